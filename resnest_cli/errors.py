@@ -1,0 +1,67 @@
+"""Every error that a user can meet, drawn as a tree.
+
+    ResnestError            exit 1: what happened, to which file, and what to do
+    ├── UsageError          exit 2: a wrong option or argument
+    │   └── UnknownModelError       no such id, alias or file; names the nearest
+    ├── ImageError          one input could not be read; the run goes on and ends with exit 3
+    ├── LabelsError         a list of class names that does not fit the network
+    ├── WeightsError        weights could not be had
+    │   ├── OfflineError            not cached, and connecting was forbidden
+    │   ├── DownloadError           no host gave the file
+    │   └── CacheError              the cache cannot be written: full disk, read-only folder
+    └── CheckpointError     a file of weights that is damaged, malicious or of another shape
+        └── NewerFormatError        written by a later version of this program
+
+Raise one of these for whatever a user can cause; assert for what only we can. `app.main` is the one
+place that turns them into a message and an exit code.
+"""
+
+
+class ResnestError(Exception):
+    """Base of all errors meant for the user; `str(error)` is the whole message."""
+
+    exit_code = 1
+
+
+class UsageError(ResnestError):
+    """A wrong option, argument or combination of them."""
+
+    exit_code = 2
+
+
+class UnknownModelError(UsageError):
+    """A model name that is neither an id, nor an alias, nor an existing file."""
+
+
+class ImageError(ResnestError):
+    """One input that could not be read as a photo."""
+
+    exit_code = 3
+
+
+class LabelsError(ResnestError):
+    """Class names that cannot be read or do not fit the network."""
+
+
+class WeightsError(ResnestError):
+    """Weights that could not be located or fetched."""
+
+
+class OfflineError(WeightsError):
+    """Weights that are not on this machine while `--offline` forbids to connect."""
+
+
+class DownloadError(WeightsError):
+    """No host delivered the file."""
+
+
+class CacheError(WeightsError):
+    """The cache folder cannot be written."""
+
+
+class CheckpointError(ResnestError):
+    """A file of weights that cannot be used."""
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint whose format is newer than this program."""

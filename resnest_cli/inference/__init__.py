@@ -1,0 +1,1 @@
+"""From batches to ranked classes: engines and ranking."""

@@ -1,0 +1,1 @@
+"""The network, the table of its variants, and its weights."""

@@ -1,0 +1,296 @@
+"""The published ResNeSt variants, one frozen record each. No torch here: `resnest models` is fast.
+
+A record holds the architecture, the preprocessing it was trained for, the published accuracy and
+the file of its weights, so that no two commands can disagree about them.
+
+Sources: "ResNeSt: Split-Attention Networks" (arXiv 2004.08955); the original release
+(resnest.torch.resnest and .ablation); timm.models.resnest for the ids, the crops and the accuracies
+that it measured. The crop and the interpolation of the five `fast` variants that only the original
+release has are taken from their two sisters in timm: an assumption.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from resnest_cli.errors import UnknownModelError
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+_ORIGINAL = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
+_TIMM_GLUON = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-resnest/"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a photo becomes the network's input; see `images.preprocess`.
+
+    `size` is the side of the square input in pixels, `crop_pct` the share of the resized shorter
+    side that the centre crop keeps (0 < crop_pct <= 1), `mean` and `std` are per RGB channel for
+    pixels in [0, 1].
+    """
+
+    size: int = 224
+    crop_pct: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A published file of weights.
+
+    The eight hex digits before the extension are the first eight of its SHA-256: they prove that
+    the file is whole, not where it came from. `hosts` are URL prefixes, tried in turn.
+    """
+
+    name: str
+    hosts: tuple[str, ...]
+
+    @property
+    def hash_prefix(self) -> str:
+        """First eight hex digits of the file's SHA-256."""
+        return self.name.rpartition("-")[2].partition(".")[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Full addresses of the file, in the order in which they are tried."""
+        return tuple(host + self.name for host in self.hosts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One ResNeSt: what to build, how to feed it, how good it is, where its weights are.
+
+    Architecture, in the paper's terms: `blocks` per stage, `widths` of the stages before the
+    expansion of 4, `stem_width` channels of the deep stem's first convolution, `radix` splits in
+    each of `cardinality` groups of `base_width` channels (per 64 of the stage's width), and
+    `avd_first`: whether a strided block average-pools before its split-attention convolution or
+    after it.
+
+    `parameters` and `gmacs` (10^9 multiply-adds of convolutions and linear layers at the
+    preprocessing's size) are those of 1000 classes and 3 input channels; `top1` and `top5` are the
+    published ImageNet accuracies in percent. None where there is no such figure.
+    """
+
+    id: str
+    aliases: tuple[str, ...] = ()
+    blocks: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    stem_width: int = 32
+    radix: int = 2
+    cardinality: int = 1
+    base_width: int = 64
+    avd_first: bool = False
+    preprocessing: Preprocessing = Preprocessing()
+    parameters: int | None = None
+    gmacs: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+    weights: WeightsFile | None = None
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map, and length of the pooled features."""
+        return self.widths[3] * EXPANSION
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The fields that decide tensor shapes and computation, JSON-ready."""
+        return {name: _plain(getattr(self, name)) for name in ARCHITECTURE_FIELDS}
+
+    def overridden(self, overrides: Mapping[str, Any]) -> "Variant":
+        """This variant with other architecture fields, as a checkpoint's header records them.
+
+        Raises:
+            ValueError: an unknown field, or a value of the wrong type or sign.
+        """
+        if not overrides:
+            return self
+        changed: dict[str, Any] = {}
+        for name, value in overrides.items():
+            if name not in ARCHITECTURE_FIELDS:
+                raise ValueError(f"unknown architecture field {name!r}")
+            changed[name] = _checked(name, value)
+        return replace(
+            self, **changed, parameters=None, gmacs=None, top1=None, top5=None, weights=None
+        )
+
+
+EXPANSION = 4  # output channels of a bottleneck per channel of its stage width
+
+ARCHITECTURE_FIELDS = (
+    "blocks", "widths", "stem_width", "radix", "cardinality", "base_width", "avd_first",
+)  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name == "avd_first":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, not {value!r}")
+        return value
+    numbers = value if name in {"blocks", "widths"} else [value]
+    length = 4 if name in {"blocks", "widths"} else 1
+    if (
+        not isinstance(numbers, list | tuple)
+        or len(numbers) != length
+        or not all(type(n) is int and 1 <= n <= 65536 for n in numbers)
+    ):
+        raise ValueError(f"{name} must be {length} positive integer(s), not {value!r}")
+    return tuple(numbers) if name in {"blocks", "widths"} else value
+
+
+def _resnest(
+    id_: str,
+    alias: str | None,
+    blocks: tuple[int, int, int, int],
+    preprocessing: Preprocessing,
+    file: str,
+    hosts: tuple[str, ...],
+    **rest: Any,
+) -> Variant:
+    return Variant(
+        id=id_,
+        aliases=(alias,) if alias else (),
+        blocks=blocks,
+        preprocessing=preprocessing,
+        weights=WeightsFile(file, hosts),
+        **rest,
+    )
+
+
+_224 = Preprocessing(224, 0.875, "bilinear")
+_224_BICUBIC = Preprocessing(224, 0.875, "bicubic")
+_256 = Preprocessing(256, 0.875, "bilinear")
+_320 = Preprocessing(320, 0.909, "bicubic")
+_416 = Preprocessing(416, 0.928, "bicubic")
+_BOTH = (_ORIGINAL, _TIMM)
+_50 = (3, 4, 6, 3)
+
+# fmt: off
+_TABLE = (
+    _resnest("resnest14d", None, (1, 1, 1, 1), _224,
+             "gluon_resnest14-9c8fe254.pth", (_TIMM_GLUON,),
+             parameters=10_611_688, gmacs=2.75, top1=75.516, top5=92.512),
+    _resnest("resnest26d", None, (2, 2, 2, 2), _224,
+             "gluon_resnest26-50eb607c.pth", (_TIMM_GLUON,),
+             parameters=17_069_448, gmacs=3.62, top1=78.476, top5=94.300),
+    _resnest("resnest50d", "resnest50", _50, _224,
+             "resnest50-528c19ca.pth", _BOTH,
+             parameters=27_483_240, gmacs=5.37, top1=80.958, top5=95.372),
+    _resnest("resnest101e", "resnest101", (3, 4, 23, 3), _256,
+             "resnest101-22405ba7.pth", _BOTH, stem_width=64,
+             parameters=48_275_016, gmacs=13.32, top1=82.916, top5=96.310),
+    _resnest("resnest200e", "resnest200", (3, 24, 36, 3), _320,
+             "resnest200-75117900.pth", _BOTH, stem_width=64,
+             parameters=70_201_544, gmacs=35.52, top1=83.880, top5=96.880),
+    _resnest("resnest269e", "resnest269", (3, 30, 48, 8), _416,
+             "resnest269-0cc87c48.pth", _BOTH, stem_width=64,
+             parameters=110_929_480, gmacs=77.35, top1=84.542, top5=96.988),
+    _resnest("resnest50d_1s1x64d", "resnest50_fast_1s1x64d", _50, _224_BICUBIC,
+             "resnest50_fast_1s1x64d-d8fbf808.pth", (_ORIGINAL,),
+             radix=1, cardinality=1, base_width=64, avd_first=True,
+             parameters=26_217_896, gmacs=4.33, top1=80.33),
+    _resnest("resnest50d_2s1x64d", "resnest50_fast_2s1x64d", _50, _224_BICUBIC,
+             "resnest50_fast_2s1x64d-44938639.pth", (_ORIGINAL,),
+             radix=2, cardinality=1, base_width=64, avd_first=True,
+             parameters=27_483_240, gmacs=4.33, top1=80.53),
+    _resnest("resnest50d_4s1x64d", "resnest50_fast_4s1x64d", _50, _224_BICUBIC,
+             "resnest50_fast_4s1x64d-f74f3fc3.pth", (_ORIGINAL,),
+             radix=4, cardinality=1, base_width=64, avd_first=True,
+             parameters=31_912_712, gmacs=4.34, top1=80.76),
+    _resnest("resnest50d_1s2x40d", "resnest50_fast_1s2x40d", _50, _224_BICUBIC,
+             "resnest50_fast_1s2x40d-32830b84.pth", (_ORIGINAL,),
+             radix=1, cardinality=2, base_width=40, avd_first=True,
+             parameters=25_946_680, gmacs=4.36, top1=80.59),
+    _resnest("resnest50d_2s2x40d", "resnest50_fast_2s2x40d", _50, _224_BICUBIC,
+             "resnest50_fast_2s2x40d-9d126481.pth", (_ORIGINAL,),
+             radix=2, cardinality=2, base_width=40, avd_first=True,
+             parameters=26_943_792, gmacs=4.37, top1=80.61),
+    _resnest("resnest50d_4s2x40d", "resnest50_fast_4s2x40d", _50, _224_BICUBIC,
+             "resnest50_fast_4s2x40d-41d14ed0.pth", _BOTH,
+             radix=4, cardinality=2, base_width=40, avd_first=True,
+             parameters=30_417_592, gmacs=4.37, top1=81.146, top5=95.566),
+    _resnest("resnest50d_1s4x24d", "resnest50_fast_1s4x24d", _50, _224_BICUBIC,
+             "resnest50_fast_1s4x24d-d4a4f76f.pth", _BOTH,
+             radix=1, cardinality=4, base_width=24, avd_first=True,
+             parameters=25_677_000, gmacs=4.40, top1=81.024, top5=95.338),
+)
+# fmt: on
+
+VARIANTS: dict[str, Variant] = {variant.id: variant for variant in _TABLE}
+_BY_NAME = VARIANTS | {alias: variant for variant in _TABLE for alias in variant.aliases}
+
+DEFAULT_MODEL = "resnest50d"
+
+# What `resnest models` recommends: the cheapest, the default, the most accurate.
+RECOMMENDED = {"resnest14d": "fast", "resnest50d": "balanced", "resnest269e": "best"}
+
+
+def find_variant(name: str) -> Variant | None:
+    """The variant of this id or alias, case-insensitively; None when there is none."""
+    return _BY_NAME.get(name.lower())
+
+
+def get_variant(name: str) -> Variant:
+    """The variant of this id or alias, case-insensitively.
+
+    Raises:
+        UnknownModelError: no such name; the message says which name is nearest.
+    """
+    variant = find_variant(name)
+    if variant is None:
+        raise UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, list(_BY_NAME))}")
+    return variant
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A sentence that names the nearest known names, or says how to list them all."""
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    if near:
+        return f" Did you mean {' or '.join(near)}?"
+    return " `resnest models` lists them; a checkpoint is given by the path of its file."
+
+
+def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:
+    """The inverse of `dataclasses.asdict`, with every value checked.
+
+    Raises:
+        ValueError: a field is missing, unknown, of the wrong type or out of range.
+    """
+    names = [field.name for field in fields(Preprocessing)]
+    if sorted(record) != sorted(names):
+        raise ValueError(f"preprocessing needs exactly {', '.join(names)}, not {sorted(record)}")
+    size, crop_pct = record["size"], record["crop_pct"]
+    if type(size) is not int or not 1 <= size <= 8192:
+        raise ValueError(f"preprocessing size must be an integer from 1 to 8192, not {size!r}")
+    if not _is_number(crop_pct) or not 0.01 <= crop_pct <= 1:
+        raise ValueError(f"preprocessing crop_pct must lie in [0.01, 1], not {crop_pct!r}")
+    if record["interpolation"] not in ("bilinear", "bicubic"):
+        raise ValueError(f"unknown interpolation {record['interpolation']!r}")
+    mean, std = (_three_numbers(name, record[name]) for name in ("mean", "std"))
+    if min(std) <= 0:
+        raise ValueError(f"preprocessing std must be positive, not {std!r}")
+    return Preprocessing(size, float(crop_pct), record["interpolation"], mean, std)
+
+
+def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
+    """A JSON-ready record of it."""
+    return {name: _plain(value) for name, value in asdict(preprocessing).items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(_is_number, value)):
+        raise ValueError(f"preprocessing {name} must be three numbers, not {value!r}")
+    return float(value[0]), float(value[1]), float(value[2])
