@@ -1,0 +1,48 @@
+"""Small networks and lively weights for the tests.
+
+A fresh network says little: the last gamma of every residual block starts at zero, so that nothing
+inside the block reaches the output. `enliven` draws every parameter and every running statistic.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from resnest_cli.model.variants import Variant, get_variant
+
+Network = TypeVar("Network", bound=nn.Module)
+
+# Every mechanism of the table in a network of 70 thousand parameters: two blocks in a stage, radix
+# softmax over two cardinal groups.
+TINY = get_variant("resnest50d_2s2x40d").overridden(
+    {"blocks": [1, 2, 1, 1], "widths": [16, 16, 16, 32], "stem_width": 8, "base_width": 32}
+)
+
+
+@torch.no_grad()
+def enliven(network: Network, seed: int = 0) -> Network:
+    """Draws all tensors from `seed`: no gamma near 0, no variance near 0, maps of order 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if not tensor.is_floating_point():
+            continue  # num_batches_tracked: counts, never read with a fixed momentum
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
+            value = 0.75 + 0.5 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+        elif tensor.dim() == 1:
+            value = 0.1 * noise
+        else:
+            value = noise * (2 / tensor[0].numel()) ** 0.5
+        if name.endswith("bn3.weight"):
+            value = value * 0.1  # keeps the sum over a hundred residual branches in range
+        tensor.copy_(value)
+    return network
+
+
+def photos(
+    batch: int, size: int, dtype: torch.dtype = torch.float64, seed: int = 1
+) -> torch.Tensor:
+    """Seeded normal noise of shape (batch, 3, size, size)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, size, size, generator=generator, dtype=torch.float64).to(dtype)
