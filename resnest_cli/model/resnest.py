@@ -368,15 +368,17 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode, but its running statistics stay as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    """Batch norm in training mode, but its running statistics and counters stay as they are."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        # Not track_running_stats: checkpointing wants the same tensors saved on both runs.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 @torch.no_grad()
