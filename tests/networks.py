@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from resnest_cli.model.variants import Variant, get_variant
+from resnest_cli.model.variants import get_variant
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -1,0 +1,295 @@
+"""Reading and writing weights together with their classes and preprocessing.
+
+    read_info(path)          what the file says about itself, without torch
+    load(path)               -> Checkpoint: the record, and every tensor checked
+    instantiate(checkpoint)  -> the network, ready to predict
+    save(path, network, CheckpointInfo(variant=..., class_names=...))
+
+`save` writes our own format, described in `checkpoint_header`: safetensors, no pickle, state-dict
+keys as timm has them, so that timm loads the file too. `load` also takes bare weights in
+safetensors and what `torch.save` wrote; see `pickles` and `state_dict`. Importing this module does
+not import torch.
+
+Deviation from the safetensors library: the file is written here, since the library's order of
+metadata changes from run to run and equal input must give equal bytes.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import safetensors
+from safetensors import SafetensorError, safe_open
+
+from resnest_cli import __version__
+from resnest_cli.errors import CheckpointError
+from resnest_cli.model.checkpoint_header import (
+    FORMAT_VERSION,
+    CheckpointInfo,
+    bare_info,
+    info_from_header,
+    metadata_of,
+    read_info,
+)
+from resnest_cli.model.container import MAX_HEADER, Header, file_kind, read_header
+from resnest_cli.model.pickles import read_pickle, unwrap
+from resnest_cli.model.state_dict import (
+    Shape,
+    check_shapes,
+    clean_names,
+    convert,
+    expected_tensors,
+    fits,
+    infer_variant,
+    no_single_variant,
+)
+from resnest_cli.model.variants import Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from resnest_cli.model.resnest import ResNeSt
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "CheckpointInfo",
+    "infer_variant",
+    "instantiate",
+    "load",
+    "read_info",
+    "save",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded file of weights.
+
+    `info` has variant, preprocessing, num_classes and in_channels settled. `tensors` is the whole
+    state dict of the network, in its order: float32 (counters int64), finite, contiguous, on the
+    CPU, each with memory of its own.
+    """
+
+    info: CheckpointInfo
+    tensors: "dict[str, Tensor]"
+
+
+def load(
+    path: Path | str,
+    *,
+    variant: Variant | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+) -> Checkpoint:
+    """Reads and checks a file of weights: our own checkpoint, bare safetensors or torch.save's.
+
+    What is given is expected of the file. Bare weights of a published variant need no `variant`
+    unless several fit. The moving average of the weights wins where a file has both; num_classes
+    and in_channels default to the file's.
+
+    Raises:
+        NewerFormatError: written by a later version of this program.
+        CheckpointError: unreadable, damaged, possibly malicious, or not what was expected; names
+            the first tensor that does not fit.
+    """
+    path = Path(path)
+    if file_kind(path) == "pickle":
+        tensors = unwrap(path, read_pickle(path))
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        info = bare_info("pickle", shapes)
+    else:
+        header = read_header(path)
+        names = clean_names(path, header.shapes)
+        shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
+        info = info_from_header(path, header)
+        tensors = {}
+    settled = _settle_variant(path, info, shapes, variant)
+    info = replace(info, variant=settled, preprocessing=settled.preprocessing)
+    classes = _agreed(path, "classes", info.num_classes, num_classes)
+    channels = _agreed(path, "input channels", info.in_channels, in_channels)
+    expected = expected_tensors(path, settled, classes, channels, len(shapes))
+    check_shapes(path, shapes, expected)
+    if not tensors:
+        tensors = _read_tensors(path, names)
+    return Checkpoint(info, convert(path, tensors, expected, copy=True))
+
+
+def _settle_variant(
+    path: Path, info: CheckpointInfo, shapes: Mapping[str, Shape], asked: Variant | None
+) -> Variant:
+    if info.format == "resnest":
+        assert info.variant is not None
+        if asked is not None and asked.architecture != info.variant.architecture:
+            raise CheckpointError(
+                f"{path} is a checkpoint of {_title(info.variant)}; {_title(asked)} was expected. "
+                "Leave the model to the file, or give other weights."
+            )
+        return info.variant
+    fitting = infer_variant(shapes)
+    if asked is None:
+        if len(fitting) != 1:
+            raise no_single_variant(path, fitting)
+        return fitting[0]
+    if fitting and not fits(asked, shapes):
+        found = " or ".join(variant.id for variant in fitting)
+        raise CheckpointError(
+            f"{path} holds weights of {found}; {_title(asked)} was expected. "
+            f"Use --model {fitting[0].id}, or other weights."
+        )
+    return asked
+
+
+def _title(variant: Variant) -> str:
+    return variant.id if variant.parameters is not None else f"an altered {variant.id}"
+
+
+def _agreed(path: Path | str, what: str, found: int | None, expected: int | None) -> int:
+    if not found:
+        name = "fc.weight" if what == "classes" else "conv1.0.weight"
+        raise CheckpointError(
+            f"{path} lacks a usable {name}, which tells the number of {what}. Give a file of all "
+            "the network's weights."
+        )
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"{path} has {found} {what}; {expected} were expected. Give weights with as many, or "
+            "leave the number to the file."
+        )
+    return found
+
+
+def _read_tensors(path: Path, names: Mapping[str, str]) -> "dict[str, Tensor]":
+    """All tensors by their cleaned names; views of the mapped file, to be copied soon."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {clean: file.get_tensor(raw) for clean, raw in names.items()}
+    except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. Download or copy it again."
+        ) from error
+
+
+def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
+    """The network with these weights, in evaluation mode, on the CPU.
+
+    Nothing is drawn and nothing copied: the network's tensors are the checkpoint's, so that
+    training the one changes the other.
+    """
+    from resnest_cli.model.resnest import build
+
+    info = checkpoint.info
+    assert info.variant  # load settles these
+    assert info.num_classes
+    assert info.in_channels
+    network = build(
+        info.variant, num_classes=info.num_classes, in_channels=info.in_channels, init=False
+    )
+    network.load_state_dict(checkpoint.tensors, strict=True, assign=True)
+    return network.eval()
+
+
+def save(
+    path: Path | str, weights: "nn.Module | Mapping[str, Tensor]", info: CheckpointInfo
+) -> CheckpointInfo:
+    """Writes a checkpoint of our format and returns what `read_info` will say of it.
+
+    The file appears whole or not at all, replaces one of that name, and has the same bytes for the
+    same input. The folder must exist.
+
+    Raises:
+        CheckpointError: the weights do not fit the variant, are not finite, or do not match the
+            class names in number; or the file cannot be written.
+    """
+    import torch
+
+    path = Path(path)
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
+    source = f"the network to be saved as {path}"
+    tensors = unwrap(source, dict(state))
+    shapes: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    metadata = metadata_of(replace(info, versions=_versions()))
+    found = bare_info("resnest", shapes)
+    classes = _agreed(source, "classes", found.num_classes, None)
+    channels = _agreed(source, "input channels", found.in_channels, None)
+    if info.class_names is not None and len(info.class_names) != classes:
+        raise CheckpointError(
+            f"{source} has {classes} classes, but {len(info.class_names)} class names are given."
+        )
+    known = info_from_header(path, Header(metadata, shapes))
+    assert known.variant is not None
+    expected = expected_tensors(source, known.variant, classes, channels, len(tensors))
+    check_shapes(source, shapes, expected)
+    tensors = convert(source, tensors, expected, copy=False)
+    with _atomic(path) as file:
+        _write(path, file, metadata, tensors)
+    return replace(known, tensors=len(tensors))
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "resnest-cli": __version__,
+        "safetensors": safetensors.__version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def _write(
+    path: Path, file: BinaryIO, metadata: Mapping[str, str], tensors: "Mapping[str, Tensor]"
+) -> None:
+    """The safetensors layout: length of the header, header, bytes of all tensors without gaps."""
+    # The widest dtype first, so that every tensor is aligned; then names, as the library does.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        dtype = f"{'F' if tensor.is_floating_point() else 'I'}{tensor.element_size() * 8}"
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise CheckpointError(
+            f"{path} was not written: class names, metrics and provenance fill {len(text):,} "
+            f"bytes; {MAX_HEADER:,} are the most. Shorten them."
+        )
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in names:
+        array = tensors[name].numpy()
+        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` only once its bytes are safe on the disk."""
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        if os.name == "posix":  # Windows cannot open folders; there the rename is enough
+            folder = os.open(path.parent, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some network file systems refuse it
+                os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror or error}. Check that its folder "
+            "exists, may be written and has space."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

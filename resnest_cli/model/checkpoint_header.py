@@ -1,0 +1,223 @@
+"""What a file of weights says about itself, read without torch and without touching a tensor.
+
+Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors) whose
+`__metadata__`, text to text, holds beside `format` ("pt", as other tools expect):
+
+    format_version        "1"; grows only when older programs would misread the file
+    minimum_resnest_cli   first version of this program that reads that format
+    variant               id in the table of variants
+    overrides             JSON object: architecture fields that differ from the table
+    preprocessing         JSON object, see `variants.Preprocessing`
+    class_names           JSON list of as many names as fc.weight has rows; absent when unknown
+    metrics, provenance   JSON objects, free
+    versions              JSON object: library -> version that wrote the file
+
+Unknown keys are tolerated, so that later minor versions can add some.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from resnest_cli import __version__
+from resnest_cli.errors import CheckpointError, NewerFormatError
+from resnest_cli.model.container import Header, file_kind, read_header, without_duplicates
+from resnest_cli.model.state_dict import Shape, clean_names, infer_variant, shortened
+from resnest_cli.model.variants import (
+    VARIANTS,
+    Preprocessing,
+    Variant,
+    find_variant,
+    preprocessing_from_dict,
+    preprocessing_to_dict,
+)
+
+FORMAT_VERSION = 1
+MINIMUM_RESNEST_CLI = "0.1.0"  # first version that reads FORMAT_VERSION
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_AGAIN = "Download or copy it again."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """A file of weights without the weights.
+
+    `format` is "resnest" for our own checkpoints, "safetensors" and "pickle" for bare weights. Of a
+    pickle nothing is known before it is loaded. `variant` has the overrides applied and the file's
+    preprocessing; the accuracies in it are those of the published weights, not of this file. It is
+    None where a bare file fits no published variant, or several.
+
+    To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
+    variant's), `metrics` and `provenance` (JSON-ready); the rest is found out.
+    """
+
+    variant: Variant | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    in_channels: int | None = None
+    format: Literal["resnest", "safetensors", "pickle"] = "resnest"
+    format_version: int | None = None
+    tensors: int | None = None
+    parameters: int | None = None
+
+
+def read_info(path: Path | str) -> CheckpointInfo:
+    """What the file says about itself; reads its header only, in milliseconds, without torch.
+
+    Raises:
+        NewerFormatError: written by a later version of this program.
+        CheckpointError: no such file, not a file of weights, or a damaged header.
+    """
+    path = Path(path)
+    if file_kind(path) == "pickle":
+        return CheckpointInfo(format="pickle")
+    return info_from_header(path, read_header(path))
+
+
+def info_from_header(path: Path, header: Header) -> CheckpointInfo:
+    """The record of a safetensors file, ours or bare.
+
+    Raises:
+        NewerFormatError: written by a later version of this program.
+        CheckpointError: our metadata is damaged or contradicts the tensors.
+    """
+    names = clean_names(path, header.shapes)
+    shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
+    if "format_version" not in header.metadata:
+        return bare_info("safetensors", shapes)
+    version = _format_version(path, header.metadata)
+    info = replace(bare_info("resnest", shapes), format_version=version)
+    if not info.num_classes or not info.in_channels:
+        raise CheckpointError(f"{path} lacks fc.weight or conv1.0.weight. {_AGAIN}")
+    try:
+        return replace(info, **_described(header.metadata, info.num_classes))
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "nested too deep"
+        reason = reason if len(reason) <= 200 else reason[:200] + "..."
+        raise CheckpointError(
+            f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with "
+            "this version of resnest-cli."
+        ) from error
+
+
+def bare_info(
+    format_: Literal["resnest", "safetensors", "pickle"], shapes: Mapping[str, Shape]
+) -> CheckpointInfo:
+    """What cleaned names and shapes alone tell."""
+    fitting = infer_variant(shapes)
+    variant = fitting[0] if len(fitting) == 1 else None
+    classifier, stem = shapes.get("fc.weight", ()), shapes.get("conv1.0.weight", ())
+    return CheckpointInfo(
+        format=format_,
+        variant=variant,
+        preprocessing=variant.preprocessing if variant else None,
+        num_classes=classifier[0] if len(classifier) == 2 else None,
+        in_channels=stem[1] if len(stem) == 4 else None,
+        tensors=len(shapes),
+        parameters=sum(
+            _elements(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS)
+        ),
+    )
+
+
+def _elements(shape: Shape) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def _format_version(path: Path, metadata: Mapping[str, str]) -> int:
+    text = metadata["format_version"]
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise CheckpointError(f"{path} has the bad format_version {shortened(text)}. {_AGAIN}")
+    if int(text) > FORMAT_VERSION:
+        needed = metadata.get("minimum_resnest_cli", "")
+        known = re.fullmatch(r"[0-9][0-9a-z.+]{0,30}", needed)
+        wanted = f"resnest-cli>={needed}" if known else "resnest-cli"
+        raise NewerFormatError(
+            f"{path} needs {f'resnest-cli {needed}' if known else 'a later resnest-cli'} (its "
+            f"format is {text}); this is {__version__}. Run: pip install --upgrade '{wanted}'"
+        )
+    return int(text)
+
+
+def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
+    """The fields of CheckpointInfo that our metadata gives; ValueError says what is wrong."""
+    id_ = metadata.get("variant", "")
+    table = find_variant(id_)
+    if table is None:
+        raise ValueError(f"unknown variant {shortened(id_)}")
+    variant = table.overridden(_json(metadata, "overrides", dict) or {})
+    given = _json(metadata, "preprocessing", dict)
+    preprocessing = variant.preprocessing if given is None else preprocessing_from_dict(given)
+    names = _json(metadata, "class_names", list)
+    if names is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names must be a list of texts")
+    if names is not None and len(names) != num_classes:
+        raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")
+    return {
+        "variant": replace(variant, preprocessing=preprocessing),
+        "preprocessing": preprocessing,
+        "class_names": None if names is None else tuple(names),
+        **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
+    }
+
+
+def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    if key not in metadata:
+        return None
+    try:
+        value = json.loads(metadata[key], object_pairs_hook=without_duplicates)
+        # Refuses NaN, infinities and half surrogates, which no output could write.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{key} is not valid JSON") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} must be a JSON {'object' if kind is dict else 'list'}")  # noqa: TRY004
+    return value
+
+
+def metadata_of(info: CheckpointInfo) -> dict[str, str]:
+    """The metadata of our format; equal records give equal text.
+
+    Raises:
+        CheckpointError: the variant is not in the table, or something is not JSON-ready.
+    """
+    variant = info.variant
+    if variant is None or variant.id not in VARIANTS:
+        raise CheckpointError(
+            "a checkpoint needs a variant of the table, with or without overrides"
+        )
+    table = VARIANTS[variant.id].architecture
+    records = {
+        "overrides": {k: v for k, v in variant.architecture.items() if v != table[k]},
+        "preprocessing": preprocessing_to_dict(info.preprocessing or variant.preprocessing),
+        "class_names": None if info.class_names is None else list(info.class_names),
+        "metrics": dict(info.metrics),
+        "provenance": dict(info.provenance),
+        "versions": dict(info.versions),
+    }
+    metadata = {
+        "format": "pt",
+        "format_version": str(FORMAT_VERSION),
+        "minimum_resnest_cli": MINIMUM_RESNEST_CLI,
+        "variant": variant.id,
+    }
+    for key, value in records.items():
+        if value is not None:
+            try:
+                text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+                text.encode("utf-8")
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"{key} cannot be written as JSON: {error}") from error
+            metadata[key] = text
+    return metadata

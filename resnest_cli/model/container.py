@@ -1,0 +1,112 @@
+"""Which kind of file holds the weights, and the header of the safetensors kind. No torch here.
+
+Source: the format's description, https://github.com/huggingface/safetensors, whose library checks
+types, names, shapes and offsets of every file here as well. Deviations: headers over 4 MiB and keys
+that stand twice are refused, and every error says what to do.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from resnest_cli.errors import CheckpointError
+from resnest_cli.model.state_dict import Shape, shortened
+
+MAX_HEADER = 4 << 20  # bytes; resnest269e has 0.3 MB, names of 21,000 classes about 1 MB
+
+_AGAIN = "Download or copy it again."
+
+
+class Header(NamedTuple):
+    """Metadata of a safetensors file, and the shape of every tensor by its name in the file."""
+
+    metadata: dict[str, str]
+    shapes: dict[str, Shape]
+
+
+def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
+    """How the file is to be read; its content decides, its extension only when that is damaged.
+
+    Raises:
+        CheckpointError: missing, unreadable, or neither of them.
+    """
+    start, size = _start(path)
+    if size == 0:
+        raise CheckpointError(f"{path} is empty. {_AGAIN}")
+    brace = start[8:9] == b"{"
+    if brace and int.from_bytes(start[:8], "little") <= size - 8:
+        return "safetensors"
+    if start.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", start):
+        return "pickle"
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise CheckpointError(
+            f"{path} is a web page, not a file of weights. Download the file that it links to."
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, not the weights themselves. Run: git lfs pull"
+        )
+    if brace or path.suffix.lower() == ".safetensors":
+        return "safetensors"
+    raise CheckpointError(
+        f"{path} is not a file of weights: neither safetensors nor written by torch.save."
+    )
+
+
+def _start(path: Path) -> tuple[bytes, int]:
+    """The first bytes and the size of an existing regular file."""
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder. Give a file of weights in it.")
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is not a regular file. Give a file of weights.")
+        with path.open("rb") as file:
+            return file.read(64), path.stat().st_size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist. Check the path.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no system allows
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read: {reason}.") from error
+
+
+def read_header(path: Path) -> Header:
+    """Metadata and shapes of a safetensors file whose whole layout has been checked.
+
+    Raises:
+        CheckpointError: the header is damaged or does not fit the file.
+    """
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > path.stat().st_size - 8:
+                raise CheckpointError(f"{path} is cut short or no safetensors file. {_AGAIN}")
+            if length > MAX_HEADER:
+                raise CheckpointError(
+                    f"{path} has a header of {length:,} bytes; {MAX_HEADER:,} are the most that "
+                    "is read. It was not made by this program."
+                )
+            raw = file.read(length)
+        with safe_open(path, framework="numpy"):
+            pass  # the library checks types, names, shapes and offsets
+        record = json.loads(raw.decode("utf-8"), object_pairs_hook=without_duplicates)
+        metadata = record.pop("__metadata__", None) or {}
+        shapes = {name: tuple(tensor["shape"]) for name, tensor in record.items()}
+    # RecursionError: nested too deep. KeyError and the like: the file changed between two reads.
+    except (SafetensorError, OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        reason = shortened(str(error), 200)[1:-1] or "nested too deep"
+        raise CheckpointError(f"{path} has a damaged header ({reason}). {_AGAIN}") from error
+    return Header(metadata, shapes)
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=...)`: ValueError when a key stands twice."""
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in record if names.count(name) > 1)
+        raise ValueError(f"the key {shortened(twice)} stands twice")
+    return record

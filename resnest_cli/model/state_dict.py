@@ -1,0 +1,219 @@
+"""State dicts from anywhere: named as ours and checked against the network.
+
+`clean_names` strips wrappers' prefixes; `infer_variant` tells which published variants the tensors
+fit; `check_shapes` and `convert` hold them against the network that they are meant for. Importing
+this module does not import torch: names and shapes are judged without it. `path` is the file that
+messages name, or words for what stands in for one.
+
+Source: timm.models._helpers.clean_state_dict for the prefixes. Deviations: prefixes are stripped
+however often they repeat, the order of keys never matters, and whatever does not fit is an error
+that names the first tensor, where timm may load in part.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import CheckpointError
+from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+PREFIXES = ("module.", "_orig_mod.")  # DataParallel and timm's EMA; torch.compile
+
+_COUNTER = ".num_batches_tracked"  # batch norm has it since torch 0.4.1
+_SMALLEST_BLOCK = 20  # tensors; a whole block has at least 23 without counters
+
+_AGAIN = "Download or copy it again."
+
+
+def shortened(value: object, limit: int = 80) -> str:
+    """`repr` of a value from a file, safe to print: no control characters, not too long."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 4] + "..." + text[-1]
+
+
+def clean_names(path: Path | str, names: Iterable[str]) -> dict[str, str]:
+    """Name without `PREFIXES`, however often they repeat -> name in the file.
+
+    Raises:
+        CheckpointError: two names become one.
+    """
+    cleaned: dict[str, str] = {}
+    for raw in names:
+        name = raw
+        while name.startswith(PREFIXES):
+            name = name.partition(".")[2]
+        if name in cleaned:
+            raise CheckpointError(
+                f"{path} has {shortened(name)} twice, as {shortened(cleaned[name])} and "
+                f"{shortened(raw)}. Save one network only."
+            )
+        cleaned[name] = raw
+    return cleaned
+
+
+def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
+    """The published variants whose tensors these can be, from cleaned names and shapes.
+
+    More than one can fit: whether pooling comes before or after the split attention leaves no trace
+    in the tensors, so resnest50d and resnest50d_2s1x64d look the same. Empty when none fits.
+    """
+    found = _traits(shapes)
+    return tuple(variant for variant in VARIANTS.values() if _traits_of(variant) == found)
+
+
+def fits(variant: Variant, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the shapes have the variant's blocks, widths, stem, radix and cardinality."""
+    return _traits_of(variant) == _traits(shapes)
+
+
+def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointError:
+    """The error for a bare file of weights that fits no published variant, or several."""
+    if fitting:
+        ids = " and ".join(variant.id for variant in fitting)
+        return CheckpointError(
+            f"{path} fits {ids}, whose tensors have the same shapes. "
+            f"Say which it is: --model {fitting[0].id} --weights {path}"
+        )
+    return CheckpointError(
+        f"{path} fits no published ResNeSt: its tensors have other names or shapes. "
+        f"Say what it is with --model ID --weights {path}, or give a checkpoint of this program."
+    )
+
+
+def _traits(shapes: Mapping[str, Shape]) -> tuple[Any, ...]:
+    """What tells variants apart: blocks per stage, stem, and the first block of every stage."""
+    blocks = [set[str]() for _ in range(4)]
+    for name in shapes:
+        if match := re.match(r"layer([1-4])\.(\d+)\.", name):
+            blocks[int(match[1]) - 1].add(match[2])
+    stem = shapes.get("conv1.0.weight", ())[:1]
+    firsts = [
+        tuple(shapes.get(f"layer{stage}.0.{conv}.weight") for conv in ("conv2.conv", "conv3"))
+        for stage in range(1, 5)
+    ]
+    return tuple(len(found) for found in blocks), stem, firsts
+
+
+def _traits_of(variant: Variant) -> tuple[Any, ...]:
+    firsts = []
+    for width in variant.widths:
+        group = _group_width(variant, width)
+        splits = variant.radix * variant.cardinality
+        firsts.append(
+            ((group * variant.radix, group // splits, 3, 3), (width * EXPANSION, group, 1, 1))
+        )
+    return variant.blocks, (variant.stem_width,), firsts
+
+
+def _group_width(variant: Variant, width: int) -> int:
+    return int(width * (variant.base_width / 64)) * variant.cardinality
+
+
+def expected_tensors(
+    path: Path | str, variant: Variant, num_classes: int, in_channels: int, found: int
+) -> dict[str, "Tensor"]:
+    """Names, shapes and dtypes of the network's state dict, on the meta device.
+
+    `found` is the number of tensors in the file: a header that claims far more blocks than the file
+    can hold is refused before they are built.
+
+    Raises:
+        CheckpointError: no such network can be built.
+    """
+    from resnest_cli.model.resnest import build
+
+    if sum(variant.blocks) * _SMALLEST_BLOCK > found:
+        raise CheckpointError(
+            f"{path} has {found} tensors, too few for {variant.id} with {sum(variant.blocks)} "
+            f"blocks. {_AGAIN}"
+        )
+    try:
+        if not all(_group_width(variant, width) for width in variant.widths):
+            raise ValueError("groups without channels")  # noqa: TRY301
+        return build(
+            variant, num_classes=num_classes, in_channels=in_channels, init=False
+        ).state_dict()
+    except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        architecture = shortened(variant.architecture, 200)
+        raise CheckpointError(
+            f"{path} describes a network that cannot be built: {architecture}."
+        ) from error
+
+
+def check_shapes(
+    path: Path | str, shapes: Mapping[str, Shape], expected: Mapping[str, "Tensor"]
+) -> None:
+    """Holds cleaned names and shapes against the network; only counters may be missing.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+    """
+    remedy = "Give the weights' own --model, or other weights."
+    missing = [name for name in expected if name not in shapes and not name.endswith(_COUNTER)]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {missing[0]} of shape {_text(expected[missing[0]].shape)}"
+            f"{_others(missing)}. {remedy}"
+        )
+    unexpected = [name for name in shapes if name not in expected]
+    if unexpected:
+        raise CheckpointError(
+            f"{path} has {shortened(unexpected[0])}, which the network does not have"
+            f"{_others(unexpected)}. {remedy}"
+        )
+    for name, tensor in expected.items():
+        if name in shapes and tuple(shapes[name]) != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{path}: {name} has shape {_text(shapes[name])}; {_text(tensor.shape)} was "
+                f"expected. {remedy}"
+            )
+
+
+def _text(shape: Iterable[int]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def _others(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def convert(
+    path: Path | str, tensors: dict[str, "Tensor"], expected: Mapping[str, "Tensor"], *, copy: bool
+) -> dict[str, "Tensor"]:
+    """The tensors in the network's order and dtypes (float32, int64), contiguous, on the CPU.
+
+    Half, bfloat16 and double become float32; missing counters become 0. With `copy` every tensor
+    has memory of its own. `tensors` is emptied on the way, so that both are never whole at once.
+
+    Raises:
+        CheckpointError: names the first tensor of a wrong kind of dtype or with a value that is NaN
+            or infinite.
+    """
+    import torch
+
+    converted = {}
+    for name, want in expected.items():
+        if name not in tensors:
+            converted[name] = torch.zeros(want.shape, dtype=want.dtype)
+            continue
+        found = tensors.pop(name).detach()
+        kinds = (found.dtype.is_floating_point, want.dtype.is_floating_point)
+        if kinds[0] != kinds[1] or found.is_complex() or found.dtype == torch.bool:
+            raise CheckpointError(
+                f"{path}: {name} is {str(found.dtype).removeprefix('torch.')}; "
+                f"{str(want.dtype).removeprefix('torch.')} was expected. Convert it first."
+            )
+        value = found.to("cpu", want.dtype, copy=copy).contiguous()
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{path}: {name} holds NaN or infinite values: the training that made it diverged, "
+                "or it is damaged. Use an earlier checkpoint."
+            )
+        converted[name] = value
+    return converted
