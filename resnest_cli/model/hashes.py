@@ -1,0 +1,103 @@
+"""SHA-256 of files, remembered, so that a warm start does not read 110 MB to learn nothing new.
+
+The memory is `$RESNEST_HOME/verified.json`: path -> size, mtime_ns, inode and hash. A file whose
+size, time or inode changed is hashed again. Losing the memory costs time, never correctness: it is
+written atomically, a damaged one counts as empty, and where it cannot be written it is skipped.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from resnest_cli import paths
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in 64 hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """SHA-256 of a file: the remembered one while the file is unchanged, else a new one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    remembered = _load().get(_key(path))
+    if isinstance(remembered, dict):
+        sha256 = remembered.get("sha256")
+        if isinstance(sha256, str) and remembered == _entry(path, sha256):
+            return sha256
+    before = _entry(path, "")
+    sha256 = sha256_of(path)
+    if _entry(path, "") == before:  # not written to while it was read
+        remember(path, sha256)
+    return sha256
+
+
+def remember(path: Path, sha256: str) -> None:
+    """Note a file's hash in the memory; silently nothing where that cannot be written."""
+    with contextlib.suppress(OSError):
+        _update(_key(path), _entry(path, sha256))
+
+
+def forget(path: Path) -> None:
+    """Remove a file from the memory, so that its next use hashes it again."""
+    with contextlib.suppress(OSError):
+        _update(_key(path), None)
+
+
+def _key(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - a link keeps its own name
+
+
+def _entry(path: Path, sha256: str) -> dict[str, Any]:
+    stat = path.stat()
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "inode": stat.st_ino,
+        "sha256": sha256 if _SHA256.fullmatch(sha256) else "",
+    }
+
+
+def _memory() -> Path:
+    return paths.resnest_home() / "verified.json"
+
+
+def _load() -> dict[str, Any]:
+    try:
+        entries = json.loads(_memory().read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _update(key: str, entry: dict[str, Any] | None) -> None:
+    """Write the memory anew. Of two processes at once one may lose its entry: it hashes again."""
+    old = _load()
+    new = {k: v for k, v in old.items() if k != key and Path(k).exists()}
+    if entry is not None:
+        new[key] = entry
+    if new == old:
+        return
+    memory = _memory()
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(new, indent=1), "utf-8")
+        temporary.replace(memory)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,143 @@
+"""What all tests share: empty caches, a tiny network, photos, a local server, the command."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnest_cli.model import variants
+from resnest_cli.model.variants import Variant
+from tests.server import File, Server
+
+CLASSES = ("cat", "dog", "red fox", "teapot", "[bold]bracket")
+
+
+@pytest.fixture(autouse=True)
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty caches below `tmp_path`; no settings and no proxy of this machine."""
+    for name in ("TORCH_HOME", "HF_HOME", "RESNEST_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    for name in ("MODEL", "DEVICE", "ENGINE", "MIRROR", "OFFLINE", "DEBUG"):
+        monkeypatch.delenv(f"RESNEST_{name}", raising=False)
+    for name in ("HF_HUB_CACHE", "NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `resnest ARGUMENTS...` in this process, through its error boundary."""
+    from resnest_cli.app import main
+
+    def run(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["resnest", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capfd.readouterr()
+        code = end.value.code
+        return Result(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of our format: five classes, lively weights, 48-pixel input."""
+    from resnest_cli.model import checkpoint
+    from resnest_cli.model.resnest import build
+    from resnest_cli.model.variants import Preprocessing
+    from tests.networks import TINY, enliven
+
+    path = tmp_path_factory.mktemp("tiny") / "best.safetensors"
+    variant = replace(TINY, preprocessing=Preprocessing(48, 0.9, "bicubic"))
+    info = checkpoint.CheckpointInfo(
+        variant=variant,
+        class_names=CLASSES,
+        preprocessing=variant.preprocessing,
+        metrics={"top1": 0.5},
+    )
+    checkpoint.save(path, enliven(build(variant, num_classes=5)), info)
+    return path
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published variant whose weights are a seeded network of ours, on a local server."""
+
+    variant: Variant
+    data: bytes
+    server: Server
+
+    @property
+    def path(self) -> str:
+        assert self.variant.weights is not None
+        return f"/{self.variant.weights.name}"
+
+    def serve(self) -> None:
+        self.server.files[self.path] = File(self.data)
+
+
+@pytest.fixture(scope="session")
+def seeded_weights() -> bytes:
+    """What torch.save makes of a lively resnest14d: 43 MB."""
+    import io
+
+    import torch
+
+    from resnest_cli.model.resnest import build
+    from tests.networks import enliven
+
+    buffer = io.BytesIO()
+    torch.save(enliven(build("resnest14d")).state_dict(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def published(seeded_weights: bytes, server: Server, monkeypatch: pytest.MonkeyPatch) -> Published:
+    """resnest14d, with its table entry turned to a file that the local server can serve."""
+    digest = hashlib.sha256(seeded_weights).hexdigest()
+    weights = variants.WeightsFile(f"gluon_resnest14-{digest[:8]}.pth", (server.url(),))
+    variant = replace(variants.VARIANTS["resnest14d"], weights=weights)
+    monkeypatch.setitem(variants.VARIANTS, variant.id, variant)
+    monkeypatch.setitem(variants._BY_NAME, variant.id, variant)
+    monkeypatch.setattr("resnest_cli.model.weights.LABELS_URL", server.url("/labels.txt"))
+    return Published(variant, seeded_weights, server)
+
+
+def make_photo(path: Path, size: tuple[int, int] = (90, 60), seed: int = 0) -> Path:
+    """A photo of smooth colours; another seed, another photo."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return make_photo(tmp_path / "photo.png")

@@ -1,0 +1,578 @@
+"""One file over HTTP: every way in which a server or a network fails, over real TCP."""
+
+import errno
+import hashlib
+import json
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from resnest_cli.errors import CacheError, DownloadError
+from resnest_cli.model import answers, fetch, partial
+from resnest_cli.model.fetch import CHUNK, Patience
+from resnest_cli.model.partial import Note, Partial, WrongFileError
+from tests.server import File, Reply, Server
+
+DATA = random.Random(1).randbytes(5 * CHUNK + 123)
+OTHER = random.Random(2).randbytes(5 * CHUNK + 123)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+HTML = b"<!DOCTYPE html><html><body>Please log in</body></html>" + b" " * 600
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 110\n"
+HALF = 3 * CHUNK  # what is stored of a body that breaks off soon after
+
+pytestmark = pytest.mark.usefixtures("homes")
+
+
+@dataclass
+class Recorder:
+    """A progress display that writes down what it was told, and the pauses and messages."""
+
+    events: list[tuple[object, ...]] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def start(self, name: str, total: int | None, done: int) -> None:
+        self.events.append(("start", name, total, done))
+
+    def advance(self, n: int) -> None:
+        self.events.append(("advance", n))
+
+    def stop(self) -> None:
+        self.events.append(("stop",))
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def patience(recorder: Recorder) -> Patience:
+    return Patience(connect=2, read=0.3, attempts=3, sleep=recorder.pauses.append)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Partial:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return Partial(folder / "net.pth", SHA256[:8], "TORCH_HOME")
+
+
+@pytest.fixture
+def get(server: Server, place: Partial, patience: Patience, recorder: Recorder):
+    server.files["/net.pth"] = File(DATA)
+
+    def run(*replies: Reply, place: Partial = place) -> str:
+        server.script("/net.pth", *replies)
+        return fetch.fetch(server.url("/net.pth"), place, patience, recorder, recorder.said.append)
+
+    return run
+
+
+def assert_whole(place: Partial, data: bytes = DATA) -> None:
+    assert place.target.read_bytes() == data
+    assert [path.name for path in place.target.parent.iterdir()] == ["net.pth"]
+
+
+def ranges(server: Server) -> list[str | None]:
+    return [request.range for request in server.requests]
+
+
+def begin(place: Partial, server: Server, data: bytes = DATA[:HALF], **note: object) -> None:
+    """Leave what an interrupted run leaves."""
+    record = Note(server.url("/net.pth"), File(DATA).etag or "", len(DATA))
+    place.begin(replace(record, **note))
+    place.part.write_bytes(data)
+
+
+def test_plain_download_shows_progress(get, place, server, recorder) -> None:
+    assert get() == SHA256
+    assert_whole(place)
+    assert recorder.events[0] == ("start", "net.pth", len(DATA), 0)
+    assert sum(n for kind, n in (e for e in recorder.events if len(e) == 2)) == len(DATA)
+    assert recorder.events[-1] == ("stop",)
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+    assert server.requests[0].headers["user-agent"].startswith("resnest")
+    assert recorder.pauses == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Reply(send=HALF + 10, then="close"),
+        Reply(send=HALF + 10, then="reset"),
+        Reply(send=HALF + 10, then="stall"),
+        Reply(send=200_000, then="close", framing="chunked"),
+        Reply(send=200_000, then="stall", framing="chunked"),
+    ],
+    ids=["short", "reset", "stalled", "chunked-short", "chunked-stalled"],
+)
+def test_broken_body_is_resumed(get, place, server, recorder, broken) -> None:
+    assert get(broken) == SHA256
+    assert_whole(place)
+    first, second = server.requests
+    assert first.range is None
+    assert second.range.startswith("bytes=")
+    assert int(second.range[6:-1]) >= HALF
+    assert second.headers["if-range"] == File(DATA).etag
+    assert second.status == 206
+    assert len(recorder.said) == 1
+
+
+def test_short_body_again_and_again_gets_there(get, place, server) -> None:
+    """Each attempt brings some bytes, so more of them are made than `attempts`."""
+    cut = Reply(send=CHUNK, then="close")
+    assert get(cut, cut, cut, cut, cut) == SHA256
+    assert ranges(server) == [None, *(f"bytes={n * CHUNK}-" for n in (1, 2, 3, 4, 5))]
+
+
+def test_attempts_without_progress_end(get, place, server) -> None:
+    with pytest.raises(DownloadError, match="the connection broke"):
+        get(*[Reply(send=0, then="close")] * 9)
+    assert len(server.requests) == 3
+    assert not place.target.exists()
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_short_body_of_unknown_length_is_noticed_by_the_hash(get, place, server, framing) -> None:
+    """It ends in an orderly way: nothing but the hash tells that bytes are missing."""
+    assert get(Reply(send=HALF, framing=framing)) == SHA256
+    assert_whole(place)
+    assert ranges(server) == [None, None]
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_whole_body_of_unknown_length(get, place, recorder, framing) -> None:
+    assert get(Reply(framing=framing)) == SHA256
+    assert_whole(place)
+    assert recorder.events[0] == ("start", "net.pth", None, 0)
+
+
+@pytest.mark.parametrize("then", ["stall", "reset", "close"])
+def test_no_answer_is_asked_again(get, place, server, then) -> None:
+    assert get(Reply(-1, then=then), Reply(-1, then=then)) == SHA256
+    assert_whole(place)
+
+
+def test_silence_ends(get, place, server) -> None:
+    with pytest.raises(DownloadError, match="it stopped sending"):
+        get(*[Reply(-1, then="stall")] * 9)
+    assert len(server.requests) == 3
+
+
+def test_no_server_fails_at_once(place, patience, recorder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(DownloadError, match=r"cannot be reached.*refused"):
+        fetch.fetch(f"http://127.0.0.1:{port}/net.pth", place, patience)
+    assert recorder.pauses == []
+
+
+def test_unknown_host_name(place, patience) -> None:
+    with pytest.raises(DownloadError, match="cannot be resolved"):
+        fetch.fetch("http://weights.invalid/net.pth", place, patience)
+
+
+def test_a_tls_error_names_the_variable(get, place, server, patience) -> None:
+    url = server.url("/net.pth").replace("http", "https")
+    with pytest.raises(DownloadError, match="REQUESTS_CA_BUNDLE"):
+        fetch.fetch(url, place, patience)
+
+
+def test_a_missing_certificate_file_is_named(place, server, patience, monkeypatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with pytest.raises(DownloadError, match=r"/nowhere/ca\.pem"):
+        fetch.fetch(server.url("/net.pth").replace("http", "https"), place, patience)
+
+
+def test_the_proxy_variable_is_honoured(place, server, patience, monkeypatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url(""))
+    server.files["/net.pth"] = File(DATA)
+    assert fetch.fetch("http://weights.invalid/net.pth", place, patience) == SHA256
+    assert server.requests[0].headers["host"] == "weights.invalid"
+
+
+@pytest.mark.parametrize("url", ["http://[", "http:///net.pth", "s3://bucket/net.pth"])
+def test_a_malformed_url_is_an_error_not_a_crash(place, patience, url) -> None:
+    with pytest.raises(DownloadError):
+        fetch.fetch(url, place, patience)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_busy_server_is_asked_again(get, place, recorder, status) -> None:
+    assert get(Reply(status), Reply(status)) == SHA256
+    assert recorder.pauses == [1.0, 2.0]
+    assert str(status) in recorder.said[0]
+    assert_whole(place)
+
+
+@pytest.mark.parametrize(("value", "pause"), [("7", 7.0), ("0", 0.0), ("3600", 60.0), ("?", 1.0)])
+def test_retry_after_in_seconds(get, recorder, value, pause) -> None:
+    assert get(Reply(503, headers={"Retry-After": value})) == SHA256
+    assert recorder.pauses == [pause]
+
+
+@pytest.mark.parametrize(("ahead", "low", "high"), [(20, 15, 20), (9999, 60, 60), (-50, 0, 0)])
+def test_retry_after_as_a_date(get, recorder, ahead, low, high) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    assert get(Reply(429, headers={"Retry-After": date})) == SHA256
+    assert low <= recorder.pauses[0] <= high
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_refusal_is_final(get, server, place, recorder, status) -> None:
+    with pytest.raises(DownloadError, match=f"it answered {status}"):
+        get(*[Reply(status, b"no")] * 3)
+    assert len(server.requests) == 1
+    assert recorder.pauses == []
+
+
+def test_refusal_keeps_what_has_arrived(get, place, server) -> None:
+    begin(place, server)
+    with pytest.raises(DownloadError):
+        get(Reply(403, b"no"))
+    assert get() == SHA256
+    assert ranges(server)[-1] == f"bytes={HALF}-"
+
+
+def test_what_an_earlier_run_left_is_resumed(get, place, server, recorder) -> None:
+    begin(place, server)
+    assert get() == SHA256
+    assert_whole(place)
+    assert ranges(server) == [f"bytes={HALF}-"]
+    assert recorder.events[0] == ("start", "net.pth", len(DATA), HALF)
+
+
+def test_what_is_whole_already_needs_no_request(get, place, server) -> None:
+    begin(place, server, DATA)
+    assert get() == SHA256
+    assert server.requests == []
+    assert_whole(place)
+
+
+def test_ignored_range_starts_over(get, place, server) -> None:
+    begin(place, server)
+    assert get(Reply(ranges=False)) == SHA256
+    assert_whole(place)
+    assert [r.status for r in server.requests] == [200]
+
+
+@pytest.mark.parametrize(
+    "content_range",
+    [
+        f"bytes {HALF - 1}-{len(DATA) - 1}/{len(DATA)}",
+        f"bytes {HALF}-{len(DATA) - 1}/{len(DATA) + 1}",
+        f"bytes 0-{len(DATA) - 1}/{len(DATA)}",
+        "nonsense",
+        None,
+    ],
+)
+def test_wrong_content_range_starts_over(get, place, server, content_range) -> None:
+    begin(place, server)
+    assert get(Reply(206, headers={"Content-Range": content_range})) == SHA256
+    assert_whole(place)
+    assert ranges(server) == [f"bytes={HALF}-", None]
+
+
+def test_416_with_a_part_that_is_whole(get, place, server) -> None:
+    begin(place, server, DATA, total=None)  # of a server that gave no length
+    assert get() == SHA256
+    assert [r.status for r in server.requests] == [416]
+    assert_whole(place)
+
+
+def test_416_with_a_part_that_is_whole_and_no_known_hash(get, place, server) -> None:
+    place = replace(place, sha256="")
+    begin(place, server, DATA, total=None)
+    assert get(place=place) == SHA256
+    assert [r.status for r in server.requests] == [416]
+
+
+@pytest.mark.parametrize("sha256", [SHA256[:8], ""])
+def test_416_with_another_part_starts_over(get, place, server, sha256) -> None:
+    place = replace(place, sha256=sha256)
+    begin(place, server, DATA + b"more", total=None)
+    assert get(place=place) == SHA256
+    assert [r.status for r in server.requests] == [416, 200]
+    assert_whole(place)
+
+
+def test_changed_etag_is_never_spliced(get, place, server) -> None:
+    """Without a hash: only the validator keeps the two files apart."""
+    place = replace(place, sha256="")
+    begin(place, server)
+    server.files["/net.pth"] = File(OTHER)
+    get(place=place)
+    assert_whole(place, OTHER)
+    assert server.requests[0].status == 200  # If-Range did not hold
+
+
+@pytest.mark.parametrize("note", [{}, {"validator": File(DATA).modified}])
+def test_changed_file_on_a_server_that_ignores_if_range(get, place, server, note) -> None:
+    place = replace(place, sha256="")
+    begin(place, server, **note)
+    changed = "Tue, 03 Nov 2026 08:00:00 GMT"
+    etag = None if note else File(OTHER).etag
+    server.files["/net.pth"] = File(OTHER, etag, changed)
+    rest = OTHER[HALF:]
+    headers = {"Content-Range": f"bytes {HALF}-{len(OTHER) - 1}/{len(OTHER)}", "ETag": etag}
+    get(Reply(206, rest, headers), place=place)
+    assert_whole(place, OTHER)
+    assert [r.status for r in server.requests] == [206, 200]
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+def test_last_modified_serves_where_there_is_no_strong_etag(get, place, server, etag) -> None:
+    server.files["/net.pth"] = File(DATA, etag=etag)
+    assert get(Reply(send=HALF + 10, then="close")) == SHA256
+    assert server.requests[1].headers["if-range"] == File(DATA).modified
+    assert server.requests[1].status == 206
+
+
+def test_without_a_validator_nothing_is_resumed(get, place, server) -> None:
+    server.files["/net.pth"] = File(DATA, etag=None, modified=None)
+    assert get(Reply(send=HALF + 10, then="close")) == SHA256
+    assert ranges(server) == [None, None]
+
+
+def test_part_of_another_url_is_not_resumed(get, place, server) -> None:
+    begin(place, server, url="http://other/net.pth")
+    assert get() == SHA256
+    assert ranges(server) == [None]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 1}', '{"other": 1}', "null", "\x00"])
+def test_damaged_note_starts_afresh(get, place, server, text) -> None:
+    begin(place, server)
+    place.note.write_text(text)
+    assert get() == SHA256
+    assert ranges(server) == [None]
+
+
+def test_damaged_part_is_noticed_and_fetched_afresh(get, place, server) -> None:
+    begin(place, server, OTHER[:HALF])
+    assert get() == SHA256
+    assert ranges(server) == [f"bytes={HALF}-", None]
+    assert_whole(place)
+
+
+def test_redirect_is_followed(get, place, server) -> None:
+    server.script("/a", Reply(302, headers={"Location": "/net.pth"}))
+    assert fetch.fetch(server.url("/a"), place) == SHA256
+
+
+def test_redirect_loop_is_an_error(get, place, server) -> None:
+    loop = Reply(302, headers={"Location": "/net.pth"})
+    with pytest.raises(DownloadError, match="in circles"):
+        get(*[loop] * 30)
+    assert len(server.requests) == 11
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(HTML, "web page"), (LFS, "Git LFS pointer"), (b"", "empty")]
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_body_that_is_no_weights(get, place, server, body, message, known) -> None:
+    """It is refused with or without a known hash, and does not cost the part that is here."""
+    place = place if known else replace(place, sha256="")
+    begin(place, server)
+    with pytest.raises(DownloadError, match=message):
+        get(Reply(200, body), place=place)
+    assert len(server.requests) == 1
+    assert not place.target.exists()
+    assert place.size() == HALF
+
+
+def test_other_beginnings_of_a_web_page() -> None:
+    for head in (b"\xef\xbb\xbf\n<HTML>", b"<!-- moved -->", b"<?xml version='1.0'?>", b" <head>"):
+        assert "web page" in answers.misfit(head)
+    for head in (b"PK\x03\x04", b"\x80\x02", b"<\0\0\0\0\0\0\0{", b"a"):
+        assert answers.misfit(head) == ""
+
+
+def test_wrong_hash_shows_both_and_keeps_nothing(get, place, server) -> None:
+    server.files["/net.pth"] = File(OTHER)
+    actual = hashlib.sha256(OTHER).hexdigest()
+    with pytest.raises(WrongFileError, match=f"{SHA256[:8]}, but is {actual}"):
+        get()
+    assert len(server.requests) == 1
+    assert list(place.target.parent.iterdir()) == []
+
+
+def test_wrong_hash_leaves_an_older_file_alone(get, place, server) -> None:
+    place.target.write_bytes(b"older")
+    server.files["/net.pth"] = File(OTHER)
+    with pytest.raises(WrongFileError):
+        get()
+    assert place.target.read_bytes() == b"older"
+
+
+def test_more_bytes_than_announced_starts_over(get, place, server) -> None:
+    place = replace(place, sha256="")
+    begin(place, server)
+    rest = DATA[HALF:] + b"more"
+    headers = {"Content-Range": f"bytes {HALF}-{len(DATA) - 1}/{len(DATA)}"}
+    get(Reply(206, rest, headers), place=place)
+    assert_whole(place)
+    assert [r.status for r in server.requests] == [206, 200]
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+def test_compressed_all_the_same(get, place, recorder, framing) -> None:
+    assert get(Reply(compress=True, framing=framing)) == SHA256
+    assert_whole(place)
+    assert recorder.events[0] == ("start", "net.pth", None, 0)
+
+
+def test_compressed_and_cut_is_not_resumed(get, place, server) -> None:
+    assert get(Reply(compress=True, send=HALF, then="close")) == SHA256
+    assert ranges(server) == [None, None]
+    assert_whole(place)
+
+
+def test_unknown_compression_is_refused(get, place) -> None:
+    with pytest.raises(DownloadError, match="content encoding zz"):
+        get(Reply(headers={"Content-Encoding": "zz"}))
+
+
+def test_too_little_room_is_found_before_the_download(get, place, server, monkeypatch) -> None:
+    begin(place, server)
+    left = len(DATA) - HALF
+    usage = shutil.disk_usage(place.target.parent)
+    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage._replace(free=left - 1000))
+    with pytest.raises(CacheError, match=r"lacks 1,000 bytes .* set TORCH_HOME"):
+        get()
+    assert place.size() == HALF
+    monkeypatch.undo()
+    assert get() == SHA256
+    assert ranges(server)[-1] == f"bytes={HALF}-"
+
+
+def test_too_little_room_for_the_whole(get, place, monkeypatch) -> None:
+    usage = shutil.disk_usage(place.target.parent)
+    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage._replace(free=len(DATA) - 5))
+    with pytest.raises(CacheError, match="lacks 5 bytes"):
+        get()
+    assert list(place.target.parent.iterdir()) == []
+
+
+def test_a_part_that_is_replaced_makes_room(get, place, server, monkeypatch) -> None:
+    begin(place, server, url="http://other/net.pth")
+    left = len(DATA) - HALF
+    usage = shutil.disk_usage(place.target.parent)
+    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage._replace(free=left))
+    assert get() == SHA256
+
+
+CHILD = """
+    import sys
+    from pathlib import Path
+    from resnest_cli.errors import CacheError
+    from resnest_cli.model.fetch import Patience, fetch
+    from resnest_cli.model.partial import Partial
+    url, target, sha256, limit = sys.argv[1:]
+    if int(limit):
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    try:
+        fetch(url, Partial(Path(target), sha256, "TORCH_HOME"), Patience(read=20))
+    except CacheError as error:
+        sys.exit(str(error))
+"""
+
+
+def child(server: Server, place: Partial, limit: int = 0) -> subprocess.Popen[str]:
+    arguments = [server.url("/net.pth"), str(place.target), place.sha256, str(limit)]
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(CHILD), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
+def test_full_disk_while_writing_stays_resumable(get, place, server) -> None:
+    with child(server, place, limit=HALF + 1000) as process:
+        assert process.stderr is not None
+        message = process.stderr.read()
+    server.files["/net.pth"] = File(DATA)
+    assert process.returncode == 1
+    assert f"lacks {len(DATA) - HALF - 1000:,} bytes" in message
+    assert "TORCH_HOME" in message
+    assert place.size() == HALF + 1000
+    assert get() == SHA256
+    assert ranges(server) == [None, f"bytes={HALF + 1000}-"]
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
+def test_each_kind_of_full_disk_tells_what_to_do(place, name) -> None:
+    number = getattr(errno, name, errno.ENOSPC)  # Windows has no EDQUOT
+    error = partial.cannot_write(OSError(number, "full"), place.target.parent, "RESNEST_HOME")
+    assert "is full" in str(error)
+    assert "RESNEST_HOME" in str(error)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+def test_enospc_while_writing(place) -> None:
+    place.part.symlink_to("/dev/full")
+    with place.append() as file, pytest.raises(CacheError, match=r"lacks .* bytes"):
+        place.write(file, b"1234", None)
+
+
+def test_a_folder_that_cannot_be_written(get, place) -> None:
+    place.target.parent.rmdir()
+    place.target.parent.write_text("a file where the folder should be")
+    with pytest.raises(CacheError, match=r"cannot write to the cache folder .* set TORCH_HOME"):
+        get()
+
+
+@pytest.mark.parametrize("total_known", [True, False])
+def test_kill_9_is_resumed(get, place, server, total_known) -> None:
+    framing = "length" if total_known else "chunked"
+    server.script("/net.pth", Reply(send=HALF + 10, then="stall", framing=framing))
+    with child(server, place) as process:
+        deadline = time.monotonic() + 20
+        while place.size() < HALF and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    arrived = place.size()
+    assert arrived >= HALF
+    assert not place.target.exists()
+    assert json.loads(place.note.read_text())["total"] == (len(DATA) if total_known else None)
+    assert get() == SHA256
+    assert ranges(server) == [None, f"bytes={arrived}-"]
+    assert_whole(place)
+
+
+def test_copy_of_a_local_mirror(place, tmp_path, recorder) -> None:
+    source = tmp_path / "mirror.pth"
+    source.write_bytes(DATA)
+    assert fetch.copy(source, place, recorder) == SHA256
+    assert_whole(place)
+    assert recorder.events[0] == ("start", "net.pth", len(DATA), 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "No such file"), (LFS, "LFS"), (OTHER, "wrong file")]
+)
+def test_copy_of_a_bad_mirror(place, tmp_path, content, message) -> None:
+    source = tmp_path / "mirror.pth"
+    if content:
+        source.write_bytes(content)
+    with pytest.raises(DownloadError, match=message):
+        fetch.copy(source, place)
+    assert not place.target.exists()
+
+
+def test_passwords_are_not_shown() -> None:
+    assert answers.without_login("https://me:secret@host:8/x") == "https://host:8/x"
