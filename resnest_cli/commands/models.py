@@ -1,0 +1,191 @@
+"""`resnest models`: what there is, what is on this machine, and what a file of weights says."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resnest_cli import options, output
+from resnest_cli.model import weights
+from resnest_cli.model.variants import (
+    DEFAULT_MODEL,
+    RECOMMENDED,
+    VARIANTS,
+    Variant,
+    get_variant,
+    preprocessing_to_dict,
+)
+
+if TYPE_CHECKING:
+    from resnest_cli.model.checkpoint import CheckpointInfo
+
+app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="List the variants; verify, clean or look into files of weights.",
+    epilog="""Examples:
+
+  resnest models
+
+  resnest models --format json
+
+  resnest models verify
+
+  resnest models show runs/finetune/exp/weights/best.safetensors""",
+)
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+
+
+@app.callback()
+def list_models(context: typer.Context, format_: options.TableFormat = "table") -> None:
+    """List the published variants and which of them are on this machine."""
+    if context.invoked_subcommand is not None:
+        return
+    described = [_described(variant) for variant in VARIANTS.values()]
+    if format_ == "json":
+        output.emit(output.to_json(described, indent=2) + "\n")
+        return
+    columns = [("Model", "left"), ("Alias", "left")]
+    columns += [(title, "right") for title in ("Params", "GMACs", "Size", "Top-1", "On disk")]
+    output.show_table(columns, [_row(record) for record in described])
+    picks = ", ".join(f"{why}: {model}" for model, why in RECOMMENDED.items())
+    output.emit(f"{picks} (default: {DEFAULT_MODEL}).\nOn disk: size where cached, - where not.\n")
+
+
+def _described(variant: Variant) -> dict[str, Any]:
+    cached = weights.find_cached(variant)
+    return {
+        "id": variant.id,
+        "aliases": list(variant.aliases),
+        "parameters": variant.parameters,
+        "gmacs": variant.gmacs,
+        "size": variant.preprocessing.size,
+        "top1": variant.top1,
+        "top5": variant.top5,
+        "recommended": RECOMMENDED.get(variant.id),
+        "cached": cached is not None,
+        "path": str(cached) if cached else None,
+        "bytes": cached.stat().st_size if cached else None,
+        "preprocessing": preprocessing_to_dict(variant.preprocessing),
+        "urls": list(variant.weights.urls) if variant.weights else [],
+    }
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    return [
+        record["id"],
+        " ".join(record["aliases"]),
+        f"{record['parameters'] / 1e6:.1f}M",
+        f"{record['gmacs']:.2f}",
+        str(record["size"]),
+        f"{record['top1']:.2f}",
+        output.megabytes(record["bytes"]) if record["cached"] else "-",
+    ]
+
+
+@app.command(epilog="Examples:\n\n  resnest models verify\n\n  resnest models verify resnest50d")
+def verify(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL...]", help="Default: all that are cached.")
+    ] = None,
+) -> None:
+    """Read cached weights in full and compare their SHA-256 with the published one.
+
+    Exit code 1 where a file is damaged, or one that was named is missing.
+    """
+    if models:
+        chosen = [get_variant(name) for name in models]
+    else:
+        chosen = [variant for variant in VARIANTS.values() if weights.find_cached(variant)]
+    results = [(variant, weights.verify(variant)) for variant in chosen]
+    if not results:
+        output.message("No weights are cached. `resnest download MODEL` fetches some.")
+        return
+    output.show_table(
+        [("Model", "left"), ("Status", "left"), ("SHA-256", "left"), ("File", "left")],
+        [[v.id, r.status, r.actual[:8] or "-", str(r.path)] for v, r in results],
+    )
+    bad = [(variant, result) for variant, result in results if result.status != "ok"]
+    for variant, result in bad:
+        output.error(
+            f"{variant.id}: {result.path} is {result.status} (expected SHA-256 {result.expected}). "
+            f"`resnest download {variant.id}` fetches it anew."
+        )
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples:\n\n  resnest models clean --dry-run\n\n  resnest models clean")
+def clean(dry_run: DryRun = False) -> None:
+    """Remove downloaded weights and what interrupted downloads left.
+
+    Only published ResNeSt files and our own leftovers: nothing else in torch.hub's folder, and
+    nothing of timm's.
+    """
+    sizes = {file.path: file.size for file in weights.cached_files()}
+    sizes |= {path: path.stat().st_size for path in weights.leftovers()}
+    freed = 0
+    for path, size in sizes.items():
+        if not dry_run and not weights.remove(path):
+            output.message(f"kept {path}: it is being downloaded now.")
+            continue
+        freed += size
+        output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
+    output.message(
+        f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
+        if sizes
+        else "Nothing to clean."
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n  resnest models show best.safetensors\n\n"
+    "  resnest models show best.safetensors --format json"
+)
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: .safetensors, .pth.")],
+    format_: options.TableFormat = "table",
+) -> None:
+    """Say what a file of weights holds: variant, classes, preprocessing, metrics, origin.
+
+    Nothing in the file is executed.
+    """
+    from resnest_cli.model.checkpoint import read_info
+
+    record = _shown(file, read_info(file))
+    if format_ == "json":
+        output.emit(output.to_json(record, indent=2) + "\n")
+        return
+    rows = [[name, _text(value)] for name, value in record.items() if value not in (None, {}, [])]
+    output.show_table([("", "left"), (str(file), "left")], rows)
+
+
+def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "format": info.format,
+        "format_version": info.format_version,
+        "variant": info.variant.id if info.variant else None,
+        "architecture": info.variant.architecture if info.variant else None,
+        "parameters": info.parameters,
+        "tensors": info.tensors,
+        "num_classes": info.num_classes,
+        "in_channels": info.in_channels,
+        "class_names": list(info.class_names) if info.class_names else None,
+        "preprocessing": asdict(info.preprocessing) if info.preprocessing else None,
+        "metrics": dict(info.metrics),
+        "provenance": dict(info.provenance),
+        "versions": dict(info.versions),
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        shown = ", ".join(str(item) for item in value[:12])
+        return shown + (f", ... ({len(value)} in all)" if len(value) > 12 else "")
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,308 @@
+"""Bytes, file or path -> upright RGB photo, or an `ImageError` that says what is wrong.
+
+Pillow decodes. What is decided here, and why:
+
+- The content decides, never the name. A short list of formats is accepted; each one's plugin is
+  called directly, not through `Image.open`, which tries parsers in turn, imports many of them, and
+  warns about large photos before they can be measured.
+- Transparency is dropped, as `convert("RGB")` does: the colour stored under a transparent pixel
+  stays. Compositing on white would look better to people, but timm's and torchvision's loaders
+  drop it, and an answer should not depend on which of the programs gave it.
+- 16-bit and 32-bit grey becomes pixel * 255 / 65535, rounded; outside of 0 .. 65535 the smallest
+  to largest value becomes 0 .. 255. Floating-point grey within [0, 1] becomes value * 255, any
+  other range its smallest to largest finite value 0 .. 255; NaN and -infinity are black, infinity
+  white. `convert("RGB")` would clip all of these at 255. 16-bit colour is read by Pillow, which
+  keeps the high byte.
+- The first frame of an animation, the largest picture of an icon.
+- EXIF orientation is applied; if the EXIF block is broken, the photo is taken as it is. Pillow
+  itself turns TIFF and the `irot` of HEIC upright, whatever `exif` says.
+- A truncated photo is an error. A JPEG without its end marker counts as truncated, because
+  Pillow cannot tell whether anything else is missing. Not to be noticed: a JPEG whose data are
+  damaged, or cut with an end marker after the cut, since libjpeg carries on and tells nobody.
+
+Pillow warns about odd metadata through Python's `warnings`. `warnings.catch_warnings` swaps a
+list that all threads share, so it must not be used here; instead one rule that silences only those
+plugins is added to the filters and stays. What libtiff itself writes to stderr about a damaged
+compressed TIFF, beside the error, is out of reach.
+"""
+
+import errno
+import importlib
+import io
+import os
+import re
+import stat
+import struct
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import Image
+
+from resnest_cli.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import ImageFile
+
+MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
+_MAX_BYTES = 2**30  # of a file that has to be read whole
+_MAX_ICON_PIXELS = 2**24  # Pillow decodes an icon while it opens it
+
+_PLUGINS = {
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),  # MPO too: its first picture is a JPEG
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+    "ICO": ("PIL.IcoImagePlugin", "IcoImageFile"),
+    "HEIC": ("pillow_heif", "HeifImageFile"),
+}
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"\0\0\1\0", "ICO"),
+    *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),  # +: BigTIFF
+)
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = set(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+_READ_WHOLE = {"WebP", "AVIF", "HEIC"}
+
+# What people mistake for a photo most often, named in the message.
+_OTHERS = (
+    (b"%PDF", "a PDF"),
+    (b"8BPS", "a Photoshop document"),
+    (b"PK\3\4", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (b"\xff\x0a", "a JPEG XL image, a format that is not supported"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image, a format that is not supported"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image, a format that is not supported"),
+    (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image itself"),
+)
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_QUIET_MODULES = r"PIL\.(Gif|Ico|Jpeg|Png|Tiff)ImagePlugin$"
+_QUIET_RULE = ("ignore", None, Warning, re.compile(_QUIET_MODULES), 0)
+
+
+def decode(
+    source: "str | os.PathLike[str] | bytes | BinaryIO",
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Decode one photo. Safe to call from several threads; never writes to its input.
+
+    Args:
+        source: a path of a regular file, or the bytes of an image file, or a binary stream of them.
+        exif: turn the photo upright as its EXIF orientation says.
+        max_pixels: refuse a photo of more pixels before memory is spent on them.
+
+    Returns:
+        An RGB image, 8 bits per channel, of at least 1 x 1 pixels.
+
+    Raises:
+        ImageError: whatever is wrong with the input. The message is one line that goes on after
+            the input's name: "is empty (0 bytes)", "is truncated: ...".
+    """
+    try:
+        if isinstance(source, bytes):
+            return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels)
+        if isinstance(source, str | os.PathLike):
+            size = _checked_file(os.fspath(source))
+            with Path(source).open("rb") as stream:
+                return _decode_stream(stream, size, exif, max_pixels)
+        data = source.read(_MAX_BYTES + 1)
+        _check_bytes(len(data))
+        return _decode_stream(io.BytesIO(data), len(data), exif, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises about anything on bad data
+        raise ImageError(_explain(error)) from error
+
+
+def _checked_file(path: str) -> int:
+    """The file's size in bytes; opening a pipe or a device could block for ever."""
+    status = Path(path).stat() if path else os.stat(path)  # noqa: PTH116 - Path("") is the folder
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError("is a folder, not an image")
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+        raise ImageError(f"is {kind}, not a regular file")
+    return status.st_size
+
+
+def _decode_stream(stream: BinaryIO, size: int, exif: bool, max_pixels: int) -> Image.Image:
+    if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
+        warnings.filterwarnings("ignore", module=_QUIET_MODULES)
+    name = _format(stream.read(64))
+    if name in _READ_WHOLE:
+        _check_bytes(size)
+    if name == "ICO":
+        _check_icon(stream, size, min(max_pixels, _MAX_ICON_PIXELS))
+    stream.seek(0)
+    image = _plugin(name)(stream)
+    _check_pixels(*image.size, max_pixels)
+    if name == "TIFF":
+        _check_tiles(image)
+    image.load()
+    upright = _transposition(image) if exif else None
+    rgb = _to_rgb(image)
+    return rgb if upright is None else rgb.transpose(upright)
+
+
+def _format(head: bytes) -> str:
+    """The format of a file that starts so, a key of `_PLUGINS`."""
+    if not head:
+        raise ImageError("is empty (0 bytes)")
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:1] == b"P" and head[1:2] in b"123456fy" and head[2:3].isspace():
+        return "PPM"
+    if head[4:8] == b"ftyp":
+        # The major brand, then (after a version) the compatible ones; `mif1` alone says nothing.
+        length = min(int.from_bytes(head[:4], "big"), len(head))
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, length, 4))}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        if brands & _HEIC_BRANDS:
+            return "HEIC"
+        raise ImageError("is a video or another MP4-like file, not an image")
+    for magic, kind in _OTHERS:
+        if head.startswith(magic):
+            raise ImageError(f"is {kind}")
+    text = head[:20].decode("ascii", "replace").strip()
+    if text.isprintable() and "\ufffd" not in text:
+        raise ImageError(f"is not an image: starts with {text!r}")
+    raise ImageError(f"is not an image in a known format: starts with bytes {head[:8].hex(' ')}")
+
+
+def _plugin(name: str) -> "type[ImageFile.ImageFile]":
+    module, attribute = _PLUGINS[name]
+    try:
+        plugin: type[ImageFile.ImageFile] = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        if name == "HEIC":
+            install = 'pip install "resnest-cli[heic]"'
+            raise ImageError(f"is a HEIC photo; to read those: {install}") from error
+        raise
+    return plugin
+
+
+def _check_bytes(size: int) -> None:
+    if size > _MAX_BYTES:
+        raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes")
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"has {width} x {height} pixels, more than the limit of {max_pixels} "
+            "(a decompression bomb?)"
+        )
+
+
+def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
+    """Refuse an icon whose pictures are larger than the at most 256 x 256 of its directory."""
+    stream.seek(4)
+    (count,) = struct.unpack("<H", stream.read(2))
+    directory = stream.read(16 * count)
+    for at in range(0, len(directory) - 15, 16):
+        (offset,) = struct.unpack_from("<I", directory, at + 12)
+        stream.seek(min(offset, size))
+        head = stream.read(24).ljust(24, b"\0")
+        png = head.startswith(b"\x89PNG")
+        width, height = struct.unpack_from(">II" if png else "<ii", head, 16 if png else 4)
+        _check_pixels(abs(width), abs(height), max_pixels)
+
+
+def _check_tiles(image: "ImageFile.ImageFile") -> None:
+    """Refuse a TIFF that lacks strips: Pillow would leave them black."""
+    extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
+    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
+        raise ImageError("is damaged: parts of the picture are missing")
+
+
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    """What turns the photo upright, if anything. Broken EXIF says nothing."""
+    with suppress(Exception):
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        import numpy as np
+
+        values = np.asarray(image)
+        grey = _grey_from_floats(values) if image.mode == "F" else _grey_from_integers(values)
+        return Image.fromarray(grey).convert("RGB")
+    image.info.pop("transparency", None)  # of no use, and several such colours are a warning
+    return image.convert("RGB")
+
+
+def _grey_from_integers(values: "NDArray[np.integer]") -> "NDArray[np.uint8]":
+    import numpy as np
+
+    if values.min() < 0 or values.max() > 65535:
+        return _grey_from_floats(values.astype(np.float32))
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _grey_from_floats(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":
+    import numpy as np
+
+    finite = np.isfinite(values)
+    low = float(values.min(where=finite, initial=np.inf))
+    high = float(values.max(where=finite, initial=-np.inf))
+    if not finite.any() or (low >= 0.0 and high <= 1.0):
+        low, high = 0.0, 1.0
+    # Halves keep the span finite. Infinity goes to either end; NaN, and all of a flat photo, to 0.
+    scaled = np.clip(values, low, high)
+    scaled /= 2
+    scaled -= low / 2
+    scaled /= (high / 2 - low / 2) or 1.0
+    np.nan_to_num(scaled, copy=False, nan=0.0)
+    scaled *= 255
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _explain(error: Exception) -> str:
+    """One line that goes on after the input's name."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        known = {errno.ENOENT: "does not exist", errno.ELOOP: "is a symbolic link to itself"}
+        return known.get(error.errno, f"cannot be read: {(error.strerror or text).lower()}")
+    if isinstance(error, MemoryError):
+        return "does not fit into this machine's memory"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"is refused: {text}"
+    if isinstance(error, EOFError) or "truncated" in text.lower():
+        return f"is truncated: {text or 'the data end too early'}"
+    if not isinstance(error, OSError | SyntaxError | ValueError):  # the text alone says too little
+        text = f"{type(error).__name__} {text}"
+    return f"is damaged: {text}"

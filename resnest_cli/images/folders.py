@@ -1,0 +1,195 @@
+"""A folder or a glob -> its files, lazily and in natural order (img2 before img10).
+
+No more than the names of the folders between the root and the current file are held at once, so
+that a hundred million photos need no more memory than the largest folder among them.
+
+Globs know `*`, `?`, `[...]` and `**` (any number of folders, links included). Unlike those of
+Python's `glob` their results are ordered, each comes once, and a folder that cannot be read is
+told. As with them, a wildcard matches no leading dot.
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_WILDCARD = re.compile(r"[*?\[]")
+_SEPARATORS = os.sep + (os.altsep or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or folder. `path` begins with the root as given.
+
+    `error` says why a folder cannot be read; it goes on after the path.
+    """
+
+    name: str
+    path: str
+    is_folder: bool = False
+    error: str | None = None
+
+
+def is_folder(path: str) -> bool:
+    """Whether this is a folder that can be seen, or a link to one; never raises."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError
+
+
+def is_glob(text: str) -> bool:
+    """Whether this is a pattern. What exists is none, whatever its name."""
+    return _WILDCARD.search(text) is not None and not os.path.lexists(text)
+
+
+def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator[Entry]:
+    """Files in a folder and below it, depth first, without hidden names unless asked for.
+
+    Links between folders are followed, but not one that leads back to a folder it lies in. A
+    folder that cannot be read is an entry with an `error`.
+    """
+    # An explicit stack instead of recursion: folders nest thousands deep.
+    stack = [(_identity(root), _scan(root, hidden))]
+    while stack:
+        entry = next(stack[-1][1], None)
+        if entry is None:
+            stack.pop()
+        elif not entry.is_folder or entry.error:
+            yield entry
+        elif recursive:
+            identity = _identity(entry.path)
+            if all(identity != ancestor for ancestor, _ in stack):
+                stack.append((identity, _scan(entry.path, hidden)))
+
+
+def expand(pattern: str) -> Iterator[Entry]:
+    """What a glob matches: files, and folders where the pattern has no `**`."""
+    wildcard = _WILDCARD.search(pattern)
+    start = wildcard.start() if wildcard else len(pattern)
+    start = max(pattern.rfind(separator, 0, start) for separator in _SEPARATORS) + 1
+    anchor, parts = pattern[:start], re.split(f"[{re.escape(_SEPARATORS)}]+", pattern[start:])
+    if anchor and not is_folder(anchor):
+        return iter(())
+    return _select_deep(anchor, parts) if "**" in parts else _select(anchor, parts)
+
+
+def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
+    """Names of one folder in natural order, or why there are none."""
+    try:
+        with os.scandir(folder or os.curdir) as listing:
+            found = [(e.name, _leads_to_folder(e)) for e in listing if hidden or e.name[0] != "."]
+    except OSError as error:
+        reason = f"is a folder that cannot be read: {(error.strerror or str(error)).lower()}"
+        yield Entry("", folder, is_folder=True, error=reason)
+        return
+    found.sort()  # decides between names that are alike in natural order, such as a1 and a01
+    found.sort(key=lambda item: _natural(item[0]))
+    for name, leads_to_folder in found:
+        yield Entry(name, _join(folder, name), leads_to_folder)
+
+
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself: decoding will say what it is
+        return False
+
+
+def _natural(name: str) -> str:
+    """Sort key: case does not count, and numbers compare by value.
+
+    With the number of digits in front, 2 (`001` `2`) comes before 10 (`002` `10`). One string takes
+    less memory than a list of parts, which matters in a folder of a million photos.
+    """
+
+    def sortable(match: re.Match[str]) -> str:
+        digits = match[0].lstrip("0") or "0"
+        return f"{len(digits):03}{digits}"
+
+    return re.sub("[0-9]+", sortable, name.casefold())
+
+
+def _join(folder: str, name: str) -> str:
+    """As `os.path.join`, which would drop the folder before an absolute name."""
+    return folder + name if not folder or folder[-1] in _SEPARATORS else folder + os.sep + name
+
+
+def _identity(folder: str) -> tuple[int, int] | str:
+    """The same for all paths of one folder. Some file systems, such as on Windows, lack inodes."""
+    try:
+        status = os.stat(folder or os.curdir)  # noqa: PTH116 - once per folder of millions
+    except OSError:
+        return folder
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _matcher(part: str) -> Callable[[str], bool]:
+    """Whether a name matches one part of a glob."""
+    match = re.compile(fnmatch.translate(part), re.IGNORECASE if os.name == "nt" else 0).match
+    dot = part.startswith(".")
+    return lambda name: (dot or not name.startswith(".")) and match(name) is not None
+
+
+def _select(folder: str, parts: list[str]) -> Iterator[Entry]:
+    """Files and folders below an existing folder that the parts of a glob without `**` match."""
+    if not any(parts):  # none left, or a separator at the end
+        yield Entry("", folder, is_folder=True)
+        return
+    part, rest = parts[0], parts[1:]
+    if not _WILDCARD.search(part):
+        path = _join(folder, part)
+        if is_folder(path):
+            yield from _select(path, rest)
+        elif not rest and os.path.lexists(path):
+            yield Entry(part, path)
+        return
+    matches = _matcher(part)
+    for entry in _scan(folder, hidden=part.startswith(".")):
+        if entry.error:
+            yield entry
+        elif matches(entry.name):
+            if entry.is_folder:
+                yield from _select(entry.path, rest)
+            elif not rest:
+                yield entry
+
+
+def _select_deep(anchor: str, parts: list[str]) -> Iterator[Entry]:
+    """Files that the parts of a glob with `**` match. One walk over all: nothing comes twice."""
+    first = parts.index("**")
+    rest = [part for part in parts[first:] if part]
+    if rest[-1] == "**":  # `a/**` stands for all files below a
+        rest.append("*")
+    matchers = [None if part == "**" else _matcher(part) for part in rest]
+    hidden = any(part.startswith(".") for part in rest)
+    for root in _select(anchor, parts[:first]):
+        if root.error:
+            yield root
+        elif root.is_folder:
+            start = len(_join(root.path, ""))
+            for entry in walk(root.path, hidden=hidden):
+                names = entry.path[start:].replace(os.sep, "/").split("/")
+                if entry.error or _fits(names, matchers):
+                    yield entry
+
+
+def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> bool:
+    """Whether the parts of a path match the parts of a glob, where None stands for `**`."""
+    at = _skip_stars({0}, matchers)  # the parts of the glob that may match the next name
+    for name in names:
+        after = set()
+        for index in at - {len(matchers)}:
+            matches = matchers[index]
+            if matches is None:
+                after |= set() if name.startswith(".") else {index}
+            elif matches(name):
+                after.add(index + 1)
+        at = _skip_stars(after, matchers)
+    return len(matchers) in at
+
+
+def _skip_stars(at: set[int], matchers: "list[Callable[[str], bool] | None]") -> set[int]:
+    """With the parts after each `**`, which may match no name at all."""
+    for index, matches in enumerate(matchers):
+        if matches is None and index in at:
+            at.add(index + 1)
+    return at

@@ -1,0 +1,236 @@
+"""RGB photo -> the network's input, float32 (3, size, size). No torch, no torchvision.
+
+Bit-equal to timm's evaluation transform (`timm.data.create_transform` without augmentation; that
+is torchvision's Resize, CenterCrop, ToTensor and Normalize on PIL images): the sizes follow
+torchvision's `_compute_resized_output_size` and `center_crop`, the pixels come from PIL's own
+resize, and dividing by 255 and normalising is one float32 table of 256 values per channel.
+
+Deviation in means, not in result: a strip such as 1 x 5000 pixels would become 256 x 1,280,000
+before the crop. There only the cropped window is resampled, in numpy, with the arithmetic of
+Pillow's `libImaging/Resample.c`: filter weights in double, rounded to 22 fractional bits, one
+horizontal and one vertical pass with 8 bits in between.
+
+Deviations in result, where the reference fails: `border` keeps at least one pixel of a strip that
+it would shrink to nothing, and a strip too long for `squash` or `border` is an `ImageError`.
+"""
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from resnest_cli.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from resnest_cli.model.variants import Interpolation, Preprocessing
+
+CropMode = Literal["center", "border", "squash"]
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SUPPORT = {"bilinear": 1, "bicubic": 2}  # reach of the filter, in pixels of the coarser grid
+_PRECISION_BITS = 32 - 8 - 2  # fraction of a weight: 8 bits of pixel, 2 against overflow
+
+# What PIL may allocate for a resize before the window is computed alone: ordinary photos need a
+# tenth of the first; a long photo may use as much again as it has already.
+_PLAIN_BYTES = 64 * 2**20
+_MOST_BYTES = 2 * 2**30  # the same for `squash` and `border`, which have no window
+
+
+def preprocess(
+    image: Image.Image,
+    config: "Preprocessing",
+    *,
+    crop_mode: CropMode = "center",
+    out: "NDArray[np.float32] | None" = None,
+) -> "NDArray[np.float32]":
+    """Resize, crop and normalise one photo; timm's evaluation transform, bit for bit.
+
+    Args:
+        image: any size from 1 x 1, mode RGB.
+        config: the size, crop, interpolation, mean and standard deviation of the network.
+        crop_mode: "center" resizes the shorter side to floor(size / crop_pct) and crops the
+            centre; "squash" resizes both sides to that and crops; "border" resizes the longer side
+            to that, crops, and fills what is missing with the mean colour.
+        out: float32 (3, size, size) to write into, such as one row of a batch.
+
+    Returns:
+        float32 (3, size, size), channels R, G, B, values (pixel / 255 - mean) / std; `out` if it
+        was given. Otherwise a new array.
+
+    Raises:
+        ValueError: an image that is not RGB, an unknown `crop_mode`, or `out` of another shape.
+        ImageError: a strip so long that "squash" or "border" would need gigabytes.
+    """
+    if image.mode != "RGB":
+        raise ValueError(f"preprocess needs an RGB image, not {image.mode}")
+    size = config.size
+    if out is None:
+        out = np.empty((3, size, size), np.float32)
+    elif out.shape != (3, size, size) or out.dtype != np.float32:
+        raise ValueError(f"out must be float32 (3, {size}, {size}), not {out.dtype} {out.shape}")
+    pixels = _cropped(image, config, crop_mode)  # (size, size, 3) uint8
+    for channel, table in enumerate(_tables(config.mean, config.std)):
+        # mode="clip" spares a checking copy; no uint8 is out of the table's range.
+        np.take(table, pixels[:, :, channel], out=out[channel], mode="clip")
+    return out
+
+
+def _cropped(
+    image: Image.Image, config: "Preprocessing", crop_mode: CropMode
+) -> "NDArray[np.uint8]":
+    """The resized and cropped photo, (size, size, 3)."""
+    size = config.size
+    new_width, new_height = _resized_size(image.width, image.height, config, crop_mode)
+    left, width, pad_left = _crop_range(new_width, size)
+    top, height, pad_top = _crop_range(new_height, size)
+    cost = _cost(image, new_width, new_height, config.interpolation)
+    if cost <= max(_PLAIN_BYTES, 4 * image.width * image.height):
+        window = _plain(image, (new_width, new_height), (left, top, width, height), config)
+    elif crop_mode == "center":
+        columns = _weights(image.width, new_width, left, width, config.interpolation)
+        rows = _weights(image.height, new_height, top, height, config.interpolation)
+        window = _resample_window(image, columns, rows)
+    elif cost <= _MOST_BYTES:
+        window = _plain(image, (new_width, new_height), (left, top, width, height), config)
+    else:
+        raise ImageError(f"is a strip too long to {crop_mode}: {image.width} x {image.height}")
+    if window.shape == (size, size, 3):
+        return window
+    canvas = np.empty((size, size, 3), np.uint8)
+    # timm pads `border` with the mean colour; torchvision pads a crop that is too small with 0.
+    canvas[:] = [round(255 * value) for value in config.mean] if crop_mode == "border" else 0
+    canvas[pad_top : pad_top + height, pad_left : pad_left + width] = window
+    return canvas
+
+
+def _resized_size(
+    width: int, height: int, config: "Preprocessing", crop_mode: CropMode
+) -> tuple[int, int]:
+    """(width, height) before the crop, rounded as the references round."""
+    scale_size = math.floor(config.size / config.crop_pct)
+    if crop_mode == "squash":
+        return scale_size, scale_size
+    if crop_mode == "border":  # timm's ResizeKeepRatio(longest=1.0)
+        ratio = max(height / scale_size, width / scale_size)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+    if crop_mode != "center":
+        raise ValueError(f"crop_mode must be center, border or squash, not {crop_mode!r}")
+    short, long = min(width, height), max(width, height)
+    new_long = int(scale_size * long / short)
+    return (scale_size, new_long) if width <= height else (new_long, scale_size)
+
+
+def _crop_range(length: int, crop: int) -> tuple[int, int, int]:
+    """First kept index, number kept, and padding before them (torchvision's `center_crop`)."""
+    if crop > length:
+        return 0, length, (crop - length) // 2
+    return int(round((length - crop) / 2.0)), crop, 0  # noqa: RUF046 - as the reference writes it
+
+
+def _cost(
+    image: Image.Image, new_width: int, new_height: int, interpolation: "Interpolation"
+) -> int:
+    """Bytes that PIL's resize allocates: both passes' results, and one weight per tap."""
+    taps = sum(
+        new * (2 * math.ceil(_SUPPORT[interpolation] * max(1.0, old / new)) + 1)
+        for old, new in ((image.width, new_width), (image.height, new_height))
+    )
+    return 4 * new_width * (image.height + new_height) + 8 * taps
+
+
+def _plain(
+    image: Image.Image,
+    new_size: tuple[int, int],
+    window: tuple[int, int, int, int],
+    config: "Preprocessing",
+) -> "NDArray[np.uint8]":
+    """The window (left, top, width, height) of the photo that PIL resized."""
+    left, top, width, height = window
+    if image.size != new_size:
+        image = image.resize(new_size, _FILTERS[config.interpolation])
+    if image.size != (width, height):
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image)
+
+
+@lru_cache(maxsize=32)
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> "NDArray[np.float32]":
+    """What each of the 256 pixel values becomes, float32 (3, 256)."""
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    centred = values[None, :] - np.asarray(mean, np.float32)[:, None]
+    tables: NDArray[np.float32] = centred / np.asarray(std, np.float32)[:, None]
+    tables.setflags(write=False)
+    return tables
+
+
+# One output pixel's first source pixel and its integer weights.
+_Tap = tuple[int, "NDArray[np.int32]"]
+
+
+def _weights(
+    old: int, new: int, first: int, count: int, interpolation: "Interpolation"
+) -> list[_Tap]:
+    """Taps of the output pixels first .. first + count - 1 of a side resized from old to new.
+
+    `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow. The order of operations is theirs,
+    so that every weight rounds alike.
+    """
+    one = np.int32(1 << _PRECISION_BITS)
+    if old == new:  # Pillow leaves out the pass
+        return [(index, np.array([one])) for index in range(first, first + count)]
+    scale = float(np.float32(old)) / new  # the box is float in C
+    filter_scale = max(scale, 1.0)
+    support = _SUPPORT[interpolation] * filter_scale
+    taps = []
+    for index in range(first, first + count):
+        center = (index + 0.5) * scale
+        low = max(int(center - support + 0.5), 0)
+        high = min(int(center + support + 0.5), old)
+        distance = (np.arange(low, high) - center + 0.5) * (1.0 / filter_scale)
+        weights = _filter(np.abs(distance), interpolation)
+        weights /= np.cumsum(weights)[-1]  # sums in order, where np.sum does so pairwise
+        rounding = np.where(weights < 0, -0.5, 0.5)
+        taps.append((low, (rounding + weights * float(one)).astype(np.int32)))
+    return taps
+
+
+def _filter(x: "NDArray[np.float64]", interpolation: "Interpolation") -> "NDArray[np.float64]":
+    """Weight at distance x >= 0: the triangle, or Keys' cubic with a = -0.5."""
+    if interpolation == "bilinear":
+        return np.where(x < 1.0, 1.0 - x, 0.0)
+    a = -0.5
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _resample_window(
+    image: Image.Image, columns: list[_Tap], rows: list[_Tap]
+) -> "NDArray[np.uint8]":
+    """The pixels of the given output columns and rows, (len(rows), len(columns), 3).
+
+    Reads only the source pixels under the taps, a column at a time.
+    """
+    top = min(low for low, _ in rows)
+    bottom = max(low + len(weights) for low, weights in rows)
+    narrow = np.empty((bottom - top, len(columns), 3), np.uint8)
+    for index, (low, weights) in enumerate(columns):
+        source = image.crop((low, top, low + len(weights), bottom))
+        narrow[:, index] = _weighted(np.asarray(source).transpose(1, 0, 2), weights)
+    window = np.empty((len(rows), len(columns), 3), np.uint8)
+    for index, (low, weights) in enumerate(rows):
+        window[index] = _weighted(narrow[low - top : low - top + len(weights)], weights)
+    return window
+
+
+def _weighted(lines: "NDArray[np.uint8]", weights: "NDArray[np.int32]") -> "NDArray[np.uint8]":
+    """Sum of weights[k] * lines[k], rounded and clipped to 8 bits as Pillow's `clip8`."""
+    total = np.full(lines.shape[1:], 1 << (_PRECISION_BITS - 1), np.int32)
+    for line, weight in zip(lines, weights, strict=True):
+        total += np.multiply(line, weight, dtype=np.int32)
+    total >>= _PRECISION_BITS
+    return np.clip(total, 0, 255).astype(np.uint8)

@@ -1,0 +1,212 @@
+"""Inputs of the command line -> a lazy stream of image references.
+
+Files, folders, quoted globs, a list file, http(s) addresses and one image on stdin, in any mix and
+number. Nothing is decoded or fetched here, and nothing is remembered: a million inputs pass through
+without being held at once.
+
+What is named explicitly always becomes a `Source`, even if it does not exist: its record says so.
+Folders and globs give only known image extensions, pass over hidden names, and count the other
+files they skipped. As if the shell had expanded it, a folder that a glob without `**` matches is
+read like a folder named explicitly.
+"""
+
+import codecs
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from resnest_cli.errors import UsageError
+from resnest_cli.images import folders
+
+# fmt: off
+EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
+    ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".heic", ".heif",
+))
+# fmt: on
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_CHUNK = 2**16  # bytes of a NUL-separated list read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One image to be read, or the reason why it cannot be.
+
+    `name` is the `input` of its record. Exactly one of the others is set: the `path` of a file,
+    the `url` of a photo, the `data` that came on stdin, or an `error` that goes on after the name.
+    """
+
+    name: str
+    path: str | None = None
+    url: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """What was passed over so far; grows while the sources are read."""
+
+    skipped: int = 0  # visible files in folders and globs without a known image extension
+
+
+def iter_sources(
+    inputs: Iterable[str],
+    *,
+    recursive: bool = True,
+    from_file: str | None = None,
+    null_separated: bool = False,
+    stdin: BinaryIO | None = None,
+    stats: SourceStats | None = None,
+) -> Iterator[Source]:
+    """The images that the inputs stand for, one at a time, in the order of the inputs.
+
+    Args:
+        inputs: paths of files and folders, globs, http(s) addresses, or "-" for an image on stdin.
+        recursive: read the folders inside folders, too.
+        from_file: a file, or "-" for stdin, that lists further files, folders and addresses, one
+            on each line, taken literally: no globs, no "-". They follow after `inputs`.
+        null_separated: the list is separated by NUL bytes, as `find -print0` writes it.
+        stdin: the standard input as a binary stream; None takes `sys.stdin`.
+        stats: is counted up on the way.
+
+    Raises:
+        UsageError: the list cannot be read (at once where that can be told without opening it,
+            else while reading), or stdin would have to be both the list and an image.
+    """
+    if from_file is not None and from_file != "-":
+        _check_list(from_file)
+    reader = _Reader(recursive, SourceStats() if stats is None else stats, stdin)
+    return _iterate(inputs, reader, from_file, null_separated)
+
+
+def _iterate(
+    inputs: Iterable[str], reader: "_Reader", from_file: str | None, null_separated: bool
+) -> Iterator[Source]:
+    for text in inputs:
+        if text == "-":
+            if from_file == "-":
+                raise UsageError("standard input (-) cannot be both an image and the list of them")
+            yield reader.stdin_image()
+        elif folders.is_glob(text) and not _URL.match(text):
+            yield from reader.glob(text)
+        else:
+            yield from reader.literal(text)
+    if from_file is not None:
+        for text in _list_entries(from_file, null_separated, reader):
+            yield from reader.literal(text)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Turns one input into sources; holds what all of them share."""
+
+    recursive: bool
+    stats: SourceStats
+    stdin: BinaryIO | None
+    stdin_was_read: bool = False
+
+    def stdin_stream(self) -> BinaryIO | None:
+        """None where the program was started without a standard input."""
+        if self.stdin is not None:
+            return self.stdin
+        return getattr(sys.stdin, "buffer", None)
+
+    def stdin_image(self) -> Source:
+        if self.stdin_was_read:
+            return Source("-", error="is standard input, which was read already")
+        self.stdin_was_read = True
+        stream = self.stdin_stream()
+        if stream is None:
+            return Source("-", error="is standard input, which is closed")
+        try:
+            return Source("-", data=stream.read())
+        except (OSError, ValueError) as error:
+            return Source("-", error=f"is standard input, which cannot be read: {error}")
+
+    def literal(self, text: str) -> Iterator[Source]:
+        """A path or an address."""
+        if _URL.match(text):
+            yield Source(text, url=text)
+        elif folders.is_folder(text):
+            yield from self._known(folders.walk(text, recursive=self.recursive))
+        else:
+            yield Source(text, path=text)
+
+    def glob(self, pattern: str) -> Iterator[Source]:
+        before, found = self.stats.skipped, False
+        for source in self._known(folders.expand(pattern)):
+            found = True
+            yield source
+        if not found:
+            skipped = self.stats.skipped - before
+            files = f"{skipped} file(s), none of them an image" if skipped else "no file"
+            yield Source(pattern, error=f"is a pattern that matches {files}")
+
+    def _known(self, entries: Iterable[folders.Entry]) -> Iterator[Source]:
+        """Sources of the entries with a known image extension; the others are counted."""
+        for entry in entries:
+            if entry.error:
+                yield Source(entry.path, error=entry.error)
+            elif entry.is_folder:
+                yield from self._known(folders.walk(entry.path, recursive=self.recursive))
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+                yield Source(entry.path, path=entry.path)
+            else:
+                self.stats.skipped += 1
+
+
+def _check_list(from_file: str) -> None:
+    """Fail before a long run begins, without opening: a pipe can be read only once."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(from_file).st_mode)  # noqa: PTH116 - Path("") is a folder
+    except (OSError, ValueError) as error:
+        raise _list_error(from_file, error) from error
+    if is_folder:
+        raise UsageError(f"the list of inputs {from_file} is a folder; name it as an input instead")
+
+
+def _list_error(from_file: str, error: Exception) -> UsageError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UsageError(f"cannot read the list of inputs {from_file}: {reason.lower()}")
+
+
+def _list_entries(from_file: str, null_separated: bool, reader: _Reader) -> Iterator[str]:
+    """The lines of a list, literally but for the end of line; blank lines are skipped."""
+    try:
+        with _open_list(from_file, reader) as stream:
+            lines = _null_separated(stream) if null_separated else iter(stream)
+            for number, line in enumerate(lines):
+                entry = line if null_separated else line.removesuffix(b"\n").removesuffix(b"\r")
+                if number == 0:
+                    if entry.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                        raise UsageError(f"the list of inputs {from_file} is UTF-16; use UTF-8")
+                    entry = entry.removeprefix(codecs.BOM_UTF8)
+                if entry if null_separated else entry.strip():
+                    # Bytes that are no text come out as they were when the file is opened.
+                    yield entry.decode(sys.getfilesystemencoding(), "surrogateescape")
+    except (OSError, ValueError) as error:
+        raise _list_error(from_file, error) from error
+
+
+def _open_list(from_file: str, reader: _Reader) -> AbstractContextManager[BinaryIO]:
+    if from_file != "-":
+        return Path(from_file).open("rb")
+    stream = reader.stdin_stream()
+    if stream is None:
+        raise UsageError("cannot read the list of inputs: standard input is closed")
+    return nullcontext(stream)
+
+
+def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    while chunk := stream.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b"\0")
+        yield from whole
+    yield rest

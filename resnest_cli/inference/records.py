@@ -1,0 +1,31 @@
+"""What comes out for each input: one record, always."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from resnest_cli.inference.ranking import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The answer for one input: ranked classes, or the reason why there are none."""
+
+    input: str
+    model: str
+    error: str | None = None
+    predictions: tuple[Prediction, ...] = ()
+
+    @property
+    def status(self) -> Literal["ok", "error"]:
+        """`ok`, or `error` where the input could not be read."""
+        return "ok" if self.error is None else "error"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON has it; the order of the keys is fixed."""
+        return {
+            "input": self.input,
+            "status": self.status,
+            "error": self.error,
+            "model": self.model,
+            "predictions": [asdict(prediction) for prediction in self.predictions],
+        }

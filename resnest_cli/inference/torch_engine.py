@@ -1,0 +1,46 @@
+"""The engine that runs the torch network, on any device that torch knows."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnest_cli.errors import UsageError
+from resnest_cli.model.resnest import ResNeSt
+
+
+class TorchEngine:
+    """The network in evaluation mode, float32, on one device."""
+
+    name = "torch"
+
+    def __init__(self, network: ResNeSt, device: str = "auto") -> None:
+        self.device = resolve_device(device)
+        self._network = network.eval().to(self.device)
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
+        with torch.inference_mode():
+            out = self._network(torch.from_numpy(batch).to(self.device))
+            return np.asarray(out.float().cpu().numpy(), dtype=np.float32)
+
+
+def resolve_device(device: str) -> str:
+    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any.
+
+    Raises:
+        UsageError: torch sees no such device here.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count() if cuda else 0
+        number = int(device.partition(":")[2] or 0)
+        if number >= count:
+            raise UsageError(
+                f"device {device} is not available: torch {torch.__version__} sees {count} CUDA "
+                "device(s) here. Use --device cpu or auto, or install torch's CUDA build."
+            )
+    if device == "mps" and not mps:
+        raise UsageError("device mps is not available here. Use --device cpu or auto.")
+    return device
