@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images import preprocess as module
+from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import VARIANTS, Preprocessing
 from tests.images.conftest import make_photo
@@ -54,6 +55,13 @@ def test_odd_sizes_equal_timm(config):
         assert_same(make_photo(*size), config)
 
 
+@pytest.mark.slow  # the reference needs gigabytes and seconds for each
+@pytest.mark.parametrize("config", PUBLISHED[:3], ids=str)
+@pytest.mark.parametrize("size", [(5000, 3), (3, 5000), (5000, 1), (1, 5000)])
+def test_extreme_strips_equal_timm(config, size):
+    assert_same(make_photo(*size), config)
+
+
 @pytest.mark.parametrize("config", [PUBLISHED[0], *OTHERS[:2]], ids=str)
 @pytest.mark.parametrize("crop_mode", ["border", "squash"])
 def test_crop_modes_equal_timm(config, crop_mode):
@@ -68,11 +76,14 @@ def test_real_photos_equal_timm(config):
         assert_same(Image.fromarray(getattr(data, name)()).convert("RGB"), config)
 
 
-def test_shared_photos_equal_timm(shared_photos):
-    for number, path in enumerate(shared_photos):
+@pytest.mark.parametrize("config", PUBLISHED, ids=str)
+def test_shared_photos_equal_timm_on_the_uprighted_image(shared_photos, config):
+    for path in shared_photos:
         with Image.open(path) as image:
-            photo = image.convert("RGB")
-        assert_same(photo, PUBLISHED[number % len(PUBLISHED)])  # 13 photos for each of them
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        photo = decode(path)
+        assert photo.tobytes() == upright.tobytes()
+        assert_same(photo, config)
 
 
 def test_published_configurations():
@@ -119,7 +130,8 @@ def test_a_real_strip_equals_timm():
 
 STRIP = """
 import resource, sys, time
-from PIL import Image
+from PIL import Image, ImageOps
+from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
 
