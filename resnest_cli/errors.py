@@ -9,6 +9,7 @@
     │   ├── OfflineError            not cached, and connecting was forbidden
     │   ├── DownloadError           no host gave the file
     │   └── CacheError              the cache cannot be written: full disk, read-only folder
+    ├── EngineError         the network cannot be run as asked on this machine
     └── CheckpointError     a file of weights that is damaged, malicious or of another shape
         └── NewerFormatError        written by a later version of this program
 
@@ -57,6 +58,10 @@ class DownloadError(WeightsError):
 
 class CacheError(WeightsError):
     """The cache folder cannot be written."""
+
+
+class EngineError(ResnestError):
+    """An engine that cannot run the network on this machine."""
 
 
 class CheckpointError(ResnestError):

@@ -1,11 +1,11 @@
 """Options that several commands share, each defined once."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from resnest_cli import output
-from resnest_cli.model.variants import DEFAULT_MODEL
 from resnest_cli.model.weights import Access
 
 
@@ -45,6 +45,13 @@ Device = Annotated[
         help="Where the network runs; auto takes an accelerator where there is one.",
     ),
 ]
+Engine = Annotated[
+    Literal["auto", "torch", "onnx"],
+    typer.Option(
+        envvar="RESNEST_ENGINE",
+        help="What runs the network; auto is onnx on a CPU, torch on an accelerator.",
+    ),
+]
 Mirror = Annotated[
     str | None,
     typer.Option(
@@ -58,6 +65,59 @@ Offline = Annotated[
 ]
 Topk = Annotated[
     int, typer.Option("--topk", "-k", min=1, help="How many classes to show for each photo.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write records there, not on stdout."),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        max=4096,
+        envvar="RESNEST_BATCH_SIZE",
+        help="Photos that the network sees at once.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", "-j", min=0, max=256, help="Threads that decode ahead.")
+]
+FromFile = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="A file of further inputs, one a line; - for stdin."),
+]
+NullSeparated = Annotated[
+    bool, typer.Option("--null", "-0", help="The list is NUL-separated (find -print0).")
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive/--no-recursive", help="Read the folders inside folders.")
+]
+Exif = Annotated[
+    bool,
+    typer.Option(
+        "--exif/--no-exif",
+        help="Turn photos upright; published accuracies were measured without.",
+    ),
+]
+ImgSize = Annotated[
+    int | None, typer.Option(min=1, max=8192, help="Side of the network's input in pixels.")
+]
+CropPct = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1.0, help="Share of the resized shorter side that is kept."),
+]
+Interpolation = Annotated[
+    Literal["bilinear", "bicubic"] | None, typer.Option(help="How photos are resized.")
+]
+CropMode = Annotated[
+    Literal["center", "border", "squash"],
+    typer.Option(help="center cuts the edges off, border pads, squash ignores the aspect ratio."),
+]
+Isolate = Annotated[
+    bool,
+    typer.Option("--isolate", help="Decode in replaceable processes with limits; slower."),
 ]
 RecordFormat = Annotated[
     output.Format, typer.Option("--format", help="How records are printed on stdout.")
@@ -77,22 +137,6 @@ Debug = Annotated[
         envvar="RESNEST_DEBUG",
         help="Show the traceback of an error.",
     ),
-]
-
-__all__ = [
-    "DEFAULT_MODEL",
-    "Debug",
-    "Device",
-    "Labels",
-    "Mirror",
-    "Model",
-    "Offline",
-    "Quiet",
-    "RecordFormat",
-    "TableFormat",
-    "Topk",
-    "Weights",
-    "access",
 ]
 
 

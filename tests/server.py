@@ -44,7 +44,8 @@ class Reply:
     `body` replaces the file's bytes and is sent as it is, whatever range is asked for; `send` stops
     after so many bytes of it, and `then` says what follows: the end, a closed or reset connection,
     or silence. `headers` are added to the usual ones, None removes one. `ranges` false: Range is
-    ignored.
+    ignored. `raw` takes the place of the whole answer, status line and all, and is sent a byte at
+    a time with `pace` seconds in between.
     """
 
     status: int = 0
@@ -56,6 +57,8 @@ class Reply:
     ranges: bool = True
     compress: bool = False
     delay: float = 0.0
+    raw: bytes | None = None
+    pace: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,13 +134,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         owner, path = self.server.owner, urlsplit(self.path).path
         reply, file = owner.next_reply(path), owner.files.get(path)
-        if not file and not reply.status:
+        if not file and not reply.status and reply.raw is None:
             reply = Reply(404, b"not here")
         status, body, headers = self.answer(reply, file)
         received = {name.lower(): value for name, value in self.headers.items()}
         owner.requests.append(Request(path, received, status))
         time.sleep(reply.delay)
-        if status < 0:
+        if reply.raw is not None:
+            self.send_raw(reply.raw, reply.pace)
+        if status < 0 or reply.raw is not None:
             self.end(reply)
             return
         self.send_response(status)
@@ -191,6 +196,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if reply.then != "end":
             self.end(reply)
+
+    def send_raw(self, data: bytes, pace: float) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            if pace and self.server.owner.closing.wait(pace):
+                return
 
     def end(self, reply: Reply) -> None:
         self.close_connection = True

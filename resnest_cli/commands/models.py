@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnest_cli import options, output
+from resnest_cli.inference import compiled
 from resnest_cli.model import weights
 from resnest_cli.model.variants import (
     DEFAULT_MODEL,
@@ -51,7 +52,9 @@ def list_models(context: typer.Context, format_: options.TableFormat = "table") 
     columns += [(title, "right") for title in ("Params", "GMACs", "Size", "Top-1", "On disk")]
     output.show_table(columns, [_row(record) for record in described])
     picks = ", ".join(f"{why}: {model}" for model, why in RECOMMENDED.items())
-    output.emit(f"{picks} (default: {DEFAULT_MODEL}).\nOn disk: size where cached, - where not.\n")
+    output.emit(
+        f"{picks} (default: {DEFAULT_MODEL}).\nOn disk: size of cached weights; * compiled for this CPU.\n"
+    )
 
 
 def _described(variant: Variant) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def _described(variant: Variant) -> dict[str, Any]:
         "cached": cached is not None,
         "path": str(cached) if cached else None,
         "bytes": cached.stat().st_size if cached else None,
+        "compiled": _compiled(variant, cached) if cached else [],
         "preprocessing": preprocessing_to_dict(variant.preprocessing),
         "urls": list(variant.weights.urls) if variant.weights else [],
     }
@@ -81,7 +85,21 @@ def _row(record: dict[str, Any]) -> list[str]:
         f"{record['gmacs']:.2f}",
         str(record["size"]),
         f"{record['top1']:.2f}",
-        output.megabytes(record["bytes"]) if record["cached"] else "-",
+        _on_disk(record),
+    ]
+
+
+def _on_disk(record: dict[str, Any]) -> str:
+    size = output.megabytes(record["bytes"]) if record["cached"] else "-"
+    return size + ("*" if record["compiled"] else "")
+
+
+def _compiled(variant: Variant, path: Path) -> list[dict[str, Any]]:
+    """What this version of the program has compiled of the cached weights, for whatever CPU."""
+    return [
+        {"path": str(file.path), "bytes": file.bytes}
+        | {key: file.origin.get(key) for key in ("outputs", "cpu", "onnxruntime")}
+        for file in compiled.compiled_from(path, variant.architecture)
     ]
 
 
@@ -119,23 +137,25 @@ def verify(
 
 @app.command(epilog="Examples:\n\n  resnest models clean --dry-run\n\n  resnest models clean")
 def clean(dry_run: DryRun = False) -> None:
-    """Remove downloaded weights and what interrupted downloads left.
+    """Remove downloaded weights, compiled models and what interrupted downloads left.
 
     Only published ResNeSt files and our own leftovers: nothing else in torch.hub's folder, and
     nothing of timm's.
     """
     sizes = {file.path: file.size for file in weights.cached_files()}
     sizes |= {path: path.stat().st_size for path in weights.leftovers()}
+    ours = {path: path.stat().st_size for path in compiled.everything()}
     freed = 0
-    for path, size in sizes.items():
-        if not dry_run and not weights.remove(path):
-            output.message(f"kept {path}: it is being downloaded now.")
+    for path, size in (sizes | ours).items():
+        remove = compiled.remove if path in ours else weights.remove
+        if not dry_run and not remove(path):
+            output.message(f"kept {path}: it is in use now.")
             continue
         freed += size
         output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
     output.message(
         f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
-        if sizes
+        if sizes or ours
         else "Nothing to clean."
     )
 

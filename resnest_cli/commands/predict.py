@@ -1,30 +1,68 @@
 """`resnest predict`: photos -> ranked classes."""
 
+from collections.abc import Generator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resnest_cli import options, output
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.images.sources import EXTENSIONS, is_one
+from resnest_cli.inference.records import Record
+from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.supervise import Replay, Start, supervised
 
 EPILOG = """Examples:
 
-  resnest predict dog.jpg
-
   resnest predict dog.jpg --model resnest101e --topk 5
 
-  resnest predict *.jpg --format jsonl > records.jsonl
+  resnest predict photos/ --format csv -o records.csv
+
+  resnest predict "photos/**/*.jpg" --format jsonl | head -3
+
+  find . -name "*.png" -print0 | resnest predict --from-file - -0
+
+  curl -s https://example.org/dog.jpg | resnest predict -
 
   resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors"""
 
+DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
+_FEW = 8  # explicit photos up to this number get a table each
+
 
 def predict(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Image files.")],
-    model: options.Model = options.DEFAULT_MODEL,
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PHOTO...]", help="Files, folders, quoted globs, URLs; - for stdin."
+        ),
+    ] = None,
+    model: options.Model = DEFAULT_MODEL,
     topk: options.Topk = 5,
     format_: options.RecordFormat = "table",
+    output_: options.Output = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Leave out classes less probable than this.")
+    ] = 0.0,
     weights: options.Weights = None,
     labels: options.Labels = None,
+    from_file: options.FromFile = None,
+    null_separated: options.NullSeparated = False,
+    recursive: options.Recursive = True,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 1,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    img_size: options.ImgSize = None,
+    crop_pct: options.CropPct = None,
+    interpolation: options.Interpolation = None,
+    crop_mode: options.CropMode = "center",
+    exif: options.Exif = True,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average each photo with its mirror image.")
+    ] = False,
+    isolate: options.Isolate = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
@@ -32,24 +70,82 @@ def predict(
 ) -> None:
     """Say what is in photos: ranked classes with their probabilities.
 
-    One record per photo, always: one that cannot be read gives its error, and exit code 3 at the
-    end. Weights are downloaded on first use.
+    One record per input, always: a photo that cannot be read gives its error, and exit code 3 at
+    the end. Folders and globs take known image extensions. Weights are downloaded on first use.
     """
-    from resnest_cli.inference.classifier import Classifier
+    inputs = photos or []
+    _check(inputs, from_file, output_)
+    # A pipe can be read only once, but the work may have to start again.
+    stdin = Replay() if "-" in inputs or from_file == "-" else None
 
-    classifier = Classifier(
-        model,
-        weights=weights,
-        labels=labels,
-        device=device,
-        access=options.access(mirror, offline),
+    def work(start: Start) -> Generator[Record, None, int]:
+        from resnest_cli.inference.classifier import Classifier
+        from resnest_cli.inference.run import RunOptions, run
+
+        classifier = Classifier(
+            model,
+            weights=weights,
+            labels=labels,
+            device=device,
+            engine=engine,
+            img_size=img_size,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            crop_mode=crop_mode,
+            exif=exif,
+            tta=tta,
+            access=options.access(mirror, offline),
+        )
+        return (yield from run(
+            classifier,
+            RunOptions(
+                tuple(inputs), from_file, null_separated, recursive, topk, threshold,
+                batch_size, workers, isolate, stdin,
+            ),
+            start,
+        ))  # fmt: skip
+
+    records = supervised(work, time_limit=DECODING_LIMIT)
+    one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
+    explicit = from_file is None and all(map(is_one, inputs))
+    writer = output.record_writer(
+        format_, output_, topk=topk, single=one, many=not explicit or len(inputs) > _FEW
     )
-    writer = output.writer(format_, single=len(photos) == 1)
-    failures = 0
-    for record in classifier.records(photos, topk=topk):
-        writer.write(record)
-        failures += record.error is not None
+    _show(records, writer, total=len(inputs) if explicit else None)
+
+
+def _check(inputs: list[str], from_file: str | None, output_: Path | None) -> None:
+    if not inputs and from_file is None:
+        raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
+    if output_ is None:
+        return
+    if output_.suffix.lower() in EXTENSIONS:
+        raise UsageError(f"{output_}: records are text; photos are never written to.")
+    for name in (*inputs, from_file or ""):
+        if name and output_.exists() and Path(name).exists() and output_.samefile(name):
+            raise UsageError(f"{output_} is an input; give -o another name.")
+
+
+def _show(
+    records: Generator[Record, None, int], writer: output.RecordWriter, total: int | None
+) -> None:
+    done = failed = 0
+    with output.RecordProgress(total) as progress:
+        while True:
+            try:
+                record = next(records)
+            except StopIteration as end:
+                skipped = int(end.value)
+                break
+            writer.write(record)
+            done += 1
+            failed += record.error is not None
+            progress.update(done, failed)
     writer.close()
-    if failures:
-        output.message(f"{failures} of {len(photos)} input(s) could not be read.")
+    if skipped:
+        output.message(f"{skipped} other file(s) without a known image extension were skipped.")
+    if not done:
+        raise ResnestError("no photo found in what was named.")
+    if failed:
+        output.message(f"{failed} of {done} input(s) could not be read.")
         raise typer.Exit(3)

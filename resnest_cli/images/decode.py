@@ -139,6 +139,20 @@ def decode(
         raise ImageError(_explain(error)) from error
 
 
+def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
+    """An opened image as `decode` would give it; the image itself is not changed.
+
+    Raises:
+        ImageError: its pixels cannot be read.
+    """
+    try:
+        turn = _transposition(image) if exif else None
+        rgb = _to_rgb(image.copy())
+        return rgb if turn is None else rgb.transpose(turn)
+    except Exception as error:  # Pillow raises about anything on bad data
+        raise ImageError(_explain(error)) from error
+
+
 def _checked_file(path: str) -> int:
     """The file's size in bytes; opening a pipe or a device could block for ever."""
     status = Path(path).stat() if path else os.stat(path)  # noqa: PTH116 - Path("") is the folder

@@ -19,10 +19,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from resnest_cli.errors import UsageError
 from resnest_cli.images import folders
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # fmt: off
 EXTENSIONS = frozenset((
@@ -31,6 +34,7 @@ EXTENSIONS = frozenset((
 ))
 # fmt: on
 _URL = re.compile(r"https?://", re.IGNORECASE)
+_MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
 
 
@@ -39,13 +43,15 @@ class Source:
     """One image to be read, or the reason why it cannot be.
 
     `name` is the `input` of its record. Exactly one of the others is set: the `path` of a file,
-    the `url` of a photo, the `data` that came on stdin, or an `error` that goes on after the name.
+    the `url` of a photo, the `data` of a file that came on stdin, an `image` that is open already,
+    or an `error` that goes on after the name.
     """
 
     name: str
     path: str | None = None
     url: str | None = None
     data: bytes | None = field(default=None, repr=False)
+    image: "Image.Image | None" = field(default=None, repr=False)
     error: str | None = None
 
 
@@ -94,7 +100,7 @@ def _iterate(
             if from_file == "-":
                 raise UsageError("standard input (-) cannot be both an image and the list of them")
             yield reader.stdin_image()
-        elif folders.is_glob(text) and not _URL.match(text):
+        elif folders.is_glob(text) and not is_url(text):
             yield from reader.glob(text)
         else:
             yield from reader.literal(text)
@@ -126,13 +132,13 @@ class _Reader:
         if stream is None:
             return Source("-", error="is standard input, which is closed")
         try:
-            return Source("-", data=stream.read())
+            return Source("-", data=stream.read(_MAX_STDIN + 1))  # decoding refuses more
         except (OSError, ValueError) as error:
             return Source("-", error=f"is standard input, which cannot be read: {error}")
 
     def literal(self, text: str) -> Iterator[Source]:
         """A path or an address."""
-        if _URL.match(text):
+        if is_url(text):
             yield Source(text, url=text)
         elif folders.is_folder(text):
             yield from self._known(folders.walk(text, recursive=self.recursive))
@@ -210,3 +216,15 @@ def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole
     yield rest
+
+
+def is_url(text: str) -> bool:
+    """Whether an input is an http(s) address."""
+    return _URL.match(text) is not None
+
+
+def is_one(text: str) -> bool:
+    """Whether an input stands for exactly one image: not a folder, not a glob."""
+    if is_url(text) or text == "-":
+        return True
+    return not folders.is_glob(text) and not folders.is_folder(text)

@@ -1,32 +1,58 @@
 """From inputs to records: decode, preprocess, run the engine, rank. The command is built on it."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Union, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from resnest_cli.errors import ImageError
-from resnest_cli.images.decode import decode
-from resnest_cli.images.preprocess import preprocess
-from resnest_cli.inference.engine import check_device_name, create_engine
+from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
+from resnest_cli.images.preprocess import CropMode
+from resnest_cli.images.sources import Source, is_url
+from resnest_cli.inference.engine import (
+    EngineName,
+    check_device_name,
+    check_engine_name,
+    create_engine,
+)
 from resnest_cli.inference.ranking import rank
 from resnest_cli.inference.records import Record
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.model.variants import DEFAULT_MODEL, Interpolation, preprocessing_from_dict
 from resnest_cli.model.weights import Access
+
+Float32 = NDArray[np.float32]
+Photo = Union[str, "os.PathLike[str]", bytes, Image.Image, NDArray[np.uint8]]
+Prepare = Callable[[int, Source], Float32]
+
+_SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_WORKERS = 1
 
 
 class Classifier:
     """A network that is ready to classify photos.
 
+        classifier = Classifier("resnest101e")
+        classifier.predict("dog.jpg", topk=5).predictions[0].label
+
     Args:
         model: id or alias of a variant, or the path of a checkpoint.
         weights: path or URL of other weights for a named variant.
-        labels: file of class names, one a line; for a network that carries none.
+        labels: file of class names, one a line, instead of the model's own.
         device: auto, cpu, cuda, cuda:1 or mps.
-        access: how weights may be fetched (mirror, offline, progress).
+        engine: auto, torch or onnx.
+        img_size, crop_pct, interpolation: other preprocessing than the model's.
+        crop_mode: "center", "border" or "squash"; see `images.preprocess.preprocess`.
+        exif: turn photos upright as their EXIF orientation says.
+        tta: average the logits of each photo and its mirror image (test-time augmentation).
+        access: how weights and photos may be fetched (mirror, offline, progress).
 
     Raises:
         ResnestError: the model, its weights, its labels or the device cannot be had.
@@ -39,38 +65,184 @@ class Classifier:
         weights: str | None = None,
         labels: str | Path | None = None,
         device: str = "auto",
+        engine: EngineName = "auto",
+        img_size: int | None = None,
+        crop_pct: float | None = None,
+        interpolation: Interpolation | None = None,
+        crop_mode: CropMode = "center",
+        exif: bool = True,
+        tta: bool = False,
         access: Access | None = None,
     ) -> None:
-        check_device_name(device)
+        check_device_name(device)  # before weights are fetched
+        check_engine_name(engine, device)
+        access = access or Access()
         self.model = find_model(model, source=weights, labels=labels, access=access)
-        self.engine = create_engine(self.model, device)
+        changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
+        settings = asdict(self.model.preprocessing)
+        settings |= {name: value for name, value in changes.items() if value is not None}
+        try:
+            self.preprocessing = preprocessing_from_dict(settings)
+        except ValueError as error:
+            raise UsageError(f"{error}.") from error
+        self.preparation = Preparation(self.preprocessing, crop_mode, exif)
+        self.engine = create_engine(self.model, device, engine, access.notify)
+        self._tta = tta
+        self._offline = access.offline
 
-    def logits(self, photos: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed photos (N, 3, H, W) -> logits (N, classes), both float32."""
-        return self.engine.logits(photos)
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, by index."""
+        return self.model.class_names
+
+    @overload
+    def predict(self, photos: Photo, *, topk: int = ..., threshold: float = ...) -> Record: ...
+
+    @overload
+    def predict(
+        self, photos: list[Photo] | tuple[Photo, ...], *, topk: int = ..., threshold: float = ...
+    ) -> list[Record]: ...
+
+    @overload
+    def predict(
+        self, photos: Iterator[Photo], *, topk: int = ..., threshold: float = ...
+    ) -> Iterator[Record]: ...
+
+    def predict(
+        self,
+        photos: Photo | Iterable[Photo],
+        *,
+        topk: int = 5,
+        threshold: float = 0.0,
+    ) -> Record | list[Record] | Iterator[Record]:
+        """The `topk` most probable classes of one photo, a list of them, or an iterator.
+
+        A photo is a path, a URL, the bytes of an image file, a PIL image, or an array uint8
+        (H, W, 3) in RGB or (H, W) in grey. Classes less probable than `threshold` are left out. One
+        photo gives a record, a list a list, an iterator an iterator that reads on as it is asked.
+
+        Raises:
+            ImageError: the one photo cannot be read. In a list or an iterator such a photo gives a
+                record with its error, and the others are not affected.
+        """
+        if isinstance(photos, _SINGLE):
+            record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
+            if record.error is not None:
+                raise ImageError(f"{record.input}: {record.error}")
+            return record
+        answers = self.records(as_sources(photos), topk=topk, threshold=threshold)
+        return list(answers) if isinstance(photos, list | tuple) else answers
+
+    def logits(self, photos: Photo | Iterable[Photo]) -> Float32:
+        """Logits float32 (N, classes) of N photos, or (1, classes) of one; photos as in `predict`.
+
+        Raises:
+            ImageError: a photo cannot be read; names it.
+        """
+        sources = as_sources([photos] if isinstance(photos, _SINGLE) else photos)
+        rows = []
+        for group in self._groups(sources, DEFAULT_BATCH_SIZE, DEFAULT_WORKERS):
+            for item in group:
+                if item.error is not None:
+                    raise ImageError(f"{item.source.name}: {item.error}")
+            rows.append(self._run(group))
+        return np.concatenate(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
 
     def records(
-        self, inputs: Iterable[str], *, topk: int = 5, batch_size: int = 8
+        self,
+        sources: Iterable[Source],
+        *,
+        topk: int = 5,
+        threshold: float = 0.0,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int = DEFAULT_WORKERS,
+        first: int = 0,
+        prepare: Prepare | None = None,
     ) -> Iterator[Record]:
-        """One record per input file, in order, as batches finish.
+        """One record per source, in order, as batches finish while the next photos are decoded.
 
-        A file that is not a photo gives a record with its error; the others are not affected.
+        `workers` threads decode; `prepare` replaces what they do, and is given each source's index,
+        counted from `first`.
         """
-        waiting = iter(inputs)
-        while names := list(islice(waiting, batch_size)):
-            prepared = [self._prepare(name) for name in names]
-            arrays = [photo for photo in prepared if not isinstance(photo, ImageError)]
-            ranked = iter(
-                rank(self.logits(np.stack(arrays)), self.model.class_names, topk) if arrays else ()
-            )
-            for name, photo in zip(names, prepared, strict=True):
-                if isinstance(photo, ImageError):
-                    yield Record(name, self.model.name, error=str(photo))
-                else:
-                    yield Record(name, self.model.name, predictions=next(ranked))
+        for group in self._groups(sources, batch_size, workers, first, prepare):
+            logits = self._run(group)
+            ranked = iter(rank(logits, self.class_names, topk) if len(logits) else ())
+            for item in group:
+                if item.error is not None:
+                    yield Record(item.source.name, self.model.name, error=item.error)
+                    continue
+                kept = tuple(p for p in next(ranked) if p.probability >= threshold)
+                yield Record(item.source.name, self.model.name, predictions=kept)
 
-    def _prepare(self, path: str) -> NDArray[np.float32] | ImageError:
-        try:
-            return preprocess(decode(path), self.model.preprocessing)
-        except ImageError as error:
-            return error
+    def prepare(self, _index: int, source: Source) -> Float32:
+        """Reads and preprocesses one source: float32 (3, size, size).
+
+        Raises:
+            ImageError: whatever is wrong with it.
+        """
+        return self.preparation(self.read(source))
+
+    def read(self, source: Source) -> str | bytes | Image.Image:
+        """What there is to decode: a path, bytes (fetched where it is a URL), or an open image.
+
+        Raises:
+            ImageError: the photo cannot be fetched.
+        """
+        if source.url is not None:
+            from resnest_cli.images.remote import fetch_photo
+
+            return fetch_photo(source.url, offline=self._offline)
+        if source.image is not None:
+            return source.image
+        found = source.path if source.path is not None else source.data
+        assert found is not None
+        return found
+
+    def _groups(
+        self,
+        sources: Iterable[Source],
+        batch_size: int,
+        workers: int,
+        first: int = 0,
+        prepare: Prepare | None = None,
+    ) -> Iterator[list[Prepared]]:
+        # One batch waits ready while the network runs on another and a third is decoded.
+        ahead = 2 * batch_size + workers
+        prepare = prepare or self.prepare
+        items = prepared(sources, prepare, workers=workers, ahead=ahead, first=first)
+        return groups(items, batch_size)
+
+    def _run(self, group: list[Prepared]) -> Float32:
+        """Logits of the readable photos of a group, in order."""
+        arrays = [item.photo for item in group if item.photo is not None]
+        if not arrays:
+            return np.empty((0, self.model.num_classes), np.float32)
+        batch = np.stack(arrays)
+        logits = self.engine.logits(batch)
+        if self._tta:
+            mirrored = self.engine.logits(np.ascontiguousarray(batch[..., ::-1]))
+            logits = (logits + mirrored) / np.float32(2)
+        return logits
+
+
+def as_sources(photos: Iterable[Photo]) -> Iterator[Source]:
+    """Photos of any kind as sources, lazily."""
+    return (as_source(photo, index) for index, photo in enumerate(photos))
+
+
+def as_source(photo: Photo, index: int = 0) -> Source:
+    """A photo of any kind as a source; what has no name is called `photo <index>`."""
+    if isinstance(photo, str | os.PathLike):
+        name = os.fspath(photo)
+        return Source(name, url=name) if is_url(name) else Source(name, path=name)
+    if isinstance(photo, bytes):
+        return Source(f"photo {index}", data=photo)
+    if isinstance(photo, Image.Image):
+        return Source(getattr(photo, "filename", "") or f"photo {index}", image=photo)
+    if isinstance(photo, np.ndarray):
+        grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
+        if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
+            error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
+            return Source(f"photo {index}", error=error)
+        return Source(f"photo {index}", image=Image.fromarray(photo))
+    raise TypeError(f"a photo is a path, bytes, a PIL image or an array, not {type(photo)!r}")

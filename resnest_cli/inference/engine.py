@@ -1,16 +1,46 @@
-"""What runs the network: batches of photos in, logits out. Engines know no files, no terminal."""
+"""What runs the network: batches of photos in, logits out. Engines know no files, no terminal.
 
-from typing import TYPE_CHECKING, Protocol
+Two engines: ONNX Runtime on the CPU, which starts in a tenth of torch's time, and torch on any
+device. `auto` is the first unless the device is, or may be, an accelerator.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
 
 Float32 = NDArray[np.float32]
+EngineName = Literal["auto", "torch", "onnx"]
+
+# There whenever a driver for NVIDIA (desktop, Jetson, under Windows' Linux) or AMD is loaded.
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/usr/lib/wsl/lib/libcuda.so.1", "/dev/kfd")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What decides the bits of an engine's answers, beside the model and the photos.
+
+    A job that is resumed must find it unchanged. `device` tells the kind of processor, whose
+    instruction set decides how sums are rounded; `batch_size` stands for the batch boundaries. The
+    number of threads is not part of it: it changes no bit, see tests/inference/test_onnx_engine.py.
+    """
+
+    engine: str
+    version: str
+    precision: str
+    device: str
+    batch_size: int
 
 
 class Engine(Protocol):
@@ -23,16 +53,91 @@ class Engine(Protocol):
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes)."""
         ...
 
+    def fingerprint(self, batch_size: int) -> Fingerprint:
+        """What decides the bits of its answers in batches of this size."""
+        ...
 
-def create_engine(model: "Model", device: str = "auto") -> Engine:
+
+def create_engine(
+    model: "Model",
+    device: str = "auto",
+    engine: EngineName = "auto",
+    notify: Callable[[str], None] = lambda _: None,
+) -> Engine:
     """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
 
+    Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
+
     Raises:
-        UsageError: the machine has no such device.
+        UsageError: the machine has no such device, or the engine does not run on it.
+        EngineError: ONNX Runtime was asked for and cannot serve.
+        CheckpointError: the weights cannot be used.
     """
+    check_device_name(device)
+    check_engine_name(engine, device)
+    if engine == "onnx":
+        return _onnx(model)
+    if engine == "auto" and (device == "cpu" or (device == "auto" and not _accelerated())):
+        try:
+            return _onnx(model)
+        except EngineError as error:
+            notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
 
     return TorchEngine(model.network(), device)
+
+
+def compile_model(model: "Model") -> bool:
+    """Compiles a model ahead of its first use; False where the result could not be stored.
+
+    Raises:
+        EngineError: ONNX Runtime, or the package onnx, cannot serve here.
+        CheckpointError: the weights cannot be used.
+    """
+    with _loading():
+        from resnest_cli.inference import onnx_engine
+    return onnx_engine.compile_model(model)
+
+
+def _onnx(model: "Model") -> Engine:
+    with _loading():
+        from resnest_cli.inference import onnx_engine
+    return onnx_engine.create(model)
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Whatever keeps ONNX Runtime from being imported becomes an EngineError."""
+    try:
+        yield
+    except Exception as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be loaded: {error}. Run: pip install onnxruntime"
+        ) from error
+
+
+def _accelerated() -> bool:
+    """Whether torch would take an accelerator; torch is asked only where there may be one."""
+    if not accelerator_likely():
+        return False
+    from resnest_cli.inference.torch_engine import resolve_device
+
+    return resolve_device("auto") != "cpu"
+
+
+def accelerator_likely() -> bool:
+    """Whether this machine may have an accelerator, told by its drivers within microseconds.
+
+    An Apple processor, or the driver of an NVIDIA or AMD GPU, unless CUDA_VISIBLE_DEVICES hides
+    them all. Torch has the last word.
+    """
+    if sys.platform == "darwin":
+        return os.uname().machine == "arm64"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}:
+        return False
+    if sys.platform == "win32":
+        return Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "nvcuda.dll").exists()
+    return any(map(os.path.exists, _DRIVERS))
 
 
 def check_device_name(device: str) -> None:
@@ -46,3 +151,18 @@ def check_device_name(device: str) -> None:
         ":" in device and (kind != "cuda" or not number.isdecimal())
     ):
         raise UsageError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:1 or mps.")
+
+
+def check_engine_name(engine: str, device: str) -> None:
+    """Tells a misspelt engine, or one that does not run on the device.
+
+    Raises:
+        UsageError: not one of auto, torch, onnx; or onnx on anything but the CPU.
+    """
+    if engine not in get_args(EngineName):
+        raise UsageError(f"unknown engine {engine!r}: use auto, torch or onnx.")
+    if engine == "onnx" and device not in {"auto", "cpu"}:
+        raise UsageError(
+            f"the onnx engine runs on the CPU, not on {device}. Use --engine torch (or auto), or "
+            "--device cpu."
+        )

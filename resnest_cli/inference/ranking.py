@@ -1,20 +1,11 @@
 """Logits -> probabilities -> ranked classes. Plain numpy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One ranked class: `rank` from 1, class `index` from 0, `probability` in [0, 1]."""
-
-    rank: int
-    index: int
-    label: str
-    probability: float
+from resnest_cli.inference.records import Prediction
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,9 +1,17 @@
-"""What comes out for each input: one record, always."""
+"""What comes out for each input: one record, always. Plain data, without numpy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from resnest_cli.inference.ranking import Prediction
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One ranked class: `rank` from 1, class `index` from 0, `probability` in [0, 1]."""
+
+    rank: int
+    index: int
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 
 from resnest_cli.errors import UsageError
+from resnest_cli.inference.compiled import cpu_features
+from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.resnest import ResNeSt
 
 
@@ -22,6 +24,19 @@ class TorchEngine:
         with torch.inference_mode():
             out = self._network(torch.from_numpy(batch).to(self.device))
             return np.asarray(out.float().cpu().numpy(), dtype=np.float32)
+
+    def fingerprint(self, batch_size: int) -> Fingerprint:
+        """What decides the bits of its answers, beside the model and the photos."""
+        kind = self.device.partition(":")[0]
+        return Fingerprint(
+            engine=self.name,
+            version=str(torch.__version__),
+            precision="float32",
+            device=torch.cuda.get_device_name(self.device)
+            if kind == "cuda"
+            else f"{kind} {cpu_features()}",
+            batch_size=batch_size,
+        )
 
 
 def resolve_device(device: str) -> str:

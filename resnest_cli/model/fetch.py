@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from resnest_cli import __version__
+from resnest_cli import __version__, web
 from resnest_cli.errors import DownloadError
 from resnest_cli.model import answers
 from resnest_cli.model.partial import Note, Partial, WrongFileError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CHUNK = 64 * 1024  # bytes; what a kill or a stall can lose
 _COPY_CHUNK = 1 << 20
 MAX_CONNECTIONS = 50  # per URL, even if each of them brings a few bytes
-_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _HEAD = 512  # bytes; enough to recognise a web page or a Git LFS pointer
 
 
@@ -125,7 +124,7 @@ class _Download:
     ) -> None:
         self.url, self.place, self.patience = url, place, patience
         self.progress, self.notify = progress, notify
-        self.name = answers.without_login(url)  # goes to the disk and into messages
+        self.name = web.without_login(url)  # goes to the disk and into messages
         self.answered = False  # whether the server ever sent an answer
         self.doubts = 0  # how often a finished file had the wrong hash
 
@@ -142,7 +141,7 @@ class _Download:
             most = max(most, size)
             if failures >= self.patience.attempts:
                 break
-            seconds = min(2.0 ** max(failures - 1, 0), answers.MAX_WAIT) if wait is None else wait
+            seconds = min(2.0 ** max(failures - 1, 0), web.MAX_WAIT) if wait is None else wait
             self.notify(f"{self.name}: {reason}; trying again in {seconds:.0f} s")
             self.patience.sleep(seconds)
         raise DownloadError(reason)
@@ -181,14 +180,14 @@ class _Download:
             return note, have
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         if status == 200 and encoding in {"", "identity"}:
-            return Note(self.name, answers.validator(response), answers.length(response)), 0
+            return Note(self.name, answers.validator(response), web.length(response)), 0
         if status == 200 and encoding in {"gzip", "x-gzip", "deflate"}:
             return Note(self.name), 0  # lengths and ranges count compressed bytes: no resuming
         if status == 200:
             raise DownloadError(f"it answered with content encoding {encoding}, unasked")
-        if status in _TRY_AGAIN:
-            raise _TryAgainError(answers.refusal(response), answers.retry_after(response))
-        raise DownloadError(answers.refusal(response))
+        if status in web.TRY_AGAIN:
+            raise _TryAgainError(web.refusal(response), web.retry_after(response))
+        raise DownloadError(web.refusal(response))
 
     def receive(self, response: "requests.Response", note: Note, have: int) -> None:
         """Store the body, which begins at offset `have`."""
@@ -242,7 +241,7 @@ class _Download:
         from requests import exceptions
         from urllib3.exceptions import MaxRetryError
 
-        reason = answers.plain(error)
+        reason = web.plain(error)
         if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
             return DownloadError(reason)
         unreachable = bool(error.args) and isinstance(error.args[0], MaxRetryError)

@@ -27,6 +27,9 @@ from resnest_cli.paths import resnest_home
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
     from resnest_cli.model.resnest import ResNeSt
 
@@ -63,6 +66,21 @@ class Model:
         from resnest_cli.model.checkpoint import instantiate
 
         return instantiate(self.load())
+
+    def arrays(self, *, checked: bool = False) -> "dict[str, NDArray[np.float32]]":
+        """The weights as float32 arrays; without torch where the file is a plain one.
+
+        That way names and shapes are the file's; with `checked` they are the network's, for sure.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
+        """
+        from resnest_cli.model.arrays import read_arrays
+
+        found = None if checked else read_arrays(self.path)
+        if found is not None:
+            return found
+        return {name: tensor.numpy() for name, tensor in self.load().tensors.items()}
 
 
 def find_model(

@@ -17,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
 from resnest_cli.model import hashes
-from resnest_cli.model.answers import without_login
 from resnest_cli.model.cache import (
     CachedFile,
     cached_files,
@@ -34,6 +33,7 @@ from resnest_cli.model.fetch import Patience, Progress, copy, fetch
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.partial import Partial
 from resnest_cli.model.variants import Variant, WeightsFile
+from resnest_cli.web import without_login
 
 __all__ = [
     "Access",

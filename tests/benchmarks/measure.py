@@ -1,10 +1,8 @@
 """Whole-process measurements, two commands in turn on one machine."""
 
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,26 +15,44 @@ class Run:
     megabytes: float
 
 
+# A child's peak memory starts at that of the process it was forked from (getrusage(2) keeps it over
+# exec), so a small process stands between: not this one, which has torch loaded.
+_LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ,
+                         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+_, status, usage = os.wait4(process, 0)
+print(os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss)
+"""
+
+
 def run(command: Sequence[str]) -> Run:
     """Runs a command to its end; its output is dropped, a failure raises."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed ({process.returncode}):\n{errors}")
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    code, seconds, peak = done.stdout.split()
+    if code != "0":
+        raise SystemExit(f"{' '.join(command)} failed ({code}):\n{done.stderr}")
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
-    return Run(seconds, usage.ru_maxrss * unit / 1e6)
+    return Run(float(seconds), int(peak) * unit / 1e6)
 
 
-def in_turn(ours: Sequence[str], theirs: Sequence[str], pairs: int) -> tuple[list[Run], list[Run]]:
-    """One warm-up of each, then `pairs` of ours and theirs, one after the other."""
+def in_turn(
+    ours: Sequence[str],
+    theirs: Sequence[str],
+    pairs: int,
+    *,
+    before: Callable[[], None] = lambda: None,
+) -> tuple[list[Run], list[Run]]:
+    """One warm-up of each, then `pairs` of ours and theirs, one after the other.
+
+    `before` is called, untimed, before each of ours.
+    """
     run(ours), run(theirs)
     results: tuple[list[Run], list[Run]] = ([], [])
     for _ in range(pairs):
+        before()
         results[0].append(run(ours))
         results[1].append(run(theirs))
     return results

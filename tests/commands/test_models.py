@@ -38,7 +38,8 @@ def test_models_as_json(cli: Cli, published: Published) -> None:
     assert first["cached"]
     assert first["bytes"] == len(published.data)
     assert Path(first["path"]).read_bytes() == published.data
-    assert f"{len(published.data) / 1e6:.0f} MB" in cli("models").out
+    assert len(first["compiled"]) == 1
+    assert f"{len(published.data) / 1e6:.0f} MB*" in cli("models").out
 
 
 def test_first_prediction_downloads_and_the_second_does_not(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli import web
 from resnest_cli.errors import CacheError, DownloadError
 from resnest_cli.model import answers, fetch, partial
 from resnest_cli.model.fetch import CHUNK, Patience
@@ -575,4 +576,4 @@ def test_copy_of_a_bad_mirror(place, tmp_path, content, message) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    assert answers.without_login("https://me:secret@host:8/x") == "https://host:8/x"
+    assert web.without_login("https://me:secret@host:8/x") == "https://host:8/x"

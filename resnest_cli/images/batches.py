@@ -1,0 +1,112 @@
+"""Sources -> preprocessed photos, decoded ahead in the background, in order.
+
+Pillow gives up Python's lock while it decodes and resizes, so threads are enough. `Journal` is told
+what each of them is at work on, so that a supervisor can say which photo brought a decoder down.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnest_cli.errors import ImageError
+from resnest_cli.images.decode import decode, upright_rgb
+from resnest_cli.images.preprocess import CropMode, preprocess
+from resnest_cli.images.sources import Source
+from resnest_cli.model.variants import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How a photo becomes an array: picklable, so that another process can do it too."""
+
+    preprocessing: Preprocessing
+    crop_mode: CropMode = "center"
+    exif: bool = True
+
+    def __call__(self, photo: "str | bytes | Image.Image") -> Float32:
+        """A path, the bytes of an image file or an open image -> float32 (3, size, size).
+
+        Raises:
+            ImageError: whatever is wrong with the photo.
+        """
+        if isinstance(photo, str | bytes):
+            rgb = decode(photo, exif=self.exif)
+        else:
+            rgb = upright_rgb(photo, exif=self.exif)
+        return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
+
+
+class Journal(Protocol):
+    """Notes which inputs, by index, are being decoded right now."""
+
+    def begin(self, index: int) -> None:
+        """Work on this input begins, in the calling thread."""
+
+    def end(self, index: int) -> None:
+        """It has ended, well or not."""
+
+
+class Prepared(NamedTuple):
+    """A source with its array, float32 (3, size, size), or with what was wrong."""
+
+    source: Source
+    photo: Float32 | None
+    error: str | None
+
+
+Prepare = Callable[[int, Source], Float32]
+
+
+def prepared(
+    sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int, first: int = 0
+) -> Iterator[Prepared]:
+    """Prepares sources, at most `ahead` of them before they are asked for, and keeps their order.
+
+    `prepare` gets a source's index, counted from `first`, and raises ImageError for a bad photo.
+    The first source is prepared in the calling thread, so that a single one needs no other.
+    """
+    indexed = enumerate(sources, start=first)
+    for index, source in islice(indexed, 1 if workers else None):
+        yield _prepare_one(prepare, index, source)
+    waiting: deque[Future[Prepared]] = deque()
+    pool: ThreadPoolExecutor | None = None
+    try:
+        for index, source in indexed:
+            pool = pool or ThreadPoolExecutor(workers, thread_name_prefix="decode")
+            waiting.append(pool.submit(_prepare_one, prepare, index, source))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare_one(prepare: Prepare, index: int, source: Source) -> Prepared:
+    if source.error is not None:
+        return Prepared(source, None, source.error)
+    try:
+        return Prepared(source, prepare(index, source), None)
+    except ImageError as error:
+        return Prepared(source, None, str(error))
+    except MemoryError:
+        return Prepared(source, None, "does not fit into this machine's memory")
+
+
+def groups(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
+    """Consecutive groups of `size` items, the last one smaller; bad photos count too."""
+    waiting = iter(items)
+    while group := list(islice(waiting, size)):
+        yield group

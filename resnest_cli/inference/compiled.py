@@ -1,0 +1,238 @@
+"""The cache of compiled models under `$RESNEST_HOME/compiled`. Knows files; runs nothing.
+
+A compiled model is `<key>.ort`, and `<key>.json` beside it: what it was made of, and its SHA-256.
+The key is a hash of everything that decides the content: the SHA-256 of the weights, the
+architecture (two variants can share a file of weights), the outputs, the versions of this program,
+of the graph and of ONNX Runtime, and the features of the CPU, for which the weights are laid out.
+Not the version of the `onnx` package: it only carries the graph, whose operators and format are
+pinned.
+
+A file counts only if its note names the very same origin and its content has the noted hash, which
+`model.hashes` remembers by size, time and inode. So whatever is damaged, foreign or out of date is
+built anew; what cannot be stored is not. Files appear by renaming, under a lock, and what was used
+least recently goes when they fill more than `LIMIT`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli import __version__, paths
+from resnest_cli.errors import ResnestError
+from resnest_cli.model import hashes
+
+if TYPE_CHECKING:
+    from resnest_cli.model.loading import Model
+
+GRAPH_VERSION = 1  # grows whenever onnx_graph makes another graph of the same tensors
+LIMIT = 4 << 30  # bytes; all published models together take about 1.8 GB
+_DAY = 86_400.0
+_PATIENCE = 120.0  # seconds to wait for another process that builds the same
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One compiled model, there or not: `origin` is all that decides its content."""
+
+    origin: dict[str, Any]
+    path: Path
+
+    @property
+    def note(self) -> Path:
+        """The file beside it that says what it is."""
+        return self.path.with_suffix(".json")
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledFile:
+    """A compiled model on this machine, as its note describes it; `bytes` with the note."""
+
+    path: Path
+    origin: dict[str, Any]
+    bytes: int
+
+
+def folder() -> Path:
+    """Where compiled models lie."""
+    return paths.resnest_home() / "compiled"
+
+
+def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
+    """The place of this model's compiled form; reads its weights once if their hash is not known.
+
+    `runtime` is the version of ONNX Runtime.
+
+    Raises:
+        OSError: the weights cannot be read.
+    """
+    origin = {
+        "weights": hashes.known_sha256(model.path),
+        "model": model.variant.id,
+        "architecture": model.variant.architecture,
+        "classes": model.num_classes,
+        "in_channels": model.in_channels,
+        "outputs": list(outputs),
+        "resnest_cli": __version__,
+        "graph": GRAPH_VERSION,
+        "onnxruntime": runtime,
+        "cpu": cpu_features(),
+    }
+    text = json.dumps(origin, sort_keys=True)
+    return Entry(origin, folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.ort")
+
+
+@lru_cache(maxsize=1)
+def cpu_features() -> str:
+    """A short name for the platform and the instruction sets of this CPU.
+
+    Numpy finds them out at its import, on every platform: no file is read for it. The interface
+    is private; without it the platform alone tells, and ONNX Runtime's own checks remain.
+    """
+    import numpy as np  # noqa: F401 - not at the top: `resnest models` has no use for it
+
+    numpy_core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get(
+        "numpy.core._multiarray_umath"  # numpy 1
+    )
+    found = getattr(numpy_core, "__cpu_features__", {})
+    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get(
+        "PROCESSOR_ARCHITECTURE", ""
+    )  # fmt: skip
+    names = " ".join(sorted(name for name, there in found.items() if there))
+    return f"{sys.platform}-{machine}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def is_good(entry: Entry) -> bool:
+    """Whether the file is there, made of the same, and whole."""
+    try:
+        note = json.loads(entry.note.read_text("utf-8"))
+        if note["origin"] != entry.origin or hashes.known_sha256(entry.path) != note["sha256"]:
+            return False
+        if time.time() - entry.note.stat().st_mtime > _DAY:
+            with contextlib.suppress(OSError):  # read-only
+                os.utime(entry.note)  # used lately, see _prune
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return True
+
+
+def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False) -> bool:
+    """Sees to it that the compiled model is there: finds it, waits for it, or builds it.
+
+    `build` writes it to the path that it is given, and raises if what it wrote is of no use.
+    `rebuild` replaces one that is there. False where it could not be stored.
+
+    Raises:
+        ResnestError: what `build` raises of that kind.
+    """
+    if not rebuild and is_good(entry):
+        return True
+    from filelock import FileLock, Timeout
+
+    try:
+        entry.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.path.with_suffix(".lock"), timeout=_PATIENCE):
+            if rebuild or not is_good(entry):
+                _store(entry, build)
+    except (OSError, Timeout):
+        return False
+    return True
+
+
+def _store(entry: Entry, build: Callable[[Path], None]) -> None:
+    """Builds beside the place and renames; OSError whatever went wrong."""
+    temporary = entry.path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    note = temporary.with_suffix(".json.tmp")
+    try:
+        temporary.touch(exist_ok=False)  # tells a folder that cannot be written before the work
+        build(temporary)
+        sha256 = hashes.sha256_of(temporary)
+        _sync(temporary)
+        note.write_text(json.dumps({"origin": entry.origin, "sha256": sha256}, indent=1), "utf-8")
+        _sync(note)
+        temporary.replace(entry.path)
+        note.replace(entry.note)
+        hashes.remember(entry.path, sha256)
+    except ResnestError:
+        raise
+    except Exception as error:
+        # The runtime tells a full disk, and whatever else, in exceptions of its own.
+        raise OSError(f"{entry.path} could not be made: {error}") from error
+    finally:
+        for left in (temporary, note):
+            with contextlib.suppress(OSError):
+                left.unlink()
+    _prune(entry)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _prune(keep: Entry) -> None:
+    """Removes what was used least recently while all together exceed `LIMIT`."""
+    found = {file.path: file.bytes for file in compiled_files()}
+    total = sum(found.values())
+    with contextlib.suppress(OSError):
+        for path in sorted(found, key=lambda path: path.with_suffix(".json").stat().st_mtime):
+            if total > LIMIT and path != keep.path and remove(path):
+                total -= found[path]
+
+
+def compiled_files() -> list[CompiledFile]:
+    """All compiled models with a readable note, in the order of their names."""
+    found = []
+    for note in sorted(folder().glob("*.json")):
+        path = note.with_suffix(".ort")
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            origin = json.loads(note.read_text("utf-8"))["origin"]
+            if isinstance(origin, dict):
+                found.append(CompiledFile(path, origin, _size(path) + _size(note)))
+    return found
+
+
+def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[CompiledFile]:
+    """The compiled models that this version of the program made of these weights.
+
+    Raises:
+        OSError: the weights cannot be read.
+    """
+    files = compiled_files()
+    if not files:
+        return []
+    wanted = {
+        "weights": hashes.known_sha256(weights),
+        "architecture": architecture,
+        "resnest_cli": __version__,
+    }
+    return [file for file in files if all(file.origin.get(k) == v for k, v in wanted.items())]
+
+
+def everything() -> list[Path]:
+    """Every file that this module has made: models, notes, locks and what a crash left."""
+    suffixes = {".ort", ".json", ".lock", ".tmp"}
+    return sorted(path for path in folder().glob("*") if path.suffix in suffixes)
+
+
+def remove(path: Path) -> bool:
+    """Removes one of `everything`, a model with its note; False where the system refuses."""
+    try:
+        if path.suffix == ".ort":
+            path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError:  # Windows keeps a file that a running process has open
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -1,0 +1,46 @@
+"""The only printer: records on stdout, messages and progress on stderr.
+
+    messages.py   lines on stderr; what `--quiet` and `--debug` mean
+    sink.py       where records go: stdout or a file, always whole
+    records.py    records as table, JSON, JSON lines or CSV
+    tables.py     tables of anything else
+    progress.py   bars on stderr
+
+stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
+NO_COLOR or TERM=dumb: no colour, no bars.
+"""
+
+from resnest_cli.output.messages import (
+    debug_wanted,
+    error,
+    megabytes,
+    message,
+    printable,
+    printable_name,
+    set_debug,
+    set_quiet,
+)
+from resnest_cli.output.progress import DownloadBar, RecordProgress
+from resnest_cli.output.records import Format, RecordWriter, record_writer
+from resnest_cli.output.sink import Sink, emit
+from resnest_cli.output.tables import show_table, to_json
+
+__all__ = [
+    "DownloadBar",
+    "Format",
+    "RecordProgress",
+    "RecordWriter",
+    "Sink",
+    "debug_wanted",
+    "emit",
+    "error",
+    "megabytes",
+    "message",
+    "printable",
+    "printable_name",
+    "record_writer",
+    "set_debug",
+    "set_quiet",
+    "show_table",
+    "to_json",
+]

@@ -1,0 +1,105 @@
+"""Where records go: stdout or a file. What has been written is always whole records."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Self
+
+from resnest_cli.errors import ResnestError
+
+
+class Sink:
+    """Takes text, one or more whole records at a time, and writes it at once.
+
+    When the disk is full, what was written of the last record is taken back where the output can
+    be cut (a file, also behind a shell's redirection). A reader that closes its pipe ends the
+    program quietly with exit code 141, as `cat` ends.
+
+    Args:
+        path: the file to write; None for stdout.
+        errors: how characters that the output cannot hold are written: "backslashreplace", or
+            "surrogateescape" to give file names back their own bytes.
+
+    Raises:
+        ResnestError: the file cannot be created or written.
+    """
+
+    def __init__(self, path: Path | None = None, *, errors: str = "backslashreplace") -> None:
+        self._path = path
+        self._errors = errors
+        self._own: int | None = None
+        if path is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+            try:
+                self._own = os.open(path, flags, 0o666)
+            except OSError as error:
+                raise ResnestError(f"{path}: cannot be written: {error.strerror}.") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            os.close(self._own)
+            self._own = None
+
+    def write(self, text: str) -> None:
+        """Writes the text, whole, before it returns."""
+        if self._own is None and sys.stdout.isatty():
+            # The terminal's own layer: on Windows it is not a stream of bytes.
+            encoding = sys.stdout.encoding
+            sys.stdout.write(text.encode(encoding, self._errors).decode(encoding, "replace"))
+            sys.stdout.flush()
+            return
+        encoding = "utf-8" if self._path is not None else sys.stdout.encoding or "utf-8"
+        descriptor = self._own if self._own is not None else _stdout_descriptor()
+        try:
+            _write_whole(descriptor, text.encode(encoding, self._errors))
+        except BrokenPipeError:
+            raise _closed_pipe() from None
+        except OSError as error:
+            where = str(self._path) if self._path is not None else "standard output"
+            raise ResnestError(
+                f"{where}: cannot be written: {error.strerror}. The records before are whole; "
+                "make room and run again."
+            ) from error
+
+
+def emit(text: str) -> None:
+    """Text on stdout, at once."""
+    Sink().write(text)
+
+
+def _stdout_descriptor() -> int:
+    sys.stdout.flush()
+    return sys.stdout.fileno()
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(descriptor, data[done:])
+    except BrokenPipeError:
+        raise
+    except OSError:
+        if done:
+            _take_back(descriptor, done)
+        raise
+
+
+def _take_back(descriptor: int, count: int) -> None:
+    try:
+        end = os.lseek(descriptor, 0, os.SEEK_CUR) - count
+        os.ftruncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
+    except OSError:
+        pass  # a pipe or a device: what is gone is gone
+
+
+def _closed_pipe() -> SystemExit:
+    # Python flushes stdout once more at exit; what is left must go somewhere.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+    return SystemExit(141)

@@ -1,0 +1,50 @@
+"""Tables of anything but records, and JSON."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.output.messages import decorated, printable_name
+from resnest_cli.output.sink import emit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDTH = 100  # of a table that goes to a file or a pipe
+
+
+def stdout_console(*, to_file: bool = False) -> "Console":
+    """Rich's console for what goes to stdout or, without colour, to a file; used to render only."""
+    from rich.console import Console
+
+    fixed = to_file or not (sys.stdout.isatty() or os.environ.get("COLUMNS"))
+    return Console(
+        file=sys.stdout,
+        width=_WIDTH if fixed else None,
+        force_terminal=decorated(sys.stdout) and not to_file,
+        highlight=False,
+    )
+
+
+def show_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; each column is (title, "left" or "right")."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for title, justify in columns:
+        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable_name(cell)) for cell in row))
+    console = stdout_console()
+    with console.capture() as capture:
+        console.print(table)
+    emit(capture.get())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON in ASCII: names that are not UTF-8 stand as surrogate escapes, `\\udcXX`."""
+    return json.dumps(value, ensure_ascii=True, indent=indent)

@@ -1,0 +1,84 @@
+"""What the command imports: a compiled model is served without torch and without onnx."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, Published, make_photo
+
+HEAVY = {"torch", "torchvision", "onnx", "requests", "urllib3", "timm", "filelock", "matplotlib"}
+# With what `resnest --help` has no use for either.
+FOR_PREDICT = {"numpy", "PIL", "onnxruntime", "safetensors"}
+
+
+def imported(*arguments: str | Path) -> tuple[str, set[str]]:
+    """What `resnest ARGUMENTS...` prints, and the top-level packages that it imports.
+
+    Python's own trace counts, since it covers the process that does the work as well.
+    """
+    command = [sys.executable, "-X", "importtime", "-m", "resnest_cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = re.findall(r"^import time:[^|]*\|[^|]*\| +([\w.]+)$", done.stderr, re.MULTILINE)
+    return done.stdout, {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("format_", ["table", "json", "jsonl"])
+def test_warm_predict_imports_nothing_heavy(
+    tiny_checkpoint: Path, photo: Path, format_: str
+) -> None:
+    command = ["predict", photo, "--model", tiny_checkpoint, "--format", format_]
+    first, _ = imported(*command, "--device", "cpu")
+    again, names = imported(*command, "--device", "cpu")
+    assert first == again
+    assert "teapot" in again
+    assert not names & HEAVY
+    assert names >= FOR_PREDICT - {"safetensors"}
+
+
+def test_warm_predict_with_published_weights(
+    cli: Cli, published: Published, tmp_path: Path
+) -> None:
+    """`download` compiles a pickle without torch; after that nothing heavy is needed."""
+    published.serve()
+    photo = make_photo(tmp_path / "photo.jpg")
+    assert cli("download", "resnest14d").code == 0
+    assert len(list((tmp_path / "resnest_home" / "compiled").glob("*.ort"))) == 1
+    # In another process the table is the real one: the same weights, as timm's download.
+    snapshot = tmp_path / "hf_home/hub/models--timm--resnest14d.gluon_in1k/snapshots/1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").write_bytes(published.data)
+    command = ["predict", photo, "--model", "resnest14d", "--device", "cpu"]
+    out, names = imported(*command)
+    assert "photo.jpg" in out
+    assert not names & HEAVY
+    assert len(list((tmp_path / "resnest_home" / "compiled").glob("*.ort"))) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
+def test_help_imports_next_to_nothing(arguments: list[str]) -> None:
+    _, names = imported(*arguments)
+    assert not names & (HEAVY | FOR_PREDICT)
+
+
+def test_models_shows_and_cleans_what_is_compiled(cli: Cli, published: Published) -> None:
+    published.serve()
+    assert cli("download", "resnest14d").code == 0
+    records = json.loads(cli("models", "--format", "json").out)
+    by_id = {record["id"]: record for record in records}
+    assert by_id["resnest50d"]["compiled"] == []
+    (found,) = by_id["resnest14d"]["compiled"]
+    assert found["bytes"] > 40e6
+    assert found["outputs"] == ["logits"]
+    assert Path(found["path"]).is_file()
+    (line,) = [line for line in cli("models").out.splitlines() if line.startswith("resnest14d")]
+    assert line.count("MB") == 2
+    dry = cli("models", "clean", "--dry-run").out
+    assert found["path"] in dry
+    assert Path(found["path"]).is_file()
+    assert cli("models", "clean").code == 0
+    assert not list(Path(found["path"]).parent.iterdir())

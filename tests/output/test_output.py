@@ -1,0 +1,183 @@
+"""Records on stdout, messages on stderr: what each of them looks like."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnest_cli import output
+from resnest_cli.errors import ResnestError
+from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.output import progress, tables
+from resnest_cli.output.messages import decorated
+
+GOOD = Record(
+    "dog.jpg", "m", predictions=(Prediction(1, 7, "dog", 0.75), Prediction(2, 3, "cat", 0.25))
+)
+BAD = Record("bad.jpg", "m", error="is empty (0 bytes)")
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain ä 狗", "plain ä 狗"), ("caf\udce9", "caf\\xe9"), ("a\x1b[31mb", "a\\x1b[31mb"),
+     ("tab\there", "tab\\there"), ("two\nlines", "two\nlines"),
+     ("\u202etxt.jpg", "\\u202etxt.jpg")],
+)  # fmt: skip
+def test_printable(text: str, shown: str) -> None:
+    assert output.printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(999, "1.0 kB"), (123_456, "0.1 MB"), (2_500_000, "2.5 MB"), (110_000_000, "110 MB"),
+     (1_234_000_000, "1,234 MB")],
+)  # fmt: skip
+def test_megabytes(size: int, text: str) -> None:
+    assert output.megabytes(size) == text
+
+
+def test_quiet_drops_messages_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    output.set_quiet(True)
+    output.message("psst")
+    output.error("broken")
+    output.set_quiet(False)
+    output.message("hello")
+    assert capsys.readouterr().err == "error: broken\nhello\n"
+
+
+@pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_none_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert decorated(terminal)
+    output.error("red")
+    assert "\x1b[" in terminal.getvalue()
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert not decorated(terminal)
+    monkeypatch.setattr(sys, "stderr", plain := Terminal())
+    output.error("plain")
+    output.DownloadBar().start("file", 10, 0)
+    assert "\x1b[" not in plain.getvalue()
+
+
+def write(format_: output.Format, records: list[Record], path: Path, **options: bool) -> str:
+    flags = {"single": False, "many": False} | options
+    writer = output.record_writer(format_, path, topk=2, **flags)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return path.read_text(encoding="utf-8")
+
+
+def test_json_documents(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    assert json.loads(write("json", [], path)) == []
+    assert json.loads(write("json", [GOOD, BAD], path)) == [GOOD.as_dict(), BAD.as_dict()]
+    assert json.loads(write("json", [BAD], path, single=True)) == BAD.as_dict()
+    lines = write("jsonl", [GOOD, BAD], path).splitlines()
+    assert [json.loads(line) for line in lines] == [GOOD.as_dict(), BAD.as_dict()]
+
+
+def test_csv_gives_names_their_own_bytes_back(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    writer = output.record_writer("csv", path, topk=1, single=False, many=False)
+    writer.write(Record("caf\udce9.jpg", "m", error="x"))
+    writer.close()
+    assert path.read_bytes().splitlines()[1].startswith(b"caf\xe9.jpg,error,x,m,,,")
+
+
+def test_tables_in_files_have_no_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    for many in (False, True):
+        text = write("table", [GOOD, BAD], tmp_path / "out", many=many)
+        assert "\x1b" not in text
+        assert "dog" in text
+        assert "75.00%" in text
+        assert "is empty (0 bytes)" in text
+
+
+def test_compact_lines_keep_the_end_of_long_names(tmp_path: Path) -> None:
+    long = Record("x" * 200 + "/狗/the-end.jpg", "m", predictions=GOOD.predictions)
+    lines = write("table", [GOOD, long], tmp_path / "out", many=True).splitlines()
+    assert "/the-end.jpg" in lines[3]
+    assert lines[3].startswith("...")
+    assert lines[3].index("dog") == lines[2].index("dog", 10) - 1  # a wide character counts twice
+
+
+def test_a_file_that_cannot_be_created(tmp_path: Path) -> None:
+    with pytest.raises(ResnestError, match="cannot be written"):
+        output.Sink(tmp_path / "no" / "file")
+    with pytest.raises(ResnestError, match="cannot be written"):
+        output.Sink(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_device(capfd: pytest.CaptureFixture[str]) -> None:
+    sink = output.Sink(Path("/dev/full"))
+    with pytest.raises(ResnestError, match="No space left"):
+        sink.write("text\n")
+
+
+def test_progress_appears_only_in_long_runs_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with output.RecordProgress(10) as quick:
+        quick.update(1, 0)
+    assert terminal.getvalue() == ""
+    monkeypatch.setattr(progress.RecordProgress, "DELAY", 0.0)
+    with output.RecordProgress(10) as slow:
+        slow.update(3, 1)
+        slow.update(4, 1)
+    assert "4/10" in terminal.getvalue()
+    assert "1 failed" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
+    with output.RecordProgress(10) as hidden:
+        hidden.update(4, 1)
+    assert pipe.getvalue() == ""
+
+
+def test_download_bar_on_a_terminal_and_off_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = output.DownloadBar()
+    bar.start("weights.pth", 1000, 100)
+    bar.advance(400)
+    bar.stop()
+    assert "weights.pth" in terminal.getvalue()
+    assert "0.5/1.0 kB" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
+    bar.start("weights.pth", 110_000_000, 0)
+    bar.advance(5)
+    bar.stop()
+    assert pipe.getvalue() == "Downloading weights.pth (110 MB)\n"
+
+
+def test_width_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tables.stdout_console().width == 100
+    monkeypatch.setenv("COLUMNS", "70")
+    assert tables.stdout_console().width == 70
+    assert tables.stdout_console(to_file=True).width == 100
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0  # noqa: PTH208
+    for _ in range(5):
+        with output.Sink(tmp_path / "out") as sink:
+            sink.write("x")
+    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0  # noqa: PTH208
+    assert after == before
