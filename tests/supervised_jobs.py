@@ -34,7 +34,7 @@ def hazard(kind: str) -> None:
     elif kind == "exit":
         os._exit(0)
     else:
-        os.kill(os.getpid(), signal.Signals[kind])
+        signal.pthread_kill(threading.get_ident(), signal.Signals[kind])  # as a fault would
 
 
 def decode(index: int, hazards: dict[str, str], journal: Journal | None) -> Item:
@@ -76,6 +76,30 @@ def photos(
     return work
 
 
+def decoding() -> None:
+    """As `predict` does it, with suspects in worker processes: a crash, a glutton, a hang."""
+
+    def work(start: Start) -> Generator[Any, None, None]:
+        from resnest_cli.images.isolation import IsolatedDecoder
+        from tests.images import hazards
+
+        todo: list[tuple[Callable[..., Any], Any]] = [(hazards.fill, n) for n in range(12)]
+        todo[3], todo[7] = (hazards.crash, "SIGSEGV"), (hazards.hang, 100)
+        assert start.journal
+        with IsolatedDecoder(time_limit=1) as isolated:
+            for index, (function, argument) in enumerate(todo):
+                if index in start.suspects:
+                    error = isolated.submit(function, argument).exception()
+                    yield str(error) if error else index
+                elif index >= start.skip:
+                    start.journal.begin(index)
+                    result = function(argument)
+                    start.journal.end(index)
+                    yield result
+
+    show(list(supervised(work, time_limit=1)))
+
+
 def show(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
@@ -102,6 +126,10 @@ def children() -> int:
         return 0
 
 
+def open_files() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - Path.iterdir opens one itself
+
+
 def fds() -> None:
     """Open files and processes before and after runs of all kinds."""
 
@@ -111,21 +139,21 @@ def fds() -> None:
             pass
         stream.close()
 
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_files()
     for stop in (0, 3, 100):
         once({}, stop)
         once({"2": "SIGSEGV"}, stop)
     del once
     supervised(photos(3, {}), time_limit=30)  # dropped, never asked for anything
-    show([before == sorted(os.listdir("/proc/self/fd")), children()])
+    show([before == open_files(), children()])
 
 
-class Odd(Exception):
+class OddError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__("odd")
 
 
-class OddLabels(LabelsError):
+class OddLabelsError(LabelsError):
     def __init__(self, one: int, two: int) -> None:
         super().__init__("odd labels")
 
@@ -136,9 +164,9 @@ def raises() -> None:
         "labels": lambda: LabelsError("no such list"),
         "key": lambda: KeyError("bug"),
         "exit": lambda: SystemExit(141),
-        "interrupt": lambda: KeyboardInterrupt(),
-        "odd": lambda: Odd(1, 2),
-        "odd_labels": lambda: OddLabels(1, 2),
+        "interrupt": KeyboardInterrupt,
+        "odd": lambda: OddError(1, 2),
+        "odd_labels": lambda: OddLabelsError(1, 2),
         "foreign": foreign,
     }
 
@@ -198,8 +226,8 @@ def pids() -> None:
 
 def memory() -> None:
     def work(start: Start) -> Generator[int, None, None]:
-        yield 1
         if start.skip == 0:
+            yield 1
             raise MemoryError
         yield 2
 
@@ -305,6 +333,17 @@ def overhead() -> None:
         for _ in range(start.skip, 20_000):
             yield record
 
+    def phase() -> list[float]:
+        def work(start: Start) -> Generator[float, None, None]:
+            yield time.perf_counter()
+
+        begin = time.perf_counter()
+        stream = supervised(work, time_limit=30)
+        began = next(stream)
+        came = time.perf_counter()
+        deque(stream, maxlen=0)
+        return [round((at - begin) * 1e3, 2) for at in (began, came, time.perf_counter())]
+
     def timed(action: Callable[[], object]) -> float:
         begin = time.perf_counter()
         action()
@@ -313,10 +352,7 @@ def overhead() -> None:
     direct = timed(lambda: deque(work(Start()), maxlen=0))
     forked = timed(lambda: deque(supervised(work, time_limit=30), maxlen=0))
     starts = sorted(timed(lambda: supervised(work, time_limit=30)) for _ in range(20))
-    whole = sorted(
-        timed(lambda: list(supervised(own_pid, time_limit=30)))  # type: ignore[arg-type]
-        for _ in range(20)
-    )
+    phases = sorted(phase() for _ in range(20))
     journal = Journal()
 
     def entries() -> None:
@@ -326,8 +362,8 @@ def overhead() -> None:
 
     show(
         {
-            "start and end ms, unused": starts[10] * 1e3,
-            "one item, all in all ms": whole[10] * 1e3,
+            "start and end, unused, ms": starts[10] * 1e3,
+            "until the work begins, until its item comes, until all has ended, ms": phases[10],
             "item us": (forked - direct) / 20_000 * 1e6,
             "journal us": timed(entries) / 20_000 * 1e6,
         }

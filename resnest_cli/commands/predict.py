@@ -100,7 +100,7 @@ def predict(
             classifier,
             RunOptions(
                 tuple(inputs), from_file, null_separated, recursive, topk, threshold,
-                batch_size, workers, isolate, stdin,
+                batch_size, workers, isolate, DECODING_LIMIT, stdin,
             ),
             start,
         ))  # fmt: skip

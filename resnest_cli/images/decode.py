@@ -296,11 +296,13 @@ def _grey_from_floats(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":
     if not finite.any() or (low >= 0.0 and high <= 1.0):
         low, high = 0.0, 1.0
     # Halves keep the span finite. Infinity goes to either end; NaN, and all of a flat photo, to 0.
+    # Flat, too, is a span so small that float32 would round it to 0.
     scaled = np.clip(values, low, high)
+    scaled[np.isnan(scaled)] = low  # first: arithmetic on a signalling NaN is a warning
     scaled /= 2
     scaled -= low / 2
-    scaled /= (high / 2 - low / 2) or 1.0
-    np.nan_to_num(scaled, copy=False, nan=0.0)
+    span = high / 2 - low / 2
+    scaled /= span if span >= np.finfo(np.float32).tiny else 1.0
     scaled *= 255
     return np.rint(scaled).astype(np.uint8)
 

@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -149,7 +148,7 @@ def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False
 
 def _store(entry: Entry, build: Callable[[Path], None]) -> None:
     """Builds beside the place and renames; OSError whatever went wrong."""
-    temporary = entry.path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    temporary = entry.path.with_suffix(f".{os.urandom(4).hex()}.tmp")
     note = temporary.with_suffix(".json.tmp")
     try:
         temporary.touch(exist_ok=False)  # tells a folder that cannot be written before the work

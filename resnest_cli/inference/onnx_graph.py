@@ -18,7 +18,7 @@ one product before the split, and `Sum`, lie within 2 % of each other (resnest50
 Whoever changes the graph raises `compiled.GRAPH_VERSION`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,13 +57,14 @@ class Graph(NamedTuple):
 
 
 def build_graph(
-    variant: Variant, tensors: Mapping[str, Array], outputs: Iterable[str] = ("logits",)
+    variant: Variant, tensors: dict[str, Array], outputs: Iterable[str] = ("logits",)
 ) -> Graph:
     """The graph of a network with these weights.
 
     Args:
         variant: the architecture; classes and input channels are read off the tensors.
-        tensors: the state dict, float32, under the names of `model.resnest`.
+        tensors: the state dict, float32, under the names of `model.resnest`. It is emptied on the
+            way, so that it and the folded tensors are never whole at once.
         outputs: any of `OUTPUTS`; the graph has them in the order given and computes no more than
             they need.
 
@@ -106,12 +107,11 @@ def _described(name: str, shape: list[Any]) -> Any:
 class _Builder:
     """Collects nodes and tensors; its methods take and return names of values."""
 
-    def __init__(self, tensors: Mapping[str, Array]) -> None:
+    def __init__(self, tensors: dict[str, Array]) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.weights: dict[str, NDArray[np.float32]] = {}
         self._tensors = tensors
-        self._used: set[str] = set()
         self._constants: dict[tuple[int, ...], str] = {}
 
     def sides(self, name: str) -> tuple[int, ...]:
@@ -127,22 +127,18 @@ class _Builder:
         return len(self._tensors[name])
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
-        """A tensor of the state dict that must have this shape."""
+        """Takes a tensor out of the state dict; it must have this shape."""
         if name not in self._tensors or self._tensors[name].shape != shape:
             raise ValueError(f"{name} is missing or not of shape {shape}")
-        self._used.add(name)
-        return self._tensors[name]
+        return self._tensors.pop(name)
 
     def check_all_used(self, last: int) -> None:
         """ValueError if a tensor has no place in the network up to the output number `last`."""
         beyond = tuple(f"layer{n}." for n in range(last + 1, 5))
         beyond += () if last == OUTPUTS.index("logits") else ("fc.",)
         unknown = [
-            name
-            for name in self._tensors
-            if name not in self._used and not name.endswith(_COUNTER)
-            and not name.startswith(beyond)
-        ]  # fmt: skip
+            n for n in self._tensors if not n.endswith(_COUNTER) and not n.startswith(beyond)
+        ]
         if unknown:
             raise ValueError(f"the network has no {unknown[0]}")
 

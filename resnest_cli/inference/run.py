@@ -35,6 +35,7 @@ class RunOptions:
     batch_size: int
     workers: int
     isolate: bool
+    time_limit: float  # seconds for decoding one photo where it is isolated
     stdin: RawIOBase | None  # where an image or the list is to be read from
 
 
@@ -75,7 +76,7 @@ def _careful(
     journal, suspects = start.journal, start.suspects
     isolated = None
     if options.isolate or suspects:
-        isolated = stack.enter_context(_isolated_decoder(options.workers))
+        isolated = stack.enter_context(_isolated_decoder(options))
 
     def prepare(index: int, source: Source) -> Float32:
         photo = classifier.read(source)  # outside of the journal: a slow server is no crash
@@ -93,7 +94,7 @@ def _careful(
     return prepare
 
 
-def _isolated_decoder(workers: int) -> "IsolatedDecoder":
+def _isolated_decoder(options: RunOptions) -> "IsolatedDecoder":
     from resnest_cli.images.isolation import IsolatedDecoder
 
-    return IsolatedDecoder(workers=max(1, workers))
+    return IsolatedDecoder(max(1, options.workers), time_limit=options.time_limit)

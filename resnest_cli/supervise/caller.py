@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -20,8 +21,8 @@ def supervised(
 ) -> Generator[T, None, R]:
     """The results of `work`, each exactly once and in order, whatever happens to its process.
 
-    Call it before anything heavy is imported: it forks at once. The work runs when the first
-    result is asked for. Closing the generator kills the child.
+    Call it before anything heavy is imported: it forks at once, and the work begins while the
+    caller goes on. Closing the generator kills the child.
 
     Args:
         work: gives one result for each input from number `start.skip` on. Results, and what the
@@ -55,14 +56,15 @@ def _can_fork() -> bool:
 
 
 def _results(work: Work[T, R], time_limit: float) -> Generator[T, None, R]:
-    """First yields nothing of use, once the keeper runs; then the results."""
+    """First yields nothing of use, once the work has been started; then the results."""
     link = _Link(work, time_limit)
     received, suspects, crashes = 0, frozenset[int](), 0
     try:
+        link.start(Start())
         yield None  # type: ignore[misc]
         while True:
             before = received
-            for message in link.attempt(Start(received, suspects)):
+            for message in link.messages():
                 if isinstance(message, Item):
                     received += 1
                     yield message.value
@@ -72,22 +74,28 @@ def _results(work: Work[T, R], time_limit: float) -> Generator[T, None, R]:
                     message.error.add_note(f"\nIn the working process:\n{message.text}")
                     raise message.error
                 else:
-                    if received == before and message.in_flight <= suspects:
-                        raise message.error()
                     crashes += 1
-                    suspects = _suspects(suspects, message.in_flight, received, crashes)
+                    new = _suspects(suspects, message, received, crashes)
+                    if received == before and new <= suspects:
+                        raise message.error()
+                    suspects = new
+            link.start(Start(received, suspects))
     finally:
         link.close()
 
 
-def _suspects(
-    old: frozenset[int], in_flight: frozenset[int], received: int, crashes: int
-) -> frozenset[int]:
-    """A restart costs seconds: after many crashes, ever more of what follows is isolated, too."""
-    last = max(in_flight, default=received - 1)
-    ahead = min(2**crashes - 2, _MOST_AHEAD)  # 0, 2, 6, 14, ...
-    suspects = old | in_flight | frozenset(range(last + 1, last + 1 + ahead))
-    return frozenset(index for index in suspects if index >= received)
+def _suspects(old: frozenset[int], death: Death, received: int, crashes: int) -> frozenset[int]:
+    """What to isolate after this death: the old ones that still matter, and new ones, if any."""
+    old = frozenset(index for index in old if index >= received)
+    new = death.in_flight - old
+    if not new:
+        # A decoder may damage memory so that the crash comes when it has long returned.
+        new = frozenset(range(received, death.begun)) - old
+    if new:
+        # A restart costs seconds: after many of them, ever more of what follows is isolated, too.
+        ahead = min(2**crashes - 2, _MOST_AHEAD)  # 0, 2, 6, 14, ...
+        new |= frozenset(range(max(new) + 1, max(new) + 1 + ahead))
+    return old | new
 
 
 class _Link:
@@ -95,43 +103,49 @@ class _Link:
 
     def __init__(self, work: Work[Any, Any], time_limit: float) -> None:
         control, self._control = os.pipe()
-        self._deaths, deaths = os.pipe()
+        self._news, news = os.pipe()
         self._data, data = os.pipe()
         os.set_blocking(self._data, False)
+        self._told = Frames()
+        self._child: int | None = None  # its process id, in case the keeper is killed
         flush()  # or what is buffered would be printed twice
         try:
             self._keeper = os.fork()
             if self._keeper == 0:
                 try:
-                    for fd in (self._control, self._deaths, self._data):
+                    for fd in (self._control, self._news, self._data):
                         os.close(fd)
-                    Keeper(work, time_limit, control, deaths, data).run()
+                    Keeper(work, time_limit, control, news, data).run()
                 finally:
                     os._exit(1)
         except OSError:
-            for fd in (self._control, self._deaths, self._data):
+            for fd in (self._control, self._news, self._data):
                 os.close(fd)
             raise
         finally:
-            for fd in (control, deaths, data):
+            for fd in (control, news, data):
                 os.close(fd)
 
-    def attempt(self, start: Start) -> Iterator[Item | Done | Raised | Death]:
-        """Starts a child; what it sends, to the end or to its death."""
+    def start(self, start: Start) -> None:
+        """Has a child started; there must be none."""
         send(self._control, start)
+
+    def messages(self) -> Iterator[Item | Done | Raised | Death]:
+        """What the child sends, to the end or to its death."""
         messages = Frames()
         poll = select.poll()
         poll.register(self._data, select.POLLIN)
-        poll.register(self._deaths, select.POLLIN)
+        poll.register(self._news, select.POLLIN)
         while True:
             ready = {fd for fd, _ in poll.poll()}
-            # A death is told after the child's last byte was written: read those first.
+            # A death is told after the child's last byte was written, so all of them are here.
+            death = self._death() if self._news in ready else None
             while chunk := self._chunk():
                 yield from messages.feed(chunk)
-                if self._deaths not in ready:
+                if death is None:
                     break
-            if self._deaths in ready:
-                yield from self._death()
+            if death is not None:
+                yield death
                 return
 
     def _chunk(self) -> bytes:
@@ -140,17 +154,24 @@ class _Link:
         except BlockingIOError:
             return b""
 
-    def _death(self) -> list[Any]:
-        deaths = Frames()
-        while chunk := os.read(self._deaths, CHUNK):
-            if messages := deaths.feed(chunk):
-                return messages
-        raise ResnestError("the process that watches over the working process was killed")
+    def _death(self) -> Death | None:
+        chunk = os.read(self._news, CHUNK)
+        if not chunk:
+            if self._child is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(self._child, signal.SIGKILL)
+            raise ResnestError("the process that watches over the working process was killed")
+        for message in self._told.feed(chunk):
+            if isinstance(message, Death):
+                self._child = None
+                return message
+            self._child = message
+        return None
 
     def close(self) -> None:
         """Ends child and keeper and waits for them."""
         os.close(self._data)
-        os.close(self._deaths)
+        os.close(self._news)
         with suppress(BrokenPipeError):
             send(self._control, None)
         os.close(self._control)

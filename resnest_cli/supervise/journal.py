@@ -17,8 +17,8 @@ class Journal:
     SLOTS = 1024
 
     def __init__(self) -> None:
-        # Pairs: the index + 1, or 0 where the slot is free; and the start in ns.
-        self._table = memoryview(mmap.mmap(-1, 16 * self.SLOTS)).cast("q")
+        # Pairs: the index + 1, or 0 where the slot is free; and the start in ns. Last, `begun`.
+        self._table = memoryview(mmap.mmap(-1, 16 * self.SLOTS + 8)).cast("q")
         self._free = list(range(self.SLOTS))
         self._slot: dict[int, int] = {}
 
@@ -27,6 +27,8 @@ class Journal:
         slot = self._slot[index] = self._free.pop()
         self._table[2 * slot + 1] = time.monotonic_ns()
         self._table[2 * slot] = index + 1
+        if index >= self._table[-1]:  # threads may race here; one too low does no harm
+            self._table[-1] = index + 1
 
     def end(self, index: int) -> None:
         """Work on this input has ended, well or not."""
@@ -37,7 +39,11 @@ class Journal:
     def in_flight(self) -> dict[int, int]:
         """Index of each input in flight -> when it began, in ns of the monotonic clock."""
         table = self._table.tolist()
-        return {table[at] - 1: table[at + 1] for at in range(0, len(table), 2) if table[at]}
+        return {table[at] - 1: table[at + 1] for at in range(0, 2 * self.SLOTS, 2) if table[at]}
+
+    def begun(self) -> int:
+        """All inputs that ever began have a lower index."""
+        return self._table[-1]
 
 
 @dataclass(frozen=True, slots=True)

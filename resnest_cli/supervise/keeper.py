@@ -19,12 +19,12 @@ class Keeper:
     """The process in the middle. One thread, no imports; it only forks, waits and kills."""
 
     def __init__(
-        self, work: Work[Any, Any], time_limit: float, control: int, deaths: int, data: int
+        self, work: Work[Any, Any], time_limit: float, control: int, news: int, data: int
     ) -> None:
         self._work = work
         self._limit = time_limit
         self._tick = min(1.0, time_limit / 4)
-        self._control, self._deaths, self._data = control, deaths, data
+        self._control, self._news, self._data = control, news, data
         # Ctrl-C is for the caller, who then ends us; the same for a signal to the process group.
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
@@ -42,11 +42,13 @@ class Keeper:
             child = os.fork()
             if child == 0:
                 self._become_child(Start(start.skip, start.suspects, journal))
-            death = self._wait(child, journal)
             try:
-                send(self._deaths, death)
-            except BrokenPipeError:
-                break
+                send(self._news, child)
+            except BrokenPipeError:  # the caller has just gone
+                self._end(child)
+            death = self._wait(child, journal)
+            with suppress(BrokenPipeError):
+                send(self._news, death)
         os._exit(0)
 
     def _command(self) -> Start | None:
@@ -63,11 +65,16 @@ class Keeper:
             for number, handler in self._handlers.items():
                 if number != signal.SIGINT and handler is not None:
                     signal.signal(number, handler)
-            for fd in (self._control, self._deaths, self._wake, self._wake_end):
+            for fd in (self._control, self._news, self._wake, self._wake_end):
                 os.close(fd)
             work_and_exit(self._work, start, self._data)
         finally:
             os._exit(1)
+
+    def _end(self, child: int) -> NoReturn:
+        os.kill(child, signal.SIGKILL)  # nobody has waited for it yet, so its id is still its own
+        os.waitpid(child, 0)
+        os._exit(0)
 
     def _wait(self, child: int, journal: Journal) -> Death:
         poll = select.poll()
@@ -79,15 +86,13 @@ class Keeper:
         while True:
             ready = {fd for fd, _ in poll.poll(self._tick * 1000)}
             if self._control in ready:  # the caller is done with us, or dead
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                os._exit(0)
+                self._end(child)
             if self._wake in ready:
                 os.read(self._wake, CHUNK)
                 pid, status = os.waitpid(child, os.WNOHANG)
                 if pid:
                     in_flight = stuck or frozenset(journal.in_flight())
-                    return Death(os.waitstatus_to_exitcode(status), in_flight)
+                    return Death(os.waitstatus_to_exitcode(status), in_flight, journal.begun())
             now = time.monotonic()
             # Time for which all of us were stopped (Ctrl-Z) or asleep is nobody's fault.
             passed = min(now - checked, 2 * self._tick)

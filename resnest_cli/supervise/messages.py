@@ -43,6 +43,7 @@ class Death:
 
     code: int
     in_flight: frozenset[int]
+    begun: int  # every input that it had ever begun has a lower index
 
     def error(self) -> ResnestError:
         """What to tell if no other child could do better."""

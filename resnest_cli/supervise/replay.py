@@ -16,8 +16,9 @@ class Replay(io.RawIOBase):
     gives its bytes only once. A regular file is simply read again. Anything else passes through
     a temporary file without a name, which grows as it is read.
 
-    Linux moves the bytes from a pipe to the file within the kernel, so that no crash can lose any.
-    Elsewhere a crash between reading a chunk and writing it, some microseconds, loses that chunk.
+    For systems that fork; the descriptor must be open. Linux moves the bytes from a pipe to the
+    file within the kernel, so that no crash can lose any. Elsewhere a crash between reading a
+    chunk and writing it, some microseconds, loses that chunk.
     """
 
     def __init__(self, fd: int = 0) -> None:

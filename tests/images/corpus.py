@@ -8,6 +8,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -242,3 +243,18 @@ def not_photos() -> dict[str, bytes]:
         "magic.ico": b"\0\0\1\0\1\0",
         "end.jpg": b"\xff\xd8\xff\xd9",
     }
+
+
+class GoodFiles(dict[str, bytes]):
+    """The good files by name, HEIC too where pillow-heif is at hand; `names` in a fixed order."""
+
+    def __init__(self) -> None:
+        super().__init__({f"{case.kind}/{case.name}": case.data for case in good_files()})
+        with suppress(ImportError):
+            import pillow_heif
+
+            for mode in ("RGB", "RGBA", "L"):
+                stream = io.BytesIO()
+                pillow_heif.from_pillow(PHOTO.convert(mode)).save(stream)
+                self[f"heic/{mode}"] = stream.getvalue()
+        self.names = sorted(self)

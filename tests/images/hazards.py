@@ -50,13 +50,13 @@ def bug() -> None:
     raise KeyError("bug")
 
 
-class Unsendable(Exception):
+class UnsendableError(Exception):
     def __init__(self, first: int, second: int) -> None:
         super().__init__("cannot be read back")
 
 
 def unsendable() -> None:
-    raise Unsendable(1, 2)
+    raise UnsendableError(1, 2)
 
 
 def chatter() -> str:

@@ -21,7 +21,7 @@ def arrays_of(network: ResNeSt) -> Arrays:
 
 
 def session(variant: Variant, arrays: Arrays, outputs: tuple[str, ...] = ("logits",)):
-    graph = build_graph(variant, arrays, outputs)
+    graph = build_graph(variant, dict(arrays), outputs)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused() -> None:
     arrays = arrays_of(enliven(build(TINY, num_classes=7)))
     for outputs in ((), ("logits", "logits"), ("map5",)):
         with pytest.raises(ValueError, match="outputs must be"):
-            build_graph(TINY, arrays, outputs)
+            build_graph(TINY, dict(arrays), outputs)
     for name in (
         "conv1.0.weight",
         "layer2.1.bn3.running_var",

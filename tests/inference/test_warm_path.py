@@ -76,7 +76,7 @@ def test_models_shows_and_cleans_what_is_compiled(cli: Cli, published: Published
     assert found["outputs"] == ["logits"]
     assert Path(found["path"]).is_file()
     (line,) = [line for line in cli("models").out.splitlines() if line.startswith("resnest14d")]
-    assert line.count("MB") == 2
+    assert line.endswith("MB*")
     dry = cli("models", "clean", "--dry-run").out
     assert found["path"] in dry
     assert Path(found["path"]).is_file()

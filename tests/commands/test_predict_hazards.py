@@ -1,0 +1,79 @@
+"""`resnest predict` when the decoder of a photo crashes or hangs: that photo's record only."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_photo
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="supervision needs fork")
+ROOT = Path(__file__).parents[2]
+
+# What decodes is replaced when the work begins, in the child: nothing heavy before the fork.
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+sys.argv = ["resnest", *{arguments!r}]
+from resnest_cli import options
+from resnest_cli.commands import predict
+predict.DECODING_LIMIT = 1.5
+original = options.access
+def access(*arguments):
+    import resnest_cli.inference.classifier as classifier
+    from tests.commands.hazardous import HazardousPreparation
+    classifier.Preparation = HazardousPreparation
+    return original(*arguments)
+options.access = access
+from resnest_cli.app import main
+main()
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    names = ["0", "1", "crash-a", "3", "4", "hang", "6", "7", "crash-b", "9", "10", "11"]
+    return [make_photo(tmp_path / f"{name}.png", seed=i) for i, name in enumerate(names)]
+
+
+def predict(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, list[dict], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(root=str(ROOT), arguments=[str(a) for a in arguments])],
+        input=stdin, capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    return done.returncode, [json.loads(x) for x in done.stdout.splitlines()], done.stderr.decode()
+
+
+def check(photos: list[Path], code: int, records: list[dict], err: str) -> None:
+    assert code == 3, err
+    assert [r["input"] for r in records] == [str(path) for path in photos]
+    failed = {Path(r["input"]).stem: r["error"] for r in records if r["status"] == "error"}
+    assert sorted(failed) == ["crash-a", "crash-b", "hang"]
+    assert "crashed" in failed["crash-a"]
+    assert "longer than 1.5" in failed["hang"]
+    assert "3 of 12" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("options", [[], ["--isolate"], ["-j", "4", "-b", "3"], ["-j", "0"]])
+def test_one_record_each_whatever_happens(
+    tiny_checkpoint: Path, photos: list[Path], options: list[str]
+) -> None:
+    common = ("-m", tiny_checkpoint, "--format", "jsonl")
+    code, records, err = predict("predict", *photos, *common, *options)
+    check(photos, code, records, err)
+    good = [photo for photo in photos if photo.stem.isdigit()]
+    _, alone, _ = predict("predict", *good, *common)
+    kept = [r["predictions"] for r in records if r["status"] == "ok"]
+    for one, two in zip(kept, (r["predictions"] for r in alone), strict=True):
+        assert [p["index"] for p in one] == [p["index"] for p in two]
+
+
+def test_a_list_on_stdin_is_read_on_after_a_crash(
+    tiny_checkpoint: Path, photos: list[Path]
+) -> None:
+    listed = "".join(f"{path}\n" for path in photos).encode()
+    arguments = ("--from-file", "-", "-m", tiny_checkpoint, "--format", "jsonl", "-b", "2")
+    check(photos, *predict("predict", *arguments, stdin=listed))

@@ -1,0 +1,119 @@
+"""Every command and every Python example of the README runs.
+
+Published weights cannot be fetched here: a shim of the `resnest` command gives named models the
+weights of a tiny network instead. Options, files, pipes and exit codes are the real ones.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_photo
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line[2:]
+    for kind, text in BLOCKS
+    if kind == "console"
+    for line in text.splitlines()
+    if line.startswith("$ ")
+]
+EXAMPLES = [text for kind, text in BLOCKS if kind == "python"]
+
+SHIM = """#!{python}
+import sys
+sys.argv[0] = "resnest"
+import resnest_cli.model.loading as loading
+original = loading.find_model
+def find_model(name, *, source=None, labels=None, access=None):
+    loading.check_model_name(name)
+    return original("tiny.safetensors", labels=labels, access=access)
+loading.find_model = find_model
+import resnest_cli.model.weights as weights
+from pathlib import Path
+weights.ensure = lambda *_: Path("tiny.safetensors")
+from resnest_cli.app import main
+main()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything that the README's commands name."""
+    work = tmp_path / "work"
+    (work / "photos" / "2026").mkdir(parents=True)
+    (work / "runs/finetune/exp/weights").mkdir(parents=True)
+    make_photo(work / "dog.jpg")
+    make_photo(work / "photos" / "2026" / "n02389026_sorrel.JPEG")
+    make_photo(work / "photos" / "n07753592_banana.JPEG")
+    for name in ("tiny", "best", "runs/finetune/exp/weights/best"):
+        shutil.copy(tiny_checkpoint, work / f"{name}.safetensors")
+    shutil.copy(tiny_checkpoint, work / "mine.pth")
+    (work / "mine.txt").write_text("a\nb\nc\nd\ne\n")
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    (shims / "resnest").write_text(SHIM.format(python=sys.executable))
+    (shims / "resnest").chmod(0o755)
+    (shims / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (shims / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", str(shims), prepend=":")
+    return work
+
+
+def test_the_readme_has_commands_and_examples() -> None:
+    assert len(COMMANDS) >= 15
+    assert len(EXAMPLES) >= 3
+    first_output = README.splitlines().index("```", README.splitlines().index("```console") + 1)
+    assert first_output <= 25
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the README's commands are for a Unix shell")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, place: Path) -> None:
+    if "| jq" in command and shutil.which("jq") is None:
+        pytest.skip("no jq")
+    if "example.org" in command:
+        command = command.replace("https://example.org/dog.jpg", "dog.jpg")
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=place, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or re.search("-o |verify|clean|python", command)
+    assert "error" not in done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_python_example(example: str, place: Path, seeded_weights: bytes) -> None:
+    (place / "seeded.pth").write_bytes(seeded_weights)
+    if "timm.create_model" in example:  # shown as a line; test_checkpoint.py runs it in full
+        example = "import timm\n" + example.replace("best.safetensors", "ten.safetensors")
+        code = (
+            "from resnest_cli import build\nfrom resnest_cli.model import checkpoint\n"
+            "from resnest_cli.model.variants import get_variant\n"
+            "info = checkpoint.CheckpointInfo(variant=get_variant('resnest50d'))\n"
+            "checkpoint.save('ten.safetensors', build('resnest50d', num_classes=10), info)\n"
+        )
+        example = code + example
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", example], cwd=place, capture_output=True, text=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_file_tree_names_what_exists() -> None:
+    tree = README.split("    resnest_cli/\n")[1].split("\n\n")[0]
+    for line in tree.splitlines():
+        if match := re.match(r" {6}(\w+(?:\.py)?)", line):
+            base = ROOT / ("tests" if "timings" in line or "trials" in line else "resnest_cli")
+            assert (base / match[1]).exists(), line
+    for folder in (ROOT / "resnest_cli").iterdir():
+        if folder.is_dir() and folder.name != "__pycache__":
+            assert f"{folder.name}/" in tree
