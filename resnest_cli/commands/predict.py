@@ -75,8 +75,7 @@ def predict(
     """
     inputs = photos or []
     _check(inputs, from_file, output_)
-    # A pipe can be read only once, but the work may have to start again.
-    stdin = Replay() if "-" in inputs or from_file == "-" else None
+    stdin = _replayed_stdin() if "-" in inputs or from_file == "-" else None
 
     def work(start: Start) -> Generator[Record, None, int]:
         from resnest_cli.inference.classifier import Classifier
@@ -112,6 +111,14 @@ def predict(
         format_, output_, topk=topk, single=one, many=not explicit or len(inputs) > _FEW
     )
     _show(records, writer, total=len(inputs) if explicit else None)
+
+
+def _replayed_stdin() -> Replay | None:
+    """stdin, which a pipe gives only once, for work that may have to start again."""
+    try:
+        return Replay()
+    except OSError:  # closed: reading it will say so
+        return None
 
 
 def _check(inputs: list[str], from_file: str | None, output_: Path | None) -> None:

@@ -228,9 +228,9 @@ def serve(time_limit: float, memory_limit: int) -> NoReturn:
     import resnest_cli.images.preprocess  # noqa: F401
 
     _limit_memory(memory_limit)
-    pickle.dump(None, answers)
-    answers.flush()
     with suppress(EOFError, BrokenPipeError):
+        pickle.dump(None, answers)
+        answers.flush()
         while True:
             request = pickle.load(requests)
             # The parent keeps the time; this is for a worker that is stuck without a parent.

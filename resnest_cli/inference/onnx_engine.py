@@ -22,13 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError
 from resnest_cli.inference import compiled
 from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model import hashes
+
+# Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
+# this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 if TYPE_CHECKING:
     from resnest_cli.inference.onnx_graph import Graph

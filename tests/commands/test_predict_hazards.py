@@ -39,10 +39,14 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def predict(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, list[dict], str]:
+    program = PROGRAM.format(root=str(ROOT), arguments=[str(a) for a in arguments])
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(root=str(ROOT), arguments=[str(a) for a in arguments])],
-        input=stdin, capture_output=True, check=False, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
     return done.returncode, [json.loads(x) for x in done.stdout.splitlines()], done.stderr.decode()
 
 

@@ -95,6 +95,21 @@ def test_globs_lists_and_stdin(cli: Cli, tiny_checkpoint: Path, folder: Path) ->
     assert piped["predictions"] == alone["predictions"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's redirection")
+def test_a_closed_stdin(tiny_checkpoint: Path) -> None:
+    command = f'"{sys.executable}" -m resnest_cli predict -m "{tiny_checkpoint}" --format jsonl'
+    for arguments, code, message in (("-", 3, "closed"), ("--from-file -", 2, "closed")):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {arguments} <&-"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert message in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_urls(cli: Cli, tiny_checkpoint: Path, server: Server, photo: Path) -> None:
     server.files["/dog.png"] = File(photo.read_bytes())
     common = ("-m", tiny_checkpoint, "--format", "jsonl")

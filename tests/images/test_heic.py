@@ -55,7 +55,7 @@ def test_all_orientations(value, tag) -> None:
 
 
 def test_an_orientation_that_stands_in_the_exif_block_alone_is_ignored() -> None:
-    """As the standard has it (ISO/IEC 23008-12, annex A), and as phones do."""
+    """As HEIF has it: only the transformations of the container count."""
     np.testing.assert_array_equal(pixels(tagged(PHOTO, 1, 6)), pixels(heic(PHOTO, **BEST)))
 
 

@@ -82,3 +82,17 @@ def test_models_shows_and_cleans_what_is_compiled(cli: Cli, published: Published
     assert Path(found["path"]).is_file()
     assert cli("models", "clean").code == 0
     assert not list(Path(found["path"]).parent.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="TMPDIR")
+def test_onnx_runtime_leaves_no_trace_of_telemetry(
+    tiny_checkpoint: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its telemetry keeps an id in the home and a session file in the folder for temporaries."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    imported("predict", photo, "--model", tiny_checkpoint, "--device", "cpu", "--engine", "onnx")
+    left = [path for name in ("HOME", "TMPDIR") for path in (tmp_path / name).rglob("*")]
+    assert not [path for path in left if path.is_file()]
