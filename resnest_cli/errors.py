@@ -70,3 +70,8 @@ class CheckpointError(ResnestError):
 
 class NewerFormatError(CheckpointError):
     """A checkpoint whose format is newer than this program."""
+
+
+def one_line(text: str) -> str:
+    """What a library or a server says, fit for a message: one line of printable characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

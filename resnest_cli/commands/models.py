@@ -53,7 +53,8 @@ def list_models(context: typer.Context, format_: options.TableFormat = "table") 
     output.show_table(columns, [_row(record) for record in described])
     picks = ", ".join(f"{why}: {model}" for model, why in RECOMMENDED.items())
     output.emit(
-        f"{picks} (default: {DEFAULT_MODEL}).\nOn disk: size of cached weights; * compiled for this CPU.\n"
+        f"{picks} (default: {DEFAULT_MODEL}).\n"
+        "On disk: size of cached weights; * compiled as well.\n"
     )
 
 

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import ImageError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,7 +309,7 @@ def _grey_from_floats(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":
 
 def _explain(error: Exception) -> str:
     """One line that goes on after the input's name."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, OSError) and error.errno is not None:
         known = {errno.ENOENT: "does not exist", errno.ELOOP: "is a symbolic link to itself"}
         return known.get(error.errno, f"cannot be read: {(error.strerror or text).lower()}")

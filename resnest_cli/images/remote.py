@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from resnest_cli import __version__, web
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import ImageError, one_line
 
 if TYPE_CHECKING:
     from requests import Response
@@ -82,8 +82,7 @@ def fetch_photo(url: str, *, offline: bool = False, limits: Limits = Limits()) -
     try:
         return _Fetch(url, limits).run()
     except ImageError as error:
-        line = "".join(c if c.isprintable() else " " for c in str(error))
-        line = " ".join(line.split())
+        line = one_line(str(error))
         if len(line) > _MAX_MESSAGE:
             line = f"{line[: _MAX_MESSAGE - 3]}..."
         raise ImageError(line) from error.__cause__
@@ -198,7 +197,7 @@ class _Fetch:
                 data.write(chunk)
                 if data.tell() > self.limits.max_bytes:
                     raise self.too_large()
-        except ReadTimeoutError:
+        except (ReadTimeoutError, TimeoutError):
             raise
         except (HTTPError, OSError) as error:
             raise _TryAgainError(_broken(data.tell(), length)) from error

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.inference.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
@@ -25,22 +25,6 @@ EngineName = Literal["auto", "torch", "onnx"]
 
 # There whenever a driver for NVIDIA (desktop, Jetson, under Windows' Linux) or AMD is loaded.
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/usr/lib/wsl/lib/libcuda.so.1", "/dev/kfd")
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What decides the bits of an engine's answers, beside the model and the photos.
-
-    A job that is resumed must find it unchanged. `device` tells the kind of processor, whose
-    instruction set decides how sums are rounded; `batch_size` stands for the batch boundaries. The
-    number of threads is not part of it: it changes no bit, see tests/inference/test_onnx_engine.py.
-    """
-
-    engine: str
-    version: str
-    precision: str
-    device: str
-    batch_size: int
 
 
 class Engine(Protocol):

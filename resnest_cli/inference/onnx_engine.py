@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError
 from resnest_cli.inference import compiled
-from resnest_cli.inference.engine import Fingerprint
+from resnest_cli.inference.fingerprint import Fingerprint
 from resnest_cli.model import hashes
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless

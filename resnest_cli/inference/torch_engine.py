@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import UsageError
 from resnest_cli.inference.compiled import cpu_features
-from resnest_cli.inference.engine import Fingerprint
+from resnest_cli.inference.fingerprint import Fingerprint
 from resnest_cli.model.resnest import ResNeSt
 
 

@@ -5,8 +5,9 @@ the plain case is read: a dictionary of contiguous float tensors, bare, in torch
 form. Whatever else is in the file, `read_pickled` gives up, and `pickles` looks at it with torch.
 
 Source: torch.serialization (`_load`, `_legacy_load`) and torch._utils._rebuild_tensor_v2. No code
-of the file is run: the unpickler knows an ordered dictionary, two functions of this module and the
-names of four storage types; asked for anything else, it raises.
+of the file is run: the unpickler knows an ordered dictionary, two callables of this module and the
+names of four storage types; asked for anything else, it raises. What it hands out is immutable,
+since a pickle may also set attributes (opcode BUILD).
 """
 
 import pickle
@@ -57,34 +58,52 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
+            return _REBUILD
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
+            return _PARAMETER
         if module == "torch" and name in _DTYPES:
-            return np.dtype(_DTYPES[name])
+            return _DTYPES[name]
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """What the pickle says of a storage; its bytes stand elsewhere in the file."""
         kind, dtype, key, _location, size, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+        if kind != "storage" or dtype not in _DTYPES.values() or any(view):
             raise pickle.UnpicklingError("not a plain storage")
-        return _Storage(str(key), dtype, int(size))
+        return _Storage(str(key), np.dtype(dtype), int(size))
 
 
-def _rebuild(
-    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> _Tensor:
-    contiguous = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    if tuple(stride) != contiguous or min((offset, *shape)) < 0:
-        raise pickle.UnpicklingError("not a contiguous tensor")
-    if offset + prod(shape) > storage.size:
-        raise pickle.UnpicklingError("a tensor larger than its storage")
-    return _Tensor(storage, offset, tuple(shape))
+class _Rebuild:
+    """torch._utils._rebuild_tensor_v2."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        storage: _Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        *_: Any,
+    ) -> _Tensor:
+        contiguous = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        if tuple(stride) != contiguous or min((offset, *shape)) < 0:
+            raise pickle.UnpicklingError("not a contiguous tensor")
+        if offset + prod(shape) > storage.size:
+            raise pickle.UnpicklingError("a tensor larger than its storage")
+        return _Tensor(storage, offset, tuple(shape))
 
 
-def _parameter(tensor: _Tensor, *_: Any) -> _Tensor:
-    return tensor
+class _Parameter:
+    """torch._utils._rebuild_parameter."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: _Tensor, *_: Any) -> _Tensor:
+        return tensor
+
+
+_REBUILD, _PARAMETER = _Rebuild(), _Parameter()
 
 
 def _from_zip(file: BinaryIO) -> dict[str, NDArray[Any]]:

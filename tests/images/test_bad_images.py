@@ -15,6 +15,7 @@ from resnest_cli.images.sources import Source
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.records import Record
 from tests.images.corpus import Case, bad_files, encoded, good_files
+from tests.server import File, Server
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -147,6 +148,23 @@ def test_inputs_that_are_no_files(classifier: Classifier, tmp_path: Path) -> Non
     assert _probabilities(records[0]) == pytest.approx(_probabilities(records[-1]), abs=1e-5)
 
 
+def test_addresses_among_files(classifier: Classifier, server: Server, tmp_path: Path) -> None:
+    data = GOOD["good/png"].data
+    server.files["/good.png"] = File(data)
+    server.files["/page.jpg"] = File(b"<html>Please log in</html>")
+    server.files["/half.png"] = File(data[: len(data) // 2])
+    names = ["/good.png", "/page.jpg", "/gone.png", "/half.png", "/good.png"]
+    sources = [Source(server.url(name), url=server.url(name)) for name in names]
+    path = tmp_path / "photo.png"
+    path.write_bytes(data)
+    records = list(classifier.records([Source("file", path=str(path)), *sources], workers=3))
+    reasons = [None, None, "is a web page", "404 Not Found", "is truncated", None]
+    for record, reason in zip(records, reasons, strict=True):
+        assert record.error is None if reason is None else reason in record.error
+        if reason is None:
+            assert _probabilities(record) == pytest.approx(_probabilities(records[0]), abs=1e-5)
+
+
 def test_floats_too_close_to_tell_apart_are_flat_without_a_warning() -> None:
     """Found by the fuzzer: their span was rounded to 0, and divided by."""
     for values in ([[0.0, -1e-45]], [[-1e-45, -1e-44]], [[1e-39, -1e-39]]):
@@ -161,8 +179,9 @@ def test_signalling_nans_are_black_without_a_warning() -> None:
     assert np.asarray(decode(data))[0, :, 0].tolist() == [0, 0, 255]
 
 
-def test_any_bytes_are_a_photo_or_an_error() -> None:
+def test_any_bytes_are_a_photo_or_an_error(tmp_path: Path) -> None:
     hypothesis = pytest.importorskip("hypothesis")
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path)
     heads = [case.data[:size] for case in GOOD.values() for size in (4, 16, 64)]
     tails = [case.data[at:] for case in GOOD.values() for at in (64, 200)]
     strategies = hypothesis.strategies

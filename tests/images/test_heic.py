@@ -109,3 +109,12 @@ def test_bits_flipped_anywhere() -> None:
         except ImageError as error:
             mode = "" if str(error).isprintable() else "odd message"
         assert mode in ("", "RGB")
+
+
+def test_messages_are_printable() -> None:
+    """Found by the fuzzer: libheif quotes a property's name as it stands."""
+    data = heic(PHOTO.convert("RGBA"))
+    assert b"auxC" in data
+    with pytest.raises(ImageError) as caught:
+        decode(data.replace(b"auxC", b"aux\x03"))
+    assert str(caught.value).isprintable()

@@ -1,5 +1,6 @@
 """Weights without torch: the same values as `checkpoint.load`, or none at all."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -12,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from resnest_cli.model import pickled_arrays
 from resnest_cli.model.arrays import read_arrays
 from resnest_cli.model.checkpoint import CheckpointInfo, load, save
 from resnest_cli.model.resnest import build
@@ -124,3 +126,15 @@ def test_damage(tmp_path: Path, state: State, legacy: bool) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
             packed.writestr("archive/data.pkl", pickle.dumps({}))
         assert read_arrays(path) is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["ctorch._utils\n_rebuild_tensor_v2\n", "ctorch._utils\n_rebuild_parameter\n",
+     "ctorch\nFloatStorage\n", "ccollections\nOrderedDict\n"],
+)  # fmt: skip
+def test_a_pickle_cannot_change_what_reads_it(target: str) -> None:
+    """Opcode BUILD sets attributes on whatever lies on the stack."""
+    program = target.encode() + b"(N}V__call__\nI1\nstb."  # object, (None, {"__call__": 1}), BUILD
+    with pytest.raises((AttributeError, TypeError)):
+        pickled_arrays._Unpickler(io.BytesIO(program)).load()
