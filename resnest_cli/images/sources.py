@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from resnest_cli.errors import UsageError
 from resnest_cli.images import folders
+from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,7 +140,7 @@ class _Reader:
     def literal(self, text: str) -> Iterator[Source]:
         """A path or an address."""
         if is_url(text):
-            yield Source(text, url=text)
+            yield from_url(text)
         elif folders.is_folder(text):
             yield from self._known(folders.walk(text, recursive=self.recursive))
         else:
@@ -216,6 +217,11 @@ def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole
     yield rest
+
+
+def from_url(url: str) -> Source:
+    """The source of an http(s) address; its record does not show the password that it may hold."""
+    return Source(without_login(url), url=url)
 
 
 def is_url(text: str) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
 from resnest_cli.images.preprocess import CropMode
-from resnest_cli.images.sources import Source, is_url
+from resnest_cli.images.sources import Source, from_url, is_url
 from resnest_cli.inference.engine import (
     EngineName,
     check_device_name,
@@ -234,7 +234,7 @@ def as_source(photo: Photo, index: int = 0) -> Source:
     """A photo of any kind as a source; what has no name is called `photo <index>`."""
     if isinstance(photo, str | os.PathLike):
         name = os.fspath(photo)
-        return Source(name, url=name) if is_url(name) else Source(name, path=name)
+        return from_url(name) if is_url(name) else Source(name, path=name)
     if isinstance(photo, bytes):
         return Source(f"photo {index}", data=photo)
     if isinstance(photo, Image.Image):

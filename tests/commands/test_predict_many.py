@@ -119,6 +119,10 @@ def test_urls(cli: Cli, tiny_checkpoint: Path, server: Server, photo: Path) -> N
     assert fetched["input"] == server.url("/dog.png")
     assert fetched["predictions"] == local["predictions"]
     assert "404" in gone["error"]
+    secret = server.url("/dog.png").replace("://", "://user:secret@")
+    (hidden,) = records(cli("predict", secret, *common).out)
+    assert hidden["input"] == server.url("/dog.png")
+    assert hidden["status"] == "ok"
     before = len(server.requests)
     offline = cli("predict", server.url("/dog.png"), *common, "--offline")
     assert "--offline" in records(offline.out)[0]["error"]
