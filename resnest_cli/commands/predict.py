@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from resnest_cli import options, output
+from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import EXTENSIONS, is_one
 from resnest_cli.inference.records import Record
 from resnest_cli.model.variants import DEFAULT_MODEL
-from resnest_cli.supervise import Replay, Start, supervised
 
 EPILOG = """Examples:
 
@@ -27,7 +27,6 @@ EPILOG = """Examples:
 
   resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors"""
 
-DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
 _FEW = 8  # explicit photos up to this number get a table each
 
 
@@ -65,7 +64,7 @@ def predict(
     isolate: options.Isolate = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
+    quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Say what is in photos: ranked classes with their probabilities.
@@ -75,50 +74,38 @@ def predict(
     """
     inputs = photos or []
     _check(inputs, from_file, output_)
-    stdin = _replayed_stdin() if "-" in inputs or from_file == "-" else None
-
-    def work(start: Start) -> Generator[Record, None, int]:
-        from resnest_cli.inference.classifier import Classifier
-        from resnest_cli.inference.run import RunOptions, run
-
-        classifier = Classifier(
-            model,
-            weights=weights,
-            labels=labels,
-            device=device,
-            engine=engine,
-            img_size=img_size,
-            crop_pct=crop_pct,
-            interpolation=interpolation,
-            crop_mode=crop_mode,
-            exif=exif,
-            tta=tta,
-            access=options.access(mirror, offline),
-        )
-        return (yield from run(
-            classifier,
-            RunOptions(
-                tuple(inputs), from_file, null_separated, recursive, topk, threshold,
-                batch_size, workers, isolate, DECODING_LIMIT, stdin,
-            ),
-            start,
-        ))  # fmt: skip
-
-    records = supervised(work, time_limit=DECODING_LIMIT)
+    job = PredictJob(
+        inputs=tuple(inputs),
+        from_file=from_file,
+        null_separated=null_separated,
+        recursive=recursive,
+        model=model,
+        weights=weights,
+        labels=labels,
+        device=device,
+        engine=engine,
+        img_size=img_size,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        crop_mode=crop_mode,
+        exif=exif,
+        tta=tta,
+        mirror=mirror,
+        offline=offline,
+        topk=topk,
+        threshold=threshold,
+        batch_size=batch_size,
+        workers=workers,
+        isolate=isolate,
+        quiet=quiet,
+    )
+    found = records(job)
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
     explicit = from_file is None and all(map(is_one, inputs))
     writer = output.record_writer(
         format_, output_, topk=topk, single=one, many=not explicit or len(inputs) > _FEW
     )
-    _show(records, writer, total=len(inputs) if explicit else None)
-
-
-def _replayed_stdin() -> Replay | None:
-    """stdin, which a pipe gives only once, for work that may have to start again."""
-    try:
-        return Replay()
-    except OSError:  # closed: reading it will say so
-        return None
+    _show(found, writer, total=len(inputs) if explicit else None)
 
 
 def _check(inputs: list[str], from_file: str | None, output_: Path | None) -> None:
@@ -134,13 +121,13 @@ def _check(inputs: list[str], from_file: str | None, output_: Path | None) -> No
 
 
 def _show(
-    records: Generator[Record, None, int], writer: output.RecordWriter, total: int | None
+    found: Generator[Record, None, int], writer: output.RecordWriter, total: int | None
 ) -> None:
     done = failed = 0
     with output.RecordProgress(total) as progress:
         while True:
             try:
-                record = next(records)
+                record = next(found)
             except StopIteration as end:
                 skipped = int(end.value)
                 break

@@ -221,7 +221,7 @@ def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
 
 def from_url(url: str) -> Source:
     """The source of an http(s) address; its record does not show the password that it may hold."""
-    return Source(without_login(url), url=url)
+    return Source(without_login(url) if "@" in url else url, url=url)
 
 
 def is_url(text: str) -> bool:

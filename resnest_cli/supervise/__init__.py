@@ -22,7 +22,8 @@ there, and where threads already run, the work runs in this process without prot
 """
 
 from resnest_cli.supervise.caller import supervised
+from resnest_cli.supervise.early import Early
 from resnest_cli.supervise.journal import Journal, Start
 from resnest_cli.supervise.replay import Replay
 
-__all__ = ["Journal", "Replay", "Start", "supervised"]
+__all__ = ["Early", "Journal", "Replay", "Start", "supervised"]

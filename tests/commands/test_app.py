@@ -1,6 +1,5 @@
 """The command line as a whole: help, version, completion, start-up imports, the error boundary."""
 
-import importlib
 import pkgutil
 import re
 import subprocess
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import resnest_cli
-from resnest_cli import app as application
 from tests.conftest import Cli
 
 COMMANDS = [["predict"], ["download"], ["models"], ["models", "verify"], ["models", "clean"],
@@ -137,5 +135,32 @@ def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     assert python(code) == "done\n"
 
 
-def test_python_m_runs_the_same_main() -> None:
-    assert importlib.import_module("resnest_cli.__main__").main is application.main
+def test_main_ends_with_the_commands_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnest_cli.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["resnest", "models", "show", "gone.pth"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+
+
+def test_predict_gets_ready_while_its_command_line_is_parsed(
+    tiny_checkpoint: Path, photo: Path
+) -> None:
+    """The parent never imports what the child needs, and a usage error ends both at once."""
+    code = (
+        "import sys\nfrom resnest_cli.__main__ import main\n"
+        f"sys.argv = ['resnest', 'predict', {str(photo)!r}, '-m', {str(tiny_checkpoint)!r}]\n"
+        "try: main()\n"
+        "finally: print('IMPORTED', *sys.modules)"
+    )
+    out = python(code)
+    assert "Rank" in out
+    imported = out.split("IMPORTED")[1].split()
+    assert not {"numpy", "PIL", "onnxruntime"} & set(imported)
+    done = subprocess.run(
+        [sys.executable, "-m", "resnest_cli", "predict", "x.jpg", "--topk", "0"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "topk" in done.stderr

@@ -17,17 +17,16 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", *{arguments!r}]
-from resnest_cli import options
-from resnest_cli.commands import predict
-predict.DECODING_LIMIT = 1.5
-original = options.access
-def access(*arguments):
+from resnest_cli.commands import predict_job
+predict_job.DECODING_LIMIT = 1.5
+original = predict_job.ready
+def ready():
+    original()
     import resnest_cli.inference.classifier as classifier
     from tests.commands.hazardous import HazardousPreparation
     classifier.Preparation = HazardousPreparation
-    return original(*arguments)
-options.access = access
-from resnest_cli.app import main
+predict_job.ready = ready
+from resnest_cli.__main__ import main
 main()
 """
 
