@@ -1,6 +1,7 @@
 """What all tests share: empty caches, a tiny network, photos, a local server, the command."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +14,9 @@ from PIL import Image
 from resnest_cli.model import variants
 from resnest_cli.model.variants import Variant
 from tests.server import File, Server
+
+# Before any test imports ONNX Runtime, whose wheels send telemetry unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CLASSES = ("cat", "dog", "red fox", "teapot", "[bold]bracket")
 

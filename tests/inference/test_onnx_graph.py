@@ -1,5 +1,7 @@
 """The graph against the torch network: every variant, odd sizes, every output."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -122,3 +124,20 @@ def test_what_does_not_fit_is_refused() -> None:
             build_graph(TINY, arrays | {name: arrays[name][:-1]})
     with pytest.raises(ValueError, match=r"no layer2\.2"):
         build_graph(TINY, arrays | {"layer2.2.conv1.weight": arrays["fc.bias"]})
+
+
+@pytest.mark.slow  # torch's exporter takes ten seconds and a gigabyte even for the smallest
+@pytest.mark.filterwarnings("ignore")  # of the exporter's own libraries
+def test_torchs_own_export_gives_the_same_logits(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    network = enliven(build("resnest14d")).eval()
+    x = photos(2, 64, torch.float32)
+    exported = tmp_path / "exported.onnx"
+    torch.onnx.export(network, (x,), exported, dynamo=True, input_names=["photos"], verbose=False)
+    session = ort.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    (theirs,) = session.run(None, {"photos": x.numpy()})
+    tensors = {k: v.numpy() for k, v in network.state_dict().items()}
+    graph = build_graph(network.variant, tensors).standalone().SerializeToString()
+    ours = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (logits,) = ours.run(["logits"], {"photos": x.numpy()})
+    assert np.abs(logits - theirs).max() < 1e-5 * np.abs(theirs).max()
