@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -272,3 +273,28 @@ def test_head_ends_a_long_run_quietly(tiny_checkpoint: Path, folder: Path) -> No
     assert len(records(done.stdout.decode())) == 1
     assert done.returncode == 141
     assert done.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
+def test_signals_end_a_run_with_whole_records(
+    tiny_checkpoint: Path, photo: Path, name: str, code: int
+) -> None:
+    """The list on stdin stays open: the run waits for more when the signal comes."""
+    command = [sys.executable, "-m", "resnest_cli", "predict", "--from-file", "-", "-b", "1"]
+    process = subprocess.Popen(
+        [*command, "-j", "0", "-m", str(tiny_checkpoint), "--format", "jsonl"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(f"{photo}\n".encode() * 2)
+        process.stdin.flush()
+        first = process.stdout.readline()
+        process.send_signal(getattr(signal, name))
+        rest, errors = process.stdout.read(), process.stderr.read()
+        assert process.wait(timeout=30) == code
+    assert all(r["status"] == "ok" for r in records((first + rest).decode()))
+    assert errors == b""
