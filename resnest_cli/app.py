@@ -17,7 +17,8 @@ EPILOG = """Examples:
 
   resnest download resnest50d
 
-Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130 Ctrl-C."""
+Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130 Ctrl-C;
+141 the reader of a pipe has gone."""
 
 app = typer.Typer(
     name="resnest",

@@ -64,17 +64,19 @@ Offline = Annotated[
     bool, typer.Option("--offline", envvar="RESNEST_OFFLINE", help="Never connect to anything.")
 ]
 Topk = Annotated[
-    int, typer.Option("--topk", "-k", min=1, help="How many classes to show for each photo.")
+    int,
+    typer.Option("--topk", "-k", metavar="N", min=1, help="How many classes for each photo."),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write records there, not on stdout."),
+    typer.Option("--output", "-o", metavar="FILE", help="Write records there, not on stdout (-)."),
 ]
 BatchSize = Annotated[
     int,
     typer.Option(
         "--batch-size",
         "-b",
+        metavar="N",
         min=1,
         max=4096,
         envvar="RESNEST_BATCH_SIZE",
@@ -82,7 +84,8 @@ BatchSize = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", "-j", min=0, max=256, help="Threads that decode ahead.")
+    int,
+    typer.Option("--workers", "-j", metavar="N", min=0, max=256, help="Threads that decode ahead."),
 ]
 FromFile = Annotated[
     str | None,
@@ -102,11 +105,14 @@ Exif = Annotated[
     ),
 ]
 ImgSize = Annotated[
-    int | None, typer.Option(min=1, max=8192, help="Side of the network's input in pixels.")
+    int | None,
+    typer.Option(metavar="N", min=1, max=8192, help="Side of the network's input in pixels."),
 ]
 CropPct = Annotated[
     float | None,
-    typer.Option(min=0.01, max=1.0, help="Share of the resized shorter side that is kept."),
+    typer.Option(
+        metavar="SHARE", min=0.01, max=1.0, help="Share of the resized shorter side that is kept."
+    ),
 ]
 Interpolation = Annotated[
     Literal["bilinear", "bicubic"] | None, typer.Option(help="How photos are resized.")
@@ -120,10 +126,13 @@ Isolate = Annotated[
     typer.Option("--isolate", help="Decode in replaceable processes with limits; slower."),
 ]
 RecordFormat = Annotated[
-    output.Format, typer.Option("--format", help="How records are printed on stdout.")
+    output.Format | None,
+    typer.Option(
+        "--format", help="How records are written; by the extension of -o FILE, else a table."
+    ),
 ]
 TableFormat = Annotated[
-    Literal["table", "json"], typer.Option("--format", help="How the list is printed on stdout.")
+    Literal["table", "json"], typer.Option("--format", help="How it is printed on stdout.")
 ]
 Quiet = Annotated[
     bool,

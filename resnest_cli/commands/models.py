@@ -175,12 +175,24 @@ def show(
     """
     from resnest_cli.model.checkpoint import read_info
 
-    record = _shown(file, read_info(file))
+    info = read_info(file)
+    if info.format == "pickle":  # only its content tells
+        info = _look_into(file)
+    record = _shown(file, info)
     if format_ == "json":
         output.emit(output.to_json(record, indent=2) + "\n")
         return
     rows = [[name, _text(value)] for name, value in record.items() if value not in (None, {}, [])]
     output.show_table([("", "left"), (str(file), "left")], rows)
+
+
+def _look_into(file: Path) -> "CheckpointInfo":
+    """What the tensors of a pickle tell; raises CheckpointError where it is none or unsafe."""
+    from resnest_cli.model.checkpoint_header import bare_info
+    from resnest_cli.model.pickles import read_pickle, unwrap
+
+    tensors = unwrap(file, read_pickle(file))
+    return bare_info("pickle", {name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:

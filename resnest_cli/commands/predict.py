@@ -17,7 +17,7 @@ EPILOG = """Examples:
 
   resnest predict dog.jpg --model resnest101e --topk 5
 
-  resnest predict photos/ --format csv -o records.csv
+  resnest predict photos/ -o records.csv
 
   resnest predict "photos/**/*.jpg" --format jsonl | head -3
 
@@ -39,10 +39,13 @@ def predict(
     ] = None,
     model: options.Model = DEFAULT_MODEL,
     topk: options.Topk = 5,
-    format_: options.RecordFormat = "table",
+    format_: options.RecordFormat = None,
     output_: options.Output = None,
     threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Leave out classes less probable than this.")
+        float,
+        typer.Option(
+            metavar="SHARE", min=0.0, max=1.0, help="Leave out classes less probable than this."
+        ),
     ] = 0.0,
     weights: options.Weights = None,
     labels: options.Labels = None,
@@ -73,7 +76,9 @@ def predict(
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
     """
     inputs = photos or []
-    _check(inputs, from_file, output_)
+    if output_ == Path("-"):
+        output_ = None
+    _check(inputs, output_, read=(*inputs, from_file, model, weights, labels))
     job = PredictJob(
         inputs=tuple(inputs),
         from_file=from_file,
@@ -103,21 +108,35 @@ def predict(
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
     explicit = from_file is None and all(map(is_one, inputs))
     writer = output.record_writer(
-        format_, output_, topk=topk, single=one, many=not explicit or len(inputs) > _FEW
+        format_ or _format_of(output_),
+        output_,
+        topk=topk,
+        single=one,
+        many=not explicit or len(inputs) > _FEW,
     )
     _show(found, writer, total=len(inputs) if explicit else None)
 
 
-def _check(inputs: list[str], from_file: str | None, output_: Path | None) -> None:
-    if not inputs and from_file is None:
+def _check(inputs: list[str], output_: Path | None, read: tuple[str | None, ...]) -> None:
+    """Tells what cannot end well before anything slow begins; `read` are the files to be read."""
+    if not any(read[: len(inputs) + 1]):
         raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
     if output_ is None:
         return
     if output_.suffix.lower() in EXTENSIONS:
         raise UsageError(f"{output_}: records are text; photos are never written to.")
-    for name in (*inputs, from_file or ""):
-        if name and output_.exists() and Path(name).exists() and output_.samefile(name):
-            raise UsageError(f"{output_} is an input; give -o another name.")
+    if output_.is_dir() or not output_.parent.is_dir():
+        what = "is a folder" if output_.is_dir() else f"there is no folder {output_.parent}"
+        raise ResnestError(f"{output_}: cannot be written: {what}.")
+    for name in filter(None, read):
+        if output_.exists() and Path(name).exists() and output_.samefile(name):
+            raise UsageError(f"{output_} is read by this command; give -o another name.")
+
+
+def _format_of(output_: Path | None) -> output.Format:
+    """The format that a file's extension asks for; a table for any other."""
+    formats: dict[str, output.Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
+    return formats.get(output_.suffix.lower(), "table") if output_ is not None else "table"
 
 
 def _show(

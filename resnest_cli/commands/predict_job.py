@@ -127,7 +127,9 @@ def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
 
 def _replayed_stdin() -> Replay | None:
     """stdin, which a pipe gives only once, for work that may have to start again."""
+    if sys.stdin is None:  # closed: reading it will say so
+        return None
     try:
         return Replay()
-    except OSError:  # closed: reading it will say so
+    except OSError:
         return None

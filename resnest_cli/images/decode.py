@@ -155,6 +155,8 @@ def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
 
 def _checked_file(path: str) -> int:
     """The file's size in bytes; opening a pipe or a device could block for ever."""
+    if "\0" in path:
+        raise ImageError("is no name of a file: it holds a NUL byte")
     status = Path(path).stat() if path else os.stat(path)  # noqa: PTH116 - Path("") is the folder
     if stat.S_ISDIR(status.st_mode):
         raise ImageError("is a folder, not an image")

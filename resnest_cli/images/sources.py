@@ -195,6 +195,11 @@ def _list_entries(from_file: str, null_separated: bool, reader: _Reader) -> Iter
                     if entry.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                         raise UsageError(f"the list of inputs {from_file} is UTF-16; use UTF-8")
                     entry = entry.removeprefix(codecs.BOM_UTF8)
+                if b"\0" in entry:
+                    raise UsageError(
+                        f"the list of inputs {from_file} has a NUL byte in line {number + 1}: is "
+                        "it a list of names? One that `find -print0` wrote needs -0."
+                    )
                 if entry if null_separated else entry.strip():
                     # Bytes that are no text come out as they were when the file is opened.
                     yield entry.decode(sys.getfilesystemencoding(), "surrogateescape")

@@ -32,6 +32,7 @@ Prepare = Callable[[int, Source], Float32]
 
 _SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
 
+_NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
 
@@ -122,9 +123,13 @@ class Classifier:
         photo gives a record, a list a list, an iterator an iterator that reads on as it is asked.
 
         Raises:
+            ValueError: `topk` is below 1, or `threshold` outside of [0, 1].
+            TypeError: something that is no photo.
             ImageError: the one photo cannot be read. In a list or an iterator such a photo gives a
                 record with its error, and the others are not affected.
         """
+        if topk < 1 or not 0 <= threshold <= 1:
+            raise ValueError(f"bad topk {topk} or threshold {threshold}")
         if isinstance(photos, _SINGLE):
             record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
             if record.error is not None:
@@ -227,6 +232,8 @@ class Classifier:
 
 def as_sources(photos: Iterable[Photo]) -> Iterator[Source]:
     """Photos of any kind as sources, lazily."""
+    if not isinstance(photos, Iterable):
+        raise TypeError(_NO_PHOTO.format(type(photos)))
     return (as_source(photo, index) for index, photo in enumerate(photos))
 
 
@@ -245,4 +252,4 @@ def as_source(photo: Photo, index: int = 0) -> Source:
             error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
             return Source(f"photo {index}", error=error)
         return Source(f"photo {index}", image=Image.fromarray(photo))
-    raise TypeError(f"a photo is a path, bytes, a PIL image or an array, not {type(photo)!r}")
+    raise TypeError(_NO_PHOTO.format(type(photo)))

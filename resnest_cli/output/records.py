@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "jsonl", "csv"]
 
+_BARS_FROM = 66  # columns; a narrower terminal has room for the names only
+
 
 class RecordWriter(Protocol):
     """Takes records one by one and writes them in its format."""
@@ -96,15 +98,21 @@ class CsvWriter:
         header = ["input", "status", "error", "model"]
         for rank in range(1, topk + 1):
             header += [f"index_{rank}", f"label_{rank}", f"probability_{rank}"]
-        self._row(header)
+        self._header: list[str] | None = header
 
     def write(self, record: "Record") -> None:
         """One row; ranks that the record does not have stay empty."""
+        self._begin()
         row = [record.input, record.status, record.error or "", record.model]
         for prediction in record.predictions:
             row += [str(prediction.index), prediction.label, repr(prediction.probability)]
         row += [""] * (3 * (self._topk - len(record.predictions)))
         self._row(row)
+
+    def _begin(self) -> None:
+        if self._header is not None:
+            self._row(self._header)
+            self._header = None
 
     def _row(self, cells: list[str]) -> None:
         text = io.StringIO()
@@ -112,7 +120,8 @@ class CsvWriter:
         self._sink.write(text.getvalue())
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """The header at least, where there was no record."""
+        self._begin()
 
 
 class TableWriter:
@@ -146,13 +155,16 @@ class TableWriter:
         table.add_column("Rank", justify="right")
         table.add_column("Class", overflow="fold")
         table.add_column("Probability", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, width=20)
+        bars = self._console.width >= _BARS_FROM
+        if bars:
+            table.add_column("", no_wrap=True, width=20)
         for prediction in record.predictions:
+            bar = ProgressBar(total=1, completed=prediction.probability, width=20)
             table.add_row(
                 str(prediction.rank),
                 Text(printable_name(prediction.label)),
                 f"{prediction.probability:.2%}",
-                ProgressBar(total=1, completed=prediction.probability, width=20),
+                *([bar] if bars else []),
             )
         self._console.print(table)
 
@@ -212,6 +224,7 @@ def _shortened(name: str, width: int) -> str:
 
     if cell_len(name) <= width:
         return name
-    while cell_len(name) > width - 3:
-        name = name[1:]
-    return f"...{name}"
+    end = name[-width:]
+    while cell_len(end) > width - 3:
+        end = end[1:]
+    return f"...{end}"

@@ -20,20 +20,14 @@ class Sink:
         errors: how characters that the output cannot hold are written: "backslashreplace", or
             "surrogateescape" to give file names back their own bytes.
 
-    Raises:
-        ResnestError: the file cannot be created or written.
+    The file is created, or emptied, when the first record is written: a run that fails before
+    leaves an older file as it is.
     """
 
     def __init__(self, path: Path | None = None, *, errors: str = "backslashreplace") -> None:
         self._path = path
         self._errors = errors
         self._own: int | None = None
-        if path is not None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-            try:
-                self._own = os.open(path, flags, 0o666)
-            except OSError as error:
-                raise ResnestError(f"{path}: cannot be written: {error.strerror}.") from error
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +38,15 @@ class Sink:
             self._own = None
 
     def write(self, text: str) -> None:
-        """Writes the text, whole, before it returns."""
+        """Writes the text, whole, before it returns.
+
+        Raises:
+            ResnestError: the file cannot be created or written, or stdout is closed.
+        """
+        if self._path is not None and self._own is None:
+            self._own = _created(self._path)
+        if self._own is None and sys.stdout is None:
+            raise ResnestError("standard output is closed. Use -o FILE.")
         if self._own is None and sys.stdout.isatty():
             # The terminal's own layer: on Windows it is not a stream of bytes.
             encoding = sys.stdout.encoding
@@ -68,6 +70,14 @@ class Sink:
 def emit(text: str) -> None:
     """Text on stdout, at once."""
     Sink().write(text)
+
+
+def _created(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        raise ResnestError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
 def _stdout_descriptor() -> int:

@@ -1,5 +1,6 @@
 """Tables of anything but records, and JSON."""
 
+import io
 import json
 import os
 import sys
@@ -13,17 +14,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDTH = 100  # of a table that goes to a file or a pipe
+_NARROWEST = 79  # `resnest models` needs as much
 
 
 def stdout_console(*, to_file: bool = False) -> "Console":
     """Rich's console for what goes to stdout or, without colour, to a file; used to render only."""
     from rich.console import Console
 
-    fixed = to_file or not (sys.stdout.isatty() or os.environ.get("COLUMNS"))
+    closed = sys.stdout is None
+    fixed = to_file or closed or not (sys.stdout.isatty() or os.environ.get("COLUMNS"))
     return Console(
-        file=sys.stdout,
+        file=io.StringIO() if closed else sys.stdout,
         width=_WIDTH if fixed else None,
-        force_terminal=decorated(sys.stdout) and not to_file,
+        force_terminal=not closed and not to_file and decorated(sys.stdout),
         highlight=False,
     )
 
@@ -40,6 +43,7 @@ def show_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]
     for row in rows:
         table.add_row(*(Text(printable_name(cell)) for cell in row))
     console = stdout_console()
+    console.width = max(console.width, _NARROWEST)  # lines run over rather than names be cut up
     with console.capture() as capture:
         console.print(table)
     emit(capture.get())

@@ -156,6 +156,10 @@ def test_show_tells_what_a_checkpoint_holds(
     pickle.write_bytes(published.data)
     record = json.loads(cli("models", "show", pickle, "--format", "json").out)
     assert record["format"] == "pickle"
+    assert record["variant"] == "resnest14d"
+    assert record["num_classes"] == 1000
+    pickle.write_bytes(published.data[:100_000])
+    assert cli("models", "show", pickle).code == 1
     gone = cli("models", "show", tmp_path / "gone.pth")
     assert gone.code == 1
     assert "gone.pth" in gone.err

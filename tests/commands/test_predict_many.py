@@ -172,12 +172,67 @@ def test_output_goes_to_a_file(
     assert file.read_text(encoding="utf-8") == expected.out
     nowhere = cli("predict", photo, "-m", tiny_checkpoint, "-o", tmp_path / "no" / "file")
     assert nowhere.code == 1
-    assert "cannot be written" in nowhere.err
+    assert "there is no folder" in nowhere.err
+    named = tmp_path / f"by-extension.{format_}"
+    cli("predict", photo, "-m", tiny_checkpoint, "-o", named)
+    assert named.read_text(encoding="utf-8") == expected.out
+    assert cli("predict", photo, "-m", tiny_checkpoint, "-o", "-", "--format", format_) == expected
     hard = tmp_path / "link"
     os.link(photo, hard)
     before = photo.read_bytes()
     assert cli("predict", photo, "-m", tiny_checkpoint, "-o", hard).code == 2
     assert photo.read_bytes() == before
+
+
+def test_a_run_that_fails_at_once_leaves_an_older_output(
+    cli: Cli, tiny_checkpoint: Path, photo: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "records.csv"
+    file.write_text("old")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("too\nfew\n")
+    common = ("predict", photo, "-m", tiny_checkpoint, "--format", "csv")
+    failed = cli(*common, "--labels", labels, "-o", file)
+    assert failed.code == 1
+    assert file.read_text() == "old"
+    assert cli(*common, "--labels", labels).out == ""  # not even a header
+    before = tiny_checkpoint.read_bytes()
+    for read in (tiny_checkpoint, labels):
+        refused = cli(*common, "--labels", labels, "-o", read)
+        assert refused.code == 2
+        assert "is read by this command" in refused.err
+    assert tiny_checkpoint.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's redirection")
+def test_closed_streams_lose_nothing(tiny_checkpoint: Path, photo: Path) -> None:
+    command = (
+        f'"{sys.executable}" -m resnest_cli predict "{photo}" gone.jpg -m "{tiny_checkpoint}" '
+        "--format jsonl"
+    )
+    done = subprocess.run(["bash", "-c", f"{command} 2>&-"], capture_output=True, check=False)
+    assert done.returncode == 3
+    assert len(records(done.stdout.decode())) == 2
+    for closed in (f"{command} >&-", f'"{sys.executable}" -m resnest_cli models >&-'):
+        done = subprocess.run(["bash", "-c", closed], capture_output=True, check=False)
+        assert done.returncode == 1
+        assert b"standard output is closed" in done.stderr
+
+
+def test_what_is_no_list_is_told(cli: Cli, tiny_checkpoint: Path, photo: Path) -> None:
+    result = cli("predict", "--from-file", photo, "-m", tiny_checkpoint)
+    assert result.code == 2
+    assert "NUL byte in line" in result.err
+
+
+def test_a_narrow_terminal_keeps_the_classes(
+    cli: Cli, tiny_checkpoint: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out = cli("predict", photo, "-m", tiny_checkpoint).out
+    assert "teapot" in out
+    assert "[bold]bracket" in out
+    assert "━" not in out.replace("┏━", "").split("┡")[1].split("┩")[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")

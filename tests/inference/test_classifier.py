@@ -79,8 +79,12 @@ def test_a_single_bad_photo_raises(classifier: Classifier, tmp_path: Path) -> No
         classifier.predict(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ImageError, match=r"gone.png: does not exist"):
         classifier.logits([tmp_path / "gone.png"])
-    with pytest.raises(TypeError, match="a photo is a path"):
-        classifier.predict([3])
+    for no_photo in ([3], 3, None):
+        with pytest.raises(TypeError, match="a photo is a path"):
+            classifier.predict(no_photo)
+    for bad in ({"topk": 0}, {"threshold": 2}):
+        with pytest.raises(ValueError, match="topk"):
+            classifier.predict(tmp_path / "gone.png", **bad)
 
 
 def test_images_are_left_as_they_are_and_turned_upright(
