@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from resnest_cli import options, output
+from resnest_cli.commands import predict_job
 from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import EXTENSIONS, is_one
 from resnest_cli.inference.records import Record
+from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 EPILOG = """Examples:
@@ -79,11 +81,20 @@ def predict(
     if output_ == Path("-"):
         output_ = None
     _check(inputs, output_, read=(*inputs, from_file, model, weights, labels))
-    job = PredictJob(
+    run_options = RunOptions(
         inputs=tuple(inputs),
         from_file=from_file,
         null_separated=null_separated,
         recursive=recursive,
+        topk=topk,
+        threshold=threshold,
+        batch_size=batch_size,
+        workers=workers,
+        isolate=isolate,
+        time_limit=predict_job.DECODING_LIMIT,
+    )
+    job = PredictJob(
+        options=run_options,
         model=model,
         weights=weights,
         labels=labels,
@@ -97,11 +108,6 @@ def predict(
         tta=tta,
         mirror=mirror,
         offline=offline,
-        topk=topk,
-        threshold=threshold,
-        batch_size=batch_size,
-        workers=workers,
-        isolate=isolate,
         quiet=quiet,
     )
     found = records(job)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resnest_cli import output
+from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.supervise import Early, Replay, Start, supervised
 
 if TYPE_CHECKING:
@@ -28,10 +29,7 @@ DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hu
 class PredictJob:
     """What was asked for; see the options of `resnest predict`."""
 
-    inputs: tuple[str, ...]
-    from_file: str | None
-    null_separated: bool
-    recursive: bool
+    options: RunOptions
     model: str
     weights: str | None
     labels: str | None
@@ -45,11 +43,6 @@ class PredictJob:
     tta: bool
     mirror: str | None
     offline: bool
-    topk: int
-    threshold: float
-    batch_size: int
-    workers: int
-    isolate: bool
     quiet: bool
 
 
@@ -76,7 +69,7 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
     if _early is not None:
         early, _early = _early, None
         return early.tell(job)
-    _stdin = _replayed_stdin() if "-" in (*job.inputs, job.from_file) else None
+    _stdin = _replayed_stdin() if "-" in (*job.options.inputs, job.options.from_file) else None
     return supervised(partial(work, job), time_limit=DECODING_LIMIT)
 
 
@@ -91,7 +84,7 @@ def ready() -> None:
 def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
     """The records from `start.skip` on, in this process."""
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.inference.run import RunOptions, run
+    from resnest_cli.inference.run import run
     from resnest_cli.model.weights import Access
 
     output.set_quiet(job.quiet)
@@ -109,20 +102,7 @@ def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
         tta=job.tta,
         access=Access(job.mirror, job.offline, output.DownloadBar(), output.message),
     )
-    options = RunOptions(
-        inputs=job.inputs,
-        from_file=job.from_file,
-        null_separated=job.null_separated,
-        recursive=job.recursive,
-        topk=job.topk,
-        threshold=job.threshold,
-        batch_size=job.batch_size,
-        workers=job.workers,
-        isolate=job.isolate,
-        time_limit=DECODING_LIMIT,
-        stdin=_stdin,
-    )
-    return (yield from run(classifier, options, start))
+    return (yield from run(classifier, job.options, start, _stdin))
 
 
 def _replayed_stdin() -> Replay | None:

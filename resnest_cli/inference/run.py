@@ -7,7 +7,6 @@ their own.
 
 from collections.abc import Generator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,31 +15,17 @@ from resnest_cli.images.batches import Float32
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
 from resnest_cli.inference.classifier import Classifier, Prepare
 from resnest_cli.inference.records import Record
+from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.supervise import Start
 
 if TYPE_CHECKING:
     from resnest_cli.images.isolation import IsolatedDecoder
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What `predict` was asked to do with which inputs; see its options."""
-
-    inputs: tuple[str, ...]
-    from_file: str | None
-    null_separated: bool
-    recursive: bool
-    topk: int
-    threshold: float
-    batch_size: int
-    workers: int
-    isolate: bool
-    time_limit: float  # seconds for decoding one photo where it is isolated
-    stdin: RawIOBase | None  # where an image or the list is to be read from
-
-
-def run(classifier: Classifier, options: RunOptions, start: Start) -> Generator[Record, None, int]:
-    """One record per input from `start.skip` on, in order.
+def run(
+    classifier: Classifier, options: RunOptions, start: Start, stdin: RawIOBase | None = None
+) -> Generator[Record, None, int]:
+    """One record per input from `start.skip` on, in order; `stdin` gives a list or an image.
 
     The generator returns how many files of other kinds were passed over.
 
@@ -53,7 +38,7 @@ def run(classifier: Classifier, options: RunOptions, start: Start) -> Generator[
         recursive=options.recursive,
         from_file=options.from_file,
         null_separated=options.null_separated,
-        stdin=BufferedReader(options.stdin) if options.stdin else None,
+        stdin=BufferedReader(stdin) if stdin else None,
         stats=stats,
     )
     with ExitStack() as stack:
