@@ -16,19 +16,10 @@ import numpy as np
 from PIL import Image, features
 
 from tests.images.conftest import make_photo
-from tests.images.test_decode import big_headers, chunk, png
+from tests.images.test_decode import STORED, big_headers, chunk, png
 
 SIZE = (96, 64)
 PHOTO = make_photo(*SIZE)
-STORED = {  # what a camera stores for each orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 BROKEN_EXIF = (
     b"Exif\0\0",
     b"Exif\0\0garbage that is no TIFF",
