@@ -14,6 +14,8 @@ def main() -> NoReturn:
     """
     # Start-up makes a hundred thousand objects and no garbage to look for.
     gc.set_threshold(100_000, 50, 100)
+    # Typer validates with pydantic, which would look for plugins in every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     _fill_standard_streams()
     try:
         if sys.argv[1:2] == ["predict"] and not {"--help", "-h"} & set(sys.argv):
