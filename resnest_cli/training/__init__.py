@@ -1,0 +1,1 @@
+"""Class folders -> a checkpoint: one loop for `train` and `finetune`."""

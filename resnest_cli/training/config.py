@@ -1,0 +1,94 @@
+"""Every setting of a training run, in one flat record. `args.toml` holds exactly these.
+
+A setting that is None is not decided yet: `resolve` decides it from the size of the data and the
+device, so that what is written down is complete and `--config args.toml` repeats the run.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from resnest_cli.model.variants import Interpolation
+
+Command = Literal["train", "finetune"]
+Opt = Literal["sgd", "adamw"]
+Sched = Literal["cosine", "constant"]
+Amp = Literal["off", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one run; names are those of the flags, with underscores.
+
+    What is trained: `command`; `data` (folder or manifest); `model` (variant or checkpoint);
+    `weights` (path or URL of other weights for a named variant); `recipe`; `classes` (how many the
+    user expects); `class_names` (file of readable names); `val_split` (share of each class that
+    validates, in (0, 1), where the data has no split of its own).
+
+    What goes in: `img_size` (side in pixels, for training and validation), `crop_pct` and
+    `interpolation` (validation); `scale` (least share of a photo's area that a random crop keeps,
+    in (0, 1]; the most is 1), `ratio` (aspect ratios of the crop, from 1/ratio to ratio), `hflip`
+    (probability), `color_jitter` (strength in [0, 1]), `aa` ("none", "auto" for AutoAugment's
+    ImageNet policy, or "rand-m9-n2": RandAugment of magnitude 9, 2 operations), `reprob`
+    (probability of random erasing), `mixup` and `cutmix` (alpha; 0 is off), `balanced` (each class
+    is drawn equally often).
+
+    How it learns: `epochs`, `batch_size`, `opt`, `lr` (peak; where None, `lr_base` * batch_size /
+    256), `momentum`, `weight_decay` (not on norms and biases), `sched`, `warmup_epochs`, `min_lr`
+    (share of the peak at the end), `clip_grad` (largest norm of the gradient; 0 is off),
+    `smoothing` (of the labels, in [0, 1)), `drop` (dropout before the classifier), `drop_path`
+    (stochastic depth), `drop_block`, `model_ema` and `model_ema_decay`, `patience` (epochs without
+    a better top-1 after which it stops; 0 is off), `freeze` ("auto", "none", "backbone" or
+    "stages:N": the stem and the first N of four stages).
+
+    Where it runs: `device`, `amp`, `channels_last`, `workers`, `seed`, `save_every` (seconds
+    between states saved within an epoch; 0 is off).
+    """
+
+    command: Command
+    data: str
+    model: str
+    weights: str | None = None
+    recipe: str
+    classes: int | None = None
+    class_names: str | None = None
+    val_split: float = 0.2
+
+    img_size: int | None = None
+    crop_pct: float | None = None
+    interpolation: Interpolation | None = None
+    scale: float = 0.08
+    ratio: float = 4 / 3
+    hflip: float = 0.5
+    color_jitter: float = 0.0
+    aa: str = "none"
+    reprob: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    balanced: bool = False
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    opt: Opt = "sgd"
+    lr: float | None = None
+    lr_base: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    sched: Sched = "cosine"
+    warmup_epochs: float = 0.0
+    min_lr: float = 0.0
+    clip_grad: float = 0.0
+    smoothing: float = 0.0
+    drop: float = 0.0
+    drop_path: float = 0.0
+    drop_block: float = 0.0
+    model_ema: bool = False
+    model_ema_decay: float = 0.9998
+    patience: int = 0
+    freeze: str = "auto"
+
+    device: str = "auto"
+    amp: Amp = "off"
+    channels_last: bool | None = None
+    workers: int | None = None
+    seed: int = 0
+    save_every: float = 300.0
