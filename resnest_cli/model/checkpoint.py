@@ -15,20 +15,18 @@ metadata changes from run to run and equal input must give equal bytes.
 """
 
 import contextlib
-import json
-import os
 import platform
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import safetensors
 from safetensors import SafetensorError, safe_open
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError
+from resnest_cli.files import atomic_file
 from resnest_cli.model.checkpoint_header import (
     FORMAT_VERSION,
     CheckpointInfo,
@@ -37,7 +35,7 @@ from resnest_cli.model.checkpoint_header import (
     metadata_of,
     read_info,
 )
-from resnest_cli.model.container import MAX_HEADER, Header, file_kind, read_header
+from resnest_cli.model.container import Header, file_kind, read_header, write_container
 from resnest_cli.model.pickles import read_pickle, unwrap
 from resnest_cli.model.state_dict import (
     Shape,
@@ -227,8 +225,13 @@ def save(
     expected = expected_tensors(source, known.variant, classes, channels, len(tensors))
     check_shapes(source, shapes, expected)
     tensors = convert(source, tensors, expected, copy=False)
-    with _atomic(path) as file:
-        _write(path, file, metadata, tensors)
+    with _written(path) as file:
+        try:
+            write_container(file, metadata, tensors)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} was not written: {error} Shorten class names, metrics or provenance."
+            ) from error
     return replace(known, tensors=len(tensors))
 
 
@@ -243,53 +246,13 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _write(
-    path: Path, file: BinaryIO, metadata: Mapping[str, str], tensors: "Mapping[str, Tensor]"
-) -> None:
-    """The safetensors layout: length of the header, header, bytes of all tensors without gaps."""
-    # The widest dtype first, so that every tensor is aligned; then names, as the library does.
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        dtype = f"{'F' if tensor.is_floating_point() else 'I'}{tensor.element_size() * 8}"
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER:
-        raise CheckpointError(
-            f"{path} was not written: class names, metrics and provenance fill {len(text):,} "
-            f"bytes; {MAX_HEADER:,} are the most. Shorten them."
-        )
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
-    for name in names:
-        array = tensors[name].numpy()
-        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)
-
-
 @contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` only once its bytes are safe on the disk."""
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+def _written(path: Path) -> Iterator[BinaryIO]:
     try:
-        with temporary.open("xb") as file:
+        with atomic_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        if os.name == "posix":  # Windows cannot open folders; there the rename is enough
-            folder = os.open(path.parent, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some network file systems refuse it
-                os.fsync(folder)
-            os.close(folder)
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written: {error.strerror or error}. Check that its folder "
             "exists, may be written and has space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -7,13 +7,17 @@ that stand twice are refused, and every error says what to do.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.state_dict import Shape, shortened
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_HEADER = 4 << 20  # bytes; resnest269e has 0.3 MB, names of 21,000 classes about 1 MB
 
@@ -110,3 +114,33 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in record if names.count(name) > 1)
         raise ValueError(f"the key {shortened(twice)} stands twice")
     return record
+
+
+def write_container(
+    file: BinaryIO, metadata: Mapping[str, str], tensors: "Mapping[str, Tensor]"
+) -> None:
+    """The safetensors layout: length of the header, header, bytes of all tensors without gaps.
+
+    Tensors are float or int, contiguous and on the CPU. Equal input gives equal bytes.
+
+    Raises:
+        ValueError: the header would be longer than `MAX_HEADER`.
+    """
+    # The widest dtype first, so that every tensor is aligned; then names, as the library does.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        dtype = f"{'F' if tensor.is_floating_point() else 'I'}{tensor.element_size() * 8}"
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"the header fills {len(text):,} bytes; {MAX_HEADER:,} are the most.")
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in names:
+        array = tensors[name].numpy()
+        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)

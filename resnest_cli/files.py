@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all, whatever happens to the process or the machine."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` only once its bytes are safe on the disk.
+
+    It replaces one of that name. Where the body raises, nothing is left behind; a kill may leave
+    a hidden `.<name>.<digits>.tmp`. The folder must exist.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file, atomically; surrogate escapes become the bytes they stand for.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes sure that renames and removals in this folder outlive a power failure."""
+    if os.name == "posix":  # Windows cannot open folders; there the rename is enough
+        descriptor = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+        os.close(descriptor)
