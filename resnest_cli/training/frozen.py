@@ -1,0 +1,190 @@
+"""A frozen backbone on a CPU: features are computed once, by the fast engine, and kept on disk.
+
+The classifier is then fitted on them by the same loop as any network. Each photo gives one row, or
+two where it may be mirrored; other augmentation needs pixels and does not act here. Rows are kept
+in chunks under `resume/features/<digest>/`, the digest being that of all that decides them, so that
+a run that was killed goes on with the chunk that was missing.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.files import atomic_file
+from resnest_cli.images.batches import Preparation, groups, prepared
+from resnest_cli.images.sources import Source
+from resnest_cli.inference.engine import Engine
+from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
+from resnest_cli.training.dataset import Sample
+from resnest_cli.training.loader import Batch, batch_bounds, epoch_order
+from resnest_cli.training.seeds import derived_seed
+
+Float32 = NDArray[np.float32]
+
+CHUNK = 256  # photos
+_BATCH = 8  # photos; the engine is no faster with more
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """What turns photos into features. `origin` names the weights, by their hash."""
+
+    engine: Engine
+    preprocessing: Preprocessing
+    origin: str
+    workers: int
+
+    def features(
+        self,
+        samples: Sequence[Sample],
+        cache: Path,
+        *,
+        mirrored: bool,
+        progress: Callable[[int, int], None],
+    ) -> Tensor:
+        """Features float32 (N, views, num_features) of N photos; the second view is the mirror's.
+
+        `progress` is told how many of how many photos are done, and may raise to stop: finished
+        chunks are kept.
+
+        Raises:
+            ResnestError: a photo cannot be read any more, or the disk is full.
+        """
+        views = 2 if mirrored else 1
+        folder = cache / self._digest(samples, views)
+        rows = []
+        for start in range(0, len(samples), CHUNK):
+            chunk = samples[start : start + CHUNK]
+            path = folder / f"{start:08d}.npy"
+            found = _read(path, len(chunk), views)
+            if found is None:
+                found = self._compute(chunk, views, lambda n, at=start: progress(at + n, len(samples)))
+                _write(path, found)
+            rows.append(found)
+            progress(start + len(chunk), len(samples))
+        return torch.from_numpy(np.concatenate(rows))
+
+    def _digest(self, samples: Sequence[Sample], views: int) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        engine = self.engine.fingerprint(_BATCH)
+        facts = [self.origin, preprocessing_to_dict(self.preprocessing), views, str(engine), CHUNK]
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        for sample in samples:
+            digest.update(sample.name.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
+
+    def _compute(
+        self, samples: Sequence[Sample], views: int, progress: Callable[[int], None]
+    ) -> Float32:
+        preparation = Preparation(self.preprocessing)
+        sources = (Source(sample.name, path=sample.path) for sample in samples)
+        items = prepared(
+            sources,
+            lambda _, source: preparation(source.path or ""),
+            workers=self.workers,
+            ahead=2 * _BATCH + self.workers,
+        )
+        rows, done = [], 0
+        for group in groups(items, _BATCH):
+            photos = []
+            for item in group:
+                if item.photo is None:
+                    raise ResnestError(f"{item.source.name}: {item.error}. Was it moved or changed?")
+                photos.append(item.photo)
+            batch = np.stack(photos)
+            both = [self.engine.output(batch, "features")]
+            if views == 2:
+                both.append(self.engine.output(np.ascontiguousarray(batch[..., ::-1]), "features"))
+            rows.append(np.stack(both, axis=1))
+            done += len(group)
+            progress(done)
+        return np.concatenate(rows)
+
+
+def _read(path: Path, count: int, views: int) -> Float32 | None:
+    """A finished chunk; None where it is missing or damaged."""
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = found.ndim == 3 and found.shape[:2] == (count, views) and found.dtype == np.float32
+    return found if whole and np.isfinite(found).all() else None
+
+
+def _write(path: Path, rows: Float32) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        raise ResnestError(
+            f"{path}: features cannot be kept: {error.strerror or error}. Make room and go on with "
+            "--resume."
+        ) from error
+
+
+class TrainFeatures:
+    """Batches of cached features; the same order and the same batch sizes as of photos."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        hflip: float,
+        balanced: bool,
+    ) -> None:
+        self._features, self._labels = features, labels
+        self._seed, self._hflip, self._balanced = seed, hflip, balanced
+        self.photos = len(labels)
+        self._bounds = batch_bounds(self.photos, batch_size)
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on: photos are features (B, num_features)."""
+        order = epoch_order(
+            self._labels.tolist(), seed=self._seed, epoch=epoch, balanced=self._balanced
+        )
+        views = self._views(epoch)
+        for first, last in self._bounds[start:]:
+            indices = order[first:last]
+            chosen = torch.as_tensor(indices)
+            yield Batch(self._features[chosen, views[chosen]], self._labels[chosen], list(indices))
+
+    def _views(self, epoch: int) -> Tensor:
+        """Which view of each photo the epoch takes, int64 (N,)."""
+        if self._features.shape[1] == 1:
+            return torch.zeros(self.photos, dtype=torch.int64)
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
+        return (torch.rand(self.photos, generator=generator) < self._hflip).long()
+
+
+class EvalFeatures:
+    """Cached features in batches, in order; the first view of each photo."""
+
+    def __init__(self, features: Tensor, labels: Tensor, batch_size: int = 1024) -> None:
+        self._features, self._labels, self._batch_size = features[:, 0], labels, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self._labels), self._batch_size):
+            last = min(first + self._batch_size, len(self._labels))
+            indices = list(range(first, last))
+            yield Batch(self._features[first:last], self._labels[first:last], indices)

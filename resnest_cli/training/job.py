@@ -1,0 +1,249 @@
+"""What `resnest train` and `resnest finetune` do, apart from their command lines; free of Typer.
+
+    settings -> data -> network -> plan -> run folder -> loop -> pictures
+
+A resumed run takes the settings and the split from its folder and everything else from its state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.model.weights import Access
+from resnest_cli.training import runs
+from resnest_cli.training.config import Command, Config
+from resnest_cli.training.dataset import DataSet, load_dataset
+from resnest_cli.training.loop import DivergedError, StoppedError, Trainer
+from resnest_cli.training.pictures import final_pictures, picture_of_training
+from resnest_cli.training.resume import Progress, load_state
+from resnest_cli.training.runs import RunFolder, RunKeeper
+from resnest_cli.training.settings import differences, load_settings, write_args
+from resnest_cli.training.planning import plan_lines
+from resnest_cli.training.setup import Ready, check_batches, get_ready
+from resnest_cli.training.split import read_split, write_split
+from resnest_cli.training.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from resnest_cli.output.training import TrainingDisplay
+
+# What a resumed run may change; everything else would change what it computes.
+CHANGEABLE = ("epochs", "workers", "save_every")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """What was asked for. `flags` are the settings given on the command line, by `Config`'s names.
+
+    `output` is the folder of run folders, `run` a run's name, `command_line` what to type again
+    with --resume.
+    """
+
+    command: Command
+    data: str | None
+    recipe: str | None = None
+    config: Path | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    output: Path = Path("runs")
+    run: str | None = None
+    resume: bool = False
+    dry_run: bool = False
+    access: Access = field(default_factory=Access)
+
+    @property
+    def base(self) -> Path:
+        """Where this command's runs lie."""
+        return self.output / self.command
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. `exit_code` is 0, 130 or 143."""
+
+    exit_code: int
+    run: RunFolder | None = None
+    progress: Progress | None = None
+
+
+def run_job(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
+    """Trains as asked, or goes on with what was interrupted.
+
+    Raises:
+        UsageError: settings, data or a run that do not fit together.
+        ResnestError: the data, the weights, memory or the disk give no way to go on.
+    """
+    runs.check_run_name(job.run)
+    if job.resume:
+        found = runs.find_run(job.base, job.run)
+        if found is not None:
+            with found.locked():
+                return _resumed(job, found, display)
+        display.message(f"Nothing to resume in {job.base / (job.run or '')}; starting afresh.")
+    return _started(job, display)
+
+
+def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
+    config = load_settings(
+        job.command, data=job.data, recipe=job.recipe, config=job.config, flags=job.flags
+    )
+    if not job.dry_run and job.run is not None and not job.resume:
+        _check_free(job.base / job.run)
+    with display.scanning() as progress:
+        dataset = load_dataset(
+            config.data,
+            val_split=config.val_split,
+            seed=config.seed,
+            classes=config.classes,
+            class_names=config.class_names,
+            progress=progress,
+        )
+    ready = get_ready(config, dataset, job.access)
+    check_batches(ready)
+    display.data(dataset)
+    display.plan(plan_lines(ready))
+    if job.dry_run:
+        return Outcome(0)
+    run = _folder(job)
+    with run.locked():
+        write_split(run.split, dataset)
+        write_args(run.args, ready.config)
+        display.message(f"Run folder: {run.path}")
+        picture_of_training(run.path, ready)
+        return _train(job, run, ready, display)
+
+
+def _check_free(path: Path) -> None:
+    """Tells before the data are read what `runs.new_run` would tell after."""
+    if path.exists() and any(path.iterdir()):
+        raise UsageError(
+            f"{path} exists. Add --resume to go on with it, or give another name with --run."
+        )
+
+
+def _folder(job: TrainingJob) -> RunFolder:
+    """A new run folder; with --resume, that of a run that was killed before it saved anything."""
+    if job.resume and job.run is not None and (job.base / job.run).is_dir():
+        return RunFolder(job.base / job.run)
+    return runs.new_run(job.base, job.run)
+
+
+def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay") -> Outcome:
+    old = load_settings(job.command, data=None, recipe=None, config=run.args, flags={})
+    config = _agreed(job, run, old)
+    progress = run.progress()
+    done = progress.epoch if progress is not None else 0
+    assert config.epochs is not None
+    if progress is not None and progress.finished and config.epochs <= max(done, old.epochs or 0):
+        display.message(
+            f"{run.path} is finished: {done} epochs. To train longer: --resume --epochs N; for a "
+            "new run leave out --resume."
+        )
+        return Outcome(0, run, progress)
+    if config.epochs < done:
+        raise UsageError(f"--epochs {config.epochs}: {run.path} has done {done} epochs already.")
+    dataset = read_split(run.split, config.data)
+    ready = get_ready(config, dataset, job.access)
+    check_batches(ready)
+    if config.epochs != old.epochs:
+        display.message(
+            f"{config.epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
+            "schedule from here on."
+        )
+        write_args(run.args, ready.config)
+    display.message(f"Going on with {run.path}.")
+    return _train(job, run, ready, display)
+
+
+def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
+    """The run's settings, with those given now that may change.
+
+    Raises:
+        UsageError: others differ; names them.
+    """
+    given = dict(job.flags)
+    if job.recipe is not None and job.recipe != old.recipe:
+        given["recipe"] = job.recipe
+    if job.config is not None:
+        whole = load_settings(
+            job.command, data=job.data or old.data, recipe=None, config=job.config, flags={}
+        )
+        return _without_changes(run, old, replace(whole, **given))
+    if job.data is not None and Path(job.data).resolve() != Path(old.data).resolve():
+        given["data"] = job.data
+    return _without_changes(run, old, replace(old, **given))
+
+
+def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
+    kept = {name: getattr(old, name) for name in CHANGEABLE}
+    found = differences(old, replace(new, **kept))
+    if found:
+        raise UsageError(
+            f"{run.path} cannot be resumed with other settings: {'; '.join(found)}.\nLeave them "
+            "out to go on as it began (--epochs and --workers may change), or start a new run "
+            "without --resume."
+        )
+    changed = {name: getattr(new, name) for name in CHANGEABLE}
+    return replace(old, **{name: value for name, value in changed.items() if value is not None})
+
+
+def _train(
+    job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDisplay"
+) -> Outcome:
+    state = load_state(run.resume, display.message)
+    if state is not None and state.progress.origin != ready.origin:
+        raise UsageError(
+            f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
+            "same ones, or start a new run without --resume."
+        )
+    with StopRequest() as stop, display:
+        try:
+            task = ready.task(run.resume, stop, display)
+            keeper = RunKeeper(run, ready.info, ready.whole)
+            trainer = Trainer(task, keeper, display, stop, state)
+            trainer.progress.origin = ready.origin
+            trainer.run()
+        except StoppedError:
+            _tell_stop(job, run, stop, display)
+            return Outcome(stop.exit_code, run)
+        except DivergedError as error:
+            raise DivergedError(f"{error}{_last_good(run)}") from None
+        finally:
+            ready.close()
+        final_pictures(run, ready, trainer.progress, trainer.confusion.numpy())
+        trainer.progress.finished = True
+        trainer.save()
+    display.summary(run.path, trainer.progress.rows, _command_to_try(run, ready.dataset))
+    return Outcome(0, run, trainer.progress)
+
+
+def _tell_stop(
+    job: TrainingJob, run: RunFolder, stop: StopRequest, display: "TrainingDisplay"
+) -> None:
+    import shlex
+
+    words = ["resnest", job.command]
+    words += [job.data] if job.data is not None else []
+    words += ["--output", str(job.output)] if job.output != Path("runs") else []
+    words += ["--run", run.path.name, "--resume"]
+    assert stop.signal is not None
+    display.message(
+        f"Stopped by {stop.signal.name}; everything so far is saved. To go on:\n"
+        f"  {shlex.join(words)}"
+    )
+
+
+def _last_good(run: RunFolder) -> str:
+    for name in ("best", "last"):
+        if run.weights(name).exists():
+            return f"\nThe best weights so far: {run.weights(name)}"
+    return ""
+
+
+def _command_to_try(run: RunFolder, dataset: DataSet) -> str:
+    import shlex
+
+    photo = dataset.val[0].path
+    return shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
+
+

@@ -1,0 +1,203 @@
+"""Run folders: where a run keeps its weights, its state and what it tells.
+
+    runs/<command>/<name>/       exp, exp2, ... unless named
+        weights/                 best.safetensors, last.safetensors; with a moving average also
+                                 last_ema, best_raw and best_ema
+        resume/                  the training state, see `resume`; cached features
+        args.toml, split.csv, results.csv, pictures
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from torch import Tensor
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.model import checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.training import resume
+from resnest_cli.training.history import EpochRow
+from resnest_cli.training.results import write_results
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run; nothing is created by looking at them."""
+
+    path: Path
+
+    @property
+    def args(self) -> Path:
+        """Every setting, as `--config` reads it."""
+        return self.path / "args.toml"
+
+    @property
+    def split(self) -> Path:
+        """Which photo trains and which validates."""
+        return self.path / "split.csv"
+
+    @property
+    def results(self) -> Path:
+        """A row for each epoch."""
+        return self.path / "results.csv"
+
+    @property
+    def resume(self) -> Path:
+        """Training states and cached features."""
+        return self.path / "resume"
+
+    def weights(self, name: str) -> Path:
+        """`best`, `last`, ..."""
+        return self.path / "weights" / f"{name}.safetensors"
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything to resume."""
+        return self.args.exists() and self.split.exists() and bool(resume.states(self.resume))
+
+    def progress(self) -> resume.Progress | None:
+        """Where the run stands, from its newest readable state."""
+        for path in resume.states(self.resume):
+            with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError, TypeError):
+                return resume.read_progress(path)
+        return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training in the same folder.
+
+        Raises:
+            ResnestError: one does already, or the folder cannot be written.
+        """
+        lock = FileLock(self.resume / "lock")
+        try:
+            self.resume.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ResnestError(
+                f"{self.path}: another process is training in this folder. Wait for it, or start a "
+                "run of another name with --run NAME."
+            ) from None
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def new_run(base: Path, name: str | None) -> RunFolder:
+    """Creates `base/<name>`, or the first of exp, exp2, ... that is free.
+
+    Raises:
+        UsageError: a run of that name is there.
+        ResnestError: the folder cannot be created.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            path = base / name
+            if path.exists() and any(path.iterdir()):
+                raise UsageError(
+                    f"{path} exists. Add --resume to go on with it, or give another name with --run."
+                )
+            path.mkdir(exist_ok=True)
+            return RunFolder(path)
+        number = 1
+        while True:
+            path = base / ("exp" if number == 1 else f"exp{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return RunFolder(path)
+            number += 1
+    except OSError as error:
+        raise _unwritable(base, error) from error
+
+
+def find_run(base: Path, name: str | None) -> RunFolder | None:
+    """The run to resume: the one of this name, or the newest that has something to resume."""
+    if name is not None:
+        run = RunFolder(base / name)
+        return run if run.started else None
+    runs = [RunFolder(path) for path in base.glob("*") if path.is_dir()]
+    started = [run for run in runs if run.started]
+    return max(started, key=lambda run: run.args.stat().st_mtime_ns, default=None)
+
+
+def check_run_name(name: str | None) -> None:
+    """A run's name is one folder.
+
+    Raises:
+        UsageError: empty, or with a separator.
+    """
+    if name is not None and (not name or name in {".", ".."} or {"/", os.sep} & set(name)):
+        raise UsageError(f"--run {name!r}: give the name of one folder, such as exp2.")
+
+
+def _unwritable(path: Path, error: OSError) -> ResnestError:
+    return ResnestError(
+        f"{path}: the run folder cannot be written: {error.strerror or error}. Run from another "
+        "folder, or give one with --output."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeeper:
+    """Puts what the loop hands over into a run folder; see `loop.Keeper`.
+
+    `info` is what every checkpoint of the run says of itself; `whole` makes the network's whole
+    state dict of what is trained.
+    """
+
+    run: RunFolder
+    info: CheckpointInfo
+    whole: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+    def save_weights(
+        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
+    ) -> None:
+        """One checkpoint under several names, which share its bytes where the disk can do that."""
+        provenance = {**self.info.provenance, "epoch": metrics["epoch"]}
+        info = replace(self.info, metrics=dict(metrics), provenance=provenance)
+        first = self.run.weights(names[0])
+        first.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(first, self.whole(tensors), info)
+        for name in names[1:]:
+            _same_file(first, self.run.weights(name))
+
+    def save_rows(self, rows: Sequence[EpochRow]) -> None:
+        """`results.csv`."""
+        write_results(self.run.results, rows)
+
+    def save_state(
+        self,
+        progress: resume.Progress,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        scaler: Mapping[str, Any],
+    ) -> None:
+        """The training state."""
+        resume.save_state(self.run.resume, progress, parts, scaler)
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """Gives a file a second name, atomically: by a link, or by a copy."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise ResnestError(
+            f"{target} cannot be written: {error.strerror or error}. Make room and go on with "
+            "--resume."
+        ) from error

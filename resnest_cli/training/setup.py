@@ -1,0 +1,250 @@
+"""From settings and data to what the loop needs: network, batches, and what a checkpoint says."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from resnest_cli import __version__
+from resnest_cli.errors import UsageError
+from resnest_cli.inference.engine import check_device_name, create_engine
+from resnest_cli.inference.onnx_engine import usable_cores
+from resnest_cli.inference.torch_engine import resolve_device
+from resnest_cli.model import checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.hashes import known_sha256
+from resnest_cli.model.loading import Model, find_model
+from resnest_cli.model.resnest import ResNeSt
+from resnest_cli.model.variants import Preprocessing, find_variant, get_variant
+from resnest_cli.model.variants import preprocessing_from_dict as checked_preprocessing
+from resnest_cli.model.weights import Access
+from resnest_cli.training import frozen, network
+from resnest_cli.training.augment import Augment
+from resnest_cli.training.config import Config
+from resnest_cli.training.dataset import DataSet, Sample
+from resnest_cli.training.loader import EvalBatches, TrainBatches
+from resnest_cli.training.loop import Task
+from resnest_cli.training.settings import resolve
+from resnest_cli.training.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resnest_cli.output.training import TrainingDisplay
+
+
+@dataclass(slots=True)
+class Ready:
+    """Everything about a run but its folder. `config` is resolved.
+
+    `frozen` are the modules in evaluation mode; `cached` says whether the backbone's features are
+    computed once. `origin` is the hash of the weights that it starts from, "" for none.
+    """
+
+    config: Config
+    dataset: DataSet
+    preprocessing: Preprocessing
+    network: ResNeSt
+    kept_classifier: bool
+    frozen: list[nn.Module]
+    cached: bool
+    origin: str
+    model: Model | None
+    _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def info(self) -> CheckpointInfo:
+        """What every checkpoint of the run says of itself."""
+        config = self.config
+        provenance: dict[str, Any] = {
+            "command": config.command,
+            "recipe": config.recipe,
+            "data": Path(config.data).resolve().name,
+            "photos": len(self.dataset.train),
+            "seed": config.seed,
+            "resnest_cli": __version__,
+        }
+        if self.dataset.class_ids != self.dataset.class_names:
+            provenance["class_ids"] = list(self.dataset.class_ids)
+        if self.model is not None:
+            provenance |= {"base": self.network.variant.id, "base_sha256": self.origin}
+        return CheckpointInfo(
+            variant=self.network.variant,
+            class_names=self.dataset.class_names,
+            preprocessing=self.preprocessing,
+            provenance=provenance,
+        )
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The network's state dict, from that of what is trained."""
+        if not self.cached:
+            return tensors
+        return {**self.network.state_dict(), **tensors}
+
+    def task(self, cache: Path, stop: StopRequest, display: "TrainingDisplay") -> Task:
+        """What the loop trains: the network on photos, or its classifier on cached features.
+
+        Raises:
+            StoppedError: a signal came while features were computed; what is done is kept.
+        """
+        if self.cached:
+            return self._cached_task(cache / "features", stop, display)
+        config, data = self.config, self.dataset
+        assert config.batch_size is not None
+        assert config.workers is not None
+        pinned = config.device != "cpu"
+        train = TrainBatches(
+            data.train,
+            Augment(config, self.preprocessing),
+            num_classes=len(data.class_ids),
+            batch_size=config.batch_size,
+            workers=config.workers,
+            seed=config.seed,
+            balanced=config.balanced,
+            pin_memory=pinned,
+        )
+        self._open.callback(train.close)
+        val = EvalBatches(
+            data.val,
+            self.preprocessing,
+            batch_size=config.batch_size,
+            workers=config.workers,
+            pin_memory=pinned,
+        )
+        self._open.callback(val.close)
+        return Task(config, self.network, train, val, len(data.class_ids), self.frozen)
+
+    def _cached_task(self, cache: Path, stop: StopRequest, display: "TrainingDisplay") -> Task:
+        config, data = self.config, self.dataset
+        assert self.model is not None
+        assert config.batch_size is not None
+        extractor = frozen.Extractor(
+            create_engine(self.model, "cpu", "auto", display.message, "features"),
+            self.preprocessing,
+            self.origin,
+            workers=1,
+        )
+        total = len(data.train) + len(data.val)
+
+        def features(samples: "Sequence[Sample]", before: int, mirrored: bool) -> Tensor:
+            def progress(done: int, _: int) -> None:
+                display.features(before + done, total)
+                stop.check()
+
+            return extractor.features(samples, cache, mirrored=mirrored, progress=progress)
+
+        train = frozen.TrainFeatures(
+            features(data.train, 0, config.hflip > 0),
+            _labels(data.train),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            hflip=config.hflip,
+            balanced=config.balanced,
+        )
+        found = features(data.val, len(data.train), False)
+        val = frozen.EvalFeatures(found, _labels(data.val))
+        return Task(config, network.Head(self.network), train, val, len(data.class_ids))
+
+    def close(self) -> None:
+        """Ends the processes that load photos."""
+        self._open.close()
+
+
+def _labels(samples: "Sequence[Sample]") -> Tensor:
+    return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+
+def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
+    """Decides what is undecided and makes the network; weights are fetched where needed.
+
+    Raises:
+        UsageError: settings that do not fit the model, the data or this machine.
+        ResnestError: the weights cannot be had or used.
+    """
+    check_device_name(config.device)
+    model = _source(config, access)
+    variant = model.variant if model is not None else get_variant(config.model)
+    base = model.preprocessing if model is not None else variant.preprocessing
+    preprocessing = _preprocessing(config, base)
+    config = resolve(
+        config,
+        photos=len(dataset.train),
+        num_classes=len(dataset.class_ids),
+        preprocessing=preprocessing,
+        device=resolve_device(config.device),
+        cores=usable_cores(),
+    )
+    variant = replace(variant, preprocessing=preprocessing)
+    if model is None:
+        start = network.fresh(config, variant, len(dataset.class_ids))
+    else:
+        start = network.from_checkpoint(
+            config, model.load(), model.class_names, dataset.class_ids, dataset.class_names
+        )
+        start.network.variant = variant
+    return Ready(
+        config=config,
+        dataset=dataset,
+        preprocessing=preprocessing,
+        network=start.network,
+        kept_classifier=start.kept_classifier,
+        frozen=network.freeze(start.network, config.freeze),
+        cached=config.freeze == "backbone" and config.device == "cpu",
+        origin=known_sha256(model.path) if model is not None else "",
+        model=model,
+    )
+
+
+def _source(config: Config, access: Access) -> Model | None:
+    """The weights that `finetune` starts from; None for `train`."""
+    if config.command == "train":
+        if find_variant(config.model) is None and Path(config.model).exists():
+            raise UsageError(
+                f"train starts from nothing; to go on from the weights in {config.model} use: "
+                f"resnest finetune {config.data} --model {config.model}"
+            )
+        return None
+    model = find_model(config.model, source=config.weights, access=access)
+    if model.in_channels != 3:
+        raise UsageError(
+            f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Give "
+            "another --model."
+        )
+    return model
+
+
+def _preprocessing(config: Config, base: Preprocessing) -> Preprocessing:
+    changes = {
+        "size": config.img_size,
+        "crop_pct": config.crop_pct,
+        "interpolation": config.interpolation,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return checked_preprocessing(asdict(base) | given)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+
+
+def check_batches(ready: Ready) -> None:
+    """Tells batches that batch norm cannot learn from.
+
+    Raises:
+        UsageError: a batch would hold one photo while batch norms learn their statistics.
+    """
+    if ready.cached or not network.has_live_norms(ready.network, ready.frozen):
+        return
+    if ready.config.batch_size == 1:
+        raise UsageError(
+            "-b 1: batch norm cannot learn from one photo at a time. Use -b 2 or more, or freeze "
+            "the norms with --freeze backbone."
+        )
+    if len(ready.dataset.train) == 1:
+        raise UsageError(
+            f"{ready.config.data}: batch norm cannot learn from a single photo. Add photos, or "
+            "freeze the norms with --freeze backbone."
+        )

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM as a request that the work in hand answers when it is safe to."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopRequest:
+    """A context manager: the first SIGINT or SIGTERM only sets `signal`; a second SIGINT raises.
+
+    The previous handlers are back in place when it ends. In threads other than the main one, which
+    get no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    @property
+    def exit_code(self) -> int:
+        """What the shell expects of a process that a signal ended: 130 or 143."""
+        assert self.signal is not None
+        return 128 + self.signal
