@@ -1,8 +1,8 @@
 """`confusion_matrix.png`: which classes are taken for which, for two classes or a thousand.
 
-A cell's colour is the share of its row: blue what is right, orange what is not. Few classes: every
-cell has its count. Many: cells shrink to three pixels, names are thinned, and the lowest recalls and
-the commonest mistakes are listed beside the matrix. All sizes are pixels.
+A cell's colour is the share of its row: blue what is right, orange what is not. Few classes:
+every cell has its count. Many: cells shrink to three pixels, names are thinned, and the lowest
+recalls and the commonest mistakes are listed beside the matrix. All sizes are pixels.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ _NAME = 24  # characters of a name beside the matrix
 _LISTED = 16
 _LIST_FROM = 31  # classes; with fewer the matrix itself is read
 _TOP, _RECALL, _GAP, _SCALE = 110, 150, 16, 210
+_ARROW = "\N{RIGHTWARDS ARROW}"
 _NOTE = "#n: class n, counted from 0; no font on this machine draws its name."
 
 
@@ -61,7 +62,8 @@ def confusion_matrix(path: Path, confusion: NDArray[np.int64], class_names: Sequ
     ]
     layout = _layout(names, faces)
     lists = _lists(confusion, names) if len(names) >= _LIST_FROM else []
-    longest = max((fonts.width(text, 16, faces) for text, _ in lists), default=0)
+    # Bold letters are wider by a sixth.
+    longest = max((1.17 * fonts.width(text, 16, faces) for text, _ in lists), default=0)
     beside = layout.left + layout.side + 2 * _GAP + _RECALL
     width = max(beside + max(_SCALE, round(longest) + 40), 700)
     height = max(_TOP + layout.side + layout.bottom, 1500 if lists else 0)
@@ -121,7 +123,7 @@ def _matrix(axes: "Axes", confusion: NDArray[np.int64], shares: NDArray[np.float
             layout: _Layout) -> None:  # fmt: skip
     """The coloured cells, and counts where they fit."""
     right = np.where(np.eye(len(shares), dtype=bool), shares, 0.0)
-    wrong = np.where(np.eye(len(shares), dtype=bool), 0.0, shares)
+    wrong = np.where(np.eye(len(shares), dtype=bool) & np.isfinite(shares), 0.0, shares)
     picture = _colours(_pooled(wrong, layout.block), "Oranges")
     right = _pooled(right, layout.block)
     picture = np.where((right > 0)[..., None], _colours(right, "Blues"), picture)
@@ -178,8 +180,7 @@ def _names(axes: "Axes", names: Sequence[str], layout: _Layout) -> None:
     labels = [names[cell * layout.block] for cell in shown]
     size = layout.font / 2
     axes.set_yticks(shown, labels, fontsize=size)
-    turned = {} if layout.upright else {"rotation": 90}
-    axes.set_xticks(shown, labels, fontsize=size, **turned)
+    axes.set_xticks(shown, labels, fontsize=size, rotation=0 if layout.upright else 90)
     axes.tick_params(length=0 if layout.step == 1 else 3, pad=4)
     axes.set_ylabel("true class")
     axes.set_xlabel("predicted class")
@@ -223,10 +224,11 @@ def _lists(confusion: NDArray[np.int64], names: Sequence[str]) -> list[tuple[str
             counts = f"{recalls[index]:.1%} ({right[index]} of {totals[index]})"
             lines.append((f"{names[index]}: {counts}", "normal"))
     mistakes = confusion - np.diag(right)
-    most = np.argsort(-mistakes, axis=None, kind="stable")[:_LISTED]
-    lines += [("", "normal"), ("Commonest mistakes (true \N{RIGHTWARDS ARROW} predicted)", "bold")]
-    for true, predicted in zip(*np.unravel_index(most, mistakes.shape), strict=True):
-        if count := mistakes[true, predicted]:
-            pair = f"{names[true]} \N{RIGHTWARDS ARROW} {names[predicted]}"
-            lines.append((f"{pair}: {count} of {totals[true]}", "normal"))
+    true, predicted = np.nonzero(mistakes)  # of a million cells, most are 0
+    most = np.argsort(-mistakes[true, predicted], kind="stable")[:_LISTED]
+    if len(most):
+        lines += [("", "normal"), (f"Commonest mistakes (true {_ARROW} predicted)", "bold")]
+    for row, column in zip(true[most], predicted[most], strict=True):
+        pair = f"{names[row]} {_ARROW} {names[column]}"
+        lines.append((f"{pair}: {mistakes[row, column]} of {totals[row]}", "normal"))
     return lines
