@@ -24,7 +24,7 @@ Float32 = NDArray[np.float32]
 
 _MOST, _COLUMNS = 16, 4
 _SIDE = 224  # of a photo on the sheet, about
-_SPACE, _FRAME, _LINES, _TEXT = 14, 4, 2, 15
+_SPACE, _FRAME, _TEXT = 14, 4, 15
 _LINE = _TEXT + 6
 _INK, _RIGHT, _WRONG = "#222222", "#1a7f37", "#c62828"
 _YES, _NO = "\N{CHECK MARK}", "\N{BALLOT X}"
@@ -62,26 +62,30 @@ def val_predictions(
     truths: Sequence[str],
     predictions: Sequence[str],
     probabilities: Sequence[float],
+    right: Sequence[bool] | None = None,
 ) -> None:
     """A sheet of validation photos: prediction and probability, and the truth where they differ.
 
     `photos` as for `train_batch`. A right prediction has a green frame and a check mark, a wrong
-    one a red frame and a cross.
+    one a red frame and a cross. `right` says which is which, needed where two classes have one
+    name; by default equal names are right.
 
     Raises:
         OSError: the file cannot be written.
     """
     faces = fonts.faces_for([*truths, *predictions])
     side = _size(photos)
+    if right is None:
+        right = [truth == predicted for truth, predicted in zip(truths, predictions, strict=True)]
+    captions = zip(truths, predictions, probabilities, right, strict=True)
     tiles = []
-    for photo, truth, predicted, probability in zip(
-        photos, truths, predictions, probabilities, strict=True
-    ):
-        right = truth == predicted
-        share = f" {probability:.0%}"
-        first = _fitting(f"{_YES if right else _NO} {predicted}", share, side, faces)
-        lines = (first,) if right else (first, _fitting(f"is {truth}", "", side, faces))
-        tiles.append(_Tile(photo, lines, _RIGHT if right else _WRONG, framed=True))
+    for photo, (truth, predicted, probability, good) in zip(photos, captions, strict=True):
+        if good:
+            lines = _wrapped(f"{_YES} {predicted} {probability:.0%}", side, faces)
+        else:
+            first = _fitting(f"{_NO} {predicted}", f" {probability:.0%}", side, faces)
+            lines = first, _fitting(f"truth: {truth}", "", side, faces)
+        tiles.append(_Tile(photo, lines, _RIGHT if good else _WRONG, framed=True))
     _write(path, tiles[:_MOST], side, faces)
 
 
@@ -96,7 +100,8 @@ def _write(path: Path, tiles: list[_Tile], side: int, faces: tuple[fonts.Face, .
 
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // _COLUMNS)
-    across, down = side + _SPACE, side + _SPACE + _LINES * _LINE
+    lines = max(len(tile.lines) for tile in tiles)
+    across, down = side + _SPACE, side + _SPACE + lines * _LINE
     sheet = Image.new("RGB", (columns * across + _SPACE, rows * down + _SPACE), "white")
     draw = ImageDraw.Draw(sheet)
     for number, tile in enumerate(tiles):
