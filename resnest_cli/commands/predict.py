@@ -12,7 +12,7 @@ from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import EXTENSIONS, is_one
 from resnest_cli.inference.records import Record
-from resnest_cli.inference.run_options import RunOptions
+from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 EPILOG = """Examples:
@@ -86,15 +86,12 @@ def predict(
         from_file=from_file,
         null_separated=null_separated,
         recursive=recursive,
-        topk=topk,
-        threshold=threshold,
         batch_size=batch_size,
         workers=workers,
         isolate=isolate,
         time_limit=predict_job.DECODING_LIMIT,
     )
-    job = PredictJob(
-        options=run_options,
+    model_options = ModelOptions(
         model=model,
         weights=weights,
         labels=labels,
@@ -105,11 +102,10 @@ def predict(
         interpolation=interpolation,
         crop_mode=crop_mode,
         exif=exif,
-        tta=tta,
         mirror=mirror,
         offline=offline,
-        quiet=quiet,
     )
+    job = PredictJob(run_options, model_options, topk, threshold, tta, quiet)
     found = records(job)
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
     explicit = from_file is None and all(map(is_one, inputs))

@@ -11,16 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resnest_cli import output
-from resnest_cli.inference.run_options import RunOptions
+from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.supervise import Early, Replay, Start, supervised
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from resnest_cli.images.preprocess import CropMode
-    from resnest_cli.inference.engine import EngineName
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inference.engine import Output
     from resnest_cli.inference.records import Record
-    from resnest_cli.model.variants import Interpolation
 
 DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
 
@@ -30,19 +29,10 @@ class PredictJob:
     """What was asked for; see the options of `resnest predict`."""
 
     options: RunOptions
-    model: str
-    weights: str | None
-    labels: str | None
-    device: str
-    engine: "EngineName"
-    img_size: int | None
-    crop_pct: float | None
-    interpolation: "Interpolation | None"
-    crop_mode: "CropMode"
-    exif: bool
+    model: ModelOptions
+    topk: int
+    threshold: float
     tta: bool
-    mirror: str | None
-    offline: bool
     quiet: bool
 
 
@@ -54,7 +44,7 @@ def begin() -> None:
     """Starts to get ready for whatever `sys.argv` will turn out to ask for."""
     global _early, _stdin  # noqa: PLW0603 - there is one command line
     if "-" in sys.argv:
-        _stdin = _replayed_stdin()
+        _stdin = replayed_stdin()
     room = 2**16 + 8 * sum(map(len, sys.argv))
     _early = Early(ready, work, time_limit=DECODING_LIMIT, room=room)
 
@@ -69,7 +59,7 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
     if _early is not None:
         early, _early = _early, None
         return early.tell(job)
-    _stdin = _replayed_stdin() if "-" in (*job.options.inputs, job.options.from_file) else None
+    _stdin = replayed_stdin() if reads_stdin(job.options) else None
     return supervised(partial(work, job), time_limit=DECODING_LIMIT)
 
 
@@ -83,29 +73,49 @@ def ready() -> None:
 
 def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
     """The records from `start.skip` on, in this process."""
-    from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.run import run
-    from resnest_cli.model.weights import Access
 
     output.set_quiet(job.quiet)
-    classifier = Classifier(
-        job.model,
-        weights=job.weights,
-        labels=job.labels,
-        device=job.device,
-        engine=job.engine,
-        img_size=job.img_size,
-        crop_pct=job.crop_pct,
-        interpolation=job.interpolation,
-        crop_mode=job.crop_mode,
-        exif=job.exif,
-        tta=job.tta,
-        access=Access(job.mirror, job.offline, output.DownloadBar(), output.message),
+    found = classifier(job.model, tta=job.tta)
+    return (
+        yield from run(found, job.options, start, _stdin, topk=job.topk, threshold=job.threshold)
     )
-    return (yield from run(classifier, job.options, start, _stdin))
 
 
-def _replayed_stdin() -> Replay | None:
+def classifier(
+    options: ModelOptions, *, tta: bool = False, ready_for: "Output" = "logits"
+) -> "Classifier":
+    """The classifier that was asked for, with progress and messages on stderr.
+
+    Raises:
+        ResnestError: the model, its weights, its labels or the device cannot be had.
+    """
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.model.weights import Access
+
+    return Classifier(
+        options.model,
+        weights=options.weights,
+        labels=options.labels,
+        device=options.device,
+        engine=options.engine,
+        img_size=options.img_size,
+        crop_pct=options.crop_pct,
+        interpolation=options.interpolation,
+        crop_mode=options.crop_mode,
+        exif=options.exif,
+        tta=tta,
+        access=Access(options.mirror, options.offline, output.DownloadBar(), output.message),
+        ready_for=ready_for,
+    )
+
+
+def reads_stdin(options: RunOptions) -> bool:
+    """Whether the list of inputs, or one of them, comes on stdin."""
+    return "-" in (*options.inputs, options.from_file)
+
+
+def replayed_stdin() -> Replay | None:
     """stdin, which a pipe gives only once, for work that may have to start again."""
     if sys.stdin is None:  # closed: reading it will say so
         return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Float32 = NDArray[np.float32]
+Photo = Union[str, bytes, "Image.Image"]  # a path, the bytes of an image file, or an open image
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Preparation:
     crop_mode: CropMode = "center"
     exif: bool = True
 
-    def __call__(self, photo: "str | bytes | Image.Image") -> Float32:
+    def __call__(self, photo: Photo) -> Float32:
         """A path, the bytes of an image file or an open image -> float32 (3, size, size).
 
         Raises:

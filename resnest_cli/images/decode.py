@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
 _MAX_BYTES = 2**30  # of a file that has to be read whole
+_MAX_HELD = 2**25  # of a file that is read before it is known whether it is a photo
 _MAX_ICON_PIXELS = 2**24  # Pillow decodes an icon while it opens it
 
 _PLUGINS = {
@@ -136,6 +137,22 @@ def decode(
     except ImageError:
         raise
     except Exception as error:  # Pillow raises about anything on bad data
+        raise ImageError(_explain(error)) from error
+
+
+def read_file(path: str) -> bytes | str:
+    """The bytes of a file, for `decode`; the path itself where it is too large to be held whole.
+
+    Raises:
+        ImageError: it cannot be read, with the words of `decode`.
+    """
+    try:
+        if _checked_file(path) > _MAX_HELD:
+            return path
+        return Path(path).read_bytes()
+    except ImageError:
+        raise
+    except Exception as error:
         raise ImageError(_explain(error)) from error
 
 

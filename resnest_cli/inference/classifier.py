@@ -1,38 +1,40 @@
 """From inputs to records: decode, preprocess, run the engine, rank. The command is built on it."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Union, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
 from resnest_cli.images.preprocess import CropMode
-from resnest_cli.images.sources import Source, from_url, is_url
+from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import (
     EngineName,
+    Output,
     check_device_name,
     check_engine_name,
     create_engine,
 )
+from resnest_cli.inference.extraction import Extraction, Head, Pool
+from resnest_cli.inference.photos import SINGLE, Photo, as_source, as_sources
 from resnest_cli.inference.ranking import rank
 from resnest_cli.inference.records import Record
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import DEFAULT_MODEL, Interpolation, preprocessing_from_dict
 from resnest_cli.model.weights import Access
 
+if TYPE_CHECKING:
+    from resnest_cli.inference.stopwatch import Stopwatch
+
 Float32 = NDArray[np.float32]
-Photo = Union[str, "os.PathLike[str]", bytes, Image.Image, NDArray[np.uint8]]
 Prepare = Callable[[int, Source], Float32]
 
-_SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
-
-_NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
 
@@ -54,6 +56,7 @@ class Classifier:
         exif: turn photos upright as their EXIF orientation says.
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
+        ready_for: the first output that will be asked for; others take a moment, once.
 
     Raises:
         ResnestError: the model, its weights, its labels or the device cannot be had.
@@ -74,6 +77,7 @@ class Classifier:
         exif: bool = True,
         tta: bool = False,
         access: Access | None = None,
+        ready_for: Output = "logits",
     ) -> None:
         check_device_name(device)  # before weights are fetched
         check_engine_name(engine, device)
@@ -87,7 +91,7 @@ class Classifier:
         except ValueError as error:
             raise UsageError(f"{error}.") from error
         self.preparation = Preparation(self.preprocessing, crop_mode, exif)
-        self.engine = create_engine(self.model, device, engine, access.notify)
+        self.engine = create_engine(self.model, device, engine, access.notify, ready_for)
         self._tta = tta
         self._offline = access.offline
 
@@ -130,7 +134,7 @@ class Classifier:
         """
         if topk < 1 or not 0 <= threshold <= 1:
             raise ValueError(f"bad topk {topk} or threshold {threshold}")
-        if isinstance(photos, _SINGLE):
+        if isinstance(photos, SINGLE):
             record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
             if record.error is not None:
                 raise ImageError(f"{record.input}: {record.error}")
@@ -144,7 +148,7 @@ class Classifier:
         Raises:
             ImageError: a photo cannot be read; names it.
         """
-        sources = as_sources([photos] if isinstance(photos, _SINGLE) else photos)
+        sources = as_sources([photos] if isinstance(photos, SINGLE) else photos)
         rows = []
         for group in self._groups(sources, DEFAULT_BATCH_SIZE, DEFAULT_WORKERS):
             for item in group:
@@ -152,6 +156,97 @@ class Classifier:
                     raise ImageError(f"{item.source.name}: {item.error}")
             rows.append(self._run(group))
         return np.concatenate(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
+
+    @overload
+    def features(
+        self,
+        photos: Photo | list[Photo] | tuple[Photo, ...],
+        *,
+        pool: Pool = ...,
+        stage: int | None = ...,
+        head: Head | None = ...,
+    ) -> Float32: ...
+
+    @overload
+    def features(
+        self,
+        photos: Iterator[Photo],
+        *,
+        pool: Pool = ...,
+        stage: int | None = ...,
+        head: Head | None = ...,
+    ) -> Iterator[Float32 | ImageError]: ...
+
+    def features(
+        self,
+        photos: Photo | Iterable[Photo],
+        *,
+        pool: Pool = "avg",
+        stage: int | None = None,
+        head: Head | None = None,
+    ) -> Float32 | Iterator[Float32 | ImageError]:
+        """Features of N photos: float32 (N, 2048), pooled before the classifier, by default.
+
+        `pool="none"` gives maps (N, 2048, h, w), `stage` 0 to 4 the maps of that stage (pooled or
+        not), `head` "logits" or "probabilities" (N, classes); timm's names and numbers. Photos as
+        in `predict`: one gives (1, ...), a list (N, ...). An iterator gives an iterator, for what
+        does not fit in memory: one row (...) for each photo, in order, as it is asked, and in place
+        of the row of a photo that cannot be read its `ImageError`, not raised: the others are not
+        affected. `tta` does not act here.
+
+        Raises:
+            ImageError: a photo of a list cannot be read; names it.
+            UsageError: a stage that does not exist, or options that exclude each other.
+        """
+        extraction = Extraction(pool, stage, head)
+        if not isinstance(photos, SINGLE) and not isinstance(photos, list | tuple):
+            return self._feature_rows(photos, extraction)
+        rows = []
+        listed = [photos] if isinstance(photos, SINGLE) else photos
+        for row in self._feature_rows(listed, extraction):
+            if isinstance(row, ImageError):
+                raise row
+            rows.append(row)
+        if rows:
+            return np.stack(rows)
+        return np.empty((0, *extraction.row_shape(self.model, self.preprocessing.size)), np.float32)
+
+    def _feature_rows(
+        self, photos: Iterable[Photo], extraction: Extraction
+    ) -> Iterator[Float32 | ImageError]:
+        for group, rows in self.feature_groups(as_sources(photos), extraction):
+            found = iter(rows)
+            for item in group:
+                if item.error is None:
+                    yield next(found)
+                else:
+                    yield ImageError(f"{item.source.name}: {item.error}")
+
+    def feature_groups(
+        self,
+        sources: Iterable[Source],
+        extraction: Extraction,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int = DEFAULT_WORKERS,
+        first: int = 0,
+        prepare: Prepare | None = None,
+        stopwatch: "Stopwatch | None" = None,
+    ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
+        """Consecutive batches of sources, each with the rows of its readable photos, in order.
+
+        `prepare`, `first` and `workers` as in `records`; a `stopwatch` is told the network's time.
+        """
+        shape = extraction.row_shape(self.model, self.preprocessing.size)
+        running = stopwatch.running if stopwatch else lambda _: nullcontext()
+        for group in self._groups(sources, batch_size, workers, first, prepare):
+            arrays = [item.photo for item in group if item.photo is not None]
+            rows = np.empty((0, *shape), extraction.dtype)
+            if arrays:
+                with running("network"):
+                    rows = extraction.rows(self.engine.output(np.stack(arrays), extraction.output))
+                assert rows.shape == (len(arrays), *shape)
+            yield group, rows
 
     def records(
         self,
@@ -187,7 +282,7 @@ class Classifier:
         """
         return self.preparation(self.read(source))
 
-    def read(self, source: Source) -> str | bytes | Image.Image:
+    def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes (fetched where it is a URL), or an open image.
 
         Raises:
@@ -228,28 +323,3 @@ class Classifier:
             mirrored = self.engine.logits(np.ascontiguousarray(batch[..., ::-1]))
             logits = (logits + mirrored) / np.float32(2)
         return logits
-
-
-def as_sources(photos: Iterable[Photo]) -> Iterator[Source]:
-    """Photos of any kind as sources, lazily."""
-    if not isinstance(photos, Iterable):
-        raise TypeError(_NO_PHOTO.format(type(photos)))
-    return (as_source(photo, index) for index, photo in enumerate(photos))
-
-
-def as_source(photo: Photo, index: int = 0) -> Source:
-    """A photo of any kind as a source; what has no name is called `photo <index>`."""
-    if isinstance(photo, str | os.PathLike):
-        name = os.fspath(photo)
-        return from_url(name) if is_url(name) else Source(name, path=name)
-    if isinstance(photo, bytes):
-        return Source(f"photo {index}", data=photo)
-    if isinstance(photo, Image.Image):
-        return Source(getattr(photo, "filename", "") or f"photo {index}", image=photo)
-    if isinstance(photo, np.ndarray):
-        grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
-        if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
-            error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
-            return Source(f"photo {index}", error=error)
-        return Source(f"photo {index}", image=Image.fromarray(photo))
-    raise TypeError(_NO_PHOTO.format(type(photo)))

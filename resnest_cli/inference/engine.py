@@ -1,4 +1,6 @@
-"""What runs the network: batches of photos in, logits out. Engines know no files, no terminal.
+"""What runs the network: batches of photos in, logits or features out.
+
+Engines know no files, no terminal.
 
 Two engines: ONNX Runtime on the CPU, which starts in a tenth of torch's time, and torch on any
 device. `auto` is the first unless the device is, or may be, an accelerator.
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 EngineName = Literal["auto", "torch", "onnx"]
+# What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes.
+Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
 
 # There whenever a driver for NVIDIA (desktop, Jetson, under Windows' Linux) or AMD is loaded.
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/usr/lib/wsl/lib/libcuda.so.1", "/dev/kfd")
@@ -37,6 +41,10 @@ class Engine(Protocol):
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes)."""
         ...
 
+    def output(self, batch: Float32, name: Output) -> Float32:
+        """Preprocessed photos (N, 3, H, W) -> one output; nothing is computed beyond it."""
+        ...
+
     def fingerprint(self, batch_size: int) -> Fingerprint:
         """What decides the bits of its answers in batches of this size."""
         ...
@@ -47,8 +55,11 @@ def create_engine(
     device: str = "auto",
     engine: EngineName = "auto",
     notify: Callable[[str], None] = lambda _: None,
+    output: Output = "logits",
 ) -> Engine:
     """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
+
+    It is ready for `output`; what getting ready for another costs is paid when that is asked for.
 
     Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
 
@@ -60,10 +71,10 @@ def create_engine(
     check_device_name(device)
     check_engine_name(engine, device)
     if engine == "onnx":
-        return _onnx(model)
+        return _onnx(model, output)
     if engine == "auto" and (device == "cpu" or (device == "auto" and not _accelerated())):
         try:
-            return _onnx(model)
+            return _onnx(model, output)
         except EngineError as error:
             notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
@@ -83,10 +94,10 @@ def compile_model(model: "Model") -> bool:
     return onnx_engine.compile_model(model)
 
 
-def _onnx(model: "Model") -> Engine:
+def _onnx(model: "Model", output: Output) -> Engine:
     with _loading():
         from resnest_cli.inference import onnx_engine
-    return onnx_engine.create(model)
+    return onnx_engine.create(model, (output,))
 
 
 @contextmanager

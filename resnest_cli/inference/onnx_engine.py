@@ -51,13 +51,33 @@ class OnnxEngine:
     name = "onnx"
     device = "cpu"
 
-    def __init__(self, session: ort.InferenceSession, keep: Any = None) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, keep: Any = None, model: "Model | None" = None
+    ) -> None:
         self._session = session
         self._keep = keep  # what the session's memory belongs to
+        self._model = model  # where sessions for other outputs come from
+        self._names = {node.name for node in session.get_outputs()}
+        self._others: dict[str, OnnxEngine] = {}
 
     def logits(self, batch: Float32) -> Float32:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
-        return self.run(batch, LOGITS)[0]
+        return self.output(batch, "logits")
+
+    def output(self, batch: Float32, name: str) -> Float32:
+        """Preprocessed photos (N, 3, H, W) -> one output of `onnx_graph.OUTPUTS`, float32.
+
+        An output that the compiled model lacks gets a compiled model of its own, once.
+
+        Raises:
+            EngineError: the graph for it cannot be built or run here.
+            CheckpointError: the weights cannot be used.
+        """
+        if name in self._names or self._model is None:
+            return self.run(batch, (name,))[0]
+        if name not in self._others:
+            self._others[name] = create(self._model, (name,))
+        return self._others[name].run(batch, (name,))[0]
 
     def run(self, batch: Float32, outputs: tuple[str, ...]) -> list[Float32]:
         """Preprocessed photos (N, 3, H, W) -> the named outputs of the graph, float32."""
@@ -92,7 +112,7 @@ def create(model: "Model", outputs: tuple[str, ...] = LOGITS) -> OnnxEngine:
         if not compiled.obtain(entry, compilation.write, rebuild=rebuild):
             break
         try:
-            return OnnxEngine(_open(entry.path))
+            return OnnxEngine(_open(entry.path), model=model)
         except Exception:
             continue
     return compilation.in_memory()
@@ -133,7 +153,7 @@ class _Compilation:
     def in_memory(self) -> OnnxEngine:
         """The engine without a stored form."""
         try:
-            return OnnxEngine(*_optimised(self._built()))
+            return OnnxEngine(*_optimised(self._built()), self._model)
         except ResnestError:
             raise
         except Exception as error:

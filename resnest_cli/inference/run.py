@@ -5,13 +5,13 @@ are out, and which photos were being decoded. Those suspects are decoded alone, 
 their own.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from io import BufferedReader, RawIOBase
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from resnest_cli.images.batches import Float32
+from resnest_cli.images.batches import Float32, Photo
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
 from resnest_cli.inference.classifier import Classifier, Prepare
 from resnest_cli.inference.records import Record
@@ -20,10 +20,17 @@ from resnest_cli.supervise import Start
 
 if TYPE_CHECKING:
     from resnest_cli.images.isolation import IsolatedDecoder
+    from resnest_cli.inference.stopwatch import Stopwatch
 
 
 def run(
-    classifier: Classifier, options: RunOptions, start: Start, stdin: RawIOBase | None = None
+    classifier: Classifier,
+    options: RunOptions,
+    start: Start,
+    stdin: RawIOBase | None = None,
+    *,
+    topk: int = 5,
+    threshold: float = 0.0,
 ) -> Generator[Record, None, int]:
     """One record per input from `start.skip` on, in order; `stdin` gives a list or an image.
 
@@ -33,7 +40,25 @@ def run(
         UsageError: the list of inputs cannot be read.
     """
     stats = SourceStats()
-    sources = iter_sources(
+    sources = listed(options, stats, stdin)
+    with ExitStack() as stack:
+        yield from classifier.records(
+            islice(sources, start.skip, None),
+            topk=topk,
+            threshold=threshold,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            first=start.skip,
+            prepare=careful(classifier, options, start, stack),
+        )
+    return stats.skipped
+
+
+def listed(
+    options: RunOptions, stats: SourceStats, stdin: RawIOBase | None = None
+) -> Iterator[Source]:
+    """The inputs that the options name, in order; see `images.sources.iter_sources`."""
+    return iter_sources(
         options.inputs,
         recursive=options.recursive,
         from_file=options.from_file,
@@ -41,38 +66,38 @@ def run(
         stdin=BufferedReader(stdin) if stdin else None,
         stats=stats,
     )
-    with ExitStack() as stack:
-        yield from classifier.records(
-            islice(sources, start.skip, None),
-            topk=options.topk,
-            threshold=options.threshold,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            first=start.skip,
-            prepare=_careful(classifier, options, start, stack),
-        )
-    return stats.skipped
 
 
-def _careful(
-    classifier: Classifier, options: RunOptions, start: Start, stack: ExitStack
+def careful(
+    classifier: Classifier,
+    options: RunOptions,
+    start: Start,
+    stack: ExitStack,
+    stopwatch: "Stopwatch | None" = None,
 ) -> Prepare:
-    """The classifier's `prepare`, with a journal of what is in flight, and suspects isolated."""
+    """The classifier's `prepare`, with a journal of what is in flight, and suspects isolated.
+
+    A `stopwatch` is told how long reading and decoding take.
+    """
     journal, suspects = start.journal, start.suspects
+    read: Callable[[Source], Photo] = classifier.read
+    decoded: Callable[[Photo], Float32] = classifier.preparation
+    if stopwatch is not None:
+        read, decoded = stopwatch.timed("read", read), stopwatch.preparation(decoded)
     isolated = None
     if options.isolate or suspects:
         isolated = stack.enter_context(_isolated_decoder(options))
 
     def prepare(index: int, source: Source) -> Float32:
-        photo = classifier.read(source)  # outside of the journal: a slow server is no crash
+        photo = read(source)  # outside of the journal: a slow server is no crash
         if isolated is not None and (options.isolate or index in suspects):
             assert isinstance(photo, str | bytes)
             return isolated.submit(classifier.preparation, photo).result()
         if journal is None:
-            return classifier.preparation(photo)
+            return decoded(photo)
         journal.begin(index)
         try:
-            return classifier.preparation(photo)
+            return decoded(photo)
         finally:
             journal.end(index)
 

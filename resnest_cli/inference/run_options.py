@@ -1,11 +1,17 @@
 """What a run is about, as plain data that another process can be sent. No numpy."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnest_cli.images.preprocess import CropMode
+    from resnest_cli.inference.engine import EngineName
+    from resnest_cli.model.variants import Interpolation
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Which inputs, and what to do with them; see the options of `resnest predict`.
+    """Which inputs, and how they are read; see the options of `resnest predict`.
 
     `time_limit` is in seconds, for decoding one photo where it is isolated.
     """
@@ -14,9 +20,25 @@ class RunOptions:
     from_file: str | None
     null_separated: bool
     recursive: bool
-    topk: int
-    threshold: float
     batch_size: int
     workers: int
     isolate: bool
     time_limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which network, on what, fed how; see the options of `resnest predict` and `Classifier`."""
+
+    model: str
+    weights: str | None
+    labels: str | None
+    device: str
+    engine: "EngineName"
+    img_size: int | None
+    crop_pct: float | None
+    interpolation: "Interpolation | None"
+    crop_mode: "CropMode"
+    exif: bool
+    mirror: str | None
+    offline: bool

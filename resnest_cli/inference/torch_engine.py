@@ -21,8 +21,19 @@ class TorchEngine:
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
+        return self.output(batch, "logits")
+
+    def output(self, batch: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`."""
         with torch.inference_mode():
-            out = self._network(torch.from_numpy(batch).to(self.device))
+            photos = torch.from_numpy(batch).to(self.device)
+            if name == "logits":
+                out = self._network(photos)
+            elif name == "features":
+                (last,) = self._network.forward_intermediates(photos, [4])
+                out = self._network.forward_head(last, pre_logits=True)
+            else:
+                (out,) = self._network.forward_intermediates(photos, [int(name[-1])])
             return np.asarray(out.float().cpu().numpy(), dtype=np.float32)
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
