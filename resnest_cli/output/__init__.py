@@ -5,6 +5,8 @@
     records.py    records as table, JSON, JSON lines or CSV
     tables.py     tables of anything else
     progress.py   bars on stderr
+    status.py     one live line on stderr
+    training.py   what the training commands print
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
 NO_COLOR or TERM=dumb: no colour, no bars.

@@ -27,10 +27,11 @@ def debug_wanted() -> bool:
     return _settings["debug"] or bool(os.environ.get("RESNEST_DEBUG"))
 
 
-def message(text: str) -> None:
-    """A line on stderr, unless `--quiet`."""
+def message(text: str, style: str = "") -> None:
+    """A line on stderr, unless `--quiet`; on a terminal in a style: digits of ANSI's SGR."""
     if not _settings["quiet"]:
-        _line(printable(text))
+        text = printable(text)
+        _line(f"\033[{style}m{text}\033[0m" if style and decorated(sys.stderr) else text)
 
 
 def error(text: str) -> None:

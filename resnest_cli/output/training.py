@@ -1,0 +1,257 @@
+"""What `train` and `finetune` print: the data, the plan, progress, a row per epoch, the end.
+
+All of it goes to stderr, but for `--dry-run`, whose output is what was asked for: stdout.
+"""
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from resnest_cli.output.messages import message, printable_name
+from resnest_cli.output.sink import emit
+from resnest_cli.output.status import Line, Pace, StatusLine, duration
+from resnest_cli.output.tables import show_table
+
+if TYPE_CHECKING:
+    from resnest_cli.training.dataset import DataSet
+    from resnest_cli.training.history import EpochRow
+
+_WIDTH = 80
+_FEW = 10  # unreadable photos and class names that are listed before "and N more"
+
+# What a run folder holds, as the summary names it.
+_FILES = (
+    ("weights/best.safetensors", "the weights of the best epoch"),
+    ("weights/last.safetensors", "the weights of the last epoch"),
+    ("results.csv", "a row per epoch"),
+    ("curves.png", "losses, accuracy and learning rate"),
+    ("confusion_matrix.png", "which classes are taken for which"),
+    ("val_predictions.jpg", "validation photos with their predictions"),
+    ("train_batch.jpg", "training photos as the network sees them"),
+    ("args.toml", "every setting; --config args.toml repeats the run"),
+    ("split.csv", "which photos trained and which validated"),
+)
+
+
+class TrainingDisplay:
+    """Shows a training run; a context manager, which removes the live line at its end.
+
+    With `dry_run`, data and plan go to stdout, with a row for every class and every bad photo.
+    """
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        self._dry_run = dry_run
+        self._status = StatusLine()
+        self._pace = Pace()
+        self._epochs = self._steps = 0
+        self._columns: _Columns | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.clear()
+
+    def message(self, text: str) -> None:
+        """A line above the live one."""
+        message(text)
+
+    def _say(self, text: str) -> None:
+        if self._dry_run:
+            emit(text + "\n")
+        else:
+            message(text)
+
+    # Before the training
+
+    @contextmanager
+    def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
+        """Shows how many photos were checked, of how many where that is known."""
+        pace, status = Pace(), StatusLine()
+
+        def progress(done: int, total: int | None) -> None:
+            status.show(lambda: Line("Checking photos", done, total, pace.parts(done, total)))
+
+        try:
+            yield progress
+        finally:
+            status.clear()
+
+    def data(self, dataset: "DataSet") -> None:
+        """Counts, what the user should know about the data, and the photos left out."""
+        if self._dry_run:
+            _show_classes(dataset)
+            emit("\n")
+        self.plan([("data", _counts(dataset))])
+        for note in dataset.notes:
+            self._say(note)
+        bad = dataset.bad
+        if bad:
+            are = "photo is" if len(bad) == 1 else "photos are"
+            self._say(f"{len(bad):,} {are} left out: not readable.")
+        shown = len(bad) if self._dry_run else _FEW
+        for photo in bad[:shown]:
+            self._say(f"  {printable_name(photo.name)}: {photo.error}")
+        if len(bad) > shown:
+            self._say(f"  and {len(bad) - shown:,} more; split.csv lists them all.")
+
+    def plan(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Names and what they are, in two columns; long values go on below themselves."""
+        indent = max((len(name) for name, _ in lines), default=0) + 2
+        for name, value in lines:
+            wrapped = textwrap.wrap(
+                printable_name(value),
+                _WIDTH - indent,
+                break_long_words=False,  # paths stay whole
+                break_on_hyphens=False,
+            )
+            first, *rest = wrapped or [""]
+            self._say(f"{name:<{indent}}{first}".rstrip())
+            for line in rest:
+                self._say(" " * indent + line)
+
+    # The training itself
+
+    def features(self, done: int, total: int) -> None:
+        """So many photos have gone through the frozen backbone."""
+        self._status.show(
+            lambda: Line("Computing features", done, total, self._pace.parts(done, total))
+        )
+
+    def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
+        """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""
+        self._status.clear()
+        self._epochs, self._steps = epochs, steps
+        if 1 < first_epoch <= epochs:
+            message(f"Epochs before {first_epoch} are done.")
+
+    def step(
+        self,
+        *,
+        epoch: int,
+        step: int,
+        loss: float,
+        lr: float,
+        photos_per_second: float,
+        seconds_left: float,
+    ) -> None:
+        """A step is done, `step` of this epoch, from 1. What is not known yet is not finite."""
+
+        def line() -> Line:
+            parts = [f"loss {_loss(loss)}"]
+            if math.isfinite(seconds_left):
+                parts.append(f"{duration(seconds_left)} left")
+            if math.isfinite(photos_per_second):
+                parts.append(f"{photos_per_second:,.0f} photos/s")
+            parts.append(f"lr {lr:.3g}")
+            return Line(f"Epoch {epoch}/{self._epochs}", step, self._steps, tuple(parts))
+
+        self._status.show(line)
+
+    def validating(self, done: int, total: int) -> None:
+        """So many batches of the validation are done."""
+        self._status.show(lambda: Line("Validating", done, total))
+
+    def epoch(self, row: "EpochRow") -> None:
+        """A row of the table; its header before the first."""
+        if self._columns is None:
+            self._columns = _Columns(row, self._epochs)
+            message(self._columns.header(), style="1")
+        message(self._columns.row(row), style="32" if row.best else "")
+
+    # After it
+
+    def summary(self, folder: Path, rows: Sequence["EpochRow"], command: str) -> None:
+        """How good it became, what lies where, and a command to try."""
+        self._status.clear()
+        best = [row for row in rows if row.best]
+        if best:
+            row = best[-1]
+            whose = " (EMA)" if row.which == "ema" else ""
+            message(
+                f"\nBest top-1: {_best_top1(row):.2%}{whose}, mean recall {row.recall:.2%}, in "
+                f"epoch {row.epoch} of {len(rows)}. It took {duration(_seconds(rows))}."
+            )
+        message(f"In {printable_name(str(folder))}:")
+        found = [(name, what) for name, what in _FILES if (folder / name).exists()]
+        for name, what in found:
+            message(f"  {name:<26}{what}")
+        message(f"Try it:\n  {command}")
+
+
+class _Columns:
+    """The table of epochs: which columns there are is known from the first row."""
+
+    def __init__(self, first: "EpochRow", epochs: int) -> None:
+        self._epochs = epochs
+        self._top5, self._ema = first.top5 is not None, first.ema_top1 is not None
+        self._width = max(5, 2 * len(str(epochs)) + 1)
+
+    def header(self) -> str:
+        return self._line("Epoch", "Loss", "Val loss", "Top-1", "Top-5", "EMA top-1", "Recall",
+                          "Time", "")  # fmt: skip
+
+    def row(self, row: "EpochRow") -> str:
+        share = "{:.2%}".format
+        return self._line(
+            f"{row.epoch}/{self._epochs}",
+            _loss(row.train_loss),
+            _loss(row.val_loss),
+            share(row.top1),
+            "" if row.top5 is None else share(row.top5),
+            "" if row.ema_top1 is None else share(row.ema_top1),
+            share(row.recall),
+            duration(row.seconds),
+            "best" if row.best else "",
+        )
+
+    def _line(self, epoch: str, loss: str, val_loss: str, top1: str, top5: str, ema: str,
+              recall: str, seconds: str, mark: str) -> str:  # fmt: skip
+        cells = [epoch.rjust(self._width), loss.rjust(7), val_loss.rjust(8), top1.rjust(7)]
+        cells += [top5.rjust(7)] if self._top5 else []
+        cells += [ema.rjust(9)] if self._ema else []
+        cells += [recall.rjust(7), seconds.rjust(8), mark]
+        return "  ".join(cells).rstrip()
+
+
+def _loss(loss: float) -> str:
+    """A loss in at most 7 characters."""
+    return f"{loss:.4f}" if abs(loss) < 100 else f"{loss:.3g}"
+
+
+def _best_top1(row: "EpochRow") -> float:
+    return row.ema_top1 if row.which == "ema" and row.ema_top1 is not None else row.top1
+
+
+def _seconds(rows: Sequence["EpochRow"]) -> float:
+    return sum(row.seconds for row in rows)
+
+
+def _counts(dataset: "DataSet") -> str:
+    """How many photos and classes there are, and the names of the first classes."""
+    names = dataset.class_names
+    shown = ", ".join(map(printable_name, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
+    split = "as the folders have it" if dataset.own_split else "split by class"
+    return (
+        f"{len(dataset.train):,} photos to train on, {len(dataset.val):,} to validate ({split}); "
+        f"{len(names):,} classes: {shown}"
+    )
+
+
+def _show_classes(dataset: "DataSet") -> None:
+    """A table on stdout: each class and how many photos it has on either side."""
+    train = Counter(sample.label for sample in dataset.train)
+    val = Counter(sample.label for sample in dataset.val)
+    named = dataset.class_names != dataset.class_ids
+    columns = [("Class", "left"), *([("Name", "left")] if named else [])]
+    columns += [("Training", "right"), ("Validation", "right")]
+    rows = []
+    for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
+        rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
+    total = ["all", *([""] if named else [])]
+    rows.append([*total, f"{len(dataset.train):,}", f"{len(dataset.val):,}"])
+    show_table(columns, rows)
