@@ -4,14 +4,13 @@ All of it goes to stderr, but for `--dry-run`, whose output is what was asked fo
 """
 
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import message, printable_name
+from resnest_cli.output.messages import message, printable, printable_name
 from resnest_cli.output.sink import emit
 from resnest_cli.output.status import Line, Pace, StatusLine, duration
 from resnest_cli.output.tables import show_table
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from resnest_cli.training.dataset import DataSet
     from resnest_cli.training.history import EpochRow
 
-_WIDTH = 80
+_WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
 
 # What a run folder holds, as the summary names it.
@@ -62,7 +61,7 @@ class TrainingDisplay:
 
     def _say(self, text: str) -> None:
         if self._dry_run:
-            emit(text + "\n")
+            emit(printable(text) + "\n")
         else:
             message(text)
 
@@ -91,8 +90,8 @@ class TrainingDisplay:
             self._say(note)
         bad = dataset.bad
         if bad:
-            are = "photo is" if len(bad) == 1 else "photos are"
-            self._say(f"{len(bad):,} {are} left out: not readable.")
+            photos = "1 photo" if len(bad) == 1 else f"{len(bad):,} photos"
+            self._say(f"{photos} cannot be read and will be left out:")
         shown = len(bad) if self._dry_run else _FEW
         for photo in bad[:shown]:
             self._say(f"  {printable_name(photo.name)}: {photo.error}")
@@ -101,15 +100,9 @@ class TrainingDisplay:
 
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """Names and what they are, in two columns; long values go on below themselves."""
-        indent = max((len(name) for name, _ in lines), default=0) + 2
+        indent = max(_INDENT, *(len(name) + 2 for name, _ in lines)) if lines else 0
         for name, value in lines:
-            wrapped = textwrap.wrap(
-                printable_name(value),
-                _WIDTH - indent,
-                break_long_words=False,  # paths stay whole
-                break_on_hyphens=False,
-            )
-            first, *rest = wrapped or [""]
+            first, *rest = _wrapped(printable_name(value), _WIDTH - indent)
             self._say(f"{name:<{indent}}{first}".rstrip())
             for line in rest:
                 self._say(" " * indent + line)
@@ -127,7 +120,7 @@ class TrainingDisplay:
         self._status.clear()
         self._epochs, self._steps = epochs, steps
         if 1 < first_epoch <= epochs:
-            message(f"Epochs before {first_epoch} are done.")
+            message(f"Epoch {first_epoch} of {epochs} is next.")
 
     def step(
         self,
@@ -181,6 +174,20 @@ class TrainingDisplay:
         for name, what in found:
             message(f"  {name:<26}{what}")
         message(f"Try it:\n  {command}")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most so many columns; words, such as paths, stay whole."""
+    from rich.cells import cell_len  # Chinese letters take two columns
+
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 class _Columns:
