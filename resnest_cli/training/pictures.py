@@ -1,0 +1,120 @@
+"""The pictures of a run, from its data, its history and its best weights."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnest_cli import output
+from resnest_cli.errors import ResnestError
+from resnest_cli.images.batches import Preparation
+from resnest_cli.images.decode import decode
+from resnest_cli.inference.ranking import softmax
+from resnest_cli.model import checkpoint
+from resnest_cli.report import plots, sheets
+from resnest_cli.training.augment import Augment
+from resnest_cli.training.dataset import Sample
+from resnest_cli.training.loader import epoch_order
+from resnest_cli.training.mixing import Mixing
+from resnest_cli.training.resume import Progress
+from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.setup import Ready
+
+_SHOWN = 16
+
+Float32 = NDArray[np.float32]
+
+
+def picture_of_training(folder: Path, ready: Ready) -> None:
+    """`train_batch.jpg`: the first photos of the first epoch as the network sees them."""
+    config, samples = ready.config, ready.dataset.train
+    labels = [sample.label for sample in samples]
+    order = epoch_order(labels, seed=config.seed, epoch=0, balanced=config.balanced)
+    first = list(order[:_SHOWN])
+    if ready.cached:  # as the engine sees them; half of them mirrored later
+        preparation = Preparation(ready.preprocessing)
+        photos = [torch.from_numpy(preparation(samples[index].path)) for index in first]
+    else:
+        augment = Augment(config, ready.preprocessing)
+        photos = [
+            augment(
+                decode(samples[index].path), derived_seed(config.seed, "sample", 0, int(index))
+            )
+            for index in first
+        ]
+    names = ready.dataset.class_names
+    batch = torch.stack(photos)
+    titles = [names[labels[index]] for index in first]
+    mixing = Mixing(config, len(names))
+    if mixing.active and not ready.cached:
+        seed = derived_seed(config.seed, "step", 0, 0)
+        batch, targets = mixing(batch, torch.tensor([labels[index] for index in first]), seed)
+        titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
+    _drawn(
+        folder / "train_batch.jpg",
+        lambda path: sheets.train_batch(path, _pixels(batch.numpy(), ready), titles),
+    )
+
+
+def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
+    """A label such as "cat 0.7 + dog 0.3"."""
+    rest = smoothing / len(names)
+    shares = [(float((share - rest) / (1 - smoothing)), index) for index, share in enumerate(targets)]
+    parts = sorted((part for part in shares if part[0] > 0.01), reverse=True)
+    if len(parts) == 1:
+        return names[parts[0][1]]
+    return " + ".join(f"{names[index]} {share:.2f}" for share, index in parts)
+
+
+def final_pictures(run: RunFolder, ready: Ready, progress: Progress, confusion: NDArray[np.int64]) -> None:
+    """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`."""
+    _drawn(run.path / "curves.png", lambda path: plots.curves(path, progress.rows))
+    names = ready.dataset.class_names
+    _drawn(
+        run.path / "confusion_matrix.png",
+        lambda path: plots.confusion_matrix(path, confusion, names),
+    )
+    _drawn(run.path / "val_predictions.jpg", lambda path: _val_predictions(path, run, ready))
+
+
+def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
+    network = checkpoint.instantiate(checkpoint.load(run.weights("best")))
+    samples = _spread(ready.dataset.val)
+    preparation = Preparation(ready.preprocessing)
+    photos = np.stack([preparation(sample.path) for sample in samples])
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(photos)).numpy()
+    probabilities = softmax(logits)
+    best = probabilities.argmax(axis=1)
+    names = ready.dataset.class_names
+    sheets.val_predictions(
+        path,
+        _pixels(photos, ready),
+        [names[sample.label] for sample in samples],
+        [names[index] for index in best],
+        [float(row[index]) for row, index in zip(probabilities, best, strict=True)],
+    )
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """Up to 16 samples, evenly over all of them and so over the classes."""
+    count = min(_SHOWN, len(samples))
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+def _pixels(photos: Float32, ready: Ready) -> Float32:
+    """Undoes the normalisation: float32 (B, 3, H, W) in [0, 1]."""
+    mean = np.asarray(ready.preprocessing.mean, np.float32)[:, None, None]
+    std = np.asarray(ready.preprocessing.std, np.float32)[:, None, None]
+    return np.clip(photos * std + mean, 0, 1)
+
+
+def _drawn(path: Path, draw: Callable[[Path], None]) -> None:
+    """A picture is worth less than the run: where it cannot be drawn, that is said."""
+    try:
+        draw(path)
+    except (OSError, ImportError, ResnestError) as error:
+        output.message(f"{path} was not drawn: {error}")
