@@ -221,8 +221,8 @@ class _Columns:
         cells = [epoch.rjust(self._width), loss.rjust(7), val_loss.rjust(8), top1.rjust(7)]
         cells += [top5.rjust(7)] if self._top5 else []
         cells += [ema.rjust(9)] if self._ema else []
-        cells += [recall.rjust(7), seconds.rjust(8), mark]
-        return "  ".join(cells).rstrip()
+        cells += [recall.rjust(7), seconds.rjust(8)]
+        return f"{'  '.join(cells)} {mark}".rstrip()  # at most 80 columns
 
 
 def _loss(loss: float) -> str:
