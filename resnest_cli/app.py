@@ -6,12 +6,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from resnest_cli import __version__, output
-from resnest_cli.commands import download, models, predict
+from resnest_cli.commands import download, finetune, models, predict, train
 from resnest_cli.errors import ResnestError
 
 EPILOG = """Examples:
 
   resnest predict dog.jpg --model resnest101e --topk 5
+
+  resnest finetune data/ --classes 10
 
   resnest models
 
@@ -47,6 +49,8 @@ def resnest(
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)
+app.command(epilog=finetune.EPILOG)(finetune.finetune)
+app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=download.EPILOG)(download.download)
 app.add_typer(models.app, name="models")
 

@@ -15,7 +15,7 @@ from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
-from resnest_cli.training.loop import DivergedError, StoppedError, Trainer
+from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.pictures import final_pictures, picture_of_training
 from resnest_cli.training.resume import Progress, load_state
 from resnest_cli.training.runs import RunFolder, RunKeeper
@@ -23,7 +23,7 @@ from resnest_cli.training.settings import differences, load_settings, write_args
 from resnest_cli.training.planning import plan_lines
 from resnest_cli.training.setup import Ready, check_batches, get_ready
 from resnest_cli.training.split import read_split, write_split
-from resnest_cli.training.stopping import StopRequest
+from resnest_cli.training.stopping import StoppedError, StopRequest
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay

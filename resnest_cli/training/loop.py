@@ -28,7 +28,7 @@ from resnest_cli.training.mixing import Mixing, loss_function
 from resnest_cli.training.optim import Schedule, clip, create_optimizer
 from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
 from resnest_cli.training.seeds import derived_seed
-from resnest_cli.training.stopping import StopRequest
+from resnest_cli.training.stopping import StoppedError, StopRequest
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -122,10 +122,6 @@ class Task:
     frozen: Sequence[nn.Module] = ()
 
 
-class StoppedError(ResnestError):
-    """A signal ended the run after its state was saved."""
-
-
 class DivergedError(ResnestError):
     """The loss or its gradient is no longer a finite number."""
 
@@ -202,9 +198,9 @@ class Trainer:
                 if progress.position < steps:
                     self._train_epoch()
                 self._finish_epoch()
-        except _StopNow:
+        except StoppedError:
             self.save()
-            raise StoppedError("stopped") from None
+            raise
         return progress
 
     def _epochs(self) -> int:
@@ -308,8 +304,7 @@ class Trainer:
         )
 
     def _save_if_due(self) -> None:
-        if self._stop.signal is not None:
-            raise _StopNow
+        self._stop.check()
         every = self.config.save_every
         if every > 0 and time.monotonic() - self._saved >= every:
             self.save()
@@ -354,8 +349,7 @@ class Trainer:
                     logits = network(photos)
                 meter.update(logits.float(), labels)
                 self._display.validating(done, total)
-                if self._stop.signal is not None:
-                    raise _StopNow
+                self._stop.check()
         return meter.result()
 
     def _row(self, raw: Evaluation, averaged: Evaluation | None) -> EpochRow:
@@ -401,10 +395,6 @@ class Trainer:
                 names.append("best")
             metrics = _metrics(found, row.epoch, which)
             self._keeper.save_weights(names, network.state_dict(), metrics)
-
-
-class _StopNow(Exception):  # noqa: N818 - a way out of two loops, not an error
-    """A signal was noted."""
 
 
 def _metrics(found: Evaluation, epoch: int, which: str) -> dict[str, Any]:

@@ -5,6 +5,12 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from resnest_cli.errors import ResnestError
+
+
+class StoppedError(ResnestError):
+    """A signal asked for the end, and what was done so far is safe."""
+
 
 class StopRequest:
     """A context manager: the first SIGINT or SIGTERM only sets `signal`; a second SIGINT raises.
@@ -36,6 +42,15 @@ class StopRequest:
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+
+    def check(self) -> None:
+        """To be called where the work may end.
+
+        Raises:
+            StoppedError: a signal has come.
+        """
+        if self.signal is not None:
+            raise StoppedError(f"stopped by {self.signal.name}")
 
     @property
     def exit_code(self) -> int:

@@ -1,0 +1,53 @@
+"""`resnest train`: class folders -> a network from scratch."""
+
+from pathlib import Path
+from typing import Any
+
+from resnest_cli import options
+from resnest_cli.commands import training
+
+EPILOG = """Examples:
+
+  resnest train data/ --model resnest14d --img-size 64
+
+  resnest train data/ --dry-run
+
+  resnest train data/ --epochs 50 --mixup 0.2 --cutmix 1 --aa rand-m9-n2 --patience 10
+
+  resnest train data/ --resume
+
+  resnest train --config runs/train/exp/args.toml"""
+
+
+@training.with_settings
+def train(
+    data: training.Data = None,
+    recipe: training.Recipe = None,
+    config: training.ConfigFile = None,
+    output_: training.Runs = Path("runs"),
+    run: training.Run = None,
+    resume: training.Resume = False,
+    dry_run: training.DryRun = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
+    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    **settings: Any,
+) -> None:
+    """Train a network on your own classes, from nothing.
+
+    DATA holds a folder of photos for each class, or train/ and val/ with such folders. The best
+    weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
+    --model. A run that was interrupted goes on with --resume. For few photos use finetune.
+    """
+    training.run(
+        "train",
+        data=data,
+        recipe=recipe,
+        config=config,
+        output_=output_,
+        run_=run,
+        resume=resume,
+        dry_run=dry_run,
+        mirror=None,
+        offline=True,
+        settings=settings,
+    )

@@ -1,0 +1,55 @@
+"""Kills a training run again and again and compares the weights at the end with a quiet run's.
+
+    python -m tests.campaign.kill_training [--kills 30] [--seed 0]
+
+Every run is killed up to five times, at random moments, and then left to end; runs follow each
+other until there were so many kills. Prints what was found after the kills.
+"""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from resnest_cli.model import checkpoint
+from resnest_cli.model.resnest import build
+from resnest_cli.model.variants import Preprocessing
+from tests.networks import TINY, enliven
+from tests.training import kills
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    total = kills.Trial()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        variant = replace(TINY, preprocessing=Preprocessing(48, 0.9, "bilinear"))
+        model = work / "tiny.safetensors"
+        info = checkpoint.CheckpointInfo(variant=variant)
+        checkpoint.save(model, enliven(build(variant, num_classes=5)), info)
+        data = kills.make_data(work / "data")
+        seconds = kills.run(kills.command(data, model, work / "runs", "quiet"))
+        expected = kills.outcome(work / "runs" / "finetune" / "quiet")
+        print(f"a quiet run takes {seconds:.1f} s")
+        runs = 0
+        while total.kills < options.kills:
+            name = f"run{runs}"
+            arguments = kills.command(data, model, work / "runs", name)
+            folder = work / "runs" / "finetune" / name
+            most = min(5, options.kills - total.kills)
+            trial = kills.killed_run(arguments, folder, seconds, options.seed + runs, most)
+            same = kills.outcome(folder) == expected
+            print(f"{name}: {trial}, weights {'identical' if same else 'DIFFER'}", flush=True)
+            if not same:
+                raise SystemExit(1)
+            for field in ("kills", "with_state", "with_weights", "leftovers"):
+                setattr(total, field, getattr(total, field) + getattr(trial, field))
+            runs += 1
+    print(f"{runs} runs, {total}: every file of weights identical, nothing unreadable")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""The loop: exact resume from any step, what it keeps, and how it ends."""
+
+import math
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.model.resnest import build
+from resnest_cli.training.config import Config
+from resnest_cli.training.history import EpochRow
+from resnest_cli.training.loader import Batch
+from resnest_cli.training.loop import DivergedError, Task, Trainer
+from resnest_cli.training.resume import Progress, State
+from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.stopping import StoppedError, StopRequest
+from tests.networks import TINY
+
+CLASSES, SIZE, STEPS = 6, 32, 4
+
+CONFIG = Config(
+    command="train", data="data", model="resnest14d", recipe="quick", img_size=SIZE, epochs=3,
+    batch_size=6, opt="sgd", lr=0.05, warmup_epochs=1, clip_grad=1.0, smoothing=0.1, mixup=0.2,
+    cutmix=0.5, drop=0.2, drop_path=0.2, drop_block=0.1, model_ema=True, model_ema_decay=0.9,
+    freeze="none", device="cpu", channels_last=True, workers=0, seed=3, save_every=0.0,
+)  # fmt: skip
+
+
+class Photos:
+    """Seeded noise with a class-dependent tint; batch after batch a function of the epoch."""
+
+    photos = STEPS * 6
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for position in range(start, STEPS):
+            yield self.batch(derived_seed(0, "order", epoch, position))
+
+    def batch(self, seed: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(6) % CLASSES
+        photos = torch.randn(6, 3, SIZE, SIZE, generator=generator)
+        photos[:, 0] += labels[:, None, None] - 2.5
+        return Batch(photos, labels, list(range(6)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self.batch(1)
+        yield self.batch(2)
+
+
+class Validation(Photos):
+    def __len__(self) -> int:
+        return 2
+
+
+@dataclass
+class Kept:
+    """What the loop handed over, copied."""
+
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    metrics: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: list[EpochRow] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+
+    def save_weights(
+        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
+    ) -> None:
+        for name in names:
+            self.weights[name] = {key: value.clone() for key, value in tensors.items()}
+            self.metrics[name] = metrics
+
+    def save_rows(self, rows: Sequence[EpochRow]) -> None:
+        self.rows = list(rows)
+
+    def save_state(
+        self,
+        progress: Progress,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        scaler: Mapping[str, Any],
+    ) -> None:
+        tensors = {
+            part: {name: tensor.clone().contiguous() for name, tensor in group.items()}
+            for part, group in parts.items()
+        }
+        copied = replace(progress, rows=list(progress.rows), best=dict(progress.best))
+        self.states.append(State(copied, tensors, dict(scaler)))
+
+
+class Watch:
+    """A display that can interfere: `at(step)` is called after each step of the run."""
+
+    def __init__(self, at: Any = None) -> None:
+        self.at, self.steps, self.losses, self.lrs = at, 0, [], []
+        self.validations: list[tuple[int, int]] = []
+
+    def start(self, **_: int) -> None: ...
+
+    def step(self, *, loss: float, lr: float, **_: float) -> None:
+        self.steps += 1
+        self.losses.append(loss)
+        self.lrs.append(lr)
+        if self.at is not None:
+            self.at(self.steps)
+
+    def validating(self, done: int, total: int) -> None:
+        self.validations.append((done, total))
+
+    def epoch(self, row: EpochRow) -> None: ...
+
+
+def network(config: Config) -> nn.Module:
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    return build(
+        TINY, num_classes=CLASSES, drop_rate=config.drop, drop_path_rate=config.drop_path,
+        drop_block_rate=config.drop_block,
+    )  # fmt: skip
+
+
+def trainer(
+    config: Config,
+    kept: Kept,
+    watch: Watch,
+    state: State | None = None,
+    stop: StopRequest | None = None,
+    train: Photos | None = None,
+) -> Trainer:
+    task = Task(config, network(config), train or Photos(), Validation(), CLASSES)
+    return Trainer(task, kept, watch, stop or StopRequest(), state)
+
+
+class Killed(Exception):
+    pass
+
+
+def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def timeless(rows: Sequence[EpochRow]) -> list[EpochRow]:
+    return [replace(row, photos_per_second=0, train_seconds=0, seconds=0) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def straight() -> Kept:
+    kept = Kept()
+    trainer(CONFIG, kept, Watch()).run()
+    return kept
+
+
+@pytest.mark.parametrize("step", range(1, 3 * STEPS + 1))
+def test_killed_at_any_step_and_resumed_gives_the_same_bits(straight: Kept, step: int) -> None:
+    """The state is that of the last epoch's end, or of the step before where one was saved there."""
+
+    def kill(done: int) -> None:
+        if done == step:
+            raise Killed
+
+    kept = Kept()
+    config = replace(CONFIG, save_every=1e-9 if step % 2 else 0.0)  # after every step, or never
+    with pytest.raises(Killed):
+        trainer(config, kept, Watch(kill)).run()
+    torch.manual_seed(12345)  # a new process has another generator
+    state = kept.states[-1] if kept.states else None
+    trainer(config, kept, Watch(), state).run()
+    assert same(kept.weights["last"], straight.weights["last"])
+    assert same(kept.weights["best"], straight.weights["best"])
+    assert same(kept.weights["last_ema"], straight.weights["last_ema"])
+    assert timeless(kept.rows) == timeless(straight.rows)
+    assert kept.metrics == straight.metrics
+
+
+def test_every_setting_of_the_step_acts(straight: Kept) -> None:
+    for change in (
+        {"clip_grad": 0.01}, {"smoothing": 0.0}, {"mixup": 0.0, "cutmix": 0.0}, {"drop": 0.0},
+        {"drop_path": 0.0}, {"drop_block": 0.0}, {"seed": 4}, {"lr": 0.04}, {"warmup_epochs": 0.0},
+        {"opt": "adamw", "lr": 0.001}, {"weight_decay": 0.1}, {"momentum": 0.5}, {"sched": "constant"},
+        {"min_lr": 0.5}, {"amp": "bfloat16"},
+    ):  # fmt: skip
+        kept = Kept()
+        trainer(replace(CONFIG, epochs=2, **change), kept, Watch()).run()
+        one = Kept()
+        trainer(replace(CONFIG, epochs=2), one, Watch()).run()
+        assert not same(kept.weights["last"], one.weights["last"]), change
+
+
+def test_the_memory_format_changes_no_more_than_the_last_bits(straight: Kept) -> None:
+    kept = Kept()
+    config = replace(CONFIG, channels_last=False, epochs=1)
+    trainer(config, kept, Watch()).run()
+    first = next(s for s in straight.states if s.progress.epoch == 1).tensors["model"]
+    for name, tensor in kept.weights["last"].items():
+        torch.testing.assert_close(tensor, first[name], rtol=2e-3, atol=2e-4)
+
+
+def test_what_it_keeps(straight: Kept) -> None:
+    assert set(straight.weights) == {"last", "last_ema", "best", "best_raw", "best_ema"}
+    top = max(max(row.top1, row.ema_top1 or 0) for row in straight.rows)
+    assert straight.metrics["best"]["top1"] == top
+    assert straight.metrics["best_raw"]["top1"] == max(row.top1 for row in straight.rows)
+    assert straight.metrics["best_ema"]["top1"] == max(row.ema_top1 or 0 for row in straight.rows)
+    assert [row.epoch for row in straight.rows] == [1, 2, 3]
+    assert [row.step for row in straight.rows] == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert straight.rows[0].best
+    assert not same(straight.weights["last"], straight.weights["last_ema"])
+    assert straight.states[-1].tensors["confusion"]["best"].sum() == 12
+    assert all(row.top5 is not None for row in straight.rows)
+
+
+def test_without_a_moving_average(straight: Kept) -> None:
+    kept = Kept()
+    trainer(replace(CONFIG, model_ema=False), kept, Watch()).run()
+    assert set(kept.weights) == {"last", "best"}
+    assert same(kept.weights["last"], straight.weights["last"])  # the average changes nothing else
+    assert all(row.ema_top1 is None and row.which == "raw" for row in kept.rows)
+
+
+def test_a_signal_ends_it_between_two_steps_with_its_state(straight: Kept) -> None:
+    kept = Kept()
+    with StopRequest() as stop:
+
+        def interrupt(step: int) -> None:
+            if step == 6:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(StoppedError):
+            trainer(CONFIG, kept, Watch(interrupt), stop=stop).run()
+    assert stop.exit_code == 143
+    state = kept.states[-1]
+    assert (state.progress.epoch, state.progress.position) == (1, 2)
+    trainer(CONFIG, kept, Watch(), state).run()
+    assert same(kept.weights["last"], straight.weights["last"])
+
+
+def test_a_signal_during_validation(straight: Kept) -> None:
+    kept = Kept()
+    with StopRequest() as stop:
+        watch = Watch()
+        watch.validating = lambda *_: signal.raise_signal(signal.SIGINT)  # type: ignore[method-assign]
+        with pytest.raises(StoppedError):
+            trainer(CONFIG, kept, watch, stop=stop).run()
+    assert stop.exit_code == 130
+    state = kept.states[-1]
+    assert (state.progress.epoch, state.progress.position) == (0, STEPS)
+    assert not kept.rows
+    trainer(CONFIG, kept, Watch(), state).run()
+    assert same(kept.weights["last"], straight.weights["last"])
+    assert timeless(kept.rows) == timeless(straight.rows)
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+class Poisoned(Photos):
+    """NaN in one photo of the second epoch's third batch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for position, batch in enumerate(super().epoch(epoch, start), start=start):
+            if (epoch, position) == (1, 2):
+                batch.photos[0, 0, 0, 0] = math.nan
+            yield batch
+
+
+def test_a_loss_that_is_no_number_ends_it_before_the_step() -> None:
+    kept = Kept()
+    run = trainer(CONFIG, kept, Watch(), train=Poisoned())
+    with pytest.raises(DivergedError, match="became nan in epoch 2, batch 3") as error:
+        run.run()
+    assert "lower --lr" in str(error.value)
+    assert len(kept.rows) == 1
+    for name, tensor in run.task.network.state_dict().items():
+        # Running statistics have seen the photo; what is learned has not.
+        if "running" not in name:
+            assert bool(torch.isfinite(tensor).all()), name
+
+
+def test_a_gradient_that_is_no_number_ends_it_too() -> None:
+    kept = Kept()
+    run = trainer(CONFIG, kept, Watch())
+    run.task.network.fc.weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[union-attr]
+    with pytest.raises(DivergedError, match="the gradient became"):
+        run.run()
+
+
+def test_patience() -> None:
+    kept = Kept()
+    config = replace(CONFIG, lr=1e-12, epochs=20, patience=2, model_ema=False)
+    progress = trainer(config, kept, Watch()).run()
+    assert progress.epoch < 20
+    assert progress.epoch == progress.best_epoch + 2
+    again = trainer(config, kept, Watch(), kept.states[-1])
+    assert again.run().epoch == progress.epoch  # stopped for good
+
+
+def test_more_epochs_go_on_from_the_step() -> None:
+    kept = Kept()
+    trainer(replace(CONFIG, epochs=1), kept, Watch()).run()
+    watch = Watch()
+    progress = trainer(replace(CONFIG, epochs=3), kept, watch, kept.states[-1]).run()
+    assert progress.epoch == 3
+    straight = Watch()
+    trainer(CONFIG, Kept(), straight).run()
+    assert watch.lrs == straight.lrs[STEPS:]
+
+
+def test_running_out_of_memory_is_told_with_a_remedy() -> None:
+    def full(*_: Any) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 PB")
+
+    run = trainer(CONFIG, Kept(), Watch())
+    run.task.network.forward = full  # type: ignore[method-assign]
+    with pytest.raises(ResnestError, match=r"memory ran out with 6 photos.*-b 3"):
+        run.run()
+
+
+def test_frozen_modules_stay_as_they_are() -> None:
+    from resnest_cli.training.network import freeze
+
+    whole = network(CONFIG)
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    frozen = freeze(whole, "stages:2")  # type: ignore[arg-type]
+    task = Task(CONFIG, whole, Photos(), Validation(), CLASSES, frozen)
+    Trainer(task, Kept(), Watch(), StopRequest(), None).run()
+    changed = {
+        name.partition(".")[0]
+        for name, tensor in whole.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    assert changed == {"layer3", "layer4", "fc"}
