@@ -1,7 +1,7 @@
 """matplotlib as the plots use it: Agg, its own default style, files that appear whole.
 
-Neither pyplot nor a display is involved, so that a plot can be drawn anywhere and from any thread,
-and the user's matplotlibrc changes nothing.
+Neither pyplot nor a display is involved, so that a plot can be drawn anywhere, and the user's
+matplotlibrc changes nothing.
 """
 
 import logging

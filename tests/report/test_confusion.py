@@ -145,11 +145,13 @@ def test_odd_names(tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.Monk
     """Dollars are no formula; what no font draws has its number; nothing warns."""
     monkeypatch.setattr(fonts, "_candidates", list)
     fonts._faces.cache_clear()
-    names = ["$5 bill$", "狗", "кошка", "a\x1b[31m\nb", r"\frac{1}", "_[bold]"]
-    confusion_matrix(tmp_path / "matrix.png", random_matrix(6), names)
+    names = ["$5 bill$", "狗", "кошка", "a\x1b[31m\nb", r"\frac{1}", "_[bold]",
+             "caf\udce9"]  # fmt: skip
+    confusion_matrix(tmp_path / "matrix.png", random_matrix(7), names)
     fonts._faces.cache_clear()
     shown = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
-    assert shown == ["$5 bill$", "#1", "кошка", r"a\x1b[31m\nb", r"\frac{1}", "_[bold]"]
+    assert shown == ["$5 bill$", "#1", "кошка", r"a\x1b[31m\nb", r"\frac{1}", "_[bold]",
+                     r"caf\xe9"]  # fmt: skip
     assert [text for text in texts(drawn[0]) if text.startswith("#n: class n")]
 
 
