@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from resnest_cli import output
-from resnest_cli.errors import ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import softmax
@@ -96,6 +95,7 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
         [names[sample.label] for sample in samples],
         [names[index] for index in best],
         [float(row[index]) for row, index in zip(probabilities, best, strict=True)],
+        [sample.label == index for sample, index in zip(samples, best, strict=True)],
     )
 
 
@@ -116,5 +116,5 @@ def _drawn(path: Path, draw: Callable[[Path], None]) -> None:
     """A picture is worth less than the run: where it cannot be drawn, that is said."""
     try:
         draw(path)
-    except (OSError, ImportError, ResnestError) as error:
+    except Exception as error:
         output.message(f"{path} was not drawn: {error}")
