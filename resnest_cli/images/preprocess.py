@@ -72,11 +72,17 @@ def preprocess(
         out = np.empty((3, size, size), np.float32)
     elif out.shape != (3, size, size) or out.dtype != np.float32:
         raise ValueError(f"out must be float32 (3, {size}, {size}), not {out.dtype} {out.shape}")
-    pixels = _cropped(image, config, crop_mode)  # (size, size, 3) uint8
+    normalise(_cropped(image, config, crop_mode), config, out)
+    return out
+
+
+def normalise(
+    pixels: "NDArray[np.uint8]", config: "Preprocessing", out: "NDArray[np.float32]"
+) -> None:
+    """uint8 (H, W, 3) -> `out`, float32 (3, H, W): (pixel / 255 - mean) / std."""
     for channel, table in enumerate(_tables(config.mean, config.std)):
         # mode="clip" spares a checking copy; no uint8 is out of the table's range.
         np.take(table, pixels[:, :, channel], out=out[channel], mode="clip")
-    return out
 
 
 def _cropped(

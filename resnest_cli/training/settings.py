@@ -17,6 +17,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text
 from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing, find_variant
 from resnest_cli.training.config import Command, Config
+from resnest_cli.training.policies import parse_aa
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
 RECIPES = ("finetune", "quick", "paper")
@@ -100,24 +101,6 @@ _CHECKS: dict[str, Check] = {
     "seed": (int, lambda value: 0 <= value < 2**63, "a whole number from 0"),
     "save_every": _AT_LEAST_0,
 }
-
-
-def parse_aa(text: str) -> tuple[int, int] | str | None:
-    """"none" and "auto" as they are, "rand-m9-n2" as (magnitude, operations); else None.
-
-    The magnitude lies in 0 to 30, torchvision's bins; two operations unless said.
-    """
-    if text in {"none", "auto"}:
-        return text
-    parts = text.split("-")
-    values = {"m": 9, "n": 2}
-    for part in parts[1:]:
-        if part[:1] not in values or not part[1:].isdecimal():
-            return None
-        values[part[0]] = int(part[1:])
-    if parts[0] != "rand" or values["m"] > 30 or not 1 <= values["n"] <= 10:
-        return None
-    return values["m"], values["n"]
 
 
 def load_settings(

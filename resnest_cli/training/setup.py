@@ -100,7 +100,7 @@ class Ready:
         train = TrainBatches(
             data.train,
             Augment(config, self.preprocessing),
-            num_classes=len(data.class_ids),
+            size=self.preprocessing.size,
             batch_size=config.batch_size,
             workers=config.workers,
             seed=config.seed,

@@ -1,0 +1,79 @@
+"""What varies a training photo: crop, mirror, colours, erasing. torchvision's v2 transforms.
+
+Everything up to the colours happens on the PIL image, which has the fewest bytes; then one table
+normalises it, as for prediction, and erasing comes last. All draws come from the seed that is
+given, so that a photo looks the same whichever process prepares it, and when.
+
+Deviations from timm's training transform: the crop is resized with the model's own interpolation
+(timm alternates bilinear and bicubic), and RandAugment is torchvision's, whose magnitude has 31
+steps (timm's has 10: m9 there is m27 or so here).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from resnest_cli.images.preprocess import normalise
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.config import Config
+from resnest_cli.training.policies import parse_aa
+
+_MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+
+
+class Augment:
+    """One photo at random; picklable.
+
+    Args:
+        config: `scale`, `ratio`, `hflip`, `aa`, `color_jitter` and `reprob` act; see `Config`.
+        preprocessing: the size of what comes out, its interpolation, mean and standard deviation.
+    """
+
+    def __init__(self, config: Config, preprocessing: Preprocessing) -> None:
+        self._preprocessing = preprocessing
+        fill = tuple(round(255 * value) for value in preprocessing.mean)
+        steps: list[Callable[[Image.Image], Image.Image]] = [
+            v2.RandomResizedCrop(
+                preprocessing.size,
+                scale=(config.scale, 1.0),
+                ratio=(1 / config.ratio, config.ratio),
+                interpolation=_MODES[preprocessing.interpolation],
+            )
+        ]
+        if config.hflip > 0:
+            steps.append(v2.RandomHorizontalFlip(config.hflip))
+        policy = parse_aa(config.aa)
+        if policy == "auto":
+            steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=list(fill)))
+        elif isinstance(policy, tuple):
+            magnitude, operations = policy
+            steps.append(v2.RandAugment(operations, magnitude, fill=list(fill)))
+        if config.color_jitter > 0:
+            strength = config.color_jitter
+            steps.append(v2.ColorJitter(strength, strength, strength))
+        self._steps = steps
+        self._erase = v2.RandomErasing(config.reprob, value="random") if config.reprob else None
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """An upright RGB image -> float32 (3, size, size), normalised; drawn from `seed` alone.
+
+        torch's own generator is left as it was.
+        """
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            for step in self._steps:
+                image = step(image)
+            size = self._preprocessing.size
+            photo = np.empty((3, size, size), np.float32)
+            normalise(np.asarray(image), self._preprocessing, photo)
+            tensor = torch.from_numpy(photo)
+            if self._erase is not None:
+                tensor = self._erase(tensor)
+            return tensor
+        finally:
+            torch.set_rng_state(before)
