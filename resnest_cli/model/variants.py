@@ -253,10 +253,16 @@ def get_variant(name: str) -> Variant:
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """A sentence that names the nearest known names, or says how to list them all."""
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    if near:
-        return f" Did you mean {' or '.join(near)}?"
+    hint = did_you_mean_among(name.lower(), known)
+    if hint:
+        return hint
     return " `resnest models` lists them; a checkpoint is given by the path of its file."
+
+
+def did_you_mean_among(name: str, known: list[str]) -> str:
+    """A sentence that names the nearest of the known names; empty where none is near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:

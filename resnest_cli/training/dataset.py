@@ -1,0 +1,254 @@
+"""The photos that a run learns from and validates with, checked before anything else begins.
+
+Every photo is decoded once (in background threads) and hashed: what cannot be read is listed and
+left out, never replaced by another, and identical files never fall on both sides. Labels are
+indices into `class_ids`, which are sorted as torchvision's ImageFolder sorts them.
+"""
+
+import csv
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images.decode import decode
+from resnest_cli.training.listing import Listed, Listing, check_classes, check_count, list_data
+from resnest_cli.training.seeds import derived_seed
+
+Progress = Callable[[int, int | None], None]
+
+_WINDOW = 512  # photos in flight; keeps memory flat for a million
+_NAMED = 5  # examples in a note
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index."""
+
+    path: str
+    name: str
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadPhoto:
+    """A photo that cannot be read, and why."""
+
+    name: str
+    label: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What `load_dataset` found. `notes` are for the user to read.
+
+    `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
+    whose bytes another one has, too; `own_split` says that the data brought their split.
+    """
+
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    bad: tuple[BadPhoto, ...] = ()
+    notes: tuple[str, ...] = ()
+    duplicates: int = 0
+    own_split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    photo: Listed
+    digest: bytes
+    error: str | None
+
+
+def load_dataset(
+    data: str,
+    *,
+    val_split: float,
+    seed: int,
+    classes: int | None = None,
+    class_names: str | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> DataSet:
+    """Finds, checks and splits the photos of a folder or manifest; see `listing.list_data`.
+
+    Where the data have no split, `val_split` of each class validates, at least one photo of a class
+    of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
+    in it alone. `classes` is how many the user expects, `class_names` a file of readable names.
+
+    Raises:
+        UsageError: the data are not there, have no or other classes, or no photo to validate with.
+        ResnestError: a folder cannot be read.
+    """
+    listing = list_data(data)
+    check_classes(listing, data)
+    checked = list(_check(listing.photos, workers, progress or (lambda _done, _total: None)))
+    good = [item for item in checked if item.error is None]
+    bad = tuple(
+        BadPhoto(item.photo.name, item.photo.label, item.error)
+        for item in checked
+        if item.error is not None
+    )
+    counts = Counter(item.photo.label for item in good if item.photo.side != "val")
+    check_count(counts, classes, data)
+    notes = [*listing.notes, *_class_notes(listing, counts)]
+    ids = tuple(sorted(counts))
+    good = [item for item in good if item.photo.label in counts]
+    if listing.own_split:
+        train, val = _own_sides(good, notes)
+    else:
+        train, val = _split(good, val_split, seed, notes)
+    _note_missing(ids, val, notes)
+    if not val:
+        raise UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
+    index = {id_: place for place, id_ in enumerate(ids)}
+    return DataSet(
+        class_ids=ids,
+        class_names=_readable(ids, class_names),
+        train=tuple(_sample(photo, index) for photo in train),
+        val=tuple(_sample(photo, index) for photo in val),
+        bad=bad,
+        notes=tuple(notes),
+        duplicates=len(good) - len({item.digest for item in good}),
+        own_split=listing.own_split,
+    )
+
+
+def _sample(photo: Listed, index: dict[str, int]) -> Sample:
+    return Sample(photo.path, photo.name, index[photo.label])
+
+
+def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterator[_Checked]:
+    """Decodes and hashes every photo, in order."""
+    total = len(photos)
+    remaining = iter(photos)
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="check") as pool:
+        done = 0
+        while window := list(islice(remaining, _WINDOW)):
+            for item in pool.map(_checked, window):
+                done += 1
+                progress(done, total)
+                yield item
+
+
+def _checked(photo: Listed) -> _Checked:
+    try:
+        data = Path(photo.path).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return _Checked(photo, b"", f"cannot be read: {reason}")
+    try:
+        decode(data)
+    except ImageError as error:
+        return _Checked(photo, b"", str(error))
+    except MemoryError:
+        return _Checked(photo, b"", "does not fit into this machine's memory")
+    return _Checked(photo, hashlib.sha256(data).digest(), None)
+
+
+def _class_notes(listing: Listing, counts: Counter[str]) -> list[str]:
+    notes = [f"{folder}: no photos; the class is left out" for folder in listing.empty]
+    lost = {photo.label for photo in listing.photos} - set(counts)
+    notes += [f"{label}: no readable photos; the class is left out" for label in sorted(lost)]
+    single = sorted(label for label, count in counts.items() if count == 1)
+    if single:
+        notes.append(f"one photo only, which trains: {_some(single)}")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _own_sides(good: list[_Checked], notes: list[str]) -> tuple[list[Listed], list[Listed]]:
+    """The data's own split, but for validation photos that training has, too."""
+    train = [item for item in good if item.photo.side == "train"]
+    known = {item.digest for item in train}
+    val = [item for item in good if item.photo.side == "val"]
+    same = [item.photo.name for item in val if item.digest in known]
+    if same:
+        notes.append(
+            f"{len(same)} validation photo(s) left out, since training has the same: {_some(same)}"
+        )
+    return [i.photo for i in train], [i.photo for i in val if i.digest not in known]
+
+
+def _split(
+    good: list[_Checked], share: float, seed: int, notes: list[str]
+) -> tuple[list[Listed], list[Listed]]:
+    """A seeded split by class; photos with the same bytes stay together."""
+    labels_of: dict[bytes, set[str]] = defaultdict(set)
+    for item in good:
+        labels_of[item.digest].add(item.photo.label)
+    conflicting = {digest for digest, labels in labels_of.items() if len(labels) > 1}
+    if conflicting:
+        names = [item.photo.name for item in good if item.digest in conflicting]
+        notes.append(f"the same photo under several classes (kept, to train on): {_some(names)}")
+    by_class: dict[str, dict[bytes, list[Listed]]] = defaultdict(lambda: defaultdict(list))
+    for item in good:
+        by_class[item.photo.label][item.digest].append(item.photo)
+    chosen: set[str] = set()
+    for label, same in by_class.items():
+        count = sum(map(len, same.values()))
+        wanted = min(max(1, round(share * count)), count - 1)
+        groups = [group for digest, group in same.items() if digest not in conflicting]
+        order = sorted(groups, key=lambda group: _draw(seed, label, group[0].name))
+        if len(groups) == len(same) and order:
+            order.pop()  # something must be left to train on
+        for group in order:
+            if len(group) <= wanted:
+                chosen |= {photo.path for photo in group}
+                wanted -= len(group)
+    train = [item.photo for item in good if item.photo.path not in chosen]
+    return train, [item.photo for item in good if item.photo.path in chosen]
+
+
+def _draw(seed: int, label: str, name: str) -> bytes:
+    text = f"{derived_seed(seed, 'split')}\0{label}\0{name}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def _note_missing(ids: Sequence[str], val: Sequence[Listed], notes: list[str]) -> None:
+    missing = sorted(set(ids) - {photo.label for photo in val})
+    if missing:
+        notes.append(f"no validation photos, so nothing is known of: {_some(missing)}")
+
+
+def _readable(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
+    """Names from lines `id,name` or `id<TAB>name`; the ids themselves without a file."""
+    if path is None:
+        return tuple(ids)
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
+    delimiter = "\t" if any("\t" in line for line in lines) else ","
+    names = {}
+    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
+        if not row or not any(cell.strip() for cell in row):
+            continue
+        if len(row) < 2 or not row[1].strip():
+            raise UsageError(f"{path}: line {number} lacks a name; lines are id,name.")
+        names[row[0].strip()] = delimiter.join(row[1:]).strip()
+    missing = [id_ for id_ in ids if id_ not in names]
+    if missing:
+        raise UsageError(f"{path}: has no name for {_some(missing)}. Add a line for each class.")
+    return tuple(names[id_] for id_ in ids)
+
+
+def opened_from(data: str, name: str) -> str:
+    """The path of a photo of this name; see `Sample`."""
+    base = data if Path(data).is_dir() else str(Path(data).parent)
+    return name if os.path.isabs(name) else os.path.join(base, name)  # noqa: PTH117,PTH118

@@ -1,0 +1,220 @@
+"""Class folders, or a CSV manifest -> which photo has which label. Nothing is opened here.
+
+    data/<class>/...                    classes; the split is made later
+    data/train/<class>/..., data/val/   the data's own split; valid, validation and test serve too
+    photos.csv: path,label[,split]      paths are relative to the file
+
+Whatever lies in folders inside a class folder belongs to the class.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.images import folders
+from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.model.variants import did_you_mean_among
+
+Side = Literal["train", "val"]
+
+VALIDATION = ("val", "valid", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A photo as it was listed: where it lies, its name in the data, its label, its side if any."""
+
+    path: str
+    name: str
+    label: str
+    side: Side | None
+
+
+@dataclass(slots=True)
+class Listing:
+    """All photos, and what was seen on the way. `own_split`: the data say which side."""
+
+    photos: list[Listed]
+    own_split: bool
+    empty: list[str] = field(default_factory=list)  # class folders without a photo
+    notes: list[str] = field(default_factory=list)
+
+
+def list_data(data: str) -> Listing:
+    """Finds the photos of a folder or a manifest.
+
+    Raises:
+        UsageError: no such folder or file, or nothing in it that could be classes.
+        ResnestError: a folder or the manifest cannot be read.
+    """
+    path = Path(data)
+    if path.is_file():
+        return _manifest(path)
+    if not path.is_dir():
+        raise UsageError(f"{data}: there is no such folder or CSV file.")
+    if "train" in _subfolders(path):
+        return _split_folders(path)
+    listing = Listing([], own_split=False)
+    for name in _subfolders(path):
+        _add_class(listing, path, path / name, name, None)
+    _note_loose(listing, path)
+    if not listing.photos:
+        raise UsageError(
+            f"{data}: no photos found. Put the photos of each class into a folder of its own: "
+            f"{Path(data) / '<class>' / '1.jpg'}"
+        )
+    return listing
+
+
+def _split_folders(path: Path) -> Listing:
+    found = _subfolders(path)
+    val = next((name for name in VALIDATION if name in found), None)
+    listing = Listing([], own_split=val is not None)
+    sides: list[tuple[str, Side]] = [("train", "train")]
+    if val is not None:
+        sides.append((val, "val"))
+    for folder, side in sides:
+        base = path / folder
+        for name in _subfolders(base):
+            _add_class(listing, path, base / name, name, side if val is not None else None)
+        _note_loose(listing, base)
+    unused = [name for name in found if name not in {"train", val}]
+    if unused:
+        listing.notes.append(f"not used: {', '.join(unused)} (beside train in {path})")
+    if not any(photo.side != "val" for photo in listing.photos):
+        raise UsageError(
+            f"{path / 'train'}: no photos found. Put the photos of each class into a folder of its "
+            f"own: {path / 'train' / '<class>' / '1.jpg'}"
+        )
+    return listing
+
+
+def _subfolders(path: Path) -> list[str]:
+    """Names of the visible folders in a folder, sorted as torchvision's ImageFolder sorts them."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.name[0] != "." and e.is_dir())
+    except OSError as error:
+        raise ResnestError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def _add_class(listing: Listing, root: Path, folder: Path, label: str, side: Side | None) -> None:
+    before, skipped = len(listing.photos), 0
+    for entry in folders.walk(str(folder)):
+        if entry.error:
+            raise ResnestError(f"{entry.path} {entry.error}.")
+        if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122
+            skipped += 1
+            continue
+        name = os.path.relpath(entry.path, root).replace(os.sep, "/")
+        listing.photos.append(Listed(entry.path, name, label, side))
+    if skipped:
+        where = os.path.relpath(folder, root)
+        listing.notes.append(f"{where}: {skipped} file(s) without a known image extension skipped")
+    if len(listing.photos) == before:
+        listing.empty.append(os.path.relpath(folder, root))
+
+
+def _note_loose(listing: Listing, folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        loose = sum(
+            1
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS  # noqa: PTH122
+            and not entry.is_dir()
+        )
+    if loose:
+        listing.notes.append(f"{folder}: {loose} photo(s) beside the class folders left out")
+
+
+def _manifest(path: Path) -> Listing:
+    """Reads path,label[,split]; the first line names the columns."""
+    photos = []
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for number, row in _rows(path, file):
+                photos.append(_listed(path, number, row))
+    except OSError as error:
+        raise ResnestError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    if not photos:
+        raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
+    sides = Counter(photo.side is not None for photo in photos)
+    if len(sides) > 1:
+        raise UsageError(
+            f"{path}: {sides[False]} of {len(photos)} lines have no split. Give all of them one "
+            "(train or val), or none."
+        )
+    twice = [name for name, count in Counter(photo.path for photo in photos).items() if count > 1]
+    if twice:
+        raise UsageError(f"{path}: lists {twice[0]} more than once ({len(twice)} such).")
+    return Listing(photos, own_split=bool(sides[True]) and any(p.side == "val" for p in photos))
+
+
+def _rows(path: Path, file: "Iterator[str]") -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(file, strict=True)
+    try:
+        columns = reader.fieldnames or []
+        if not {"path", "label"} <= set(columns):
+            raise UsageError(
+                f"{path}: the first line must name the columns path,label[,split], not "
+                f"{','.join(columns)[:80]!r}."
+            )
+        for row in reader:
+            yield reader.line_num, {key: value or "" for key, value in row.items() if key}
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {reader.line_num} is not CSV: {error}.") from error
+
+
+def _listed(manifest: Path, number: int, row: dict[str, str]) -> Listed:
+    name, label, split = row["path"], row["label"], row.get("split", "").strip().lower()
+    if not name or not label:
+        raise UsageError(f"{manifest}: line {number} lacks a path or a label.")
+    if split and split not in {"train", *VALIDATION}:
+        raise UsageError(f"{manifest}: line {number}: unknown split {split!r}; use train or val.")
+    side: Side | None = None if not split else "train" if split == "train" else "val"
+    path = name if os.path.isabs(name) else os.path.join(manifest.parent, name)  # noqa: PTH117,PTH118
+    return Listed(path, name, label, side)
+
+
+def check_classes(listing: Listing, data: str) -> None:
+    """Tells validation classes that training does not know.
+
+    Raises:
+        UsageError: names them, and the nearest known ones.
+    """
+    known = sorted({photo.label for photo in listing.photos if photo.side != "val"})
+    unknown = sorted({photo.label for photo in listing.photos} - set(known))
+    if unknown:
+        hint = did_you_mean_among(unknown[0], known)
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise UsageError(
+            f"{data}: validation has the class {unknown[0]!r}{more}, which training does not "
+            f"have.{hint} Class folders must have the same names on both sides."
+        )
+
+
+def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
+    """Tells another number of classes than the user expects, or fewer than two.
+
+    Raises:
+        UsageError: lists what was found.
+    """
+    if expected is None or expected == len(counts):
+        if len(counts) >= 2:
+            return
+        raise UsageError(
+            f"{data}: one class only ({next(iter(counts), 'none')}). A classifier needs two or more "
+            "class folders."
+        )
+    shown = [f"  {label}: {count} photo(s)" for label, count in sorted(counts.items())[:20]]
+    if len(counts) > 20:
+        shown.append(f"  and {len(counts) - 20} more")
+    raise UsageError(
+        f"--classes {expected}: {data} has {len(counts)} classes with readable photos:\n"
+        + "\n".join(shown)
+    )

@@ -1,0 +1,71 @@
+"""`split.csv`: which photo trains, which validates, and which was left out. Nothing is copied.
+
+A resumed run reads it instead of looking at the data again.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.files import write_text
+from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, opened_from
+
+_COLUMNS = ["path", "label", "class_name", "split", "error"]
+
+
+def write_split(path: Path, dataset: DataSet) -> None:
+    """Writes the file, atomically; names that are not UTF-8 keep their bytes.
+
+    Raises:
+        ResnestError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for side, samples in (("train", dataset.train), ("val", dataset.val)):
+        for sample in samples:
+            id_, name = dataset.class_ids[sample.label], dataset.class_names[sample.label]
+            writer.writerow([sample.name, id_, name, side, ""])
+    for photo in dataset.bad:
+        writer.writerow([photo.name, photo.label, "", "bad", photo.error])
+    try:
+        write_text(path, text.getvalue())
+    except OSError as error:
+        raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def read_split(path: Path, data: str) -> DataSet:
+    """The data set of a file that `write_split` wrote; `data` is where the photos lie.
+
+    Raises:
+        ResnestError: it is missing or damaged.
+    """
+    sides: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
+    names: dict[str, str] = {}
+    bad = []
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            if next(reader) != _COLUMNS:
+                raise ValueError("other columns")
+            for name, id_, class_name, side, error in reader:
+                if side == "bad":
+                    bad.append(BadPhoto(name, id_, error))
+                    continue
+                sides[side].append((name, id_))
+                names[id_] = class_name
+    except (OSError, ValueError, KeyError, StopIteration, csv.Error) as error:
+        raise ResnestError(
+            f"{path}: cannot be read ({error or 'it is empty'}). The run needs it to go on; start a "
+            "new one without --resume."
+        ) from error
+    ids = tuple(sorted(names))
+    index = {id_: place for place, id_ in enumerate(ids)}
+    train, val = (
+        tuple(Sample(opened_from(data, name), name, index[id_]) for name, id_ in sides[side])
+        for side in ("train", "val")
+    )
+    return DataSet(
+        ids, tuple(names[id_] for id_ in ids), train, val, tuple(bad), own_split=True
+    )
