@@ -20,7 +20,9 @@ Data = Annotated[
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(metavar="finetune|quick|paper", help="Where settings that are not given come from."),
+    typer.Option(
+        metavar="finetune|quick|paper", help="Where settings that are not given come from."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Extractor:
             path = folder / f"{start:08d}.npy"
             found = _read(path, len(chunk), views)
             if found is None:
-                found = self._compute(chunk, views, lambda n, at=start: progress(at + n, len(samples)))
+                found = self._compute(chunk, views, partial(_told, progress, start, len(samples)))
                 _write(path, found)
             rows.append(found)
             progress(start + len(chunk), len(samples))
@@ -98,7 +99,9 @@ class Extractor:
             photos = []
             for item in group:
                 if item.photo is None:
-                    raise ResnestError(f"{item.source.name}: {item.error}. Was it moved or changed?")
+                    raise ResnestError(
+                        f"{item.source.name}: {item.error}. Was it moved or changed?"
+                    )
                 photos.append(item.photo)
             batch = np.stack(photos)
             both = [self.engine.output(batch, "features")]
@@ -108,6 +111,10 @@ class Extractor:
             done += len(group)
             progress(done)
         return np.concatenate(rows)
+
+
+def _told(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def _read(path: Path, count: int, views: int) -> Float32 | None:
@@ -181,7 +188,7 @@ class EvalFeatures:
         self._features, self._labels, self._batch_size = features[:, 0], labels, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._labels) // self._batch_size)
+        return len(range(0, len(self._labels), self._batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self._labels), self._batch_size):

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
 from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.pictures import final_pictures, picture_of_training
+from resnest_cli.training.planning import plan_lines
 from resnest_cli.training.resume import Progress, load_state
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import differences, load_settings, write_args
-from resnest_cli.training.planning import plan_lines
 from resnest_cli.training.setup import Ready, check_batches, get_ready
 from resnest_cli.training.split import read_split, write_split
 from resnest_cli.training.stopping import StoppedError, StopRequest
@@ -88,7 +88,7 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
         job.command, data=job.data, recipe=job.recipe, config=job.config, flags=job.flags
     )
     if not job.dry_run and job.run is not None and not job.resume:
-        _check_free(job.base / job.run)
+        runs.check_free(job.base / job.run)
     with display.scanning() as progress:
         dataset = load_dataset(
             config.data,
@@ -111,14 +111,6 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
         display.message(f"Run folder: {run.path}")
         picture_of_training(run.path, ready)
         return _train(job, run, ready, display)
-
-
-def _check_free(path: Path) -> None:
-    """Tells before the data are read what `runs.new_run` would tell after."""
-    if path.exists() and any(path.iterdir()):
-        raise UsageError(
-            f"{path} exists. Add --resume to go on with it, or give another name with --run."
-        )
 
 
 def _folder(job: TrainingJob) -> RunFolder:
@@ -187,10 +179,8 @@ def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
     return replace(old, **{name: value for name, value in changed.items() if value is not None})
 
 
-def _train(
-    job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDisplay"
-) -> Outcome:
-    state = load_state(run.resume, display.message)
+def _train(job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDisplay") -> Outcome:
+    state = load_state(run.states, display.message)
     if state is not None and state.progress.origin != ready.origin:
         raise UsageError(
             f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
@@ -198,7 +188,7 @@ def _train(
         )
     with StopRequest() as stop, display:
         try:
-            task = ready.task(run.resume, stop, display)
+            task = ready.task(run.states, stop, display)
             keeper = RunKeeper(run, ready.info, ready.whole)
             trainer = Trainer(task, keeper, display, stop, state)
             trainer.progress.origin = ready.origin
@@ -245,5 +235,3 @@ def _command_to_try(run: RunFolder, dataset: DataSet) -> str:
 
     photo = dataset.val[0].path
     return shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
-
-

@@ -208,8 +208,8 @@ def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
         if len(counts) >= 2:
             return
         raise UsageError(
-            f"{data}: one class only ({next(iter(counts), 'none')}). A classifier needs two or more "
-            "class folders."
+            f"{data}: one class only ({next(iter(counts), 'none')}). A classifier needs two or "
+            "more class folders."
         )
     shown = [f"  {label}: {count} photo(s)" for label, count in sorted(counts.items())[:20]]
     if len(counts) > 20:

@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 class _Item(NamedTuple):
     photo: Tensor
     label: int
-    index: int
+    place: int
 
 
 class _Failure(NamedTuple):
@@ -145,7 +145,7 @@ def _collated(items: list[_Item | _Failure]) -> Batch | _Failure:
             return item
     good = [item for item in items if isinstance(item, _Item)]
     labels = torch.tensor([item.label for item in good], dtype=torch.int64)
-    return Batch(torch.stack([i.photo for i in good]), labels, [i.index for i in good])
+    return Batch(torch.stack([i.photo for i in good]), labels, [i.place for i in good])
 
 
 def _quiet_worker(_: int) -> None:
@@ -329,5 +329,3 @@ class EvalBatches:
 
 def _bytes(batch_size: int, size: int) -> int:
     return batch_size * 3 * size * size * 4
-
-

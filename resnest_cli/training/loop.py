@@ -10,7 +10,7 @@ knows no files: `Keeper` saves what it is told to.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -155,14 +155,12 @@ class Trainer:
         self.task, self.config = task, config
         self._keeper, self._display, self._stop = keeper, display, stop
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self._network = task.network.to(device=config.device, memory_format=self._format)
+        self._network = task.network.to(config.device).to(memory_format=self._format)
         self._optimizer = create_optimizer(self._network, config)
         self._schedule = Schedule(config, len(task.train))
         self._mixing = Mixing(config, task.num_classes)
         self._loss = loss_function(config)
-        self._scaler = torch.amp.GradScaler(
-            _kind(config.device), enabled=config.amp == "float16"
-        )
+        self._scaler = torch.amp.GradScaler(_kind(config.device), enabled=config.amp == "float16")
         self.progress = Progress()
         if state is not None:
             self._network.load_state_dict(state.tensors["model"])
@@ -248,11 +246,11 @@ class Trainer:
                 photos, targets = self._mixing(photos, targets, seed)
             with self._autocast():
                 loss = self._loss(self._network(photos), targets)
-            value = float(loss)
+            value = float(loss.detach())
             if not math.isfinite(value):
                 raise self._diverged("the loss", value)
             self._optimizer.zero_grad(set_to_none=True)
-            self._scaler.scale(loss).backward()
+            torch.autograd.backward(self._scaler.scale(loss))
             self._scaler.unscale_(self._optimizer)
             norm = float(clip(self._network.parameters(), config.clip_grad))
             if not math.isfinite(norm) and not self._scaler.is_enabled():
@@ -287,7 +285,8 @@ class Trainer:
         return DivergedError(
             f"{what} became {value} in epoch {progress.epoch + 1}, batch {progress.position + 1}. "
             "The weights before are kept; nothing was learned from this batch. Start again with "
-            + ", or ".join(remedies) + "."
+            + ", or ".join(remedies)
+            + "."
         )
 
     def _tell(self, loss: float, rate: float) -> None:
@@ -422,5 +421,3 @@ def _memory_errors(config: Config) -> Iterator[None]:
             f"memory ran out with {batch} photos of {config.img_size} pixels a batch. Try {half}"
             "a smaller --img-size or --model, or --freeze backbone."
         ) from error
-
-

@@ -39,9 +39,7 @@ def picture_of_training(folder: Path, ready: Ready) -> None:
     else:
         augment = Augment(config, ready.preprocessing)
         photos = [
-            augment(
-                decode(samples[index].path), derived_seed(config.seed, "sample", 0, int(index))
-            )
+            augment(decode(samples[index].path), derived_seed(config.seed, "sample", 0, int(index)))
             for index in first
         ]
     names = ready.dataset.class_names
@@ -61,14 +59,18 @@ def picture_of_training(folder: Path, ready: Ready) -> None:
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
     """A label such as "cat 0.7 + dog 0.3"."""
     rest = smoothing / len(names)
-    shares = [(float((share - rest) / (1 - smoothing)), index) for index, share in enumerate(targets)]
+    shares = [
+        (float((share - rest) / (1 - smoothing)), index) for index, share in enumerate(targets)
+    ]
     parts = sorted((part for part in shares if part[0] > 0.01), reverse=True)
     if len(parts) == 1:
         return names[parts[0][1]]
     return " + ".join(f"{names[index]} {share:.2f}" for share, index in parts)
 
 
-def final_pictures(run: RunFolder, ready: Ready, progress: Progress, confusion: NDArray[np.int64]) -> None:
+def final_pictures(
+    run: RunFolder, ready: Ready, progress: Progress, confusion: NDArray[np.int64]
+) -> None:
     """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`."""
     _drawn(run.path / "curves.png", lambda path: plots.curves(path, progress.rows))
     names = ready.dataset.class_names
@@ -109,7 +111,8 @@ def _pixels(photos: Float32, ready: Ready) -> Float32:
     """Undoes the normalisation: float32 (B, 3, H, W) in [0, 1]."""
     mean = np.asarray(ready.preprocessing.mean, np.float32)[:, None, None]
     std = np.asarray(ready.preprocessing.std, np.float32)[:, None, None]
-    return np.clip(photos * std + mean, 0, 1)
+    pixels: Float32 = np.clip(photos * std + mean, 0, 1)
+    return pixels
 
 
 def _drawn(path: Path, draw: Callable[[Path], None]) -> None:

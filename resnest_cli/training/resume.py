@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state as read back: progress, and the tensors by part ("model", "ema", "confusion", ...)."""
+    """A state as read back; `tensors` by part: "model", "optimizer", "confusion", "ema"."""
 
     progress: Progress
     tensors: dict[str, dict[str, Tensor]]
@@ -178,9 +178,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, network: nn.Module
-) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
     """The optimiser's tensors, named `<parameter>:<what>`, such as `fc.bias:momentum_buffer`."""
     found = {}
     for name, parameter in network.named_parameters():

@@ -1,10 +1,10 @@
 """Run folders: where a run keeps its weights, its state and what it tells.
 
-    runs/<command>/<name>/       exp, exp2, ... unless named
-        weights/                 best.safetensors, last.safetensors; with a moving average also
-                                 last_ema, best_raw and best_ema
-        resume/                  the training state, see `resume`; cached features
-        args.toml, split.csv, results.csv, pictures
+runs/<command>/<name>/       exp, exp2, ... unless named
+    weights/                 best.safetensors, last.safetensors; with a moving average also
+                             last_ema, best_raw and best_ema
+    resume/                  the training state, see `resume`; cached features
+    args.toml, split.csv, results.csv, pictures
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.results import write_results
+from resnest_cli.training.resume import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class RunFolder:
         return self.path / "results.csv"
 
     @property
-    def resume(self) -> Path:
+    def states(self) -> Path:
         """Training states and cached features."""
         return self.path / "resume"
 
@@ -60,11 +61,11 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether there is anything to resume."""
-        return self.args.exists() and self.split.exists() and bool(resume.states(self.resume))
+        return self.args.exists() and self.split.exists() and bool(resume.states(self.states))
 
-    def progress(self) -> resume.Progress | None:
+    def progress(self) -> Progress | None:
         """Where the run stands, from its newest readable state."""
-        for path in resume.states(self.resume):
+        for path in resume.states(self.states):
             with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError, TypeError):
                 return resume.read_progress(path)
         return None
@@ -76,9 +77,9 @@ class RunFolder:
         Raises:
             ResnestError: one does already, or the folder cannot be written.
         """
-        lock = FileLock(self.resume / "lock")
+        lock = FileLock(self.states / "lock")
         try:
-            self.resume.mkdir(parents=True, exist_ok=True)
+            self.states.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise ResnestError(
@@ -104,10 +105,7 @@ def new_run(base: Path, name: str | None) -> RunFolder:
         base.mkdir(parents=True, exist_ok=True)
         if name is not None:
             path = base / name
-            if path.exists() and any(path.iterdir()):
-                raise UsageError(
-                    f"{path} exists. Add --resume to go on with it, or give another name with --run."
-                )
+            check_free(path)
             path.mkdir(exist_ok=True)
             return RunFolder(path)
         number = 1
@@ -119,6 +117,18 @@ def new_run(base: Path, name: str | None) -> RunFolder:
             number += 1
     except OSError as error:
         raise _unwritable(base, error) from error
+
+
+def check_free(path: Path) -> None:
+    """Tells a run that is there already.
+
+    Raises:
+        UsageError: the folder exists and is not empty.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise UsageError(
+            f"{path} exists. Add --resume to go on with it, or give another name with --run."
+        )
 
 
 def find_run(base: Path, name: str | None) -> RunFolder | None:
@@ -178,12 +188,12 @@ class RunKeeper:
 
     def save_state(
         self,
-        progress: resume.Progress,
+        progress: Progress,
         parts: Mapping[str, Mapping[str, Tensor]],
         scaler: Mapping[str, Any],
     ) -> None:
         """The training state."""
-        resume.save_state(self.run.resume, progress, parts, scaler)
+        resume.save_state(self.run.states, progress, parts, scaler)
 
 
 def _same_file(source: Path, target: Path) -> None:

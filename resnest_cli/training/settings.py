@@ -178,7 +178,7 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if wrong or not isinstance(value, kind) or not fits(value):
         shown = where if where.startswith("--") else f"{where}: {key}"
         raise UsageError(f"{shown} must be {words}, not {value!r}.")
-    return float(value) if kind is _NUMBER else value
+    return float(value) if kind is _NUMBER and isinstance(value, int) else value
 
 
 def _flag(key: str) -> str:
@@ -210,7 +210,9 @@ def resolve(
         freeze = "backbone" if config.command == "finetune" and kind == "cpu" else "none"
     cached = freeze == "backbone" and kind == "cpu"
     if config.command == "train" and freeze == "backbone":
-        raise UsageError("--freeze backbone: train starts from nothing, so there is nothing to keep.")
+        raise UsageError(
+            "--freeze backbone: train starts from nothing, so there is nothing to keep."
+        )
     batch = config.batch_size or _batch_size(photos, cached)
     epochs = config.epochs or _epochs(photos, config, cached)
     lr = config.lr or _learning_rate(config, batch, freeze, cached)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from resnest_cli import __version__
 from resnest_cli.errors import UsageError
-from resnest_cli.inference.engine import check_device_name, create_engine
+from resnest_cli.inference.engine import Engine, check_device_name, create_engine
 from resnest_cli.inference.onnx_engine import usable_cores
 from resnest_cli.inference.torch_engine import resolve_device
-from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.loading import Model, find_model
@@ -54,6 +53,7 @@ class Ready:
     cached: bool
     origin: str
     model: Model | None
+    _engine: Engine | None = None
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -120,14 +120,8 @@ class Ready:
 
     def _cached_task(self, cache: Path, stop: StopRequest, display: "TrainingDisplay") -> Task:
         config, data = self.config, self.dataset
-        assert self.model is not None
         assert config.batch_size is not None
-        extractor = frozen.Extractor(
-            create_engine(self.model, "cpu", "auto", display.message, "features"),
-            self.preprocessing,
-            self.origin,
-            workers=1,
-        )
+        extractor = frozen.Extractor(self.engine(), self.preprocessing, self.origin, workers=1)
         total = len(data.train) + len(data.val)
 
         def features(samples: "Sequence[Sample]", before: int, mirrored: bool) -> Tensor:
@@ -148,6 +142,17 @@ class Ready:
         found = features(data.val, len(data.train), False)
         val = frozen.EvalFeatures(found, _labels(data.val))
         return Task(config, network.Head(self.network), train, val, len(data.class_ids))
+
+    def engine(self) -> Engine:
+        """What computes the frozen backbone's features; made when it is first asked for.
+
+        Raises:
+            ResnestError: the weights cannot be used.
+        """
+        if self._engine is None:
+            assert self.model is not None
+            self._engine = create_engine(self.model, "cpu", output="features")
+        return self._engine
 
     def close(self) -> None:
         """Ends the processes that load photos."""

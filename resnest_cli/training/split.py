@@ -66,6 +66,4 @@ def read_split(path: Path, data: str) -> DataSet:
         tuple(Sample(opened_from(data, name), name, index[id_]) for name, id_ in sides[side])
         for side in ("train", "val")
     )
-    return DataSet(
-        ids, tuple(names[id_] for id_ in ids), train, val, tuple(bad), own_split=True
-    )
+    return DataSet(ids, tuple(names[id_] for id_ in ids), train, val, tuple(bad), own_split=True)

@@ -135,7 +135,7 @@ def trainer(
     return Trainer(task, kept, watch, stop or StopRequest(), state)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -156,15 +156,15 @@ def straight() -> Kept:
 
 @pytest.mark.parametrize("step", range(1, 3 * STEPS + 1))
 def test_killed_at_any_step_and_resumed_gives_the_same_bits(straight: Kept, step: int) -> None:
-    """The state is that of the last epoch's end, or of the step before where one was saved there."""
+    """The state is that of the last epoch, or of the step before where one was saved there."""
 
     def kill(done: int) -> None:
         if done == step:
-            raise Killed
+            raise KilledError
 
     kept = Kept()
     config = replace(CONFIG, save_every=1e-9 if step % 2 else 0.0)  # after every step, or never
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trainer(config, kept, Watch(kill)).run()
     torch.manual_seed(12345)  # a new process has another generator
     state = kept.states[-1] if kept.states else None
@@ -180,7 +180,8 @@ def test_every_setting_of_the_step_acts(straight: Kept) -> None:
     for change in (
         {"clip_grad": 0.01}, {"smoothing": 0.0}, {"mixup": 0.0, "cutmix": 0.0}, {"drop": 0.0},
         {"drop_path": 0.0}, {"drop_block": 0.0}, {"seed": 4}, {"lr": 0.04}, {"warmup_epochs": 0.0},
-        {"opt": "adamw", "lr": 0.001}, {"weight_decay": 0.1}, {"momentum": 0.5}, {"sched": "constant"},
+        {"opt": "adamw", "lr": 0.001}, {"weight_decay": 0.1}, {"momentum": 0.5},
+        {"sched": "constant"},
         {"min_lr": 0.5}, {"amp": "bfloat16"},
     ):  # fmt: skip
         kept = Kept()

@@ -134,7 +134,9 @@ def test_optimisers_go_on_as_before(kind: str) -> None:
     first, optimizer = make()
     for seed in range(2):
         step(first, optimizer, seed)
-    saved = {k: v.clone().contiguous() for k, v in resume.optimizer_tensors(optimizer, first).items()}
+    saved = {
+        k: v.clone().contiguous() for k, v in resume.optimizer_tensors(optimizer, first).items()
+    }
     assert saved
     second, optimizer = make()
     second.load_state_dict(first.state_dict())

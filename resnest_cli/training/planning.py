@@ -1,0 +1,103 @@
+"""The plan of a run in words, as it is shown before it starts and by `--dry-run`."""
+
+from resnest_cli.output.messages import megabytes
+from resnest_cli.output.status import duration
+from resnest_cli.training.config import Config
+from resnest_cli.training.plan import Estimate, estimate, estimate_cached
+from resnest_cli.training.setup import Ready
+
+
+def plan_lines(ready: Ready) -> list[tuple[str, str]]:
+    """Names and values, in two columns; takes a second or two, for it measures."""
+    config = ready.config
+    lines = [("model", _model(ready)), ("start", _start(ready))]
+    lines += [("training", _learning(config)), ("photos", _photos(ready))]
+    lines.append(("machine", _machine(config)))
+    found = _estimate(ready)
+    memory = f"about {megabytes(found.memory_bytes)} of memory beside the programs"
+    if ready.cached:
+        lines.append(("estimate", f"{duration(found.total_seconds)} for the features; {memory}"))
+    else:
+        times = f"{duration(found.epoch_seconds)} an epoch, {duration(found.total_seconds)} in all"
+        lines.append(("estimate", f"{times} on an idle machine; {memory}"))
+    return lines
+
+
+def _estimate(ready: Ready) -> Estimate:
+    train, val = len(ready.dataset.train), len(ready.dataset.val)
+    if ready.cached:
+        views = train * (2 if ready.config.hflip > 0 else 1)
+        return estimate_cached(ready.engine(), ready.config, views=views, val_photos=val)
+    return estimate(ready.network, ready.config, train_photos=train, val_photos=val)
+
+
+def _model(ready: Ready) -> str:
+    parameters = list(ready.network.parameters())
+    total = sum(p.numel() for p in parameters)
+    learning = sum(p.numel() for p in parameters if p.requires_grad)
+    text = f"{ready.network.variant.id}, {total / 1e6:.1f} M parameters"
+    return text if learning == total else f"{text}, of which {learning:,} learn"
+
+
+def _start(ready: Ready) -> str:
+    if ready.model is None:
+        return f"drawn weights (seed {ready.config.seed})"
+    classifier = (
+        "its classifier kept, since it knows these classes"
+        if ready.kept_classifier
+        else "with a new classifier"
+    )
+    return f"weights of {ready.model.name}, {classifier}"
+
+
+def _learning(config: Config) -> str:
+    parts = [
+        f"{config.epochs} epochs of batches of {config.batch_size}",
+        f"{config.opt} with learning rate {config.lr:.3g}",
+        f"{config.sched}, {config.warmup_epochs:g} epochs of warm-up",
+    ]
+    named = (
+        ("weight decay", config.weight_decay),
+        ("smoothing", config.smoothing),
+        ("mixup", config.mixup),
+        ("cutmix", config.cutmix),
+        ("dropout", config.drop),
+        ("stochastic depth", config.drop_path),
+        ("DropBlock", config.drop_block),
+        ("gradients clipped at", config.clip_grad),
+    )
+    parts += [f"{name} {value:g}" for name, value in named if value]
+    if config.model_ema:
+        parts.append(f"moving average {config.model_ema_decay:g}")
+    if config.patience:
+        parts.append(f"ends after {config.patience} epochs without progress")
+    return ", ".join(parts)
+
+
+def _photos(ready: Ready) -> str:
+    config = ready.config
+    size = f"{config.img_size} x {config.img_size} pixels"
+    if ready.cached:
+        mirrored = ", mirrored or not" if config.hflip else ""
+        return f"{size}; the backbone is frozen, so its features are computed once{mirrored}"
+    parts = [size, f"crops of {config.scale:.0%} to 100% of the area"]
+    if config.hflip:
+        parts.append(f"mirrored with probability {config.hflip:g}")
+    if config.aa != "none":
+        parts.append({"auto": "AutoAugment"}.get(config.aa, f"RandAugment {config.aa}"))
+    named = (("colour jitter", config.color_jitter), ("erased with probability", config.reprob))
+    parts += [f"{name} {value:g}" for name, value in named if value]
+    if config.balanced:
+        parts.append("classes balanced")
+    return ", ".join(parts)
+
+
+def _machine(config: Config) -> str:
+    precision = "float32" if config.amp == "off" else f"mixed {config.amp}"
+    parts = [config.device, precision]
+    if config.channels_last:
+        parts.append("channels last")
+    loaders = "no loader process" if not config.workers else f"{config.workers} loader process(es)"
+    return ", ".join([*parts, loaders]) + (
+        f"; frozen: {config.freeze}" if config.freeze != "none" else ""
+    )
