@@ -39,7 +39,9 @@ SETTINGS: dict[str, Any] = {
     "weights": _option(
         str, "--weights", "PATH|URL", "finetune: other weights for the named variant.", _DATA
     ),
-    "classes": _whole("--classes", "How many classes you expect; another number is an error.", _DATA),
+    "classes": _whole(
+        "--classes", "How many classes you expect; another number is an error.", _DATA
+    ),
     "class_names": _option(
         str, "--class-names", "FILE", "Readable names of the folders: lines id,name.", _DATA
     ),

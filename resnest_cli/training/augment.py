@@ -9,7 +9,7 @@ Deviations from timm's training transform: the crop is resized with the model's 
 steps (timm's has 10: m9 there is m27 or so here).
 """
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from resnest_cli.images.preprocess import normalise
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.config import Config
 from resnest_cli.training.policies import parse_aa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 

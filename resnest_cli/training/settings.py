@@ -189,10 +189,8 @@ def resolve(
     config: Config,
     *,
     photos: int,
-    num_classes: int,
     preprocessing: Preprocessing,
     device: str,
-    cores: int,
 ) -> Config:
     """Decides what is still None, from the number of training photos and the device.
 

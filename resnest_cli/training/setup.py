@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from resnest_cli import __version__
 from resnest_cli.errors import UsageError
 from resnest_cli.inference.engine import Engine, check_device_name, create_engine
-from resnest_cli.inference.onnx_engine import usable_cores
 from resnest_cli.inference.torch_engine import resolve_device
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
@@ -178,10 +177,8 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     config = resolve(
         config,
         photos=len(dataset.train),
-        num_classes=len(dataset.class_ids),
         preprocessing=preprocessing,
         device=resolve_device(config.device),
-        cores=usable_cores(),
     )
     variant = replace(variant, preprocessing=preprocessing)
     if model is None:

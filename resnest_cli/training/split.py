@@ -48,7 +48,7 @@ def read_split(path: Path, data: str) -> DataSet:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
             if next(reader) != _COLUMNS:
-                raise ValueError("other columns")
+                raise ValueError("other columns")  # noqa: TRY301
             for name, id_, class_name, side, error in reader:
                 if side == "bad":
                     bad.append(BadPhoto(name, id_, error))
@@ -57,8 +57,8 @@ def read_split(path: Path, data: str) -> DataSet:
                 names[id_] = class_name
     except (OSError, ValueError, KeyError, StopIteration, csv.Error) as error:
         raise ResnestError(
-            f"{path}: cannot be read ({error or 'it is empty'}). The run needs it to go on; start a "
-            "new one without --resume."
+            f"{path}: cannot be read ({error or 'it is empty'}). The run needs it to go on; start "
+            "a new one without --resume."
         ) from error
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}

@@ -11,7 +11,6 @@ where there are more).
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ def subset(source: Path, target: Path, classes: int, share: int) -> None:
             folder = target / part / name
             folder.mkdir(parents=True)
             for photo in photos:
-                os.symlink(photo.resolve(), folder / photo.name)
+                (folder / photo.name).symlink_to(photo.resolve())
 
 
 def ours(data: Path, work: Path, epochs: int, seed: int) -> list[dict[str, float]]:

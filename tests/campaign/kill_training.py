@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     total = kills.Trial()
-    with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
+    with tempfile.TemporaryDirectory() as folder_name:
+        work = Path(folder_name)
         variant = replace(TINY, preprocessing=Preprocessing(48, 0.9, "bilinear"))
         model = work / "tiny.safetensors"
         info = checkpoint.CheckpointInfo(variant=variant)
