@@ -1,0 +1,80 @@
+"""scikit-learn's 1,797 digits: training from scratch, and what pre-training is worth.
+
+    python -m tests.benchmarks.digits [--seeds 0 1 2]
+
+Prints top-1 of `resnest train` on a held-out fifth of all ten digits; then, for every seed, top-1
+on the digits 5 to 9 after learning from 20 photos of each: from scratch, and from a network that
+was trained on 0 to 4, with all of it learning and with a frozen backbone; 20 epochs each.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+COMMON = ["--img-size", "32", "--crop-pct", "1", "--hflip", "0", "--scale", "0.6", "--aa", "none"]
+FEW = 20  # photos of a class
+
+
+def write_digits(folder: Path, digits: Sequence[int], train: int | None = None) -> Path:
+    """Class folders of 8x8 PNGs; with `train` as train/ (so many of each class) and val/."""
+    found = load_digits()
+    for digit in digits:
+        indices = np.flatnonzero(found.target == digit)
+        for place, index in enumerate(indices):
+            side = "" if train is None else "train" if place < train else "val"
+            path = folder / side / str(digit) / f"{index:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.rint(found.images[index] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).save(path)
+    return folder
+
+
+def top1(work: Path, command: str, name: str, *arguments: str | Path) -> tuple[float, float]:
+    """Runs `resnest train` or `finetune`; the best top-1 and the seconds that it took."""
+    begin = time.monotonic()
+    whole = [sys.executable, "-m", "resnest_cli", command, *map(str, arguments), *COMMON]
+    subprocess.run([*whole, "--output", str(work), "--run", name, "--quiet"], check=True)
+    with (work / command / name / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    best = max(max(float(row["top1"]), float(row["ema_top1"] or 0)) for row in rows)
+    return best, time.monotonic() - begin
+
+
+def main() -> None:
+    """Measures and prints everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        everything = write_digits(work / "all", range(10))
+        model = ["--model", "resnest14d"]
+        found, seconds = top1(work, "train", "all", everything, *model, "--epochs", "15")
+        print(f"all ten digits from scratch: top-1 {found:.2%} in {seconds:.0f} s")
+        first = write_digits(work / "first", range(5))
+        top1(work, "train", "first", first, *model, "--epochs", "15")
+        weights = work / "train" / "first" / "weights" / "best.safetensors"
+        second = write_digits(work / "second", range(5, 10), train=FEW)
+        print("5 to 9 from 20 photos each, 20 epochs:   scratch  unfrozen    frozen")
+        for seed in options.seeds:
+            budget = [second, "--epochs", "20", "-b", "10", "--seed", str(seed)]
+            scratch, _ = top1(work, "train", f"scratch{seed}", *budget, *model)
+            learned = ["--model", weights]
+            whole, _ = top1(work, "finetune", f"whole{seed}", *budget, *learned, "--freeze", "none")
+            head, _ = top1(
+                work, "finetune", f"head{seed}", *budget, *learned, "--freeze", "backbone"
+            )
+            print(f"seed {seed:<35}{scratch:>8.2%}{whole:>10.2%}{head:>10.2%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

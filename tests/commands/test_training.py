@@ -1,0 +1,328 @@
+"""`resnest train` and `finetune`: from class folders to a checkpoint that everything else takes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnest_cli import Classifier
+from resnest_cli.model import checkpoint
+from resnest_cli.model.resnest import build
+from tests.conftest import Cli
+from tests.training import kills
+
+ROOT = Path(__file__).parents[2]
+COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three classes of ten photos that a colour tells apart, and one photo that cannot be read."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for index in range(10):
+            pixels = np.asarray(colour) + random.integers(-40, 40, (40, 50, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+    (tmp_path / "data" / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+UNFROZEN = ("--freeze", "none", "--epochs", "6", "--lr", "0.003", "-j", "0")
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "none"])
+def test_finetune_then_predict(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, freeze: str
+) -> None:
+    more = UNFROZEN if freeze == "none" else ("--epochs", "40")
+    result = cli("finetune", data, "--model", tiny_checkpoint, "--classes", "3", *more)
+    assert result.code == 0, result.err
+    assert result.out == ""
+    run = place / "runs" / "finetune" / "exp"
+    for name in (
+        "weights/best.safetensors", "weights/last.safetensors", "results.csv", "args.toml",
+        "split.csv", "curves.png", "confusion_matrix.png", "train_batch.jpg", "val_predictions.jpg",
+    ):  # fmt: skip
+        assert (run / name).stat().st_size > 0, name
+    assert "red/broken.jpg" in result.err
+    assert "24 photos to train on, 6 to validate" in result.err
+    assert max(float(row["top1"]) for row in rows_of(run)) == 1.0
+
+    best = run / "weights" / "best.safetensors"
+    command = result.err.strip().splitlines()[-1].split()
+    assert command[:2] == ["resnest", "predict"]
+    shown = cli(*command[1:], "--format", "json")
+    assert shown.code == 0, shown.err
+    record = json.loads(shown.out)
+    assert {p["label"] for p in record["predictions"]} == set(COLOURS)
+    assert record["predictions"][0]["label"] == Path(record["input"]).parent.name
+
+    info = checkpoint.read_info(best)
+    assert info.class_names == tuple(COLOURS)
+    assert info.preprocessing is not None
+    assert info.preprocessing.size == 48
+    assert info.metrics["top1"] == 1.0
+    assert info.provenance["command"] == "finetune"
+    assert str(place) not in json.dumps(dict(info.provenance))
+    photo = data / "green" / "3.png"
+    answers = [Classifier(str(best), engine=e).logits([photo]) for e in ("torch", "onnx")]
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-4)
+    assert Classifier(str(best)).features([photo]).shape == (1, 128)
+    if freeze == "backbone":  # nothing but the classifier has changed
+        before = checkpoint.load(tiny_checkpoint).tensors
+        after = checkpoint.load(best).tensors
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_frozen_features_are_kept_and_used_again(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("finetune", data, "--model", tiny_checkpoint, "--epochs", "3")
+    assert cli(*arguments).code == 0
+    cached = sorted((place / "runs/finetune/exp/resume/features").rglob("*.npy"))
+    assert [np.load(path).shape for path in cached] == [(24, 2, 128), (6, 1, 128)] or [
+        np.load(path).shape for path in cached
+    ] == [(6, 1, 128), (24, 2, 128)]
+
+    def no_more(*_: object) -> None:
+        raise AssertionError("computed once more")
+
+    monkeypatch.setattr("resnest_cli.training.frozen.Extractor._compute", no_more)
+    assert cli(*arguments, "--resume", "--epochs", "5").code == 0
+    assert len(rows_of(place / "runs/finetune/exp")) == 5
+
+
+def test_train_takes_its_own_split_and_readable_names(cli: Cli, data: Path, place: Path) -> None:
+    split = place / "split"
+    for name in COLOURS:
+        for side, photos in (("train", range(8)), ("valid", range(8, 10))):
+            (split / side / name).mkdir(parents=True)
+            for index in photos:
+                shutil.copy(data / name / f"{index}.png", split / side / name)
+    (place / "names.csv").write_text("red,Rot\ngreen,Grün\nblue,Blau\n", encoding="utf-8")
+    result = cli(
+        "train", split, "--model", "resnest14d", "--img-size", "32", "--epochs", "2", "-b", "8",
+        "-j", "0", "--class-names", "names.csv", "--run", "first", "-o", "elsewhere",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    best = place / "elsewhere" / "train" / "first" / "weights" / "best.safetensors"
+    info = checkpoint.read_info(best)
+    assert info.class_names == ("Blau", "Grün", "Rot")
+    assert info.provenance["class_ids"] == ["blue", "green", "red"]
+    assert "24 photos to train on, 6 to validate (as the folders have it)" in result.err
+
+
+def test_timm_loads_the_checkpoint_and_gives_the_same_logits(
+    cli: Cli, data: Path, place: Path
+) -> None:
+    import timm
+
+    weights = place / "start.pth"
+    torch.manual_seed(0)
+    torch.save(build("resnest50d", num_classes=7).state_dict(), weights)
+    result = cli(
+        "finetune", data, "--model", "resnest50d", "--weights", weights, "--img-size", "64",
+        "--epochs", "2",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    best = place / "runs/finetune/exp/weights/best.safetensors"
+    network = timm.create_model("resnest50d", num_classes=3, checkpoint_path=str(best)).eval()
+    photos = torch.randn(2, 3, 64, 64)
+    ours = checkpoint.instantiate(checkpoint.load(best))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(photos), ours(photos), rtol=1e-5, atol=1e-5)
+
+
+def test_dry_run_tells_the_plan_and_writes_nothing(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
+) -> None:
+    for more in (("--freeze", "none"), ()):
+        result = cli("finetune", data, "--model", tiny_checkpoint, "--dry-run", *more)
+        assert result.code == 0, result.err
+        for text in ("blue", "green", "red", "red/broken.jpg", "estimate", "memory", "48 x 48"):
+            assert text in result.out, text
+    assert not (place / "runs").exists()
+
+
+def test_args_toml_repeats_the_run(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
+) -> None:
+    arguments = ("finetune", data, "--model", tiny_checkpoint, *UNFROZEN, "--mixup", "0.2")
+    assert cli(*arguments).code == 0
+    runs = place / "runs" / "finetune"
+    assert cli("finetune", "--config", runs / "exp" / "args.toml").code == 0
+    assert kills.outcome(runs / "exp") == kills.outcome(runs / "exp2")
+    one, two = (tomllib.loads((runs / n / "args.toml").read_text()) for n in ("exp", "exp2"))
+    assert one == two
+    assert one["mixup"] == 0.2
+
+
+def test_a_known_classifier_is_kept(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
+) -> None:
+    assert cli("finetune", data, "--model", tiny_checkpoint, *UNFROZEN).code == 0
+    best = place / "runs/finetune/exp/weights/best.safetensors"
+    again = cli("finetune", data, "--model", best, "--epochs", "1", "--lr", "1e-9")
+    assert "classifier kept" in again.err
+    assert float(rows_of(place / "runs/finetune/exp2")[0]["top1"]) == 1.0
+
+
+def test_resume(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> None:
+    arguments = ("finetune", data, "--model", tiny_checkpoint, *UNFROZEN)
+    fresh = cli(*arguments, "--resume")
+    assert fresh.code == 0
+    assert "Nothing to resume" in fresh.err
+    again = cli(*arguments, "--resume")
+    assert again.code == 0
+    assert "is finished" in again.err
+    assert len(list((place / "runs/finetune").iterdir())) == 1
+    longer = cli("finetune", "--resume", "--epochs", "8")
+    assert longer.code == 0, longer.err
+    assert "8 epochs instead of 6" in longer.err
+    assert len(rows_of(place / "runs/finetune/exp")) == 8
+    assert tomllib.loads((place / "runs/finetune/exp/args.toml").read_text())["epochs"] == 8
+    shorter = cli("finetune", "--resume", "--epochs", "4")
+    assert shorter.code == 0
+    assert "is finished" in shorter.err
+
+
+def test_resume_refuses_other_settings(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
+) -> None:
+    assert cli("finetune", data, "--model", tiny_checkpoint, *UNFROZEN).code == 0
+    for more, what in [
+        (("--lr", "0.5"), "lr: 0.003"),
+        (("--opt", "sgd"), "opt"),
+        (("-b", "4"), "batch"),
+    ]:
+        result = cli("finetune", data, "--resume", *more)
+        assert result.code == 2
+        assert what in result.err
+    other = cli("finetune", place, "--resume")
+    assert other.code == 2
+    assert "data" in other.err
+
+
+def test_refusals(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> None:
+    model = ("--model", tiny_checkpoint)
+    cases: list[tuple[tuple[object, ...], int, str]] = [
+        (("finetune", data, *model, "--classes", "4"), 2, "blue: 10"),
+        (("finetune", data, *model, "-b", "1", "--freeze", "none"), 2, "--freeze backbone"),
+        (("finetune", data, *model, "--lr", "-1"), 2, "--lr"),
+        (("finetune", data, *model, "--aa", "random"), 2, "rand-m9-n2"),
+        (("finetune", data, *model, "--freeze", "stages:7"), 2, "stages:N"),
+        (("finetune", data, *model, "--recipe", "fintune"), 2, "Did you mean finetune"),
+        (("finetune", data, "--model", "resnest50x"), 2, "Did you mean"),
+        (("finetune", place / "none", *model), 2, "no such folder"),
+        (("finetune",), 2, "DATA"),
+        (("train", data, *model), 2, "resnest finetune"),
+        (("train", data, "--freeze", "backbone"), 2, "starts from nothing"),
+        (("train", data, "--weights", "x.pth"), 2, "finetune"),
+        (("finetune", data, *model, "--amp", "float16"), 2, "bfloat16"),
+        (("finetune", data, *model, "--run", "a/b"), 2, "one folder"),
+        (("finetune", data, *model, "--config", place / "no.toml"), 2, "no.toml"),
+    ]
+    for arguments, code, text in cases:
+        result = cli(*map(str, arguments))
+        assert (result.code, text in result.err) == (code, True), (arguments, result.err)
+        assert "Traceback" not in result.err
+    assert not (place / "runs").exists()
+
+
+def test_an_existing_run_is_not_overwritten(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
+) -> None:
+    arguments = ("finetune", data, "--model", tiny_checkpoint, "--epochs", "1", "--run", "mine")
+    assert cli(*arguments).code == 0
+    result = cli(*arguments)
+    assert result.code == 2
+    assert "--resume" in result.err
+
+
+def test_help_has_examples(cli: Cli) -> None:
+    for command in ("train", "finetune"):
+        result = cli(command, "--help")
+        assert result.code == 0
+        assert "Examples:" in result.out
+        for option in ("--epochs", "--freeze", "--mixup", "--resume", "--dry-run", "--model-ema"):
+            assert option in result.out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_the_run_goes_on(
+    data: Path, place: Path, tiny_checkpoint: Path, number: signal.Signals, code: int
+) -> None:
+    command = [
+        sys.executable, "-m", "resnest_cli", "finetune", str(data), "--model", str(tiny_checkpoint),
+        "--freeze", "none", "--epochs", "2000", "-j", "1",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        results = place / "runs/finetune/exp/results.csv"
+        end = time.monotonic() + 90
+        while not results.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        begin = time.monotonic()
+        assert process.wait(20) == code
+        assert time.monotonic() - begin < 20
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert f"Stopped by {number.name}" in told
+    assert "--run exp --resume" in told
+    assert "Traceback" not in told
+    states = list((place / "runs/finetune/exp/resume").glob("state-*.safetensors"))
+    assert 1 <= len(states) <= 2
+
+
+@pytest.mark.slow
+def test_five_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    data = kills.make_data(tmp_path / "data")
+    runs = tmp_path / "runs"
+    seconds = kills.run(kills.command(data, tiny_checkpoint, runs, "quiet"))
+    arguments = kills.command(data, tiny_checkpoint, runs, "killed")
+    trial = kills.killed_run(arguments, runs / "finetune" / "killed", seconds, seed=1, most=5)
+    assert trial.kills >= 3
+    expected = kills.outcome(runs / "finetune" / "quiet")
+    assert kills.outcome(runs / "finetune" / "killed") == expected
+
+
+@pytest.mark.slow
+def test_digits_from_scratch(tmp_path: Path) -> None:
+    from tests.benchmarks.digits import top1, write_digits
+
+    data = write_digits(tmp_path / "digits", range(10))
+    found, _ = top1(tmp_path, "train", "all", data, "--model", "resnest14d", "--epochs", "12")
+    assert found >= 0.97
