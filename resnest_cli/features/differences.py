@@ -38,7 +38,9 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if prefix + key == "shard" and value is not None:
+            flat[key] = f"{value.get('index', 'one')}/{value['count']}"
+        elif isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

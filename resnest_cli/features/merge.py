@@ -101,12 +101,9 @@ def _name(shard: dict[str, int]) -> str:
 
 def _common(info: Info) -> Info:
     """What must be the same in all parts."""
-    identity = {k: v for k, v in identity_of(info).items() if k != "format"}
-    return (
-        identity | {"shard": {"count": info["shard"]["count"]}, "list": info["list"]}
-        if info["shard"]
-        else identity
-    )
+    identity = {name: value for name, value in identity_of(info).items() if name != "format"}
+    count = info["shard"] and {"count": info["shard"]["count"]}
+    return identity | {"shard": count, "list": info["list"]}
 
 
 def _joined(shards: list[tuple[Path, Info]], batch_size: int) -> Iterator[Entry]:
