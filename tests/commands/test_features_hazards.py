@@ -19,9 +19,10 @@ from tests.conftest import make_photo
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork")
 ROOT = Path(__file__).parents[2]
 
-# Parts of one batch; photos whose names hold "crash" crash the decoder, each takes {slow} s.
+# Parts of one batch, and a decoder with bugs.
 PROGRAM = """
-import sys, time
+import os, sys
+os.environ["SLOW"] = "{slow}"
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", "features", *{arguments!r}]
 from resnest_cli.features import parts
@@ -30,12 +31,8 @@ from resnest_cli.commands import features_job, predict_job
 original = features_job.classifier
 def classifier(*arguments, **options):
     import resnest_cli.inference.classifier as module
-    from tests.commands.hazardous import HazardousPreparation
-    class Preparation(HazardousPreparation):
-        def __call__(self, photo):
-            time.sleep({slow!r})
-            return super().__call__(photo)
-    module.Preparation = Preparation
+    from tests.commands.hazardous import HazardousContent
+    module.Preparation = HazardousContent
     return original(*arguments, **options)
 features_job.classifier = classifier
 {more}
@@ -189,7 +186,7 @@ def test_crashes_of_the_decoder_cost_one_row_each_and_no_bit(
     common: list[str | Path], photos: Path, tmp_path: Path
 ) -> None:
     for name in ("3-crash.png", "12-crash.png"):
-        (photos / name).write_bytes((photos / "1.png").read_bytes())
+        (photos / name).write_bytes((photos / "1.png").read_bytes() + b"CRASH")
     out, calm = tmp_path / "feats.npy", tmp_path / "calm.npy"
     result = run(*common, "-o", out)
     assert result.returncode == 3
@@ -266,7 +263,7 @@ def test_a_list_that_has_changed_is_refused_by_name(
         assert len(np.load(out)) == 26
         return
     assert result.returncode == 2
-    what = {"renamed": "input 6 was", "removed": "input 6 was", "added before": "input 1 was"}
+    what = {"renamed": "input 6 was", "removed": "input 6 was", "added before": "input 2 was"}
     assert what[changed] in result.stderr
     assert run(*common, "-o", out, "--overwrite").returncode == 3
 
@@ -278,7 +275,7 @@ def test_a_list_on_stdin_resumes(tiny_checkpoint: Path, photos: Path, tmp_path: 
         program(*arguments, slow=0.05), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
-    process.stdin.write(listed[: len(listed) // 2])  # and no end: it waits for more
+    process.stdin.write(listed[: listed.rindex("\n", 0, -1) + 1])  # and no end: it waits for more
     process.stdin.flush()
     index = tmp_path / "f.npy.parts" / "index.jsonl"
     wait_for(lambda: index.exists() and len(index.read_text().splitlines()) >= 2)
