@@ -68,20 +68,20 @@ class Listing:
                     since.append(source.name)
             if expected is not None and count == expected.listed:
                 if chain.hexdigest() != expected.chain:
-                    raise self._changed(own - len(since), since)
+                    raise self._changed(own - len(since), since, ended=False)
                 expected, since = next(self._expected, None), []
             if self._shard.owns(batch):
                 yield source
         self.end = Mark(count, chain.hexdigest())
         if expected is not None:
-            raise self._changed(own - len(since), since)
+            raise self._changed(own - len(since), since, ended=True)
 
     def _note(self, batch: int, count: int, chain: "_Hash") -> None:
         if self._first_batch is not None and batch >= self._first_batch:
             self.marks[batch] = Mark(count, chain.hexdigest())
 
-    def _changed(self, first: int, names: list[str]) -> UsageError:
-        """What differs among our inputs from number `first` on."""
+    def _changed(self, first: int, names: list[str], *, ended: bool) -> UsageError:
+        """What differs among our inputs from number `first` on; `ended` where the list has."""
         known = Store.load(self._target)
         lines = (
             known.names_from(first)
@@ -90,6 +90,8 @@ class Listing:
         )
         for number, then in enumerate(lines, start=first):
             at = number - first
+            if at >= len(names) and not ended:
+                break
             if at >= len(names):
                 return _different(self._target, f"{then!r} is missing after input {number}")
             if names[at] != then:
