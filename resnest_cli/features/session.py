@@ -46,6 +46,7 @@ class Report:
     photos: int = 0
     elapsed: float = 0.0
     skipped: int = 0
+    finished_before: bool = False  # there was nothing to do
 
 
 def run(
@@ -96,7 +97,7 @@ def _verify(job: FeaturesJob, work: Work, state: State, report: Report) -> None:
     with Stopping():
         _opened(results, job, _asked_for(state.info), _asked_for)
         _ended(results)
-    report.info = state.info
+    report.info, report.finished_before = state.info, True
 
 
 def _asked_for(identity: dict[str, Any]) -> dict[str, Any]:

@@ -176,6 +176,9 @@ def test_a_finished_run_resumes_to_exit_0_if_it_is_the_same(
     features, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "feats.npy"
+    assert features(folder, "-o", tmp_path / "bad.npy").code == 3
+    finished = features(folder, "-o", tmp_path / "bad.npy", "--resume")
+    assert (finished.code, "2 of 13 input(s)" in finished.err) == (0, True)
     nothing = features(folder / "img1.png", folder / "img2.png", "-o", out, "--resume")
     assert nothing.code == 0  # nothing to resume: starts afresh
     before = files(tmp_path)
