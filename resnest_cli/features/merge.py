@@ -6,7 +6,6 @@ shard once, and each with as many inputs as its share of the list has.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -120,5 +119,4 @@ def _joined(shards: list[tuple[Path, Info]], batch_size: int) -> Iterator[Entry]
                 raise ResnestError("the parts do not fit together: one has more than its share.")
     finally:
         for stream in streams:
-            with closing(stream):  # type: ignore[type-var]
-                pass
+            stream.close()

@@ -52,7 +52,12 @@ class PartWriter:
         self._marked: tuple[_Filled, Mark] | None = None  # at the end of the last whole batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
-        self.seconds = 0.0
+        self._adding = self._committing = 0.0  # seconds, each of one thread
+
+    @property
+    def seconds(self) -> float:
+        """Time that was spent writing, in both threads."""
+        return self._adding + self._committing
 
     def add(self, item: Item) -> None:
         """One more input."""
@@ -70,7 +75,7 @@ class PartWriter:
             now.bytes += rows.write(item.row)
         now.line_bytes += lines.write(formatted(item.name, row, item.error))
         now.inputs += 1
-        self.seconds += time.perf_counter() - start
+        self._adding += time.perf_counter() - start
 
     def reached(self, mark: Mark, *, commit: bool = False) -> None:
         """A batch is whole; the part is committed if it is due, or if that is asked for."""
@@ -114,6 +119,8 @@ class PartWriter:
                 file.close()
         self._files = None
         self._thread.shutdown(wait=True)
+        with suppress(OSError):
+            self._store.tidy()  # a full disk needs the room
 
     def _open(self) -> tuple[BinaryIO, BinaryIO]:
         part = Part(self._number, 0, 0, 0, 0, Mark(0, ""), {})
@@ -125,7 +132,6 @@ class PartWriter:
 
     def _hand_over(self, mark: Mark, *, end: bool = False, skipped: int = 0) -> None:
         """Has the part committed in the background, once the one before is."""
-        start = time.perf_counter()
         self._wait()
         assert self._files is not None
         now = self._now
@@ -143,10 +149,10 @@ class PartWriter:
         files, self._files = self._files, None
         self._now, self._marked = _Filled(), None
         self._number += 1
-        self.seconds += time.perf_counter() - start
         self._pending = self._thread.submit(self._commit, files, part)
 
     def _commit(self, files: tuple[BinaryIO, BinaryIO], part: Part) -> None:
+        start = time.perf_counter()
         try:
             for file in files:
                 file.flush()
@@ -156,6 +162,7 @@ class PartWriter:
                 with suppress(OSError):
                     file.close()
         self._store.commit(part)
+        self._committing += time.perf_counter() - start
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None

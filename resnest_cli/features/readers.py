@@ -3,7 +3,7 @@
 import csv
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +41,7 @@ def identity_of(info: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in info.items() if name not in {"list", "counts"}}
 
 
-def read_entries(target: Path, info: dict[str, Any]) -> Iterator[Entry]:
+def read_entries(target: Path, info: dict[str, Any]) -> Generator[Entry, None, None]:
     """All inputs of a finished output.
 
     Raises:

@@ -127,7 +127,7 @@ def _extract(
                 discard(store.folder)
                 raise ResnestError("no photo found in what was named.")
         stopping.check()
-        with _writing(job, store):
+        with _writing(job, store), _timed(report):
             report.info = from_parts(store, job.target)
     report.failures = _failures(store)
     report.skipped = store.parts[-1].skipped
@@ -153,7 +153,7 @@ def _retry(job: FeaturesJob, work: Work, progress: Progress, state: State, repor
             progress.begin(job, done, done - store.rows, old["counts"]["failed"])
             _collect(results, store, job, stopping, progress, report)
         stopping.check()
-        with _writing(job, store):
+        with _writing(job, store), _timed(report):
             report.info = retried(store, job.target, old)
     report.failures = _failures(store)
 
@@ -190,7 +190,7 @@ def _collect(
                     writer.reached(item.mark, commit=stopping.requested is not None)
             done, failed = done + 1, failed + (item.error is not None)
             for step, seconds in (item.seconds or {}).items():
-                report.seconds[step] = report.seconds.get(step, 0.0) + seconds
+                _add(report, step, seconds)
             progress.update(done, failed)
             if item.mark is not None:
                 stopping.check()
@@ -207,8 +207,21 @@ def _collect(
         writer.close()
         report.photos += done - before
         report.elapsed += time.monotonic() - start
-        report.seconds["write"] = report.seconds.get("write", 0.0) + writer.seconds
+        _add(report, "write", writer.seconds)
     return ending
+
+
+def _add(report: Report, step: str, seconds: float) -> None:
+    report.seconds[step] = report.seconds.get(step, 0.0) + seconds
+
+
+@contextmanager
+def _timed(report: Report) -> Iterator[None]:
+    """What is done inside is writing, and part of the whole time."""
+    start = time.monotonic()
+    yield
+    _add(report, "write", time.monotonic() - start)
+    report.elapsed += time.monotonic() - start
 
 
 class _DiskError(ResnestError):

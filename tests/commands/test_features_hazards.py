@@ -319,3 +319,29 @@ def test_resume_and_retry_in_one(common: list[str | Path], photos: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     assert len(np.load(out)) == 26
     assert not (tmp_path / "feats.npy.parts").exists()
+
+
+def test_progress_on_a_terminal(common: list[str | Path], tmp_path: Path) -> None:
+    """Done, a total, photos/s and failures, also where stdout is the terminal; then the summary."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    more = "from resnest_cli.output import RecordProgress\nRecordProgress.DELAY = 0.05"
+    process = subprocess.Popen(
+        program(*common, "-o", tmp_path / "feats.npy", slow=0.15, more=more),
+        stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(30) == 3
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"\d+/26 .*photos/s, 1 failed .*\d:\d\d:\d\d", text), text
+    assert "feats.npy: float32 (25, 128)" in " ".join(text.split())
+    quiet = run(*common, "-o", tmp_path / "quiet.npy", "-q")
+    assert quiet.stderr == ""

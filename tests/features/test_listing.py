@@ -1,11 +1,13 @@
 """Which inputs are ours, and lines of names."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.features.counting import Counting
 from resnest_cli.features.differences import differences
 from resnest_cli.features.failures import kind_of, summary
 from resnest_cli.features.job import WHOLE, Mark, Shard, Todo
@@ -131,3 +133,16 @@ def test_failures_by_kind() -> None:
     assert kind_of("has values beyond float16; use --dtype float32") == "beyond float16"
     assert kind_of("sprockets") == "other"
     assert summary({"damaged": 3, "missing": 1200}) == "1,200 missing, 3 damaged"
+
+
+def test_the_total_is_counted_ahead_for_our_shard(tmp_path: Path) -> None:
+    listed = tmp_path / "list"
+    listed.write_text("".join(f"photo{i}.jpg\n" for i in range(23)))
+    job = fake.job_for(tmp_path / "f.npy", listed, batch_size=4, shard=Shard(2, 2))
+    with Counting(job) as counting:
+        assert counting._thread is not None
+        counting._thread.join()
+        assert counting.total == 11
+    stdin = replace(job, options=replace(job.options, from_file="-"))
+    with Counting(stdin) as counting:
+        assert counting.total is None
