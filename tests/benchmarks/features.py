@@ -34,16 +34,6 @@ REFERENCE = Path(__file__).with_name("reference_features.py")
 SHARED = Path(__file__).parents[3] / "shared" / "photos"
 MODEL = "resnest50d"
 RESNEST = [sys.executable, "-m", "resnest_cli", "features"]
-TINY = """
-import sys
-from resnest_cli.model import checkpoint
-from resnest_cli.model.resnest import build
-from resnest_cli.model.variants import Preprocessing
-from tests.networks import TINY, enliven
-variant = replace(TINY, preprocessing=Preprocessing(48, 0.9, "bilinear"))
-info = checkpoint.CheckpointInfo(variant=variant)
-checkpoint.save(sys.argv[1], enliven(build(variant, num_classes=5)), info)
-"""
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -132,7 +122,7 @@ def linear(options: argparse.Namespace, photos: list[Path], work: Path) -> None:
 def memory(work: Path) -> None:
     """The largest process, and the caller alone, at two counts of small photos."""
     model = work / "tiny.safetensors"
-    subprocess.run([sys.executable, "-c", TINY, str(model)], check=True)
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.tiny", str(model)], check=True)
     seeds = []
     rng = np.random.default_rng(0)
     for index in range(100):
