@@ -73,8 +73,9 @@ class Store:
             OSError: it cannot be written.
         """
         folder = cls.folder_of(target)
-        discard(folder)
         folder.mkdir(exist_ok=True)
+        # The old state goes last, by being replaced: a kill leaves one that says what this was.
+        _remove_ours(folder, but="state.json")
         store = cls(folder, kind, identity)
         state = {"format": FORMAT, "kind": kind, "identity": identity}
         write_whole(folder / "state.json", json.dumps(state, indent=1).encode())
@@ -246,11 +247,17 @@ def discard(folder: Path) -> None:
         (folder / "state.json").unlink()
     if not folder.is_dir():
         return
-    for path in folder.iterdir():
-        if _OURS.fullmatch(path.name) and path.is_file():
-            path.unlink()
+    _remove_ours(folder)
     with suppress(OSError):  # something of the user's lies there
         folder.rmdir()
+
+
+def _remove_ours(folder: Path, but: str = "") -> None:
+    """Removes the files that are ours, the index first: without it no part counts."""
+    (folder / "index.jsonl").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.is_file() and path.name != but:
+            path.unlink()
 
 
 def free_bytes(folder: Path) -> int:
