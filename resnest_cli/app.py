@@ -6,12 +6,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from resnest_cli import __version__, output
-from resnest_cli.commands import download, finetune, models, predict, train
+from resnest_cli.commands import download, features, finetune, merge, models, predict, train
 from resnest_cli.errors import ResnestError
 
 EPILOG = """Examples:
 
   resnest predict dog.jpg --model resnest101e --topk 5
+
+  resnest features photos/ -o feats.npy
 
   resnest finetune data/ --classes 10
 
@@ -20,7 +22,7 @@ EPILOG = """Examples:
   resnest download resnest50d
 
 Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130 Ctrl-C;
-141 the reader of a pipe has gone."""
+143 SIGTERM; 141 the reader of a pipe has gone."""
 
 app = typer.Typer(
     name="resnest",
@@ -49,6 +51,8 @@ def resnest(
 
 
 app.command(epilog=predict.EPILOG)(predict.predict)
+app.command(epilog=features.EPILOG)(features.features)
+app.command(epilog=merge.EPILOG)(merge.merge)
 app.command(epilog=finetune.EPILOG)(finetune.finetune)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=download.EPILOG)(download.download)

@@ -87,6 +87,31 @@ Workers = Annotated[
     int,
     typer.Option("--workers", "-j", metavar="N", min=0, max=256, help="Threads that decode ahead."),
 ]
+KeptBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N",
+        min=1,
+        max=4096,
+        envvar="RESNEST_BATCH_SIZE",
+        help="Photos that the network sees at once: 8, or what an interrupted run had.",
+        show_default=False,
+    ),
+]
+AutoWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-j",
+        metavar="N",
+        min=0,
+        max=256,
+        help="Threads that decode ahead: as many as there are cores.",
+        show_default=False,
+    ),
+]
 FromFile = Annotated[
     str | None,
     typer.Option(metavar="LIST", help="A file of further inputs, one a line; - for stdin."),

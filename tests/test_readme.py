@@ -92,6 +92,8 @@ def test_command(command: str, place: Path) -> None:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_python_example(example: str, place: Path, seeded_weights: bytes) -> None:
     (place / "seeded.pth").write_bytes(seeded_weights)
+    if "feats.npy" in example:
+        subprocess.run(["resnest", "features", "photos/", "-o", "feats.npy"], cwd=place, check=True)
     if "timm.create_model" in example:  # shown as a line; test_checkpoint.py runs it in full
         example = "import timm\n" + example.replace("best.safetensors", "ten.safetensors")
         code = (

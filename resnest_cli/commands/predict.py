@@ -8,6 +8,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
+from resnest_cli.commands.inputs import check_inputs, check_not_read
 from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import EXTENSIONS, is_one
@@ -121,8 +122,7 @@ def predict(
 
 def _check(inputs: list[str], output_: Path | None, read: tuple[str | None, ...]) -> None:
     """Tells what cannot end well before anything slow begins; `read` are the files to be read."""
-    if not any(read[: len(inputs) + 1]):
-        raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
+    check_inputs(inputs, read[len(inputs)])
     if output_ is None:
         return
     if output_.suffix.lower() in EXTENSIONS:
@@ -130,9 +130,7 @@ def _check(inputs: list[str], output_: Path | None, read: tuple[str | None, ...]
     if output_.is_dir() or not output_.parent.is_dir():
         what = "is a folder" if output_.is_dir() else f"there is no folder {output_.parent}"
         raise ResnestError(f"{output_}: cannot be written: {what}.")
-    for name in filter(None, read):
-        if output_.exists() and Path(name).exists() and output_.samefile(name):
-            raise UsageError(f"{output_} is read by this command; give -o another name.")
+    check_not_read(output_, read)
 
 
 def _format_of(output_: Path | None) -> output.Format:

@@ -17,7 +17,6 @@ against 48 ms per photo with two of them).
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError
 from resnest_cli.inference import compiled
+from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.fingerprint import Fingerprint
 from resnest_cli.model import hashes
 
@@ -213,36 +213,3 @@ def _optimised(graph: "Graph", path: Path | None = None) -> tuple[ort.InferenceS
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ORT")
     return _session(graph.model.SerializeToString(), options), (values, graph.weights)
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use: its affinity, within the container's quota."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        return max(1, os.cpu_count() or 1)
-    cores = len(allowed)
-    if _text("/sys/devices/system/cpu/smt/active") == "1":
-        siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-        cores = len({_text(siblings.format(cpu)) or cpu for cpu in allowed})
-    return max(1, min(cores, _quota(_text)))
-
-
-def _quota(read: Callable[[str], str]) -> int:
-    """Cores that the control group grants (cgroup v2, then v1), rounded up; many if unlimited."""
-    limit, _, period = read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if not period:
-        limit = read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-        period = read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    try:
-        quota = -(-int(limit) // int(period))
-    except (ValueError, ZeroDivisionError):  # "max", or no control groups
-        return 1 << 16
-    return quota if quota > 0 else 1 << 16
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text("ascii").strip()
-    except (OSError, ValueError):
-        return ""

@@ -63,17 +63,20 @@ class RecordProgress:
     """How far a run has come: photos, photos/s, failures; on a terminal, once it takes a while.
 
     A context manager. `total` is None where the number of photos is not known beforehand.
+    `beside_records`: records may go to stdout meanwhile.
     """
 
     DELAY = 1.0  # seconds before anything is drawn: a quick run is not worth a bar
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int | None, *, beside_records: bool = True) -> None:
         self._total = total
         self._start = time.monotonic()
         self._bar: Progress | None = None
         self._task: Any = None
         # Records that scroll by on the same terminal and a live bar would fight for the last line.
-        self._wanted = decorated(sys.stderr) and not sys.stdout.isatty() and not is_quiet()
+        fought_for = beside_records and sys.stdout.isatty()
+        self.wanted = decorated(sys.stderr) and not fought_for and not is_quiet()
+        self._before = 0
 
     def __enter__(self) -> Self:
         return self
@@ -82,20 +85,27 @@ class RecordProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, done: int, failed: int) -> None:
-        """So many records are out, so many of them failures."""
-        if not self._wanted:
+    def begin(self, done: int) -> None:
+        """The run goes on after so many photos, which say nothing about its speed."""
+        self._before, self._start = done, time.monotonic()
+
+    def update(self, done: int, failed: int, total: int | None = None) -> None:
+        """So many records are out, so many of them failures; a new `total` where it is given."""
+        if not self.wanted:
             return
         elapsed = time.monotonic() - self._start
         if self._bar is None:
             if elapsed < self.DELAY:
                 return
-            self._begin()
+            self._draw(done)
         assert self._bar is not None
-        speed = f"{done / elapsed:.1f} photos/s" + (f", {failed} failed" if failed else "")
-        self._bar.update(self._task, completed=done, info=speed)
+        speed = f"{(done - self._before) / elapsed:.1f} photos/s"
+        speed += f", {failed} failed" if failed else ""
+        if total is not None:
+            self._total = total
+        self._bar.update(self._task, completed=done, total=self._total, info=speed)
 
-    def _begin(self) -> None:
+    def _draw(self, done: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
@@ -109,4 +119,4 @@ class RecordProgress:
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task("", total=self._total, info="")
+        self._task = self._bar.add_task("", total=self._total, completed=done, info="")

@@ -2,7 +2,9 @@
 
 import ctypes
 import faulthandler
+import os
 import time
+from pathlib import Path
 
 from resnest_cli.images.batches import Preparation
 
@@ -16,4 +18,16 @@ class HazardousPreparation(Preparation):
             ctypes.string_at(0)
         if isinstance(photo, str) and "hang" in photo:
             time.sleep(1000)
+        return super().__call__(photo)
+
+
+class HazardousContent(Preparation):
+    """Files that hold CRASH crash it; all take $SLOW seconds."""
+
+    def __call__(self, photo):
+        data = Path(photo).read_bytes() if isinstance(photo, str) else photo
+        if b"CRASH" in data:
+            faulthandler.disable()
+            ctypes.string_at(0)
+        time.sleep(float(os.environ["SLOW"]))
         return super().__call__(photo)

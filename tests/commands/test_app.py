@@ -11,8 +11,8 @@ import pytest
 import resnest_cli
 from tests.conftest import Cli
 
-COMMANDS = [["predict"], ["download"], ["models"], ["models", "verify"], ["models", "clean"],
-            ["models", "show"]]  # fmt: skip
+COMMANDS = [["predict"], ["features"], ["merge"], ["download"], ["models"], ["models", "verify"],
+            ["models", "clean"], ["models", "show"]]  # fmt: skip
 
 
 def python(code: str) -> str:
@@ -22,7 +22,9 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["models"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["predict", "--help"], ["features", "--help"], ["models"]]
+)
 def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['resnest', *{arguments!r}]\n"
@@ -50,7 +52,16 @@ def test_module_script_and_version() -> None:
 def test_top_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     result = cli("--help")
     assert result.code == 0
-    for name in ("predict", "download", "models", "Examples", "Exit codes", "completion"):
+    for name in (
+        "predict",
+        "features",
+        "merge",
+        "download",
+        "models",
+        "Examples",
+        "Exit codes",
+        "completion",
+    ):
         assert name in result.out
     assert "Usage: resnest " in result.out
     assert "python -m" not in result.out

@@ -360,36 +360,3 @@ def test_fingerprints(model: Model) -> None:
     assert ours.fingerprint(8) == create_engine(model).fingerprint(8)
     assert len({e.fingerprint(n) for e in (ours, theirs) for n in (1, 8)}) == 4
     assert ours.fingerprint(8).precision == theirs.fingerprint(8).precision == "float32"
-
-
-# The cores that a process may use
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 1 << 16),
-        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, 1 << 16),
-        ({"/sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
-        ({"/sys/fs/cgroup/cpu.max": "10000 100000"}, 1),
-        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000",
-          "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 4),
-        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
-          "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 1 << 16),
-    ],
-)  # fmt: skip
-def test_a_containers_quota(files: dict[str, str], cores: int) -> None:
-    assert onnx_engine._quota(lambda path: files.get(path, "")) == cores
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
-def test_affinity_and_hyperthreads(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"/sys/devices/system/cpu/smt/active": "1"}
-    files |= {
-        f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list": f"{n % 4},{n % 4 + 4}"
-        for n in range(8)
-    }
-    monkeypatch.setattr(onnx_engine, "_text", lambda path: files.get(path, ""))
-    for allowed, cores in ((set(range(8)), 4), ({0, 4}, 1), ({0, 1, 2}, 3)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, allowed=allowed: allowed)
-        assert onnx_engine.usable_cores() == cores

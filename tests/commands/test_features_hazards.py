@@ -1,0 +1,347 @@
+"""`resnest features` when it is killed, interrupted, out of disk, or its decoder crashes."""
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_photo
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork")
+ROOT = Path(__file__).parents[2]
+
+# Parts of one batch, and a decoder with bugs.
+PROGRAM = """
+import os, sys
+os.environ["SLOW"] = "{slow}"
+sys.path.insert(0, {root!r})
+sys.argv = ["resnest", "features", *{arguments!r}]
+from resnest_cli.features import parts
+parts.MOST_INPUTS = 4
+from resnest_cli.commands import features_job, predict_job
+original = features_job.classifier
+def classifier(*arguments, **options):
+    import resnest_cli.inference.classifier as module
+    from tests.commands.hazardous import HazardousContent
+    module.Preparation = HazardousContent
+    return original(*arguments, **options)
+features_job.classifier = classifier
+{more}
+from resnest_cli.__main__ import main
+main()
+"""
+
+
+def program(*arguments: str | Path, slow: float = 0.0, more: str = "") -> list[str]:
+    code = PROGRAM.format(root=str(ROOT), arguments=[*map(str, arguments)], slow=slow, more=more)
+    return [sys.executable, "-c", code]
+
+
+def run(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        program(*arguments, **options), capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(26):
+        make_photo(folder / f"{number}.png", (20, 20), seed=number)
+    (folder / "7.png").write_bytes(b"")
+    return folder
+
+
+def content(target: Path) -> dict[str, bytes]:
+    files = [target, target.with_suffix(".csv"), target.with_suffix(".json")]
+    return {path.suffix: path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def common(photos: Path, tiny_checkpoint: Path) -> list[str | Path]:
+    return [photos, "-m", tiny_checkpoint, "-b", "4"]
+
+
+def test_random_kills_of_all_processes_or_the_caller(
+    common: list[str | Path], tmp_path: Path
+) -> None:
+    """Five here, many in tests/campaign/kill_features.py."""
+    whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
+    assert run(*common, "-o", whole).returncode == 3
+    rng = random.Random(5)
+    kills = progressed = 0
+    while kills < 5:
+        process = subprocess.Popen(
+            program(*common, "-o", out, "--resume", slow=0.04), start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(rng.uniform(0.6, 1.6))
+        except subprocess.TimeoutExpired:
+            if rng.random() < 0.5:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            kills += 1
+        process.wait()
+        index = tmp_path / "feats.npy.parts" / "index.jsonl"
+        progressed += index.exists() and index.stat().st_size > 0
+        if out.exists():
+            assert content(out) == content(whole)
+            for path in (out, out.with_suffix(".csv"), out.with_suffix(".json")):
+                path.unlink()
+    assert progressed
+    assert run(*common, "-o", out, "--resume").returncode == 3
+    assert content(out) == content(whole)
+    assert not (tmp_path / "feats.npy.parts").exists()
+
+
+def wait_for(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "group", "code"),
+    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143)],
+)
+def test_a_signal_finishes_the_batch_and_says_how_to_go_on(
+    common: list[str | Path], tmp_path: Path, number: signal.Signals, group: bool, code: int
+) -> None:
+    whole, out = tmp_path / "whole.npy", tmp_path / "my feats.npy"
+    assert run(*common, "-o", whole).returncode == 3
+    process = subprocess.Popen(
+        program(*common, "-o", out, "-j", "1", slow=0.1), start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    index = tmp_path / "my feats.npy.parts" / "index.jsonl"
+    wait_for(index.exists)
+    (os.killpg if group else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    parts = [json.loads(line) for line in index.read_text().splitlines()]
+    assert sum(part["inputs"] for part in parts) % 4 == 0
+    assert not list(index.parent.glob("*.tmp"))
+    command = re.search(r"Go on with:\n  (resnest features --resume .*)", err)
+    assert command is not None, err
+    words = shlex.split(command[1])
+    assert words[3] == str(common[0])
+    refused = run(*common, "-o", out)
+    assert refused.returncode == 2
+    assert "--resume goes on" in refused.stderr
+    done = run(*words[2:])
+    assert done.returncode == 3
+    assert f"Going on after {sum(part['inputs'] for part in parts)} inputs" in done.stderr
+    assert content(out) == content(whole)
+
+
+def test_a_second_signal_leaves_at_once(common: list[str | Path], tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
+    run(*common, "-o", whole)
+    process = subprocess.Popen(
+        program(*common, "-o", out, slow=3.0), start_new_session=True, stderr=subprocess.PIPE
+    )
+    wait_for((tmp_path / "feats.npy.parts" / "state.json").exists)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None  # it finishes the batch in hand
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 2
+    assert run(*common, "-o", out, "--resume").returncode == 3
+    assert content(out) == content(whole)
+
+
+def test_patience_with_the_batch_in_hand_ends(common: list[str | Path], tmp_path: Path) -> None:
+    more = "from resnest_cli.features import stopping\nstopping.PATIENCE = 0.5"
+    out = tmp_path / "feats.npy"
+    process = subprocess.Popen(
+        program(*common, "-o", out, slow=20.0, more=more), stderr=subprocess.PIPE, text=True
+    )
+    wait_for((tmp_path / "feats.npy.parts" / "state.json").exists)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 143, err
+    assert "Go on with" in err
+
+
+def test_crashes_of_the_decoder_cost_one_row_each_and_no_bit(
+    common: list[str | Path], photos: Path, tmp_path: Path
+) -> None:
+    for name in ("3-crash.png", "12-crash.png"):
+        (photos / name).write_bytes((photos / "1.png").read_bytes() + b"CRASH")
+    out, calm = tmp_path / "feats.npy", tmp_path / "calm.npy"
+    result = run(*common, "-o", out)
+    assert result.returncode == 3
+    assert "2 crashed the decoder, 1 empty" in result.stderr
+    for name in ("3-crash.png", "12-crash.png"):  # unreadable without a crash: the same batches
+        (photos / name).write_bytes(b"")
+    assert run(*common, "-o", calm).returncode == 3
+    assert np.array_equal(np.load(out), np.load(calm))
+    lines = out.with_suffix(".csv").read_text().splitlines()
+    assert len(lines) == 29
+    assert sum("crashed" in line for line in lines) == 2
+
+
+FULL = """
+import resource, signal
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+"""
+
+
+@pytest.mark.parametrize("limit", [1_500, 5_000, 9_000])
+def test_a_full_disk_keeps_the_finished_parts(
+    common: list[str | Path], tmp_path: Path, limit: int
+) -> None:
+    """1,500 bytes: no part fits; 5,000: parts do, the output does not; 9,000: nearly."""
+    whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
+    run(*common, "-o", whole)
+    result = run(*common, "-o", out, more=FULL.format(limit=limit))
+    assert result.returncode == 1, result.stderr
+    assert "cannot be written: File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "resnest features --resume" in result.stderr
+    index = tmp_path / "feats.npy.parts" / "index.jsonl"
+    parts = [json.loads(x) for x in index.read_text().splitlines()] if index.exists() else []
+    done = sum(part.get("inputs", 0) for part in parts)
+    assert f"{done} inputs are done and kept" in result.stderr
+    assert (done > 0) == (limit > 2_000)
+    again = run(*common, "-o", out, "--resume")
+    assert again.returncode == 3, again.stderr
+    assert content(out) == content(whole)
+
+
+def test_two_runs_cannot_write_the_same_output(common: list[str | Path], tmp_path: Path) -> None:
+    out = tmp_path / "feats.npy"
+    first = subprocess.Popen(program(*common, "-o", out, slow=0.2), stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "feats.npy.parts" / "state.json").exists)
+    more = "from resnest_cli.features import target\ntarget._PATIENCE = 0.2"
+    second = run(*common, "-o", out, "--resume", more=more)
+    assert second.returncode == 1
+    assert "another run is writing it" in second.stderr
+    assert first.wait(60) == 3
+
+
+@pytest.mark.parametrize("changed", ["renamed", "removed", "added before", "added behind"])
+def test_a_list_that_has_changed_is_refused_by_name(
+    common: list[str | Path], photos: Path, tmp_path: Path, changed: str
+) -> None:
+    out = tmp_path / "feats.npy"
+    process = subprocess.Popen(program(*common, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
+    index = tmp_path / "feats.npy.parts" / "index.jsonl"
+    wait_for(lambda: index.exists() and len(index.read_text().splitlines()) >= 2)
+    process.terminate()
+    process.wait()
+    if changed == "renamed":
+        (photos / "5.png").rename(photos / "5b.png")
+    elif changed == "removed":
+        (photos / "5.png").unlink()
+    elif changed == "added before":
+        make_photo(photos / "0a.png")
+    else:
+        make_photo(photos / "99.png")
+    result = run(*common, "-o", out, "--resume")
+    if changed == "added behind":  # not among what was done
+        assert result.returncode == 3
+        assert len(np.load(out)) == 26
+        return
+    assert result.returncode == 2
+    what = {"renamed": "input 6 was", "removed": "input 6 was", "added before": "input 2 was"}
+    assert what[changed] in result.stderr
+    assert run(*common, "-o", out, "--overwrite").returncode == 3
+
+
+def test_a_list_on_stdin_resumes(tiny_checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    listed = "".join(f"{photos / f'{i}.png'}\n" for i in range(26))
+    arguments = ["--from-file", "-", "-m", tiny_checkpoint, "-b", "4", "-o", tmp_path / "f.npy"]
+    process = subprocess.Popen(
+        program(*arguments, slow=0.05), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(listed[: listed.rindex("\n", 0, -1) + 1])  # and no end: it waits for more
+    process.stdin.flush()
+    index = tmp_path / "f.npy.parts" / "index.jsonl"
+    wait_for(lambda: index.exists() and len(index.read_text().splitlines()) >= 2)
+    process.kill()
+    process.communicate()
+    done = subprocess.run(
+        program(*arguments, "--resume"), input=listed, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert len(np.load(tmp_path / "f.npy")) == 25
+
+
+def test_what_was_left_open_is_kept_on_resume(
+    photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The batch size and the engine of the interrupted run, without naming them again."""
+    whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
+    first = [photos, "-m", tiny_checkpoint, "-b", "4", "--engine", "torch"]
+    run(*first, "-o", whole)
+    process = subprocess.Popen(program(*first, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "feats.npy.parts" / "index.jsonl").exists)
+    process.terminate()
+    process.wait()
+    refused = run(photos, "-m", tiny_checkpoint, "-o", out, "--resume", "-b", "8")
+    assert refused.returncode == 2
+    assert "--batch-size 4 there, 8 here" in refused.stderr
+    done = run(photos, "-m", tiny_checkpoint, "-o", out, "--resume")
+    assert done.returncode == 3, done.stderr
+    assert content(out) == content(whole)
+
+
+def test_resume_and_retry_in_one(common: list[str | Path], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "feats.npy"
+    process = subprocess.Popen(program(*common, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
+    index = tmp_path / "feats.npy.parts" / "index.jsonl"
+    wait_for(lambda: index.exists() and len(index.read_text().splitlines()) >= 2)
+    process.terminate()
+    process.wait()
+    make_photo(photos / "7.png", (20, 20), seed=7)
+    done = run(*common, "-o", out, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    assert len(np.load(out)) == 26
+    assert not (tmp_path / "feats.npy.parts").exists()
+
+
+def test_progress_on_a_terminal(common: list[str | Path], tmp_path: Path) -> None:
+    """Done, a total, photos/s and failures, also where stdout is the terminal; then the summary."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    more = "from resnest_cli.output import RecordProgress\nRecordProgress.DELAY = 0.05"
+    process = subprocess.Popen(
+        program(*common, "-o", tmp_path / "feats.npy", slow=0.15, more=more),
+        stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(30) == 3
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"\d+/26 .*photos/s, 1 failed .*\d:\d\d:\d\d", text), text
+    assert "feats.npy: float32 (25, 128)" in " ".join(text.split())
+    quiet = run(*common, "-o", tmp_path / "quiet.npy", "-q")
+    assert quiet.stderr == ""
