@@ -74,7 +74,7 @@ class RecordProgress:
         self._bar: Progress | None = None
         self._task: Any = None
         # Records that scroll by on the same terminal and a live bar would fight for the last line.
-        fought_for = beside_records and sys.stdout.isatty()
+        fought_for = beside_records and sys.stdout is not None and sys.stdout.isatty()
         self.wanted = decorated(sys.stderr) and not fought_for and not is_quiet()
         self._before = 0
 
