@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
-from resnest_cli.inference.onnx_engine import usable_cores
+from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.seeds import derived_seed
 
