@@ -1,0 +1,107 @@
+"""Augmentation: each setting acts, the seed decides everything, nothing else changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnest_cli.images.preprocess import preprocess
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.augment import Augment
+from resnest_cli.training.config import Config
+from resnest_cli.training.policies import parse_aa
+from tests.conftest import make_photo
+
+SIZE = 48
+PREPROCESSING = Preprocessing(SIZE, 1.0, "bilinear")
+STILL = Config(
+    command="train", data="d", model="m", recipe="quick", scale=1.0, ratio=1.0, hflip=0.0
+)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image.Image:
+    return Image.open(make_photo(tmp_path / "photo.png", (SIZE, SIZE))).convert("RGB")
+
+
+def some(config: Config, image: Image.Image, count: int = 12, first: int = 0) -> torch.Tensor:
+    augment = Augment(config, PREPROCESSING)
+    return torch.stack([augment(image, seed) for seed in range(first, first + count)])
+
+
+def test_without_any_it_is_what_predict_sees(image: Image.Image) -> None:
+    expected = torch.from_numpy(preprocess(image, PREPROCESSING))
+    for photo in some(STILL, image):
+        assert torch.equal(photo, expected)
+    assert expected.shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": 0.3}, {"ratio": 2.0, "scale": 0.9}, {"hflip": 0.5}, {"color_jitter": 0.4},
+        {"aa": "auto"}, {"aa": "rand-m9-n2"}, {"reprob": 0.9},
+    ],
+)  # fmt: skip
+def test_each_setting_acts_and_the_seed_decides(image: Image.Image, change: dict) -> None:
+    still = torch.from_numpy(preprocess(image, PREPROCESSING))
+    config = replace(STILL, **change)
+    photos = some(config, image)
+    assert photos.dtype == torch.float32
+    assert photos.shape == (12, 3, SIZE, SIZE)
+    assert any(not torch.equal(photo, still) for photo in photos)
+    assert len({photo.numpy().tobytes() for photo in photos}) > 1
+    assert torch.equal(photos, some(config, image))
+    assert not torch.equal(photos, some(config, image, first=100))
+
+
+def test_magnitude_and_number_of_operations_act(image: Image.Image) -> None:
+    found = [some(replace(STILL, aa=aa), image) for aa in ("rand-m2-n1", "rand-m20-n1", "rand-m2-n3")]
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_mirrors_half_of_the_photos(image: Image.Image) -> None:
+    still = torch.from_numpy(preprocess(image, PREPROCESSING))
+    photos = some(replace(STILL, hflip=0.5), image, 200)
+    mirrored = sum(torch.equal(photo, still.flip(-1)) for photo in photos)
+    assert 70 < mirrored < 130
+    assert all(torch.equal(p, still) or torch.equal(p, still.flip(-1)) for p in photos)
+
+
+def test_the_size_and_the_interpolation_are_the_models(image: Image.Image) -> None:
+    one = Augment(replace(STILL, scale=0.5), Preprocessing(32, 1.0, "bilinear"))(image, 1)
+    two = Augment(replace(STILL, scale=0.5), Preprocessing(32, 1.0, "bicubic"))(image, 1)
+    assert one.shape == (3, 32, 32)
+    assert not torch.equal(one, two)
+
+
+def test_torchs_generator_is_left_alone(image: Image.Image) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    some(replace(STILL, scale=0.2, aa="auto", reprob=1.0), image)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_any_size_and_shape(tmp_path: Path) -> None:
+    config = replace(STILL, scale=0.1, ratio=1.5, aa="rand-m9-n2", reprob=0.5)
+    augment = Augment(config, PREPROCESSING)
+    for size in ((1, 1), (1, 300), (500, 3), (8, 8), (900, 700)):
+        pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        assert torch.isfinite(augment(Image.fromarray(pixels), 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("none", "none"), ("auto", "auto"), ("rand", (9, 2)), ("rand-m5", (5, 2)),
+        ("rand-n3-m30", (30, 3)), ("rand-m31", None), ("rand-n0", None), ("rand-x1", None),
+        ("rand-m", None), ("randm9", None), ("", None), ("original", None),
+    ],
+)  # fmt: skip
+def test_notation(text: str, policy: object) -> None:
+    assert parse_aa(text) == policy

@@ -1,0 +1,244 @@
+"""Batches: the same bits whoever prepares them, and no hang whatever happens to the workers."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.images.batches import Preparation
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.augment import Augment
+from resnest_cli.training.config import Config
+from resnest_cli.training.dataset import Sample
+from resnest_cli.training.loader import (
+    Batch,
+    EvalBatches,
+    TrainBatches,
+    batch_bounds,
+    check_shared_memory,
+    default_workers,
+    epoch_order,
+)
+from tests.conftest import make_photo
+
+ROOT = Path(__file__).parents[2]
+PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
+CONFIG = Config(command="train", data="d", model="m", recipe="quick", scale=0.3, aa="rand-m9-n2")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    found = []
+    for index in range(11):
+        path = make_photo(tmp_path / f"{index}.jpg", (50, 40), seed=index)
+        found.append(Sample(str(path), path.name, index % 3))
+    return found
+
+
+def batches(samples: list[Sample], workers: int = 0, **more: object) -> TrainBatches:
+    settings: dict = {"size": 32, "batch_size": 4, "workers": workers, "seed": 7} | more
+    return TrainBatches(samples, Augment(CONFIG, PREPROCESSING), **settings)
+
+
+def same(one: list[Batch], two: list[Batch]) -> bool:
+    return len(one) == len(two) and all(
+        torch.equal(a.photos, b.photos) and torch.equal(a.labels, b.labels) and a.indices == b.indices
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_the_number_of_workers_changes_nothing(samples: list[Sample]) -> None:
+    found = {}
+    for workers in (0, 1, 2):
+        loader = batches(samples, workers)
+        found[workers] = [list(loader.epoch(epoch)) for epoch in (0, 1)]
+        loader.close()
+    assert same(found[0][0], found[1][0])
+    assert same(found[0][1], found[2][1])
+    assert not same(found[0][0], found[0][1])
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_can_begin_anywhere(samples: list[Sample], workers: int) -> None:
+    loader = batches(samples, workers)
+    whole = list(loader.epoch(3))
+    assert len(whole) == len(loader) == 3
+    assert same(list(loader.epoch(3, start=1)), whole[1:])
+    abandoned = loader.epoch(2)
+    next(abandoned)
+    abandoned.close()
+    assert same(list(loader.epoch(3, start=2)), whole[2:])
+    assert list(loader.epoch(3, start=3)) == []
+    loader.close()
+
+
+def test_an_epoch_has_every_photo_once_with_its_label(samples: list[Sample]) -> None:
+    found = list(batches(samples).epoch(0))
+    indices = [index for batch in found for index in batch.indices]
+    assert sorted(indices) == list(range(11))
+    assert indices != list(range(11))
+    labels = torch.cat([batch.labels for batch in found])
+    assert labels.tolist() == [samples[index].label for index in indices]
+    assert all(batch.photos.shape[1:] == (3, 32, 32) for batch in found)
+
+
+def test_another_seed_another_order_and_other_crops(samples: list[Sample]) -> None:
+    one, two = (list(batches(samples, seed=seed).epoch(0)) for seed in (1, 2))
+    assert [b.indices for b in one] != [b.indices for b in two]
+
+
+@pytest.mark.parametrize(
+    ("photos", "size", "bounds"),
+    [
+        (9, 4, [(0, 4), (4, 9)]), (8, 4, [(0, 4), (4, 8)]), (10, 4, [(0, 4), (4, 8), (8, 10)]),
+        (1, 4, [(0, 1)]), (5, 1, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]), (3, 2, [(0, 3)]),
+        (0, 4, []),
+    ],
+)  # fmt: skip
+def test_a_last_batch_of_one_joins_the_one_before(
+    photos: int, size: int, bounds: list[tuple[int, int]]
+) -> None:
+    assert batch_bounds(photos, size) == bounds
+
+
+def test_balanced() -> None:
+    labels = [0] * 90 + [1] * 9 + [2]
+    drawn = epoch_order(labels, seed=0, epoch=0, balanced=True)
+    assert len(drawn) == 100
+    assert sorted(Counter(labels[index] for index in drawn).values()) == [33, 33, 34]
+    assert len({index for index in drawn if labels[index] == 0}) >= 33
+    assert {index for index in drawn if labels[index] == 1} == set(range(90, 99))
+    other = epoch_order(labels, seed=0, epoch=1, balanced=True)
+    assert set(other) != set(drawn)
+    assert epoch_order(labels, seed=0, epoch=0, balanced=True) == drawn
+
+
+def test_balanced_acts(samples: list[Sample]) -> None:
+    few = [Sample(s.path, s.name, 0 if i < 9 else 1) for i, s in enumerate(samples)]
+    found = torch.cat([b.labels for b in batches(few, balanced=True).epoch(0)])
+    assert sorted(found.bincount().tolist()) == [5, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_sees_what_predict_sees(samples: list[Sample], workers: int) -> None:
+    loader = EvalBatches(samples, PREPROCESSING, batch_size=4, workers=workers)
+    for _ in range(2):
+        found = list(loader)
+        assert [batch.indices for batch in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+        preparation = Preparation(PREPROCESSING)
+        for batch in found:
+            for photo, index in zip(batch.photos, batch.indices, strict=True):
+                assert torch.equal(photo, torch.from_numpy(preparation(samples[index].path)))
+    assert len(loader) == 3
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_has_gone_is_named(samples: list[Sample], workers: int) -> None:
+    Path(samples[5].path).unlink()
+    loader = batches(samples, workers)
+    with pytest.raises(ResnestError, match=r"5\.jpg"):
+        list(loader.epoch(0))
+    loader.close()
+
+
+@dataclass
+class Slow:
+    """An augmentation that takes its time."""
+
+    seconds: float
+
+    def __call__(self, image: object, seed: int) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return torch.zeros(3, 32, 32)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_killed_worker_is_told_with_advice(samples: list[Sample]) -> None:
+    loader = TrainBatches(
+        samples, Slow(0.2), size=32, batch_size=2, workers=1, seed=0  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = loader.epoch(0)
+    next(found)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    begin = time.monotonic()
+    with pytest.raises(ResnestError, match="--workers 0"):
+        list(found)
+    assert time.monotonic() - begin < 20
+    loader.close()
+
+
+PARENT = """
+import os, sys, time
+from tests.training.test_loader import *
+samples = [Sample(path, path, 0) for path in sys.argv[1:]]
+loader = TrainBatches(samples, Slow(0.05), size=32, batch_size=2, workers=2, seed=0)
+for epoch in range(1000):
+    for batch in loader.epoch(epoch):
+        print([child.pid for child in multiprocessing.active_children()], flush=True)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_leave_signals_to_the_parent_and_end_with_it(
+    samples: list[Sample], number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", PARENT, *(sample.path for sample in samples)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().strip()[1:-1].split(",")]
+        assert len(workers) == 2
+        if number == signal.SIGINT:  # to the workers alone: nothing happens to them
+            for pid in workers:
+                os.kill(pid, signal.SIGINT)
+            assert process.stdout.readline()
+            assert all(alive(pid) for pid in workers)
+        process.kill()
+    end = time.monotonic() + 20
+    while any(alive(pid) for pid in workers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in workers)
+
+
+def test_small_shared_memory_is_told_before_it_runs_full(tmp_path: Path) -> None:
+    check_shared_memory(1000, tmp_path)
+    check_shared_memory(1 << 60, tmp_path / "none")
+    with pytest.raises(ResnestError, match=r"--workers 0.*--shm-size"):
+        check_shared_memory(1 << 60, tmp_path)
+
+
+def test_shared_memory_is_checked(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 10_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    batches(samples, workers=0)
+    if Path("/dev/shm").exists():
+        with pytest.raises(ResnestError, match="/dev/shm has"):
+            batches(samples, workers=1)
+
+
+def test_default_workers() -> None:
+    assert default_workers("cpu") == 1
+    assert 1 <= default_workers("cuda") <= 8
