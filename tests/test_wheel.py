@@ -34,6 +34,8 @@ def test_wheel_holds_the_package_and_the_labels_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "resnest_cli/imagenet_classes.txt" in names
     assert "resnest_cli/py.typed" in names
+    recipes = {name.rpartition("/")[2] for name in names if name.endswith(".toml")}
+    assert recipes == {"finetune.toml", "paper.toml", "quick.toml"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"resnest_cli"}
     labels = zipfile.ZipFile(wheel).read("resnest_cli/imagenet_classes.txt")

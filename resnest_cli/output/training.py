@@ -27,6 +27,7 @@ _FILES = (
     ("weights/best.safetensors", "the weights of the best epoch"),
     ("weights/last.safetensors", "the weights of the last epoch"),
     ("results.csv", "a row per epoch"),
+    ("recall.csv", "the recall of each class, per epoch"),
     ("curves.png", "losses, accuracy and learning rate"),
     ("confusion_matrix.png", "which classes are taken for which"),
     ("val_predictions.jpg", "validation photos with their predictions"),

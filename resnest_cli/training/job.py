@@ -109,7 +109,7 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
         write_split(run.split, dataset)
         write_args(run.args, ready.config)
         display.message(f"Run folder: {run.path}")
-        picture_of_training(run.path, ready)
+        picture_of_training(run.path, ready, display.message)
         return _train(job, run, ready, display)
 
 
@@ -200,7 +200,7 @@ def _train(job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDis
             raise DivergedError(f"{error}{_last_good(run)}") from None
         finally:
             ready.close()
-        final_pictures(run, ready, trainer.progress, trainer.confusion.numpy())
+        final_pictures(run, ready, trainer.progress, trainer.confusion.numpy(), display.message)
         trainer.progress.finished = True
         trainer.save()
     display.summary(run.path, trainer.progress.rows, _command_to_try(run, ready.dataset))

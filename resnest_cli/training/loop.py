@@ -95,8 +95,8 @@ class Keeper(Protocol):
     ) -> None:
         """Weights under each of these names."""
 
-    def save_rows(self, rows: Sequence[EpochRow]) -> None:
-        """The history so far."""
+    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
+        """The history so far, and the recall of each class in its last epoch."""
 
     def save_state(
         self,
@@ -333,7 +333,8 @@ class Trainer:
         progress.epoch += 1
         progress.position = progress.loss_photos = 0
         progress.loss_sum = progress.seconds = 0.0
-        self._keeper.save_rows(progress.rows)
+        winner = averaged if averaged is not None and row.which == "ema" else raw
+        self._keeper.save_rows(progress.rows, winner.recall)
         self.save()
         self._display.epoch(row)
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnest_cli import output
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import softmax
@@ -25,9 +24,10 @@ from resnest_cli.training.setup import Ready
 _SHOWN = 16
 
 Float32 = NDArray[np.float32]
+Notify = Callable[[str], None]
 
 
-def picture_of_training(folder: Path, ready: Ready) -> None:
+def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     """`train_batch.jpg`: the first photos of the first epoch as the network sees them."""
     config, samples = ready.config, ready.dataset.train
     labels = [sample.label for sample in samples]
@@ -53,6 +53,7 @@ def picture_of_training(folder: Path, ready: Ready) -> None:
     _drawn(
         folder / "train_batch.jpg",
         lambda path: sheets.train_batch(path, _pixels(batch.numpy(), ready), titles),
+        notify,
     )
 
 
@@ -69,16 +70,25 @@ def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
 
 
 def final_pictures(
-    run: RunFolder, ready: Ready, progress: Progress, confusion: NDArray[np.int64]
+    run: RunFolder,
+    ready: Ready,
+    progress: Progress,
+    confusion: NDArray[np.int64],
+    notify: Notify,
 ) -> None:
     """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`."""
-    _drawn(run.path / "curves.png", lambda path: plots.curves(path, progress.rows))
+    _drawn(run.path / "curves.png", lambda path: plots.curves(path, progress.rows), notify)
     names = ready.dataset.class_names
     _drawn(
         run.path / "confusion_matrix.png",
         lambda path: plots.confusion_matrix(path, confusion, names),
+        notify,
     )
-    _drawn(run.path / "val_predictions.jpg", lambda path: _val_predictions(path, run, ready))
+    _drawn(
+        run.path / "val_predictions.jpg",
+        lambda path: _val_predictions(path, run, ready),
+        notify,
+    )
 
 
 def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
@@ -115,9 +125,9 @@ def _pixels(photos: Float32, ready: Ready) -> Float32:
     return pixels
 
 
-def _drawn(path: Path, draw: Callable[[Path], None]) -> None:
+def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
     """A picture is worth less than the run: where it cannot be drawn, that is said."""
     try:
         draw(path)
     except Exception as error:
-        output.message(f"{path} was not drawn: {error}")
+        notify(f"{path} was not drawn: {error}")

@@ -1,5 +1,6 @@
-"""`results.csv`: one row per epoch, for spreadsheets and scripts."""
+"""`results.csv` and `recall.csv`: a row per epoch, for spreadsheets and scripts."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Sequence
@@ -25,4 +26,29 @@ def write_results(path: Path, rows: Sequence[EpochRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(astuple(row) for row in rows)  # None becomes an empty cell, floats their repr
+    write_text(path, text.getvalue())
+
+
+def write_recall(
+    path: Path, class_names: Sequence[str], epoch: int, recall: Sequence[float | None]
+) -> None:
+    """`recall.csv`: a row per epoch with the recall of each class, a fraction in [0, 1].
+
+    A class without validation photos stays empty. Rows from `epoch` on, of a run that was killed
+    and is repeating them, are replaced.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    rows: list[list[str]] = []
+    with (
+        contextlib.suppress(FileNotFoundError, csv.Error),
+        path.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        rows = [row for row in csv.reader(file) if row and row[0].isdecimal()]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *class_names])
+    writer.writerows(row for row in rows if int(row[0]) < epoch)
+    writer.writerow([epoch, *("" if value is None else repr(value) for value in recall)])
     write_text(path, text.getvalue())

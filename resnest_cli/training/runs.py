@@ -4,7 +4,7 @@ runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
     resume/                  the training state, see `resume`; cached features
-    args.toml, split.csv, results.csv, pictures
+    args.toml, split.csv, results.csv, recall.csv, pictures
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume
 from resnest_cli.training.history import EpochRow
-from resnest_cli.training.results import write_results
+from resnest_cli.training.results import write_recall, write_results
 from resnest_cli.training.resume import Progress
 
 
@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def results(self) -> Path:
-        """A row for each epoch."""
+        """A row for each epoch; `recall.csv` beside it has a column for each class."""
         return self.path / "results.csv"
 
     @property
@@ -182,9 +182,17 @@ class RunKeeper:
         for name in names[1:]:
             _same_file(first, self.run.weights(name))
 
-    def save_rows(self, rows: Sequence[EpochRow]) -> None:
-        """`results.csv`."""
-        write_results(self.run.results, rows)
+    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
+        """`results.csv` and `recall.csv`."""
+        names = self.info.class_names or ()
+        try:
+            write_results(self.run.results, rows)
+            write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
+        except OSError as error:
+            raise ResnestError(
+                f"{self.run.results} cannot be written: {error.strerror or error}. Make room and "
+                "go on with --resume."
+            ) from error
 
     def save_state(
         self,

@@ -59,7 +59,9 @@ def test_each_setting_acts_and_the_seed_decides(image: Image.Image, change: dict
 
 
 def test_magnitude_and_number_of_operations_act(image: Image.Image) -> None:
-    found = [some(replace(STILL, aa=aa), image) for aa in ("rand-m2-n1", "rand-m20-n1", "rand-m2-n3")]
+    found = [
+        some(replace(STILL, aa=aa), image) for aa in ("rand-m2-n1", "rand-m20-n1", "rand-m2-n3")
+    ]
     assert not torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 

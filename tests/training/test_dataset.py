@@ -286,7 +286,7 @@ def test_progress_is_told(plain: Path) -> None:
 
 
 def test_a_split_comes_back_as_it_was(plain: Path, tmp_path: Path) -> None:
-    odd = os.fsencode(plain / "cat") + b"/\xff, \"odd\"\n.png"
+    odd = os.fsencode(plain / "cat") + b'/\xff, "odd"\n.png'
     shutil.copy(plain / "cat" / "0.png", odd)
     make_photo(plain / "cat" / "0.png", seed=777)
     (plain / "dog" / "junk.png").write_bytes(b"junk")
@@ -300,8 +300,10 @@ def test_a_split_comes_back_as_it_was(plain: Path, tmp_path: Path) -> None:
     assert b"\xff" in (tmp_path / "split.csv").read_bytes()
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n", "path,label,class_name,split,error\nx,y\n",
-                                  "path,label,class_name,split,error\nx,y,y,neither,\n"])  # fmt: skip
+HEADER = "path,label,class_name,split,error\n"
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", HEADER + "x,y\n", HEADER + "x,y,y,neither,\n"])
 def test_a_damaged_split_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(ResnestError, match=r"split\.csv: cannot be read"):

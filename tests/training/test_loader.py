@@ -51,7 +51,9 @@ def batches(samples: list[Sample], workers: int = 0, **more: object) -> TrainBat
 
 def same(one: list[Batch], two: list[Batch]) -> bool:
     return len(one) == len(two) and all(
-        torch.equal(a.photos, b.photos) and torch.equal(a.labels, b.labels) and a.indices == b.indices
+        torch.equal(a.photos, b.photos)
+        and torch.equal(a.labels, b.labels)
+        and a.indices == b.indices
         for a, b in zip(one, two, strict=True)
     )
 

@@ -76,7 +76,8 @@ class Kept:
             self.weights[name] = {key: value.clone() for key, value in tensors.items()}
             self.metrics[name] = metrics
 
-    def save_rows(self, rows: Sequence[EpochRow]) -> None:
+    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
+        assert len(recall) == CLASSES
         self.rows = list(rows)
 
     def save_state(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.training.results import write_results
+from resnest_cli.training.results import write_recall, write_results
 from tests.report.rows import ROW, history, without_ema
 
 HEADER = (
@@ -44,3 +44,10 @@ def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match="No such file"):
         write_results(tmp_path / "gone" / "results.csv", [])
+
+
+def test_recall_has_a_column_for_each_class_and_no_epoch_twice(tmp_path: Path) -> None:
+    path = tmp_path / "recall.csv"
+    for epoch, recall in ((1, (0.5, None)), (2, (0.25, 1.0)), (3, (0.0, 0.0)), (2, (0.75, 1.0))):
+        write_recall(path, ("cat, grey", "dog"), epoch, recall)
+    assert path.read_text() == 'epoch,"cat, grey",dog\n1,0.5,\n2,0.75,1.0\n'

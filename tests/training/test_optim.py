@@ -1,0 +1,128 @@
+"""Optimisers, schedule, clipping, moving average."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from resnest_cli.model.resnest import build
+from resnest_cli.training.config import Config
+from resnest_cli.training.ema import Ema
+from resnest_cli.training.network import freeze
+from resnest_cli.training.optim import Schedule, clip, create_optimizer, parameter_groups
+from tests.networks import TINY, enliven
+
+CONFIG = Config(
+    command="train", data="d", model="m", recipe="quick", epochs=10, batch_size=8, lr=0.4,
+    weight_decay=0.1,
+)  # fmt: skip
+
+
+def test_no_decay_on_norms_and_biases() -> None:
+    network = build(TINY, num_classes=3)
+    decayed, others = parameter_groups(network, 0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in network.named_parameters()}
+    found = {names[id(p)] for p in decayed["params"]}
+    assert found == {n for n, p in network.named_parameters() if p.dim() > 1}
+    assert "fc.weight" in found
+    assert {"fc.bias", "bn1.weight", "layer1.0.conv2.fc1.bias"}.isdisjoint(found)
+    assert len(decayed["params"]) + len(others["params"]) == len(names)
+
+
+def test_what_is_frozen_is_left_out() -> None:
+    network = build(TINY, num_classes=3)
+    freeze(network, "backbone")
+    groups = parameter_groups(network, 0.1)
+    assert [p.shape for group in groups for p in group["params"]] == [(3, 128), (3,)]
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_a_step_is_torchs(opt: str) -> None:
+    network, other = (enliven(nn.Linear(4, 2)) for _ in range(2))
+    ours = create_optimizer(network, replace(CONFIG, opt=opt, momentum=0.8))
+    groups = [{"params": [other.weight], "weight_decay": 0.1},
+              {"params": [other.bias], "weight_decay": 0.0}]  # fmt: skip
+    theirs = (
+        torch.optim.SGD(groups, lr=0.4, momentum=0.8, nesterov=True)
+        if opt == "sgd"
+        else torch.optim.AdamW(groups, lr=0.4)
+    )
+    for _ in range(3):
+        for module, optimizer in ((network, ours), (other, theirs)):
+            optimizer.zero_grad()
+            module(torch.ones(1, 4)).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(network.weight, other.weight)
+    assert torch.equal(network.bias, other.bias)
+
+
+def test_momentum_0_is_plain_sgd() -> None:
+    assert (
+        create_optimizer(nn.Linear(2, 2), replace(CONFIG, momentum=0.0)).defaults["momentum"] == 0
+    )
+
+
+def test_schedule() -> None:
+    schedule = Schedule(replace(CONFIG, warmup_epochs=1, min_lr=0.1), steps_per_epoch=10)
+    rates = [schedule.lr(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.04)
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    assert rates[10] == pytest.approx(0.4)
+    assert rates[55] == pytest.approx(0.04 + 0.36 * 0.5)
+    assert rates[100] == pytest.approx(0.04)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_cosine_is_torchs() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    schedule = Schedule(replace(CONFIG, epochs=5), steps_per_epoch=10)
+    for step in range(50):
+        assert schedule.lr(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_constant_and_beyond_the_end() -> None:
+    constant = Schedule(replace(CONFIG, sched="constant"), steps_per_epoch=10)
+    assert {constant.lr(step) for step in range(200)} == {0.4}
+    assert Schedule(CONFIG, 10).lr(1000) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("most", "after"), [(0.0, 5.0), (1.0, 1.0), (100.0, 5.0)])
+def test_clip(most: float, after: float) -> None:
+    one, two, idle = (nn.Parameter(torch.zeros(1)) for _ in range(3))
+    one.grad, two.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    assert float(clip([one, two, idle], most)) == pytest.approx(5.0)
+    assert math.hypot(float(one.grad), float(two.grad)) == pytest.approx(after, rel=1e-4)
+
+
+def test_clip_tells_what_is_not_finite() -> None:
+    one = nn.Parameter(torch.zeros(1))
+    one.grad = torch.tensor([math.inf])
+    assert not math.isfinite(float(clip([one], 1.0)))
+
+
+def test_moving_average() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    ema = Ema(network, decay=0.9)
+    copied = ema.network
+    assert not copied.training
+    assert not any(p.requires_grad for p in copied.parameters())
+    expected = float(network[0].weight)
+    for step in range(200):
+        with torch.no_grad():
+            network[0].weight.fill_(step)
+            network[1].running_mean.fill_(step)
+        network[1].num_batches_tracked += 1
+        ema.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(copied[0].weight) == pytest.approx(expected, rel=1e-5)
+    assert float(copied[1].running_mean) == pytest.approx(expected, rel=0.01)
+    assert int(copied[1].num_batches_tracked) == 200
+    assert float(network[0].weight) == 199

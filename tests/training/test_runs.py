@@ -1,0 +1,78 @@
+"""Run folders: names, which one is resumed, one process each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.training import resume, runs
+from resnest_cli.training.resume import Progress
+from resnest_cli.training.runs import RunFolder
+
+
+def started(base: Path, name: str, time: int) -> RunFolder:
+    run = runs.new_run(base, name)
+    run.args.write_text("")
+    run.split.write_text("")
+    resume.save_state(run.states, Progress(epoch=time), {"model": {}}, {})
+    os.utime(run.args, (time, time))
+    return run
+
+
+def test_names(tmp_path: Path) -> None:
+    base = tmp_path / "runs" / "train"
+    assert [runs.new_run(base, None).path.name for _ in range(3)] == ["exp", "exp2", "exp3"]
+    assert runs.new_run(base, "mine").path == base / "mine"
+    (base / "mine" / "args.toml").write_text("")
+    with pytest.raises(UsageError, match="--resume"):
+        runs.new_run(base, "mine")
+    for bad in ("", ".", "..", "a/b"):
+        with pytest.raises(UsageError, match="--run"):
+            runs.check_run_name(bad)
+
+
+def test_the_newest_that_has_begun_is_resumed(tmp_path: Path) -> None:
+    assert runs.find_run(tmp_path, None) is None
+    for name, time in (("exp", 200), ("exp2", 300), ("mine", 250)):
+        started(tmp_path, name, time)
+    runs.new_run(tmp_path, "empty")
+    newest = runs.find_run(tmp_path, None)
+    assert newest is not None
+    assert newest.path.name == "exp2"
+    named = runs.find_run(tmp_path, "exp")
+    assert named is not None
+    assert named.progress() == Progress(epoch=200)
+    assert runs.find_run(tmp_path, "empty") is None
+    assert runs.find_run(tmp_path, "none") is None
+
+
+LOCK = """
+import sys, time
+from pathlib import Path
+from resnest_cli.training.runs import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(tmp_path)], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ResnestError, match="another process"), RunFolder(tmp_path).locked():
+            pass
+        other.kill()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(ResnestError, match="--output"):
+        runs.new_run(tmp_path / "runs" / "train", None)

@@ -1,0 +1,170 @@
+"""Settings: who wins, what is refused, and what is decided from the data."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnest_cli import training_options
+from resnest_cli.errors import UsageError
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.config import Config
+from resnest_cli.training.settings import (
+    RECIPES,
+    differences,
+    load_settings,
+    resolve,
+    write_args,
+)
+
+
+def load(command: Any = "train", **more: Any) -> Config:
+    settings: dict[str, Any] = {"data": "d", "recipe": None, "config": None, "flags": {}} | more
+    return load_settings(command, **settings)
+
+
+def decide(config: Config, photos: int = 1000, device: str = "cpu", size: int = 224) -> Config:
+    return resolve(config, photos=photos, preprocessing=Preprocessing(size), device=device)
+
+
+def test_every_setting_has_an_option_and_no_other() -> None:
+    names = {field.name for field in fields(Config)} - {"command", "data", "recipe"}
+    assert set(training_options.SETTINGS) == names
+
+
+def test_flags_win_over_files_over_recipes_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("smoothing = 0.3\nmixup = 0.7\nepochs = 9\n")
+    found = load(config=file, flags={"mixup": 0.9, "cutmix": None})
+    assert (found.mixup, found.smoothing, found.epochs) == (0.9, 0.3, 9)
+    assert found.scale == load().scale == 0.35  # the recipe's
+    assert found.val_split == 0.2  # the default
+    assert found.cutmix == 0.0
+
+
+def test_default_recipes() -> None:
+    assert load("train").recipe == "quick"
+    assert load("finetune").recipe == "finetune"
+    assert load("finetune", recipe="quick").opt == "sgd"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_recipes_are_whole(recipe: str, command: Any) -> None:
+    found = decide(load(command, recipe=recipe))
+    assert found.recipe == recipe
+    assert None not in {v for k, v in asdict(found).items() if k not in _OPTIONAL}
+
+
+_OPTIONAL = {"weights", "classes", "class_names"}
+
+
+def test_the_papers_recipe() -> None:
+    found = decide(load(recipe="paper", flags={"batch_size": 8192}))
+    assert (found.epochs, found.opt, found.momentum, found.weight_decay) == (270, "sgd", 0.9, 1e-4)
+    assert found.lr == pytest.approx(0.1 * 8192 / 256)
+    assert (found.warmup_epochs, found.sched, found.smoothing, found.mixup) == (
+        5,
+        "cosine",
+        0.1,
+        0.2,
+    )
+    assert (found.aa, found.drop_block, found.drop) == ("auto", 0.1, 0.0)
+    for model, drop in {"resnest101e": 0.0, "resnest200e": 0.2, "resnest269": 0.2}.items():
+        assert load(recipe="paper", flags={"model": model}).drop == drop
+    assert load(recipe="paper", flags={"model": "resnest200e", "drop": 0.1}).drop == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", r"unknown setting 'epoch'. Did you mean epochs"),
+        ("lerning_rate = 3", "unknown setting 'lerning_rate'"),
+        ('epochs = "3"', "epochs must be a whole number from 1, not '3'"),
+        ("epochs = 0", "epochs must be"),
+        ("epochs = true", "epochs must be"),
+        ("lr = 0", "lr must be a number above 0"),
+        ("lr = inf", "lr must be"),
+        ("lr = nan", "lr must be"),
+        ("smoothing = 1", r"smoothing must be a number in \[0, 1\)"),
+        ("val_split = 1.0", "val_split must be"),
+        ('opt = "adam"', "opt must be one of sgd, adamw"),
+        ("balanced = 1", "balanced must be true or false"),
+        ('freeze = "all"', "stages:N"),
+        ('command = "finetune"', "resnest finetune"),
+        ("epochs = ", "is not TOML"),
+    ],
+)
+def test_bad_files_name_the_file_and_the_setting(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        load(config=file)
+    assert str(file) in str(error.value)
+
+
+def test_bad_flags_name_the_flag() -> None:
+    with pytest.raises(UsageError, match=r"--weight-decay must be a number, 0 or more, not -1"):
+        load(flags={"weight_decay": -1.0})
+    with pytest.raises(UsageError, match="DATA"):
+        load(data=None)
+    with pytest.raises(UsageError, match="Did you mean paper"):
+        load(recipe="papers")
+
+
+def test_whole_numbers_serve_where_numbers_are_meant(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("mixup = 1\nclip_grad = 5\n")
+    assert load(config=file) == load(flags={"mixup": 1.0, "clip_grad": 5.0})
+
+
+def test_args_toml_comes_back_equal(tmp_path: Path) -> None:
+    odd = load(
+        "finetune",
+        data='folder "with" \\ and ü',
+        flags={"weights": "a b.pth", "aa": "auto", "balanced": True, "seed": 2**40, "lr": 1e-7},
+    )
+    for config in (decide(odd), decide(load(recipe="paper")), decide(odd, device="cuda:1")):
+        path = tmp_path / "args.toml"
+        write_args(path, config)
+        assert load(config.command, data=None, config=path) == config
+        assert path.read_text("utf-8").startswith("# Repeats this run: resnest ")
+
+
+def test_what_the_device_decides() -> None:
+    cpu, gpu = (decide(load("finetune"), device=device) for device in ("cpu", "cuda"))
+    assert (cpu.freeze, gpu.freeze) == ("backbone", "none")
+    assert (cpu.aa, gpu.aa) == ("none", "rand-m5-n2")  # no pixels are left to augment
+    assert cpu.hflip == 0.5
+    assert cpu.epochs is not None
+    assert gpu.epochs is not None
+    assert cpu.epochs > gpu.epochs
+    assert decide(load("train")).freeze == "none"
+    assert decide(load("finetune", flags={"freeze": "none"})).aa == "rand-m5-n2"
+    assert decide(load("train"), size=64).channels_last
+    assert not decide(load("train", flags={"channels_last": False}), size=64).channels_last
+    with pytest.raises(UsageError, match="bfloat16"):
+        decide(load(flags={"amp": "float16"}))
+    assert decide(load(flags={"amp": "float16"}), device="cuda").amp == "float16"
+    with pytest.raises(UsageError, match="starts from nothing"):
+        decide(load("train", flags={"freeze": "backbone"}))
+
+
+def test_what_the_data_decide() -> None:
+    small, large = (decide(load("train"), photos=photos) for photos in (100, 1_000_000))
+    assert small.batch_size is not None
+    assert large.batch_size is not None
+    assert small.batch_size < large.batch_size
+    assert small.epochs is not None
+    assert large.epochs is not None
+    assert small.epochs > large.epochs
+    assert small.lr == pytest.approx(small.lr_base * small.batch_size / 256)
+    assert decide(load(flags={"lr": 0.3})).lr == 0.3
+    assert decide(load(flags={"epochs": 2})).warmup_epochs == 0.5
+
+
+def test_differences() -> None:
+    one = load()
+    assert differences(one, one) == []
+    assert differences(one, replace(one, mixup=0.5)) == ["mixup: 0.0 there, 0.5 now"]
