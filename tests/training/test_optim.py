@@ -113,7 +113,7 @@ def test_moving_average() -> None:
     copied = ema.network
     assert not copied.training
     assert not any(p.requires_grad for p in copied.parameters())
-    expected = float(network[0].weight)
+    expected = network[0].weight.item()
     for step in range(200):
         with torch.no_grad():
             network[0].weight.fill_(step)
@@ -122,7 +122,7 @@ def test_moving_average() -> None:
         ema.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-    assert float(copied[0].weight) == pytest.approx(expected, rel=1e-5)
+    assert copied[0].weight.item() == pytest.approx(expected, rel=1e-5)
     assert float(copied[1].running_mean) == pytest.approx(expected, rel=0.01)
     assert int(copied[1].num_batches_tracked) == 200
-    assert float(network[0].weight) == 199
+    assert network[0].weight.item() == 199
