@@ -11,6 +11,8 @@ from resnest_cli.training.config import Config
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+_OWN = 0x6D6978  # "mix"
+
 
 class Mixing:
     """Mixes the photos of a batch, and their labels, by torchvision's MixUp or CutMix.
@@ -40,7 +42,8 @@ class Mixing:
         """
         devices = [photos.device] if photos.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+            # Not `seed` itself: the step draws its dropout from that.
+            torch.manual_seed(seed ^ _OWN)
             choice = self._choices[int(torch.randint(len(self._choices), ()))]
             mixed, targets = choice(photos, labels)
         smoothed = targets * (1 - self._smoothing) + self._smoothing / self._classes

@@ -13,6 +13,7 @@ from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.training.config import Config
 
 _PROBED = 4  # photos in the probe
+_PROBED_ON_GPU = 32  # with fewer, a GPU's time is that of starting its kernels
 _SHARE_FORWARD = 1 / 3  # of a training step; the backward pass costs about two forward passes
 
 
@@ -45,43 +46,56 @@ def estimate(network: ResNeSt, config: Config, *, train_photos: int, val_photos:
     assert config.batch_size is not None
     assert config.img_size is not None
     kind = config.device.partition(":")[0]
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    count = max(2, min(config.batch_size, _PROBED if kind == "cpu" else _PROBED_ON_GPU))
     with torch.random.fork_rng([config.device] if kind == "cuda" else []):
-        probe = copy.deepcopy(network).to(config.device).to(memory_format=layout).train()
-        photos = torch.zeros(_PROBED, 3, config.img_size, config.img_size, device=config.device)
-        photos = photos.contiguous(memory_format=layout)
-        targets = torch.zeros(_PROBED, dtype=torch.int64, device=config.device)
-        kept = _Kept()
-        seconds = []
-        for _ in range(2):  # the first allocates and picks kernels
-            kept.bytes = 0
-            begin = time.perf_counter()
-            with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-                loss = F.cross_entropy(probe(photos), targets)
-            torch.autograd.backward(loss)
-            float(loss.detach())
-            seconds.append(time.perf_counter() - begin)
-    per_photo = seconds[-1] / _PROBED
+        per_photo, kept = _probe(network, config, count)
     validations = 2 if config.model_ema else 1
     epoch = per_photo * (train_photos + _SHARE_FORWARD * validations * val_photos)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     weights = sum(p.numel() for p in network.parameters())
     moments = {"sgd": 1 if config.momentum else 0, "adamw": 2}[config.opt]
     tensors = 4 * (weights * (2 if config.model_ema else 1) + learning * (1 + moments))
-    memory = tensors + kept.bytes // _PROBED * config.batch_size
+    memory = tensors + kept // count * config.batch_size
     return Estimate(epoch, epoch * config.epochs, memory)
 
 
-class _Kept:
-    """Counts the bytes of tensors that autograd keeps, each storage once."""
+def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
+    """Seconds of a step per photo, and bytes that a step of `count` photos keeps."""
+    kind = config.device.partition(":")[0]
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    probe = copy.deepcopy(network).to(config.device).to(memory_format=layout).train()
+    photos = torch.randn(count, 3, config.img_size or 0, config.img_size or 0)
+    photos = photos.to(config.device).contiguous(memory_format=layout)
+    targets = torch.zeros(count, dtype=torch.int64, device=config.device)
+    dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
+    seconds, most = [], 0
+    for _ in range(3):  # the first allocates and picks kernels
+        kept = _Kept(probe)
+        begin = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            with torch.autocast(kind, dtype=dtype, enabled=config.amp != "off"):
+                logits = probe(photos)
+            loss = F.cross_entropy(logits.float(), targets)
+        torch.autograd.backward(loss)
+        float(loss.detach())  # waits for the device
+        seconds.append(time.perf_counter() - begin)
+        most = max(most, kept.bytes)
+    return min(seconds[1:]) / count, most
 
-    def __init__(self) -> None:
+
+class _Kept:
+    """Counts the bytes of tensors that autograd keeps, each storage once, and no weights.
+
+    For one forward pass: memory that a pass frees serves the next under the same address.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
         self.bytes = 0
-        self._seen: set[int] = set()
+        self._seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen and not isinstance(tensor, torch.nn.Parameter):
+        if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
         return tensor

@@ -127,16 +127,13 @@ def load_settings(
     name = recipe or _checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
     settings: dict[str, Any] = {"command": command, "model": DEFAULT_MODEL}
     known = _recipe(name)
-    variants = known.pop("variants", {})
+    tables = {key: known.pop(key, {}) for key in ("optimizers", "variants")}
     settings |= _all_checked(f"the recipe {name}", known)
     settings |= _all_checked(where, file)
     settings |= {key: _checked(_flag(key), key, value) for key, value in given.items()}
     settings["recipe"] = name
-    variant = find_variant(settings["model"])
-    own = variants.get(variant.id, {}) if variant is not None else {}
-    for key, value in own.items():
-        if key not in file and key not in given:
-            settings[key] = value
+    own = _fitted(settings, tables)
+    settings |= {key: value for key, value in own.items() if key not in file | given}
     if data is not None:
         settings["data"] = data
     if "data" not in settings:
@@ -144,6 +141,19 @@ def load_settings(
     if command == "train" and settings.get("weights"):
         raise UsageError("--weights: train starts from nothing; use `resnest finetune`.")
     return Config(**settings)
+
+
+def _fitted(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a recipe says for the optimiser and the variant that were chosen, in its tables.
+
+    Its warm-up is also kept to a quarter of the epochs that were asked for.
+    """
+    variant = find_variant(settings["model"])
+    own = dict(tables["optimizers"].get(settings.get("opt", ""), {}))
+    own |= tables["variants"].get(variant.id, {}) if variant is not None else {}
+    if "epochs" in settings and "warmup_epochs" in settings:
+        own["warmup_epochs"] = min(settings["warmup_epochs"], settings["epochs"] / 4)
+    return own
 
 
 def _recipe(name: str) -> dict[str, Any]:
@@ -157,10 +167,11 @@ def _recipe(name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Surrogate escapes: a folder's name may be bytes that are not UTF-8.
+        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: is not TOML: {error}.") from error
 
 
@@ -195,7 +206,7 @@ def resolve(
     """Decides what is still None, from the number of training photos and the device.
 
     Raises:
-        UsageError: mixed precision that the device does not have.
+        UsageError: mixed precision that the device does not have; a warm-up that never ends.
     """
     from resnest_cli.training.loader import default_workers
     from resnest_cli.training.plan import channels_last_pays
@@ -213,6 +224,11 @@ def resolve(
         )
     batch = config.batch_size or _batch_size(photos, cached)
     epochs = config.epochs or _epochs(photos, config, cached)
+    if config.warmup_epochs >= epochs:
+        raise UsageError(
+            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of {epochs} epoch(s): lower "
+            "it, or raise --epochs."
+        )
     lr = config.lr or _learning_rate(config, batch, freeze, cached)
     changes: dict[str, Any] = {
         "epochs": epochs,
@@ -220,7 +236,6 @@ def resolve(
         "lr": lr,
         "freeze": freeze,
         "device": device,
-        "warmup_epochs": min(config.warmup_epochs, epochs / 4),
         "img_size": preprocessing.size,
         "crop_pct": preprocessing.crop_pct,
         "interpolation": preprocessing.interpolation,

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from resnest_cli.training.config import Config
 from resnest_cli.training.metrics import Meter
-from resnest_cli.training.mixing import Mixing, loss_function
+from resnest_cli.training.mixing import _OWN, Mixing, loss_function
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick")
 
@@ -65,7 +65,7 @@ def mix(seed: int = 1, smoothing: float = 0.0, **more: float) -> tuple[torch.Ten
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixing_is_torchvisions(kind: str) -> None:
     photos, targets = mix(**{kind: 0.4})
-    torch.manual_seed(1)
+    torch.manual_seed(1 ^ _OWN)
     torch.randint(1, ())
     theirs = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](alpha=0.4, num_classes=5)
     plain = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

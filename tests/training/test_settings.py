@@ -164,6 +164,26 @@ def test_what_the_data_decide() -> None:
     assert decide(load(flags={"epochs": 2})).warmup_epochs == 0.5
 
 
+def test_a_recipes_warm_up_follows_the_epochs_and_a_users_is_kept() -> None:
+    assert decide(load(flags={"epochs": 10, "warmup_epochs": 8.0})).warmup_epochs == 8
+    with pytest.raises(UsageError, match="--warmup-epochs 5 leaves nothing of 5 epoch"):
+        decide(load(flags={"epochs": 5, "warmup_epochs": 5.0}))
+
+
+def test_a_recipe_speaks_of_each_optimiser() -> None:
+    found = load("finetune", flags={"opt": "sgd"})
+    assert (load("finetune").weight_decay, found.weight_decay) == (0.01, 1e-4)
+    assert found.lr_base == 0.04
+    assert load("train", flags={"opt": "adamw"}).weight_decay == 0.05
+    assert load("train", flags={"opt": "adamw", "weight_decay": 0.2}).weight_decay == 0.2
+
+
+def test_a_folder_that_is_not_utf_8_comes_back(tmp_path: Path) -> None:
+    config = decide(load(data="caf\udce9"))
+    write_args(tmp_path / "args.toml", config)
+    assert load(data=None, config=tmp_path / "args.toml") == config
+
+
 def test_differences() -> None:
     one = load()
     assert differences(one, one) == []
