@@ -13,7 +13,11 @@ from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.training.config import Config
 
 _PROBED = 4  # photos in the probe
-_PROBED_ON_GPU = 32  # with fewer, a GPU's time is that of starting its kernels
+_MOST_PROBED = 32  # for small photos and on a GPU, where fewer mostly time the calls of kernels
+_PROBED_PIXELS = 200_000
+# Scratch memory and gradients on their way, measured against the peak of real steps on a CPU:
+# resnest14d at 64 pixels, batch 64; resnest50d at 224, batch 16.
+_SCRATCH_SHARE, _SCRATCH_BYTES = 0.25, 200 * 10**6
 _SHARE_FORWARD = 1 / 3  # of a training step; the backward pass costs about two forward passes
 
 
@@ -46,7 +50,8 @@ def estimate(network: ResNeSt, config: Config, *, train_photos: int, val_photos:
     assert config.batch_size is not None
     assert config.img_size is not None
     kind = config.device.partition(":")[0]
-    count = max(2, min(config.batch_size, _PROBED if kind == "cpu" else _PROBED_ON_GPU))
+    fitting = _PROBED_PIXELS // config.img_size**2 if kind == "cpu" else _MOST_PROBED
+    count = max(2, min(config.batch_size, max(_PROBED, min(_MOST_PROBED, fitting))))
     with torch.random.fork_rng([config.device] if kind == "cuda" else []):
         per_photo, kept = _probe(network, config, count)
     validations = 2 if config.model_ema else 1
@@ -55,7 +60,8 @@ def estimate(network: ResNeSt, config: Config, *, train_photos: int, val_photos:
     weights = sum(p.numel() for p in network.parameters())
     moments = {"sgd": 1 if config.momentum else 0, "adamw": 2}[config.opt]
     tensors = 4 * (weights * (2 if config.model_ema else 1) + learning * (1 + moments))
-    memory = tensors + kept // count * config.batch_size
+    activations = kept / count * config.batch_size
+    memory = int(tensors + (1 + _SCRATCH_SHARE) * activations) + _SCRATCH_BYTES
     return Estimate(epoch, epoch * config.epochs, memory)
 
 

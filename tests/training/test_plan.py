@@ -11,6 +11,7 @@ from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.training.config import Config
 from resnest_cli.training.network import freeze
 from resnest_cli.training.plan import (
+    _SCRATCH_BYTES,
     Estimate,
     _Kept,
     channels_last_pays,
@@ -60,9 +61,12 @@ def test_memory_follows_the_settings() -> None:
     assert cost(momentum=0.9).memory_bytes == plain + weights
     assert cost(opt="adamw").memory_bytes == plain + 2 * weights
     assert cost(momentum=0.0, model_ema=True).memory_bytes == plain + weights
-    kept = plain - 2 * weights  # weights and gradients
-    assert cost(momentum=0.0, batch_size=16).memory_bytes - 2 * weights == pytest.approx(2 * kept)
-    wider = cost(momentum=0.0, img_size=64).memory_bytes - 2 * weights
+    fixed = 2 * weights + _SCRATCH_BYTES  # weights and gradients
+    kept = plain - fixed
+    assert cost(momentum=0.0, batch_size=16).memory_bytes - fixed == pytest.approx(
+        2 * kept, rel=0.05
+    )
+    wider = cost(momentum=0.0, img_size=64).memory_bytes - fixed
     assert wider == pytest.approx(4 * kept, rel=0.2)
     frozen = network()
     freeze(frozen, "stages:2")
