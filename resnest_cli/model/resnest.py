@@ -65,16 +65,22 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, channels, H, W)."""
         x = self.act0(self.bn0(self.conv(x)))  # (B, radix * C, H, W)
-        splits = x.view(len(x), self.radix, -1, *x.shape[-2:])  # (B, radix, C, H, W)
-        weighted = splits * self.attention(splits)[..., None, None]
-        return weighted.sum(dim=1)  # (B, C, H, W)
+        weights = self.attention(x)[..., None, None]  # (B, radix, C, 1, 1)
+        splits = x.chunk(self.radix, dim=1)  # radix of (B, C, H, W)
+        # One product and sum after the other: in training, with channels last, the whole network
+        # is 1.1 times as fast as with a product over (B, radix, C, H, W) and its sum.
+        weighted: Tensor = splits[0] * weights[:, 0]
+        for index in range(1, self.radix):
+            weighted = torch.addcmul(weighted, splits[index], weights[:, index])
+        return weighted  # (B, C, H, W)
 
     def attention(self, splits: Tensor) -> Tensor:
-        """Weight of every channel of every split: (B, radix, C, H, W) -> (B, radix, C) in [0, 1].
+        """Weight of every channel of every split: (B, radix * C, H, W) -> (B, radix, C) in [0, 1].
 
         Over `radix` > 1 splits the weights of a channel add up to one.
         """
-        gap = splits.mean(dim=(3, 4)).sum(dim=1)[..., None, None]  # (B, C, 1, 1)
+        pooled = splits.mean(dim=(2, 3))  # (B, radix * C)
+        gap = pooled.view(len(splits), self.radix, -1).sum(dim=1)[..., None, None]  # (B, C, 1, 1)
         inner = self.act1(self.bn1(self.fc1(gap)))  # (B, inner, 1, 1)
         logits: Tensor = self.fc2(inner)  # (B, cardinality * radix * C / cardinality, 1, 1)
         if self.radix == 1:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
+from resnest_cli.training.allocator import keep_memory
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
 from resnest_cli.training.loop import DivergedError, Trainer
@@ -74,6 +75,7 @@ def run_job(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
         ResnestError: the data, the weights, memory or the disk give no way to go on.
     """
     runs.check_run_name(job.run)
+    keep_memory()
     if job.resume:
         found = runs.find_run(job.base, job.run)
         if found is not None:

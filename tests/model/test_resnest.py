@@ -66,14 +66,14 @@ def test_every_field_of_the_architecture_changes_the_network(change: dict) -> No
 
 
 def test_attention_weights_of_the_splits_add_up_to_one() -> None:
-    splits = photos(2, 8).view(2, 3, 1, 8, 8).repeat(1, 1, 24, 1, 1)
+    splits = photos(2, 8).repeat_interleave(24, dim=1)  # (2, 3 * 24, 8, 8)
     softmax = enliven(SplitAttention(24, radix=3, cardinality=2).double()).eval()
     weights = softmax.attention(splits)
     assert weights.shape == (2, 3, 24)
     assert torch.allclose(weights.sum(dim=1), torch.ones(2, 24, dtype=torch.float64))
     assert weights.std(dim=1).min() > 1e-6
     sigmoid = enliven(SplitAttention(24, radix=1, cardinality=2).double()).eval()
-    weights = sigmoid.attention(splits[:, :1])
+    weights = sigmoid.attention(splits[:, :24])
     assert weights.shape == (2, 1, 24)
     assert 0 < weights.min() < weights.max() < 1
 
