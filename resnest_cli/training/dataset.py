@@ -50,6 +50,7 @@ class DataSet:
 
     `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
     whose bytes another one has, too; `own_split` says that the data brought their split.
+    `left_out` are readable photos that neither train nor validate: training has the same file.
     """
 
     class_ids: tuple[str, ...]
@@ -57,6 +58,7 @@ class DataSet:
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     bad: tuple[BadPhoto, ...] = ()
+    left_out: tuple[BadPhoto, ...] = ()
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     own_split: bool = False
@@ -103,8 +105,9 @@ def load_dataset(
     notes = [*listing.notes, *_class_notes(listing, counts)]
     ids = tuple(sorted(counts))
     good = [item for item in good if item.photo.label in counts]
+    left_out: list[BadPhoto] = []
     if listing.own_split:
-        train, val = _own_sides(good, notes)
+        train, val = _own_sides(good, notes, left_out)
     else:
         train, val = _split(good, val_split, seed, notes)
     _note_missing(ids, val, notes)
@@ -117,6 +120,7 @@ def load_dataset(
         train=tuple(_sample(photo, index) for photo in train),
         val=tuple(_sample(photo, index) for photo in val),
         bad=bad,
+        left_out=tuple(left_out),
         notes=tuple(notes),
         duplicates=len(good) - len({item.digest for item in good}),
         own_split=listing.own_split,
@@ -142,23 +146,25 @@ def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterat
 
 def _checked(photo: Listed) -> _Checked:
     try:
-        data = Path(photo.path).read_bytes()
+        decode(photo.path)  # first: it refuses pipes and devices, which could block for ever
+        with Path(photo.path).open("rb") as file:
+            return _Checked(photo, hashlib.file_digest(file, "sha256").digest(), None)
+    except ImageError as error:
+        return _Checked(photo, b"", str(error))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         return _Checked(photo, b"", f"cannot be read: {reason}")
-    try:
-        decode(data)
-    except ImageError as error:
-        return _Checked(photo, b"", str(error))
     except MemoryError:
         return _Checked(photo, b"", "does not fit into this machine's memory")
-    return _Checked(photo, hashlib.sha256(data).digest(), None)
 
 
 def _class_notes(listing: Listing, counts: Counter[str]) -> list[str]:
     notes = [f"{folder}: no photos; the class is left out" for folder in listing.empty]
-    lost = {photo.label for photo in listing.photos} - set(counts)
-    notes += [f"{label}: no readable photos; the class is left out" for label in sorted(lost)]
+    lost = Counter(photo.label for photo in listing.photos if photo.label not in counts)
+    notes += [
+        f"{label}: no readable photos to train on; the class is left out, with all {count} photo(s)"
+        for label, count in sorted(lost.items())
+    ]
     single = sorted(label for label, count in counts.items() if count == 1)
     if single:
         notes.append(f"one photo only, which trains: {_some(single)}")
@@ -170,27 +176,43 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _own_sides(good: list[_Checked], notes: list[str]) -> tuple[list[Listed], list[Listed]]:
+def _own_sides(
+    good: list[_Checked], notes: list[str], left_out: list[BadPhoto]
+) -> tuple[list[Listed], list[Listed]]:
     """The data's own split, but for validation photos that training has, too."""
     train = [item for item in good if item.photo.side == "train"]
-    known = {item.digest for item in train}
     val = [item for item in good if item.photo.side == "val"]
-    same = [item.photo.name for item in val if item.digest in known]
+    twins = {item.digest: item.photo.name for item in reversed(train)}
+    same = [item for item in val if item.digest in twins]
+    for item in same:
+        error = f"is the same file as {twins[item.digest]}, which trains"
+        left_out.append(BadPhoto(item.photo.name, item.photo.label, error))
     if same:
+        names = _some([item.photo.name for item in same])
         notes.append(
-            f"{len(same)} validation photo(s) left out, since training has the same: {_some(same)}"
+            f"{len(same)} validation photo(s) left out, since training has the same: {names}"
         )
-    return [i.photo for i in train], [i.photo for i in val if i.digest not in known]
+    for side, items in (("training", train), ("validation", val)):
+        conflicting = _conflicting(items)
+        shown = [item.photo.name for item in items if item.digest in conflicting]
+        if shown:
+            notes.append(f"the same photo under several classes of {side} (kept): {_some(shown)}")
+    return [i.photo for i in train], [i.photo for i in val if i.digest not in twins]
+
+
+def _conflicting(items: list[_Checked]) -> set[bytes]:
+    """Of photos that lie under several classes."""
+    labels_of: dict[bytes, set[str]] = defaultdict(set)
+    for item in items:
+        labels_of[item.digest].add(item.photo.label)
+    return {digest for digest, labels in labels_of.items() if len(labels) > 1}
 
 
 def _split(
     good: list[_Checked], share: float, seed: int, notes: list[str]
 ) -> tuple[list[Listed], list[Listed]]:
     """A seeded split by class; photos with the same bytes stay together."""
-    labels_of: dict[bytes, set[str]] = defaultdict(set)
-    for item in good:
-        labels_of[item.digest].add(item.photo.label)
-    conflicting = {digest for digest, labels in labels_of.items() if len(labels) > 1}
+    conflicting = _conflicting(good)
     if conflicting:
         names = [item.photo.name for item in good if item.digest in conflicting]
         notes.append(f"the same photo under several classes (kept, to train on): {_some(names)}")
@@ -248,7 +270,11 @@ def _readable(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
     return tuple(names[id_] for id_ in ids)
 
 
-def opened_from(data: str, name: str) -> str:
-    """The path of a photo of this name; see `Sample`."""
-    base = data if Path(data).is_dir() else str(Path(data).parent)
+def base_folder(data: str) -> str:
+    """What the names of photos are relative to: the folder, or that of the manifest."""
+    return data if Path(data).is_dir() else str(Path(data).parent)
+
+
+def opened_from(base: str, name: str) -> str:
+    """The path of a photo of this name; see `Sample` and `base_folder`."""
     return name if os.path.isabs(name) else os.path.join(base, name)  # noqa: PTH117,PTH118

@@ -8,6 +8,7 @@ Whatever lies in folders inside a class folder belongs to the class.
 """
 
 import csv
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -57,10 +58,15 @@ def list_data(data: str) -> Listing:
         return _manifest(path)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
-    if "train" in _subfolders(path):
+    found = _subfolders(path)
+    sides = [name for name in VALIDATION if name in found]
+    # A class may be called train, too: then no validation stands beside it, but other classes.
+    if "train" in found and (sides or found == ["train"]):
         return _split_folders(path)
+    if sides and set(found) <= set(VALIDATION):
+        raise UsageError(f"{data}: has {sides[0]}, but no folder train beside it.")
     listing = Listing([], own_split=False)
-    for name in _subfolders(path):
+    for name in found:
         _add_class(listing, path, path / name, name, None)
     _note_loose(listing, path)
     if not listing.photos:
@@ -156,7 +162,10 @@ def _manifest(path: Path) -> Listing:
 
 
 def _rows(path: Path, file: "Iterator[str]") -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(file, strict=True)
+    head = next(file, "")
+    delimiter = max(",;\t", key=head.count)  # spreadsheets write semicolons in half of the world
+    lines = itertools.chain([head], file)
+    reader = csv.DictReader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         columns = reader.fieldnames or []
         if not {"path", "label"} <= set(columns):
@@ -207,9 +216,12 @@ def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
     if expected is None or expected == len(counts):
         if len(counts) >= 2:
             return
+        only = next(iter(counts), "none")
+        deeper = Path(data) / only
+        inside = deeper.is_dir() and len(_subfolders(deeper)) > 1
+        hint = f" Did you mean {deeper}?" if inside else ""
         raise UsageError(
-            f"{data}: one class only ({next(iter(counts), 'none')}). A classifier needs two or "
-            "more class folders."
+            f"{data}: one class only ({only}). A classifier needs two or more class folders.{hint}"
         )
     shown = [f"  {label}: {count} photo(s)" for label, count in sorted(counts.items())[:20]]
     if len(counts) > 20:

@@ -1,40 +1,34 @@
-"""Samples -> batches, prepared ahead by worker processes. Built on torch's DataLoader.
+"""Samples -> batches, prepared ahead by worker processes.
 
-Each item is asked for as (epoch, index), so that workers carry no state and their number changes
-nothing: order and augmentation come from the seed, see `seeds`. Workers are forked where that is
-possible, so that the list of photos is shared with them. They leave signals to the main process,
-and end by themselves within seconds when it is gone.
+Each item is asked for as (epoch, index, repeat), so that workers carry no state and their number
+changes nothing: order and augmentation come from the seed, see `seeds`. The processes are those of
+`workers`.
 
 An unreadable photo travels back as an error that names it; it is never replaced by another.
 """
 
-import multiprocessing
-import shutil
-import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.errors import ImageError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.workers import Failure, Workers, shared
 
 if TYPE_CHECKING:
     from resnest_cli.training.augment import Augment
     from resnest_cli.training.dataset import Sample
 
-_AHEAD = 2  # batches that each worker prepares before they are asked for
-_SHM = Path("/dev/shm")
-
-Key = tuple[int, int]  # epoch, index
+Key = tuple[int, int, int]  # epoch, index, how often the index came before in this epoch
 
 
 class Batch(NamedTuple):
@@ -49,12 +43,6 @@ class _Item(NamedTuple):
     photo: Tensor
     label: int
     place: int
-
-
-class _Failure(NamedTuple):
-    """What went wrong in a worker: plain text crosses processes."""
-
-    text: str
 
 
 def default_workers(device: str) -> int:
@@ -96,6 +84,16 @@ def epoch_order(
     return [int(index) for index in random.permutation(np.concatenate(picks))]
 
 
+def _repeats(order: Sequence[int]) -> list[int]:
+    """How often each index came before its place in the order."""
+    seen: Counter[int] = Counter()
+    repeats = []
+    for index in order:
+        repeats.append(seen[index])
+        seen[index] += 1
+    return repeats
+
+
 class _Photos(Dataset[Any]):
     """Reads and prepares one photo; lives in the workers."""
 
@@ -109,130 +107,34 @@ class _Photos(Dataset[Any]):
         self._samples, self._seed = samples, seed
         self._augment, self._preparation = augment, preparation
 
-    def __getitem__(self, key: Key) -> _Item | _Failure:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> _Item | Failure:
+        epoch, index, repeat = key
         sample = self._samples[index]
         try:
             if self._augment is not None:
-                seed = derived_seed(self._seed, "sample", epoch, index)
+                again = (repeat,) if repeat else ()  # balanced: another variation each time
+                seed = derived_seed(self._seed, "sample", epoch, index, *again)
                 photo = self._augment(decode(sample.path), seed)
             else:
                 assert self._preparation is not None
                 photo = torch.from_numpy(self._preparation(sample.path))
         except ImageError as error:
-            return _Failure(f"{sample.path} {error}. It was readable before: was it changed?")
+            return Failure(f"{sample.path} {error}. It was readable before: was it changed?")
         except MemoryError:
-            return _Failure(f"{sample.path} does not fit into this machine's memory.")
+            return Failure(f"{sample.path} does not fit into this machine's memory.")
         return _Item(photo, sample.label, index)
 
 
-class _Batches(Sampler[list[Key]]):
-    """The keys of the batches that are wanted next."""
-
-    def __init__(self) -> None:
-        self.keys: list[list[Key]] = []
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-def _collated(items: list[_Item | _Failure]) -> Batch | _Failure:
+def _collated(items: list[_Item | Failure]) -> Batch | Failure:
     for item in items:
-        if isinstance(item, _Failure):
+        if isinstance(item, Failure):
             return item
     good = [item for item in items if isinstance(item, _Item)]
-    labels = torch.tensor([item.label for item in good], dtype=torch.int64)
-    return Batch(torch.stack([i.photo for i in good]), labels, [i.place for i in good])
-
-
-def _quiet_worker(_: int) -> None:
-    """Ctrl-C and SIGTERM are for the main process, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class _Loader:
-    """A DataLoader whose batches are chosen anew for each pass; workers stay between passes."""
-
-    def __init__(
-        self, photos: _Photos, workers: int, pin_memory: bool, bytes_of_batch: int
-    ) -> None:
-        self._workers, self._batches = workers, _Batches()
-        if workers:
-            check_shared_memory(workers * _AHEAD * bytes_of_batch)
-        methods = multiprocessing.get_all_start_methods()
-        self._loader: DataLoader[Any] | None = DataLoader(
-            photos,
-            batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=_collated,
-            pin_memory=pin_memory,
-            worker_init_fn=_quiet_worker,
-            multiprocessing_context="fork" if workers and "fork" in methods else None,
-            persistent_workers=workers > 0,
-            prefetch_factor=_AHEAD if workers else None,
-        )
-
-    def batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
-        """The batches of these keys, in order.
-
-        Raises:
-            ResnestError: a photo cannot be read, or a worker was killed.
-        """
-        assert self._loader is not None
-        self._batches.keys = keys
-        if not keys:
-            return
-        try:
-            for found in self._loader:
-                if isinstance(found, _Failure):
-                    raise ResnestError(found.text)
-                # pin_memory rebuilds named tuples
-                yield Batch(*found)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) and "shared memory" not in str(error):
-                raise
-            raise _killed(self._workers, str(error)) from error
-        except OSError as error:  # such as no space left in shared memory
-            if not self._workers:
-                raise
-            raise _killed(self._workers, str(error)) from error
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self._loader = None
-
-
-def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
-    """Tells a shared memory that is too small for the batches that travel through it.
-
-    Where it runs full, Linux kills a worker with a bus error.
-
-    Raises:
-        ResnestError: fewer than `needed` bytes are free.
-    """
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:  # no such folder: another system, with another way
-        return
-    if free < needed:
-        raise ResnestError(
-            f"{folder} has {free / 1e6:,.0f} MB free, and the workers need {needed / 1e6:,.0f} MB "
-            "for their batches. Use --workers 0 or a smaller --batch-size; in Docker give "
-            "--shm-size 2g, or --ipc=host."
-        )
-
-
-def _killed(workers: int, reason: str) -> ResnestError:
-    first = reason.splitlines()[0] if reason else "no reason given"
-    return ResnestError(
-        f"a process that loads photos has died ({first}). Memory may have run out: use --workers "
-        f"{workers // 2}, a smaller --batch-size, or in Docker a larger --shm-size. With --resume "
-        "the run goes on where its state was saved."
-    )
+    photos = shared(torch.stack([item.photo for item in good]))
+    if isinstance(photos, Failure):
+        return photos
+    labels = shared(torch.tensor([item.label for item in good], dtype=torch.int64))
+    return labels if isinstance(labels, Failure) else Batch(photos, labels, [i.place for i in good])
 
 
 class TrainBatches:
@@ -268,7 +170,13 @@ class TrainBatches:
         self.photos = len(samples)
         self._bounds = batch_bounds(self.photos, batch_size)
         photos = _Photos(samples, seed, augment, None)
-        self._loader = _Loader(photos, workers, pin_memory, _bytes(batch_size, size))
+        self._workers: Workers[Key, Batch] = Workers(
+            photos,
+            _collated,
+            count=workers,
+            pin_memory=pin_memory,
+            batch_bytes=_bytes(batch_size, size),
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -281,12 +189,13 @@ class TrainBatches:
             ResnestError: a photo cannot be read any more, or a worker was killed.
         """
         order = epoch_order(self._labels, seed=self._seed, epoch=epoch, balanced=self._balanced)
-        keys = [[(epoch, index) for index in order[a:b]] for a, b in self._bounds[start:]]
-        yield from self._loader.batches(keys)
+        repeats = _repeats(order) if self._balanced else [0] * len(order)
+        drawn = [(epoch, index, repeat) for index, repeat in zip(order, repeats, strict=True)]
+        yield from self._workers.batches([drawn[a:b] for a, b in self._bounds[start:]])
 
     def close(self) -> None:
         """Ends the workers."""
-        self._loader.close()
+        self._workers.close()
 
 
 class EvalBatches:
@@ -303,12 +212,17 @@ class EvalBatches:
     ) -> None:
         count = len(samples)
         self._keys = [
-            [(0, index) for index in range(at, min(at + batch_size, count))]
+            [(0, index, 0) for index in range(at, min(at + batch_size, count))]
             for at in range(0, count, batch_size)
         ]
         photos = _Photos(samples, 0, None, Preparation(preprocessing))
-        size = _bytes(batch_size, preprocessing.size)
-        self._loader = _Loader(photos, workers, pin_memory, size)
+        self._workers: Workers[Key, Batch] = Workers(
+            photos,
+            _collated,
+            count=workers,
+            pin_memory=pin_memory,
+            batch_bytes=_bytes(batch_size, preprocessing.size),
+        )
 
     def __len__(self) -> int:
         """Batches."""
@@ -320,11 +234,11 @@ class EvalBatches:
         Raises:
             ResnestError: a photo cannot be read any more, or a worker was killed.
         """
-        yield from self._loader.batches(self._keys)
+        yield from self._workers.batches(self._keys)
 
     def close(self) -> None:
         """Ends the workers."""
-        self._loader.close()
+        self._workers.close()
 
 
 def _bytes(batch_size: int, size: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
-from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, opened_from
+from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder, opened_from
 
 _COLUMNS = ["path", "label", "class_name", "split", "error"]
 
@@ -29,6 +29,8 @@ def write_split(path: Path, dataset: DataSet) -> None:
             writer.writerow([sample.name, id_, name, side, ""])
     for photo in dataset.bad:
         writer.writerow([photo.name, photo.label, "", "bad", photo.error])
+    for photo in dataset.left_out:
+        writer.writerow([photo.name, photo.label, "", "same", photo.error])
     try:
         write_text(path, text.getvalue())
     except OSError as error:
@@ -43,15 +45,15 @@ def read_split(path: Path, data: str) -> DataSet:
     """
     sides: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
     names: dict[str, str] = {}
-    bad = []
+    others: dict[str, list[BadPhoto]] = {"bad": [], "same": []}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
             if next(reader) != _COLUMNS:
                 raise ValueError("other columns")  # noqa: TRY301
             for name, id_, class_name, side, error in reader:
-                if side == "bad":
-                    bad.append(BadPhoto(name, id_, error))
+                if side in others:
+                    others[side].append(BadPhoto(name, id_, error))
                     continue
                 sides[side].append((name, id_))
                 names[id_] = class_name
@@ -62,8 +64,17 @@ def read_split(path: Path, data: str) -> DataSet:
         ) from error
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
+    base = base_folder(data)
     train, val = (
-        tuple(Sample(opened_from(data, name), name, index[id_]) for name, id_ in sides[side])
+        tuple(Sample(opened_from(base, name), name, index[id_]) for name, id_ in sides[side])
         for side in ("train", "val")
     )
-    return DataSet(ids, tuple(names[id_] for id_ in ids), train, val, tuple(bad), own_split=True)
+    return DataSet(
+        ids,
+        tuple(names[id_] for id_ in ids),
+        train,
+        val,
+        bad=tuple(others["bad"]),
+        left_out=tuple(others["same"]),
+        own_split=True,
+    )

@@ -175,6 +175,8 @@ def test_own_validation_photos_that_train_has_are_left_out(tmp_path: Path) -> No
     shutil.copy(tmp_path / "train" / "a" / "1.png", tmp_path / "val" / "a" / "same.png")
     found = load(tmp_path)
     assert "val/a/same.png" not in names(found.val)
+    assert [photo.name for photo in found.left_out] == ["val/a/same.png"]
+    assert "train/a/1.png" in found.left_out[0].error
     assert any("1 validation photo(s) left out" in note for note in found.notes)
 
 
@@ -263,6 +265,13 @@ def test_bad_manifests_name_the_line(manifest: Path, text: str, message: str) ->
     assert str(manifest) in str(error.value)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", ", "])
+def test_delimiters(manifest: Path, delimiter: str) -> None:
+    text = manifest.read_text().replace(",", delimiter)
+    manifest.write_text(text)
+    assert load(manifest).class_ids == ("cat", "dog")
+
+
 def test_class_names(plain: Path) -> None:
     path = plain.parent / "names.txt"
     path.write_text("cat\tCat, domestic\ndog\tHund\nemu\tEmu\nother\tOther\n", encoding="utf-8")
@@ -298,6 +307,58 @@ def test_a_split_comes_back_as_it_was(plain: Path, tmp_path: Path) -> None:
     for field in ("class_ids", "class_names", "train", "val", "bad"):
         assert getattr(after, field) == getattr(before, field), field
     assert b"\xff" in (tmp_path / "split.csv").read_bytes()
+
+
+def test_photos_left_out_come_back_too(tmp_path: Path) -> None:
+    for place, label in enumerate(("a", "b")):
+        fill(tmp_path / "data" / "train" / label, 3, 100 * place)
+        fill(tmp_path / "data" / "val" / label, 2, 100 * place + 50)
+    shutil.copy(tmp_path / "data/train/a/1.png", tmp_path / "data/val/a/same.png")
+    before = load(tmp_path / "data")
+    write_split(tmp_path / "split.csv", before)
+    after = read_split(tmp_path / "split.csv", str(tmp_path / "data"))
+    assert after.left_out == before.left_out
+    assert after.val == before.val
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_named_pipe_blocks_nobody(plain: Path) -> None:
+    os.mkfifo(plain / "cat" / "pipe.jpg")
+    assert [(bad.name, bad.error) for bad in load(plain).bad] == [
+        ("cat/pipe.jpg", "is a named pipe, not a regular file")
+    ]
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path: Path) -> None:
+    for place, label in enumerate(("bus", "car", "train")):
+        fill(tmp_path / label, 4, 100 * place)
+    found = load(tmp_path)
+    assert found.class_ids == ("bus", "car", "train")
+    assert not found.own_split
+
+
+def test_hints_at_the_folder_that_was_meant(tmp_path: Path) -> None:
+    for place, label in enumerate(("a", "b")):
+        fill(tmp_path / "unzipped" / label, 4, 100 * place)
+        fill(tmp_path / "half" / "val" / label, 4, 100 * place)
+    with pytest.raises(UsageError, match="has val, but no folder train"):
+        load(tmp_path / "half")
+    shutil.rmtree(tmp_path / "half")
+    with pytest.raises(UsageError, match=r"one class only.*Did you mean .*unzipped\?"):
+        load(tmp_path)
+
+
+def test_the_same_photo_under_two_classes_of_a_side_is_said(tmp_path: Path) -> None:
+    for place, label in enumerate(("a", "b")):
+        fill(tmp_path / "train" / label, 3, 100 * place)
+        fill(tmp_path / "val" / label, 2, 100 * place + 50)
+    shutil.copy(tmp_path / "train/a/1.png", tmp_path / "train/b/same.png")
+    shutil.copy(tmp_path / "val/a/1.png", tmp_path / "val/b/same.png")
+    found = load(tmp_path)
+    assert any("several classes of training" in note for note in found.notes)
+    assert any("several classes of validation" in note for note in found.notes)
+    assert len(found.train) == 7
+    assert len(found.val) == 5
 
 
 HEADER = "path,label,class_name,split,error\n"

@@ -24,10 +24,10 @@ from resnest_cli.training.loader import (
     EvalBatches,
     TrainBatches,
     batch_bounds,
-    check_shared_memory,
     default_workers,
     epoch_order,
 )
+from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
 
 ROOT = Path(__file__).parents[2]

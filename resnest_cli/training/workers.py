@@ -1,0 +1,229 @@
+"""Processes that prepare batches ahead, with an end to every way in which they can fail.
+
+torch's DataLoader does the work. What is added, each for something that was seen to go wrong:
+
+- A batch is put into shared memory where it is made. DataLoader leaves that to a thread of the
+  worker, which drops a batch that does not fit, and the main process would wait for it for ever.
+- DataLoader's handler of SIGCHLD raises in whatever the main process is doing when a worker dies,
+  such as saving a state. It is not kept: the death is told where the next batch is waited for.
+- Workers leave Ctrl-C and SIGTERM to the main process, which has a state to save and may need
+  their next batch for it. So `close` kills those that do not end in time.
+- The base seed of the workers comes from a generator of its own; torch's is left as it was.
+"""
+
+import gc
+import multiprocessing
+import shutil
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from resnest_cli.errors import ResnestError
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+AHEAD = 2  # batches that each worker prepares before they are asked for
+_SHM = Path("/dev/shm")
+_PATIENCE = 2.0  # seconds that workers get to end by themselves
+
+K = TypeVar("K")
+B = TypeVar("B")
+
+
+class Failure(NamedTuple):
+    """What went wrong in a worker: plain text crosses processes."""
+
+    text: str
+
+
+class Keys(Sampler[list[K]]):
+    """The keys of the batches that are wanted next."""
+
+    def __init__(self) -> None:
+        self.wanted: list[list[K]] = []
+
+    def __iter__(self) -> Iterator[list[K]]:
+        return iter(self.wanted)
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+
+class Workers(Generic[K, B]):
+    """Turns lists of keys into batches; the processes stay from one pass to the next.
+
+    Args:
+        items: gives the item of a key, or a `Failure`; in the workers, or here if there are none.
+        collate: makes a batch of items, or a `Failure`.
+        count: how many processes; 0 prepares everything in this one.
+        pin_memory: for copies to an accelerator.
+        batch_bytes: of a whole batch.
+
+    Raises:
+        ResnestError: the machine's shared memory is too small.
+    """
+
+    def __init__(
+        self,
+        items: Dataset[Any],
+        collate: Callable[[list[Any]], B | Failure],
+        *,
+        count: int,
+        pin_memory: bool,
+        batch_bytes: int,
+    ) -> None:
+        if count:
+            # One more is in use while the workers go on.
+            check_shared_memory((count * AHEAD + 1) * batch_bytes)
+        _silence()
+        self._count, self._keys = count, Keys[K]()
+        self._iterator: Any = None
+        self._processes: list[BaseProcess] = []
+        # Python waits for its children when it exits, and these do not heed its SIGTERM.
+        weakref.finalize(self, _kill, self._processes)
+        methods = multiprocessing.get_all_start_methods()
+        self._loader: DataLoader[Any] | None = DataLoader(
+            items,
+            batch_sampler=self._keys,
+            num_workers=count,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_begin,
+            # Forked, they share the list of photos, and start without importing torch again.
+            multiprocessing_context="fork" if count and "fork" in methods else None,
+            persistent_workers=count > 0,
+            prefetch_factor=AHEAD if count else None,
+            generator=torch.Generator(),
+        )
+
+    def batches(self, keys: list[list[K]]) -> Iterator[B]:
+        """The batches of these keys, in order.
+
+        Raises:
+            ResnestError: an item failed, or a worker died.
+        """
+        self._keys.wanted = keys
+        if not keys:
+            return
+        try:
+            for found in self._start():
+                if isinstance(found, Failure):
+                    raise ResnestError(found.text)
+                yield found
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            raise self._death() from error
+
+    def _start(self) -> Iterator[Any]:
+        assert self._loader is not None, "closed"
+        known = multiprocessing.active_children()
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        self._iterator = iter(self._loader)
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
+        # The same iterator serves every pass, so that they start only once.
+        self._processes += [p for p in multiprocessing.active_children() if p not in known]
+        return self._iterator  # type: ignore[no-any-return]
+
+    def _death(self) -> ResnestError:
+        codes = [process.exitcode for process in self._processes]
+        code = next((code for code in codes if code), None)
+        reasons = {
+            -getattr(signal, "SIGKILL", 9): "It was killed, as Linux does when memory runs out",
+            -getattr(signal, "SIGBUS", 7): "Shared memory ran full",
+        }
+        reason = reasons.get(code or 0, f"Its exit code was {code}")
+        return ResnestError(
+            f"a process that loads photos has died. {reason}. Use --workers {self._count // 2}, a "
+            "smaller --batch-size, or in Docker a larger --shm-size. With --resume the run goes on "
+            "where its state was saved."
+        )
+
+    def close(self) -> None:
+        """Ends the workers, by force those that are stuck."""
+        iterator, self._iterator, self._loader = self._iterator, None, None
+        alarm = threading.Timer(_PATIENCE, _kill, [self._processes])
+        alarm.daemon = True
+        alarm.start()
+        try:
+            # There is no public way: a suspended `batches` may hold the iterator as well.
+            if (shut_down := getattr(iterator, "_shutdown_workers", None)) is not None:
+                shut_down()
+        finally:
+            alarm.cancel()
+            _kill(self._processes)
+            for process in self._processes:
+                process.join(_PATIENCE)
+            self._processes.clear()
+
+
+def _kill(processes: "list[BaseProcess]") -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+
+
+def shared(photos: Tensor) -> Tensor | Failure:
+    """A batch in shared memory if this is a worker; as it is in the main process."""
+    if get_worker_info() is None:
+        return photos
+    try:
+        photos.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError) as error:
+        return Failure(
+            f"a batch of {photos.nbytes / 1e6:,.0f} MB does not fit into shared memory "
+            f"({_last_line(error)}). {_SMALL_SHM}"
+        )
+    return photos
+
+
+_SMALL_SHM = (
+    "Use --workers 0 or a smaller --batch-size; in Docker give --shm-size 2g, or --ipc=host."
+)
+
+
+def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
+    """Tells a shared memory that is too small for the batches that travel through it.
+
+    Raises:
+        ResnestError: fewer than `needed` bytes are free.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:  # no such folder: another system, with another way
+        return
+    if free < needed:
+        raise ResnestError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and the workers need {needed / 1e6:,.0f} MB "
+            f"for their batches. {_SMALL_SHM}"
+        )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[-1]
+
+
+def _begin(_: int) -> None:
+    """Once in each worker. Frozen, what the parent allocated is not touched, and stays shared."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.freeze()
+
+
+def _silence() -> None:
+    """How many workers there are is the user's choice; that we fork beside threads is meant.
+
+    The threads are those of displays and of torch, and a worker uses neither.
+    """
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+    warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)

@@ -1,0 +1,165 @@
+"""Worker processes: whatever becomes of them, the main process is told and does not hang."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.training.augment import Augment
+from resnest_cli.training.dataset import Sample
+from resnest_cli.training.loader import TrainBatches
+from tests.conftest import make_photo
+from tests.training.test_loader import CONFIG, PREPROCESSING, ROOT, Slow
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    paths = [make_photo(tmp_path / f"{index}.jpg", (50, 40), seed=index) for index in range(8)]
+    return [Sample(str(path), path.name, index % 2) for index, path in enumerate(paths)]
+
+
+def slow(samples: list[Sample], seconds: float) -> TrainBatches:
+    return TrainBatches(
+        samples, Slow(seconds), size=32, batch_size=2, workers=1, seed=0  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def only_worker() -> int:
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    return worker.pid
+
+
+def test_a_death_is_told_where_the_next_batch_is_awaited_and_nowhere_else(
+    samples: list[Sample],
+) -> None:
+    loader = slow(samples, 0.2)
+    before = signal.getsignal(signal.SIGCHLD)
+    found = loader.epoch(0)
+    next(found)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    os.kill(only_worker(), signal.SIGKILL)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:  # torch's own handler would raise in here
+        torch.ones(10).sum()
+    with pytest.raises(ResnestError, match=r"It was killed.*--workers 0"):
+        list(found)
+    loader.close()
+
+
+def test_a_bus_error_speaks_of_shared_memory(
+    samples: list[Sample], capfd: pytest.CaptureFixture[str]
+) -> None:
+    loader = slow(samples, 0.2)
+    found = loader.epoch(0)
+    next(found)
+    os.kill(only_worker(), signal.SIGBUS)
+    with pytest.raises(ResnestError, match=r"Shared memory ran full.*--shm-size"):
+        list(found)
+    loader.close()
+
+
+def test_shared_memory_that_runs_full_is_told(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # the worker is forked with it
+    loader = slow(samples, 0)
+    with pytest.raises(ResnestError, match=r"does not fit into shared memory.*--workers 0"):
+        list(loader.epoch(0))
+    loader.close()
+
+
+def test_a_stuck_worker_is_killed_when_the_run_ends(samples: list[Sample]) -> None:
+    loader = slow(samples, 60)
+    waiting = loader.epoch(0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(waiting)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    begin = time.monotonic()
+    loader.close()
+    assert time.monotonic() - begin < 8
+    assert not multiprocessing.active_children()
+
+
+UNCLOSED = """
+import sys
+from tests.training.test_workers import *
+found = slow([Sample(path, path, 0) for path in sys.argv[1:]], 60).epoch(0)
+batches = TrainBatches(
+    [Sample(path, path, 0) for path in sys.argv[1:]], Slow(0), size=32, batch_size=2, workers=1,
+    seed=0,
+)
+next(batches.epoch(0))
+signal.signal(signal.SIGALRM, lambda *_: sys.exit(7))
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+next(found)
+"""
+
+
+def test_a_program_that_closes_nothing_ends_all_the_same(samples: list[Sample]) -> None:
+    command = [sys.executable, "-c", UNCLOSED, *(sample.path for sample in samples)]
+    ended = subprocess.run(command, cwd=ROOT, timeout=40, check=False, stderr=subprocess.DEVNULL)
+    assert ended.returncode == 7
+
+
+def test_sigterm_is_left_to_the_main_process(samples: list[Sample]) -> None:
+    loader = slow(samples, 0.1)
+    found = loader.epoch(0)
+    next(found)
+    os.kill(only_worker(), signal.SIGTERM)
+    assert len(list(found)) == 3
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    augment = Augment(CONFIG, PREPROCESSING)
+    loader = TrainBatches(samples, augment, size=32, batch_size=4, workers=workers, seed=0)
+    list(loader.epoch(0))
+    loader.close()
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_photo_that_a_balanced_epoch_repeats_is_varied_each_time(samples: list[Sample]) -> None:
+    few = [replace(sample, label=int(place == 0)) for place, sample in enumerate(samples)]
+    augment = Augment(CONFIG, PREPROCESSING)
+    loader = TrainBatches(
+        few, augment, size=32, batch_size=8, workers=0, seed=0, balanced=True
+    )  # fmt: skip
+    (batch,) = loader.epoch(0)
+    repeated = [p for p, i in zip(batch.photos, batch.indices, strict=True) if i == 0]
+    assert len(repeated) == 4
+    assert len({photo.numpy().tobytes() for photo in repeated}) == 4
+
+
+def test_more_workers_than_cores_are_no_warning(samples: list[Sample]) -> None:
+    loader = TrainBatches(
+        samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2,
+        workers=(os.cpu_count() or 1) + 2, seed=0,
+    )  # fmt: skip
+    assert len(list(loader.epoch(0))) == 4
+    loader.close()
