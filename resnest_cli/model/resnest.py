@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +29,34 @@ from resnest_cli.model.regularization import DropBlock, DropPath
 from resnest_cli.model.variants import EXPANSION, Variant, get_variant
 
 STAGES = (0, 1, 2, 3, 4)  # the stem's map and those of layer1 to layer4
+
+
+class Pointwise(nn.Conv2d):
+    """1x1 convolution without bias: (B, in_channels, H, W) -> (B, out_channels, H, W).
+
+    Deviation in means: in training on a CPU, with channels last, maps of up to 16 pixels go through
+    one matrix product. oneDNN's convolutions reach a third of its rate there; a training step of
+    resnest14d at 64 pixels is 1.08 times as fast (2 cores with AVX-512).
+    """
+
+    SMALL = 16  # pixels
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W), in the memory format of `x`."""
+        batch, channels, height, width = x.shape
+        if (
+            not self.training  # exporters would take the map's size for fixed
+            or x.device.type != "cpu"
+            or height * width > self.SMALL
+            or not x.is_contiguous(memory_format=torch.channels_last)
+        ):
+            return super().forward(x)
+        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)  # (B * H * W, C), a view
+        out = F.linear(rows, self.weight.flatten(1))  # (B * H * W, out_channels)
+        return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 class SplitAttention(nn.Module):
@@ -79,7 +108,8 @@ class SplitAttention(nn.Module):
 
         Over `radix` > 1 splits the weights of a channel add up to one.
         """
-        pooled = splits.mean(dim=(2, 3))  # (B, radix * C)
+        # A sum, not a mean, whose gradient would be written out as a whole map.
+        pooled = splits.sum(dim=(2, 3)) / splits[0, 0].numel()  # (B, radix * C)
         gap = pooled.view(len(splits), self.radix, -1).sum(dim=1)[..., None, None]  # (B, C, 1, 1)
         inner = self.act1(self.bn1(self.fc1(gap)))  # (B, inner, 1, 1)
         logits: Tensor = self.fc2(inner)  # (B, cardinality * radix * C / cardinality, 1, 1)
@@ -116,7 +146,7 @@ class Bottleneck(nn.Module):
         # A pool of stride 1 smooths the first block of a dilated stage, as the original does.
         avd = nn.AvgPool2d(3, stride, padding=1) if pool else None
 
-        self.conv1 = nn.Conv2d(in_channels, group_width, kernel_size=1, bias=False)
+        self.conv1 = Pointwise(in_channels, group_width)
         self.bn1 = nn.BatchNorm2d(group_width)
         self.drop_block1 = DropBlock(drop_block_rate)
         self.act1 = nn.ReLU(inplace=True)
@@ -126,7 +156,7 @@ class Bottleneck(nn.Module):
         )
         self.drop_block2 = DropBlock(drop_block_rate)
         self.avd_last = None if variant.avd_first else avd
-        self.conv3 = nn.Conv2d(group_width, out_channels, kernel_size=1, bias=False)
+        self.conv3 = Pointwise(group_width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.drop_block3 = DropBlock(drop_block_rate)
         self.drop_path = DropPath(drop_path_rate)
@@ -318,7 +348,7 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
         nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
         if stride > 1
         else nn.Identity(),
-        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+        Pointwise(in_channels, out_channels),
         nn.BatchNorm2d(out_channels),
     )
 

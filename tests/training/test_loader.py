@@ -241,6 +241,7 @@ def test_shared_memory_is_checked(samples: list[Sample], monkeypatch: pytest.Mon
             batches(samples, workers=1)
 
 
-def test_default_workers() -> None:
-    assert default_workers("cpu") == 1
-    assert 1 <= default_workers("cuda") <= 8
+@pytest.mark.parametrize(("cores", "cpu", "cuda"), [(1, 0, 1), (2, 0, 2), (8, 2, 8), (64, 16, 8)])
+def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, cpu: int, cuda: int) -> None:
+    monkeypatch.setattr("resnest_cli.training.loader.usable_cores", lambda: cores)
+    assert (default_workers("cpu"), default_workers("cuda:0")) == (cpu, cuda)
