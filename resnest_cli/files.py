@@ -43,8 +43,9 @@ def write_text(path: Path, text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes sure that renames and removals in this folder outlive a power failure."""
-    if os.name == "posix":  # Windows cannot open folders; there the rename is enough
+    with contextlib.suppress(OSError):  # Windows opens no folders; some file systems refuse it
         descriptor = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network file systems refuse it
+        try:
             os.fsync(descriptor)
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)

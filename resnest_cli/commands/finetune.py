@@ -1,6 +1,5 @@
 """`resnest finetune`: class folders -> learned weights with a classifier for them."""
 
-from pathlib import Path
 from typing import Any
 
 from resnest_cli import options
@@ -19,20 +18,12 @@ EPILOG = """Examples:
   resnest finetune data/ --resume"""
 
 
-@training.with_settings
+@training.with_options
 def finetune(
     data: training.Data = None,
-    recipe: training.Recipe = None,
-    config: training.ConfigFile = None,
-    output_: training.Runs = Path("runs"),
-    run: training.Run = None,
-    resume: training.Resume = False,
-    dry_run: training.DryRun = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Teach learned weights your own classes.
 
@@ -41,16 +32,4 @@ def finetune(
     best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
     on with --resume.
     """
-    training.run(
-        "finetune",
-        data=data,
-        recipe=recipe,
-        config=config,
-        output_=output_,
-        run_=run,
-        resume=resume,
-        dry_run=dry_run,
-        mirror=mirror,
-        offline=offline,
-        settings=settings,
-    )
+    training.run("finetune", data, given, options.access(mirror, offline))

@@ -1,6 +1,5 @@
 """`resnest train`: class folders -> a network from scratch."""
 
-from pathlib import Path
 from typing import Any
 
 from resnest_cli import options
@@ -19,18 +18,10 @@ EPILOG = """Examples:
   resnest train --config runs/train/exp/args.toml"""
 
 
-@training.with_settings
+@training.with_options
 def train(
     data: training.Data = None,
-    recipe: training.Recipe = None,
-    config: training.ConfigFile = None,
-    output_: training.Runs = Path("runs"),
-    run: training.Run = None,
-    resume: training.Resume = False,
-    dry_run: training.DryRun = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Train a network on your own classes, from nothing.
 
@@ -38,16 +29,4 @@ def train(
     weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
     --model. A run that was interrupted goes on with --resume. For few photos use finetune.
     """
-    training.run(
-        "train",
-        data=data,
-        recipe=recipe,
-        config=config,
-        output_=output_,
-        run_=run,
-        resume=resume,
-        dry_run=dry_run,
-        mirror=None,
-        offline=True,
-        settings=settings,
-    )
+    training.run("train", data, given, options.access(None, offline=True))

@@ -3,11 +3,15 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from resnest_cli import options, training_options
+
+if TYPE_CHECKING:
+    from resnest_cli.model.weights import Access
+    from resnest_cli.training.config import Command
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -18,74 +22,81 @@ Data = Annotated[
         help="A folder of class folders (or with train/ and val/ in it), or a CSV: path,label.",
     ),
 ]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        metavar="finetune|quick|paper", help="Where settings that are not given come from."
+# Name -> type and default, of the options that are no settings.
+COMMON: dict[str, tuple[Any, Any]] = {
+    "recipe": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="finetune|quick|paper",
+                help="Where settings that are not given come from.",
+            ),
+        ],
+        None,
     ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings as TOML, such as a run's args.toml."),
-]
-Runs = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of run folders.")
-]
-Run = Annotated[
-    str | None,
-    typer.Option("--run", metavar="NAME", help="The run's name; with --resume which one (newest)."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check data and settings, tell the plan, and stop.")
-]
+    "config": (
+        Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Settings as TOML, such as a run's args.toml."),
+        ],
+        None,
+    ),
+    "output": (
+        Annotated[
+            Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of run folders.")
+        ],
+        Path("runs"),
+    ),
+    "run": (
+        Annotated[
+            str | None,
+            typer.Option(metavar="NAME", help="The run's name; with --resume which one (newest)."),
+        ],
+        None,
+    ),
+    "resume": (
+        Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")],
+        False,
+    ),
+    "dry_run": (
+        Annotated[
+            bool,
+            typer.Option("--dry-run", help="Check data and settings, tell the plan, and stop."),
+        ],
+        False,
+    ),
+    "quiet": (options.Quiet, False),
+    "debug": (options.Debug, False),
+}
 
 
-def with_settings(command: Function) -> Function:
-    """Gives a command an option for each setting, in place of its `**settings`."""
+def with_options(command: Function) -> Function:
+    """Gives a command an option for all that the two share, in place of its `**given`."""
     signature = inspect.signature(command)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
-    more = [
-        inspect.Parameter(name, kind, default=None, annotation=annotation)
-        for name, annotation in training_options.SETTINGS.items()
+    own = [
+        parameter.replace(kind=kind)
+        for parameter in signature.parameters.values()
+        if parameter.kind is not parameter.VAR_KEYWORD
     ]
-    own = [p.replace(kind=kind) for p in own]
+    settings = {name: (type_, None) for name, type_ in training_options.SETTINGS.items()}
+    more = [
+        inspect.Parameter(name, kind, default=default, annotation=type_)
+        for name, (type_, default) in (COMMON | settings).items()
+    ]
     command.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    command.__annotations__ |= training_options.SETTINGS
+    command.__annotations__ |= {parameter.name: parameter.annotation for parameter in more}
     return command
 
 
-def run(
-    command: str,
-    *,
-    data: str | None,
-    recipe: str | None,
-    config: Path | None,
-    output_: Path,
-    run_: str | None,
-    resume: bool,
-    dry_run: bool,
-    mirror: str | None,
-    offline: bool,
-    settings: Mapping[str, Any],
-) -> None:
-    """Trains and exits with the run's code."""
+def run(command: "Command", data: str | None, given: Mapping[str, Any], access: "Access") -> None:
+    """Trains with the options that were given, and exits with the run's code."""
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.training.job import TrainingJob, run_job
 
-    job = TrainingJob(
-        command=command,  # type: ignore[arg-type]
-        data=data,
-        recipe=recipe,
-        config=config,
-        flags={name: value for name, value in settings.items() if value is not None},
-        output=output_,
-        run=run_,
-        resume=resume,
-        dry_run=dry_run,
-        access=options.access(mirror, offline),
-    )
-    outcome = run_job(job, TrainingDisplay(dry_run=dry_run))
+    flags = {name: given[name] for name in training_options.SETTINGS if given[name] is not None}
+    own = {name: given[name] for name in COMMON if name not in {"quiet", "debug"}}
+    job = TrainingJob(command=command, data=data, flags=flags, access=access, **own)
+    outcome = run_job(job, TrainingDisplay(dry_run=job.dry_run))
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

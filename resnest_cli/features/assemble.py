@@ -18,7 +18,8 @@ from resnest_cli.features.formats import Entry, Matrix, npy_header, with_lines, 
 from resnest_cli.features.job import Mark
 from resnest_cli.features.lines import HEADER
 from resnest_cli.features.readers import matrix_of, read_entries
-from resnest_cli.features.store import Store, discard, free_bytes, sync_folder
+from resnest_cli.features.store import Store, discard, free_bytes
+from resnest_cli.files import sync_folder
 
 _CHUNK = 2**20
 _SPARE = 2**20  # bytes for the small files

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from resnest_cli.errors import ResnestError
 from resnest_cli.features.job import Mark
 from resnest_cli.features.lines import Line, read_lines
+from resnest_cli.files import sync_folder
 
 FORMAT = 1
 Kind = Literal["run", "retry", "merge"]
@@ -225,16 +226,6 @@ def write_whole(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary(path).replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a loss of power, where the system can."""
-    with suppress(OSError):  # Windows opens no folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def discard(folder: Path) -> None:

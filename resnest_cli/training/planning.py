@@ -79,7 +79,10 @@ def _photos(ready: Ready) -> str:
     size = f"{config.img_size} x {config.img_size} pixels"
     if ready.cached:
         mirrored = ", mirrored or not" if config.hflip else ""
-        return f"{size}; the backbone is frozen, so its features are computed once{mirrored}"
+        return (
+            f"{size}; the backbone is frozen, so its features are computed once{mirrored}; other "
+            "augmentation does not act"
+        )
     parts = [size, f"crops of {config.scale:.0%} to 100% of the area"]
     if config.hflip:
         parts.append(f"mirrored with probability {config.hflip:g}")

@@ -26,7 +26,8 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
