@@ -10,10 +10,10 @@ knows no files: `Keeper` saves what it is told to.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.training.config import Config
 from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
+from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.metrics import Evaluation, Meter
 from resnest_cli.training.mixing import Mixing, loss_function
@@ -31,95 +32,6 @@ from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.stopping import StoppedError, StopRequest
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-class TrainSource(Protocol):
-    """Batches to learn from, in an order that depends on the epoch alone."""
-
-    @property
-    def photos(self) -> int:
-        """Photos in an epoch."""
-        ...
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        ...
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on."""
-        ...
-
-
-class EvalSource(Protocol):
-    """Batches to validate with, each photo once."""
-
-    def __len__(self) -> int:
-        """Batches."""
-        ...
-
-    def __iter__(self) -> Iterator[Batch]:
-        """All of them, in order."""
-        ...
-
-
-class Display(Protocol):
-    """What watches the loop; see `output.training.TrainingDisplay`."""
-
-    def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
-        """Training begins, or goes on, with epoch `first_epoch` (from 1)."""
-
-    def step(
-        self,
-        *,
-        epoch: int,
-        step: int,
-        loss: float,
-        lr: float,
-        photos_per_second: float,
-        seconds_left: float,
-    ) -> None:
-        """A step is done."""
-
-    def validating(self, done: int, total: int) -> None:
-        """So many batches of a validation are done."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
-
-
-class Keeper(Protocol):
-    """What puts weights and states on disk; see `runs.RunKeeper`."""
-
-    def save_weights(
-        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
-    ) -> None:
-        """Weights under each of these names."""
-
-    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        """The history so far, and the recall of each class in its last epoch."""
-
-    def save_state(
-        self,
-        progress: Progress,
-        parts: Mapping[str, Mapping[str, Tensor]],
-        scaler: Mapping[str, Any],
-    ) -> None:
-        """Everything that a resumed run needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is to be trained, on what, how. `config` is resolved, `frozen` stays in evaluation mode.
-
-    `network` maps the photos of a batch to logits (B, num_classes).
-    """
-
-    config: Config
-    network: nn.Module
-    train: TrainSource
-    val: EvalSource
-    num_classes: int
-    frozen: Sequence[nn.Module] = ()
 
 
 class DivergedError(ResnestError):

@@ -160,7 +160,7 @@ def _unwritable(path: Path, error: OSError) -> ResnestError:
 
 @dataclass(frozen=True, slots=True)
 class RunKeeper:
-    """Puts what the loop hands over into a run folder; see `loop.Keeper`.
+    """Puts what the loop hands over into a run folder; see `interfaces.Keeper`.
 
     `info` is what every checkpoint of the run says of itself; `whole` makes the network's whole
     state dict of what is trained.

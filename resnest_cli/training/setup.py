@@ -24,8 +24,8 @@ from resnest_cli.training import frozen, network
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import DataSet, Sample
+from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import EvalBatches, TrainBatches
-from resnest_cli.training.loop import Task
 from resnest_cli.training.settings import resolve
 from resnest_cli.training.stopping import StopRequest
 

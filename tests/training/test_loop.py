@@ -14,8 +14,9 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.model.resnest import build
 from resnest_cli.training.config import Config
 from resnest_cli.training.history import EpochRow
+from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.loop import DivergedError, Task, Trainer
+from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.resume import Progress, State
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.stopping import StoppedError, StopRequest
