@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Prepare = Callable[[int, Source], Float32]
 
-# ONNX Runtime on two cores, resnest50d, ms per photo in batches of 1, 2, 4, 8, 16 and 32: 45, 42, 40,
-# 40, 41 and 43; memory grows with the batch.
+# ONNX Runtime on two cores, resnest50d, ms per photo in batches of 1, 2, 4, 8, 16 and 32: 45, 42,
+# 40, 40, 41 and 43; memory grows with the batch.
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
 
