@@ -21,14 +21,19 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 COMMON = ["--img-size", "32", "--crop-pct", "1", "--hflip", "0", "--scale", "0.6", "--aa", "none"]
-FEW = 20  # photos of a class
+FEW, MOST = 20, 60  # photos of a class that train, and up to which they validate
 
 
-def write_digits(folder: Path, digits: Sequence[int], train: int | None = None) -> Path:
-    """Class folders of 8x8 PNGs; with `train` as train/ (so many of each class) and val/."""
+def write_digits(
+    folder: Path, digits: Sequence[int], train: int | None = None, most: int | None = None
+) -> Path:
+    """Class folders of 8x8 PNGs; with `train` as train/ (so many of each class) and val/.
+
+    At most `most` photos of each class are written.
+    """
     found = load_digits()
     for digit in digits:
-        indices = np.flatnonzero(found.target == digit)
+        indices = np.flatnonzero(found.target == digit)[:most]
         for place, index in enumerate(indices):
             side = "" if train is None else "train" if place < train else "val"
             path = folder / side / str(digit) / f"{index:04}.png"
@@ -63,7 +68,7 @@ def main() -> None:
         first = write_digits(work / "first", range(5))
         top1(work, "train", "first", first, *model, "--epochs", "15")
         weights = work / "train" / "first" / "weights" / "best.safetensors"
-        second = write_digits(work / "second", range(5, 10), train=FEW)
+        second = write_digits(work / "second", range(5, 10), train=FEW, most=MOST)
         print("5 to 9 from 20 photos each, 20 epochs:   scratch  unfrozen    frozen")
         for seed in options.seeds:
             budget = [second, "--epochs", "20", "-b", "10", "--seed", str(seed)]
