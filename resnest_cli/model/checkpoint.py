@@ -230,8 +230,8 @@ def save(
             write_container(file, metadata, tensors)
         except ValueError as error:
             raise CheckpointError(
-                f"{path} was not written: class names, metrics and provenance are too long: {error} "
-                "Shorten them."
+                f"{path} was not written: class names, metrics and provenance are too long: "
+                f"{error} Shorten them."
             ) from error
     return replace(known, tensors=len(tensors))
 
