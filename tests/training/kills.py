@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,3 +107,22 @@ def _no_damage(text: str) -> None:
 def outcome(folder: Path) -> dict[str, bytes]:
     """The bytes of all weights, by name."""
     return {path.name: path.read_bytes() for path in sorted((folder / "weights").iterdir())}
+
+
+def campaign(work: Path, model: Path, count: int, seed: int) -> Iterator[tuple[str, Trial]]:
+    """Runs, each killed up to five times, until there were `count` kills in all.
+
+    Each run must end with the very bytes of a run that nobody disturbed.
+    """
+    data = make_data(work / "data")
+    seconds = run(command(data, model, work / "runs", "quiet"))
+    expected = outcome(work / "runs" / "finetune" / "quiet")
+    kills = number = 0
+    while kills < count:
+        name = f"run{number}"
+        arguments = command(data, model, work / "runs", name)
+        folder = work / "runs" / "finetune" / name
+        trial = killed_run(arguments, folder, seconds, seed + number, min(5, count - kills))
+        assert outcome(folder) == expected, f"{name} ended with other weights"
+        kills, number = kills + trial.kills, number + 1
+        yield name, trial
