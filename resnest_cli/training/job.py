@@ -14,6 +14,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
 from resnest_cli.training.allocator import keep_memory
+from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
 from resnest_cli.training.loop import DivergedError, Trainer
@@ -21,7 +22,12 @@ from resnest_cli.training.pictures import final_pictures, picture_of_training
 from resnest_cli.training.planning import plan_lines
 from resnest_cli.training.resume import Progress, load_state
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import differences, load_settings, write_args
+from resnest_cli.training.settings import (
+    differences,
+    load_settings,
+    without_effect,
+    write_args,
+)
 from resnest_cli.training.setup import Ready, check_batches, get_ready
 from resnest_cli.training.split import read_split, write_split
 from resnest_cli.training.stopping import StoppedError, StopRequest
@@ -104,6 +110,8 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
     check_batches(ready)
     display.data(dataset)
     display.plan(plan_lines(ready))
+    for text in without_effect(job.flags, ready.config):
+        display.message(text)
     if job.dry_run:
         return Outcome(0)
     run = _folder(job)
@@ -155,7 +163,7 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
     Raises:
         UsageError: others differ; names them.
     """
-    given = dict(job.flags)
+    given = {key: checked(flag(key), key, value) for key, value in job.flags.items()}
     if job.recipe is not None and job.recipe != old.recipe:
         given["recipe"] = job.recipe
     if job.config is not None:

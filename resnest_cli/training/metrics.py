@@ -41,7 +41,7 @@ class Meter:
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Logits (B, K) and labels int64 (B,), on any device."""
-        logits, labels = logits.detach().double().cpu(), labels.cpu()
+        logits, labels = logits.detach().cpu().double(), labels.cpu()  # MPS has no float64
         self._loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         # Of equal logits the lower index wins, as in `inference.ranking`.
         order = torch.sort(logits, dim=1, descending=True, stable=True).indices

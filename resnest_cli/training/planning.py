@@ -1,10 +1,19 @@
 """The plan of a run in words, as it is shown before it starts and by `--dry-run`."""
 
+import contextlib
+import time
+
+from resnest_cli.errors import ImageError
+from resnest_cli.images.decode import decode
+from resnest_cli.inference.cores import usable_cores
 from resnest_cli.output.messages import megabytes
 from resnest_cli.output.status import duration
+from resnest_cli.training.augment import Augment
 from resnest_cli.training.config import Config
 from resnest_cli.training.plan import Estimate, estimate, estimate_cached
 from resnest_cli.training.setup import Ready
+
+_TIMED, _ENOUGH = 8, 1.0  # photos, and seconds after which fewer do
 
 
 def plan_lines(ready: Ready) -> list[tuple[str, str]]:
@@ -25,10 +34,37 @@ def plan_lines(ready: Ready) -> list[tuple[str, str]]:
 
 def _estimate(ready: Ready) -> Estimate:
     train, val = len(ready.dataset.train), len(ready.dataset.val)
+    load = _load_seconds(ready)
     if ready.cached:
-        views = train * (2 if ready.config.hflip > 0 else 1)
-        return estimate_cached(ready.engine(), ready.config, views=views, val_photos=val)
-    return estimate(ready.network, ready.config, train_photos=train, val_photos=val)
+        return estimate_cached(
+            ready.engine(), ready.config, train_photos=train, val_photos=val, load_seconds=load
+        )
+    return estimate(
+        ready.network,
+        ready.config,
+        train_photos=train,
+        val_photos=val,
+        load_seconds=load,
+        cores=usable_cores(),
+    )
+
+
+def _load_seconds(ready: Ready) -> float:
+    """Seconds in which one process reads, decodes and varies a photo: of a few, the mean.
+
+    Photos may be large and the network's input small; then this is most of the time.
+    """
+    samples = ready.dataset.train
+    chosen = samples[:: max(1, len(samples) // _TIMED)][:_TIMED]
+    augment = Augment(ready.config, ready.preprocessing)
+    done, begin = 0, time.perf_counter()
+    for sample in chosen:
+        with contextlib.suppress(ImageError):  # changed since it was checked: training tells
+            augment(decode(sample.path), 0)
+        done += 1
+        if time.perf_counter() - begin > _ENOUGH:
+            break
+    return (time.perf_counter() - begin) / max(1, done)
 
 
 def _model(ready: Ready) -> str:

@@ -7,8 +7,8 @@ with every setting in it.
 import difflib
 import math
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,91 +16,11 @@ from typing import Any
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text
 from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing, find_variant
+from resnest_cli.training.checks import checked, checked_all, flag
 from resnest_cli.training.config import Command, Config
-from resnest_cli.training.policies import parse_aa
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
 RECIPES = ("finetune", "quick", "paper")
-
-Check = tuple[type | tuple[type, ...], Callable[[Any], bool], str]
-
-_NUMBER = (int, float)
-
-
-def _choice(*values: str) -> Check:
-    return str, lambda value: value in values, "one of " + ", ".join(values)
-
-
-def _share(most: str = "[0, 1]") -> Check:
-    if most == "[0, 1)":
-        return _NUMBER, lambda value: 0 <= value < 1, "a number in [0, 1)"
-    if most == "(0, 1]":
-        return _NUMBER, lambda value: 0 < value <= 1, "a number in (0, 1]"
-    if most == "(0, 1)":
-        return _NUMBER, lambda value: 0 < value < 1, "a number in (0, 1)"
-    return _NUMBER, lambda value: 0 <= value <= 1, "a number in [0, 1]"
-
-
-def _whole(least: int, most: int = 10**9) -> Check:
-    return int, lambda value: least <= value <= most, f"a whole number from {least}"
-
-
-_AT_LEAST_0: Check = _NUMBER, lambda value: 0 <= value < math.inf, "a number, 0 or more"
-_ABOVE_0: Check = _NUMBER, lambda value: 0 < value < math.inf, "a number above 0"
-_TEXT: Check = str, bool, "a text"
-_BOOL: Check = bool, lambda _: True, "true or false"
-
-_CHECKS: dict[str, Check] = {
-    "command": _choice("train", "finetune"),
-    "data": _TEXT,
-    "model": _TEXT,
-    "weights": _TEXT,
-    "recipe": _TEXT,
-    "classes": _whole(1),
-    "class_names": _TEXT,
-    "val_split": _share("(0, 1)"),
-    "img_size": _whole(8, 8192),
-    "crop_pct": _share("(0, 1]"),
-    "interpolation": _choice("bilinear", "bicubic"),
-    "scale": _share("(0, 1]"),
-    "ratio": (_NUMBER, lambda value: 1 <= value <= 100, "a number from 1 to 100"),
-    "hflip": _share(),
-    "color_jitter": _share(),
-    "aa": (str, lambda value: parse_aa(value) is not None, 'none, auto, or such as "rand-m9-n2"'),
-    "reprob": _share(),
-    "mixup": _AT_LEAST_0,
-    "cutmix": _AT_LEAST_0,
-    "balanced": _BOOL,
-    "epochs": _whole(1),
-    "batch_size": _whole(1, 1 << 20),
-    "opt": _choice("sgd", "adamw"),
-    "lr": _ABOVE_0,
-    "lr_base": _ABOVE_0,
-    "momentum": _share("[0, 1)"),
-    "weight_decay": _AT_LEAST_0,
-    "sched": _choice("cosine", "constant"),
-    "warmup_epochs": _AT_LEAST_0,
-    "min_lr": _share(),
-    "clip_grad": _AT_LEAST_0,
-    "smoothing": _share("[0, 1)"),
-    "drop": _share("[0, 1)"),
-    "drop_path": _share("[0, 1)"),
-    "drop_block": _share("[0, 1)"),
-    "model_ema": _BOOL,
-    "model_ema_decay": _share("[0, 1)"),
-    "patience": _whole(0),
-    "freeze": (
-        str,
-        lambda value: value in {"auto", "none", "backbone", *(f"stages:{n}" for n in range(5))},
-        "auto, none, backbone, or stages:N with N from 0 to 4",
-    ),
-    "device": _TEXT,
-    "amp": _choice("off", "float16", "bfloat16"),
-    "channels_last": _BOOL,
-    "workers": _whole(0, 256),
-    "seed": (int, lambda value: 0 <= value < 2**63, "a whole number from 0"),
-    "save_every": _AT_LEAST_0,
-}
 
 
 def load_settings(
@@ -124,13 +44,13 @@ def load_settings(
     if file.get("command", command) != command:
         raise UsageError(f"{where} is of `resnest {file['command']}`, not {command}.")
     given = {name: value for name, value in flags.items() if value is not None}
-    name = recipe or _checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
+    name = recipe or checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
     settings: dict[str, Any] = {"command": command, "model": DEFAULT_MODEL}
     known = _recipe(name)
     tables = {key: known.pop(key, {}) for key in ("optimizers", "variants")}
-    settings |= _all_checked(f"the recipe {name}", known)
-    settings |= _all_checked(where, file)
-    settings |= {key: _checked(_flag(key), key, value) for key, value in given.items()}
+    settings |= checked_all(f"the recipe {name}", known)
+    settings |= checked_all(where, file)
+    settings |= {key: checked(flag(key), key, value) for key, value in given.items()}
     settings["recipe"] = name
     own = _fitted(settings, tables)
     settings |= {key: value for key, value in own.items() if key not in file | given}
@@ -173,27 +93,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read: {error.strerror}.") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: is not TOML: {error}.") from error
-
-
-def _all_checked(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _checked(where, key, value) for key, value in settings.items()}
-
-
-def _checked(where: str, key: str, value: Any) -> Any:
-    if key not in _CHECKS:
-        near = difflib.get_close_matches(key.replace("-", "_"), _CHECKS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{where}: unknown setting {key!r}.{hint}")
-    kind, fits, words = _CHECKS[key]
-    wrong = isinstance(value, bool) and kind is not bool
-    if wrong or not isinstance(value, kind) or not fits(value):
-        shown = where if where.startswith("--") else f"{where}: {key}"
-        raise UsageError(f"{shown} must be {words}, not {value!r}.")
-    return float(value) if kind is _NUMBER and isinstance(value, int) else value
-
-
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
 
 
 def resolve(
@@ -241,10 +140,8 @@ def resolve(
         "interpolation": preprocessing.interpolation,
         "workers": default_workers(device) if config.workers is None else config.workers,
     }
-    if cached:  # nothing that needs pixels, or the network's depth, acts on cached features
-        changes |= {"aa": "none", "color_jitter": 0.0, "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0}
-        changes |= {"scale": 1.0, "ratio": 1.0, "drop_path": 0.0, "drop_block": 0.0}
-        changes |= {"channels_last": False, "amp": "off", "workers": 0}
+    if cached:
+        changes |= _NOT_CACHED
     elif config.channels_last is None:
         changes["channels_last"] = channels_last_pays(preprocessing.size, device, config.amp)
     return replace(config, **changes)
@@ -275,6 +172,39 @@ def _learning_rate(config: Config, batch: int, freeze: str, cached: bool) -> flo
     return 3e-4 if config.command == "finetune" else 1e-3
 
 
+# What acts on pixels, on the network's depth or on how photos are loaded: nothing of it is left
+# where features are computed once.
+_NOT_CACHED: dict[str, Any] = {
+    "aa": "none", "color_jitter": 0.0, "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0, "scale": 1.0,
+    "ratio": 1.0, "drop_path": 0.0, "drop_block": 0.0, "channels_last": False, "amp": "off",
+    "workers": 0,
+}  # fmt: skip
+
+
+def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
+    """Sentences about settings that were given but do not act with the others, resolved.
+
+    `given` are the flags; None is not given.
+    """
+    why: dict[str, str] = {}
+    if config.freeze == "backbone" and config.device == "cpu":
+        reason = "the frozen backbone's features are computed once; --freeze none lets it act"
+        why |= {key: reason for key, off in _NOT_CACHED.items() if given.get(key, off) != off}
+    if config.opt == "adamw":
+        why |= dict.fromkeys(("momentum", "lr_base"), "it is for --opt sgd")
+    elif given.get("lr") is not None:
+        why["lr_base"] = "--lr is given"
+    if not config.model_ema:
+        why["model_ema_decay"] = "there is no --model-ema"
+    if config.sched == "constant":
+        why["min_lr"] = "the learning rate is constant"
+    return [
+        f"{flag(key)} does nothing here: {reason}."
+        for key, reason in why.items()
+        if given.get(key) is not None
+    ]
+
+
 def write_args(path: Path, config: Config) -> None:
     """Writes every setting that is not None; `load_settings(config=path)` reads them back.
 
@@ -295,8 +225,3 @@ def differences(old: Config, new: Config) -> list[str]:
     """What differs, as "lr: 0.1 there, 0.2 now"."""
     pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(Config)]
     return [f"{name}: {one} there, {two} now" for name, one, two in pairs if one != two]
-
-
-assert set(_CHECKS) == {f.name for f in fields(Config)}
-assert all(f.default is not MISSING or f.name in {"command", "data", "model", "recipe"}
-           for f in fields(Config))  # fmt: skip

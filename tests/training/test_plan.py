@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from resnest_cli.errors import ResnestError
 from resnest_cli.model.resnest import ResNeSt, build
+from resnest_cli.training import plan
 from resnest_cli.training.config import Config
 from resnest_cli.training.network import freeze
 from resnest_cli.training.plan import (
     _SCRATCH_BYTES,
     Estimate,
     _Kept,
+    _together,
     channels_last_pays,
     estimate,
     estimate_cached,
@@ -53,6 +56,63 @@ def test_seconds_add_up() -> None:
     found = cost()
     assert 0 < found.epoch_seconds < 60
     assert found.total_seconds == pytest.approx(3 * found.epoch_seconds)
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "seconds"),
+    [
+        ("cpu", 0, 5.0),  # one after the other
+        ("cpu", 2, 3.0),  # the same two cores do both
+        ("cpu", 1, 4.0),  # a single loader is too slow
+        ("cuda", 1, 4.0),
+        ("cuda", 8, 2.0),  # no more loaders at once than cores
+    ],
+)
+def test_loading_counts(device: str, workers: int, seconds: float) -> None:
+    config = replace(CONFIG, device=device, workers=workers)
+    assert _together(1.0, 4.0, config, cores=2) == pytest.approx(seconds)
+
+
+def test_large_photos_make_an_epoch_longer() -> None:
+    found = estimate(
+        network(), replace(CONFIG, workers=0), train_photos=100, val_photos=30, load_seconds=9.0
+    )
+    assert found.epoch_seconds == pytest.approx(9 * 130, rel=0.1)
+
+
+def test_a_probe_that_does_not_fit_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def small(_: object, __: object, count: int) -> tuple[float, int]:
+        tried.append(count)
+        if count > room:
+            raise torch.OutOfMemoryError
+        return 0.1 * count, 10**6 * count
+
+    monkeypatch.setattr(plan, "_probe", small)
+    room = 2
+    assert cost().memory_bytes > 8 * 10**6  # of the batch, not of the two that were tried
+    assert tried == [8, 4, 2]
+    room = 1
+    with pytest.raises(ResnestError, match="2 photos of 32 pixels does not fit"):
+        cost()
+
+
+@pytest.mark.parametrize(("enough", "steps"), [(0.001, 1), (60.0, 3)])
+def test_slow_steps_are_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, enough: float, steps: int
+) -> None:
+    monkeypatch.setattr(plan, "_ENOUGH", enough)
+    made: list[int] = []
+
+    class Counted(plan._Kept):
+        def __init__(self, used: torch.nn.Module) -> None:
+            made.append(1)
+            super().__init__(used)
+
+    monkeypatch.setattr(plan, "_Kept", Counted)
+    cost()
+    assert len(made) == steps
 
 
 def test_memory_follows_the_settings() -> None:
@@ -101,7 +161,11 @@ def test_cached_features() -> None:
             self.photos += len(batch)
             return np.zeros((len(batch), 128), np.float32)
 
-    engine = Fake()
-    found = estimate_cached(engine, CONFIG, views=200, val_photos=30)  # type: ignore[arg-type]
-    assert found.memory_bytes == 4 * 128 * 230
+    engine: Any = Fake()
+    found = estimate_cached(engine, CONFIG, train_photos=100, val_photos=30)
+    assert found.memory_bytes == 4 * 128 * 230  # each photo of the training also mirrored
     assert engine.photos > 0
+    plain = estimate_cached(engine, replace(CONFIG, hflip=0.0), train_photos=100, val_photos=30)
+    assert plain.memory_bytes == 4 * 128 * 130
+    slow = estimate_cached(engine, CONFIG, train_photos=100, val_photos=30, load_seconds=10.0)
+    assert slow.total_seconds == 1300

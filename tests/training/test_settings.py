@@ -15,6 +15,7 @@ from resnest_cli.training.settings import (
     differences,
     load_settings,
     resolve,
+    without_effect,
     write_args,
 )
 
@@ -182,6 +183,34 @@ def test_a_folder_that_is_not_utf_8_comes_back(tmp_path: Path) -> None:
     config = decide(load(data="caf\udce9"))
     write_args(tmp_path / "args.toml", config)
     assert load(data=None, config=tmp_path / "args.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "named"),
+    [
+        ("finetune", {"mixup": 0.2, "aa": "auto", "workers": 2}, ["--aa", "--mixup", "--workers"]),
+        ("finetune", {"mixup": 0.0, "aa": "none", "hflip": 0.2, "drop": 0.1}, []),
+        ("finetune", {"mixup": 0.2, "freeze": "none"}, []),
+        ("finetune", {"freeze": "none", "momentum": 0.8, "lr_base": 0.2},
+         ["--momentum", "--lr-base"]),
+        ("train", {"momentum": 0.8, "lr_base": 0.2}, []),
+        ("train", {"lr": 0.1, "lr_base": 0.2}, ["--lr-base"]),
+        ("train", {"model_ema": False, "model_ema_decay": 0.9}, ["--model-ema-decay"]),
+        ("train", {"sched": "constant", "min_lr": 0.1}, ["--min-lr"]),
+        ("train", {"epochs": None, "min_lr": 0.1}, []),
+    ],
+)  # fmt: skip
+def test_what_was_given_for_nothing_is_told(
+    command: str, flags: dict[str, Any], named: list[str]
+) -> None:
+    found = without_effect(flags, decide(load(command, flags=flags)))
+    assert [text.split()[0] for text in found] == named
+
+
+def test_what_is_off_with_cached_features_is_what_acts_on_pixels() -> None:
+    cached = decide(load("finetune", flags={"mixup": 0.2, "cutmix": 1.0, "drop_path": 0.1}))
+    assert (cached.mixup, cached.cutmix, cached.drop_path, cached.workers) == (0, 0, 0, 0)
+    assert decide(load("finetune", flags={"drop": 0.3})).drop == 0.3
 
 
 def test_differences() -> None:
