@@ -52,10 +52,12 @@ def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     make_photo(work / "dog.jpg")
     make_photo(work / "photos" / "2026" / "n02389026_sorrel.JPEG")
     make_photo(work / "photos" / "n07753592_banana.JPEG")
-    for name in ("tiny", "best", "runs/finetune/exp/weights/best"):
+    (work / "runs/train/exp/weights").mkdir(parents=True)
+    learned = "runs/finetune/exp/weights/best", "runs/train/exp/weights/best"
+    for name in ("tiny", "best", *learned):
         shutil.copy(tiny_checkpoint, work / f"{name}.safetensors")
     shutil.copy(tiny_checkpoint, work / "mine.pth")
-    for data in ("data", "digits", "few"):
+    for data in ("data", "zero-to-four", "five-to-nine"):
         for index in range(10 if data == "data" else 5):
             for number in range(4):
                 path = work / data / str(index) / f"{number}.png"

@@ -32,10 +32,10 @@ def make_data(folder: Path) -> Path:
 
 
 def command(data: Path, model: Path, runs: Path, name: str, *more: str) -> list[str]:
-    """A run of 48 steps over four epochs that saves its state after every step."""
+    """A run of 192 steps over 16 epochs that saves its state after every step."""
     return [
         sys.executable, "-m", "resnest_cli", "finetune", str(data), "--model", str(model),
-        "--freeze", "none", "--epochs", "4", "-b", "4", "-j", "1", "--save-every", "0.001",
+        "--freeze", "none", "--epochs", "16", "-b", "4", "-j", "1", "--save-every", "0.001",
         "--output", str(runs), "--run", name, *more,
     ]  # fmt: skip
 
