@@ -21,7 +21,8 @@ def write_split(path: Path, dataset: DataSet) -> None:
         ResnestError: it cannot be written.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # All quoted: else Python 3.11 leaves a carriage return in a name bare, which ends a row.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(_COLUMNS)
     for side, samples in (("train", dataset.train), ("val", dataset.val)):
         for sample in samples:
