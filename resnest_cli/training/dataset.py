@@ -7,6 +7,7 @@ indices into `class_ids`, which are sorted as torchvision's ImageFolder sorts th
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -251,19 +252,23 @@ def _readable(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
     if path is None:
         return tuple(ids)
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
-    delimiter = "\t" if any("\t" in line for line in lines) else ","
+    delimiter = "\t" if "\t" in text else ","
     names = {}
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
-        if not row or not any(cell.strip() for cell in row):
-            continue
-        if len(row) < 2 or not row[1].strip():
-            raise UsageError(f"{path}: line {number} lacks a name; lines are id,name.")
-        names[row[0].strip()] = delimiter.join(row[1:]).strip()
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) < 2 or not row[1].strip():
+                raise UsageError(f"{path}: line {reader.line_num} lacks a name; lines are id,name.")
+            names[row[0].strip()] = delimiter.join(row[1:]).strip()
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {reader.line_num} is not CSV: {error}.") from error
     missing = [id_ for id_ in ids if id_ not in names]
     if missing:
         raise UsageError(f"{path}: has no name for {_some(missing)}. Add a line for each class.")

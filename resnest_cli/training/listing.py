@@ -65,6 +65,9 @@ def list_data(data: str) -> Listing:
         return _split_folders(path)
     if sides and set(found) <= set(VALIDATION):
         raise UsageError(f"{data}: has {sides[0]}, but no folder train beside it.")
+    lower = {name.lower() for name in found}
+    if "train" not in found and "train" in lower and lower <= {"train", *VALIDATION}:
+        raise UsageError(f"{data}: has {', '.join(found)}; rename them to train and val.")
     listing = Listing([], own_split=False)
     for name in found:
         _add_class(listing, path, path / name, name, None)
@@ -104,9 +107,16 @@ def _subfolders(path: Path) -> list[str]:
     """Names of the visible folders in a folder, sorted as torchvision's ImageFolder sorts them."""
     try:
         with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if e.name[0] != "." and e.is_dir())
+            return sorted(e.name for e in entries if e.name[0] != "." and _is_folder(e))
     except OSError as error:
         raise ResnestError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return False
 
 
 def _add_class(listing: Listing, root: Path, folder: Path, label: str, side: Side | None) -> None:
@@ -132,7 +142,7 @@ def _note_loose(listing: Listing, folder: Path) -> None:
             1
             for entry in entries
             if os.path.splitext(entry.name)[1].lower() in EXTENSIONS  # noqa: PTH122
-            and not entry.is_dir()
+            and not _is_folder(entry)
         )
     if loose:
         listing.notes.append(f"{folder}: {loose} photo(s) beside the class folders left out")
@@ -140,24 +150,31 @@ def _note_loose(listing: Listing, folder: Path) -> None:
 
 def _manifest(path: Path) -> Listing:
     """Reads path,label[,split]; the first line names the columns."""
-    photos = []
+    photos, lines = [], []
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             for number, row in _rows(path, file):
                 photos.append(_listed(path, number, row))
+                lines.append(number)
     except OSError as error:
         raise ResnestError(f"{path}: cannot be read: {error.strerror or error}.") from error
     if not photos:
         raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
     sides = Counter(photo.side is not None for photo in photos)
     if len(sides) > 1:
+        first = next(n for n, photo in zip(lines, photos, strict=True) if photo.side is None)
         raise UsageError(
-            f"{path}: {sides[False]} of {len(photos)} lines have no split. Give all of them one "
-            "(train or val), or none."
+            f"{path}: {sides[False]} of {len(photos)} lines have no split, line {first} first. "
+            "Give all of them one (train or val), or none."
         )
-    twice = [name for name, count in Counter(photo.path for photo in photos).items() if count > 1]
+    counts = Counter(photo.path for photo in photos)
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
-        raise UsageError(f"{path}: lists {twice[0]} more than once ({len(twice)} such).")
+        both = [n for n, photo in zip(lines, photos, strict=True) if photo.path == twice[0]]
+        raise UsageError(
+            f"{path}: lists {twice[0]} more than once, in lines {both[0]} and {both[1]} "
+            f"({len(twice)} such)."
+        )
     return Listing(photos, own_split=bool(sides[True]) and any(p.side == "val" for p in photos))
 
 
@@ -180,7 +197,8 @@ def _rows(path: Path, file: "Iterator[str]") -> Iterator[tuple[int, dict[str, st
 
 
 def _listed(manifest: Path, number: int, row: dict[str, str]) -> Listed:
-    name, label, split = row["path"], row["label"], row.get("split", "").strip().lower()
+    # Spaces around a label would make another class of it; those of a file name are its own.
+    name, label, split = row["path"], row["label"].strip(), row.get("split", "").strip().lower()
     if not name or not label:
         raise UsageError(f"{manifest}: line {number} lacks a path or a label.")
     if split and split not in {"train", *VALIDATION}:
