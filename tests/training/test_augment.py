@@ -1,5 +1,6 @@
 """Augmentation: each setting acts, the seed decides everything, nothing else changes."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,25 @@ def test_torchs_generator_is_left_alone(image: Image.Image) -> None:
     torch.manual_seed(5)
     some(replace(STILL, scale=0.2, aa="auto", reprob=1.0), image)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_pythons_and_numpys_generators_neither_act_nor_move(image: Image.Image) -> None:
+    config = replace(STILL, scale=0.2, hflip=0.5, aa="auto", color_jitter=0.4, reprob=1.0)
+    found = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        before = random.getstate(), np.random.get_state()[1].tobytes()
+        found.append(some(config, image))
+        assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
+    assert torch.equal(*found)
+
+
+def test_what_came_before_changes_nothing(image: Image.Image) -> None:
+    augment = Augment(replace(STILL, scale=0.2, aa="rand-m9-n2", reprob=0.5), PREPROCESSING)
+    forth = [augment(image, seed) for seed in range(12)]
+    back = [augment(image, seed) for seed in reversed(range(12))]
+    assert all(torch.equal(a, b) for a, b in zip(forth, reversed(back), strict=True))
 
 
 def test_any_size_and_shape(tmp_path: Path) -> None:
