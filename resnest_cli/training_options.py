@@ -53,6 +53,12 @@ SETTINGS: dict[str, Any] = {
         bool, "--balanced/--no-balanced", None, "Draw every class equally often.", _DATA
     ),
     "img_size": _whole("--img-size", "Side of the network's input in pixels.", _PHOTOS),
+    "train_size": _whole(
+        "--train-size", "Side while training, where other than --img-size.", _PHOTOS
+    ),
+    "start_size": _whole(
+        "--start-size", "Side in the first epochs; grows to the training size.", _PHOTOS
+    ),
     "crop_pct": _number(
         "--crop-pct", "Validation: share of the resized shorter side that is kept.", _PHOTOS
     ),
@@ -114,6 +120,10 @@ SETTINGS: dict[str, Any] = {
         "Memory format; where it is faster unless said.", _MACHINE,
     ),
     "workers": _whole("--workers -j", "Processes that load photos; 0 for none.", _MACHINE),
+    "cache": _option(
+        bool, "--cache/--no-cache", None, "Keep decoded photos in memory: 4 bytes a pixel.",
+        _MACHINE,
+    ),
     "seed": _whole("--seed", "Another seed, another run; the same, the same.", _MACHINE),
     "save_every": _number(
         "--save-every", "Seconds between states saved within an epoch; 0 is off (300).", _MACHINE

@@ -28,7 +28,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
         Annotated[
             str | None,
             typer.Option(
-                metavar="finetune|quick|paper",
+                metavar="finetune|quick|tiny|paper",
                 help="Where settings that are not given come from.",
             ),
         ],

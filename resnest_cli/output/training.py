@@ -116,6 +116,12 @@ class TrainingDisplay:
             lambda: Line("Computing features", done, total, self._pace.parts(done, total))
         )
 
+    def caching(self, done: int, total: int | None) -> None:
+        """So many photos are in memory."""
+        self._status.show(
+            lambda: Line("Decoding photos", done, total, self._pace.parts(done, total))
+        )
+
     def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""
         self._status.clear()

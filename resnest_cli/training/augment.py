@@ -37,16 +37,10 @@ class Augment:
     """
 
     def __init__(self, config: Config, preprocessing: Preprocessing) -> None:
-        self._preprocessing = preprocessing
+        self._preprocessing, self._config = preprocessing, config
+        self._crops: dict[int, v2.RandomResizedCrop] = {}
         fill = tuple(round(255 * value) for value in preprocessing.mean)
-        steps: list[Callable[[Image.Image], Image.Image]] = [
-            v2.RandomResizedCrop(
-                preprocessing.size,
-                scale=(config.scale, 1.0),
-                ratio=(1 / config.ratio, config.ratio),
-                interpolation=_MODES[preprocessing.interpolation],
-            )
-        ]
+        steps: list[Callable[[Image.Image], Image.Image]] = []
         if config.hflip > 0:
             steps.append(v2.RandomHorizontalFlip(config.hflip))
         policy = parse_aa(config.aa)
@@ -61,17 +55,17 @@ class Augment:
         self._steps = steps
         self._erase = v2.RandomErasing(config.reprob, value="random") if config.reprob else None
 
-    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+    def __call__(self, image: Image.Image, seed: int, size: int | None = None) -> Tensor:
         """An upright RGB image -> float32 (3, size, size), normalised; drawn from `seed` alone.
 
-        torch's own generator is left as it was.
+        `size` is that of the preprocessing unless given. torch's own generator is left as it was.
         """
+        size = size or self._preprocessing.size
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
         try:
-            for step in self._steps:
+            for step in (self._crop(size), *self._steps):
                 image = step(image)
-            size = self._preprocessing.size
             photo = np.empty((3, size, size), np.float32)
             normalise(np.asarray(image), self._preprocessing, photo)
             tensor = torch.from_numpy(photo)
@@ -80,3 +74,14 @@ class Augment:
             return tensor
         finally:
             torch.set_rng_state(before)
+
+    def _crop(self, size: int) -> v2.RandomResizedCrop:
+        if size not in self._crops:
+            config = self._config
+            self._crops[size] = v2.RandomResizedCrop(
+                size,
+                scale=(config.scale, 1.0),
+                ratio=(1 / config.ratio, config.ratio),
+                interpolation=_MODES[self._preprocessing.interpolation],
+            )
+        return self._crops[size]

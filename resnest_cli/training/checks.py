@@ -48,6 +48,8 @@ _CHECKS: dict[str, Check] = {
     "class_names": _TEXT,
     "val_split": _share("(0, 1)"),
     "img_size": _whole(8, 8192),
+    "train_size": _whole(8, 8192),
+    "start_size": _whole(8, 8192),
     "crop_pct": _share("(0, 1]"),
     "interpolation": _choice("bilinear", "bicubic"),
     "scale": _share("(0, 1]"),
@@ -86,6 +88,7 @@ _CHECKS: dict[str, Check] = {
     "amp": _choice("off", "float16", "bfloat16"),
     "channels_last": _BOOL,
     "workers": _whole(0, 256),
+    "cache": _BOOL,
     "seed": (int, lambda value: 0 <= value < 2**63, "a whole number from 0"),
     "save_every": _AT_LEAST_0,
 }

@@ -24,13 +24,14 @@ class Config:
     user expects); `class_names` (file of readable names); `val_split` (share of each class that
     validates, in (0, 1), where the data has no split of its own).
 
-    What goes in: `img_size` (side in pixels, for training and validation), `crop_pct` and
-    `interpolation` (validation); `scale` (least share of a photo's area that a random crop keeps,
-    in (0, 1]; the most is 1), `ratio` (aspect ratios of the crop, from 1/ratio to ratio), `hflip`
-    (probability), `color_jitter` (strength in [0, 1]), `aa` ("none", "auto" for AutoAugment's
-    ImageNet policy, or "rand-m9-n2": RandAugment of magnitude 9, 2 operations), `reprob`
-    (probability of random erasing), `mixup` and `cutmix` (alpha; 0 is off), `balanced` (each class
-    is drawn equally often).
+    What goes in: `img_size` (side in pixels, for validation and prediction), `train_size` (for
+    training, where not the same) and `start_size` (in the first epochs, from which it grows; see
+    `sizes`), `crop_pct` and `interpolation` (validation); `scale` (least share of a photo's area
+    that a random crop keeps, in (0, 1]; the most is 1), `ratio` (aspect ratios of the crop, from
+    1/ratio to ratio), `hflip` (probability), `color_jitter` (strength in [0, 1]), `aa` ("none",
+    "auto" for AutoAugment's ImageNet policy, or "rand-m9-n2": RandAugment of magnitude 9, 2
+    operations), `reprob` (probability of random erasing), `mixup` and `cutmix` (alpha; 0 is off),
+    `balanced` (each class is drawn equally often).
 
     How it learns: `epochs`, `batch_size`, `opt`, `lr` (peak; where None, `lr_base` * batch_size /
     256), `momentum`, `weight_decay` (not on norms and biases), `sched`, `warmup_epochs`, `min_lr`
@@ -40,8 +41,8 @@ class Config:
     a better top-1 after which it stops; 0 is off), `freeze` ("auto", "none", "backbone" or
     "stages:N": the stem and the first N of four stages).
 
-    Where it runs: `device`, `amp`, `channels_last`, `workers`, `seed`, `save_every` (seconds
-    between states saved within an epoch; 0 is off).
+    Where it runs: `device`, `amp`, `channels_last`, `workers`, `cache` (decoded photos stay in
+    memory), `seed`, `save_every` (seconds between states saved within an epoch; 0 is off).
     """
 
     command: Command
@@ -54,6 +55,8 @@ class Config:
     val_split: float = 0.2
 
     img_size: int | None = None
+    train_size: int | None = None
+    start_size: int | None = None
     crop_pct: float | None = None
     interpolation: Interpolation | None = None
     scale: float = 0.08
@@ -90,5 +93,6 @@ class Config:
     amp: Amp = "off"
     channels_last: bool | None = None
     workers: int | None = None
+    cache: bool = False
     seed: int = 0
     save_every: float = 300.0

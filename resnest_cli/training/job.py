@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
 # What a resumed run may change; everything else would change what it computes.
-CHANGEABLE = ("epochs", "workers", "save_every")
+CHANGEABLE = ("epochs", "workers", "cache", "save_every")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

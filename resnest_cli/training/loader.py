@@ -8,19 +8,20 @@ An unreadable photo travels back as an error that names it; it is never replaced
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from resnest_cli.errors import ImageError
-from resnest_cli.images.batches import Preparation
-from resnest_cli.images.decode import decode
+from resnest_cli.errors import ResnestError
+from resnest_cli.images.preprocess import preprocess
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.photo_cache import read_photo
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.workers import Failure, Workers, shared
 
@@ -106,25 +107,27 @@ class _Photos(Dataset[Any]):
         self,
         samples: "Sequence[Sample]",
         seed: int,
-        augment: "Augment | None",
-        preparation: Preparation | None,
+        augment: "Augment | Preprocessing",
+        sizes: Callable[[int], int] | None,
+        photos: Sequence[Image.Image] | None,
     ) -> None:
         self._samples, self._seed = samples, seed
-        self._augment, self._preparation = augment, preparation
+        self._augment, self._sizes, self._photos = augment, sizes, photos
 
     def __getitem__(self, key: Key) -> _Item | Failure:
         epoch, index, repeat = key
         sample = self._samples[index]
         try:
-            if self._augment is not None:
+            image = self._photos[index] if self._photos is not None else read_photo(sample)
+            if isinstance(self._augment, Preprocessing):
+                photo = torch.from_numpy(preprocess(image, self._augment))
+            else:
                 again = (repeat,) if repeat else ()  # balanced: another variation each time
                 seed = derived_seed(self._seed, "sample", epoch, index, *again)
-                photo = self._augment(decode(sample.path), seed)
-            else:
-                assert self._preparation is not None
-                photo = torch.from_numpy(self._preparation(sample.path))
-        except ImageError as error:
-            return Failure(f"{sample.path} {error}. It was readable before: was it changed?")
+                size = () if self._sizes is None else (self._sizes(epoch),)
+                photo = self._augment(image, seed, *size)
+        except ResnestError as error:
+            return Failure(str(error))
         except MemoryError:
             return Failure(f"{sample.path} does not fit into this machine's memory.")
         return _Item(photo, sample.label, index)
@@ -148,6 +151,9 @@ class TrainBatches:
     Args:
         samples: all training photos.
         augment: varies each of them.
+        size: the largest side of the photos in pixels.
+        sizes: their side in an epoch (from 0); the augmentation's own unless given; picklable.
+        photos: the samples' photos, where they are in memory; see `photo_cache`.
         batch_size: photos in a batch; see `batch_bounds`.
         workers: processes; 0 prepares photos in this one.
         seed: of the run.
@@ -169,14 +175,16 @@ class TrainBatches:
         seed: int,
         balanced: bool = False,
         pin_memory: bool = False,
+        sizes: Callable[[int], int] | None = None,
+        photos: Sequence[Image.Image] | None = None,
     ) -> None:
         self._labels = [sample.label for sample in samples]
         self._seed, self._balanced = seed, balanced
         self.photos = len(samples)
         self._bounds = batch_bounds(self.photos, batch_size)
-        photos = _Photos(samples, seed, augment, None)
+        items = _Photos(samples, seed, augment, sizes, photos)
         self._workers: Workers[Key, Batch] = Workers(
-            photos,
+            items,
             _collated,
             count=workers,
             pin_memory=pin_memory,
@@ -214,15 +222,16 @@ class EvalBatches:
         batch_size: int,
         workers: int,
         pin_memory: bool = False,
+        photos: Sequence[Image.Image] | None = None,
     ) -> None:
         count = len(samples)
         self._keys = [
             [(0, index, 0) for index in range(at, min(at + batch_size, count))]
             for at in range(0, count, batch_size)
         ]
-        photos = _Photos(samples, 0, None, Preparation(preprocessing))
+        items = _Photos(samples, 0, preprocessing, None, photos)
         self._workers: Workers[Key, Batch] = Workers(
-            photos,
+            items,
             _collated,
             count=workers,
             pin_memory=pin_memory,

@@ -12,6 +12,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.training.config import Config
+from resnest_cli.training.sizes import largest_size, work
 
 _PROBED = 4  # photos given to the engine
 _FEWEST, _MOST_PROBED = (
@@ -77,14 +78,16 @@ def estimate(
     with torch.random.fork_rng([config.device] if kind == "cuda" else []):
         per_photo, kept, count = _fitting_probe(network, config, count)
     validations = 2 if config.model_ema else 1
-    epoch = train_photos * _together(per_photo, load_seconds, config, cores)
+    step = per_photo * work(config)
+    epoch = train_photos * _together(step, load_seconds, config, cores)
     forward = _SHARE_FORWARD * per_photo
     epoch += validations * val_photos * _together(forward, load_seconds, config, cores)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     weights = sum(p.numel() for p in network.parameters())
     moments = {"sgd": 1 if config.momentum else 0, "adamw": 2}[config.opt]
     tensors = 4 * (weights * (2 if config.model_ema else 1) + learning * (1 + moments))
-    activations = kept / count * config.batch_size
+    share = (largest_size(config) / config.img_size) ** 2
+    activations = kept / count * config.batch_size * share
     memory = int(tensors + (1 + _SCRATCH_SHARE) * activations) + _SCRATCH_BYTES
     return Estimate(epoch, epoch * config.epochs, memory)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from dataclasses import replace
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
@@ -10,8 +11,10 @@ from resnest_cli.output.messages import megabytes
 from resnest_cli.output.status import duration
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.config import Config
+from resnest_cli.training.photo_cache import BYTES_PER_PIXEL
 from resnest_cli.training.plan import Estimate, estimate, estimate_cached
 from resnest_cli.training.setup import Ready
+from resnest_cli.training.sizes import train_size
 
 _TIMED, _ENOUGH = 8, 1.0  # photos, and seconds after which fewer do
 
@@ -34,12 +37,12 @@ def plan_lines(ready: Ready) -> list[tuple[str, str]]:
 
 def _estimate(ready: Ready) -> Estimate:
     train, val = len(ready.dataset.train), len(ready.dataset.val)
-    load = _load_seconds(ready)
+    load, decoded = _loading(ready)
     if ready.cached:
         return estimate_cached(
             ready.engine(), ready.config, train_photos=train, val_photos=val, load_seconds=load
         )
-    return estimate(
+    found = estimate(
         ready.network,
         ready.config,
         train_photos=train,
@@ -47,24 +50,30 @@ def _estimate(ready: Ready) -> Estimate:
         load_seconds=load,
         cores=usable_cores(),
     )
+    if not ready.config.cache:
+        return found
+    return replace(found, memory_bytes=found.memory_bytes + round(decoded * (train + val)))
 
 
-def _load_seconds(ready: Ready) -> float:
-    """Seconds in which one process reads, decodes and varies a photo: of a few, the mean.
+def _loading(ready: Ready) -> tuple[float, float]:
+    """Seconds in which one process reads, decodes and varies a photo, and its bytes when decoded.
 
-    Photos may be large and the network's input small; then this is most of the time.
+    Of a few, the means. Photos may be large and the network's input small; then this is most of the
+    time.
     """
     samples = ready.dataset.train
     chosen = samples[:: max(1, len(samples) // _TIMED)][:_TIMED]
     augment = Augment(ready.config, ready.preprocessing)
-    done, begin = 0, time.perf_counter()
+    done, decoded, begin = 0, 0, time.perf_counter()
     for sample in chosen:
         with contextlib.suppress(ImageError):  # changed since it was checked: training tells
-            augment(decode(sample.path), 0)
+            image = decode(sample.path)
+            decoded += BYTES_PER_PIXEL * image.width * image.height
+            augment(image, 0)
         done += 1
         if time.perf_counter() - begin > _ENOUGH:
             break
-    return (time.perf_counter() - begin) / max(1, done)
+    return (time.perf_counter() - begin) / max(1, done), decoded / max(1, done)
 
 
 def _model(ready: Ready) -> str:
@@ -113,12 +122,16 @@ def _learning(config: Config) -> str:
 def _photos(ready: Ready) -> str:
     config = ready.config
     size = f"{config.img_size} x {config.img_size} pixels"
+    first, last = train_size(config, 0), train_size(config, (config.epochs or 1) - 1)
     if ready.cached:
         mirrored = ", mirrored or not" if config.hflip else ""
         return (
             f"{size}; the backbone is frozen, so its features are computed once{mirrored}; other "
             "augmentation does not act"
         )
+    if (first, last) != (config.img_size, config.img_size):
+        grown = f"{first} growing to {last}" if first != last else str(last)
+        size = f"{grown} pixels a side, validated at {config.img_size}"
     parts = [size, f"crops of {config.scale:.0%} to 100% of the area"]
     if config.hflip:
         parts.append(f"mirrored with probability {config.hflip:g}")
@@ -137,6 +150,7 @@ def _machine(config: Config) -> str:
     if config.channels_last:
         parts.append("channels last")
     loaders = "no loader process" if not config.workers else f"{config.workers} loader process(es)"
+    parts += ["decoded photos kept in memory"] if config.cache else []
     return ", ".join([*parts, loaders]) + (
         f"; frozen: {config.freeze}" if config.freeze != "none" else ""
     )

@@ -20,7 +20,7 @@ from resnest_cli.training.checks import checked, checked_all, flag
 from resnest_cli.training.config import Command, Config
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
-RECIPES = ("finetune", "quick", "paper")
+RECIPES = ("finetune", "quick", "tiny", "paper")
 
 
 def load_settings(
@@ -176,8 +176,8 @@ def _learning_rate(config: Config, batch: int, freeze: str, cached: bool) -> flo
 # where features are computed once.
 _NOT_CACHED: dict[str, Any] = {
     "aa": "none", "color_jitter": 0.0, "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0, "scale": 1.0,
-    "ratio": 1.0, "drop_path": 0.0, "drop_block": 0.0, "channels_last": False, "amp": "off",
-    "workers": 0,
+    "ratio": 1.0, "train_size": None, "start_size": None, "drop_path": 0.0, "drop_block": 0.0,
+    "channels_last": False, "amp": "off", "workers": 0, "cache": False,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,15 @@ from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import DataSet, Sample
 from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import EvalBatches, TrainBatches
+from resnest_cli.training.photo_cache import read_all
 from resnest_cli.training.settings import resolve
+from resnest_cli.training.sizes import largest_size, train_size
 from resnest_cli.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from PIL import Image
 
     from resnest_cli.output.training import TrainingDisplay
 
@@ -96,10 +101,13 @@ class Ready:
         assert config.batch_size is not None
         assert config.workers is not None
         pinned = config.device != "cpu"
+        train_photos, val_photos = self._photos(stop, display) if config.cache else (None, None)
         train = TrainBatches(
             data.train,
             Augment(config, self.preprocessing),
-            size=self.preprocessing.size,
+            size=largest_size(config),
+            sizes=partial(train_size, config),
+            photos=train_photos,
             batch_size=config.batch_size,
             workers=config.workers,
             seed=config.seed,
@@ -110,12 +118,26 @@ class Ready:
         val = EvalBatches(
             data.val,
             self.preprocessing,
+            photos=val_photos,
             batch_size=config.batch_size,
             workers=config.workers,
             pin_memory=pinned,
         )
         self._open.callback(val.close)
         return Task(config, self.network, train, val, len(data.class_ids), self.frozen)
+
+    def _photos(
+        self, stop: StopRequest, display: "TrainingDisplay"
+    ) -> "tuple[Sequence[Image.Image], Sequence[Image.Image]]":
+        """All photos, decoded."""
+
+        def progress(done: int, total: int | None) -> None:
+            display.caching(done, total)
+            stop.check()
+
+        count = len(self.dataset.train)
+        photos = read_all([*self.dataset.train, *self.dataset.val], progress)
+        return photos[:count], photos[count:]
 
     def _cached_task(self, cache: Path, stop: StopRequest, display: "TrainingDisplay") -> Task:
         config, data = self.config, self.dataset

@@ -122,6 +122,42 @@ def test_frozen_features_are_kept_and_used_again(
     assert len(rows_of(place / "runs/finetune/exp")) == 5
 
 
+def test_growing_photos_kept_in_memory(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
+) -> None:
+    growing = ("--start-size", "16", "--train-size", "32")
+    runs = {
+        "cached": (*growing, "--cache"), "plain": growing,
+        "workers": (*growing, "--cache", "-j", "2"),
+        "one_size": ("--cache",), "large": ("--train-size", "32"),
+    }  # fmt: skip
+    weights = {}
+    for name, more in runs.items():
+        result = cli(
+            "finetune",
+            data,
+            "-m",
+            tiny_checkpoint,
+            *UNFROZEN,
+            "--epochs",
+            "4",
+            "--run",
+            name,
+            *more,
+        )
+        assert result.code == 0, result.err
+        weights[name] = (place / f"runs/finetune/{name}/weights/last.safetensors").read_bytes()
+        assert ("16 growing to 32 pixels a side, validated at 48" in result.err) == (
+            "--start-size" in more
+        )
+    assert weights["cached"] == weights["plain"] == weights["workers"]
+    assert len(set(weights.values())) == 3
+    resumed = cli(
+        "finetune", data, "--run", "plain", "--resume", "--epochs", "6", "--cache", "-j", "0"
+    )
+    assert resumed.code == 0, resumed.err
+
+
 def test_train_takes_its_own_split_and_readable_names(cli: Cli, data: Path, place: Path) -> None:
     split = place / "split"
     for name in COLOURS:

@@ -82,6 +82,14 @@ def test_the_size_and_the_interpolation_are_the_models(image: Image.Image) -> No
     assert not torch.equal(one, two)
 
 
+def test_a_size_of_the_moment_has_the_same_crop(image: Image.Image) -> None:
+    augment = Augment(replace(STILL, scale=0.5), PREPROCESSING)
+    for size in (24, 32, SIZE):
+        own = Augment(replace(STILL, scale=0.5), replace(PREPROCESSING, size=size))
+        assert torch.equal(augment(image, 1, size), own(image, 1))
+    assert torch.equal(augment(image, 1), augment(image, 1, SIZE))
+
+
 def test_torchs_generator_is_left_alone(image: Image.Image) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -134,14 +134,14 @@ def test_photos_that_are_slow_to_read_make_it_longer(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ready(place, freeze="none", workers=0)
-    monkeypatch.setattr(planning, "_load_seconds", lambda _: 9.0)
+    monkeypatch.setattr(planning, "_loading", lambda _: (9.0, 0.0))
     photos = len(made.dataset.train) + 2 * len(made.dataset.val)  # raw and averaged weights
     assert planning._estimate(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
 
 
 def test_a_photo_that_has_gone_does_not_stop_the_plan(place: Path) -> None:
     made = ready(place, freeze="none")
-    assert 0 < planning._load_seconds(made) < 5
+    assert 0 < planning._loading(made)[0] < 5
     gone = replace(made.dataset.train[0], path=str(place / "gone.png"))
     made.dataset = replace(made.dataset, train=(gone,))
-    assert planning._load_seconds(made) >= 0
+    assert planning._loading(made)[0] >= 0

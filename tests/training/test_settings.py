@@ -58,7 +58,7 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
     assert None not in {v for k, v in asdict(found).items() if k not in _OPTIONAL}
 
 
-_OPTIONAL = {"weights", "classes", "class_names"}
+_OPTIONAL = {"weights", "classes", "class_names", "train_size", "start_size"}
 
 
 def test_the_papers_recipe() -> None:
@@ -75,6 +75,15 @@ def test_the_papers_recipe() -> None:
     for model, drop in {"resnest101e": 0.0, "resnest200e": 0.2, "resnest269": 0.2}.items():
         assert load(recipe="paper", flags={"model": model}).drop == drop
     assert load(recipe="paper", flags={"model": "resnest200e", "drop": 0.1}).drop == 0.1
+
+
+def test_the_recipe_of_the_bundled_model() -> None:
+    found = decide(load(recipe="tiny"), photos=100_000, size=64)
+    assert (found.model, found.img_size, found.cache) == ("resnest14t", 64, True)
+    assert found.start_size is not None
+    assert found.train_size is not None
+    assert found.start_size < found.train_size
+    assert load(recipe="tiny", flags={"model": "resnest14d"}).model == "resnest14d"
 
 
 @pytest.mark.parametrize(
