@@ -10,6 +10,7 @@ from resnest_cli import options, output
 from resnest_cli.inference import compiled
 from resnest_cli.model import weights
 from resnest_cli.model.variants import (
+    BUNDLED_MODEL,
     DEFAULT_MODEL,
     RECOMMENDED,
     VARIANTS,
@@ -41,7 +42,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 
 @app.callback()
 def list_models(context: typer.Context, format_: options.TableFormat = "table") -> None:
-    """List the published variants and which of them are on this machine."""
+    """List the variants and which of them are on this machine."""
     if context.invoked_subcommand is not None:
         return
     described = [_described(variant) for variant in VARIANTS.values()]
@@ -55,6 +56,16 @@ def list_models(context: typer.Context, format_: options.TableFormat = "table") 
     output.emit(
         f"{picks} (default: {DEFAULT_MODEL}).\n"
         "On disk: size of cached weights; * compiled as well.\n"
+        f"{_bundled()}\n"
+    )
+
+
+def _bundled() -> str:
+    small, usual = get_variant(BUNDLED_MODEL), VARIANTS[DEFAULT_MODEL]
+    return (
+        f"{small.id} ({BUNDLED_MODEL}) comes with the program, for {small.num_classes} classes;\n"
+        f"its top-1 is on {small.dataset}, the others' on {usual.dataset} "
+        f"({usual.num_classes} classes)."
     )
 
 
@@ -68,6 +79,9 @@ def _described(variant: Variant) -> dict[str, Any]:
         "size": variant.preprocessing.size,
         "top1": variant.top1,
         "top5": variant.top5,
+        "classes": variant.num_classes,
+        "dataset": variant.dataset,
+        "bundled": variant.bundled,
         "recommended": RECOMMENDED.get(variant.id),
         "cached": cached is not None,
         "path": str(cached) if cached else None,

@@ -18,6 +18,7 @@ from resnest_cli.model.labels import LABELS_FILE
 from resnest_cli.model.partial import cannot_write
 from resnest_cli.model.variants import VARIANTS, Variant, WeightsFile
 
+_BUNDLED = Path(__file__).with_name("bundled")
 _HUGGING_FACE_NAMES = ("model.safetensors", "pytorch_model.bin")
 _LEFTOVER = re.compile(r"(?P<name>.+?)\.(part|part\.json|lock|damaged|damaged\.\d+)")
 
@@ -32,7 +33,9 @@ class CachedFile:
 
 
 def torch_path(weights: WeightsFile) -> Path:
-    """Where torch.hub and we keep a published file."""
+    """Where torch.hub and we keep a published file, or where a bundled one lies."""
+    if weights.bundled:
+        return _BUNDLED / weights.name
     return paths.torch_checkpoints_dir() / weights.name
 
 
@@ -51,6 +54,8 @@ def copies(variant: Variant) -> dict[Path, str]:
         return found
     if (path := torch_path(variant.weights)).is_file():
         found[path] = variant.weights.hash_prefix
+    if variant.bundled:
+        return found
     if entry := _huggingface_file(variant):
         blob = entry.resolve().name  # Hugging Face names its blobs by their SHA-256
         linked = entry.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob)
@@ -162,7 +167,9 @@ def cached_files() -> list[CachedFile]:
     published = [
         (path, variant.id)
         for variant in VARIANTS.values()
-        if variant.weights and (path := torch_path(variant.weights)).is_file()
+        if variant.weights
+        and not variant.bundled
+        and (path := torch_path(variant.weights)).is_file()
     ]
     given = [(path, "") for path in _url_files() if not _LEFTOVER.fullmatch(path.name)]
     return [CachedFile(path, path.stat().st_size, model) for path, model in published + given]

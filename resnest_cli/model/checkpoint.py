@@ -44,6 +44,7 @@ from resnest_cli.model.state_dict import (
     convert,
     expected_tensors,
     fits,
+    halved,
     infer_variant,
     no_single_variant,
 )
@@ -194,12 +195,17 @@ def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
 
 
 def save(
-    path: Path | str, weights: "nn.Module | Mapping[str, Tensor]", info: CheckpointInfo
+    path: Path | str,
+    weights: "nn.Module | Mapping[str, Tensor]",
+    info: CheckpointInfo,
+    *,
+    half: bool = False,
 ) -> CheckpointInfo:
     """Writes a checkpoint of our format and returns what `read_info` will say of it.
 
     The file appears whole or not at all, replaces one of that name, and has the same bytes for the
-    same input. The folder must exist.
+    same input. The folder must exist. With `half` the weights are rounded to float16, for half the
+    size; `load` gives them as float32 again.
 
     Raises:
         CheckpointError: the weights do not fit the variant, are not finite, or do not match the
@@ -225,6 +231,8 @@ def save(
     expected = expected_tensors(source, known.variant, classes, channels, len(tensors))
     check_shapes(source, shapes, expected)
     tensors = convert(source, tensors, expected, copy=False)
+    if half:
+        tensors = halved(source, tensors)
     with _written(path) as file:
         try:
             write_container(file, metadata, tensors)

@@ -16,6 +16,7 @@ from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.labels import labels_for, read_labels
 from resnest_cli.model.variants import (
+    DEFAULT_MODEL,
     VARIANTS,
     Preprocessing,
     Variant,
@@ -104,7 +105,7 @@ def find_model(
     access = access or weights.Access()
     check_model_name(name)
     variant = find_variant(name)
-    if variant is not None and source is None:
+    if variant is not None and source is None and not variant.bundled:
         path, known = weights.ensure(variant, access), _published(variant)
         load = _published_loader(variant, access)
     else:
@@ -114,6 +115,8 @@ def find_model(
     assert known.preprocessing is not None
     assert known.num_classes is not None
     assert known.in_channels is not None
+    if variant is not None and variant.bundled and source is None:
+        access.notify(_small(variant))
     return Model(
         name=variant.id if variant else name,
         variant=known.variant,
@@ -137,11 +140,22 @@ def check_model_name(name: str) -> None:
         get_variant(name)  # raises with the nearest names
 
 
+def _small(variant: Variant) -> str:
+    return (
+        f"{variant.id} is the small model that comes with the program: {variant.num_classes} "
+        f"classes of {variant.dataset}, right on {variant.top1:.1f}% of its validation photos "
+        f"(top-1). For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
+    )
+
+
 def _published(variant: Variant) -> "CheckpointInfo":
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
     return CheckpointInfo(
-        variant=variant, preprocessing=variant.preprocessing, num_classes=1000, in_channels=3
+        variant=variant,
+        preprocessing=variant.preprocessing,
+        num_classes=variant.num_classes,
+        in_channels=3,
     )
 
 

@@ -217,3 +217,17 @@ def convert(
             )
         converted[name] = value
     return converted
+
+
+def halved(source: str, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The tensors with floats rounded to float16.
+
+    Raises:
+        CheckpointError: names the first tensor with a value that float16 cannot hold.
+    """
+    rounded = {}
+    for name, tensor in tensors.items():
+        rounded[name] = tensor.half() if tensor.is_floating_point() else tensor
+        if not bool(rounded[name].isfinite().all()):
+            raise CheckpointError(f"{source}: {name} has values beyond float16's 65,504.")
+    return rounded

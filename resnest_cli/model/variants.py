@@ -1,4 +1,6 @@
-"""The published ResNeSt variants, one frozen record each. No torch here: `resnest models` is fast.
+"""The ResNeSt variants, one frozen record each. No torch here: `resnest models` is fast.
+
+All but one are published; `resnest14t` is ours, and its weights come with the program.
 
 A record holds the architecture, the preprocessing it was trained for, the published accuracy and
 the file of its weights, so that no two commands can disagree about them.
@@ -41,7 +43,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A published file of weights.
+    """A published file of weights, or one that comes with the program (`bundled`, no hosts).
 
     The eight hex digits before the extension are the first eight of its SHA-256: they prove that
     the file is whole, not where it came from. `hosts` are URL prefixes, tried in turn.
@@ -49,6 +51,7 @@ class WeightsFile:
 
     name: str
     hosts: tuple[str, ...]
+    bundled: bool = False
 
     @property
     def hash_prefix(self) -> str:
@@ -72,8 +75,9 @@ class Variant:
     after it.
 
     `parameters` and `gmacs` (10^9 multiply-adds of convolutions and linear layers at the
-    preprocessing's size) are those of 1000 classes and 3 input channels; `top1` and `top5` are the
-    published ImageNet accuracies in percent. None where there is no such figure.
+    preprocessing's size) are those of `num_classes` classes and 3 input channels; `top1` and `top5`
+    are the accuracies in percent of `weights` on the validation photos of the `dataset` that they
+    were trained on. None where there is no such figure.
     """
 
     id: str
@@ -91,6 +95,13 @@ class Variant:
     top1: float | None = None
     top5: float | None = None
     weights: WeightsFile | None = None
+    num_classes: int = 1000
+    dataset: str = "ImageNet"
+
+    @property
+    def bundled(self) -> bool:
+        """Whether its weights come with the program."""
+        return self.weights is not None and self.weights.bundled
 
     @property
     def num_features(self) -> int:
@@ -166,6 +177,7 @@ def _resnest(
     )
 
 
+_64 = Preprocessing(64, 1.0, "bilinear")
 _224 = Preprocessing(224, 0.875, "bilinear")
 _224_BICUBIC = Preprocessing(224, 0.875, "bicubic")
 _256 = Preprocessing(256, 0.875, "bilinear")
@@ -222,6 +234,10 @@ _TABLE = (
              "resnest50_fast_1s4x24d-d4a4f76f.pth", _BOTH,
              radix=1, cardinality=4, base_width=24, avd_first=True,
              parameters=25_677_000, gmacs=4.40, top1=81.024, top5=95.338),
+    Variant(id="resnest14t", aliases=("demo",), blocks=(1, 2, 2, 1), widths=(32, 64, 128, 256),
+            stem_width=16, preprocessing=_64, num_classes=200, dataset="Tiny ImageNet",
+            parameters=0, gmacs=0.0, top1=0.0, top5=0.0,
+            weights=WeightsFile("resnest14t-00000000.safetensors", (), bundled=True)),
 )
 # fmt: on
 
@@ -229,6 +245,7 @@ VARIANTS: dict[str, Variant] = {variant.id: variant for variant in _TABLE}
 _BY_NAME = VARIANTS | {alias: variant for variant in _TABLE for alias in variant.aliases}
 
 DEFAULT_MODEL = "resnest50d"
+BUNDLED_MODEL = "demo"  # what to offer where there is no network
 
 # What `resnest models` recommends: the cheapest, the default, the most accurate.
 RECOMMENDED = {"resnest14d": "fast", "resnest50d": "balanced", "resnest269e": "best"}

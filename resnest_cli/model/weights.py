@@ -32,7 +32,7 @@ from resnest_cli.model.cache import (
 from resnest_cli.model.fetch import Patience, Progress, copy, fetch
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.partial import Partial
-from resnest_cli.model.variants import Variant, WeightsFile
+from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
 from resnest_cli.web import without_login
 
 __all__ = [
@@ -115,6 +115,11 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
     weights = _published(variant)
     if found := _good_copy(variant, access.notify):
         return found
+    if weights.bundled:
+        raise WeightsError(
+            f"{torch_path(weights)}, which comes with the program, is missing or damaged. Install "
+            "resnest-cli again."
+        )
     target = torch_path(weights)
     request = _Request(
         Partial(target, weights.hash_prefix, "TORCH_HOME"),
@@ -252,14 +257,25 @@ def _not_available(request: _Request, access: Access, reasons: list[str]) -> Wei
             f"{request.title} is not on this machine, and --offline (RESNEST_OFFLINE) forbids to "
             f"connect. Looked at\n{_listed([*looked, *reasons])}\n"
             f"To get it, {request.advice}or download it elsewhere from\n{_listed(urls)}\n"
-            f"and save it as\n{_listed([str(target)])}"
+            f"and save it as\n{_listed([str(target)])}{_instead(request)}"
         )
     return DownloadError(
         f"{request.title} could not be downloaded. Tried\n{_listed(reasons)}\n"
         f"Behind a proxy, set HTTPS_PROXY to its address and, if it inspects TLS, "
         f"REQUESTS_CA_BUNDLE to its certificate; --mirror names a private copy. Or by hand: open "
         f"one of these addresses in a browser\n{_listed(urls)}\n"
-        f"and save the file as\n{_listed([str(target)])}"
+        f"and save the file as\n{_listed([str(target)])}{_instead(request)}"
+    )
+
+
+def _instead(request: _Request) -> str:
+    """What serves without a network, where the weights of a published variant are missing."""
+    if not request.advice:
+        return ""
+    small = get_variant(BUNDLED_MODEL)
+    return (
+        f"\nWithout a connection there is --model {BUNDLED_MODEL}: a small network that comes with "
+        f"the program, for {small.num_classes} classes ({small.dataset})."
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from resnest_cli.errors import UnknownModelError
 from resnest_cli.model.variants import (
+    BUNDLED_MODEL,
     RECOMMENDED,
     VARIANTS,
     Preprocessing,
@@ -22,13 +23,15 @@ def test_every_variant_has_weights_with_a_hash_and_a_host() -> None:
         assert re.fullmatch(r"[0-9a-f]{8}", variant.weights.hash_prefix)
         assert all(url.startswith("https://") for url in variant.weights.urls)
         assert all(url.endswith("/" + variant.weights.name) for url in variant.weights.urls)
-    assert len({v.weights.name for v in VARIANTS.values() if v.weights}) == 13
+        assert variant.bundled == (not variant.weights.urls) == (variant.id == "resnest14t")
+    assert len({v.weights.name for v in VARIANTS.values() if v.weights}) == 14
+    assert get_variant(BUNDLED_MODEL).bundled
     assert set(RECOMMENDED) <= set(VARIANTS)
 
 
 def test_names_are_unique_and_case_does_not_matter() -> None:
     names = [name for v in VARIANTS.values() for name in (v.id, *v.aliases)]
-    assert len(names) == len(set(names)) == 24
+    assert len(names) == len(set(names)) == 26
     for variant in VARIANTS.values():
         for name in (variant.id, *variant.aliases):
             assert get_variant(name.upper()) is variant

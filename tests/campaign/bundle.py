@@ -1,0 +1,93 @@
+"""From a training run to the file of weights that comes with the program.
+
+    python -m tests.campaign.bundle runs/train/exp [--out resnest_cli/model/bundled]
+
+Validates the run's best weights in float32, and rounded to float16 as they are shipped, with both
+engines; writes resnest14t-<first digits of its SHA-256>.safetensors with the accuracies and the
+run's settings in the header; prints everything that the table of variants needs.
+"""
+
+import argparse
+import csv
+import hashlib
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnest_cli.inference.engine import create_engine
+from resnest_cli.model import checkpoint
+from resnest_cli.model.loading import find_model
+from resnest_cli.training.loader import EvalBatches
+from resnest_cli.training.metrics import Evaluation, Meter
+from resnest_cli.training.split import read_split
+
+NAME = "resnest14t"
+
+
+def evaluate(path: Path, engine: str, samples: tuple) -> Evaluation:
+    """The weights of a file on validation photos."""
+    model = find_model(str(path))
+    runner = create_engine(model, "cpu", engine)  # type: ignore[arg-type]
+    meter = Meter(model.num_classes)
+    batches = EvalBatches(samples, model.preprocessing, batch_size=100, workers=0)
+    for batch in batches:
+        logits = runner.logits(np.ascontiguousarray(batch.photos.numpy()))
+        meter.update(torch.from_numpy(np.array(logits)), batch.labels)
+    return meter.result()
+
+
+def history(run: Path) -> dict[str, Any]:
+    """Epochs and hours of the run."""
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    seconds = sum(float(row["seconds"]) for row in rows)
+    return {"epochs": len(rows), "hours": round(seconds / 3600, 2)}
+
+
+def main() -> None:
+    """Validates, writes and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("resnest_cli/model/bundled"))
+    parser.add_argument("--device", default="2 CPU cores", help="what it was trained on")
+    options = parser.parse_args()
+    best = options.run / "weights" / "best.safetensors"
+    args = tomllib.loads((options.run / "args.toml").read_text(encoding="utf-8"))
+    samples = read_split(options.run / "split.csv", args["data"]).val
+    loaded = checkpoint.load(best)
+    full = evaluate(best, "torch", samples)
+    print(f"float32: top-1 {full.top1:.2%}, top-5 {full.top5:.2%}, loss {full.loss:.4f}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    draft = options.out / "draft.safetensors"
+    kept = ("opt", "lr", "batch_size", "weight_decay", "smoothing", "scale", "start_size",
+            "train_size", "model_ema_decay", "mixup", "cutmix", "aa")  # fmt: skip
+    provenance = {
+        **loaded.info.provenance, **history(options.run), "device": options.device,
+        "settings": {key: args[key] for key in kept if key in args},
+        "data_source": "Tiny ImageNet-200: 64 x 64 pixel photos of 200 ImageNet classes",
+    }  # fmt: skip
+    info = replace(loaded.info, provenance=provenance)
+    checkpoint.save(draft, loaded.tensors, info, half=True)
+    shipped = evaluate(draft, "torch", samples)
+    metrics = {
+        "photos": shipped.photos, "top1": shipped.top1, "top5": shipped.top5, "loss": shipped.loss,
+        "float32_top1": full.top1, "float32_top5": full.top5,
+    }  # fmt: skip
+    checkpoint.save(draft, loaded.tensors, replace(info, metrics=metrics), half=True)
+    print(f"float16: top-1 {shipped.top1:.2%}, top-5 {shipped.top5:.2%}, loss {shipped.loss:.4f}")
+    other = evaluate(draft, "onnx", samples)
+    print(f"float16, ONNX Runtime: top-1 {other.top1:.2%}, top-5 {other.top5:.2%}")
+    digits = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
+    for old in options.out.glob(f"{NAME}-*.safetensors"):
+        old.unlink()
+    final = draft.rename(options.out / f"{NAME}-{digits}.safetensors")
+    print(f"{final}: {final.stat().st_size:,} bytes; top1={100 * shipped.top1:.2f}, "
+          f"top5={100 * shipped.top5:.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
