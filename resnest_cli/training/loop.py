@@ -24,7 +24,7 @@ from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.metrics import Evaluation, Meter
+from resnest_cli.training.metrics import Evaluation, Meter, cells_of, confusion_of
 from resnest_cli.training.mixing import Mixing, loss_function
 from resnest_cli.training.optim import Schedule, clip, create_optimizer
 from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
@@ -90,7 +90,7 @@ class Trainer:
         restore_optimizer(self._optimizer, self._network, state.tensors.get("optimizer", {}))
         if state.scaler:
             self._scaler.load_state_dict(state.scaler)
-        self.confusion = state.tensors["confusion"]["best"]
+        self.confusion = confusion_of(state.tensors["confusion"]["best"], self.task.num_classes)
 
     def run(self) -> Progress:
         """Trains to the last epoch, or until it no longer gets better; returns where it stands.
@@ -225,7 +225,7 @@ class Trainer:
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self._network.state_dict(),
             "optimizer": optimizer_tensors(self._optimizer, self._network),
-            "confusion": {"best": self.confusion},
+            "confusion": {"best": cells_of(self.confusion)},
         }
         if self._ema is not None:
             parts["ema"] = self._ema.network.state_dict()

@@ -65,3 +65,19 @@ class Meter:
             recall=recall,
             confusion=self._confusion.copy(),
         )
+
+
+def cells_of(confusion: Tensor) -> Tensor:
+    """The cells of a confusion matrix that are not zero: int64 (N, 3) of true, predicted, count.
+
+    There are at most as many as photos, however many classes there are.
+    """
+    places = confusion.nonzero()
+    return torch.cat([places, confusion[places[:, :1], places[:, 1:]]], dim=1)
+
+
+def confusion_of(cells: Tensor, num_classes: int) -> Tensor:
+    """The matrix int64 (K, K) of `cells_of`."""
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    confusion[cells[:, 0], cells[:, 1]] = cells[:, 2]
+    return confusion

@@ -9,17 +9,15 @@ get as many epochs; a frozen backbone takes a small part of the others' time.
 """
 
 import argparse
-import csv
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from tests.benchmarks.runs import best_top1
 
 COMMON = ["--img-size", "32", "--crop-pct", "1", "--hflip", "0", "--scale", "0.6", "--aa", "none"]
 FEW, MOST = 20, 60  # photos of a class that train, and up to which they validate
@@ -44,17 +42,6 @@ def write_digits(
     return folder
 
 
-def top1(work: Path, command: str, name: str, *arguments: str | Path) -> tuple[float, float]:
-    """Runs `resnest train` or `finetune`; the best top-1 and the seconds that it took."""
-    begin = time.monotonic()
-    whole = [sys.executable, "-m", "resnest_cli", command, *map(str, arguments), *COMMON]
-    subprocess.run([*whole, "--output", str(work), "--run", name, "--quiet"], check=True)
-    with (work / command / name / "results.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    best = max(max(float(row["top1"]), float(row["ema_top1"] or 0)) for row in rows)
-    return best, time.monotonic() - begin
-
-
 def main() -> None:
     """Measures and prints everything."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,12 +50,16 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
+
+        def top1(command: str, name: str, *arguments: str | Path) -> tuple[float, float]:
+            return best_top1(command, name, *arguments, *COMMON)
+
         everything = write_digits(work / "all", range(10))
         model = ["--model", "resnest14d"]
-        found, seconds = top1(work, "train", "all", everything, *model, "--epochs", "15")
+        found, seconds = top1("train", "all", everything, *model, "--epochs", "15")
         print(f"all ten digits from scratch: top-1 {found:.2%} in {seconds:.0f} s")
         first = write_digits(work / "first", range(5))
-        top1(work, "train", "first", first, *model, "--epochs", "15")
+        top1("train", "first", first, *model, "--epochs", "15")
         weights = work / "train" / "first" / "weights" / "best.safetensors"
         second = write_digits(work / "second", range(5, 10), train=FEW, most=MOST)
         print("5 to 9 from 20 photos each      scratch  unfrozen    frozen   seconds")
@@ -77,8 +68,8 @@ def main() -> None:
                 budget = [second, "--epochs", str(epochs), "-b", "10", "--seed", str(seed)]
                 learned = [*budget, "--model", weights]
                 runs = [
-                    top1(work, "train", f"scratch{epochs}-{seed}", *budget, *model),
-                    top1(work, "finetune", f"whole{epochs}-{seed}", *learned, "--freeze", "none"),
+                    top1("train", f"scratch{epochs}-{seed}", *budget, *model),
+                    top1("finetune", f"whole{epochs}-{seed}", *learned, "--freeze", "none"),
                     top1(
                         work, "finetune", f"head{epochs}-{seed}", *learned, "--freeze", "backbone"
                     ),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from resnest_cli.training.config import Config
-from resnest_cli.training.metrics import Meter
+from resnest_cli.training.metrics import Meter, cells_of, confusion_of
 from resnest_cli.training.mixing import _OWN, Mixing, loss_function
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick")
@@ -49,6 +49,15 @@ def test_of_equal_logits_the_lower_index_wins() -> None:
     meter = Meter(3)
     meter.update(torch.zeros(2, 3), torch.tensor([0, 2]))
     assert meter.result().top1 == 0.5
+
+
+def test_the_cells_of_a_matrix_are_few_and_give_it_back() -> None:
+    matrix = torch.zeros(1000, 1000, dtype=torch.int64)
+    assert cells_of(matrix).shape == (0, 3)
+    assert torch.equal(confusion_of(cells_of(matrix), 1000), matrix)
+    matrix[3, 7], matrix[999, 0] = 2, 5
+    assert cells_of(matrix).tolist() == [[3, 7, 2], [999, 0, 5]]
+    assert torch.equal(confusion_of(cells_of(matrix), 1000), matrix)
 
 
 def test_nothing() -> None:
