@@ -1,5 +1,7 @@
 """What a run will cost: a probe that leaves no trace, and figures that follow the settings."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -169,3 +171,48 @@ def test_cached_features() -> None:
     assert plain.memory_bytes == 4 * 128 * 130
     slow = estimate_cached(engine, CONFIG, train_photos=100, val_photos=30, load_seconds=10.0)
     assert slow.total_seconds == 1300
+
+
+STEPS = """
+import re, sys, torch
+from pathlib import Path
+import torch.nn.functional as F
+from resnest_cli.model.resnest import build
+from resnest_cli.training.allocator import keep_memory
+name, size, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def peak():  # ru_maxrss would begin at the parent's
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+keep_memory()
+torch.set_num_threads(2)
+layout = torch.channels_last
+F.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3))
+before = peak()
+network = build(name, num_classes=20).to(memory_format=layout).train()
+optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, fused=True)
+for _ in range(3):
+    photos = torch.randn(batch, 3, size, size).contiguous(memory_format=layout)
+    loss = F.cross_entropy(network(photos), torch.zeros(batch, dtype=torch.int64))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize(
+    ("name", "size", "batch"),
+    [("resnest14d", 64, 64), ("resnest14d", 128, 32), ("resnest50d", 96, 24)],
+)  # fmt: skip
+def test_the_memory_is_that_of_real_steps(name: str, size: int, batch: int) -> None:
+    command = [sys.executable, "-c", STEPS, name, str(size), str(batch)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured = int(run.stdout)
+    expected = cost(
+        build(name, num_classes=20), img_size=size, batch_size=batch, momentum=0.9, drop=0.0,
+        channels_last=True, workers=0,
+    ).memory_bytes  # fmt: skip
+    print(f"{name} at {size}, batch {batch}: measured {measured / 1e6:.0f} MB, "
+          f"expected {expected / 1e6:.0f}")  # fmt: skip
+    assert 0.5 < expected / measured < 2
