@@ -6,7 +6,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from resnest_cli import __version__, output
-from resnest_cli.commands import download, features, finetune, merge, models, predict, train
+from resnest_cli.commands import (
+    download,
+    evaluate,
+    features,
+    finetune,
+    merge,
+    models,
+    predict,
+    train,
+)
 from resnest_cli.errors import ResnestError
 
 EPILOG = """Examples:
@@ -53,6 +62,7 @@ def resnest(
 app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=features.EPILOG)(features.features)
 app.command(epilog=merge.EPILOG)(merge.merge)
+app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
 app.command(epilog=finetune.EPILOG)(finetune.finetune)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=download.EPILOG)(download.download)

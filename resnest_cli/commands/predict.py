@@ -50,6 +50,15 @@ def predict(
             metavar="SHARE", min=0.0, max=1.0, help="Leave out classes less probable than this."
         ),
     ] = 0.0,
+    reject_below: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0.0,
+            max=1.0,
+            help="Answer `unsure` where the best class is less probable than this.",
+        ),
+    ] = 0.0,
     weights: options.Weights = None,
     labels: options.Labels = None,
     from_file: options.FromFile = None,
@@ -106,7 +115,7 @@ def predict(
         mirror=mirror,
         offline=offline,
     )
-    job = PredictJob(run_options, model_options, topk, threshold, tta, quiet)
+    job = PredictJob(run_options, model_options, topk, threshold, reject_below, tta, quiet)
     found = records(job)
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
     explicit = from_file is None and all(map(is_one, inputs))
@@ -116,6 +125,7 @@ def predict(
         topk=topk,
         single=one,
         many=not explicit or len(inputs) > _FEW,
+        rejecting=reject_below > 0,
     )
     _show(found, writer, total=len(inputs) if explicit else None)
 

@@ -32,6 +32,7 @@ class PredictJob:
     model: ModelOptions
     topk: int
     threshold: float
+    reject_below: float
     tta: bool
     quiet: bool
 
@@ -77,9 +78,10 @@ def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
 
     output.set_quiet(job.quiet)
     found = classifier(job.model, tta=job.tta)
-    return (
-        yield from run(found, job.options, start, _stdin, topk=job.topk, threshold=job.threshold)
-    )
+    answer = {
+        "topk": job.topk, "threshold": job.threshold, "reject_below": job.reject_below
+    }  # fmt: skip
+    return (yield from run(found, job.options, start, _stdin, **answer))
 
 
 def classifier(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -246,7 +246,8 @@ class Classifier:
             rows = np.empty((0, *shape), extraction.dtype)
             if arrays:
                 with running("network"):
-                    rows = extraction.rows(self.engine.output(np.stack(arrays), extraction.output))
+                    out = self.engine.output(np.stack(arrays), extraction.output)
+                    rows = extraction.rows(out, self.model.temperature)
                 assert rows.shape == (len(arrays), *shape)
             yield group, rows
 
@@ -256,6 +257,7 @@ class Classifier:
         *,
         topk: int = 5,
         threshold: float = 0.0,
+        reject_below: float = 0.0,
         batch_size: int = DEFAULT_BATCH_SIZE,
         workers: int = DEFAULT_WORKERS,
         first: int = 0,
@@ -263,18 +265,42 @@ class Classifier:
     ) -> Iterator[Record]:
         """One record per source, in order, as batches finish while the next photos are decoded.
 
+        Classes less probable than `threshold` are left out; with `reject_below` above 0 a record
+        says whether its best class is less probable than that.
         `workers` threads decode; `prepare` replaces what they do, and is given each source's index,
         counted from `first`.
         """
+        answers = self.answers(
+            sources, topk=topk, batch_size=batch_size, workers=workers, first=first, prepare=prepare
+        )
+        for record, _ in answers:
+            best = record.predictions[0].probability if record.predictions else None
+            kept = tuple(p for p in record.predictions if p.probability >= threshold)
+            unsure = best < reject_below if best is not None and reject_below > 0 else None
+            yield replace(record, predictions=kept, unsure=unsure)
+
+    def answers(
+        self,
+        sources: Iterable[Source],
+        *,
+        topk: int = 5,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int = DEFAULT_WORKERS,
+        first: int = 0,
+        prepare: Prepare | None = None,
+    ) -> Iterator[tuple[Record, Float32 | None]]:
+        """The records of `records`, each with its logits float32 (classes,); None for an error."""
         for group in self._groups(sources, batch_size, workers, first, prepare):
             logits = self._run(group)
-            ranked = iter(rank(logits, self.class_names, topk) if len(logits) else ())
+            names, temperature = self.class_names, self.model.temperature
+            ranked = iter(rank(logits, names, topk, temperature) if len(logits) else ())
+            rows = iter(logits)
             for item in group:
                 if item.error is not None:
-                    yield Record(item.source.name, self.model.name, error=item.error)
-                    continue
-                kept = tuple(p for p in next(ranked) if p.probability >= threshold)
-                yield Record(item.source.name, self.model.name, predictions=kept)
+                    yield Record(item.source.name, self.model.name, error=item.error), None
+                else:
+                    record = Record(item.source.name, self.model.name, predictions=next(ranked))
+                    yield record, next(rows)
 
     def prepare(self, _index: int, source: Source) -> Float32:
         """Reads and preprocesses one source: float32 (3, size, size).

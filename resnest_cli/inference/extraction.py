@@ -74,17 +74,19 @@ class Extraction:
         """Bytes of a row of this shape."""
         return prod(shape) * (2 if self.dtype == "float16" else 4)
 
-    def rows(self, out: "NDArray[np.float32]") -> "NDArray[np.float16] | NDArray[np.float32]":
+    def rows(
+        self, out: "NDArray[np.float32]", temperature: float = 1.0
+    ) -> "NDArray[np.float16] | NDArray[np.float32]":
         """An engine's `output` for N photos -> (N, *row_shape), C-contiguous, in `dtype`.
 
-        What float16 cannot hold becomes infinite.
+        `temperature` is the model's, for probabilities. What float16 cannot hold becomes infinite.
         """
         import numpy as np
 
         if self.head == "probabilities":
             from resnest_cli.inference.ranking import softmax
 
-            out = softmax(out).astype(np.float32)
+            out = softmax(out, temperature).astype(np.float32)
         elif out.ndim == 4 and self.pool == "avg":
             out = out.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)  # (N, channels)
         if self.normalize == "l2":

@@ -16,12 +16,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The answer for one input: ranked classes, or the reason why there are none."""
+    """The answer for one input: ranked classes, or the reason why there are none.
+
+    `unsure` says whether the best class is less probable than what the user accepts as an answer;
+    None where nothing was said, or there is an error.
+    """
 
     input: str
     model: str
     error: str | None = None
     predictions: tuple[Prediction, ...] = ()
+    unsure: bool | None = None
 
     @property
     def status(self) -> Literal["ok", "error"]:
@@ -29,11 +34,12 @@ class Record:
         return "ok" if self.error is None else "error"
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it; the order of the keys is fixed."""
-        return {
+        """The record as JSON has it; the order of the keys is fixed, `unsure` last, if at all."""
+        record: dict[str, Any] = {
             "input": self.input,
             "status": self.status,
             "error": self.error,
             "model": self.model,
             "predictions": [asdict(prediction) for prediction in self.predictions],
         }
+        return record if self.unsure is None else record | {"unsure": self.unsure}

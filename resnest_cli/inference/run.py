@@ -31,6 +31,7 @@ def run(
     *,
     topk: int = 5,
     threshold: float = 0.0,
+    reject_below: float = 0.0,
 ) -> Generator[Record, None, int]:
     """One record per input from `start.skip` on, in order; `stdin` gives a list or an image.
 
@@ -46,6 +47,7 @@ def run(
             islice(sources, start.skip, None),
             topk=topk,
             threshold=threshold,
+            reject_below=reject_below,
             batch_size=options.batch_size,
             workers=options.workers,
             first=start.skip,

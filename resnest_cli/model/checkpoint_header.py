@@ -9,6 +9,7 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
     overrides             JSON object: architecture fields that differ from the table
     preprocessing         JSON object, see `variants.Preprocessing`
     class_names           JSON list of as many names as fc.weight has rows; absent when unknown
+    temperature           number; probabilities are softmax(logits / temperature); absent: 1
     metrics, provenance   JSON objects, free
     versions              JSON object: library -> version that wrote the file
 
@@ -24,7 +25,13 @@ from typing import Any, Literal
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, NewerFormatError
-from resnest_cli.model.container import Header, file_kind, read_header, without_duplicates
+from resnest_cli.model.container import (
+    Header,
+    file_kind,
+    read_header,
+    rewrite_metadata,
+    without_duplicates,
+)
 from resnest_cli.model.state_dict import Shape, clean_names, infer_variant, shortened
 from resnest_cli.model.variants import (
     VARIANTS,
@@ -37,6 +44,8 @@ from resnest_cli.model.variants import (
 
 FORMAT_VERSION = 1
 MINIMUM_RESNEST_CLI = "0.1.0"  # first version that reads FORMAT_VERSION
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _AGAIN = "Download or copy it again."
@@ -52,7 +61,7 @@ class CheckpointInfo:
     None where a bare file fits no published variant, or several.
 
     To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
-    variant's), `metrics` and `provenance` (JSON-ready); the rest is found out.
+    variant's), `temperature`, `metrics` and `provenance` (JSON-ready); the rest is found out.
     """
 
     variant: Variant | None = None
@@ -61,6 +70,7 @@ class CheckpointInfo:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
     num_classes: int | None = None
     in_channels: int | None = None
     format: Literal["resnest", "safetensors", "pickle"] = "resnest"
@@ -168,8 +178,23 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         "variant": replace(variant, preprocessing=preprocessing),
         "preprocessing": preprocessing,
         "class_names": None if names is None else tuple(names),
+        "temperature": _temperature(metadata),
         **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
     }
+
+
+def _temperature(metadata: Mapping[str, str]) -> float:
+    text = metadata.get("temperature", "1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, not "
+            f"{shortened(text)}"
+        )
+    return value
 
 
 def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
@@ -184,6 +209,19 @@ def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{key} must be a JSON {'object' if kind is dict else 'list'}")  # noqa: TRY004
     return value
+
+
+def set_temperature(path: Path, temperature: float) -> None:
+    """Writes a temperature into the header of a checkpoint of ours; the tensors stay as they are.
+
+    Raises:
+        CheckpointError: it is no such checkpoint, or cannot be written.
+    """
+    if read_info(path).format != "resnest":
+        raise CheckpointError(
+            f"{path} is not a checkpoint of ours, which could hold a temperature."
+        )
+    rewrite_metadata(path, {"temperature": repr(float(temperature))})
 
 
 def metadata_of(info: CheckpointInfo) -> dict[str, str]:
@@ -212,6 +250,8 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
         "minimum_resnest_cli": MINIMUM_RESNEST_CLI,
         "variant": variant.id,
     }
+    if info.temperature != 1:
+        metadata["temperature"] = repr(float(info.temperature))
     for key, value in records.items():
         if value is not None:
             try:

@@ -7,6 +7,7 @@ that stand twice are refused, and every error says what to do.
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from resnest_cli.errors import CheckpointError
+from resnest_cli.files import atomic_file
 from resnest_cli.model.state_dict import Shape, shortened
 
 if TYPE_CHECKING:
@@ -144,3 +146,27 @@ def write_container(
     for name in names:
         array = tensors[name].numpy()
         file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)
+
+
+def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
+    """Changes the metadata of a safetensors file; the bytes of its tensors are copied.
+
+    The file is replaced whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be read or written.
+    """
+    try:
+        with path.open("rb") as source, atomic_file(path) as target:
+            length = int.from_bytes(source.read(8), "little")
+            header = json.loads(source.read(length).decode("utf-8"))
+            header["__metadata__"] = {**(header.get("__metadata__") or {}), **changes}
+            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+            text += b" " * (-len(text) % 8)
+            target.write(len(text).to_bytes(8, "little"))
+            target.write(text)
+            shutil.copyfileobj(source, target)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} could not be written: {getattr(error, 'strerror', None) or error}."
+        ) from error

@@ -12,6 +12,7 @@ from resnest_cli.errors import LabelsError
 from resnest_cli.paths import resnest_home
 
 LABELS_FILE = "imagenet_classes.txt"
+_IDS_FILE = "imagenet_wnids.txt"
 LABELS_SHA256 = "1f386e0d1cb6e28b9c2dac651c3dea6801e98ad1b41a14ce6bb1a093d72069f5"
 
 
@@ -28,6 +29,15 @@ def imagenet_labels() -> tuple[str, ...]:
     raise LabelsError(
         f"{bundled_labels()} is missing or damaged. Install resnest-cli again, or pass --labels."
     )
+
+
+@cache
+def imagenet_ids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's 1000 classes, by index; they are in alphabetical order.
+
+    Source: timm's `imagenet_synsets.txt`, the order of ILSVRC 2012.
+    """
+    return tuple(Path(__file__).with_name(_IDS_FILE).read_text(encoding="ascii").split())
 
 
 def bundled_labels() -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
 from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
-from resnest_cli.model.labels import labels_for, read_labels
+from resnest_cli.model.labels import imagenet_ids, labels_for, read_labels
 from resnest_cli.model.variants import (
     DEFAULT_MODEL,
     VARIANTS,
@@ -42,7 +42,8 @@ class Model:
     """A network, what goes in and what comes out; its weights lie in `path` until asked for.
 
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
-    of logit i.
+    of logit i, `class_ids[i]` its folder's name or WordNet id, where they are known. Logits are
+    divided by `temperature` before they become probabilities.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Model:
     in_channels: int
     path: Path
     load: "Callable[[], Checkpoint]"
+    class_ids: tuple[str, ...] | None = None
+    temperature: float = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -125,6 +128,8 @@ def find_model(
         in_channels=known.in_channels,
         path=path,
         load=load,
+        class_ids=_class_ids(known),
+        temperature=known.temperature,
     )
 
 
@@ -256,6 +261,16 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
         num_classes=classes,
         in_channels=channels,
     )
+
+
+def _class_ids(known: "CheckpointInfo") -> tuple[str, ...] | None:
+    """Those that a training noted; ImageNet's for 1000 classes without names of their own."""
+    if known.class_names is None:
+        return imagenet_ids() if known.num_classes == len(imagenet_ids()) else None
+    found = known.provenance.get("class_ids")
+    if not isinstance(found, list) or len(found) != known.num_classes:
+        return None
+    return tuple(map(str, found))
 
 
 def _class_names(known: "CheckpointInfo", labels: str | Path | None) -> tuple[str, ...]:

@@ -7,11 +7,13 @@
     progress.py   bars on stderr
     status.py     one live line on stderr
     training.py   what the training commands print
+    evaluation.py what `evaluate` prints
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
 NO_COLOR or TERM=dumb: no colour, no bars.
 """
 
+from resnest_cli.output.evaluation import show_calibration, show_comparison, show_evaluation
 from resnest_cli.output.messages import (
     debug_wanted,
     error,
@@ -43,6 +45,9 @@ __all__ = [
     "record_writer",
     "set_debug",
     "set_quiet",
+    "show_calibration",
+    "show_comparison",
+    "show_evaluation",
     "show_table",
     "to_json",
 ]

@@ -28,12 +28,19 @@ class RecordWriter(Protocol):
 
 
 def record_writer(
-    format_: Format, path: Path | None, *, topk: int, single: bool, many: bool
+    format_: Format,
+    path: Path | None,
+    *,
+    topk: int,
+    single: bool,
+    many: bool,
+    rejecting: bool = False,
 ) -> RecordWriter:
     """The writer for a format, to a file or, without `path`, to stdout.
 
     `single`: there is one input, for which JSON is one object instead of an array. `many`: one line
-    for each photo instead of a table. `topk` is the number of classes that a CSV row has room for.
+    for each photo instead of a table. `topk` is the number of classes that a CSV row has room for;
+    with `rejecting` it has a column `unsure`, too.
 
     Raises:
         ResnestError: the file cannot be written.
@@ -45,7 +52,7 @@ def record_writer(
     if format_ == "json":
         return JsonWriter(sink, single=single)
     if format_ == "csv":
-        return CsvWriter(sink, topk)
+        return CsvWriter(sink, topk, rejecting=rejecting)
     if many:
         return CompactTableWriter(sink, to_file=path is not None)
     return TableWriter(sink, to_file=path is not None)
@@ -92,13 +99,13 @@ class JsonWriter:
 class CsvWriter:
     """One row for each input: input, status, error, model, and for each rank three columns."""
 
-    def __init__(self, sink: Sink, topk: int) -> None:
+    def __init__(self, sink: Sink, topk: int, *, rejecting: bool) -> None:
         self._sink = sink
-        self._topk = topk
+        self._topk, self._rejecting = topk, rejecting
         header = ["input", "status", "error", "model"]
         for rank in range(1, topk + 1):
             header += [f"index_{rank}", f"label_{rank}", f"probability_{rank}"]
-        self._header: list[str] | None = header
+        self._header: list[str] | None = header + (["unsure"] if rejecting else [])
 
     def write(self, record: "Record") -> None:
         """One row; ranks that the record does not have stay empty."""
@@ -107,6 +114,8 @@ class CsvWriter:
         for prediction in record.predictions:
             row += [str(prediction.index), prediction.label, repr(prediction.probability)]
         row += [""] * (3 * (self._topk - len(record.predictions)))
+        if self._rejecting:
+            row.append({None: "", True: "true", False: "false"}[record.unsure])
         self._row(row)
 
     def _begin(self) -> None:
@@ -151,6 +160,8 @@ class TableWriter:
         if record.error is not None:
             self._console.print(Text(f"error: {record.error}", style="red"), soft_wrap=True)
             return
+        if record.unsure:
+            self._console.print(Text("unsure", style="yellow"), soft_wrap=True)
         table = Table(expand=False)
         table.add_column("Rank", justify="right")
         table.add_column("Class", overflow="fold")
@@ -198,7 +209,8 @@ class CompactTableWriter:
             self._line(record.input, "-", "", "")
         else:
             best = record.predictions[0]
-            self._line(record.input, best.label, f"{best.probability:.2%}", "")
+            label = f"unsure ({best.label})" if record.unsure else best.label
+            self._line(record.input, label, f"{best.probability:.2%}", "")
 
     def _line(self, name: str, label: str, probability: str, style: str) -> None:
         from rich.cells import set_cell_size

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from resnest_cli.report import canvas
 from resnest_cli.report.confusion import confusion_matrix
+from resnest_cli.report.reliability import reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from resnest_cli.training.history import EpochRow
 
-__all__ = ["confusion_matrix", "curves"]
+__all__ = ["confusion_matrix", "curves", "reliability"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _TRAIN, _RAW, _EMA, _BEST = "#0072B2", "#D55E00", "#009E73", "#222222"

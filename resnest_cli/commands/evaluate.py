@@ -1,0 +1,202 @@
+"""`resnest evaluate`: labelled photos -> how good a model is, and where it fails."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from resnest_cli import options, output
+from resnest_cli.commands import predict_job
+from resnest_cli.errors import UsageError
+from resnest_cli.evaluation.job import (
+    DECODING_LIMIT,
+    EvaluateJob,
+    Split,
+    check_folder,
+    compared,
+    evaluate,
+    summary,
+)
+from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.model.variants import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from resnest_cli.evaluation.job import Evaluated
+    from resnest_cli.inference.classifier import Classifier
+
+EPILOG = """Examples:
+
+  resnest evaluate data/ --model runs/finetune/exp/weights/best.safetensors
+
+  resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
+
+  resnest evaluate data/ --model best.safetensors --format json | jq .top1
+
+  resnest evaluate data/ --model best.safetensors --calibrate
+
+  resnest evaluate data/ --model best.safetensors --compare resnest50d"""
+
+
+def evaluate_command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder of class folders, or a CSV of path,label[,split]."
+        ),
+    ],
+    model: options.Model = DEFAULT_MODEL,
+    format_: options.TableFormat = "table",
+    output_: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Also write figures, records and pictures there."
+        ),
+    ] = None,
+    split: Annotated[
+        Split,
+        typer.Option(help="Which side of data with a split: val, unless said (auto)."),
+    ] = "auto",
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="Leave out classes that the model does not know.")
+    ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="Fit a temperature on these photos, and write it into MODEL's file."
+        ),
+    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Ask another model, too: which photos change?"),
+    ] = None,
+    weights: options.Weights = None,
+    labels: options.Labels = None,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 1,
+    device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    img_size: options.ImgSize = None,
+    crop_pct: options.CropPct = None,
+    interpolation: options.Interpolation = None,
+    crop_mode: options.CropMode = "center",
+    exif: options.Exif = True,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average each photo with its mirror image.")
+    ] = False,
+    isolate: options.Isolate = False,
+    mirror: options.Mirror = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+) -> None:
+    """Say how good a model is on labelled photos, and where it fails.
+
+    DATA has a folder for each class, named by its name, id (WordNet's for ImageNet) or index; of
+    data with a split the validation side is taken. Top-1 is exactly what `predict` says of the same
+    photos. Photos that cannot be read are left out of the figures, and the exit code is 3.
+    """
+    run_options = RunOptions(
+        inputs=(),
+        from_file=None,
+        null_separated=False,
+        recursive=True,
+        batch_size=batch_size,
+        workers=workers,
+        isolate=isolate,
+        time_limit=DECODING_LIMIT,
+    )
+    model_options = ModelOptions(
+        model=model,
+        weights=weights,
+        labels=labels,
+        device=device,
+        engine=engine,
+        img_size=img_size,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        crop_mode=crop_mode,
+        exif=exif,
+        mirror=mirror,
+        offline=offline,
+    )
+    job = EvaluateJob(
+        data, split, known_only, run_options, model_options, tta, quiet, keep_logits=calibrate
+    )
+    _run(job, format_, output_, calibrate=calibrate, compare=compare)
+
+
+def _run(
+    job: EvaluateJob,
+    format_: Literal["table", "json"],
+    folder: Path | None,
+    *,
+    calibrate: bool,
+    compare: str | None,
+) -> None:
+    if folder is not None:
+        check_folder(folder)
+    if calibrate:
+        _check_calibrated(job)
+    found = _evaluated(job)
+    figures = summary(found)
+    if calibrate:
+        from resnest_cli.evaluation.calibration import calibrate as fit
+
+        figures["calibrated"] = fit(found)
+    if compare is not None:
+        figures["comparison"] = compared(found, _evaluated(_other(job, compare)))
+    _show(figures, format_)
+    if folder is not None:
+        from resnest_cli.evaluation.files import write_all
+
+        write_all(folder, found, figures)
+        output.message(f"Written to {folder}.")
+    failed = figures["unreadable"]
+    if failed:
+        output.message(f"{failed} of {len(found.records)} photo(s) could not be read.")
+        raise typer.Exit(3)
+
+
+def _evaluated(job: EvaluateJob) -> "Evaluated":
+    with output.RecordProgress(None) as progress:
+        found = evaluate(job, _classifier, progress.update)
+    for note in found.told.notes:
+        output.message(note)
+    return found
+
+
+def _classifier(options_: ModelOptions, tta: bool) -> "Classifier":
+    return predict_job.classifier(options_, tta=tta)
+
+
+def _other(job: EvaluateJob, model: str) -> EvaluateJob:
+    """The same photos for another model, which is fed as it wants to be."""
+    other = replace(
+        job.model, model=model, weights=None, labels=None, img_size=None, crop_pct=None,
+        interpolation=None,
+    )  # fmt: skip
+    return replace(job, model=other, keep_logits=False)
+
+
+def _check_calibrated(job: EvaluateJob) -> None:
+    """Whether a temperature can be written into the model's file; before anything slow begins."""
+    from resnest_cli.model.checkpoint_header import read_info
+
+    path = Path(job.model.model)
+    if job.model.weights is not None or not path.is_file() or read_info(path).format != "resnest":
+        raise UsageError(
+            f"--calibrate writes into a checkpoint of ours, and {job.model.model} is none. Give "
+            "--model the path of one, such as runs/finetune/exp/weights/best.safetensors."
+        )
+
+
+def _show(figures: dict[str, Any], format_: Literal["table", "json"]) -> None:
+    if format_ == "json":
+        output.emit(output.to_json(figures, indent=2) + "\n")
+        return
+    output.show_evaluation(figures)
+    if "calibrated" in figures:
+        output.show_calibration(figures["calibrated"])
+    if "comparison" in figures:
+        output.show_comparison(figures["comparison"])

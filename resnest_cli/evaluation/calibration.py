@@ -1,0 +1,112 @@
+"""Whether probabilities mean what they say, and the temperature that mends it.
+
+"On Calibration of Modern Neural Networks" (Guo et al., arXiv 1706.04599): expected calibration
+error over 15 bins of equal width (section 2), and temperature scaling (section 4.2).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnest_cli.evaluation.scores import Float
+from resnest_cli.inference.ranking import softmax
+from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE, set_temperature
+
+if TYPE_CHECKING:
+    from resnest_cli.evaluation.job import Evaluated
+
+BINS = 15
+_BATCH = 4096  # rows of logits in float64 at once
+_STEPS, _ENOUGH = 60, 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Photos with a confidence in (low, high]: how many, its mean, and which share is right."""
+
+    low: float
+    high: float
+    photos: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """`ece` in [0, 1]: the mean distance of confidence and accuracy, weighted by photos."""
+
+    ece: float
+    bins: tuple[Bin, ...]  # those that have photos
+
+
+def calibration(confidence: Float, right: NDArray[np.bool_]) -> Calibration:
+    """Of N photos: `confidence` float64 (N,) in [0, 1], and whether each answer is right."""
+    places = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    bins = []
+    for place in range(BINS):
+        inside = places == place
+        if count := int(inside.sum()):
+            mean, accuracy = float(confidence[inside].mean()), float(right[inside].mean())
+            bins.append(Bin(place / BINS, (place + 1) / BINS, count, mean, accuracy))
+    total = sum(found.photos for found in bins)
+    distance = sum(found.photos * abs(found.confidence - found.accuracy) for found in bins)
+    return Calibration(distance / max(1, total), tuple(bins))
+
+
+def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The temperature with the least loss: logits (N, K) and true classes (N,), N at least 1.
+
+    The loss is convex in 1 / temperature, so that Newton's method, kept inside an interval that
+    bisection narrows, finds the least. It stays within the limits that a checkpoint may hold.
+    """
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+    beta = 1.0
+    for _ in range(_STEPS):
+        slope, curvature = _slope(logits, truth, beta)
+        low, high = (beta, high) if slope < 0 else (low, beta)
+        step = beta - slope / curvature if curvature > 0 else low
+        following = step if low < step < high else (low * high) ** 0.5
+        if abs(following - beta) <= _ENOUGH * beta:
+            break
+        beta = following
+    return float(1 / beta)
+
+
+def _slope(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], beta: float
+) -> tuple[float, float]:
+    """First and second derivative of the mean loss of softmax(beta * logits) by beta."""
+    first = second = 0.0
+    for at in range(0, len(logits), _BATCH):
+        rows = logits[at : at + _BATCH].astype(np.float64)
+        probabilities = softmax(rows * beta)  # type: ignore[arg-type]
+        mean = (probabilities * rows).sum(axis=1)
+        first += float((mean - rows[np.arange(len(rows)), truth[at : at + _BATCH]]).sum())
+        second += float(((probabilities * rows**2).sum(axis=1) - mean**2).sum())
+    return first / len(logits), second / len(logits)
+
+
+def calibrate(found: "Evaluated") -> dict[str, Any]:
+    """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
+
+    It goes into the header of the checkpoint that was evaluated. Returns, as JSON has it, the
+    temperature, and calibration error and loss before and after.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    assert found.logits is not None
+    truth = found.answers.truth
+    temperature = fit_temperature(found.logits, truth)
+    record: dict[str, Any] = {"temperature": temperature, "file": found.told.path}
+    for when, used in (("before", found.told.temperature), ("after", temperature)):
+        probabilities = softmax(found.logits, used)
+        own = probabilities[np.arange(len(truth)), truth]
+        right = found.answers.right
+        record[f"ece_{when}"] = calibration(probabilities.max(axis=1), right).ece
+        record[f"loss_{when}"] = float(-np.log(np.maximum(own, 1e-300)).mean())
+    set_temperature(Path(found.told.path), temperature)
+    return record

@@ -1,0 +1,327 @@
+"""What `resnest evaluate` does, apart from its command line; free of Typer.
+
+The working process lists the labelled photos, finds each one's class and asks the model, exactly as
+`predict` does; a photo that crashes the decoder gives a record with an error there, too. This one
+collects.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.inference.records import Record
+from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.supervise import Start, supervised
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from resnest_cli.evaluation.scores import Answers
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.training.listing import Listed
+
+Split = Literal["auto", "train", "val", "all"]
+
+TOPK = 5  # classes in the record of each photo
+DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateJob:
+    """What was asked for; see the options of `resnest evaluate`."""
+
+    data: str
+    split: Split
+    known_only: bool
+    options: RunOptions
+    model: ModelOptions
+    tta: bool = False
+    quiet: bool = False
+    keep_logits: bool = False
+
+
+class Answered(NamedTuple):
+    """One photo of `total`: its record, true class, place of that class, loss in nats; logits if
+    kept.
+    """
+
+    total: int
+    record: Record
+    truth: int
+    place: int
+    loss: float
+    logits: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the working process knows of the model and the data."""
+
+    model: str
+    path: str
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...] | None
+    temperature: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """All photos in the order of the data. `answers` and `logits` (N, K) are of the readable ones,
+    in the same order; `truth` is each photo's true class.
+    """
+
+    told: Told
+    records: tuple[Record, ...]
+    truth: tuple[int, ...]
+    answers: "Answers"
+    logits: "NDArray[np.float32] | None" = None
+
+    @property
+    def readable(self) -> list[int]:
+        """The photos that `answers` are about."""
+        return [index for index, record in enumerate(self.records) if record.error is None]
+
+
+def check_folder(folder: Path) -> None:
+    """Whether results can go there; before anything slow begins.
+
+    Raises:
+        ResnestError: it is a file, or its parent does not exist.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: is a file. Give -o a folder.")
+    if not folder.parent.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
+
+
+Make = Callable[[ModelOptions, bool], "Classifier"]
+
+
+def evaluate(
+    job: EvaluateJob, make: Make, progress: Callable[[int, int, int], None] = lambda *_: None
+) -> Evaluated:
+    """Asks the model about every labelled photo. `make` gives a classifier, in either process.
+
+    Raises:
+        UsageError: the data have no photos, or classes that the model does not know.
+        ResnestError: the model or the data cannot be had, or no photo can be read.
+    """
+    found = supervised(partial(_work, job, make), time_limit=DECODING_LIMIT)
+    items: list[Answered] = []
+    failed = 0
+    while True:
+        try:
+            item = next(found)
+        except StopIteration as end:
+            told: Told = end.value
+            break
+        items.append(item)
+        failed += item.record.error is not None
+        progress(len(items), failed, item.total)
+    if failed == len(items):
+        raise ResnestError(f"{job.data}: none of {failed} photo(s) can be read.")
+    return _collected(items, told)
+
+
+def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Told]:
+    from resnest_cli.evaluation.scores import answer
+    from resnest_cli.evaluation.truth import class_indices
+    from resnest_cli.images.sources import Source
+    from resnest_cli.inference.run import careful
+
+    photos, notes = _labelled(job)
+    classifier = make(job.model, job.tta)
+    model = classifier.model
+    indices, unknown = class_indices({p.label for p in photos}, model, known_only=job.known_only)
+    if unknown:
+        before = len(photos)
+        photos = [photo for photo in photos if photo.label in indices]
+        notes.append(
+            f"{before - len(photos)} photo(s) of {len(unknown)} class(es) left out: the model does "
+            "not know them."
+        )
+    if not photos:
+        raise UsageError(f"{job.data}: has no photo of a class that the model knows.")
+    sources = (Source(photo.path, path=photo.path) for photo in islice(photos, start.skip, None))
+    with ExitStack() as stack:
+        answers = classifier.answers(
+            sources,
+            topk=TOPK,
+            batch_size=job.options.batch_size,
+            workers=job.options.workers,
+            first=start.skip,
+            prepare=careful(classifier, job.options, start, stack),
+        )
+        for photo, (record, logits) in zip(photos[start.skip :], answers, strict=True):
+            truth = indices[photo.label]
+            if logits is None:
+                yield Answered(len(photos), record, truth, 0, 0.0, None)
+                continue
+            place, loss = answer(logits, truth, model.temperature)
+            kept = logits.tobytes() if job.keep_logits else None
+            yield Answered(len(photos), record, truth, place, loss, kept)
+    return Told(
+        model=model.name,
+        path=str(model.path),
+        class_names=model.class_names,
+        class_ids=model.class_ids,
+        temperature=model.temperature,
+        notes=tuple(notes),
+    )
+
+
+def _labelled(job: EvaluateJob) -> "tuple[list[Listed], list[str]]":
+    """The photos of the wanted side, and what the user should know of the data."""
+    from resnest_cli.training.listing import list_data
+
+    listing = list_data(job.data)
+    if not listing.own_split:
+        if job.split in {"train", "val"}:
+            raise UsageError(f"--split {job.split}: {job.data} has no split.")
+        return listing.photos, listing.notes
+    side = "val" if job.split == "auto" else job.split
+    photos = [photo for photo in listing.photos if side in {"all", photo.side}]
+    return photos, listing.notes
+
+
+def _collected(items: Sequence[Answered], told: Told) -> Evaluated:
+    import numpy as np
+
+    from resnest_cli.evaluation.scores import Answers
+
+    good = [item for item in items if item.record.error is None]
+    best = [item.record.predictions[0] for item in good]
+    answers = Answers(
+        truth=np.array([item.truth for item in good], np.int64),
+        predicted=np.array([found.index for found in best], np.int64),
+        place=np.array([item.place for item in good], np.int64),
+        confidence=np.array([found.probability for found in best], np.float64),
+        loss=np.array([item.loss for item in good], np.float64),
+    )
+    logits = None
+    if good[0].logits is not None:
+        joined = b"".join(item.logits or b"" for item in good)
+        logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
+    return Evaluated(
+        told,
+        tuple(item.record for item in items),
+        tuple(item.truth for item in items),
+        answers,
+        logits,
+    )
+
+
+def summary(found: Evaluated) -> dict[str, Any]:
+    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level."""
+    from resnest_cli.evaluation.calibration import calibration
+    from resnest_cli.evaluation.scores import confusions, scores, worst
+
+    told, answers = found.told, found.answers
+    names = told.class_names
+    figures = scores(answers, len(names))
+    calibrated = calibration(answers.confidence, answers.right)
+    good = found.readable
+    return {
+        "model": told.model,
+        "photos": figures.photos,
+        "unreadable": len(found.records) - figures.photos,
+        "top1": figures.top1.value,
+        "top1_interval": [figures.top1.low, figures.top1.high],
+        "top5": figures.top5.value if figures.top5 else None,
+        "top5_interval": [figures.top5.low, figures.top5.high] if figures.top5 else None,
+        "loss": figures.loss,
+        "mean_recall": figures.mean_recall,
+        "mean_f1": figures.mean_f1,
+        "ece": calibrated.ece,
+        "temperature": told.temperature,
+        "classes": [
+            {
+                "index": index,
+                "id": told.class_ids[index] if told.class_ids else None,
+                "label": names[index],
+                "support": one.support,
+                "predicted": one.predicted,
+                "precision": one.precision,
+                "recall": one.recall,
+                "f1": one.f1,
+            }
+            for index, one in enumerate(figures.classes)
+        ],
+        "confusions": [
+            {"truth": names[t], "predicted": names[p], "photos": count}
+            for t, p, count in confusions(figures, 20)
+        ],
+        "worst": [
+            {
+                "input": found.records[good[index]].input,
+                "truth": names[int(answers.truth[index])],
+                "predicted": names[int(answers.predicted[index])],
+                "probability": float(answers.confidence[index]),
+            }
+            for index in worst(answers, 20)
+        ],
+        "reliability": [
+            {
+                "low": one.low,
+                "high": one.high,
+                "photos": one.photos,
+                "confidence": one.confidence,
+                "accuracy": one.accuracy,
+            }
+            for one in calibrated.bins
+        ],
+    }
+
+
+def compared(found: Evaluated, other: Evaluated) -> dict[str, Any]:
+    """Another model on the same photos, as JSON has it; of photos that both could read."""
+    import numpy as np
+
+    from resnest_cli.evaluation.comparison import compare
+
+    ours, theirs = _by_input(found), _by_input(other)
+    both = [name for name in ours if name in theirs]
+    first = np.array([ours[name][0] == ours[name][1] for name in both], np.bool_)
+    second = np.array([theirs[name][0] == theirs[name][1] for name in both], np.bool_)
+    result = compare(first, second)
+
+    def listed(indices: Sequence[int]) -> list[dict[str, str]]:
+        return [
+            {
+                "input": both[index],
+                "truth": found.told.class_names[ours[both[index]][0]],
+                "this": found.told.class_names[ours[both[index]][1]],
+                "other": other.told.class_names[theirs[both[index]][1]],
+            }
+            for index in indices
+        ]
+
+    return {
+        "model": other.told.model,
+        "photos": len(both),
+        "top1": float(second.mean()) if both else None,
+        "this_top1": float(first.mean()) if both else None,
+        "mended_count": len(result.mended),
+        "broken_count": len(result.broken),
+        "p_value": result.p_value,
+        "mended": listed(result.mended),
+        "broken": listed(result.broken),
+    }
+
+
+def _by_input(found: Evaluated) -> dict[str, tuple[int, int]]:
+    """Input -> true and predicted class, of the readable photos."""
+    return {
+        found.records[index].input: (
+            found.truth[index],
+            found.records[index].predictions[0].index,
+        )
+        for index in found.readable
+    }
