@@ -150,6 +150,10 @@ Isolate = Annotated[
     bool,
     typer.Option("--isolate", help="Decode in replaceable processes with limits; slower."),
 ]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Also write a page to look at in a browser."),
+]
 RecordFormat = Annotated[
     output.Format | None,
     typer.Option(

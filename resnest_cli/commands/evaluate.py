@@ -8,6 +8,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
+from resnest_cli.commands.inputs import check_written, write_page
 from resnest_cli.errors import UsageError
 from resnest_cli.evaluation.job import (
     DECODING_LIMIT,
@@ -33,6 +34,8 @@ EPILOG = """Examples:
 
   resnest evaluate data/ --model best.safetensors --format json | jq .top1
 
+  resnest evaluate data/ --model best.safetensors --html page.html
+
   resnest evaluate data/ --model best.safetensors --calibrate
 
   resnest evaluate data/ --model best.safetensors --compare resnest50d"""
@@ -53,6 +56,7 @@ def evaluate_command(
             "--output", "-o", metavar="DIR", help="Also write figures, records and pictures there."
         ),
     ] = None,
+    html: options.Html = None,
     split: Annotated[
         Split,
         typer.Option(help="Which side of data with a split: val, unless said (auto)."),
@@ -123,13 +127,16 @@ def evaluate_command(
     job = EvaluateJob(
         data, split, known_only, run_options, model_options, tta, quiet, keep_logits=calibrate
     )
-    _run(job, format_, output_, calibrate=calibrate, compare=compare)
+    if html is not None:
+        check_written(html, (model, weights, labels))
+    _run(job, format_, output_, html, calibrate=calibrate, compare=compare)
 
 
 def _run(
     job: EvaluateJob,
     format_: Literal["table", "json"],
     folder: Path | None,
+    html: Path | None,
     *,
     calibrate: bool,
     compare: str | None,
@@ -152,6 +159,10 @@ def _run(
 
         write_all(folder, found, figures)
         output.message(f"Written to {folder}.")
+    if html is not None:
+        from resnest_cli.evaluation.page import evaluation_page
+
+        write_page(evaluation_page(found, figures), html, "evaluate.html")
     failed = figures["unreadable"]
     if failed:
         output.message(f"{failed} of {len(found.records)} photo(s) could not be read.")

@@ -1,9 +1,16 @@
-"""Checks that commands over many photos share; before anything slow begins."""
+"""What commands over many photos share: checks before anything slow begins, and the page."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from resnest_cli.errors import UsageError
+from resnest_cli import output
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.images.sources import EXTENSIONS
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.records import Record
+    from resnest_cli.report.html import Page
 
 
 def check_inputs(inputs: Iterable[str], from_file: str | None) -> None:
@@ -25,3 +32,57 @@ def check_not_read(path: Path, read: Iterable[str | None]) -> None:
     for name in filter(None, read):
         if path.exists() and Path(name).exists() and path.samefile(name):
             raise UsageError(f"{path} is read by this command; give -o another name.")
+
+
+def check_written(path: Path, read: Iterable[str | None]) -> None:
+    """Whether a text file can be written; `read` are the files that the command reads.
+
+    Raises:
+        UsageError: it has the name of a photo, or is one of the files that are read.
+        ResnestError: it is a folder, or its own does not exist.
+    """
+    if path.suffix.lower() in EXTENSIONS:
+        raise UsageError(f"{path}: records are text; photos are never written to.")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ResnestError(f"{path}: cannot be written: {what}.")
+    check_not_read(path, read)
+
+
+class HtmlPage:
+    """The page of a run over photos; Pillow and Jinja2 are imported with the first record."""
+
+    def __init__(self, path: Path, title: str) -> None:
+        self._path, self._title = path, title
+        self._page: Page | None = None
+
+    def add(self, record: "Record") -> None:
+        """One record; its photo is read for a thumbnail."""
+        if self._page is None:
+            from resnest_cli.report.html import Page
+
+            self._page = Page(self._title, "")
+        self._page.add(record)
+
+    def write(self, subtitle: str) -> None:
+        """Writes the page, and says where.
+
+        Raises:
+            ResnestError: it cannot be written.
+        """
+        assert self._page is not None
+        self._page.subtitle = subtitle
+        write_page(self._page, self._path, "predict.html")
+
+
+def write_page(page: "Page", path: Path, template: str) -> None:
+    """Writes a page, and says where.
+
+    Raises:
+        ResnestError: it cannot be written.
+    """
+    try:
+        page.write(path, template)
+    except OSError as error:
+        raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    output.message(f"Page written to {path}.")

@@ -8,10 +8,10 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
-from resnest_cli.commands.inputs import check_inputs, check_not_read
+from resnest_cli.commands.inputs import HtmlPage, check_inputs, check_written
 from resnest_cli.commands.predict_job import PredictJob, records
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import EXTENSIONS, is_one
+from resnest_cli.errors import ResnestError
+from resnest_cli.images.sources import is_one
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
@@ -21,6 +21,8 @@ EPILOG = """Examples:
   resnest predict dog.jpg --model resnest101e --topk 5
 
   resnest predict photos/ -o records.csv
+
+  resnest predict photos/ --html page.html
 
   resnest predict "photos/**/*.jpg" --format jsonl | head -3
 
@@ -44,6 +46,7 @@ def predict(
     topk: options.Topk = 5,
     format_: options.RecordFormat = None,
     output_: options.Output = None,
+    html: options.Html = None,
     threshold: Annotated[
         float,
         typer.Option(
@@ -90,7 +93,10 @@ def predict(
     inputs = photos or []
     if output_ == Path("-"):
         output_ = None
-    _check(inputs, output_, read=(*inputs, from_file, model, weights, labels))
+    read = (*inputs, from_file, model, weights, labels)
+    check_inputs(inputs, from_file)
+    for path in filter(None, (output_, html)):
+        check_written(path, read)
     run_options = RunOptions(
         inputs=tuple(inputs),
         from_file=from_file,
@@ -127,20 +133,8 @@ def predict(
         many=not explicit or len(inputs) > _FEW,
         rejecting=reject_below > 0,
     )
-    _show(found, writer, total=len(inputs) if explicit else None)
-
-
-def _check(inputs: list[str], output_: Path | None, read: tuple[str | None, ...]) -> None:
-    """Tells what cannot end well before anything slow begins; `read` are the files to be read."""
-    check_inputs(inputs, read[len(inputs)])
-    if output_ is None:
-        return
-    if output_.suffix.lower() in EXTENSIONS:
-        raise UsageError(f"{output_}: records are text; photos are never written to.")
-    if output_.is_dir() or not output_.parent.is_dir():
-        what = "is a folder" if output_.is_dir() else f"there is no folder {output_.parent}"
-        raise ResnestError(f"{output_}: cannot be written: {what}.")
-    check_not_read(output_, read)
+    page = HtmlPage(html, f"Predictions of {model}") if html is not None else None
+    _show(found, writer, page, total=len(inputs) if explicit else None)
 
 
 def _format_of(output_: Path | None) -> output.Format:
@@ -150,7 +144,10 @@ def _format_of(output_: Path | None) -> output.Format:
 
 
 def _show(
-    found: Generator[Record, None, int], writer: output.RecordWriter, total: int | None
+    found: Generator[Record, None, int],
+    writer: output.RecordWriter,
+    page: "HtmlPage | None",
+    total: int | None,
 ) -> None:
     done = failed = 0
     with output.RecordProgress(total) as progress:
@@ -161,6 +158,8 @@ def _show(
                 skipped = int(end.value)
                 break
             writer.write(record)
+            if page is not None:
+                page.add(record)
             done += 1
             failed += record.error is not None
             progress.update(done, failed)
@@ -169,6 +168,8 @@ def _show(
         output.message(f"{skipped} other file(s) without a known image extension were skipped.")
     if not done:
         raise ResnestError("no photo found in what was named.")
+    if page is not None:
+        page.write(f"{done:,} photo(s), {failed:,} of them unreadable")
     if failed:
         output.message(f"{failed} of {done} input(s) could not be read.")
         raise typer.Exit(3)

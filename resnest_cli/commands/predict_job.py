@@ -78,10 +78,17 @@ def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
 
     output.set_quiet(job.quiet)
     found = classifier(job.model, tta=job.tta)
-    answer = {
-        "topk": job.topk, "threshold": job.threshold, "reject_below": job.reject_below
-    }  # fmt: skip
-    return (yield from run(found, job.options, start, _stdin, **answer))
+    return (
+        yield from run(
+            found,
+            job.options,
+            start,
+            _stdin,
+            topk=job.topk,
+            threshold=job.threshold,
+            reject_below=job.reject_below,
+        )
+    )
 
 
 def classifier(

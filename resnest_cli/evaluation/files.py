@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,24 @@ def write_all(folder: Path, found: Evaluated, figures: dict[str, Any]) -> None:
             ),
         )
         write_text(folder / "records.jsonl", "".join(_lines(found)))
-        plots.confusion_matrix(folder / "confusion_matrix.png", result.confusion, told.class_names)
-        plots.reliability(
-            folder / "reliability.png",
-            calibration(found.answers.confidence, found.answers.right),
-            figures["temperature"],
-        )
+        write_pictures(folder, found, figures)
     except OSError as error:
         raise ResnestError(
             f"{error.filename or folder}: cannot be written: {error.strerror or error}."
         ) from error
+
+
+def write_pictures(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
+    """`confusion_matrix.png` and `reliability.png`.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    names, answers = found.told.class_names, found.answers
+    confusion = scores(answers, len(names)).confusion
+    plots.confusion_matrix(folder / "confusion_matrix.png", confusion, names)
+    calibrated = calibration(answers.confidence, answers.right)
+    plots.reliability(folder / "reliability.png", calibrated, figures["temperature"])
 
 
 def _cell(value: Any) -> str:

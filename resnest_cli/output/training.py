@@ -28,6 +28,7 @@ _FILES = (
     ("weights/last.safetensors", "the weights of the last epoch"),
     ("results.csv", "a row per epoch"),
     ("recall.csv", "the recall of each class, per epoch"),
+    ("report.html", "all of it on one page"),
     ("curves.png", "losses, accuracy and learning rate"),
     ("confusion_matrix.png", "which classes are taken for which"),
     ("val_predictions.jpg", "validation photos with their predictions"),

@@ -210,7 +210,7 @@ def _train(job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDis
             raise DivergedError(f"{error}{_last_good(run)}") from None
         finally:
             ready.close()
-        final_pictures(run, ready, trainer.progress, trainer.confusion.numpy(), display.message)
+        final_pictures(run, ready, trainer.progress, trainer.best, display.message)
         trainer.progress.finished = True
         trainer.save()
     display.summary(run.path, trainer.progress.rows, _command_to_try(run, ready.dataset))

@@ -24,7 +24,7 @@ from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.metrics import Evaluation, Meter, cells_of, confusion_of
+from resnest_cli.training.metrics import BestAnswers, Evaluation, Meter
 from resnest_cli.training.mixing import Mixing, loss_function
 from resnest_cli.training.optim import Schedule, clip, create_optimizer
 from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
@@ -77,7 +77,7 @@ class Trainer:
         if state is not None:
             self._network.load_state_dict(state.tensors["model"])
         self._ema = Ema(self._network, config.model_ema_decay) if config.model_ema else None
-        self.confusion = torch.zeros(task.num_classes, task.num_classes, dtype=torch.int64)
+        self.best = BestAnswers.none(task.num_classes)
         if state is not None:
             self._restore(state)
         self._saved = time.monotonic()
@@ -90,7 +90,7 @@ class Trainer:
         restore_optimizer(self._optimizer, self._network, state.tensors.get("optimizer", {}))
         if state.scaler:
             self._scaler.load_state_dict(state.scaler)
-        self.confusion = confusion_of(state.tensors["confusion"]["best"], self.task.num_classes)
+        self.best = BestAnswers.restored(state.tensors["best"], self.task.num_classes)
 
     def run(self) -> Progress:
         """Trains to the last epoch, or until it no longer gets better; returns where it stands.
@@ -225,7 +225,7 @@ class Trainer:
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self._network.state_dict(),
             "optimizer": optimizer_tensors(self._optimizer, self._network),
-            "confusion": {"best": cells_of(self.confusion)},
+            "best": self.best.tensors(),
         }
         if self._ema is not None:
             parts["ema"] = self._ema.network.state_dict()
@@ -271,7 +271,7 @@ class Trainer:
         best = winner.top1 > max(progress.best.values(), default=-1.0)
         if best:
             progress.best_epoch = progress.epoch + 1
-            self.confusion = torch.from_numpy(winner.confusion.copy())
+            self.best = BestAnswers.of(winner)
         seconds = progress.seconds + self._speed.validation
         return EpochRow(
             epoch=progress.epoch + 1,

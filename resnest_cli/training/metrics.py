@@ -1,6 +1,8 @@
 """How good logits are: loss, top-1, top-5, recall of each class, confusion matrix."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ class Evaluation:
     """A validation: `loss` in nats; `top1`, `top5`, `recall` are fractions in [0, 1].
 
     `top5` is None with five classes or fewer, the recall of a class without photos too.
-    `confusion[t, p]` counts photos of class t taken for p, int64 (K, K).
+    `confusion[t, p]` counts photos of class t taken for p, int64 (K, K). `predicted` int64 (N,) and
+    `confidence` float32 (N,) are each photo's first class and its probability.
     """
 
     photos: int
@@ -23,6 +26,8 @@ class Evaluation:
     top5: float | None
     recall: tuple[float | None, ...]
     confusion: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
 
     @property
     def mean_recall(self) -> float:
@@ -38,6 +43,8 @@ class Meter:
         self._classes = num_classes
         self._confusion = np.zeros((num_classes, num_classes), np.int64)
         self._loss, self._right5 = 0.0, 0
+        self._predicted: list[Tensor] = []
+        self._confidence: list[Tensor] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Logits (B, K) and labels int64 (B,), on any device."""
@@ -47,6 +54,8 @@ class Meter:
         order = torch.sort(logits, dim=1, descending=True, stable=True).indices
         pairs = (labels.numpy(), order[:, 0].numpy())
         np.add.at(self._confusion, pairs, 1)
+        self._predicted.append(order[:, 0].clone())
+        self._confidence.append(logits.softmax(dim=1).amax(dim=1).float())
         self._right5 += int((order[:, :5] == labels[:, None]).sum())
 
     def result(self) -> Evaluation:
@@ -64,20 +73,49 @@ class Meter:
             top5=self._right5 / max(1, photos) if self._classes > 5 else None,
             recall=recall,
             confusion=self._confusion.copy(),
+            predicted=torch.cat([torch.empty(0, dtype=torch.int64), *self._predicted]).numpy(),
+            confidence=torch.cat([torch.empty(0), *self._confidence]).numpy(),
         )
 
 
-def cells_of(confusion: Tensor) -> Tensor:
-    """The cells of a confusion matrix that are not zero: int64 (N, 3) of true, predicted, count.
+@dataclass(frozen=True, slots=True)
+class BestAnswers:
+    """What the best epoch said of the validation photos; the pictures are drawn from it.
 
-    There are at most as many as photos, however many classes there are.
+    `confusion`, `predicted` and `confidence` as in `Evaluation`.
     """
-    places = confusion.nonzero()
-    return torch.cat([places, confusion[places[:, :1], places[:, 1:]]], dim=1)
 
+    confusion: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
 
-def confusion_of(cells: Tensor, num_classes: int) -> Tensor:
-    """The matrix int64 (K, K) of `cells_of`."""
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    confusion[cells[:, 0], cells[:, 1]] = cells[:, 2]
-    return confusion
+    @classmethod
+    def none(cls, num_classes: int) -> Self:
+        """Before the first epoch has ended."""
+        empty = np.zeros((num_classes, num_classes), np.int64)
+        return cls(empty, np.empty(0, np.int64), np.empty(0, np.float32))
+
+    @classmethod
+    def of(cls, found: Evaluation) -> Self:
+        """Those of an evaluation."""
+        return cls(found.confusion, found.predicted, found.confidence)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a state. Of the matrix the cells that are not zero: int64 (N, 3), true, predicted,
+        count; there are at most as many as photos, however many classes there are.
+        """
+        places = np.argwhere(self.confusion)
+        counts = self.confusion[places[:, :1], places[:, 1:]]
+        return {
+            "cells": torch.from_numpy(np.concatenate([places, counts], axis=1)),
+            "predicted": torch.from_numpy(self.predicted),
+            "confidence": torch.from_numpy(self.confidence),
+        }
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], num_classes: int) -> Self:
+        """The inverse of `tensors`."""
+        confusion = np.zeros((num_classes, num_classes), np.int64)
+        cells = tensors["cells"].numpy()
+        confusion[cells[:, 0], cells[:, 1]] = cells[:, 2]
+        return cls(confusion, tensors["predicted"].numpy(), tensors["confidence"].numpy())

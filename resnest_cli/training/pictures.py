@@ -15,7 +15,9 @@ from resnest_cli.report import plots, sheets
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import epoch_order
+from resnest_cli.training.metrics import BestAnswers
 from resnest_cli.training.mixing import Mixing
+from resnest_cli.training.page import training_page
 from resnest_cli.training.resume import Progress
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.seeds import derived_seed
@@ -73,20 +75,27 @@ def final_pictures(
     run: RunFolder,
     ready: Ready,
     progress: Progress,
-    confusion: NDArray[np.int64],
+    best: BestAnswers,
     notify: Notify,
 ) -> None:
-    """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`."""
+    """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`; `report.html`
+    with all of them.
+    """
     _drawn(run.path / "curves.png", lambda path: plots.curves(path, progress.rows), notify)
     names = ready.dataset.class_names
     _drawn(
         run.path / "confusion_matrix.png",
-        lambda path: plots.confusion_matrix(path, confusion, names),
+        lambda path: plots.confusion_matrix(path, best.confusion, names),
         notify,
     )
     _drawn(
         run.path / "val_predictions.jpg",
         lambda path: _val_predictions(path, run, ready),
+        notify,
+    )
+    _drawn(
+        run.path / "report.html",
+        lambda path: training_page(run, ready, progress, best).write(path, "evaluate.html"),
         notify,
     )
 

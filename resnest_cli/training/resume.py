@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state as read back; `tensors` by part: "model", "optimizer", "confusion", "ema"."""
+    """A state as read back; `tensors` by part: "model", "optimizer", "best", "ema"."""
 
     progress: Progress
     tensors: dict[str, dict[str, Tensor]]

@@ -212,7 +212,8 @@ def test_what_it_keeps(straight: Kept) -> None:
     assert [row.step for row in straight.rows] == [STEPS, 2 * STEPS, 3 * STEPS]
     assert straight.rows[0].best
     assert not same(straight.weights["last"], straight.weights["last_ema"])
-    assert straight.states[-1].tensors["confusion"]["best"][:, 2].sum() == 12
+    assert straight.states[-1].tensors["best"]["cells"][:, 2].sum() == 12
+    assert len(straight.states[-1].tensors["best"]["predicted"]) == 12
     assert all(row.top5 is not None for row in straight.rows)
 
 

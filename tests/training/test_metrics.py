@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from resnest_cli.training.config import Config
-from resnest_cli.training.metrics import Meter, cells_of, confusion_of
+from resnest_cli.training.metrics import BestAnswers, Meter
 from resnest_cli.training.mixing import _OWN, Mixing, loss_function
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick")
@@ -51,13 +51,21 @@ def test_of_equal_logits_the_lower_index_wins() -> None:
     assert meter.result().top1 == 0.5
 
 
-def test_the_cells_of_a_matrix_are_few_and_give_it_back() -> None:
-    matrix = torch.zeros(1000, 1000, dtype=torch.int64)
-    assert cells_of(matrix).shape == (0, 3)
-    assert torch.equal(confusion_of(cells_of(matrix), 1000), matrix)
-    matrix[3, 7], matrix[999, 0] = 2, 5
-    assert cells_of(matrix).tolist() == [[3, 7, 2], [999, 0, 5]]
-    assert torch.equal(confusion_of(cells_of(matrix), 1000), matrix)
+def test_what_a_state_keeps_is_small_and_gives_all_of_it_back() -> None:
+    empty = BestAnswers.none(1000)
+    assert empty.tensors()["cells"].shape == (0, 3)
+    again = BestAnswers.restored(empty.tensors(), 1000)
+    np.testing.assert_array_equal(again.confusion, empty.confusion)
+    meter = Meter(1000)
+    logits = torch.zeros(3, 1000)
+    logits[[0, 1, 2], [7, 7, 0]] = 9
+    meter.update(logits, torch.tensor([3, 3, 999]))
+    found = BestAnswers.of(meter.result())
+    assert found.tensors()["cells"].tolist() == [[3, 7, 2], [999, 0, 1]]
+    again = BestAnswers.restored(found.tensors(), 1000)
+    np.testing.assert_array_equal(again.confusion, found.confusion)
+    assert again.predicted.tolist() == [7, 7, 0]
+    np.testing.assert_allclose(again.confidence, float(logits[0].softmax(0).max()))
 
 
 def test_nothing() -> None:

@@ -1,0 +1,193 @@
+"""Pages that people open: one self-contained file, no network, no external script.
+
+Jinja2 with autoescape on: whatever a file or a class is called stands in the page as text. A
+Content-Security-Policy forbids every connection besides. The pages are read in light and dark, on
+a phone and by keyboard; sorting and filtering are in `templates/page.js`.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli import __version__
+from resnest_cli.errors import ImageError
+from resnest_cli.files import write_text
+from resnest_cli.output.messages import printable_name
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.records import Record
+
+MOST_PHOTOS = 10_000  # in a page; more make it slow to open
+_SIDE, _QUALITY = 208, 72  # pixels and JPEG quality of thumbnails: about 6 kB each
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose columns can be sorted by; `numbers` are the columns that hold numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[int] = frozenset()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the template."""
+        columns = [
+            {"title": title, "number": index in self.numbers}
+            for index, title in enumerate(self.columns)
+        ]
+        rows = [[printable_name(cell) for cell in row] for row in self.rows]
+        return {"title": self.title, "columns": columns, "rows": rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in a page: what it shows, its file's name, and all of it as a data URI."""
+
+    title: str
+    file: str
+    data: str
+
+
+@dataclass(slots=True)
+class Page:
+    """What a page shows; `records` come one by one with `add`.
+
+    `figures` are (name, value, note).
+    """
+
+    title: str
+    subtitle: str
+    figures: Sequence[tuple[str, str, str]] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    photos_title: str = "Photos"
+    cards: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, str]] = field(default_factory=list)
+    left_out: int = 0
+
+    def add(self, record: "Record", truth: str | None = None, *, right: bool = False) -> None:
+        """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
+
+        `truth` is the name of its true class where that is known, `right` whether it stands first.
+        """
+        name = printable_name(record.input)
+        if record.error is not None:
+            self.errors.append({"input": name, "error": printable_name(record.error)})
+        if len(self.cards) >= MOST_PHOTOS:
+            self.left_out += 1
+            return
+        ranked = [
+            {"label": printable_name(p.label), "percent": f"{100 * p.probability:.2f}"}
+            for p in record.predictions
+        ]
+        best = record.predictions[0] if record.predictions else None
+        label = printable_name(best.label) if best else ""
+        true = printable_name(truth) if truth is not None else ""
+        self.cards.append(
+            {
+                "input": name,
+                "name": name if len(name) <= 60 else "..." + name[-57:],
+                "state": _state(record, right if truth is not None else None),
+                "label": label,
+                "truth": true if record.error is None else "",
+                "probability": repr(best.probability) if best else "",
+                "text": f"{name} {label} {true}",
+                "ranked": ranked,
+                "error": printable_name(record.error) if record.error is not None else "",
+                "thumbnail": thumbnail(record.input) if record.error is None else None,
+            }
+        )
+
+    def write(self, path: Path, template: str) -> None:
+        """Writes the page, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        # No tool can open a page with half a surrogate; `printable_name` left none.
+        write_text(path, self._rendered(template))
+
+    def _rendered(self, template: str) -> str:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("resnest_cli.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+        )
+        states = sorted({card["state"] for card in self.cards})
+        return environment.get_template(template).render(
+            title=printable_name(self.title),
+            subtitle=printable_name(self.subtitle),
+            figures=[
+                {"name": name, "value": printable_name(value), "note": note}
+                for name, value, note in self.figures
+            ],
+            pictures=self.pictures,
+            tables=[table.as_dict() for table in self.tables],
+            photos_title=self.photos_title,
+            cards=self.cards,
+            classes=sorted({card["label"] for card in self.cards if card["label"]}),
+            states=states,
+            errors=self.errors,
+            left_out=(
+                f"{self.left_out:,} more are left out here, to keep the page quick."
+                if self.left_out
+                else ""
+            ),
+            footer=f"Made by resnest-cli {__version__}.",
+        )
+
+
+def _state(record: "Record", right: bool | None) -> str:
+    if record.error is not None:
+        return "error"
+    if right is not None:
+        return "right" if right else "wrong"
+    return "unsure" if record.unsure else "answered"
+
+
+def thumbnail(path: str) -> str | None:
+    """A small JPEG of a local photo as a data URI; None where there is no such file any more."""
+    from resnest_cli.images.decode import decode
+
+    if "://" in path or not Path(path).is_file():
+        return None
+    try:
+        image = decode(path)
+    except (ImageError, MemoryError):
+        return None
+    image.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY)
+    return _uri("image/jpeg", file.getvalue())
+
+
+def picture_of(title: str, path: Path) -> Picture:
+    """A PNG or JPEG file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    kind = "image/png" if path.suffix.lower() == ".png" else "image/jpeg"
+    return Picture(title, path.name, _uri(kind, path.read_bytes()))
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
+    """Cells of these keys, formatted: fractions as percentages, None as a dash."""
+    return [[_cell(record[key]) for key in keys] for record in records]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f}%" if isinstance(value, float) else str(value)

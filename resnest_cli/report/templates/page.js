@@ -1,0 +1,82 @@
+"use strict";
+(() => {
+  const list = document.getElementById("cards");
+  const byId = (id) => document.getElementById(id);
+  const text = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+
+  if (list) {
+    const cards = [...list.children].map((node) => ({
+      node,
+      place: Number(node.dataset.place),
+      name: node.dataset.text.toLowerCase(),
+      label: node.dataset.class,
+      state: node.dataset.state,
+      p: node.dataset.p === "" ? null : 100 * Number(node.dataset.p),
+    }));
+    const orders = {
+      place: (a, b) => a.place - b.place,
+      up: (a, b) => (a.p ?? 101) - (b.p ?? 101) || a.place - b.place,
+      down: (a, b) => (b.p ?? -1) - (a.p ?? -1) || a.place - b.place,
+      class: (a, b) => text.compare(a.label, b.label) || a.place - b.place,
+    };
+    const filter = () => {
+      const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+      const label = byId("class").value;
+      const state = byId("state").value;
+      const low = Number(byId("low").value || 0);
+      const high = byId("high").value === "" ? 100 : Number(byId("high").value);
+      const whole = low <= 0 && high >= 100;
+      let shown = 0;
+      for (const card of cards) {
+        const fits =
+          words.every((word) => card.name.includes(word)) &&
+          (!label || card.label === label) &&
+          (!state || card.state === state) &&
+          (whole || (card.p !== null && card.p >= low && card.p <= high));
+        card.node.hidden = !fits;
+        shown += fits;
+      }
+      byId("count").textContent = `${shown} of ${cards.length} photos`;
+    };
+    const sort = () => {
+      cards.sort(orders[byId("sort").value]);
+      list.append(...cards.map((card) => card.node));
+    };
+    byId("controls").addEventListener("submit", (event) => event.preventDefault());
+    byId("controls").addEventListener("input", filter);
+    byId("sort").addEventListener("change", sort);
+    list.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!step) return;
+      const visible = [...list.children].filter((node) => !node.hidden);
+      const at = visible.indexOf(document.activeElement);
+      const next = visible[at + step];
+      if (at >= 0 && next) {
+        event.preventDefault();
+        next.focus();
+      }
+    });
+    filter();
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      head.querySelector("button").addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const number = head.classList.contains("number");
+        const value = (row) => row.cells[column].textContent;
+        const rows = [...table.tBodies[0].rows];
+        rows.sort((a, b) => {
+          if (!number) return (up ? 1 : -1) * text.compare(value(a), value(b));
+          const [one, two] = [a, b].map((row) => Number.parseFloat(value(row).replace(/,/g, "")));
+          if (Number.isNaN(one) || Number.isNaN(two)) return Number.isNaN(one) - Number.isNaN(two);
+          return (up ? 1 : -1) * (one - two);
+        });
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+})();

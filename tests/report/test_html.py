@@ -1,0 +1,229 @@
+"""Pages in headless Chromium: filters, sorting, keyboard, both colour schemes; hostile names."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.report.html import MOST_PHOTOS, Page, Table, thumbnail
+from tests.conftest import make_photo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+HOSTILE = "<script>document.title='stolen'<|script>.jpg"
+
+
+def answered(name: str, label: str, probability: float) -> Record:
+    rest = Prediction(2, 9, "other & <b>more</b>", 1 - probability)
+    return Record(name, "m", predictions=(Prediction(1, 1, label, probability), rest))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("html")
+
+
+@pytest.fixture(scope="module")
+def page_file(folder: Path) -> Path:
+    """Four photos, one of them unreadable, one with a hostile name; right and wrong answers."""
+    page = Page("Who is who?", "three and a half", figures=[("top-1", "66.67%", "95%")])
+    for place, (name, label, probability, truth) in enumerate(
+        (("2.jpg", "cat", 0.9, "cat"), (HOSTILE, "dog", 0.4, "cat"), ("10.jpg", "dog", 0.75, "dog"))
+    ):
+        path = folder / name
+        make_photo(folder / "photo.jpg", (90, 60), seed=place)
+        shutil.copy(folder / "photo.jpg", path)
+        page.add(answered(str(path), label, probability), truth, right=label == truth)
+    page.add(Record("broken <i>.jpg", "m", error="is empty (0 bytes)"), "cat")
+    rows = [["cat", "9", "50.00%"], ["dog", "1,000", "-"], ["ant", "20", "7.50%"]]
+    page.tables = [Table("Classes", ["Class", "Photos", "Recall"], rows, frozenset({1, 2}))]
+    page.write(folder / "page.html", "evaluate.html")
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Any, page_file: Path) -> Iterator[Any]:
+    tab = browser.new_page()
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+    tab.on("request", lambda request: _only_this(request.url, problems))
+    tab.goto(page_file.as_uri())
+    yield tab
+    tab.close()
+    assert problems == []
+
+
+def _only_this(url: str, problems: list[str]) -> None:
+    if not url.startswith(("file:", "data:")):
+        problems.append(f"asked for {url}")
+
+
+def names(tab: Any) -> list[str]:
+    return [
+        text.rpartition("/")[2]
+        for text in tab.locator(".card:visible figcaption").all_inner_texts()
+    ]
+
+
+def test_everything_is_shown(opened: Any) -> None:
+    assert len(names(opened)) == 4
+    assert opened.locator("#count").inner_text() == "4 of 4 photos"
+    assert opened.locator(".card.right").count() == 2
+    assert "it is cat" in opened.locator(".card.wrong").inner_text()
+    widths = opened.eval_on_selector_all("img", "nodes => nodes.map(n => n.naturalWidth)")
+    assert widths
+    assert min(widths) > 0
+    errors = opened.locator("section", has_text="could not be read").locator("td")
+    assert errors.all_inner_texts() == ["broken <i>.jpg", "is empty (0 bytes)"]
+
+
+def test_a_hostile_name_is_text(opened: Any) -> None:
+    assert opened.title() == "Who is who?"
+    assert opened.locator("figcaption b, figcaption script, .label b").count() == 0
+    assert opened.locator(f'figcaption[title*="{HOSTILE[:8]}"]').count() == 1
+
+
+@pytest.mark.parametrize(
+    ("selector", "value", "left"),
+    [
+        ("#search", "10 dog", ["10.jpg"]),
+        ("#search", "nothing", []),
+        ("#class", "cat", ["2.jpg"]),
+        ("#state", "wrong", [HOSTILE]),
+        ("#state", "error", ["broken <i>.jpg"]),
+        ("#low", "80", ["2.jpg"]),
+        ("#high", "50", [HOSTILE]),
+    ],
+)
+def test_filters(opened: Any, selector: str, value: str, left: list[str]) -> None:
+    field = opened.locator(selector)
+    if field.evaluate("node => node.tagName") == "SELECT":
+        field.select_option(value)
+    else:
+        field.fill(value)
+    assert names(opened) == left
+    assert opened.locator("#count").inner_text() == f"{len(left)} of 4 photos"
+
+
+def test_sorting(opened: Any) -> None:
+    opened.locator("#sort").select_option("up")
+    assert names(opened) == [HOSTILE, "10.jpg", "2.jpg", "broken <i>.jpg"]
+    opened.locator("#sort").select_option("down")
+    assert names(opened)[:3] == ["2.jpg", "10.jpg", HOSTILE]
+    opened.locator("#sort").select_option("place")
+    assert names(opened)[0] == "2.jpg"
+
+
+def test_tables_sort_by_click_and_by_key(opened: Any) -> None:
+    def column(index: int) -> list[str]:
+        cells = opened.locator(f"table.sortable td:nth-child({index})")
+        return list(cells.all_inner_texts())
+
+    opened.get_by_role("button", name="Photos").click()
+    assert column(2) == ["9", "20", "1,000"]
+    assert opened.locator("th[aria-sort=ascending]").inner_text().startswith("Photos")
+    opened.get_by_role("button", name="Photos").press("Enter")
+    assert column(2) == ["1,000", "20", "9"]
+    opened.get_by_role("button", name="Recall").click()
+    assert column(3) == ["7.50%", "50.00%", "-"]
+    opened.get_by_role("button", name="Class").click()
+    assert column(1) == ["ant", "cat", "dog"]
+
+
+def test_by_keyboard_alone(opened: Any) -> None:
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.className") == "skip"
+    opened.keyboard.press("Enter")
+    for _ in range(30):
+        opened.keyboard.press("Tab")
+        if opened.evaluate("document.activeElement.id") == "search":
+            break
+    opened.keyboard.type("jpg")
+    while "card" not in opened.evaluate("document.activeElement.className"):
+        opened.keyboard.press("Tab")
+    first = opened.evaluate("document.activeElement.dataset.place")
+    opened.keyboard.press("ArrowRight")
+    second = opened.evaluate("document.activeElement.dataset.place")
+    assert (first, second) == ("0", "1")
+    opened.keyboard.press("ArrowLeft")
+    assert opened.evaluate("document.activeElement.dataset.place") == "0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+def test_fits_and_can_be_read(opened: Any, scheme: str, width: int) -> None:
+    opened.emulate_media(color_scheme=scheme)
+    opened.set_viewport_size({"width": width, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    colours = opened.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    ink, paper = (sum(map(int, text[4:-1].split(","))) for text in colours)
+    assert (ink > paper) == (scheme == "dark")
+    assert abs(ink - paper) > 500
+
+
+def test_five_thousand_photos_open(browser: Any, folder: Path) -> None:
+    page = Page("Many", "")
+    photo = str(make_photo(folder / "one.jpg", (90, 60)))
+    page.add(answered(photo, "cat", 0.5))
+    for index in range(4_999):  # the same thumbnail: what is tried is the browser
+        page.cards.append(page.cards[0] | {"name": f"{index}.jpg", "text": f"{index}.jpg cat"})
+    page.write(folder / "many.html", "predict.html")
+    tab = browser.new_page()
+    tab.goto(folder.joinpath("many.html").as_uri())
+    tab.locator("#search").fill("4998.jpg")
+    assert names(tab) == ["4998.jpg"]
+    tab.close()
+
+
+def test_a_page_has_an_end(folder: Path) -> None:
+    page = Page("Too many", "")
+    for index in range(MOST_PHOTOS + 3):
+        page.add(answered(f"http://host/{index}.jpg", "cat", 0.5))
+    assert (len(page.cards), page.left_out) == (MOST_PHOTOS, 3)
+    page.cards = page.cards[:5]
+    page.write(folder / "long.html", "predict.html")
+    assert "3 more are left out here" in (folder / "long.html").read_text(encoding="utf-8")
+
+
+def test_thumbnails_are_small_and_of_local_photos_only(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "1.jpg", (900, 700))
+    found = thumbnail(str(photo))
+    assert found is not None
+    assert found.startswith("data:image/jpeg;base64,")
+    assert len(found) < 20_000
+    assert thumbnail("https://example.org/1.jpg") is None
+    assert thumbnail(str(tmp_path / "gone.jpg")) is None
+    (tmp_path / "bad.jpg").write_bytes(b"no")
+    assert thumbnail(str(tmp_path / "bad.jpg")) is None
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    page = Page("Odd \udce9", "")
+    page.add(answered("caf\udce9.jpg", "cat\udce9", 0.5))
+    page.write(tmp_path / "odd.html", "predict.html")
+    assert (tmp_path / "odd.html").read_text(encoding="utf-8")
+
+
+def test_the_script_is_valid() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node on this machine")
+    script = Path(__file__).parents[2] / "resnest_cli" / "report" / "templates" / "page.js"
+    subprocess.run([node, "--check", str(script)], check=True)
