@@ -33,11 +33,14 @@ import resnest_cli.model.loading as loading
 original = loading.find_model
 def find_model(name, *, source=None, labels=None, access=None):
     loading.check_model_name(name)
+    if name == "demo":
+        return original(name, access=access)
     return original("tiny.safetensors", labels=labels, access=access)
 loading.find_model = find_model
 import resnest_cli.model.weights as weights
 from pathlib import Path
-weights.ensure = lambda *_: Path("tiny.safetensors")
+ensure = weights.ensure
+weights.ensure = lambda v, *more: ensure(v, *more) if v.bundled else Path("tiny.safetensors")
 from resnest_cli.app import main
 main()
 """
@@ -49,6 +52,7 @@ def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     work = tmp_path / "work"
     (work / "photos" / "2026").mkdir(parents=True)
     (work / "runs/finetune/exp/weights").mkdir(parents=True)
+    shutil.copytree(ROOT / "tests" / "data", work / "tests" / "data")
     make_photo(work / "dog.jpg")
     make_photo(work / "photos" / "2026" / "n02389026_sorrel.JPEG")
     make_photo(work / "photos" / "n07753592_banana.JPEG")
@@ -100,6 +104,23 @@ def test_command(command: str, place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout or re.search("-o |verify|clean|python|train|finetune", command)
     assert "error" not in done.stderr
+
+
+def test_the_first_command_prints_what_the_readme_shows(place: Path) -> None:
+    text = next(text for kind, text in BLOCKS if kind == "console")
+    command, *shown = text.splitlines()
+    done = subprocess.run(
+        ["bash", "-c", command[2:]], cwd=place, capture_output=True, text=True, check=True
+    )
+    assert "demo" in command
+
+    def ranks(lines: list[str]) -> list[list[str]]:
+        """Rank and class of each line of the table."""
+        cells = [line.split("│") for line in lines if line.startswith("│")]
+        return [[cell.strip() for cell in row[1:3]] for row in cells]
+
+    assert ranks(done.stdout.splitlines()) == ranks(shown)
+    assert len(ranks(shown)) >= 3
 
 
 def shortened(command: str) -> str:

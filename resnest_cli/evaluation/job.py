@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.evaluation.scores import Answers
+    from resnest_cli.images.class_folders import Listed
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.training.listing import Listed
 
 Split = Literal["auto", "train", "val", "all"]
 
@@ -179,7 +179,7 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
 
 def _labelled(job: EvaluateJob) -> "tuple[list[Listed], list[str]]":
     """The photos of the wanted side, and what the user should know of the data."""
-    from resnest_cli.training.listing import list_data
+    from resnest_cli.images.class_folders import list_data
 
     listing = list_data(job.data)
     if not listing.own_split:

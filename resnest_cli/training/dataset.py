@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images.class_folders import Listed, Listing, check_classes, check_count, list_data
 from resnest_cli.images.decode import decode
-from resnest_cli.training.listing import Listed, Listing, check_classes, check_count, list_data
 from resnest_cli.training.seeds import derived_seed
 
 Progress = Callable[[int, int | None], None]
@@ -82,7 +82,7 @@ def load_dataset(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Finds, checks and splits the photos of a folder or manifest; see `listing.list_data`.
+    """Finds, checks and splits the photos of a folder or manifest; see `images.class_folders.list_data`.
 
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names

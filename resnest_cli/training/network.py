@@ -31,6 +31,7 @@ def from_checkpoint(
     config: Config,
     source: Checkpoint,
     old_names: tuple[str, ...],
+    old_ids: tuple[str, ...] | None,
     class_ids: tuple[str, ...],
     class_names: tuple[str, ...],
 ) -> Start:
@@ -44,7 +45,8 @@ def from_checkpoint(
     torch.manual_seed(derived_seed(config.seed, "weights"))
     network = _built(config, variant, len(class_ids))
     tensors = dict(source.tensors)
-    rows = _rows(old_names, class_ids) or _rows(old_names, class_names)
+    rows = _rows(old_ids or (), class_ids)
+    rows = rows or _rows(old_names, class_ids) or _rows(old_names, class_names)
     for name in ("fc.weight", "fc.bias"):
         old = tensors.pop(name)
         if rows is not None:

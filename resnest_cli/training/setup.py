@@ -207,7 +207,12 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         start = network.fresh(config, variant, len(dataset.class_ids))
     else:
         start = network.from_checkpoint(
-            config, model.load(), model.class_names, dataset.class_ids, dataset.class_names
+            config,
+            model.load(),
+            model.class_names,
+            model.class_ids,
+            dataset.class_ids,
+            dataset.class_names,
         )
         start.network.variant = variant
     return Ready(

@@ -4,7 +4,7 @@
 
 Validates the run's best weights in float32, and rounded to float16 as they are shipped, with both
 engines; writes resnest14t-<first digits of its SHA-256>.safetensors with the accuracies and the
-run's settings in the header; prints everything that the table of variants needs.
+run's settings in the header, and the temperature that calibrates it; prints everything that the table of variants needs.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnest_cli.evaluation.calibration import calibration, fit_temperature
 from resnest_cli.inference.engine import create_engine
+from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
 from resnest_cli.training.loader import EvalBatches
@@ -28,16 +30,17 @@ from resnest_cli.training.split import read_split
 NAME = "resnest14t"
 
 
-def evaluate(path: Path, engine: str, samples: tuple) -> Evaluation:
-    """The weights of a file on validation photos."""
+def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Evaluation, np.ndarray]:
+    """The weights of a file on validation photos; and all logits."""
     model = find_model(str(path))
     runner = create_engine(model, "cpu", engine)  # type: ignore[arg-type]
     meter = Meter(model.num_classes)
     batches = EvalBatches(samples, model.preprocessing, batch_size=100, workers=0)
+    rows = []
     for batch in batches:
-        logits = runner.logits(np.ascontiguousarray(batch.photos.numpy()))
-        meter.update(torch.from_numpy(np.array(logits)), batch.labels)
-    return meter.result()
+        rows.append(np.array(runner.logits(np.ascontiguousarray(batch.photos.numpy()))))
+        meter.update(torch.from_numpy(rows[-1]), batch.labels)
+    return meter.result(), np.concatenate(rows)
 
 
 def history(run: Path) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def main() -> None:
     args = tomllib.loads((options.run / "args.toml").read_text(encoding="utf-8"))
     samples = read_split(options.run / "split.csv", args["data"]).val
     loaded = checkpoint.load(best)
-    full = evaluate(best, "torch", samples)
+    full, _ = evaluate(best, "torch", samples)
     print(f"float32: top-1 {full.top1:.2%}, top-5 {full.top5:.2%}, loss {full.loss:.4f}")
     options.out.mkdir(parents=True, exist_ok=True)
     draft = options.out / "draft.safetensors"
@@ -72,14 +75,23 @@ def main() -> None:
     }  # fmt: skip
     info = replace(loaded.info, provenance=provenance)
     checkpoint.save(draft, loaded.tensors, info, half=True)
-    shipped = evaluate(draft, "torch", samples)
+    shipped, logits = evaluate(draft, "torch", samples)
+    truth = np.array([sample.label for sample in samples])
+    temperature = fit_temperature(logits, truth)
+    errors = [
+        calibration(softmax(logits, used).max(axis=1), logits.argmax(axis=1) == truth).ece
+        for used in (1.0, temperature)
+    ]
     metrics = {
         "photos": shipped.photos, "top1": shipped.top1, "top5": shipped.top5, "loss": shipped.loss,
         "float32_top1": full.top1, "float32_top5": full.top5,
+        "ece_before_temperature": errors[0], "ece": errors[1],
     }  # fmt: skip
-    checkpoint.save(draft, loaded.tensors, replace(info, metrics=metrics), half=True)
+    info = replace(info, metrics=metrics, temperature=temperature)
+    checkpoint.save(draft, loaded.tensors, info, half=True)
     print(f"float16: top-1 {shipped.top1:.2%}, top-5 {shipped.top5:.2%}, loss {shipped.loss:.4f}")
-    other = evaluate(draft, "onnx", samples)
+    print(f"temperature {temperature:.4f}: calibration error {errors[0]:.2%} -> {errors[1]:.2%}")
+    other, _ = evaluate(draft, "onnx", samples)
     print(f"float16, ONNX Runtime: top-1 {other.top1:.2%}, top-5 {other.top5:.2%}")
     digits = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
     for old in options.out.glob(f"{NAME}-*.safetensors"):

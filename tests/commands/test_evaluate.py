@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -107,6 +108,34 @@ def test_files(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     for name in ("confusion_matrix.png", "reliability.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 300
+
+
+def test_the_page(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = figures(cli, data, "-m", own, "--html", page)
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<li class="card ') == found["photos"] + 1
+    assert text.count('<li class="card right"') == round(found["top1"] * found["photos"])
+    assert text.count('<li class="card error"') == 1
+    assert f"{found['top1']:.2%}" in text
+    assert text.count("data:image/png") >= 2
+    assert text.count("data:image/jpeg") == found["photos"]
+    assert "http" not in re.sub(r'content="[^"]*"', "", text)
+    refused = cli("evaluate", data, "-m", own, "--html", data / "cat" / "0.png")
+    assert refused.code == 2
+    assert "photos are never written to" in refused.err
+
+
+def test_predicts_page(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = cli("predict", data, "-m", own, "--html", page, "--reject-below", "0.9")
+    assert result.code == 3
+    assert "Page written to" in result.err
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<li class="card ') == 25
+    assert 'value="unsure"' in text
+    assert "bad.jpg" in text
+    assert cli("predict", data, "-m", own, "--html", tmp_path).code == 1
 
 
 def test_calibrate(cli: Cli, data: Path, own: Path) -> None:

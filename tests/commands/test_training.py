@@ -71,11 +71,18 @@ def test_finetune_then_predict(
     for name in (
         "weights/best.safetensors", "weights/last.safetensors", "results.csv", "args.toml",
         "split.csv", "curves.png", "confusion_matrix.png", "train_batch.jpg", "val_predictions.jpg",
+        "report.html",
     ):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
     assert "red/broken.jpg" in result.err
     assert "24 photos to train on, 6 to validate" in result.err
     assert max(float(row["top1"]) for row in rows_of(run)) == 1.0
+
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "best top-1" in page
+    assert page.count('class="picture"') == 4
+    assert "batch_size" in page
+    assert page.count('<li class="card ') == page.count('<li class="card wrong"')
 
     best = run / "weights" / "best.safetensors"
     command = result.err.strip().splitlines()[-1].split()
