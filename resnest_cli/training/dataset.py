@@ -82,7 +82,7 @@ def load_dataset(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Finds, checks and splits the photos of a folder or manifest; see `images.class_folders.list_data`.
+    """Finds, checks and splits the photos of a folder or manifest; see `images.class_folders`.
 
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names

@@ -4,7 +4,8 @@
 
 Validates the run's best weights in float32, and rounded to float16 as they are shipped, with both
 engines; writes resnest14t-<first digits of its SHA-256>.safetensors with the accuracies and the
-run's settings in the header, and the temperature that calibrates it; prints everything that the table of variants needs.
+run's settings in the header, and the temperature that calibrates it; prints everything that the
+table of variants needs.
 """
 
 import argparse
