@@ -15,9 +15,7 @@ from resnest_cli.evaluation.job import (
     EvaluateJob,
     Split,
     check_folder,
-    compared,
     evaluate,
-    summary,
 )
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
@@ -146,6 +144,8 @@ def _run(
     if calibrate:
         _check_calibrated(job)
     found = _evaluated(job)
+    from resnest_cli.evaluation.figures import compared, summary  # they import numpy
+
     figures = summary(found)
     if calibrate:
         from resnest_cli.evaluation.calibration import calibrate as fit

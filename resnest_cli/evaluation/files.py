@@ -25,7 +25,7 @@ NAMES = {
 
 
 def write_all(folder: Path, found: Evaluated, figures: dict[str, Any]) -> None:
-    """Writes the files of `NAMES`, each of them whole; `figures` are those of `job.summary`.
+    """Writes the files of `NAMES`, each of them whole; `figures` are those of `figures.summary`.
 
     Raises:
         ResnestError: the folder or a file cannot be written.

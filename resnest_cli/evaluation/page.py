@@ -11,7 +11,7 @@ from resnest_cli.report.html import Page, Picture, Table, picture_of, rows_of
 
 
 def evaluation_page(found: Evaluated, figures: Mapping[str, Any]) -> Page:
-    """All of it; `figures` are those of `job.summary`. Photos are read for their thumbnails."""
+    """All of it; `figures` are those of `figures.summary`. Photos are read for their thumbnails."""
     classes = [one for one in figures["classes"] if one["support"]]
     page = Page(
         title=f"{figures['model']}: how good it is",

@@ -1,0 +1,113 @@
+"""What an evaluation, or a comparison of two, comes to: plain data as JSON has it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from resnest_cli.evaluation.calibration import calibration
+from resnest_cli.evaluation.comparison import compare
+from resnest_cli.evaluation.job import Evaluated
+from resnest_cli.evaluation.scores import confusions, scores, worst
+
+
+def summary(found: Evaluated) -> dict[str, Any]:
+    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level."""
+    told, answers = found.told, found.answers
+    names = told.class_names
+    figures = scores(answers, len(names))
+    calibrated = calibration(answers.confidence, answers.right)
+    good = found.readable
+    return {
+        "model": told.model,
+        "photos": figures.photos,
+        "unreadable": len(found.records) - figures.photos,
+        "top1": figures.top1.value,
+        "top1_interval": [figures.top1.low, figures.top1.high],
+        "top5": figures.top5.value if figures.top5 else None,
+        "top5_interval": [figures.top5.low, figures.top5.high] if figures.top5 else None,
+        "loss": figures.loss,
+        "mean_recall": figures.mean_recall,
+        "mean_f1": figures.mean_f1,
+        "ece": calibrated.ece,
+        "temperature": told.temperature,
+        "classes": [
+            {
+                "index": index,
+                "id": told.class_ids[index] if told.class_ids else None,
+                "label": names[index],
+                "support": one.support,
+                "predicted": one.predicted,
+                "precision": one.precision,
+                "recall": one.recall,
+                "f1": one.f1,
+            }
+            for index, one in enumerate(figures.classes)
+        ],
+        "confusions": [
+            {"truth": names[t], "predicted": names[p], "photos": count}
+            for t, p, count in confusions(figures, 20)
+        ],
+        "worst": [
+            {
+                "input": found.records[good[index]].input,
+                "truth": names[int(answers.truth[index])],
+                "predicted": names[int(answers.predicted[index])],
+                "probability": float(answers.confidence[index]),
+            }
+            for index in worst(answers, 20)
+        ],
+        "reliability": [
+            {
+                "low": one.low,
+                "high": one.high,
+                "photos": one.photos,
+                "confidence": one.confidence,
+                "accuracy": one.accuracy,
+            }
+            for one in calibrated.bins
+        ],
+    }
+
+
+def compared(found: Evaluated, other: Evaluated) -> dict[str, Any]:
+    """Another model on the same photos, as JSON has it; of photos that both could read."""
+    ours, theirs = _by_input(found), _by_input(other)
+    both = [name for name in ours if name in theirs]
+    first = np.array([ours[name][0] == ours[name][1] for name in both], np.bool_)
+    second = np.array([theirs[name][0] == theirs[name][1] for name in both], np.bool_)
+    result = compare(first, second)
+
+    def listed(indices: Sequence[int]) -> list[dict[str, str]]:
+        return [
+            {
+                "input": both[index],
+                "truth": found.told.class_names[ours[both[index]][0]],
+                "this": found.told.class_names[ours[both[index]][1]],
+                "other": other.told.class_names[theirs[both[index]][1]],
+            }
+            for index in indices
+        ]
+
+    return {
+        "model": other.told.model,
+        "photos": len(both),
+        "top1": float(second.mean()) if both else None,
+        "this_top1": float(first.mean()) if both else None,
+        "mended_count": len(result.mended),
+        "broken_count": len(result.broken),
+        "p_value": result.p_value,
+        "mended": listed(result.mended),
+        "broken": listed(result.broken),
+    }
+
+
+def _by_input(found: Evaluated) -> dict[str, tuple[int, int]]:
+    """Input -> true and predicted class, of the readable photos."""
+    return {
+        found.records[index].input: (
+            found.truth[index],
+            found.records[index].predictions[0].index,
+        )
+        for index in found.readable
+    }
