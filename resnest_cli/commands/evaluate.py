@@ -8,7 +8,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
-from resnest_cli.commands.inputs import check_written, write_page
+from resnest_cli.commands.inputs import check_written, picked, write_page
 from resnest_cli.errors import UsageError
 from resnest_cli.evaluation.job import (
     DECODING_LIMIT,
@@ -90,7 +90,7 @@ def evaluate_command(
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    debug: options.Debug = False,
 ) -> None:
     """Say how good a model is on labelled photos, and where it fails.
 
@@ -98,30 +98,12 @@ def evaluate_command(
     data with a split the validation side is taken. Top-1 is exactly what `predict` says of the same
     photos. Photos that cannot be read are left out of the figures, and the exit code is 3.
     """
-    run_options = RunOptions(
-        inputs=(),
-        from_file=None,
-        null_separated=False,
-        recursive=True,
-        batch_size=batch_size,
-        workers=workers,
-        isolate=isolate,
+    given = locals()
+    run_options = picked(
+        RunOptions, given, inputs=(), from_file=None, null_separated=False, recursive=True,
         time_limit=DECODING_LIMIT,
-    )
-    model_options = ModelOptions(
-        model=model,
-        weights=weights,
-        labels=labels,
-        device=device,
-        engine=engine,
-        img_size=img_size,
-        crop_pct=crop_pct,
-        interpolation=interpolation,
-        crop_mode=crop_mode,
-        exif=exif,
-        mirror=mirror,
-        offline=offline,
-    )
+    )  # fmt: skip
+    model_options = picked(ModelOptions, given)
     job = EvaluateJob(
         data, split, known_only, run_options, model_options, tta, quiet, keep_logits=calibrate
     )

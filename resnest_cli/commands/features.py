@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resnest_cli import options, output
-from resnest_cli.commands.inputs import check_inputs, check_not_read
+from resnest_cli.commands.inputs import check_inputs, check_not_read, picked
 from resnest_cli.errors import UsageError
 from resnest_cli.inference.extraction import Dtype, Extraction, Head, Pool
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -100,7 +100,7 @@ def features(
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    debug: options.Debug = False,
 ) -> None:
     """Turn photos into features: a matrix with a row for each, in the order of the inputs.
 
@@ -116,6 +116,7 @@ def features(
     from resnest_cli.features.stopping import InterruptedRunError
     from resnest_cli.features.target import check_name, locked
 
+    given = locals()
     inputs = tuple(photos or ())
     check_inputs(inputs, from_file)
     if output_ is None:
@@ -128,30 +129,15 @@ def features(
     check_suffix(output_.suffix)
     job = FeaturesJob(
         target=output_,
-        options=RunOptions(
+        options=picked(
+            RunOptions,
+            given,
             inputs=inputs,
-            from_file=from_file,
-            null_separated=null_separated,
-            recursive=recursive,
             batch_size=batch_size or 0,
             workers=_cores() if workers is None else workers,
-            isolate=isolate,
             time_limit=DECODING_LIMIT,
         ),
-        model=ModelOptions(
-            model=model,
-            weights=weights,
-            labels=None,
-            device=device,
-            engine=engine,
-            img_size=img_size,
-            crop_pct=crop_pct,
-            interpolation=interpolation,
-            crop_mode=crop_mode,
-            exif=exif,
-            mirror=mirror,
-            offline=offline,
-        ),
+        model=picked(ModelOptions, given, labels=None),
         extraction=extraction,
         shard=_shard(shard),
         quiet=quiet,

@@ -1,8 +1,9 @@
 """What commands over many photos share: checks before anything slow begins, and the page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
@@ -11,6 +12,15 @@ from resnest_cli.images.sources import EXTENSIONS
 if TYPE_CHECKING:
     from resnest_cli.inference.records import Record
     from resnest_cli.report.html import Page
+
+
+T = TypeVar("T")
+
+
+def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
+    """A dataclass of options, from a command's arguments of the same names, and from `other`."""
+    names = [field.name for field in fields(kind) if field.name not in other]  # type: ignore[arg-type]
+    return kind(**{name: given[name] for name in names}, **other)
 
 
 def check_inputs(inputs: Iterable[str], from_file: str | None) -> None:

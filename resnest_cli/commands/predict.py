@@ -8,7 +8,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
-from resnest_cli.commands.inputs import HtmlPage, check_inputs, check_written
+from resnest_cli.commands.inputs import HtmlPage, check_inputs, check_written, picked
 from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError
 from resnest_cli.images.sources import is_one
@@ -83,13 +83,14 @@ def predict(
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    debug: options.Debug = False,
 ) -> None:
     """Say what is in photos: ranked classes with their probabilities.
 
     One record per input, always: a photo that cannot be read gives its error, and exit code 3 at
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
     """
+    given = locals()
     inputs = photos or []
     if output_ == Path("-"):
         output_ = None
@@ -97,30 +98,9 @@ def predict(
     check_inputs(inputs, from_file)
     for path in filter(None, (output_, html)):
         check_written(path, read)
-    run_options = RunOptions(
-        inputs=tuple(inputs),
-        from_file=from_file,
-        null_separated=null_separated,
-        recursive=recursive,
-        batch_size=batch_size,
-        workers=workers,
-        isolate=isolate,
-        time_limit=predict_job.DECODING_LIMIT,
-    )
-    model_options = ModelOptions(
-        model=model,
-        weights=weights,
-        labels=labels,
-        device=device,
-        engine=engine,
-        img_size=img_size,
-        crop_pct=crop_pct,
-        interpolation=interpolation,
-        crop_mode=crop_mode,
-        exif=exif,
-        mirror=mirror,
-        offline=offline,
-    )
+    limit = predict_job.DECODING_LIMIT
+    run_options = picked(RunOptions, given, inputs=tuple(inputs), time_limit=limit)
+    model_options = picked(ModelOptions, given)
     job = PredictJob(run_options, model_options, topk, threshold, reject_below, tta, quiet)
     found = records(job)
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
