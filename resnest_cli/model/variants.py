@@ -177,7 +177,7 @@ def _resnest(
     )
 
 
-_64 = Preprocessing(64, 1.0, "bilinear")
+_48 = Preprocessing(48, 0.875, "bilinear")
 _224 = Preprocessing(224, 0.875, "bilinear")
 _224_BICUBIC = Preprocessing(224, 0.875, "bicubic")
 _256 = Preprocessing(256, 0.875, "bilinear")
@@ -235,9 +235,9 @@ _TABLE = (
              radix=1, cardinality=4, base_width=24, avd_first=True,
              parameters=25_677_000, gmacs=4.40, top1=81.024, top5=95.338),
     Variant(id="resnest14t", aliases=("demo",), blocks=(1, 2, 2, 1), widths=(32, 64, 128, 256),
-            stem_width=16, preprocessing=_64, num_classes=200, dataset="Tiny ImageNet",
-            parameters=0, gmacs=0.0, top1=0.0, top5=0.0,
-            weights=WeightsFile("resnest14t-00000000.safetensors", (), bundled=True)),
+            stem_width=16, preprocessing=_48, num_classes=200, dataset="Tiny ImageNet",
+            parameters=2_735_896, gmacs=0.04, top1=50.35, top5=75.40,
+            weights=WeightsFile("resnest14t-65401b2e.safetensors", (), bundled=True)),
 )
 # fmt: on
 

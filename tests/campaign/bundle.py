@@ -1,8 +1,8 @@
 """From a training run to the file of weights that comes with the program.
 
-    python -m tests.campaign.bundle runs/train/exp [--out resnest_cli/model/bundled]
+    python -m tests.campaign.bundle runs/train/exp [--weights best] [--out DIR]
 
-Validates the run's best weights in float32, and rounded to float16 as they are shipped, with both
+Validates the run's weights in float32, and rounded to float16 as they are shipped, with both
 engines; writes resnest14t-<first digits of its SHA-256>.safetensors with the accuracies and the
 run's settings in the header, and the temperature that calibrates it; prints everything that the
 table of variants needs.
@@ -57,16 +57,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("resnest_cli/model/bundled"))
+    parser.add_argument("--weights", default="best", help="which file of the run")
+    parser.add_argument("--img-size", type=int, help="another input size than the run's")
+    parser.add_argument("--crop-pct", type=float)
     parser.add_argument("--device", default="2 CPU cores", help="what it was trained on")
     options = parser.parse_args()
-    best = options.run / "weights" / "best.safetensors"
+    best = options.run / "weights" / f"{options.weights}.safetensors"
     args = tomllib.loads((options.run / "args.toml").read_text(encoding="utf-8"))
     samples = read_split(options.run / "split.csv", args["data"]).val
     loaded = checkpoint.load(best)
-    full, _ = evaluate(best, "torch", samples)
-    print(f"float32: top-1 {full.top1:.2%}, top-5 {full.top5:.2%}, loss {full.loss:.4f}")
+    asked = {"size": options.img_size, "crop_pct": options.crop_pct}
+    assert loaded.info.preprocessing is not None
+    preprocessing = replace(
+        loaded.info.preprocessing, **{key: value for key, value in asked.items() if value}
+    )
+    info = replace(loaded.info, preprocessing=preprocessing)
     options.out.mkdir(parents=True, exist_ok=True)
     draft = options.out / "draft.safetensors"
+    checkpoint.save(draft, loaded.tensors, info)
+    full, _ = evaluate(draft, "torch", samples)
+    print(f"float32: top-1 {full.top1:.2%}, top-5 {full.top5:.2%}, loss {full.loss:.4f}")
     kept = ("opt", "lr", "batch_size", "weight_decay", "smoothing", "scale", "start_size",
             "train_size", "model_ema_decay", "mixup", "cutmix", "aa")  # fmt: skip
     provenance = {
@@ -74,7 +84,7 @@ def main() -> None:
         "settings": {key: args[key] for key in kept if key in args},
         "data_source": "Tiny ImageNet-200: 64 x 64 pixel photos of 200 ImageNet classes",
     }  # fmt: skip
-    info = replace(loaded.info, provenance=provenance)
+    info = replace(info, provenance=provenance)
     checkpoint.save(draft, loaded.tensors, info, half=True)
     shipped, logits = evaluate(draft, "torch", samples)
     truth = np.array([sample.label for sample in samples])
