@@ -9,12 +9,14 @@ from resnest_cli import output
 from resnest_cli.model.weights import Access
 
 
-def _quiet(value: bool) -> None:
+def _quiet(value: bool) -> bool:
     output.set_quiet(value)
+    return value
 
 
-def _debug(value: bool) -> None:
+def _debug(value: bool) -> bool:
     output.set_debug(value)
+    return value
 
 
 Model = Annotated[

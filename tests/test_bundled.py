@@ -112,7 +112,7 @@ def test_predict_needs_no_network_and_says_once_what_it_is(cli: Cli) -> None:
     assert result.code == 0
     records = [json.loads(line) for line in result.out.splitlines()]
     assert [record["model"] for record in records] == ["resnest14t"] * 2
-    assert result.err.count("comes with the program") == 1
+    assert result.err.count("the small bundled model") == 1
     assert "200 classes" in result.err
     assert f"{DEMO.top1:.1f}%" in result.err
     quiet = cli("predict", *photos, "-m", "resnest14t", "--format", "jsonl", "--quiet")

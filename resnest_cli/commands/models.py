@@ -133,9 +133,6 @@ def verify(
     else:
         chosen = [variant for variant in VARIANTS.values() if weights.find_cached(variant)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
-    if not results:
-        output.message("No weights are cached. `resnest download MODEL` fetches some.")
-        return
     output.show_table(
         [("Model", "left"), ("Status", "left"), ("SHA-256", "left"), ("File", "left")],
         [[v.id, r.status, r.actual[:8] or "-", str(r.path)] for v, r in results],

@@ -147,9 +147,9 @@ def check_model_name(name: str) -> None:
 
 def _small(variant: Variant) -> str:
     return (
-        f"{variant.id} is the small model that comes with the program: {variant.num_classes} "
-        f"classes of {variant.dataset}, right on {variant.top1:.1f}% of its validation photos "
-        f"(top-1). For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
+        f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
+        f"{variant.top1:.1f}% ({variant.dataset}).\n"
+        f"For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
     )
 
 
