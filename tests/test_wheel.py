@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.model.variants import get_variant
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,7 +37,13 @@ def test_wheel_holds_the_package_and_the_labels_only(wheel: Path) -> None:
     assert "resnest_cli/imagenet_classes.txt" in names
     assert "resnest_cli/py.typed" in names
     recipes = {name.rpartition("/")[2] for name in names if name.endswith(".toml")}
-    assert recipes == {"finetune.toml", "paper.toml", "quick.toml"}
+    assert recipes == {"finetune.toml", "paper.toml", "quick.toml", "tiny.toml"}
+    bundled = {name for name in names if name.startswith("resnest_cli/model/bundled/")}
+    assert {name.rpartition("/")[2] for name in bundled} == {get_variant("demo").weights.name}
+    for name in ("report/templates/base.html", "report/templates/page.js",
+                 "model/imagenet_wnids.txt"):  # fmt: skip
+        assert f"resnest_cli/{name}" in names
+    assert wheel.stat().st_size < 8_000_000
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"resnest_cli"}
     labels = zipfile.ZipFile(wheel).read("resnest_cli/imagenet_classes.txt")
