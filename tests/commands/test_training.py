@@ -358,8 +358,10 @@ def test_five_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
 
 @pytest.mark.slow
 def test_digits_from_scratch(tmp_path: Path) -> None:
-    from tests.benchmarks.digits import top1, write_digits
+    from tests.benchmarks.digits import COMMON, write_digits
+    from tests.benchmarks.runs import best_top1
 
     data = write_digits(tmp_path / "digits", range(10))
-    found, _ = top1(tmp_path, "train", "all", data, "--model", "resnest14d", "--epochs", "12")
+    budget = ["--model", "resnest14d", "--epochs", "12", *COMMON]
+    found, _ = best_top1(tmp_path, "train", "all", data, *budget)
     assert found >= 0.97
