@@ -52,7 +52,7 @@ def main() -> None:
         work = Path(name)
 
         def top1(command: str, name: str, *arguments: str | Path) -> tuple[float, float]:
-            return best_top1(command, name, *arguments, *COMMON)
+            return best_top1(work, command, name, *arguments, *COMMON)
 
         everything = write_digits(work / "all", range(10))
         model = ["--model", "resnest14d"]
