@@ -70,9 +70,7 @@ def main() -> None:
                 runs = [
                     top1("train", f"scratch{epochs}-{seed}", *budget, *model),
                     top1("finetune", f"whole{epochs}-{seed}", *learned, "--freeze", "none"),
-                    top1(
-                        work, "finetune", f"head{epochs}-{seed}", *learned, "--freeze", "backbone"
-                    ),
+                    top1("finetune", f"head{epochs}-{seed}", *learned, "--freeze", "backbone"),
                 ]
                 found = "".join(f"{accuracy:>10.2%}" for accuracy, _ in runs)
                 seconds = " / ".join(f"{taken:.0f}" for _, taken in runs)
