@@ -10,18 +10,11 @@ from resnest_cli import options, output
 from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_written, picked, write_page
 from resnest_cli.errors import UsageError
-from resnest_cli.evaluation.job import (
-    DECODING_LIMIT,
-    EvaluateJob,
-    Split,
-    check_folder,
-    evaluate,
-)
+from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from resnest_cli.evaluation.job import Evaluated
     from resnest_cli.inference.classifier import Classifier
 
 EPILOG = """Examples:
@@ -101,15 +94,21 @@ def evaluate_command(
     given = locals()
     run_options = picked(
         RunOptions, given, inputs=(), from_file=None, null_separated=False, recursive=True,
-        time_limit=DECODING_LIMIT,
+        time_limit=predict_job.DECODING_LIMIT,
     )  # fmt: skip
     model_options = picked(ModelOptions, given)
-    job = EvaluateJob(
-        data, split, known_only, run_options, model_options, tta, quiet, keep_logits=calibrate
-    )
+    job = EvaluateJob(data, split, known_only, run_options, model_options, tta, calibrate)
     if html is not None:
         check_written(html, (model, weights, labels))
-    _run(job, format_, output_, html, calibrate=calibrate, compare=compare)
+    if output_ is not None:
+        check_folder(output_)
+    if calibrate:
+        _check_calibrated(job)
+    if compare is not None:
+        from resnest_cli.model.loading import check_model_name
+
+        check_model_name(compare)
+    _run(job, format_, output_, html, compare)
 
 
 def _run(
@@ -117,43 +116,38 @@ def _run(
     format_: Literal["table", "json"],
     folder: Path | None,
     html: Path | None,
-    *,
-    calibrate: bool,
     compare: str | None,
 ) -> None:
-    if folder is not None:
-        check_folder(folder)
-    if calibrate:
-        _check_calibrated(job)
-    found = _evaluated(job)
-    from resnest_cli.evaluation.figures import compared, summary  # they import numpy
+    first = _gathered(job)
+    second = _gathered(_other(job, compare)) if compare is not None else None
+    # Only now, see `gather`: these import numpy.
+    from resnest_cli.evaluation import calibration, figures
 
-    figures = summary(found)
-    if calibrate:
-        from resnest_cli.evaluation.calibration import calibrate as fit
-
-        figures["calibrated"] = fit(found)
-    if compare is not None:
-        figures["comparison"] = compared(found, _evaluated(_other(job, compare)))
-    _show(figures, format_)
+    found = figures.evaluated(first)
+    summary = figures.summary(found)
+    if job.keep_logits:
+        summary["calibrated"] = calibration.calibrate(found)
+    if second is not None:
+        summary["comparison"] = figures.compared(found, figures.evaluated(second))
+    _show(summary, format_)
     if folder is not None:
         from resnest_cli.evaluation.files import write_all
 
-        write_all(folder, found, figures)
+        write_all(folder, found, summary)
         output.message(f"Written to {folder}.")
     if html is not None:
         from resnest_cli.evaluation.page import evaluation_page
 
-        write_page(evaluation_page(found, figures), html, "evaluate.html")
-    failed = figures["unreadable"]
+        write_page(evaluation_page(found, summary, folder), html)
+    failed = summary["unreadable"]
     if failed:
         output.message(f"{failed} of {len(found.records)} photo(s) could not be read.")
         raise typer.Exit(3)
 
 
-def _evaluated(job: EvaluateJob) -> "Evaluated":
+def _gathered(job: EvaluateJob) -> Gathered:
     with output.RecordProgress(None) as progress:
-        found = evaluate(job, _classifier, progress.update)
+        found = gather(job, _classifier, progress.update)
     for note in found.told.notes:
         output.message(note)
     return found
@@ -184,12 +178,14 @@ def _check_calibrated(job: EvaluateJob) -> None:
         )
 
 
-def _show(figures: dict[str, Any], format_: Literal["table", "json"]) -> None:
+def _show(summary: dict[str, Any], format_: Literal["table", "json"]) -> None:
+    from resnest_cli.output.evaluation import show_calibration, show_comparison, show_evaluation
+
     if format_ == "json":
-        output.emit(output.to_json(figures, indent=2) + "\n")
+        output.emit(output.to_json(summary, indent=2) + "\n")
         return
-    output.show_evaluation(figures)
-    if "calibrated" in figures:
-        output.show_calibration(figures["calibrated"])
-    if "comparison" in figures:
-        output.show_comparison(figures["comparison"])
+    show_evaluation(summary)
+    if "calibrated" in summary:
+        show_calibration(summary["calibrated"])
+    if "comparison" in summary:
+        show_comparison(summary["comparison"])

@@ -82,17 +82,17 @@ class HtmlPage:
         """
         assert self._page is not None
         self._page.subtitle = subtitle
-        write_page(self._page, self._path, "predict.html")
+        write_page(self._page, self._path)
 
 
-def write_page(page: "Page", path: Path, template: str) -> None:
+def write_page(page: "Page", path: Path) -> None:
     """Writes a page, and says where.
 
     Raises:
         ResnestError: it cannot be written.
     """
     try:
-        page.write(path, template)
+        page.write(path)
     except OSError as error:
         raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
     output.message(f"Page written to {path}.")

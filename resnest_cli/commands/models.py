@@ -131,7 +131,7 @@ def verify(
     if models:
         chosen = [get_variant(name) for name in models]
     else:
-        chosen = [variant for variant in VARIANTS.values() if weights.find_cached(variant)]
+        chosen = [v for v in VARIANTS.values() if v.bundled or weights.find_cached(v)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
     output.show_table(
         [("Model", "left"), ("Status", "left"), ("SHA-256", "left"), ("File", "left")],

@@ -16,7 +16,7 @@ from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE, set_temperature
 
 if TYPE_CHECKING:
-    from resnest_cli.evaluation.job import Evaluated
+    from resnest_cli.evaluation.figures import Evaluated
 
 BINS = 15
 _BATCH = 4096  # rows of logits in float64 at once

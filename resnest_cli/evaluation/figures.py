@@ -1,22 +1,73 @@
-"""What an evaluation, or a comparison of two, comes to: plain data as JSON has it."""
+"""What an evaluation, or a comparison of two, comes to; also as plain data, as JSON has it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from resnest_cli.evaluation.calibration import calibration
+from resnest_cli.evaluation.calibration import Calibration, calibration
 from resnest_cli.evaluation.comparison import compare
-from resnest_cli.evaluation.job import Evaluated
-from resnest_cli.evaluation.scores import confusions, scores, worst
+from resnest_cli.evaluation.job import Gathered, Told
+from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
+from resnest_cli.inference.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """All photos in the order of the data, and what the answers come to.
+
+    `truth` is each photo's true class; `answers`, and `logits` (N, K) if they were kept, are of the
+    readable photos, in the same order.
+    """
+
+    told: Told
+    records: tuple[Record, ...]
+    truth: tuple[int, ...]
+    answers: Answers
+    scores: Scores
+    calibration: Calibration
+    logits: NDArray[np.float32] | None
+
+    @property
+    def readable(self) -> list[int]:
+        """The photos that `answers` are about."""
+        return [index for index, record in enumerate(self.records) if record.error is None]
+
+
+def evaluated(gathered: Gathered) -> Evaluated:
+    """Of at least one readable photo."""
+    items = gathered.items
+    good = [item for item in items if item.record.error is None]
+    best = [item.record.predictions[0] for item in good]
+    answers = Answers(
+        truth=np.array([item.truth for item in good], np.int64),
+        predicted=np.array([found.index for found in best], np.int64),
+        place=np.array([item.place for item in good], np.int64),
+        confidence=np.array([found.probability for found in best], np.float64),
+        loss=np.array([item.loss for item in good], np.float64),
+    )
+    logits = None
+    if good[0].logits is not None:
+        joined = b"".join(item.logits or b"" for item in good)
+        logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
+    return Evaluated(
+        told=gathered.told,
+        records=tuple(item.record for item in items),
+        truth=tuple(item.truth for item in items),
+        answers=answers,
+        scores=scores(answers, len(gathered.told.class_names)),
+        calibration=calibration(answers.confidence, answers.right),
+        logits=logits,
+    )
 
 
 def summary(found: Evaluated) -> dict[str, Any]:
     """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level."""
     told, answers = found.told, found.answers
     names = told.class_names
-    figures = scores(answers, len(names))
-    calibrated = calibration(answers.confidence, answers.right)
+    figures, calibrated = found.scores, found.calibration
     good = found.readable
     return {
         "model": told.model,

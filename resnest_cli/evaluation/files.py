@@ -8,67 +8,48 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.evaluation.calibration import calibration
-from resnest_cli.evaluation.job import Evaluated
-from resnest_cli.evaluation.scores import scores
+from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import write_text
 from resnest_cli.report import plots
 
-NAMES = {
-    "metrics.json": "every figure",
-    "classes.csv": "precision, recall and F1 of each class",
-    "confusion.csv": "which classes are taken for which",
-    "records.jsonl": "what the model said of each photo",
-    "confusion_matrix.png": "the confusion matrix to look at",
-    "reliability.png": "whether probabilities mean what they say",
-}
 
+def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
+    """Writes `metrics.json`, `classes.csv`, `confusion.csv`, `records.jsonl` and the pictures.
 
-def write_all(folder: Path, found: Evaluated, figures: dict[str, Any]) -> None:
-    """Writes the files of `NAMES`, each of them whole; `figures` are those of `figures.summary`.
+    Each appears whole or not at all; `figures` are those of `figures.summary`.
 
     Raises:
         ResnestError: the folder or a file cannot be written.
     """
-    told = found.told
-    result = scores(found.answers, len(told.class_names))
+    names = found.told.class_names
     columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
-    rows = [[_cell(one[name]) for name in columns] for one in figures["classes"]]
+    classes = [[_cell(one[name]) for name in columns] for one in figures["classes"]]
+    matrix = zip(names, found.scores.confusion.tolist(), strict=True)
+    counts = [[name, *map(str, row)] for name, row in matrix]
     try:
         folder.mkdir(exist_ok=True)
         write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
-        write_text(folder / "classes.csv", _csv([columns, *rows]))
-        write_text(
-            folder / "confusion.csv",
-            _csv(
-                [
-                    ["true \\ predicted", *told.class_names],
-                    *(
-                        [name, *map(str, counts)]
-                        for name, counts in zip(told.class_names, result.confusion, strict=True)
-                    ),
-                ]
-            ),
-        )
+        write_text(folder / "classes.csv", _csv([columns, *classes]))
+        write_text(folder / "confusion.csv", _csv([["true \\ predicted", *names], *counts]))
         write_text(folder / "records.jsonl", "".join(_lines(found)))
-        write_pictures(folder, found, figures)
+        write_pictures(folder, found)
     except OSError as error:
         raise ResnestError(
             f"{error.filename or folder}: cannot be written: {error.strerror or error}."
         ) from error
 
 
-def write_pictures(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
+def write_pictures(folder: Path, found: Evaluated) -> None:
     """`confusion_matrix.png` and `reliability.png`.
 
     Raises:
         OSError: one cannot be written.
     """
-    names, answers = found.told.class_names, found.answers
-    confusion = scores(answers, len(names)).confusion
-    plots.confusion_matrix(folder / "confusion_matrix.png", confusion, names)
-    calibrated = calibration(answers.confidence, answers.right)
-    plots.reliability(folder / "reliability.png", calibrated, figures["temperature"])
+    told = found.told
+    plots.confusion_matrix(
+        folder / "confusion_matrix.png", found.scores.confusion, told.class_names
+    )
+    plots.reliability(folder / "reliability.png", found.calibration, told.temperature)
 
 
 def _cell(value: Any) -> str:

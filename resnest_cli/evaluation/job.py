@@ -2,10 +2,10 @@
 
 The working process lists the labelled photos, finds each one's class and asks the model, exactly as
 `predict` does; a photo that crashes the decoder gives a record with an error there, too. This one
-collects.
+gathers; `figures` makes sense of it.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +19,12 @@ from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.supervise import Start, supervised
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from resnest_cli.evaluation.scores import Answers
     from resnest_cli.images.class_folders import Listed
     from resnest_cli.inference.classifier import Classifier
 
 Split = Literal["auto", "train", "val", "all"]
 
 TOPK = 5  # classes in the record of each photo
-DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,6 @@ class EvaluateJob:
     options: RunOptions
     model: ModelOptions
     tta: bool = False
-    quiet: bool = False
     keep_logits: bool = False
 
 
@@ -71,24 +65,6 @@ class Told:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """All photos in the order of the data. `answers` and `logits` (N, K) are of the readable ones,
-    in the same order; `truth` is each photo's true class.
-    """
-
-    told: Told
-    records: tuple[Record, ...]
-    truth: tuple[int, ...]
-    answers: "Answers"
-    logits: "NDArray[np.float32] | None" = None
-
-    @property
-    def readable(self) -> list[int]:
-        """The photos that `answers` are about."""
-        return [index for index, record in enumerate(self.records) if record.error is None]
-
-
 def check_folder(folder: Path) -> None:
     """Whether results can go there; before anything slow begins.
 
@@ -104,16 +80,26 @@ def check_folder(folder: Path) -> None:
 Make = Callable[[ModelOptions, bool], "Classifier"]
 
 
-def evaluate(
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the working process answered. Plain data: nothing of it needs numpy."""
+
+    items: tuple[Answered, ...]
+    told: Told
+
+
+def gather(
     job: EvaluateJob, make: Make, progress: Callable[[int, int, int], None] = lambda *_: None
-) -> Evaluated:
+) -> Gathered:
     """Asks the model about every labelled photo. `make` gives a classifier, in either process.
+
+    Call it before numpy is imported, whose threads would leave the work without protection.
 
     Raises:
         UsageError: the data have no photos, or classes that the model does not know.
         ResnestError: the model or the data cannot be had, or no photo can be read.
     """
-    found = supervised(partial(_work, job, make), time_limit=DECODING_LIMIT)
+    found = supervised(partial(_work, job, make), time_limit=job.options.time_limit)
     items: list[Answered] = []
     failed = 0
     while True:
@@ -127,7 +113,7 @@ def evaluate(
         progress(len(items), failed, item.total)
     if failed == len(items):
         raise ResnestError(f"{job.data}: none of {failed} photo(s) can be read.")
-    return _collected(items, told)
+    return Gathered(tuple(items), told)
 
 
 def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Told]:
@@ -189,30 +175,3 @@ def _labelled(job: EvaluateJob) -> "tuple[list[Listed], list[str]]":
     side = "val" if job.split == "auto" else job.split
     photos = [photo for photo in listing.photos if side in {"all", photo.side}]
     return photos, listing.notes
-
-
-def _collected(items: Sequence[Answered], told: Told) -> Evaluated:
-    import numpy as np
-
-    from resnest_cli.evaluation.scores import Answers
-
-    good = [item for item in items if item.record.error is None]
-    best = [item.record.predictions[0] for item in good]
-    answers = Answers(
-        truth=np.array([item.truth for item in good], np.int64),
-        predicted=np.array([found.index for found in best], np.int64),
-        place=np.array([item.place for item in good], np.int64),
-        confidence=np.array([found.probability for found in best], np.float64),
-        loss=np.array([item.loss for item in good], np.float64),
-    )
-    logits = None
-    if good[0].logits is not None:
-        joined = b"".join(item.logits or b"" for item in good)
-        logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
-    return Evaluated(
-        told,
-        tuple(item.record for item in items),
-        tuple(item.truth for item in items),
-        answers,
-        logits,
-    )

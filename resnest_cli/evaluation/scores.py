@@ -91,7 +91,7 @@ def scores(answers: Answers, num_classes: int) -> Scores:
     assert photos
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (answers.truth, answers.predicted), 1)
-    classes = tuple(_class_score(confusion, index) for index in range(num_classes))
+    classes = class_scores(confusion)
     present = [found for found in classes if found.support]
     return Scores(
         photos=photos,
@@ -114,15 +114,20 @@ def share(hits: int, total: int) -> Share:
     return Share(value, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale))
 
 
-def _class_score(confusion: Int, index: int) -> ClassScore:
-    support, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
-    hits = int(confusion[index, index])
-    return ClassScore(
-        support=support,
-        predicted=predicted,
-        precision=hits / predicted if predicted else None,
-        recall=hits / support if support else None,
-        f1=2 * hits / (support + predicted) if support else None,
+def class_scores(confusion: Int) -> tuple[ClassScore, ...]:
+    """Figures of every class, from counts (K, K): rows are the true classes."""
+    rows, columns = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
+    return tuple(
+        ClassScore(
+            support=support,
+            predicted=predicted,
+            precision=hits / predicted if predicted else None,
+            recall=hits / support if support else None,
+            f1=2 * hits / (support + predicted) if support else None,
+        )
+        for support, predicted, hits in zip(
+            rows, columns, confusion.diagonal().tolist(), strict=True
+        )
     )
 
 

@@ -274,9 +274,11 @@ class Classifier:
             sources, topk=topk, batch_size=batch_size, workers=workers, first=first, prepare=prepare
         )
         for record, _ in answers:
-            best = record.predictions[0].probability if record.predictions else None
+            if not record.predictions or (threshold <= 0 and reject_below <= 0):
+                yield record
+                continue
             kept = tuple(p for p in record.predictions if p.probability >= threshold)
-            unsure = best < reject_below if best is not None and reject_below > 0 else None
+            unsure = record.predictions[0].probability < reject_below if reject_below > 0 else None
             yield replace(record, predictions=kept, unsure=unsure)
 
     def answers(

@@ -7,7 +7,6 @@ that stand twice are refused, and every error says what to do.
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from resnest_cli.errors import CheckpointError
-from resnest_cli.files import atomic_file
 from resnest_cli.model.state_dict import Shape, shortened
 
 if TYPE_CHECKING:
@@ -137,15 +135,19 @@ def write_container(
         begin, end = end, end + tensor.numel() * tensor.element_size()
         dtype = f"{'F' if tensor.is_floating_point() else 'I'}{tensor.element_size() * 8}"
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    file.write(_encoded(header))
+    for name in names:
+        array = tensors[name].numpy()
+        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)
+
+
+def _encoded(header: Mapping[str, Any]) -> bytes:
+    """Length and text of a header; ValueError where it is too long."""
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise ValueError(f"the header fills {len(text):,} bytes; {MAX_HEADER:,} are the most.")
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
-    for name in names:
-        array = tensors[name].numpy()
-        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)
+    return len(text).to_bytes(8, "little") + text
 
 
 def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
@@ -156,15 +158,16 @@ def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
     Raises:
         CheckpointError: it cannot be read or written.
     """
+    import shutil
+
+    from resnest_cli.files import atomic_file
+
     try:
         with path.open("rb") as source, atomic_file(path) as target:
             length = int.from_bytes(source.read(8), "little")
             header = json.loads(source.read(length).decode("utf-8"))
             header["__metadata__"] = {**(header.get("__metadata__") or {}), **changes}
-            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-            text += b" " * (-len(text) % 8)
-            target.write(len(text).to_bytes(8, "little"))
-            target.write(text)
+            target.write(_encoded(header))
             shutil.copyfileobj(source, target)
     except (OSError, ValueError) as error:
         raise CheckpointError(

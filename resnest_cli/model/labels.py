@@ -12,6 +12,7 @@ from resnest_cli.errors import LabelsError
 from resnest_cli.paths import resnest_home
 
 LABELS_FILE = "imagenet_classes.txt"
+IMAGENET_CLASSES = 1000
 _IDS_FILE = "imagenet_wnids.txt"
 LABELS_SHA256 = "1f386e0d1cb6e28b9c2dac651c3dea6801e98ad1b41a14ce6bb1a093d72069f5"
 
@@ -74,6 +75,6 @@ def read_labels(path: str | Path, expected: int) -> tuple[str, ...]:
 
 def labels_for(num_classes: int) -> tuple[str, ...]:
     """Names for a network that carries none: ImageNet's for 1000 classes, else `class 0`, ..."""
-    if num_classes == 1000:
+    if num_classes == IMAGENET_CLASSES:
         return imagenet_labels()
     return tuple(f"class {index}" for index in range(num_classes))

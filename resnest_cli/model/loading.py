@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
 from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
-from resnest_cli.model.labels import imagenet_ids, labels_for, read_labels
+from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
 from resnest_cli.model.variants import (
     DEFAULT_MODEL,
     VARIANTS,
@@ -42,8 +42,8 @@ class Model:
     """A network, what goes in and what comes out; its weights lie in `path` until asked for.
 
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
-    of logit i, `class_ids[i]` its folder's name or WordNet id, where they are known. Logits are
-    divided by `temperature` before they become probabilities.
+    of logit i. `noted_ids` are the folder names that a training noted, `imagenet` says that the
+    classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
     """
 
     name: str
@@ -53,8 +53,14 @@ class Model:
     in_channels: int
     path: Path
     load: "Callable[[], Checkpoint]"
-    class_ids: tuple[str, ...] | None = None
+    noted_ids: tuple[str, ...] | None = None
+    imagenet: bool = False
     temperature: float = 1.0
+
+    @property
+    def class_ids(self) -> tuple[str, ...] | None:
+        """The folder's name or WordNet id of each class, where they are known."""
+        return imagenet_ids() if self.imagenet else self.noted_ids
 
     @property
     def num_classes(self) -> int:
@@ -128,7 +134,8 @@ def find_model(
         in_channels=known.in_channels,
         path=path,
         load=load,
-        class_ids=_class_ids(known),
+        noted_ids=_noted_ids(known),
+        imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
     )
 
@@ -263,10 +270,7 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
     )
 
 
-def _class_ids(known: "CheckpointInfo") -> tuple[str, ...] | None:
-    """Those that a training noted; ImageNet's for 1000 classes without names of their own."""
-    if known.class_names is None:
-        return imagenet_ids() if known.num_classes == len(imagenet_ids()) else None
+def _noted_ids(known: "CheckpointInfo") -> tuple[str, ...] | None:
     found = known.provenance.get("class_ids")
     if not isinstance(found, list) or len(found) != known.num_classes:
         return None

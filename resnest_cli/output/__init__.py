@@ -13,7 +13,6 @@ stdout carries records only. Rich is imported where a table or a bar is drawn. N
 NO_COLOR or TERM=dumb: no colour, no bars.
 """
 
-from resnest_cli.output.evaluation import show_calibration, show_comparison, show_evaluation
 from resnest_cli.output.messages import (
     debug_wanted,
     error,
@@ -45,9 +44,6 @@ __all__ = [
     "record_writer",
     "set_debug",
     "set_quiet",
-    "show_calibration",
-    "show_comparison",
-    "show_evaluation",
     "show_table",
     "to_json",
 ]

@@ -62,6 +62,11 @@ def decorated(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def percent(value: float | None) -> str:
+    """A fraction as people read it; a dash for None."""
+    return "-" if value is None else f"{value:.2%}"
+
+
 def megabytes(size: int) -> str:
     """A number of bytes as people read it: 110 MB."""
     if size < 10_000_000:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__
 from resnest_cli.errors import ImageError
 from resnest_cli.files import write_text
-from resnest_cli.output.messages import printable_name
+from resnest_cli.output.messages import percent, printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.records import Record
@@ -102,16 +102,16 @@ class Page:
             }
         )
 
-    def write(self, path: Path, template: str) -> None:
+    def write(self, path: Path) -> None:
         """Writes the page, whole or not at all.
 
         Raises:
             OSError: it cannot be written.
         """
         # No tool can open a page with half a surrogate; `printable_name` left none.
-        write_text(path, self._rendered(template))
+        write_text(path, self._rendered())
 
-    def _rendered(self, template: str) -> str:
+    def _rendered(self) -> str:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
@@ -121,7 +121,7 @@ class Page:
             trim_blocks=True,
         )
         states = sorted({card["state"] for card in self.cards})
-        return environment.get_template(template).render(
+        return environment.get_template("page.html").render(
             title=printable_name(self.title),
             subtitle=printable_name(self.subtitle),
             figures=[
@@ -188,6 +188,4 @@ def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[l
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.2f}%" if isinstance(value, float) else str(value)
+    return percent(value) if value is None or isinstance(value, float) else str(value)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnest_cli.evaluation.scores import class_scores
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -61,15 +63,11 @@ class Meter:
     def result(self) -> Evaluation:
         """Everything so far; all zero without photos."""
         photos = int(self._confusion.sum())
-        support, right = self._confusion.sum(axis=1), self._confusion.diagonal()
-        recall = tuple(
-            float(hits) / int(total) if total else None
-            for hits, total in zip(right, support, strict=True)
-        )
+        recall = tuple(one.recall for one in class_scores(self._confusion))
         return Evaluation(
             photos=photos,
             loss=self._loss / max(1, photos),
-            top1=float(right.sum()) / max(1, photos),
+            top1=float(np.trace(self._confusion)) / max(1, photos),
             top5=self._right5 / max(1, photos) if self._classes > 5 else None,
             recall=recall,
             confusion=self._confusion.copy(),

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resnest_cli.evaluation.scores import class_scores
 from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.output.messages import percent
 from resnest_cli.report.html import Page, Table, picture_of
 from resnest_cli.training.metrics import BestAnswers
 from resnest_cli.training.resume import Progress
@@ -63,17 +65,13 @@ def _figures(progress: Progress) -> list[tuple[str, str, str]]:
     ema = row.which == "ema" and row.ema_top1 is not None
     top1, top5 = (row.ema_top1, row.ema_top5) if ema else (row.top1, row.top5)
     figures = [
-        ("best top-1", _percent(top1), f"epoch {row.epoch}, {'moving average' if ema else 'raw'}"),
-        ("top-5", _percent(top5), ""),
-        ("mean recall", _percent(row.recall), ""),
+        ("best top-1", percent(top1), f"epoch {row.epoch}, {'moving average' if ema else 'raw'}"),
+        ("top-5", percent(top5), ""),
+        ("mean recall", percent(row.recall), ""),
         ("epochs", str(progress.epoch), f"{progress.step:,} steps"),
         ("training speed", f"{row.photos_per_second:,.0f}", "photos/s"),
     ]
     return [figure for figure in figures if figure[1] != "-"]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
 
 
 def _epochs(rows: "list[EpochRow]") -> Table:
@@ -81,26 +79,20 @@ def _epochs(rows: "list[EpochRow]") -> Table:
                "EMA top-1", "Seconds"]  # fmt: skip
     cells = [
         [str(row.epoch), f"{row.lr:.3g}", f"{row.train_loss:.4f}", f"{row.val_loss:.4f}",
-         _percent(row.top1), _percent(row.top5), _percent(row.ema_top1), f"{row.seconds:.1f}"]
+         percent(row.top1), percent(row.top5), percent(row.ema_top1), f"{row.seconds:.1f}"]
         for row in rows
     ]  # fmt: skip
     return Table("Epochs", columns, cells, frozenset(range(len(columns))))
 
 
 def _classes(ready: "Ready", best: BestAnswers) -> Table:
-    matrix = best.confusion
-    support, taken, hits = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    names = ready.dataset.class_names
     cells = [
-        [
-            name,
-            str(int(support[index])),
-            _percent(hits[index] / taken[index] if taken[index] else None),
-            _percent(hits[index] / support[index] if support[index] else None),
-        ]
-        for index, name in enumerate(ready.dataset.class_names)
+        [name, str(one.support), percent(one.precision), percent(one.recall), percent(one.f1)]
+        for name, one in zip(names, class_scores(best.confusion), strict=True)
     ]
-    columns = ["Class", "Validation photos", "Precision", "Recall"]
-    return Table("Classes in the best epoch", columns, cells, frozenset({1, 2, 3}))
+    columns = ["Class", "Validation photos", "Precision", "Recall", "F1"]
+    return Table("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))
 
 
 def _settings(ready: "Ready") -> Table:

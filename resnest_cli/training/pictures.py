@@ -95,7 +95,7 @@ def final_pictures(
     )
     _drawn(
         run.path / "report.html",
-        lambda path: training_page(run, ready, progress, best).write(path, "evaluate.html"),
+        lambda path: training_page(run, ready, progress, best).write(path),
         notify,
     )
 

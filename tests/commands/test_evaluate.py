@@ -218,6 +218,10 @@ def test_bad_input(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     known = cli("evaluate", data, "-m", own, "--known-only")
     assert known.code == 3
     assert "1 photo(s) of 1 class(es) left out" in known.err
+    misspelt = cli("evaluate", data, "-m", own, "--known-only", "--compare", "resnest50x")
+    assert misspelt.code == 2
+    assert "Did you mean resnest50" in misspelt.err
+    assert misspelt.out == ""
     missing = cli("evaluate", tmp_path / "none", "-m", own)
     assert missing.code == 2
     file = tmp_path / "file"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.model import cache
 from resnest_cli.model.variants import VARIANTS
 from tests.conftest import CLASSES, Cli, Published
 from tests.server import Reply
@@ -140,6 +141,16 @@ def test_verify_names_what_is_missing(cli: Cli) -> None:
     rest = cli("models", "verify")
     assert rest.code == 0
     assert re.findall(r"^(resnest\w+) +(\w+)", rest.out, re.MULTILINE) == [("resnest14t", "ok")]
+
+
+def test_verify_tells_bundled_weights_that_are_gone(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_BUNDLED", tmp_path)
+    result = cli("models", "verify")
+    assert result.code == 1
+    assert "resnest14t" in result.err
+    assert "missing" in result.err
 
 
 def test_show_tells_what_a_checkpoint_holds(

@@ -240,6 +240,17 @@ def test_a_known_classifier_is_kept(
     assert float(rows_of(place / "runs/finetune/exp2")[0]["top1"]) == 1.0
 
 
+def test_a_classifier_is_known_by_the_ids_of_its_classes(cli: Cli, place: Path) -> None:
+    for shade, name in enumerate(("n07920052", "n02124075")):
+        for index in range(3):
+            path = place / "wordnet" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (index, 90 * shade, 200)).save(path)
+    result = cli("finetune", place / "wordnet", "--model", "demo", "--dry-run")
+    assert result.code == 0, result.err
+    assert "its classifier kept" in result.out
+
+
 def test_resume(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> None:
     arguments = ("finetune", data, "--model", tiny_checkpoint, *UNFROZEN)
     fresh = cli(*arguments, "--resume")

@@ -24,16 +24,16 @@ PETS = Model(
     in_channels=3,
     path=Path("pets.safetensors"),
     load=unused,  # type: ignore[arg-type]
-    class_ids=("n01", "n02", "n03", "n04", "n05"),
+    noted_ids=("n01", "n02", "n03", "n04", "n05"),
 )
-IMAGENET = replace(PETS, name="resnest50d", class_names=imagenet_labels(), class_ids=imagenet_ids())
+IMAGENET = replace(PETS, name="resnest50d", class_names=imagenet_labels(), imagenet=True)
 
 
 def test_by_id_by_name_and_by_index() -> None:
     found, unknown = class_indices(["n01", "dog", "7", "4", "Tabby_Cat"], PETS)
     assert found == {"n01": 0, "dog": 1, "7": 2, "4": 4, "Tabby_Cat": 0}
     assert unknown == []
-    assert class_indices(["dog"], replace(PETS, class_ids=None))[0] == {"dog": 1}
+    assert class_indices(["dog"], replace(PETS, noted_ids=None))[0] == {"dog": 1}
 
 
 def test_imagenets_ids() -> None:

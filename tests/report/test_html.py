@@ -40,7 +40,7 @@ def page_file(folder: Path) -> Path:
     page.add(Record("broken <i>.jpg", "m", error="is empty (0 bytes)"), "cat")
     rows = [["cat", "9", "50.00%"], ["dog", "1,000", "-"], ["ant", "20", "7.50%"]]
     page.tables = [Table("Classes", ["Class", "Photos", "Recall"], rows, frozenset({1, 2}))]
-    page.write(folder / "page.html", "evaluate.html")
+    page.write(folder / "page.html")
     return folder / "page.html"
 
 
@@ -100,7 +100,7 @@ def test_a_hostile_name_is_text(opened: Any) -> None:
 @pytest.mark.parametrize(
     ("selector", "value", "left"),
     [
-        ("#search", "10 dog", ["10.jpg"]),
+        ("#search", "10.jpg dog", ["10.jpg"]),
         ("#search", "nothing", []),
         ("#class", "cat", ["2.jpg"]),
         ("#state", "wrong", [HOSTILE]),
@@ -183,7 +183,7 @@ def test_five_thousand_photos_open(browser: Any, folder: Path) -> None:
     page.add(answered(photo, "cat", 0.5))
     for index in range(4_999):  # the same thumbnail: what is tried is the browser
         page.cards.append(page.cards[0] | {"name": f"{index}.jpg", "text": f"{index}.jpg cat"})
-    page.write(folder / "many.html", "predict.html")
+    page.write(folder / "many.html")
     tab = browser.new_page()
     tab.goto(folder.joinpath("many.html").as_uri())
     tab.locator("#search").fill("4998.jpg")
@@ -197,7 +197,7 @@ def test_a_page_has_an_end(folder: Path) -> None:
         page.add(answered(f"http://host/{index}.jpg", "cat", 0.5))
     assert (len(page.cards), page.left_out) == (MOST_PHOTOS, 3)
     page.cards = page.cards[:5]
-    page.write(folder / "long.html", "predict.html")
+    page.write(folder / "long.html")
     assert "3 more are left out here" in (folder / "long.html").read_text(encoding="utf-8")
 
 
@@ -216,7 +216,7 @@ def test_thumbnails_are_small_and_of_local_photos_only(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     page = Page("Odd \udce9", "")
     page.add(answered("caf\udce9.jpg", "cat\udce9", 0.5))
-    page.write(tmp_path / "odd.html", "predict.html")
+    page.write(tmp_path / "odd.html")
     assert (tmp_path / "odd.html").read_text(encoding="utf-8")
 
 
