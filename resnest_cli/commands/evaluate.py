@@ -129,7 +129,7 @@ def _run(
         summary["calibrated"] = calibration.calibrate(found)
     if second is not None:
         summary["comparison"] = figures.compared(found, figures.evaluated(second))
-    _show(summary, format_)
+    # Files first: whoever reads stdout may leave early.
     if folder is not None:
         from resnest_cli.evaluation.files import write_all
 
@@ -139,6 +139,7 @@ def _run(
         from resnest_cli.evaluation.page import evaluation_page
 
         write_page(evaluation_page(found, summary, folder), html)
+    _show(summary, format_)
     failed = summary["unreadable"]
     if failed:
         output.message(f"{failed} of {len(found.records)} photo(s) could not be read.")

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +139,24 @@ def test_predicts_page(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     assert 'value="unsure"' in text
     assert "bad.jpg" in text
     assert cli("predict", data, "-m", own, "--html", tmp_path).code == 1
+
+
+def test_files_are_whole_when_the_reader_of_stdout_has_gone(
+    data: Path, own: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "resnest_cli", "evaluate", str(data), "-m", str(own)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*command, "-o", str(tmp_path / "eval"), "--html", str(tmp_path / "page.html")],
+            stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert done.returncode == 141, done.stderr
+    assert (tmp_path / "eval" / "records.jsonl").stat().st_size > 0
+    assert (tmp_path / "page.html").stat().st_size > 0
 
 
 def test_calibrate(cli: Cli, data: Path, own: Path) -> None:
