@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import write_text
@@ -40,15 +42,15 @@ def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> Non
 
 
 def write_pictures(folder: Path, found: Evaluated) -> None:
-    """`confusion_matrix.png` and `reliability.png`.
+    """`confusion_matrix.png`, of the classes that occur, and `reliability.png`.
 
     Raises:
         OSError: one cannot be written.
     """
-    told = found.told
-    plots.confusion_matrix(
-        folder / "confusion_matrix.png", found.scores.confusion, told.class_names
-    )
+    told, matrix = found.told, found.scores.confusion
+    occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
+    names = [told.class_names[index] for index in occur]
+    plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
     plots.reliability(folder / "reliability.png", found.calibration, told.temperature)
 
 

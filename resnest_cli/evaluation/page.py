@@ -19,12 +19,11 @@ def evaluation_page(
     The pictures are those of `folder`, where an evaluation was written to one.
     """
     classes = [one for one in figures["classes"] if one["support"]]
+    failed = figures["unreadable"]
+    unreadable = f"; {failed:,} more could not be read" if failed else ""
     page = Page(
         title=f"{figures['model']}: how good it is",
-        subtitle=(
-            f"{figures['photos']:,} photos of {len(classes):,} classes; {figures['unreadable']:,} "
-            "more could not be read"
-        ),
+        subtitle=f"{figures['photos']:,} photos of {len(classes):,} classes{unreadable}",
         figures=headline(figures),
         pictures=_pictures(found, folder),
         tables=[

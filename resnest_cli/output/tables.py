@@ -37,7 +37,8 @@ def show_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+                  show_header=any(title for title, _ in columns))  # fmt: skip
     for title, justify in columns:
         table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:

@@ -45,10 +45,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in a page: what it shows, its file's name, and all of it as a data URI."""
+    """A picture in a page: what it shows, and all of it as a data URI."""
 
     title: str
-    file: str
     data: str
 
 
@@ -175,7 +174,7 @@ def picture_of(title: str, path: Path) -> Picture:
         OSError: it cannot be read.
     """
     kind = "image/png" if path.suffix.lower() == ".png" else "image/jpeg"
-    return Picture(title, path.name, _uri(kind, path.read_bytes()))
+    return Picture(title, _uri(kind, path.read_bytes()))
 
 
 def _uri(kind: str, data: bytes) -> str:

@@ -11,6 +11,7 @@ get the same photos, settings and epochs. With --work the pre-training is kept, 
 
 import argparse
 import random
+import shutil
 import tempfile
 from pathlib import Path
 from statistics import mean
@@ -75,7 +76,7 @@ def measure(options: argparse.Namespace, work: Path) -> None:
     data = options.data.resolve()
     names = sorted(path.name for path in (data / "train").iterdir())
     left_out = names[EVERY // 2 :: EVERY]
-    weights = work / "train" / "base" / "weights" / "best.safetensors"
+    weights = work / "base.safetensors"  # there once the pre-training is done
     if not weights.exists():
         others = [name for name in names if name not in left_out]
         manifest = write_manifest(work / "base.csv", everything(data, others))
@@ -84,7 +85,8 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             work, "train", "base", manifest, "--recipe", "tiny", *epochs, quiet=False
         )
         print(f"{len(others)} classes, {options.pretrain_epochs} epochs: top-1 {found:.2%}, "
-              f"{seconds:.0f} s")  # fmt: skip
+              f"{seconds:.0f} s", flush=True)  # fmt: skip
+        shutil.copy(work / "train" / "base" / "weights" / "best.safetensors", weights)
     print(f"{'photos a class':<28}{'scratch':>10}{'unfrozen':>10}{'frozen':>10}   seconds")
     for count in options.photos:
         columns: list[list[float]] = []

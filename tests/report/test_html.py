@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.inference.records import Prediction, Record
-from resnest_cli.report.html import MOST_PHOTOS, Page, Table, thumbnail
+from resnest_cli.report.html import MOST_PHOTOS, Page, Table, picture_of, thumbnail
 from tests.conftest import make_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -40,6 +40,8 @@ def page_file(folder: Path) -> Path:
     page.add(Record("broken <i>.jpg", "m", error="is empty (0 bytes)"), "cat")
     rows = [["cat", "9", "50.00%"], ["dog", "1,000", "-"], ["ant", "20", "7.50%"]]
     page.tables = [Table("Classes", ["Class", "Photos", "Recall"], rows, frozenset({1, 2}))]
+    make_photo(folder / "curve.png", (1500, 900))
+    page.pictures = [picture_of("A wide picture", folder / "curve.png")]
     page.write(folder / "page.html")
     return folder / "page.html"
 
@@ -84,11 +86,22 @@ def test_everything_is_shown(opened: Any) -> None:
     assert opened.locator("#count").inner_text() == "4 of 4 photos"
     assert opened.locator(".card.right").count() == 2
     assert "it is cat" in opened.locator(".card.wrong").inner_text()
-    widths = opened.eval_on_selector_all("img", "nodes => nodes.map(n => n.naturalWidth)")
+    widths = opened.eval_on_selector_all(".card img", "nodes => nodes.map(n => n.naturalWidth)")
     assert widths
     assert min(widths) > 0
     errors = opened.locator("section", has_text="could not be read").locator("td")
     assert errors.all_inner_texts() == ["broken <i>.jpg", "is empty (0 bytes)"]
+
+
+def test_a_picture_opens_in_full_size_and_closes_by_keyboard(opened: Any) -> None:
+    small = opened.get_by_role("button", name="A wide picture")
+    small.focus()
+    opened.keyboard.press("Enter")
+    large = opened.locator("#zoomed img")
+    assert large.evaluate("node => [node.clientWidth, node.naturalWidth]") == [1500, 1500]
+    assert small.locator("img").evaluate("node => node.clientWidth") < 1500
+    opened.keyboard.press("Escape")
+    assert not opened.locator("#zoomed").is_visible()
 
 
 def test_a_hostile_name_is_text(opened: Any) -> None:

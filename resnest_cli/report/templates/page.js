@@ -59,6 +59,15 @@
     filter();
   }
 
+  const zoomed = byId("zoomed");
+  for (const button of document.querySelectorAll("button.zoom")) {
+    button.addEventListener("click", () => {
+      const { src, alt } = button.querySelector("img");
+      Object.assign(zoomed.querySelector("img"), { src, alt });
+      zoomed.showModal();
+    });
+  }
+
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
