@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from resnest_cli import output
+from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.weights import Access
 
 
@@ -52,6 +53,18 @@ Engine = Annotated[
     typer.Option(
         envvar="RESNEST_ENGINE",
         help="What runs the network; auto is onnx on a CPU, torch on an accelerator.",
+    ),
+]
+HalfPrecision = Annotated[
+    Amp,
+    typer.Option(
+        "--amp", help="Convolutions in half precision (torch engine); float32 unless said."
+    ),
+]
+Compiled = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Run the network through torch.compile, for long runs (torch engine)."
     ),
 ]
 Mirror = Annotated[

@@ -71,6 +71,8 @@ def evaluate_command(
     workers: options.Workers = 1,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
+    amp: options.HalfPrecision = "off",
+    compiled: options.Compiled = False,
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,

@@ -91,6 +91,8 @@ def features(
     workers: options.AutoWorkers = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
+    amp: options.HalfPrecision = "off",
+    compiled: options.Compiled = False,
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,

@@ -108,6 +108,8 @@ def classifier(
         labels=options.labels,
         device=options.device,
         engine=options.engine,
+        amp=options.amp,
+        compiled=options.compiled,
         img_size=options.img_size,
         crop_pct=options.crop_pct,
         interpolation=options.interpolation,

@@ -25,6 +25,7 @@ from resnest_cli.inference.extraction import Extraction, Head, Pool
 from resnest_cli.inference.photos import SINGLE, Photo, as_source, as_sources
 from resnest_cli.inference.ranking import rank
 from resnest_cli.inference.records import Record
+from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import DEFAULT_MODEL, Interpolation, preprocessing_from_dict
 from resnest_cli.model.weights import Access
@@ -53,6 +54,8 @@ class Classifier:
         labels: file of class names, one a line, instead of the model's own.
         device: auto, cpu, cuda, cuda:1 or mps.
         engine: auto, torch or onnx.
+        amp: "bfloat16" or "float16" convolutions instead of float32 ("off"); torch engine.
+        compiled: run the network through torch.compile; takes a minute before the first batch.
         img_size, crop_pct, interpolation: other preprocessing than the model's.
         crop_mode: "center", "border" or "squash"; see `images.preprocess.preprocess`.
         exif: turn photos upright as their EXIF orientation says.
@@ -72,6 +75,8 @@ class Classifier:
         labels: str | Path | None = None,
         device: str = "auto",
         engine: EngineName = "auto",
+        amp: Amp = "off",
+        compiled: bool = False,
         img_size: int | None = None,
         crop_pct: float | None = None,
         interpolation: Interpolation | None = None,
@@ -82,7 +87,7 @@ class Classifier:
         ready_for: Output = "logits",
     ) -> None:
         check_device_name(device)  # before weights are fetched
-        check_engine_name(engine, device)
+        check_engine_name(engine, device, amp=amp, compiled=compiled)
         access = access or Access()
         self.model = find_model(model, source=weights, labels=labels, access=access)
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
@@ -93,7 +98,9 @@ class Classifier:
         except ValueError as error:
             raise UsageError(f"{error}.") from error
         self.preparation = Preparation(self.preprocessing, crop_mode, exif)
-        self.engine = create_engine(self.model, device, engine, access.notify, ready_for)
+        self.engine = create_engine(
+            self.model, device, engine, access.notify, ready_for, amp=amp, compiled=compiled
+        )
         self._tta = tta
         self._offline = access.offline
 

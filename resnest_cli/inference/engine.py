@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.inference.fingerprint import Fingerprint
+from resnest_cli.inference.run_options import Amp
 
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
@@ -56,8 +57,13 @@ def create_engine(
     engine: EngineName = "auto",
     notify: Callable[[str], None] = lambda _: None,
     output: Output = "logits",
+    *,
+    amp: Amp = "off",
+    compiled: bool = False,
 ) -> Engine:
     """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
+
+    `amp` and `compiled` are the torch engine's (see `torch_engine`), which auto then means.
 
     It is ready for `output`; what getting ready for another costs is paid when that is asked for.
 
@@ -69,17 +75,22 @@ def create_engine(
         CheckpointError: the weights cannot be used.
     """
     check_device_name(device)
-    check_engine_name(engine, device)
+    check_engine_name(engine, device, amp=amp, compiled=compiled)
+    special = amp != "off" or compiled
     if engine == "onnx":
         return _onnx(model, output)
-    if engine == "auto" and (device == "cpu" or (device == "auto" and not _accelerated())):
+    if (
+        engine == "auto"
+        and not special
+        and (device == "cpu" or (device == "auto" and not _accelerated()))
+    ):
         try:
             return _onnx(model, output)
         except EngineError as error:
             notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
 
-    return TorchEngine(model.network(), device)
+    return TorchEngine(model.network(), device, amp=amp, compiled=compiled, notify=notify)
 
 
 def compile_model(model: "Model") -> bool:
@@ -148,11 +159,14 @@ def check_device_name(device: str) -> None:
         raise UsageError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:1 or mps.")
 
 
-def check_engine_name(engine: str, device: str) -> None:
-    """Tells a misspelt engine, or one that does not run on the device.
+def check_engine_name(
+    engine: str, device: str, *, amp: str = "off", compiled: bool = False
+) -> None:
+    """Tells a misspelt engine, or one that does not run on the device or in that way.
 
     Raises:
-        UsageError: not one of auto, torch, onnx; or onnx on anything but the CPU.
+        UsageError: not one of auto, torch, onnx; or onnx on anything but the CPU, or with the torch
+            engine's options; a misspelt precision.
     """
     if engine not in get_args(EngineName):
         raise UsageError(f"unknown engine {engine!r}: use auto, torch or onnx.")
@@ -161,3 +175,7 @@ def check_engine_name(engine: str, device: str) -> None:
             f"the onnx engine runs on the CPU, not on {device}. Use --engine torch (or auto), or "
             "--device cpu."
         )
+    if amp not in get_args(Amp):
+        raise UsageError(f"unknown precision {amp!r}: use off, bfloat16 or float16.")
+    if engine == "onnx" and (amp != "off" or compiled):
+        raise UsageError("--amp and --compile belong to the torch engine, not to --engine onnx.")

@@ -1,12 +1,14 @@
 """What a run is about, as plain data that another process can be sent. No numpy."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from resnest_cli.images.preprocess import CropMode
     from resnest_cli.inference.engine import EngineName
     from resnest_cli.model.variants import Interpolation
+
+Amp = Literal["off", "bfloat16", "float16"]  # precision of the convolutions where it is not float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,5 @@ class ModelOptions:
     exif: bool
     mirror: str | None
     offline: bool
+    amp: Amp = "off"
+    compiled: bool = False

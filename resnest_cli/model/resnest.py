@@ -94,7 +94,8 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, channels, H, W)."""
         x = self.act0(self.bn0(self.conv(x)))  # (B, radix * C, H, W)
-        weights = self.attention(x)[..., None, None]  # (B, radix, C, 1, 1)
+        # Under autocast the softmax is float32, and the map must not become so.
+        weights = self.attention(x).to(x.dtype)[..., None, None]  # (B, radix, C, 1, 1)
         splits = x.chunk(self.radix, dim=1)  # radix of (B, C, H, W)
         # One product and sum after the other: in training, with channels last, the whole network
         # is 1.1 times as fast as with a product over (B, radix, C, H, W) and its sum.

@@ -7,12 +7,12 @@ device, so that what is written down is complete and `--config args.toml` repeat
 from dataclasses import dataclass
 from typing import Literal
 
+from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.variants import Interpolation
 
 Command = Literal["train", "finetune"]
 Opt = Literal["sgd", "adamw"]
 Sched = Literal["cosine", "constant"]
-Amp = Literal["off", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
