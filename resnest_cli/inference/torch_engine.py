@@ -47,7 +47,7 @@ class TorchEngine:
             raise UsageError("--amp float16 needs an accelerator; a CPU computes in bfloat16.")
         network = folded(network).to(self.device, self._dtype)
         self._layout = torch.contiguous_format if self._kind == "mps" else torch.channels_last
-        self._network = network.to(memory_format=self._layout)
+        self.network = network.to(memory_format=self._layout)
         self._compiled = _Compiled(notify) if compiled else None
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -74,7 +74,7 @@ class TorchEngine:
         return photos.to(self._dtype, memory_format=self._layout)
 
     def _runner(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        network = self._network
+        network = self.network
         if name == "logits":
             return network
         if name == "features":

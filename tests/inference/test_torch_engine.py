@@ -54,7 +54,7 @@ def test_half_precision_acts_and_is_near(network: ResNeSt, photos: Float32) -> N
 def test_no_map_becomes_float32_under_autocast(network: ResNeSt, photos: Float32) -> None:
     kinds = set()
     engine = TorchEngine(network, "cpu", amp="bfloat16")
-    for module in engine._network.modules():
+    for module in engine.network.modules():
         if type(module).__name__ in {"SplitAttention", "Bottleneck"}:
             module.register_forward_hook(lambda *given: kinds.add(given[2].dtype))
     engine.logits(photos)
