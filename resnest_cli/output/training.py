@@ -183,6 +183,12 @@ class TrainingDisplay:
             message(f"  {name:<26}{what}")
         message(f"Try it:\n  {command}")
 
+    def learning_rate(self, rate: float, picture: Path) -> None:
+        """The learning rate that was found, on stdout as an option that can be used as it is."""
+        self._status.clear()
+        emit(f"--lr {rate:g}\n")
+        message(f"The curve: {printable_name(str(picture))}")
+
 
 def _wrapped(text: str, width: int) -> list[str]:
     """Lines of at most so many columns; words, such as paths, stay whole."""

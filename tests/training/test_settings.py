@@ -58,7 +58,15 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
     assert None not in {v for k, v in asdict(found).items() if k not in _OPTIONAL}
 
 
-_OPTIONAL = {"weights", "classes", "class_names", "train_size", "start_size"}
+_OPTIONAL = {
+    "weights",
+    "classes",
+    "class_names",
+    "train_size",
+    "start_size",
+    "decay_epochs",
+    "time_budget",
+}
 
 
 def test_the_papers_recipe() -> None:
