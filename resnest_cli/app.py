@@ -7,6 +7,7 @@ import typer
 
 from resnest_cli import __version__, output
 from resnest_cli.commands import (
+    average,
     download,
     evaluate,
     features,
@@ -66,6 +67,7 @@ app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
 app.command(epilog=finetune.EPILOG, cls=GroupedCommand)(finetune.finetune)
 app.command(epilog=train.EPILOG, cls=GroupedCommand)(train.train)
+app.command(epilog=average.EPILOG)(average.average)
 app.command(epilog=download.EPILOG)(download.download)
 app.add_typer(models.app, name="models")
 

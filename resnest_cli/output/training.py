@@ -123,6 +123,12 @@ class TrainingDisplay:
             lambda: Line("Decoding photos", done, total, self._pace.parts(done, total))
         )
 
+    def statistics(self, done: int, total: int | None) -> None:
+        """Batch norm's statistics have seen so many photos."""
+        self._status.show(
+            lambda: Line("Computing statistics", done, total, self._pace.parts(done, total))
+        )
+
     def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""
         self._status.clear()
