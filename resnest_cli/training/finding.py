@@ -28,7 +28,7 @@ from resnest_cli.training.stopping import StoppedError, StopRequest
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
-LOW, HIGH, STEPS = 1e-7, 10.0, 100
+LOW, HIGH, STEPS, SKIPPED = 1e-7, 10.0, 100, 10
 _SMOOTH = 0.98  # of the moving average of the losses, as fastai has it
 _DIVERGED = 4.0  # times the best
 
@@ -57,10 +57,10 @@ class Found:
 def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
     """A rate halfway down the longest stretch over which the loss falls; None where nothing falls.
 
-    Follows fastai.callback.schedule.valley, and leaves out the first tenth and the last five steps
-    as fastai's LRFinder does.
+    Follows fastai.callback.schedule.valley, and leaves out the first tenth, in which the average
+    still jumps, and the last five steps, as fastai's LRFinder does.
     """
-    rates, losses = rates[STEPS // 10 : -5], losses[STEPS // 10 : -5]
+    rates, losses = rates[SKIPPED:-5], losses[SKIPPED:-5]
     count = len(losses)
     lengths = [1] * count
     for here in range(count):
@@ -136,8 +136,9 @@ def find_learning_rate(
     writer.writerow(["lr", "loss"])
     writer.writerows(zip(found.rates, found.losses, strict=True))
     write_text(run.path / "lr_finder.csv", text.getvalue())
-    if len(found.rates) > 1:
-        lr_finder(run.path / "lr_finder.png", found.rates, found.losses, found.suggestion)
+    rates, losses = found.rates[SKIPPED:], found.losses[SKIPPED:]
+    if len(rates) > 1:
+        lr_finder(run.path / "lr_finder.png", rates, losses, found.suggestion)
     if found.suggestion is None:
         raise ResnestError(
             f"the loss never fell, so there is nothing to suggest; look at {run.path}. A larger "

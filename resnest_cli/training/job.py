@@ -93,6 +93,8 @@ def run_job(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
     """
     runs.check_run_name(job.run)
     keep_memory()
+    if job.find_lr and job.resume:
+        raise UsageError("--find-lr starts from the beginning; leave out --resume.")
     if job.resume:
         found = runs.find_run(job.base, job.run)
         if found is not None:
@@ -145,7 +147,7 @@ def _measured(job: TrainingJob, ready: Ready) -> Estimate:
     asked = "epochs" in job.flags or (job.config is not None and "epochs" in named(job.config))
     if asked:
         return found
-    ready.config = fitted(ready.config, found.epoch_seconds)
+    ready.config = fitted(ready.config, found.epoch_seconds, time.monotonic() - job.began)
     assert ready.config.epochs is not None
     total = found.total_seconds
     if found.epoch_seconds:

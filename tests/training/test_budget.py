@@ -32,6 +32,8 @@ def test_epochs_that_fit() -> None:
     assert fitted(CONFIG, 360.0).epochs == 9  # nine tenths of an hour
     assert fitted(CONFIG, 36_000.0).epochs == 1
     assert fitted(CONFIG, 0.1).epochs == 100  # never more
+    assert fitted(CONFIG, 360.0, used=1800).epochs == 4
+    assert fitted(CONFIG, 360.0, used=9999).epochs == 1
     assert fitted(CONFIG, 0.0) == CONFIG  # on cached features an epoch is not counted
     assert fitted(replace(CONFIG, time_budget=None), 360.0).epochs == 100
     found = fitted(CONFIG, 360.0)

@@ -253,7 +253,7 @@ def test_a_loss_that_is_no_number_is_found_in_any_part_of_a_step() -> None:
 
 
 def test_drop_block_acts_in_the_last_two_stages_and_only_in_training() -> None:
-    whole = network(replace(CONFIG, drop_block=0.3))
+    whole = network(replace(STILL, drop_block=0.3))
     rates = {
         name.partition(".")[0]: module.rate
         for name, module in whole.named_modules()
