@@ -11,45 +11,26 @@ that a run that was killed and resumed gives the same weights, bit for bit, on t
 knows no files: `Keeper` saves what it is told to.
 """
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnest_cli.errors import ResnestError
 from resnest_cli.training.budget import Clock, budget_seconds
-from resnest_cli.training.config import Config
 from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.losses import Loss
 from resnest_cli.training.metrics import BestAnswers, Evaluation, Meter
-from resnest_cli.training.mixing import Mixing
-from resnest_cli.training.optim import clip, create_optimizer, set_rate
 from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
 from resnest_cli.training.schedule import Schedule
-from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.speed import Speed
+from resnest_cli.training.stepping import DivergedError, Stepper, memory_errors
 from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
 
-_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-class DivergedError(ResnestError):
-    """The loss or its gradient is no longer a finite number."""
-
-
-class _Part(NamedTuple):
-    """A batch whose gradient has been added: its loss, its photos, what its mean was divided by."""
-
-    loss: float
-    photos: int
-    share: float
+__all__ = ["DivergedError", "Trainer"]
 
 
 class Trainer:
@@ -67,15 +48,11 @@ class Trainer:
         config = task.config
         self.task, self.config = task, config
         self._keeper, self._display, self._stop = keeper, display, stop
-        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self._network = task.network.to(config.device).to(memory_format=self._format)
-        self.optimizer = create_optimizer(self._network, config)
+        self.stepper = Stepper(task)
+        self._network = self.stepper.network
         self._accumulated = config.grad_accum_steps
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
         self._schedule = Schedule(config, self._steps)
-        self._mixing = Mixing(config, task.num_classes)
-        self._loss = Loss(config, task.class_weights)
-        self._scaler = torch.amp.GradScaler(_kind(config.device), enabled=config.amp == "float16")
         self.progress = Progress()
         if state is not None:
             self._network.load_state_dict(state.tensors["model"])
@@ -91,9 +68,9 @@ class Trainer:
         self.progress = state.progress
         if self._ema is not None:
             self._ema.network.load_state_dict(state.tensors["ema"])
-        restore_optimizer(self.optimizer, self._network, state.tensors.get("optimizer", {}))
+        restore_optimizer(self.stepper.optimizer, self._network, state.tensors.get("optimizer", {}))
         if state.scaler:
-            self._scaler.load_state_dict(state.scaler)
+            self.stepper.scaler.load_state_dict(state.scaler)
         self.best = BestAnswers.restored(state.tensors["best"], self.task.num_classes)
 
     def run(self) -> Progress:
@@ -109,7 +86,8 @@ class Trainer:
         self._display.start(epochs=epochs, steps=self._steps, first_epoch=progress.epoch + 1)
         try:
             while progress.epoch < epochs and not self._out_of_patience():
-                self._clock.check()
+                if progress.step:  # at least one, for the weights to be something
+                    self._clock.check()
                 if progress.position < len(self.task.train):
                     self._train_epoch()
                 self._finish_epoch()
@@ -134,19 +112,15 @@ class Trainer:
         """The rest of the epoch's batches."""
         self._set_training()
         progress, begin = self.progress, time.perf_counter()
-        parts: list[_Part] = []
+        rate = self._schedule.lr(progress.step)
         for batch in self.task.train.epoch(progress.epoch, start=progress.position):
-            parts.append(self._add_gradient(batch, len(parts)))
-            done = progress.position + len(parts)
-            if len(parts) < self._accumulated and done < len(self.task.train):
+            done = self.stepper.add_gradient(batch, progress.epoch, progress.position, rate)
+            if done < self._accumulated and progress.position + done < len(self.task.train):
                 continue
-            rate = self._schedule.lr(progress.step)
-            self._step(parts, rate)
+            loss, photos = self.stepper.step(rate)
             if self._ema is not None:
                 self._ema.update(progress.step)
-            photos = sum(part.photos for part in parts)
-            loss = math.fsum(part.loss * part.photos for part in parts)
-            progress.position = done
+            progress.position += done
             progress.step += 1
             progress.loss_sum += loss
             progress.loss_photos += photos
@@ -155,7 +129,7 @@ class Trainer:
             self._speed.add(now - begin, photos)
             self._tell(loss / photos, rate)
             self._between_steps()
-            parts, begin = [], time.perf_counter()
+            rate, begin = self._schedule.lr(progress.step), time.perf_counter()
 
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
         """One step at this learning rate, of which nothing is kept; the loss before it.
@@ -164,10 +138,12 @@ class Trainer:
             DivergedError: a loss or gradient that is NaN or infinite.
         """
         self._set_training()
-        parts = [self._add_gradient(next(batches), n) for n in range(self._accumulated)]
-        self._step(parts, rate)
-        self.progress.position += len(parts)  # other draws in the next
-        return math.fsum(p.loss * p.photos for p in parts) / sum(p.photos for p in parts)
+        progress = self.progress
+        for _ in range(self._accumulated):
+            self.stepper.add_gradient(next(batches), progress.epoch, progress.position, rate)
+        loss, photos = self.stepper.step(rate)
+        progress.position += self._accumulated  # other draws in the next
+        return loss / photos
 
     def _set_training(self) -> None:
         """Training mode, but for what is frozen in this epoch."""
@@ -177,77 +153,6 @@ class Trainer:
         for number, module in enumerate(self.task.thawing, start=1):
             learns = self.progress.epoch >= number * self.config.unfreeze_every
             module.train(learns).requires_grad_(learns)
-
-    def _add_gradient(self, batch: Batch, before: int) -> _Part:
-        """Adds a batch's gradient to that of the `before` batches of the same step."""
-        config, progress = self.config, self.progress
-        position = progress.position + before
-        seed = derived_seed(config.seed, "step", progress.epoch, position)
-        torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
-        with _memory_errors(config):
-            photos, targets = self._on_device(batch)
-            if self._mixing.active:
-                photos, targets = self._mixing(photos, targets, seed)
-            with self._autocast():
-                loss = self._loss(self._network(photos), targets)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise self._diverged("the loss", value, position)
-            if before == 0:
-                self.optimizer.zero_grad(set_to_none=True)
-            share = self._loss.share(targets)
-            if self._accumulated > 1:  # the sum over photos; `_step` divides by all of them
-                loss = loss * (share / self._nominal())
-            torch.autograd.backward(self._scaler.scale(loss))
-        return _Part(value, len(batch.labels), share)
-
-    def _nominal(self) -> int:
-        """Photos of a whole step: gradients in this unit are as large as those of a mean."""
-        return (self.config.batch_size or 1) * self._accumulated
-
-    def _step(self, parts: Sequence[_Part], rate: float) -> None:
-        """One optimiser step with the gradient of these batches, at a learning rate."""
-        config, progress = self.config, self.progress
-        set_rate(self.optimizer, rate)
-        with _memory_errors(config):
-            self._scaler.unscale_(self.optimizer)
-            if self._accumulated > 1:
-                factor = self._nominal() / math.fsum(part.share for part in parts)
-                gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
-                torch._foreach_mul_(gradients, factor)
-            norm = float(clip(self._network.parameters(), config.clip_grad))
-            if not math.isfinite(norm) and not self._scaler.is_enabled():
-                raise self._diverged("the gradient", norm, progress.position + len(parts) - 1)
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        device = self.config.device
-        photos = batch.photos.to(device, non_blocking=True)
-        if photos.dim() == 4:
-            photos = photos.contiguous(memory_format=self._format)
-        return photos, batch.labels.to(device, non_blocking=True)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        amp = self.config.amp
-        dtype = torch.float16 if amp == "float16" else torch.bfloat16
-        return torch.autocast(_kind(self.config.device), dtype=dtype, enabled=amp != "off")
-
-    def _diverged(self, what: str, value: float, position: int) -> DivergedError:
-        progress, config = self.progress, self.config
-        rate = self._schedule.lr(progress.step)
-        remedies = [f"a lower --lr (it was {rate:.3g})"]
-        if not config.clip_grad:
-            remedies.append("--clip-grad 1")
-        remedies.append("a longer --warmup-epochs")
-        if config.amp != "off":
-            remedies.append("--amp off")
-        return DivergedError(
-            f"{what} became {value} in epoch {progress.epoch + 1}, batch {position + 1}. "
-            "The weights before are kept; nothing was learned from this batch. Start again with "
-            + ", or ".join(remedies)
-            + "."
-        )
 
     def _tell(self, loss: float, rate: float) -> None:
         progress = self.progress
@@ -275,12 +180,12 @@ class Trainer:
         self.progress.used = self._clock.used()
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self._network.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer, self._network),
+            "optimizer": optimizer_tensors(self.stepper.optimizer, self._network),
             "best": self.best.tensors(),
         }
         if self._ema is not None:
             parts["ema"] = self._ema.network.state_dict()
-        self._keeper.save_state(self.progress, parts, self._scaler.state_dict())
+        self._keeper.save_state(self.progress, parts, self.stepper.scaler.state_dict())
         self._saved = time.monotonic()
 
     def _finish_epoch(self) -> None:
@@ -323,10 +228,10 @@ class Trainer:
         total = len(self.task.val)
         network.eval()
         meter = Meter(self.task.num_classes)
-        with torch.inference_mode(), _memory_errors(self.config):
+        with torch.inference_mode(), memory_errors(self.config):
             for done, batch in enumerate(self.task.val, start=1):
-                photos, labels = self._on_device(batch)
-                with self._autocast():
+                photos, labels = self.stepper.on_device(batch)
+                with self.stepper.autocast():
                     logits = network(photos)
                 meter.update(logits.float(), labels)
                 self._display.validating(done, total)
@@ -384,24 +289,3 @@ def _metrics(found: Evaluation, epoch: int, which: str) -> dict[str, Any]:
     metrics = {"epoch": epoch, "weights": which, "photos": found.photos}
     metrics |= {"loss": found.loss, "top1": found.top1, "mean_recall": found.mean_recall}
     return metrics if found.top5 is None else metrics | {"top5": found.top5}
-
-
-def _kind(device: str) -> str:
-    return device.partition(":")[0]
-
-
-@contextmanager
-def _memory_errors(config: Config) -> Iterator[None]:
-    """Turns the many ways to say that memory ran out into advice."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(words in text for words in _MEMORY):
-            raise
-        batch = config.batch_size or 1
-        half = f"-b {batch // 2}, or " if batch > 1 else ""
-        raise ResnestError(
-            f"memory ran out with {batch} photos of {config.img_size} pixels a batch. Try {half}"
-            "a smaller --img-size or --model, or --freeze backbone."
-        ) from error
