@@ -9,6 +9,7 @@ from resnest_cli import __version__, output
 from resnest_cli.commands import (
     download,
     evaluate,
+    export,
     features,
     finetune,
     merge,
@@ -65,6 +66,7 @@ app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
 app.command(epilog=finetune.EPILOG)(finetune.finetune)
 app.command(epilog=train.EPILOG)(train.train)
+app.command("export", epilog=export.EPILOG)(export.export_command)
 app.command(epilog=download.EPILOG)(download.download)
 app.add_typer(models.app, name="models")
 

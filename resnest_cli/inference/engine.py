@@ -64,13 +64,20 @@ def create_engine(
     Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
 
     Raises:
-        UsageError: the machine has no such device, or the engine does not run on it.
+        UsageError: the machine has no such device, or the engine does not run on it; an exported
+            network that was to run elsewhere, or lacks the output.
         EngineError: ONNX Runtime was asked for and cannot serve.
         CheckpointError: the weights cannot be used.
     """
     check_device_name(device)
     check_engine_name(engine, device)
-    if engine == "onnx":
+    if model.exported and (engine == "torch" or device not in {"auto", "cpu"}):
+        raise UsageError(
+            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU: leave out "
+            f"{'--engine torch' if engine == 'torch' else f'--device {device}'}, or give the "
+            "checkpoint that it was exported from."
+        )
+    if engine == "onnx" or model.exported:
         return _onnx(model, output)
     if engine == "auto" and (device == "cpu" or (device == "auto" and not _accelerated())):
         try:
