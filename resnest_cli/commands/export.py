@@ -83,14 +83,11 @@ def export_command(
         _check_file(output_, int8=int8, calibrate=calibrate, opset=opset, read=read)
         if license_ is not None:
             raise UsageError("--license goes into the model card of --hub DIR.")
-    elif any(only.values()):
-        wrong = next(name for name, value in only.items() if value)
+    elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
         raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
     from resnest_cli.model.loading import find_model
 
-    found = find_model(
-        model, source=weights, labels=labels, access=options.access(mirror, offline)
-    )
+    found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
     if hub is not None:
         _to_hub(found, hub, license_, format_)
         return
@@ -98,7 +95,9 @@ def export_command(
     from resnest_cli.exporting.job import ExportJob
     from resnest_cli.exporting.onnx_file import DEFAULT_OPSET
 
-    job = ExportJob(output_, opset or DEFAULT_OPSET, check, calibrate, calibrate_photos)
+    job = ExportJob(
+        output_, DEFAULT_OPSET if opset is None else opset, check, calibrate, calibrate_photos
+    )
     _to_file(found, job, format_)
 
 
@@ -113,7 +112,7 @@ def _check_file(
     kind = path.suffix.lower()
     if kind not in {".onnx", ".pt2"}:
         raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
-    if kind == ".pt2" and (int8 or opset):
+    if kind == ".pt2" and (int8 or opset is not None):
         raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
     if int8 != (calibrate is not None):
         raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
@@ -127,9 +126,7 @@ def _to_file(model: "Model", job: "ExportJob", format_: Literal["table", "json"]
     from resnest_cli.exporting import job as exporting
 
     with output.RecordProgress(None) as progress:
-        found = exporting.export(
-            model, job, lambda done, total: progress.update(done, 0, total)
-        )
+        found = exporting.export(model, job, lambda done, total: progress.update(done, 0, total))
     # The file first: whoever reads stdout may leave early.
     if not found.broken:
         found.write(job.output)

@@ -10,6 +10,7 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo, metadata_of, rea
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import VARIANTS
 
+
 def is_published(model: Model) -> bool:
     """Whether the weights are the published ones, or the bundled ones, told by their hash."""
     table = VARIANTS.get(model.name)

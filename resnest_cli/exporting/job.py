@@ -124,7 +124,8 @@ def _onnx(model: Model, job: ExportJob, progress: Progress) -> Exported:
     found = Exported(data, _summary(model, job, data, opset=job.opset, outputs=outputs))
     if job.calibrate is not None:
         _to_int8(model, job, found, proto, info, progress)
-    _compare(model, job, found, onnx_engine.open_exported(found.data).logits, progress)
+    engine = onnx_engine.open_exported(found.data, found.summary["precision"])
+    _compare(model, job, found, engine.logits, progress)
     return found
 
 
@@ -190,10 +191,14 @@ def _to_int8(
         info = noted(info, precision="int8", calibration_photos=used)
         info = replace(info, versions={**info.versions, "onnxruntime": onnxruntime.__version__})
         before, found.data = found.data, onnx_file.serialized(small, info)
-        runs = {name: open_exported(data).logits for name, data in
-                (("float32", before), ("int8", found.data))}  # fmt: skip
+        made = {"float32": before, "int8": found.data}
+        runs = {name: open_exported(data, name).logits for name, data in made.items()}
         told = cost.accuracy(
-            reader.batches(plan.held_out), *runs.values(), plan.truth, model.temperature
+            reader.batches(plan.held_out),
+            runs["float32"],
+            runs["int8"],
+            plan.truth,
+            model.temperature,
         )
     found.unreadable |= reader.unreadable
     found.summary |= {

@@ -38,8 +38,8 @@ def check_opset(opset: int) -> None:
         ) from error
     if not OLDEST_OPSET <= opset <= onnx_opset_version():
         raise UsageError(
-            f"--opset {opset}: use {OLDEST_OPSET} to {onnx_opset_version()}, which the package onnx "
-            "knows here."
+            f"--opset {opset}: use {OLDEST_OPSET} to {onnx_opset_version()}, the newest that the "
+            "package onnx knows here."
         )
 
 

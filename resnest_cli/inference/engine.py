@@ -73,8 +73,8 @@ def create_engine(
     check_engine_name(engine, device)
     if model.exported and (engine == "torch" or device not in {"auto", "cpu"}):
         raise UsageError(
-            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU: leave out "
-            f"{'--engine torch' if engine == 'torch' else f'--device {device}'}, or give the "
+            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU: leave "
+            f"out {'--engine torch' if engine == 'torch' else f'--device {device}'}, or give the "
             "checkpoint that it was exported from."
         )
     if engine == "onnx" or model.exported:

@@ -10,9 +10,8 @@ packing weights once more 12, 173: the last is used. Runs are as quick without t
 per photo either way, alone and in batches of 8), and it saves memory that the pages of the file
 hold already.
 
-A network that `resnest export` wrote is compiled from its own file in the same way. Its weights may
-be int8, which ONNX Runtime cannot leave unpacked without being many times slower (14t on one core:
-7.3 ms for one photo, 0.6 packed): those sessions pack.
+A network that `resnest export` wrote is compiled from its own file in the same way, to the same
+bits. Weights of int8 have to be packed (14t on one core: 0.6 ms for one photo, 7.3 without).
 
 Threads: as many as there are cores, measured with 1, 2 and 3 on 2 cores: 53, 30 and 38 ms for one
 photo, 57, 30 and 38 ms per photo in batches of 8. They do not spin while they wait: that gains
@@ -126,20 +125,20 @@ def create(model: "Model", outputs: tuple[str, ...] = LOGITS) -> OnnxEngine:
         if not compiled.obtain(entry, compilation.write, rebuild=rebuild):
             break
         try:
-            return OnnxEngine(_open(entry.path, packed=model.exported), model=model)
+            return OnnxEngine(_open(entry.path, packed=_packed(model)), model=model)
         except Exception:
             continue
     return compilation.in_memory()
 
 
-def open_exported(data: bytes) -> OnnxEngine:
+def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
     """The engine for the bytes of an .onnx file that `resnest export` makes.
 
     Raises:
         EngineError: ONNX Runtime does not run it.
     """
     try:
-        return OnnxEngine(_session(data, _options(packed=True)))
+        return OnnxEngine(_session(data, _options(packed=precision == "int8")))
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
@@ -176,7 +175,7 @@ class _Compilation:
         # A file that was replaced meanwhile must not be stored under the old one's key.
         if hashes.known_sha256(self._model.path) != self.entry.origin["weights"]:
             raise OSError(f"{self._model.path} has changed meanwhile")
-        _open(path, packed=self._model.exported)
+        _open(path, packed=_packed(self._model))
 
     def in_memory(self) -> OnnxEngine:
         """The engine without a stored form."""
@@ -205,6 +204,10 @@ class _Compilation:
                 tensors = model.arrays(checked=True)
                 self._graph = build_graph(model.variant, tensors, self._outputs)
         return self._graph
+
+
+def _packed(model: "Model") -> bool:
+    return model.exported == "int8"
 
 
 def _options(*, packed: bool = False) -> ort.SessionOptions:
@@ -250,7 +253,7 @@ def _optimised_file(model: "Model", path: Path | None = None) -> ort.InferenceSe
     Raises:
         CheckpointError: it is not the network that its metadata tell of.
     """
-    options = _options(packed=True)
+    options = _options(packed=_packed(model))
     _save_as(options, path)
     session = _session(str(model.path), options)
     inputs = [(node.name, node.type, node.shape[1:2]) for node in session.get_inputs()]

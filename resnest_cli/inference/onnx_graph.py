@@ -1,7 +1,8 @@
 """The network as an ONNX graph, built block by block from the table and the tensors. No torch.
 
-Source: `model.resnest`, whose order this file keeps; operators of ONNX as they are since opset 13. The graph computes
-what the torch network computes in evaluation mode, for any batch, height and width.
+Source: `model.resnest`, whose order this file keeps; operators of ONNX as they are since opset 13.
+The graph computes what the torch network computes in evaluation mode, for any batch, height and
+width.
 
 Deviations, none of which changes the answer but in the last bits:
 - Batch norms are folded into the convolution before them, in float64, then rounded to float32.

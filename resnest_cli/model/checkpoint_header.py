@@ -62,9 +62,10 @@ class CheckpointInfo:
     """A file of weights without the weights.
 
     `format` is "resnest" for our own checkpoints, "safetensors" and "pickle" for bare weights,
-    "onnx" for a network that `export` wrote. Of a pickle nothing is known before it is loaded. `variant` has the overrides applied and the file's
-    preprocessing; the accuracies in it are those of the published weights, not of this file. It is
-    None where a bare file fits no published variant, or several.
+    "onnx" for a network that `export` wrote. Of a pickle nothing is known before it is loaded.
+    `variant` has the overrides applied and the file's preprocessing; the accuracies in it are those
+    of the published weights, not of this file. It is None where a bare file fits no published
+    variant, or several.
 
     To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
     variant's), `temperature`, `metrics` and `provenance` (JSON-ready); the rest is found out.

@@ -110,7 +110,9 @@ class SplitAttention(nn.Module):
         """
         # A sum, not a mean, whose gradient would be written out as a whole map.
         pooled = splits.sum(dim=(2, 3)) / splits[0, 0].numel()  # (B, radix * C)
-        gap = pooled.view(splits.shape[0], self.radix, -1).sum(dim=1)[..., None, None]  # (B, C, 1, 1)
+        gap = pooled.view(splits.shape[0], self.radix, -1).sum(dim=1)[
+            ..., None, None
+        ]  # (B, C, 1, 1)
         inner = self.act1(self.bn1(self.fc1(gap)))  # (B, inner, 1, 1)
         logits: Tensor = self.fc2(inner)  # (B, cardinality * radix * C / cardinality, 1, 1)
         if self.radix == 1:
