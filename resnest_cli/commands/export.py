@@ -125,7 +125,7 @@ def _check_file(
 def _to_file(model: "Model", job: "ExportJob", format_: Literal["table", "json"]) -> None:
     from resnest_cli.exporting import job as exporting
 
-    with output.RecordProgress(None) as progress:
+    with output.RecordProgress(None, beside_records=False) as progress:
         found = exporting.export(model, job, lambda done, total: progress.update(done, 0, total))
     # The file first: whoever reads stdout may leave early.
     if not found.broken:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import EngineError
+from resnest_cli.errors import EngineError, ResnestError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,6 +42,7 @@ def quantized(proto: "ModelProto", batches: Iterable[Float32]) -> "ModelProto":
     """The network in 8 bits, calibrated on batches of photos (N, 3, H, W).
 
     Raises:
+        ResnestError: there is no batch, or no room for temporary files.
         EngineError: ONNX Runtime's tools cannot do it.
     """
     import onnx
@@ -56,27 +57,42 @@ def quantized(proto: "ModelProto", batches: Iterable[Float32]) -> "ModelProto":
     except ImportError as error:
         raise EngineError(f"ONNX Runtime's quantisation cannot be loaded: {error}.") from error
 
+    seen = 0
+
     class Photos(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches = iter(batches)
+            # One by one: every map of the network is kept until its range is known.
+            self._photos = (batch[i : i + 1] for batch in batches for i in range(len(batch)))
 
         def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"photos": batch}
+            nonlocal seen
+            photo = next(self._photos, None)
+            seen += photo is not None
+            return None if photo is None else {"photos": photo}
 
-    with tempfile.TemporaryDirectory(prefix="resnest-int8-") as folder, _silent():
-        target = Path(folder) / "int8.onnx"
-        quantize_static(
-            proto,
-            str(target),
-            Photos(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-        )
-        return onnx.load(str(target))
+    try:
+        with tempfile.TemporaryDirectory(prefix="resnest-int8-") as folder, _silent():
+            target = Path(folder) / "int8.onnx"
+            quantize_static(
+                proto,
+                str(target),
+                Photos(),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+            )
+            return onnx.load(str(target))
+    except ResnestError:
+        raise
+    except OSError as error:
+        where = error.filename or tempfile.gettempdir()
+        raise ResnestError(f"{where}: cannot be written: {error.strerror or error}.") from error
+    except Exception as error:
+        if not seen:
+            raise ResnestError("no photo to calibrate with can be read.") from error
+        raise EngineError(f"ONNX Runtime cannot quantise the network: {error}.") from error
 
 
 @contextmanager

@@ -254,6 +254,18 @@ def test_int8(cli: Cli, own: Path, data: Path, photo: Path, tmp_path: Path) -> N
     assert target.exists()
 
 
+def test_int8_without_a_readable_photo(cli: Cli, own: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for index in range(3):
+        (bad / f"{index}.jpg").write_bytes(b"no photo")
+    target = tmp_path / "m.onnx"
+    result = cli("export", "-m", own, "-o", target, "--int8", "--calibrate", bad)
+    assert result.code == 1
+    assert "no photo to calibrate with can be read" in result.err
+    assert not target.exists()
+
+
 def test_slower_is_said_plainly(capfd: pytest.CaptureFixture[str]) -> None:
     from resnest_cli.output.exporting import show_export
 

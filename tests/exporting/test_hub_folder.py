@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from resnest.torch import resnest as original
 
 from resnest_cli import Classifier
 from resnest_cli.exporting.description import described
@@ -166,6 +168,20 @@ def test_config_json_has_the_keys_that_timm_writes(tmp_path: Path) -> None:
     assert again.items() >= {k: v for k, v in ours.items() if k != "label_names"}.items()
     for key, value in cfg.items():
         assert cfg_again[key] == value, key
+
+
+def test_the_original_release_takes_the_weights(tmp_path: Path) -> None:
+    """What the README tells users of torch.hub, whose network this is."""
+    folder = tmp_path / "hub"
+    source = saved(tmp_path / "own.safetensors", get_variant("resnest50d"))
+    write_folder(find_model(str(source)), folder)
+    theirs = original.resnest50(num_classes=5).eval()
+    theirs.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    x = photos(1, 64, torch.float32)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            theirs(x), find_model(str(source)).network()(x), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_ids_and_names_of_classes_both_stand_in_the_config() -> None:
