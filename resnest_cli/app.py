@@ -10,6 +10,7 @@ from resnest_cli.commands import (
     average,
     download,
     evaluate,
+    export,
     features,
     finetune,
     merge,
@@ -68,6 +69,7 @@ app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
 app.command(epilog=finetune.EPILOG, cls=GroupedCommand)(finetune.finetune)
 app.command(epilog=train.EPILOG, cls=GroupedCommand)(train.train)
 app.command(epilog=average.EPILOG)(average.average)
+app.command("export", epilog=export.EPILOG)(export.export_command)
 app.command(epilog=download.EPILOG)(download.download)
 app.add_typer(models.app, name="models")
 

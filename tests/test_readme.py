@@ -148,6 +148,9 @@ def test_python_example(example: str, place: Path, seeded_weights: bytes) -> Non
     (place / "seeded.pth").write_bytes(seeded_weights)
     if "feats.npy" in example:
         subprocess.run(["resnest", "features", "photos/", "-o", "feats.npy"], cwd=place, check=True)
+    if "demo.onnx" in example:
+        export = ["resnest", "export", "--model", "demo", "-o", "demo.onnx"]
+        subprocess.run(export, cwd=place, check=True)
     if "timm.create_model" in example:  # shown as a line; test_checkpoint.py runs it in full
         example = "import timm\n" + example.replace("best.safetensors", "ten.safetensors")
         code = (
@@ -162,6 +165,14 @@ def test_python_example(example: str, place: Path, seeded_weights: bytes) -> Non
         check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    if "demo.onnx" in example:  # it says what predict says, as the README shows
+        from resnest_cli import Classifier
+
+        (best,) = Classifier("demo").predict(ROOT / "tests/data/coffee.jpg", topk=1).predictions
+        label, probability = done.stdout.split()
+        assert label == best.label
+        assert float(probability) == pytest.approx(best.probability, abs=1e-6)
+        assert f"```console\n{label} {probability[:7]}" in README
 
 
 def test_the_file_tree_names_what_exists() -> None:

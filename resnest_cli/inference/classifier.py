@@ -49,7 +49,7 @@ class Classifier:
         classifier.predict("dog.jpg", topk=5).predictions[0].label
 
     Args:
-        model: id or alias of a variant, or the path of a checkpoint.
+        model: id or alias of a variant, or the path of a checkpoint or of an exported .onnx.
         weights: path or URL of other weights for a named variant.
         labels: file of class names, one a line, instead of the model's own.
         device: auto, cpu, cuda, cuda:1 or mps.

@@ -70,14 +70,17 @@ def create_engine(
     Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
 
     Raises:
-        UsageError: the machine has no such device, or the engine does not run on it.
+        UsageError: the machine has no such device, or the engine does not run on it; an exported
+            network that was to run elsewhere, or lacks the output.
         EngineError: ONNX Runtime was asked for and cannot serve.
         CheckpointError: the weights cannot be used.
     """
     check_device_name(device)
     check_engine_name(engine, device, amp=amp, compiled=compiled)
     special = amp != "off" or compiled
-    if engine == "onnx":
+    if model.exported:
+        _check_exported(model, device, engine, special=special)
+    if engine == "onnx" or model.exported:
         return _onnx(model, output)
     if (
         engine == "auto"
@@ -91,6 +94,16 @@ def create_engine(
     from resnest_cli.inference.torch_engine import TorchEngine
 
     return TorchEngine(model.network(), device, amp=amp, compiled=compiled, notify=notify)
+
+
+def _check_exported(model: "Model", device: str, engine: str, *, special: bool) -> None:
+    wrong = "--engine torch" if engine == "torch" else "--amp and --compile" if special else ""
+    wrong = wrong or ("" if device in {"auto", "cpu"} else f"--device {device}")
+    if wrong:
+        raise UsageError(
+            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU: leave "
+            f"out {wrong}, or give the checkpoint that it was exported from."
+        )
 
 
 def compile_model(model: "Model") -> bool:

@@ -1,7 +1,8 @@
 """The network as an ONNX graph, built block by block from the table and the tensors. No torch.
 
-Source: `model.resnest`, whose order this file keeps; operators of ONNX opset 17. The graph computes
-what the torch network computes in evaluation mode, for any batch, height and width.
+Source: `model.resnest`, whose order this file keeps; operators of ONNX as they are since opset 13.
+The graph computes what the torch network computes in evaluation mode, for any batch, height and
+width.
 
 Deviations, none of which changes the answer but in the last bits:
 - Batch norms are folded into the convolution before them, in float64, then rounded to float32.
@@ -29,8 +30,8 @@ from resnest_cli.model.variants import EXPANSION, Variant
 
 OUTPUTS = ("map0", "map1", "map2", "map3", "map4", "features", "logits")
 
-_OPSET = 17
-_IR_VERSION = 8  # the one that came with opset 17, so that older runtimes read the graph
+OPSET = 17  # unless another is asked for
+OLDEST_OPSET = 13  # before it Split and Softmax were other operators
 _EPSILON = 1e-5  # of torch's BatchNorm2d
 _COUNTER = ".num_batches_tracked"
 
@@ -57,7 +58,10 @@ class Graph(NamedTuple):
 
 
 def build_graph(
-    variant: Variant, tensors: dict[str, Array], outputs: Iterable[str] = ("logits",)
+    variant: Variant,
+    tensors: dict[str, Array],
+    outputs: Iterable[str] = ("logits",),
+    opset: int = OPSET,
 ) -> Graph:
     """The graph of a network with these weights.
 
@@ -67,6 +71,7 @@ def build_graph(
             way, so that it and the folded tensors are never whole at once.
         outputs: any of `OUTPUTS`; the graph has them in the order given and computes no more than
             they need.
+        opset: version of ONNX's operators, from `OLDEST_OPSET` to the newest of the package onnx.
 
     The input is `photos`, float32 (B, in_channels, H, W). `map0` is the stem's map before its
     pooling, (B, 2 * stem_width, H / 2, W / 2), and `map1` to `map4` those of the stages, as
@@ -91,10 +96,12 @@ def build_graph(
         input=[_described("photos", ["batch", in_channels, "height", "width"])],
         output=[_described(name, shapes[name]) for name in outputs],
     )
+    opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=opsets,
+        # The one that came with the opset, so that older runtimes read the graph.
+        ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="resnest-cli",
     )
     return Graph(model, builder.weights)

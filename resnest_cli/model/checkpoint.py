@@ -99,7 +99,13 @@ def load(
             the first tensor that does not fit.
     """
     path = Path(path)
-    if file_kind(path) == "pickle":
+    kind = file_kind(path)
+    if kind == "onnx":
+        raise CheckpointError(
+            f"{path} is an exported network: ONNX Runtime runs it, but its weights cannot be taken "
+            "out again. Give the checkpoint that it was exported from."
+        )
+    if kind == "pickle":
         tensors = unwrap(path, read_pickle(path))
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         info = bare_info("pickle", shapes)

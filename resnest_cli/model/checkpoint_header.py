@@ -14,6 +14,11 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
     versions              JSON object: library -> version that wrote the file
 
 Unknown keys are tolerated, so that later minor versions can add some.
+
+The same keys but `format` stand in the `metadata_props` of an .onnx file of ours, and two more that
+a checkpoint's tensors tell:
+
+    num_classes, in_channels    integers
 """
 
 import json
@@ -32,6 +37,7 @@ from resnest_cli.model.container import (
     rewrite_metadata,
     without_duplicates,
 )
+from resnest_cli.model.onnx_metadata import read_metadata
 from resnest_cli.model.state_dict import Shape, clean_names, infer_variant, shortened
 from resnest_cli.model.variants import (
     VARIANTS,
@@ -55,10 +61,11 @@ _AGAIN = "Download or copy it again."
 class CheckpointInfo:
     """A file of weights without the weights.
 
-    `format` is "resnest" for our own checkpoints, "safetensors" and "pickle" for bare weights. Of a
-    pickle nothing is known before it is loaded. `variant` has the overrides applied and the file's
-    preprocessing; the accuracies in it are those of the published weights, not of this file. It is
-    None where a bare file fits no published variant, or several.
+    `format` is "resnest" for our own checkpoints, "safetensors" and "pickle" for bare weights,
+    "onnx" for a network that `export` wrote. Of a pickle nothing is known before it is loaded.
+    `variant` has the overrides applied and the file's preprocessing; the accuracies in it are those
+    of the published weights, not of this file. It is None where a bare file fits no published
+    variant, or several.
 
     To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
     variant's), `temperature`, `metrics` and `provenance` (JSON-ready); the rest is found out.
@@ -73,7 +80,7 @@ class CheckpointInfo:
     temperature: float = 1.0
     num_classes: int | None = None
     in_channels: int | None = None
-    format: Literal["resnest", "safetensors", "pickle"] = "resnest"
+    format: Literal["resnest", "safetensors", "pickle", "onnx"] = "resnest"
     format_version: int | None = None
     tensors: int | None = None
     parameters: int | None = None
@@ -87,8 +94,11 @@ def read_info(path: Path | str) -> CheckpointInfo:
         CheckpointError: no such file, not a file of weights, or a damaged header.
     """
     path = Path(path)
-    if file_kind(path) == "pickle":
+    kind = file_kind(path)
+    if kind == "pickle":
         return CheckpointInfo(format="pickle")
+    if kind == "onnx":
+        return _info_of_onnx(path, read_metadata(path))
     return info_from_header(path, read_header(path))
 
 
@@ -110,12 +120,45 @@ def info_from_header(path: Path, header: Header) -> CheckpointInfo:
     try:
         return replace(info, **_described(header.metadata, info.num_classes))
     except (ValueError, RecursionError) as error:
-        reason = str(error) or "nested too deep"
-        reason = reason if len(reason) <= 200 else reason[:200] + "..."
+        raise _damaged(path, error) from error
+
+
+def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
+    """The record of an .onnx file of ours."""
+    needed = ("format_version", "variant", "preprocessing", "num_classes", "in_channels")
+    missing = [key for key in needed if key not in metadata]
+    if missing:
         raise CheckpointError(
-            f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with "
-            "this version of resnest-cli."
-        ) from error
+            f"{path} does not say what is needed to predict: its metadata lack "
+            f"{', '.join(missing)}. Only .onnx files that `resnest export` wrote can be used."
+        )
+    version = _format_version(path, metadata)
+    try:
+        classes, channels = (_count(metadata, key) for key in ("num_classes", "in_channels"))
+        return CheckpointInfo(
+            format="onnx",
+            format_version=version,
+            num_classes=classes,
+            in_channels=channels,
+            **_described(metadata, classes),
+        )
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _count(metadata: Mapping[str, str], key: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
+        raise ValueError(f"{key} must be a positive integer, not {shortened(metadata[key])}")
+    return int(metadata[key])
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error) or "nested too deep"
+    reason = reason if len(reason) <= 200 else reason[:200] + "..."
+    return CheckpointError(
+        f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with this "
+        "version of resnest-cli."
+    )
 
 
 def bare_info(

@@ -31,11 +31,11 @@ class Header(NamedTuple):
     shapes: dict[str, Shape]
 
 
-def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
+def file_kind(path: Path) -> Literal["safetensors", "pickle", "onnx"]:
     """How the file is to be read; its content decides, its extension only when that is damaged.
 
     Raises:
-        CheckpointError: missing, unreadable, or neither of them.
+        CheckpointError: missing, unreadable, or none of them.
     """
     start, size = _start(path)
     if size == 0:
@@ -43,6 +43,11 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
     brace = start[8:9] == b"{"
     if brace and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
+    if start.startswith(b"PK\x03\x04") and path.suffix.lower() == ".pt2":
+        raise CheckpointError(
+            f"{path} is a network for torch.export.load. Give the checkpoint that it was exported "
+            "from, or export it as .onnx."
+        )
     if start.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", start):
         return "pickle"
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -55,6 +60,8 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle"]:
         )
     if brace or path.suffix.lower() == ".safetensors":
         return "safetensors"
+    if path.suffix.lower() == ".onnx":  # protobuf begins with nothing of its own
+        return "onnx"
     raise CheckpointError(
         f"{path} is not a file of weights: neither safetensors nor written by torch.save."
     )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
     from resnest_cli.model.resnest import ResNeSt
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Model:
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
     of logit i. `noted_ids` are the folder names that a training noted, `imagenet` says that the
     classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
+    `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
+    be run, but whose weights cannot be had; None for a checkpoint.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Model:
     noted_ids: tuple[str, ...] | None = None
     imagenet: bool = False
     temperature: float = 1.0
+    exported: str | None = None
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -137,6 +140,7 @@ def find_model(
         noted_ids=_noted_ids(known),
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
+        exported=_precision(known),
     )
 
 
@@ -214,6 +218,10 @@ def _describe(
         return checkpoint.load(path, variant=variant)
 
     known = read_info(path)
+    if known.format == "onnx":
+        if variant is not None:
+            load()  # raises: no weights for another model
+        return known, load
     if known.format == "pickle":
         known = _recall(path, known, variant) or known
     elif variant is not None and known.format == "safetensors":
@@ -268,6 +276,13 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
         num_classes=classes,
         in_channels=channels,
     )
+
+
+def _precision(known: "CheckpointInfo") -> str | None:
+    if known.format != "onnx":
+        return None
+    noted = known.provenance.get("export")
+    return str(noted.get("precision")) if isinstance(noted, dict) else "float32"
 
 
 def _noted_ids(known: "CheckpointInfo") -> tuple[str, ...] | None:

@@ -111,13 +111,15 @@ class SplitAttention(nn.Module):
         """
         # A sum, not a mean, whose gradient would be written out as a whole map.
         pooled = splits.sum(dim=(2, 3)) / splits[0, 0].numel()  # (B, radix * C)
-        gap = pooled.view(len(splits), self.radix, -1).sum(dim=1)[..., None, None]  # (B, C, 1, 1)
+        gap = pooled.view(splits.shape[0], self.radix, -1).sum(dim=1)[
+            ..., None, None
+        ]  # (B, C, 1, 1)
         inner = self.act1(self.bn1(self.fc1(gap)))  # (B, inner, 1, 1)
         logits: Tensor = self.fc2(inner)  # (B, cardinality * radix * C / cardinality, 1, 1)
         if self.radix == 1:
             return logits.flatten(2).transpose(1, 2).sigmoid()  # (B, 1, C)
         # fc2 puts the groups first and the splits second, the convolution the splits first.
-        grouped = logits.view(len(logits), self.cardinality, self.radix, -1)
+        grouped = logits.view(logits.shape[0], self.cardinality, self.radix, -1)
         return grouped.transpose(1, 2).softmax(dim=1).flatten(2)  # (B, radix, C)
 
 

@@ -40,6 +40,19 @@ def test_warm_predict_imports_nothing_heavy(
     assert names >= FOR_PREDICT - {"safetensors"}
 
 
+def test_warm_predict_with_an_exported_network(
+    tiny_checkpoint: Path, photo: Path, tmp_path: Path
+) -> None:
+    exported = tmp_path / "model.onnx"
+    imported("export", "--model", tiny_checkpoint, "-o", exported)
+    command = ["predict", photo, "--model", exported, "--device", "cpu"]
+    first, names = imported(*command)  # compiles it
+    assert not names & (HEAVY - {"filelock"})
+    again, names = imported(*command)
+    assert first == again
+    assert not names & HEAVY
+
+
 def test_warm_predict_with_published_weights(
     cli: Cli, published: Published, tmp_path: Path
 ) -> None:
@@ -59,7 +72,9 @@ def test_warm_predict_with_published_weights(
     assert len(list((tmp_path / "resnest_home" / "compiled").glob("*.ort"))) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["predict", "--help"], ["export", "--help"], ["--version"]]
+)
 def test_help_imports_next_to_nothing(arguments: list[str]) -> None:
     _, names = imported(*arguments)
     assert not names & (HEAVY | FOR_PREDICT)

@@ -1,0 +1,173 @@
+"""`resnest export`: a network as a file for other programs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from resnest_cli import options, output
+from resnest_cli.commands.inputs import check_not_read
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.model.variants import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from resnest_cli.exporting.job import Exported, ExportJob
+    from resnest_cli.model.loading import Model
+
+EPILOG = """Examples:
+
+  resnest export --model best.safetensors -o model.onnx --check photos/
+
+  resnest export --model best.safetensors -o model.pt2
+
+  resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
+
+  resnest export --model best.safetensors --hub my-model/
+
+  resnest predict photo.jpg --model model.onnx"""
+
+
+def export_command(
+    model: options.Model = DEFAULT_MODEL,
+    output_: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to write: .onnx, or .pt2 for torch."
+        ),
+    ] = None,
+    hub: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a folder for Hugging Face's hub and timm instead."),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Compare the file with the model on these photos."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8 bits (.onnx): smaller; says what else it changes.")
+    ] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Photos like those to come, for --int8; half measure."),
+    ] = None,
+    calibrate_photos: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100_000, help="At most so many calibrate.")
+    ] = 200,
+    opset: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="ONNX's operators, 13 or later: 17.", show_default=False),
+    ] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="Of the weights, for --hub: cc-by-4.0, ..."),
+    ] = None,
+    format_: options.TableFormat = "table",
+    weights: options.Weights = None,
+    labels: options.Labels = None,
+    mirror: options.Mirror = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
+    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+) -> None:
+    """Write a network as a file for other programs, and check that it says the same.
+
+    The file holds classes, preprocessing and temperature. It is compared with the model on random
+    inputs, and on your photos with --check; where a probability differs by more than 0.0001
+    nothing is written, and the exit code is 1.
+    """
+    read = (model, weights, labels)
+    if (output_ is None) == (hub is None):
+        raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
+    only = {"--check": check, "--int8": int8, "--calibrate": calibrate, "--opset": opset}
+    if output_ is not None:
+        _check_file(output_, int8=int8, calibrate=calibrate, opset=opset, read=read)
+        if license_ is not None:
+            raise UsageError("--license goes into the model card of --hub DIR.")
+    elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
+        raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
+    from resnest_cli.model.loading import find_model
+
+    found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
+    if hub is not None:
+        _to_hub(found, hub, license_, format_)
+        return
+    assert output_ is not None
+    from resnest_cli.exporting.job import ExportJob
+    from resnest_cli.exporting.onnx_file import DEFAULT_OPSET
+
+    job = ExportJob(
+        output_, DEFAULT_OPSET if opset is None else opset, check, calibrate, calibrate_photos
+    )
+    _to_file(found, job, format_)
+
+
+def _check_file(
+    path: Path,
+    *,
+    int8: bool,
+    calibrate: str | None,
+    opset: int | None,
+    read: tuple[str | None, ...],
+) -> None:
+    kind = path.suffix.lower()
+    if kind not in {".onnx", ".pt2"}:
+        raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
+    if kind == ".pt2" and (int8 or opset is not None):
+        raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
+    if int8 != (calibrate is not None):
+        raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ResnestError(f"{path}: cannot be written: {what}.")
+    check_not_read(path, read)
+
+
+def _to_file(model: "Model", job: "ExportJob", format_: Literal["table", "json"]) -> None:
+    from resnest_cli.exporting import job as exporting
+
+    with output.RecordProgress(None, beside_records=False) as progress:
+        found = exporting.export(model, job, lambda done, total: progress.update(done, 0, total))
+    # The file first: whoever reads stdout may leave early.
+    if not found.broken:
+        found.write(job.output)
+    for note in found.notes:
+        output.message(note)
+    _show(found.summary, format_)
+    _end(found, job)
+
+
+def _end(found: "Exported", job: "ExportJob") -> None:
+    if found.broken:
+        from resnest_cli.exporting.parity import TOLERANCE
+
+        raise ResnestError(
+            f"{job.output} was not written: its probabilities differ from the model's by more than "
+            f"{TOLERANCE:g}. Report it, with the versions of onnx, onnxruntime and torch."
+        )
+    for name, why in list(found.unreadable.items())[:5]:
+        output.message(f"{output.printable_name(name)}: {why}")
+    if found.unreadable:
+        output.message(f"{len(found.unreadable)} photo(s) could not be read.")
+        raise typer.Exit(3)
+
+
+def _to_hub(
+    model: "Model", folder: Path, license_: str | None, format_: Literal["table", "json"]
+) -> None:
+    from resnest_cli.exporting.hub_folder import write_folder
+
+    summary = write_folder(model, folder, license_)
+    if not summary["timm"]:
+        output.message(
+            "timm cannot build this network; the model card says how to load it with resnest-cli."
+        )
+    _show(summary, format_)
+
+
+def _show(summary: dict[str, Any], format_: Literal["table", "json"]) -> None:
+    from resnest_cli.output.exporting import show_export
+
+    if format_ == "json":
+        output.emit(output.to_json(summary, indent=2) + "\n")
+    else:
+        show_export(summary)

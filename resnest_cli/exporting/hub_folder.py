@@ -1,0 +1,139 @@
+"""A folder as Hugging Face's hub and timm read it: config.json, model.safetensors, README.md.
+
+Source: `timm.models._hub.save_config_for_hf` (timm 1.0), whose keys config.json has. Every network
+of ours is one of timm's `ResNet`: a variant that timm has no name for is given by the arguments of
+one that it has. model.safetensors is a checkpoint of ours as well.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.exporting.card import model_card
+from resnest_cli.exporting.description import described, is_published
+from resnest_cli.exporting.job import check_source
+from resnest_cli.files import write_text
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.loading import Model
+from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
+
+TIMM_NAMES = (
+    "resnest14d", "resnest26d", "resnest50d", "resnest101e", "resnest200e", "resnest269e",
+    "resnest50d_4s2x40d", "resnest50d_1s4x24d",
+)  # fmt: skip
+_STANDS_IN = "resnest14d"  # for what timm has no name for
+APACHE = "apache-2.0"  # of the published weights and of the bundled ones
+
+
+def write_folder(model: Model, folder: Path, license_: str | None = None) -> dict[str, Any]:
+    """Writes the folder, each file whole or not at all; what was written, for people.
+
+    Raises:
+        UsageError: the model is an exported one.
+        CheckpointError: the weights cannot be used, or not be written.
+        ResnestError: the folder cannot be written.
+    """
+    check_source(model)
+    if folder.exists() and not folder.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: is a file. Give --hub a folder.")
+    if not folder.parent.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
+    from resnest_cli.model import checkpoint
+
+    info = described(model, {})
+    license_ = license_ or (APACHE if is_published(model) else None)
+    config = timm_config(info)
+    weights = folder / "model.safetensors"
+    try:
+        folder.mkdir(exist_ok=True)
+        checkpoint.save(weights, model.load().tensors, info)
+        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "README.md", model_card(info, folder.resolve().name, config, license_))
+    except OSError as error:
+        raise ResnestError(
+            f"{error.filename or folder}: cannot be written: {error.strerror or error}. Check that "
+            "the folder may be written and has space."
+        ) from error
+    return {
+        "file": str(folder),
+        "model": model.name,
+        "variant": model.variant.id,
+        "classes": model.num_classes,
+        "precision": "float32",
+        "bytes": weights.stat().st_size,
+        "timm": config["architecture"] in TIMM_NAMES,
+        "license": license_,
+        "files": ["config.json", "model.safetensors", "README.md"],
+    }
+
+
+def timm_config(info: CheckpointInfo) -> dict[str, Any]:
+    """config.json for a network of `info`; `architecture` is our own name where timm cannot."""
+    variant, fed = info.variant, info.preprocessing
+    assert variant
+    assert fed
+    named = variant.id in TIMM_NAMES and variant.architecture == VARIANTS[variant.id].architecture
+    args = {} if named else timm_arguments(variant)
+    if info.in_channels != 3:
+        args["in_chans"] = info.in_channels
+    able = named or timm_fits(variant)
+    config = {
+        "architecture": variant.id if named or not able else _STANDS_IN,
+        "num_classes": info.num_classes,
+        "num_features": variant.num_features,
+        "global_pool": "avg",
+        "label_names": _label_names(info),
+        "label_descriptions": _label_descriptions(info),
+        "model_args": args,
+        "pretrained_cfg": {
+            "tag": "resnest_cli",
+            "custom_load": False,
+            "input_size": [info.in_channels, fed.size, fed.size],
+            "fixed_input_size": False,
+            "interpolation": fed.interpolation,
+            "crop_pct": fed.crop_pct,
+            "crop_mode": "center",
+            "mean": list(fed.mean),
+            "std": list(fed.std),
+            "num_classes": info.num_classes,
+            "first_conv": "conv1.0",
+            "classifier": "fc",
+        },
+    }
+    return {key: value for key, value in config.items() if value not in ({}, None)}
+
+
+def timm_arguments(variant: Variant) -> dict[str, Any]:
+    """The arguments of timm's `ResNet` for this architecture."""
+    return {
+        "layers": list(variant.blocks),
+        "channels": list(variant.widths),
+        "stem_width": variant.stem_width,
+        "base_width": variant.base_width,
+        "cardinality": variant.cardinality,
+        "block_args": {"radix": variant.radix, "avd": True, "avd_first": variant.avd_first},
+    }
+
+
+def timm_fits(variant: Variant) -> bool:
+    """Whether timm builds the same: it rounds the attention's inner channels to multiples of 8."""
+    for width in variant.widths:
+        channels = int(width * (variant.base_width / 64)) * variant.cardinality
+        exact = channels * variant.radix / EXPANSION
+        rounded = max(32, int(exact + 4) // 8 * 8)  # timm.layers.make_divisible
+        rounded += 8 if rounded < 0.9 * exact else 0
+        if rounded != max(channels * variant.radix // EXPANSION, 32):
+            return False
+    return True
+
+
+def _label_names(info: CheckpointInfo) -> list[str]:
+    """What identifies a class: its id where there is one, as timm has ImageNet's; else its name."""
+    ids = info.provenance.get("class_ids")
+    return list(ids or info.class_names or ())
+
+
+def _label_descriptions(info: CheckpointInfo) -> dict[str, str] | None:
+    ids = info.provenance.get("class_ids")
+    return dict(zip(ids, info.class_names or (), strict=True)) if ids else None

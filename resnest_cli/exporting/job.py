@@ -1,0 +1,215 @@
+"""What `resnest export` does, apart from its command line; free of Typer.
+
+Everything is made in memory and checked there; only then `write` gives it a name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.exporting import cost, onnx_file, photos
+from resnest_cli.exporting.description import described, noted
+from resnest_cli.exporting.parity import TOLERANCE, Parity, Run, noise, parity
+from resnest_cli.files import atomic_file
+from resnest_cli.model.loading import Model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
+
+CHECK_AT_MOST = 1000  # photos of a folder
+CALIBRATE_AT_MOST = 200
+NOISE = "random inputs"
+
+Progress = Callable[[int, int], None]  # so many photos of so many
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """What was asked for; see the options of `resnest export`."""
+
+    output: Path
+    opset: int = onnx_file.DEFAULT_OPSET
+    check: str | None = None
+    calibrate: str | None = None  # with it, int8
+    calibrate_photos: int = CALIBRATE_AT_MOST
+
+
+@dataclass(slots=True)
+class Exported:
+    """A file that has not been written yet: its bytes, and what was found out about it."""
+
+    data: bytes
+    summary: dict[str, Any]
+    broken: bool = False  # it says something else than the model
+    unreadable: dict[str, str] = field(default_factory=dict)  # photo -> why
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all.
+
+        Raises:
+            ResnestError: it cannot be written.
+        """
+        try:
+            with atomic_file(path) as file:
+                file.write(self.data)
+        except OSError as error:
+            raise ResnestError(
+                f"{path}: cannot be written: {error.strerror or error}. Check that its folder may "
+                "be written and has space."
+            ) from error
+
+
+def check_source(model: Model, job: ExportJob | None = None) -> None:
+    """Whether this model can be exported; before anything slow begins.
+
+    Raises:
+        UsageError: it is an exported one, or photos are no input for it.
+    """
+    if model.exported:
+        raise UsageError(
+            f"{model.name} is an exported network. Give the checkpoint that it was exported from."
+        )
+    if job and (job.check or job.calibrate) and model.in_channels != 3:
+        raise UsageError(
+            f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Leave "
+            "out --check and --int8."
+        )
+
+
+def export(model: Model, job: ExportJob, progress: Progress = lambda *_: None) -> Exported:
+    """Makes the .onnx or .pt2 file, and compares it with the model.
+
+    Raises:
+        UsageError: an opset or a folder that does not serve.
+        CheckpointError: the weights cannot be used.
+        EngineError: the exported network cannot be run here.
+        ResnestError: no photo can be read.
+    """
+    check_source(model, job)
+    for folder in filter(None, (job.check, job.calibrate)):
+        photos.photos_of(folder)  # raises before the work
+    if job.output.suffix.lower() == ".pt2":
+        return _pt2(model, job, progress)
+    onnx_file.check_opset(job.opset)
+    return _onnx(model, job, progress)
+
+
+def _pt2(model: Model, job: ExportJob, progress: Progress) -> Exported:
+    import torch
+
+    from resnest_cli.exporting import pt2_file
+
+    info = noted(described(model, {"torch": str(torch.__version__)}), precision="float32")
+    data = pt2_file.serialized(model.network(), info)
+    found = Exported(data, _summary(model, job, data, outputs=["logits"]))
+    _compare(model, job, found, pt2_file.runner(data), progress)
+    return found
+
+
+def _onnx(model: Model, job: ExportJob, progress: Progress) -> Exported:
+    import onnx
+
+    from resnest_cli.inference import onnx_engine
+
+    proto = onnx_file.onnx_model(model, job.opset)
+    info = described(model, {"onnx": onnx.__version__})
+    info = noted(info, precision="float32", opset=job.opset)
+    data = onnx_file.serialized(proto, info)
+    outputs = list(onnx_engine.EXPORTED)
+    found = Exported(data, _summary(model, job, data, opset=job.opset, outputs=outputs))
+    if job.calibrate is not None:
+        _to_int8(model, job, found, proto, info, progress)
+    engine = onnx_engine.open_exported(found.data, found.summary["precision"])
+    _compare(model, job, found, engine.logits, progress)
+    return found
+
+
+def _summary(model: Model, job: ExportJob, data: bytes, **more: Any) -> dict[str, Any]:
+    return {
+        "file": str(job.output),
+        "model": model.name,
+        "variant": model.variant.id,
+        "classes": model.num_classes,
+        "precision": "float32",
+        "bytes": len(data),
+        **more,
+        "parity": [],
+    }
+
+
+def _compare(
+    model: Model, job: ExportJob, found: Exported, exported: Run, progress: Progress
+) -> None:
+    from resnest_cli.inference.torch_engine import TorchEngine
+
+    original = TorchEngine(model.network(), "cpu").logits
+    results: list[Parity] = []
+    if job.calibrate is None:  # noise lies beyond the ranges of a calibration
+        results.append(parity(NOISE, [noise(model)], original, exported, model.temperature))
+        found.broken = results[0].difference > TOLERANCE
+    if job.check is not None:
+        every = photos.photos_of(job.check)
+        chosen = photos.evenly(every, CHECK_AT_MOST)
+        if len(chosen) < len(every):
+            found.notes.append(f"{len(chosen):,} of the {len(every):,} photos of {job.check}, "
+                               "evenly chosen, were checked.")  # fmt: skip
+        with photos.Reader(model.preprocessing, progress) as reader:
+            batches = (batch for _, batch in reader.batches(chosen))
+            result = parity(job.check, batches, original, exported, model.temperature)
+        found.unreadable |= reader.unreadable
+        results.append(replace(result, unreadable=len(reader.unreadable)))
+        found.broken |= job.calibrate is None and result.difference > TOLERANCE
+    found.summary["parity"] = [result.as_dict() for result in results]
+
+
+def _to_int8(
+    model: Model,
+    job: ExportJob,
+    found: Exported,
+    proto: "ModelProto",
+    info: "CheckpointInfo",
+    progress: Progress,
+) -> None:
+    """Puts the network in 8 bits in the place of the other, and measures what that changes."""
+    import onnxruntime
+
+    from resnest_cli.exporting.int8 import quantized
+    from resnest_cli.inference.cores import usable_cores
+    from resnest_cli.inference.onnx_engine import open_exported
+
+    assert job.calibrate is not None
+    plan = photos.planned(job.calibrate, model, job.calibrate_photos)
+    found.notes += plan.notes
+    with photos.Reader(model.preprocessing, progress) as reader:
+        small = quantized(proto, (batch for _, batch in reader.batches(plan.calibration)))
+        used = len(plan.calibration) - len(reader.unreadable)
+        info = noted(info, precision="int8", calibration_photos=used)
+        info = replace(info, versions={**info.versions, "onnxruntime": onnxruntime.__version__})
+        before, found.data = found.data, onnx_file.serialized(small, info)
+        made = {"float32": before, "int8": found.data}
+        runs = {name: open_exported(data, name).logits for name, data in made.items()}
+        told = cost.accuracy(
+            reader.batches(plan.held_out),
+            runs["float32"],
+            runs["int8"],
+            plan.truth,
+            model.temperature,
+        )
+    found.unreadable |= reader.unreadable
+    found.summary |= {
+        "precision": "int8",
+        "bytes": len(found.data),
+        "int8": {
+            "calibrated_on": used,
+            "bytes_before": len(before),
+            "bytes_after": len(found.data),
+            "cores": usable_cores(),
+            "speed": cost.speeds(runs, noise(model)),
+            **told,
+        },
+    }
