@@ -9,6 +9,7 @@ from resnest_cli import __version__, output
 from resnest_cli.commands import (
     download,
     evaluate,
+    explain,
     features,
     finetune,
     merge,
@@ -63,6 +64,7 @@ app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=features.EPILOG)(features.features)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
+app.command("explain", epilog=explain.EPILOG)(explain.explain_command)
 app.command(epilog=finetune.EPILOG)(finetune.finetune)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=download.EPILOG)(download.download)
