@@ -41,6 +41,7 @@ class Explainer:
         engine = classifier.engine
         assert isinstance(engine, TorchEngine)
         self._job, self._model = job, classifier.model
+        self._shown = Path(classifier.model.name).name  # a checkpoint's file, in pictures
         self._classes = class_indices(job.classes, classifier.model)
         self._network = engine.network.requires_grad_(False)
         self._device = engine.device
@@ -67,7 +68,7 @@ class Explainer:
         if job.attention is not None:
             noted = job.attention.of(index, name, ".attention.png")
             with _writing(noted):
-                attention_figure(noted, name, self._model.name, blocks)
+                attention_figure(noted, name, self._shown, blocks)
         return Explained(
             Record(name, self._model.name, predictions=ranked),
             self.stage,
@@ -98,7 +99,7 @@ class Explainer:
                   empty=not map_.any())
             for one, map_ in zip(ranked, heats, strict=True)
         ]  # fmt: skip
-        how = f"Grad-CAM of stage {self.stage} of {self._model.name}, {cells} cells."
+        how = f"Grad-CAM of stage {self.stage} of {self._shown}, {cells} cells."
         with _writing(path):
             photo = windowed(looked.preview, looked.window, SIDE)
             heat_figure(path, name, photo, looked.window, panels, how)

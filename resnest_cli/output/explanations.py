@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from resnest_cli.explanation.job import Explained
     from resnest_cli.explanation.regions import Region
 
-_WIDEST = 40  # columns of a class's name
+_WIDEST = 40  # columns for a class's name; a longer one runs over
 
 
 class ExplanationWriter:
@@ -39,7 +39,7 @@ class ExplanationWriter:
         return text if self._single else ("[\n" if self._count == 0 else ",\n") + text
 
     def _lines(self, found: "Explained") -> str:
-        from rich.cells import cell_len, set_cell_size
+        from rich.cells import cell_len
         from rich.text import Text
 
         record = found.record
@@ -52,9 +52,15 @@ class ExplanationWriter:
                 error = f"error: {printable_name(record.error)}"
                 console.print(Text(error, style="red"), soft_wrap=True)
             for name, one, region in zip(names, record.predictions, found.regions, strict=True):
-                line = f"{one.rank:>4}  {set_cell_size(name, width)}  {one.probability:>7.2%}"
+                line = f"{one.rank:>4}  {_padded(name, width)}  {one.probability:>7.2%}"
                 console.print(Text(f"{line}  {_where(region)}"), soft_wrap=True)
         return capture.get()
+
+
+def _padded(name: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    return name + " " * max(0, width - cell_len(name))
 
 
 def _where(region: "Region | None") -> str:

@@ -30,7 +30,7 @@ _GATE = "#0072B2"  # of the one split of radix 1
 _MARGIN, _HEAD, _LINE, _STAGE = 24, 56, 22, 44
 _LABEL, _STRIP, _NUMBER = 90, 760, 74  # widths: of a block's name, its strip, one of its numbers
 _PARTING = 6  # between cardinal groups
-_LEGEND = 64
+_LEGEND = 48
 
 
 @dataclass(frozen=True, slots=True)
