@@ -70,7 +70,7 @@ def windowed(preview: Pixels, window: tuple[float, float, float, float], side: i
         return np.asarray(photo)
     # Edges in pixels: where the window goes beyond the photo, its line is outside, too.
     box = [round(edge * length) for edge, length in zip(window, size * 2, strict=True)]
-    left, top, right, bottom = box
+    left, top, right, bottom = box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)
     mask = Image.new("L", size, 110)
     ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), fill=255)
     shown = Image.composite(photo, Image.new("RGB", size, "white"), mask)

@@ -23,7 +23,8 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["predict", "--help"], ["features", "--help"], ["explain", "--help"], ["models"]]
+    "arguments",
+    [["--help"], ["predict", "--help"], ["features", "--help"], ["explain", "--help"], ["models"]],
 )
 def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     code = (

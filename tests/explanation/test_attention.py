@@ -19,9 +19,7 @@ def test_blocks_of_every_kind(variant: str, radix: int, groups: int, blocks: int
         network(photos(1, 64, torch.float32))
     assert len(found) == blocks
     assert [one.stage for one in found] == sorted(one.stage for one in found)
-    assert [one.block for one in found if one.stage == 1] == list(
-        range(1, len(network.layer1) + 1)
-    )
+    assert [one.block for one in found if one.stage == 1] == list(range(1, len(network.layer1) + 1))
     for one in found:
         width = network.stages()[one.stage - 1][0].conv1.out_channels
         assert one.weights.shape == (radix, width)
