@@ -10,6 +10,7 @@ from resnest_cli.commands import (
     average,
     download,
     evaluate,
+    explain,
     export,
     features,
     finetune,
@@ -66,6 +67,7 @@ app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=features.EPILOG)(features.features)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
+app.command("explain", epilog=explain.EPILOG)(explain.explain_command)
 app.command(epilog=finetune.EPILOG, cls=GroupedCommand)(finetune.finetune)
 app.command(epilog=train.EPILOG, cls=GroupedCommand)(train.train)
 app.command(epilog=average.EPILOG)(average.average)

@@ -1,16 +1,10 @@
-"""Names of class folders -> the model's classes.
+"""Names of class folders -> the model's classes; as `model.classes` has it, with advice."""
 
-A folder is named by the class's id (the name of its folder in training, ImageNet's WordNet id), by
-its name, or by its index. Names identify nothing by themselves: where several classes have the
-name, as `crane` and `maillot` in ImageNet, that is an error that lists them.
-"""
-
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from resnest_cli.errors import UsageError
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.model.classes import look_up, unknown_classes
 
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
@@ -19,62 +13,18 @@ if TYPE_CHECKING:
 def class_indices(
     labels: Iterable[str], model: "Model", *, known_only: bool = False
 ) -> tuple[dict[str, int], list[str]]:
-    """The index of each label's class: by id, else by name, else by a number below the classes.
+    """The index of each label's class, as `model.classes.look_up` finds it.
 
-    Upper and lower case, and underscores for spaces, make no difference where nothing fits as it
-    stands. With `known_only` labels that the model does not know are returned, too.
+    With `known_only` labels that the model does not know are returned, too.
 
     Raises:
         UsageError: a label that the model does not know, or that several of its classes have.
     """
-    exact: list[dict[str, list[int]]] = [defaultdict(list), defaultdict(list)]
-    loose: dict[str, list[int]] = defaultdict(list)
-    for place, names in enumerate((model.class_ids or (), model.class_names)):
-        for index, name in enumerate(names):
-            exact[place][name].append(index)
-            if index not in loose[_loosened(name)]:
-                loose[_loosened(name)].append(index)
-    found: dict[str, int] = {}
-    unknown: list[str] = []
-    for label in sorted(set(labels)):
-        fitting = exact[0].get(label) or exact[1].get(label) or _by_number(label, model)
-        fitting = fitting or loose.get(_loosened(label), [])
-        if len(fitting) > 1:
-            raise UsageError(_ambiguous(label, fitting, model))
-        if fitting:
-            found[label] = fitting[0]
-        else:
-            unknown.append(label)
+    remedy = "Name the folder by the class's index or id."
+    found, unknown = look_up(labels, model, remedy=remedy)
     if unknown and not known_only:
-        raise UsageError(_unknown(unknown, model))
+        raise UsageError(
+            f"{unknown_classes(unknown, model)} Folders are named by a class's name, id or index; "
+            "--known-only leaves the others out."
+        )
     return found, unknown
-
-
-def _loosened(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
-
-
-def _by_number(label: str, model: "Model") -> list[int]:
-    if label.isascii() and label.isdecimal() and int(label) < model.num_classes:
-        return [int(label)]
-    return []
-
-
-def _ambiguous(label: str, fitting: list[int], model: "Model") -> str:
-    ids = model.class_ids or ()
-    shown = [f"{index} ({ids[index]})" if ids else str(index) for index in fitting]
-    return (
-        f"{label!r} is the name of several classes of {model.name}: {' and '.join(shown)}. Name "
-        "the folder by the class's index or id."
-    )
-
-
-def _unknown(unknown: list[str], model: "Model") -> str:
-    known = [*(model.class_ids or ()), *model.class_names]
-    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-    hint = did_you_mean_among(unknown[0], known)
-    return (
-        f"{model.name} has no class {unknown[0]!r}{more}.{hint} Its {model.num_classes} classes "
-        f"begin with {', '.join(model.class_names[:5])}. Folders are named by a class's name, id "
-        "or index; --known-only leaves the others out."
-    )

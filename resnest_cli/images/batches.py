@@ -41,10 +41,16 @@ class Preparation:
         Raises:
             ImageError: whatever is wrong with the photo.
         """
+        return self.preprocessed(self.decoded(photo))
+
+    def decoded(self, photo: Photo) -> "Image.Image":
+        """The photo in RGB, upright where that is wanted; raises as the call does."""
         if isinstance(photo, str | bytes):
-            rgb = decode(photo, exif=self.exif)
-        else:
-            rgb = upright_rgb(photo, exif=self.exif)
+            return decode(photo, exif=self.exif)
+        return upright_rgb(photo, exif=self.exif)
+
+    def preprocessed(self, rgb: "Image.Image") -> Float32:
+        """An image in RGB -> float32 (3, size, size)."""
         return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
 
 

@@ -76,6 +76,28 @@ def preprocess(
     return out
 
 
+def seen_window(
+    width: int, height: int, config: "Preprocessing", crop_mode: CropMode = "center"
+) -> tuple[float, float, float, float]:
+    """The part of a photo of so many pixels that the network sees: left, top, right, bottom.
+
+    As fractions of the photo's sides; below 0 or above 1 where the input is padded.
+    """
+    window = []
+    for new in _resized_size(width, height, config, crop_mode):
+        first, _, padding = _crop_range(new, config.size)
+        window.append(((first - padding) / new, (first - padding + config.size) / new))
+    (left, right), (top, bottom) = window
+    return left, top, right, bottom
+
+
+def pixels_of(array: "NDArray[np.float32]", config: "Preprocessing") -> "NDArray[np.uint8]":
+    """The network's input, float32 (3, H, W), as the picture that it was: uint8 (H, W, 3)."""
+    mean, std = (np.asarray(c, np.float32)[:, None, None] for c in (config.mean, config.std))
+    pixels = np.rint(np.clip(array * std + mean, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
 def normalise(
     pixels: "NDArray[np.uint8]", config: "Preprocessing", out: "NDArray[np.float32]"
 ) -> None:

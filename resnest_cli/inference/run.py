@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from io import BufferedReader, RawIOBase
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli.images.batches import Float32, Photo
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
@@ -21,6 +21,8 @@ from resnest_cli.supervise import Start
 if TYPE_CHECKING:
     from resnest_cli.images.isolation import IsolatedDecoder
     from resnest_cli.inference.stopwatch import Stopwatch
+
+T = TypeVar("T")
 
 
 def run(
@@ -81,20 +83,36 @@ def careful(
 
     A `stopwatch` is told how long reading and decoding take.
     """
-    journal, suspects = start.journal, start.suspects
     read: Callable[[Source], Photo] = classifier.read
     decoded: Callable[[Photo], Float32] = classifier.preparation
     if stopwatch is not None:
         read, decoded = stopwatch.timed("read", read), stopwatch.preparation(decoded)
+    return guarded(read, decoded, classifier.preparation, options, start, stack)
+
+
+def guarded(
+    read: Callable[[Source], Photo],
+    decoded: Callable[[Photo], T],
+    portable: Callable[[Photo], T],
+    options: RunOptions,
+    start: Start,
+    stack: ExitStack,
+) -> Callable[[int, Source], T]:
+    """A source's index, counted from 0, and the source -> what `decoded` makes of it.
+
+    What is in flight stands in the journal; suspects are isolated, for which `portable` is a
+    `decoded` that can be sent to another process.
+    """
+    journal, suspects = start.journal, start.suspects
     isolated = None
     if options.isolate or suspects:
         isolated = stack.enter_context(_isolated_decoder(options))
 
-    def prepare(index: int, source: Source) -> Float32:
+    def prepare(index: int, source: Source) -> T:
         photo = read(source)  # outside of the journal: a slow server is no crash
         if isolated is not None and (options.isolate or index in suspects):
             assert isinstance(photo, str | bytes)
-            return isolated.submit(classifier.preparation, photo).result()
+            return isolated.submit(portable, photo).result()
         if journal is None:
             return decoded(photo)
         journal.begin(index)

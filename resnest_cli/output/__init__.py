@@ -8,11 +8,13 @@
     status.py     one live line on stderr
     training.py   what the training commands print
     evaluation.py what `evaluate` prints
+    explanations.py what `explain` prints
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
 NO_COLOR or TERM=dumb: no colour, no bars.
 """
 
+from resnest_cli.output.explanations import ExplanationWriter
 from resnest_cli.output.messages import (
     debug_wanted,
     error,
@@ -30,6 +32,7 @@ from resnest_cli.output.tables import show_table, to_json
 
 __all__ = [
     "DownloadBar",
+    "ExplanationWriter",
     "Format",
     "RecordProgress",
     "RecordWriter",

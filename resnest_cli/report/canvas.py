@@ -42,7 +42,9 @@ def matplotlib() -> ModuleType:
 def figure(
     path: Path, width: int, height: int, families: Sequence[str] = ("DejaVu Sans",)
 ) -> Iterator["Figure"]:
-    """A figure of so many pixels, to be drawn in the body; written to `path` as PNG after it.
+    """A figure of so many pixels, to be drawn in the body; written to `path` after it.
+
+    As JPEG where the name ends so, else as PNG.
 
     Raises:
         OSError: it cannot be written.
@@ -57,7 +59,12 @@ def figure(
         FigureCanvasAgg(drawn)
         yield drawn
         with atomic_file(path) as file:
-            drawn.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+            if path.suffix.lower() in {".jpg", ".jpeg"}:
+                # No chroma subsampling: it smears coloured letters.
+                options = {"quality": 92, "subsampling": 0}
+                drawn.savefig(file, format="jpeg", dpi=DPI, pil_kwargs=options)
+            else:
+                drawn.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _settings(families: Sequence[str]) -> dict[str, Any]:

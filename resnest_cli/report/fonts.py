@@ -80,6 +80,21 @@ def runs(text: str, faces: tuple[Face, ...]) -> Iterator[tuple[str, Face]]:
     yield from pieces
 
 
+def escaped(text: str, faces: tuple[Face, ...]) -> str:
+    """The text on one line, with escapes for what none of the fonts draws."""
+    return "".join(piece for piece, _ in runs(printable_name(text), faces))
+
+
+def fitted(text: str, tail: str, most: float, size: float, faces: tuple[Face, ...]) -> str:
+    """The text, its middle left out where it is wider than `most` pixels, and then the tail."""
+    text = printable_name(text)
+    short, letters = text, len(text)
+    while letters > 3 and width(short + tail, size, faces) > most:
+        letters -= 1
+        short = shortened(text, letters)
+    return short + tail
+
+
 @lru_cache(maxsize=1)
 def _dejavu() -> Face:
     file = str(Path(canvas.matplotlib().get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))

@@ -55,7 +55,8 @@ class Picture:
 class Page:
     """What a page shows; `records` come one by one with `add`.
 
-    `figures` are (name, value, note).
+    `figures` are (name, value, note). At most `most` photos are shown. A `wide` page has room for
+    the tiles of a photo.
     """
 
     title: str
@@ -67,16 +68,27 @@ class Page:
     cards: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, str]] = field(default_factory=list)
     left_out: int = 0
+    most: int = MOST_PHOTOS
+    wide: bool = False
 
-    def add(self, record: "Record", truth: str | None = None, *, right: bool = False) -> None:
+    def add(
+        self,
+        record: "Record",
+        truth: str | None = None,
+        *,
+        right: bool = False,
+        tiles: Sequence[str] = (),
+    ) -> None:
         """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
 
         `truth` is the name of its true class where that is known, `right` whether it stands first.
+        `tiles` are data URIs of pictures, of the photo and of each of its classes, in place of the
+        thumbnail and the bars.
         """
         name = printable_name(record.input)
         if record.error is not None:
             self.errors.append({"input": name, "error": printable_name(record.error)})
-        if len(self.cards) >= MOST_PHOTOS:
+        if len(self.cards) >= self.most:
             self.left_out += 1
             return
         ranked = [
@@ -97,7 +109,8 @@ class Page:
                 "text": f"{name} {label} {true}",
                 "ranked": ranked,
                 "error": printable_name(record.error) if record.error is not None else "",
-                "thumbnail": thumbnail(record.input) if record.error is None else None,
+                "thumbnail": thumbnail(record.input) if not (record.error or tiles) else None,
+                "tiles": list(tiles),
             }
         )
 
@@ -131,6 +144,7 @@ class Page:
             tables=[table.as_dict() for table in self.tables],
             photos_title=self.photos_title,
             cards=self.cards,
+            wide=self.wide,
             classes=sorted({card["label"] for card in self.cards if card["label"]}),
             states=states,
             errors=self.errors,
@@ -164,7 +178,7 @@ def thumbnail(path: str) -> str | None:
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)
-    return _uri("image/jpeg", file.getvalue())
+    return jpeg_uri(file.getvalue())
 
 
 def picture_of(title: str, path: Path) -> Picture:
@@ -175,6 +189,11 @@ def picture_of(title: str, path: Path) -> Picture:
     """
     kind = "image/png" if path.suffix.lower() == ".png" else "image/jpeg"
     return Picture(title, _uri(kind, path.read_bytes()))
+
+
+def jpeg_uri(data: bytes) -> str:
+    """A JPEG file as a data URI."""
+    return _uri("image/jpeg", data)
 
 
 def _uri(kind: str, data: bytes) -> str:

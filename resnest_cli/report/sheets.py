@@ -153,9 +153,4 @@ def _wrapped(title: str, side: int, faces: tuple[fonts.Face, ...]) -> tuple[str,
 
 def _fitting(text: str, tail: str, side: int, faces: tuple[fonts.Face, ...]) -> str:
     """The text, its middle left out where it is too wide, and then the tail."""
-    text = printable_name(text)
-    short, most = text, len(text)
-    while most > 3 and fonts.width(short + tail, _TEXT, faces) > side:
-        most -= 1
-        short = fonts.shortened(text, most)
-    return short + tail
+    return fonts.fitted(text, tail, side, _TEXT, faces)

@@ -12,7 +12,7 @@ import resnest_cli
 from tests.conftest import Cli
 
 COMMANDS = [["predict"], ["features"], ["merge"], ["download"], ["models"], ["models", "verify"],
-            ["models", "clean"], ["models", "show"]]  # fmt: skip
+            ["models", "clean"], ["models", "show"], ["explain"]]  # fmt: skip
 
 
 def python(code: str) -> str:
@@ -23,7 +23,8 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["predict", "--help"], ["features", "--help"], ["models"]]
+    "arguments",
+    [["--help"], ["predict", "--help"], ["features", "--help"], ["explain", "--help"], ["models"]],
 )
 def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     code = (
@@ -126,7 +127,9 @@ def test_interrupt_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, photo: P
 def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     """Every module imports where torch and the POSIX-only modules do not exist."""
     needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
-                   "resnest_cli.inference.torch_engine", "resnest_cli.model.folding"}  # fmt: skip
+                   "resnest_cli.inference.torch_engine", "resnest_cli.explanation.heat",
+                   "resnest_cli.explanation.attention", "resnest_cli.explanation.explainer",
+                   "resnest_cli.model.folding"}  # fmt: skip
     names = [
         module.name
         for module in pkgutil.walk_packages(resnest_cli.__path__, "resnest_cli.")

@@ -1,0 +1,66 @@
+"""Whether pictures can go where they are to go; told before anything slow begins."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.explanation.job import Target
+from resnest_cli.images import folders
+from resnest_cli.images.sources import is_url
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def target(
+    path: Path | None, option: str, read: Iterable[str | None], *, one: bool
+) -> Target | None:
+    """Where the pictures of `option` go: of `one` photo a file, of several a folder.
+
+    A folder that exists serves for one photo, too; for several it is made. `read` are the inputs
+    and files that the command reads.
+
+    Raises:
+        UsageError: another kind of file, a file for several photos, one that is read, or a folder
+            inside of one that is read.
+        ResnestError: the folder that it would lie in does not exist.
+    """
+    if path is None:
+        return None
+    if one and not path.is_dir():
+        if path.suffix.lower() not in _PICTURES:
+            raise UsageError(f"{option} {path}: pictures are .png or .jpg files.")
+        _check_parent(path)
+        for name in filter(None, read):
+            if path.exists() and Path(name).exists() and path.samefile(name):
+                raise UsageError(f"{path} is read by this command; give {option} another name.")
+        return Target(path, folder=False)
+    if path.suffix.lower() in _PICTURES and not path.is_dir():
+        raise UsageError(
+            f"{option} {path}: there may be several photos, with a picture each; give {option} a "
+            "folder."
+        )
+    if path.exists() and not path.is_dir():
+        raise ResnestError(f"{path}: cannot be written: is a file. Give {option} a folder.")
+    _check_parent(path)
+    for name in filter(None, read):
+        if path.resolve().is_relative_to(_folder_of(name) or path.resolve() / "none"):
+            raise UsageError(
+                f"{option} {path}: lies in {name}, which is read: the pictures would be taken for "
+                f"photos. Give {option} another folder."
+            )
+    return Target(path, folder=True)
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ResnestError(f"{path}: cannot be written: there is no folder {path.parent}.")
+
+
+def _folder_of(name: str) -> Path | None:
+    """The folder that an input is, or that a glob begins in."""
+    if is_url(name) or name == "-":
+        return None
+    path = Path(name)
+    while folders.is_glob(str(path)) and path != path.parent:
+        path = path.parent
+    return path.resolve() if folders.is_folder(str(path)) else None
