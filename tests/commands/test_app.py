@@ -57,6 +57,7 @@ def test_top_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
         "predict",
         "features",
         "merge",
+        "explain",
         "download",
         "models",
         "Examples",

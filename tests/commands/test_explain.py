@@ -365,7 +365,7 @@ def test_names_in_any_script(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform == "win32", reason="supervision needs fork")
 @pytest.mark.parametrize("isolate", [True, False])
 def test_a_decoder_with_bugs(tmp_path: Path, isolate: bool) -> None:
-    for name in ("1", "crash", "3"):
+    for name in ("1", "2-crash", "3"):
         make_photo(tmp_path / f"{name}.png")
     arguments = [str(tmp_path), "-m", "demo", "-o", str(tmp_path.with_suffix(".heat"))]
     arguments += ["--isolate"] if isolate else []

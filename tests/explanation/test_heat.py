@@ -1,4 +1,4 @@
-"""Heat maps: against autograd by hand, and whether they say anything about the network and photo."""
+"""Heat maps: against autograd by hand, and whether they tell of network and photo."""
 
 from collections.abc import Iterator
 from pathlib import Path

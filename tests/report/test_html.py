@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.inference.records import Prediction, Record
-from resnest_cli.report.html import MOST_PHOTOS, Page, Table, picture_of, thumbnail
+from resnest_cli.report.html import MOST_PHOTOS, Page, Table, jpeg_uri, picture_of, thumbnail
 from tests.conftest import make_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -205,6 +205,30 @@ def test_five_thousand_photos_open(browser: Any, folder: Path) -> None:
     assert tab.locator(".card").first.evaluate("node => getComputedStyle(node).display") != (
         "list-item"
     )
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_tiles_fit_and_can_be_filtered(browser: Any, folder: Path, width: int) -> None:
+    page = Page("Heat", "", wide=True, most=2)
+    tiles = [jpeg_uri(make_photo(folder / "tile.jpg", (288, 288)).read_bytes())] * 3
+    for name, label in (("1.jpg", "cat"), ("2.jpg", "a dog of a very long name"), ("3.jpg", "x")):
+        page.add(answered(name, label, 0.5), tiles=tiles)
+    page.write(folder / "heat.html")
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(folder.joinpath("heat.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator(".card").count() == 2  # of at most so many
+    assert "1 more are left out" in tab.locator("main").inner_text()
+    first = tab.locator(".card").first
+    captions = first.locator("figcaption").all_inner_texts()
+    assert [text.split("\n")[0] for text in captions] == ["the photo", "cat", "other & <b>more</b>"]
+    boxes = [one.bounding_box() for one in first.locator("img").all()]
+    assert all(box["width"] == pytest.approx(box["height"], abs=1) for box in boxes)
+    assert all(130 < box["width"] <= 320 for box in boxes)
+    assert len({box["y"] for box in boxes}) == (1 if width > 1000 else 2)
+    tab.locator("#class").select_option("cat")
+    assert tab.locator(".card:visible").count() == 1
     tab.close()
 
 
