@@ -145,9 +145,7 @@ def _summary(model: Model, job: ExportJob, data: bytes, **more: Any) -> dict[str
 def _compare(
     model: Model, job: ExportJob, found: Exported, exported: Run, progress: Progress
 ) -> None:
-    from resnest_cli.inference.torch_engine import TorchEngine
-
-    original = TorchEngine(model.network(), "cpu").logits
+    original = _plain(model)
     results: list[Parity] = []
     if job.calibrate is None:  # noise lies beyond the ranges of a calibration
         results.append(parity(NOISE, [noise(model)], original, exported, model.temperature))
@@ -165,6 +163,20 @@ def _compare(
         results.append(replace(result, unreadable=len(reader.unreadable)))
         found.broken |= job.calibrate is None and result.difference > TOLERANCE
     found.summary["parity"] = [result.as_dict() for result in results]
+
+
+def _plain(model: Model) -> Run:
+    """The torch network as it was trained: nothing folded, nothing laid out in another way."""
+    import numpy as np
+    import torch
+
+    network = model.network()
+
+    def run(batch: photos.Float32) -> photos.Float32:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(batch)).numpy(), np.float32)
+
+    return run
 
 
 def _to_int8(

@@ -168,13 +168,14 @@ class _Compilation:
 
     def write(self, path: Path) -> None:
         """Writes the compiled model, and makes sure that it can be loaded."""
-        if self._model.exported:
+        graph = None if self._model.exported else self._built()
+        if graph is None:
             _optimised_file(self._model, path)
-        else:
-            _optimised(self._built(), path)
         # A file that was replaced meanwhile must not be stored under the old one's key.
         if hashes.known_sha256(self._model.path) != self.entry.origin["weights"]:
             raise OSError(f"{self._model.path} has changed meanwhile")
+        if graph is not None:
+            _optimised(graph, path)
         _open(path, packed=_packed(self._model))
 
     def in_memory(self) -> OnnxEngine:

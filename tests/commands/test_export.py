@@ -115,6 +115,8 @@ def test_what_an_exported_network_cannot_do(
     for more, said in (
         (["--engine", "torch"], "leave out --engine torch"),
         (["--device", "cuda"], "leave out --device cuda"),
+        (["--engine", "torch", "--compile"], "leave out --engine torch"),
+        (["--amp", "bfloat16"], "leave out --amp and --compile"),
         (["--weights", "x.pth"], "--weights gives weights to a named model"),
     ):
         result = cli("predict", photo, "-m", exported, *more)
