@@ -170,6 +170,7 @@ def test_config_json_has_the_keys_that_timm_writes(tmp_path: Path) -> None:
         assert cfg_again[key] == value, key
 
 
+@pytest.mark.slow  # ten seconds for what test_parity.py has shown of the names already
 def test_the_original_release_takes_the_weights(tmp_path: Path) -> None:
     """What the README tells users of torch.hub, whose network this is."""
     folder = tmp_path / "hub"
