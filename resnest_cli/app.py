@@ -7,6 +7,7 @@ import typer
 
 from resnest_cli import __version__, output
 from resnest_cli.commands import (
+    benchmark,
     download,
     evaluate,
     features,
@@ -63,6 +64,7 @@ app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=features.EPILOG)(features.features)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
+app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.benchmark_command)
 app.command(epilog=finetune.EPILOG)(finetune.finetune)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=download.EPILOG)(download.download)

@@ -91,7 +91,16 @@ def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
 
 @lru_cache(maxsize=1)
 def cpu_features() -> str:
-    """A short name for the platform and the instruction sets of this CPU.
+    """A short name for the platform and the instruction sets of this CPU."""
+    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get(
+        "PROCESSOR_ARCHITECTURE", ""
+    )  # fmt: skip
+    names = " ".join(sorted(cpu_feature_names()))
+    return f"{sys.platform}-{machine}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def cpu_feature_names() -> tuple[str, ...]:
+    """The instruction sets of this CPU, such as AVX2, the newest last.
 
     Numpy finds them out at its import, on every platform: no file is read for it. The interface
     is private; without it the platform alone tells, and ONNX Runtime's own checks remain.
@@ -102,11 +111,7 @@ def cpu_features() -> str:
         "numpy.core._multiarray_umath"  # numpy 1
     )
     found = getattr(numpy_core, "__cpu_features__", {})
-    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get(
-        "PROCESSOR_ARCHITECTURE", ""
-    )  # fmt: skip
-    names = " ".join(sorted(name for name, there in found.items() if there))
-    return f"{sys.platform}-{machine}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    return tuple(name for name, there in found.items() if there)
 
 
 def is_good(entry: Entry) -> bool:

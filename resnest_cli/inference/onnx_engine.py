@@ -200,13 +200,33 @@ def _open(path: Path) -> ort.InferenceSession:
     return _session(str(path), options)
 
 
-def _optimised(graph: "Graph", path: Path | None = None) -> tuple[ort.InferenceSession, Any]:
+def profiled(graph: "Graph", prefix: Path) -> tuple[ort.InferenceSession, Any]:
+    """A session as `create` makes it, in memory, that notes what each node takes.
+
+    `end_profiling` writes the notes into a file whose name begins with `prefix`. The second value
+    is what the session's memory belongs to.
+
+    Raises:
+        EngineError: ONNX Runtime cannot run the graph here.
+    """
+    options = _options()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(prefix)
+    try:
+        return _optimised(graph, options=options)
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
+
+
+def _optimised(
+    graph: "Graph", path: Path | None = None, options: ort.SessionOptions | None = None
+) -> tuple[ort.InferenceSession, Any]:
     """A session that optimises the graph, and saves the result where there is a path.
 
     The second value is what the session's memory belongs to. The weights are handed over as they
     are: inside the graph they would be copied three times, which takes a second.
     """
-    options = _options()
+    options = options or _options()
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     if path is not None:

@@ -17,7 +17,7 @@ class TorchEngine:
 
     def __init__(self, network: ResNeSt, device: str = "auto") -> None:
         self.device = resolve_device(device)
-        self._network = network.eval().to(self.device)
+        self.network = network.eval().to(self.device)
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
@@ -28,12 +28,12 @@ class TorchEngine:
         with torch.inference_mode():
             photos = torch.from_numpy(batch).to(self.device)
             if name == "logits":
-                out = self._network(photos)
+                out = self.network(photos)
             elif name == "features":
-                (last,) = self._network.forward_intermediates(photos, [4])
-                out = self._network.forward_head(last, pre_logits=True)
+                (last,) = self.network.forward_intermediates(photos, [4])
+                out = self.network.forward_head(last, pre_logits=True)
             else:
-                (out,) = self._network.forward_intermediates(photos, [int(name[-1])])
+                (out,) = self.network.forward_intermediates(photos, [int(name[-1])])
             return np.asarray(out.float().cpu().numpy(), dtype=np.float32)
 
     def fingerprint(self, batch_size: int) -> Fingerprint:

@@ -11,8 +11,8 @@ import pytest
 import resnest_cli
 from tests.conftest import Cli
 
-COMMANDS = [["predict"], ["features"], ["merge"], ["download"], ["models"], ["models", "verify"],
-            ["models", "clean"], ["models", "show"]]  # fmt: skip
+COMMANDS = [["predict"], ["features"], ["benchmark"], ["merge"], ["download"], ["models"],
+            ["models", "verify"], ["models", "clean"], ["models", "show"]]  # fmt: skip
 
 
 def python(code: str) -> str:
@@ -126,7 +126,8 @@ def test_interrupt_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, photo: P
 def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     """Every module imports where torch and the POSIX-only modules do not exist."""
     needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
-                   "resnest_cli.inference.torch_engine"}  # fmt: skip
+                   "resnest_cli.inference.torch_engine", "resnest_cli.benchmarking.matmul",
+                   "resnest_cli.benchmarking.measure"}  # fmt: skip
     names = [
         module.name
         for module in pkgutil.walk_packages(resnest_cli.__path__, "resnest_cli.")
