@@ -79,7 +79,7 @@ def onnx_stages(model: "Model", batch: Float32, runs: int, folder: Path) -> dict
 
     graph = build_graph(model.variant, model.arrays(checked=True))
     places = _named(graph.model.graph)
-    session, keep = profiled(graph, folder / "profile")
+    session, keep = profiled(graph, batch.shape[-1], folder / "profile")
     for _ in range(runs + 1):
         session.run(None, {"photos": batch})
     events = json.loads(Path(session.end_profiling()).read_text("utf-8"))

@@ -93,7 +93,8 @@ class Classifier:
         except ValueError as error:
             raise UsageError(f"{error}.") from error
         self.preparation = Preparation(self.preprocessing, crop_mode, exif)
-        self.engine = create_engine(self.model, device, engine, access.notify, ready_for)
+        sized = replace(self.model, preprocessing=self.preprocessing)
+        self.engine = create_engine(sized, device, engine, access.notify, ready_for)
         self._tta = tta
         self._offline = access.offline
 

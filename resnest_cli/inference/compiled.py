@@ -2,8 +2,9 @@
 
 A compiled model is `<key>.ort`, and `<key>.json` beside it: what it was made of, and its SHA-256.
 The key is a hash of everything that decides the content: the SHA-256 of the weights, the
-architecture (two variants can share a file of weights), the outputs, the versions of this program,
-of the graph and of ONNX Runtime, and the features of the CPU, for which the weights are laid out.
+architecture (two variants can share a file of weights), the outputs, the size of photos, the
+versions of this program, of the graph and of ONNX Runtime, and the features of the CPU, for which
+the weights are laid out.
 Not the version of the `onnx` package: it only carries the graph, whose operators and format are
 pinned.
 
@@ -65,10 +66,13 @@ def folder() -> Path:
     return paths.resnest_home() / "compiled"
 
 
-def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
+def entry_for(
+    model: "Model", outputs: tuple[str, ...], runtime: str, size: int | None = None
+) -> Entry:
     """The place of this model's compiled form; reads its weights once if their hash is not known.
 
-    `runtime` is the version of ONNX Runtime.
+    `runtime` is the version of ONNX Runtime, `size` the side of the photos that it is made for;
+    None for any.
 
     Raises:
         OSError: the weights cannot be read.
@@ -80,6 +84,7 @@ def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
         "classes": model.num_classes,
         "in_channels": model.in_channels,
         "outputs": list(outputs),
+        "size": size,
         "resnest_cli": __version__,
         "graph": GRAPH_VERSION,
         "onnxruntime": runtime,

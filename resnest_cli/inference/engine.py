@@ -59,7 +59,8 @@ def create_engine(
 ) -> Engine:
     """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
 
-    It is ready for `output`; what getting ready for another costs is paid when that is asked for.
+    It is ready for `output` and photos of the size of `model.preprocessing`; what getting ready for
+    others costs is paid when that is asked for.
 
     Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
 
