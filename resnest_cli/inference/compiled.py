@@ -33,7 +33,7 @@ from resnest_cli.model import hashes
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
 
-GRAPH_VERSION = 1  # grows whenever onnx_graph makes another graph of the same tensors
+GRAPH_VERSION = 2  # grows whenever onnx_graph makes another graph of the same tensors
 LIMIT = 4 << 30  # bytes; all published models together take about 1.8 GB
 _DAY = 86_400.0
 _PATIENCE = 120.0  # seconds to wait for another process that builds the same
