@@ -42,3 +42,4 @@ class ModelOptions:
     exif: bool
     mirror: str | None
     offline: bool
+    fast_decode: bool = False
