@@ -8,6 +8,7 @@ import typer
 from resnest_cli import __version__, output
 from resnest_cli.commands import (
     average,
+    benchmark,
     download,
     evaluate,
     explain,
@@ -69,6 +70,7 @@ app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=features.EPILOG)(features.features)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
+app.command("benchmark", epilog=benchmark.EPILOG)(benchmark.benchmark_command)
 app.command("explain", epilog=explain.EPILOG)(explain.explain_command)
 app.command(epilog=finetune.EPILOG, cls=GroupedCommand)(finetune.finetune)
 app.command(epilog=train.EPILOG, cls=GroupedCommand)(train.train)

@@ -144,6 +144,12 @@ Exif = Annotated[
         help="Turn photos upright; published accuracies were measured without.",
     ),
 ]
+FastDecode = Annotated[
+    bool,
+    typer.Option(
+        "--fast-decode", help="Decode large JPEGs at reduced scale: quicker, answers change a bit."
+    ),
+]
 ImgSize = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, max=8192, help="Side of the network's input in pixels."),

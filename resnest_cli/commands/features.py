@@ -98,6 +98,7 @@ def features(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = "center",
     exif: options.Exif = True,
+    fast_decode: options.FastDecode = False,
     isolate: options.Isolate = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,

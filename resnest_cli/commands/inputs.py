@@ -1,7 +1,7 @@
 """What commands over many photos share: checks before anything slow begins, and the page."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,8 +18,15 @@ T = TypeVar("T")
 
 
 def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
-    """A dataclass of options, from a command's arguments of the same names, and from `other`."""
-    names = [field.name for field in fields(kind) if field.name not in other]  # type: ignore[arg-type]
+    """A dataclass of options, from a command's arguments of the same names, and from `other`.
+
+    What has a default may be an argument or not.
+    """
+    names = [
+        field.name
+        for field in fields(kind)  # type: ignore[arg-type]
+        if field.name not in other and (field.name in given or field.default is MISSING)
+    ]
     return kind(**{name: given[name] for name in names}, **other)
 
 

@@ -78,6 +78,7 @@ def predict(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = "center",
     exif: options.Exif = True,
+    fast_decode: options.FastDecode = False,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average each photo with its mirror image.")
     ] = False,

@@ -115,6 +115,7 @@ def classifier(
         interpolation=options.interpolation,
         crop_mode=options.crop_mode,
         exif=options.exif,
+        fast_decode=options.fast_decode,
         tta=tta,
         access=Access(options.mirror, options.offline, output.DownloadBar(), output.message),
         ready_for=ready_for,

@@ -17,6 +17,7 @@ _NAMES = {
     "preprocessing.interpolation": "--interpolation",
     "preprocessing.crop_mode": "--crop-mode",
     "preprocessing.exif": "--exif",
+    "preprocessing.fast_decode": "--fast-decode",
     "shard": "--shard",
     "list": "list of inputs",
     "list.sha256": "list of inputs",

@@ -151,7 +151,9 @@ def identity(classifier: Classifier, job: FeaturesJob) -> dict[str, Any]:
         "weights_sha256": sha256,
         "classes": model.num_classes,
         "preprocessing": preprocessing
-        | {"crop_mode": classifier.preparation.crop_mode, "exif": classifier.preparation.exif},
+        | {"crop_mode": classifier.preparation.crop_mode, "exif": classifier.preparation.exif}
+        # Only where it is on: what earlier versions finished is still the same.
+        | ({"fast_decode": True} if classifier.preparation.fast else {}),
         "extraction": asdict(job.extraction)
         | {"row_shape": list(job.extraction.row_shape(model, size))},
         "engine": asdict(classifier.engine.fingerprint(job.options.batch_size)),

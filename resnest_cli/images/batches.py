@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode, upright_rgb
-from resnest_cli.images.preprocess import CropMode, preprocess
+from resnest_cli.images.preprocess import CropMode, preprocess, shorter_side
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
 
@@ -34,6 +34,7 @@ class Preparation:
     preprocessing: Preprocessing
     crop_mode: CropMode = "center"
     exif: bool = True
+    fast: bool = False  # a large JPEG is decoded at reduced scale, see `decode`
 
     def __call__(self, photo: Photo) -> Float32:
         """A path, the bytes of an image file or an open image -> float32 (3, size, size).
@@ -46,7 +47,9 @@ class Preparation:
     def decoded(self, photo: Photo) -> "Image.Image":
         """The photo in RGB, upright where that is wanted; raises as the call does."""
         if isinstance(photo, str | bytes):
-            return decode(photo, exif=self.exif)
+            # Twice what is needed, so that the resize still has something to average.
+            at_least = 2 * shorter_side(self.preprocessing) if self.fast else None
+            return decode(photo, exif=self.exif, at_least=at_least)
         return upright_rgb(photo, exif=self.exif)
 
     def preprocessed(self, rgb: "Image.Image") -> Float32:

@@ -19,6 +19,8 @@ Pillow decodes. What is decided here, and why:
 - A truncated photo is an error. A JPEG without its end marker counts as truncated, because
   Pillow cannot tell whether anything else is missing. Not to be noticed: a JPEG whose data are
   damaged, or cut with an end marker after the cut, since libjpeg carries on and tells nobody.
+- With `at_least` a JPEG is decoded at half, a quarter or an eighth of its size where that leaves
+  both sides that long: libjpeg then computes fewer coefficients of each block of 8 x 8.
 
 Pillow warns about odd metadata through Python's `warnings`. `warnings.catch_warnings` swaps a
 list that all threads share, so it must not be used here; instead one rule that silences only those
@@ -109,6 +111,7 @@ def decode(
     *,
     exif: bool = True,
     max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
 ) -> Image.Image:
     """Decode one photo. Safe to call from several threads; never writes to its input.
 
@@ -116,6 +119,7 @@ def decode(
         source: a path of a regular file, or the bytes of an image file, or a binary stream of them.
         exif: turn the photo upright as its EXIF orientation says.
         max_pixels: refuse a photo of more pixels before memory is spent on them.
+        at_least: decode a JPEG smaller, but no side shorter than this many pixels (or than it is).
 
     Returns:
         An RGB image, 8 bits per channel, of at least 1 x 1 pixels.
@@ -126,14 +130,14 @@ def decode(
     """
     try:
         if isinstance(source, bytes):
-            return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels)
+            return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels, at_least)
         if isinstance(source, str | os.PathLike):
             size = _checked_file(os.fspath(source))
             with Path(source).open("rb") as stream:
-                return _decode_stream(stream, size, exif, max_pixels)
+                return _decode_stream(stream, size, exif, max_pixels, at_least)
         data = source.read(_MAX_BYTES + 1)
         _check_bytes(len(data))
-        return _decode_stream(io.BytesIO(data), len(data), exif, max_pixels)
+        return _decode_stream(io.BytesIO(data), len(data), exif, max_pixels, at_least)
     except ImageError:
         raise
     except Exception as error:  # Pillow raises about anything on bad data
@@ -184,7 +188,9 @@ def _checked_file(path: str) -> int:
     return status.st_size
 
 
-def _decode_stream(stream: BinaryIO, size: int, exif: bool, max_pixels: int) -> Image.Image:
+def _decode_stream(
+    stream: BinaryIO, size: int, exif: bool, max_pixels: int, at_least: int | None
+) -> Image.Image:
     if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
         warnings.filterwarnings("ignore", module=_QUIET_MODULES)
     name = _format(stream.read(64))
@@ -197,10 +203,26 @@ def _decode_stream(stream: BinaryIO, size: int, exif: bool, max_pixels: int) -> 
     _check_pixels(*image.size, max_pixels)
     if name == "TIFF":
         _check_tiles(image)
+    loaded: Image.Image = image
+    if name == "JPEG" and at_least is not None:
+        loaded = _reduced(image, at_least)
     image.load()
     upright = _transposition(image) if exif else None
-    rgb = _to_rgb(image)
+    rgb = _to_rgb(loaded)
     return rgb if upright is None else rgb.transpose(upright)
+
+
+def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
+    """The JPEG at the smallest scale of 1/2, 1/4 and 1/8 that leaves both sides `at_least` long.
+
+    libjpeg rounds the sides up: a last column or row that only a part of a block of pixels fills
+    would stretch the picture, and is cut off.
+    """
+    width, height = image.size
+    image.draft(None, (at_least, at_least))
+    scale = round(width / image.width)
+    whole = width // scale, height // scale
+    return image if image.size == whole else image.crop((0, 0, *whole))
 
 
 def _format(head: bytes) -> str:

@@ -98,6 +98,11 @@ def pixels_of(array: "NDArray[np.float32]", config: "Preprocessing") -> "NDArray
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
+def shorter_side(config: "Preprocessing") -> int:
+    """Pixels of the resized photo's shorter side, before the crop."""
+    return math.floor(config.size / config.crop_pct)
+
+
 def normalise(
     pixels: "NDArray[np.uint8]", config: "Preprocessing", out: "NDArray[np.float32]"
 ) -> None:
@@ -139,7 +144,7 @@ def _resized_size(
     width: int, height: int, config: "Preprocessing", crop_mode: CropMode
 ) -> tuple[int, int]:
     """(width, height) before the crop, rounded as the references round."""
-    scale_size = math.floor(config.size / config.crop_pct)
+    scale_size = shorter_side(config)
     if crop_mode == "squash":
         return scale_size, scale_size
     if crop_mode == "border":  # timm's ResizeKeepRatio(longest=1.0)

@@ -59,6 +59,7 @@ class Classifier:
         img_size, crop_pct, interpolation: other preprocessing than the model's.
         crop_mode: "center", "border" or "squash"; see `images.preprocess.preprocess`.
         exif: turn photos upright as their EXIF orientation says.
+        fast_decode: decode large JPEGs at reduced scale; see `images.batches.Preparation`.
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.
@@ -82,6 +83,7 @@ class Classifier:
         interpolation: Interpolation | None = None,
         crop_mode: CropMode = "center",
         exif: bool = True,
+        fast_decode: bool = False,
         tta: bool = False,
         access: Access | None = None,
         ready_for: Output = "logits",
@@ -97,9 +99,10 @@ class Classifier:
             self.preprocessing = preprocessing_from_dict(settings)
         except ValueError as error:
             raise UsageError(f"{error}.") from error
-        self.preparation = Preparation(self.preprocessing, crop_mode, exif)
+        self.preparation = Preparation(self.preprocessing, crop_mode, exif, fast_decode)
+        sized = replace(self.model, preprocessing=self.preprocessing)
         self.engine = create_engine(
-            self.model, device, engine, access.notify, ready_for, amp=amp, compiled=compiled
+            sized, device, engine, access.notify, ready_for, amp=amp, compiled=compiled
         )
         self._tta = tta
         self._offline = access.offline

@@ -2,8 +2,9 @@
 
 A compiled model is `<key>.ort`, and `<key>.json` beside it: what it was made of, and its SHA-256.
 The key is a hash of everything that decides the content: the SHA-256 of the weights, the
-architecture (two variants can share a file of weights), the outputs, the versions of this program,
-of the graph and of ONNX Runtime, and the features of the CPU, for which the weights are laid out.
+architecture (two variants can share a file of weights), the outputs, the size of photos, the
+versions of this program, of the graph and of ONNX Runtime, and the features of the CPU, for which
+the weights are laid out.
 Not the version of the `onnx` package: it only carries the graph, whose operators and format are
 pinned.
 
@@ -32,7 +33,7 @@ from resnest_cli.model import hashes
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
 
-GRAPH_VERSION = 1  # grows whenever onnx_graph makes another graph of the same tensors
+GRAPH_VERSION = 2  # grows whenever onnx_graph makes another graph of the same tensors
 LIMIT = 4 << 30  # bytes; all published models together take about 1.8 GB
 _DAY = 86_400.0
 _PATIENCE = 120.0  # seconds to wait for another process that builds the same
@@ -65,10 +66,13 @@ def folder() -> Path:
     return paths.resnest_home() / "compiled"
 
 
-def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
+def entry_for(
+    model: "Model", outputs: tuple[str, ...], runtime: str, size: int | None = None
+) -> Entry:
     """The place of this model's compiled form; reads its weights once if their hash is not known.
 
-    `runtime` is the version of ONNX Runtime.
+    `runtime` is the version of ONNX Runtime, `size` the side of the photos that it is made for;
+    None for any.
 
     Raises:
         OSError: the weights cannot be read.
@@ -80,6 +84,7 @@ def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
         "classes": model.num_classes,
         "in_channels": model.in_channels,
         "outputs": list(outputs),
+        "size": size,
         "resnest_cli": __version__,
         "graph": GRAPH_VERSION,
         "onnxruntime": runtime,
@@ -91,7 +96,16 @@ def entry_for(model: "Model", outputs: tuple[str, ...], runtime: str) -> Entry:
 
 @lru_cache(maxsize=1)
 def cpu_features() -> str:
-    """A short name for the platform and the instruction sets of this CPU.
+    """A short name for the platform and the instruction sets of this CPU."""
+    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get(
+        "PROCESSOR_ARCHITECTURE", ""
+    )  # fmt: skip
+    names = " ".join(sorted(cpu_feature_names()))
+    return f"{sys.platform}-{machine}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def cpu_feature_names() -> tuple[str, ...]:
+    """The instruction sets of this CPU, such as AVX2, the newest last.
 
     Numpy finds them out at its import, on every platform: no file is read for it. The interface
     is private; without it the platform alone tells, and ONNX Runtime's own checks remain.
@@ -102,11 +116,7 @@ def cpu_features() -> str:
         "numpy.core._multiarray_umath"  # numpy 1
     )
     found = getattr(numpy_core, "__cpu_features__", {})
-    machine = os.uname().machine if hasattr(os, "uname") else os.environ.get(
-        "PROCESSOR_ARCHITECTURE", ""
-    )  # fmt: skip
-    names = " ".join(sorted(name for name, there in found.items() if there))
-    return f"{sys.platform}-{machine}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    return tuple(name for name, there in found.items() if there)
 
 
 def is_good(entry: Entry) -> bool:

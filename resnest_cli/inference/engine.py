@@ -65,7 +65,8 @@ def create_engine(
 
     `amp` and `compiled` are the torch engine's (see `torch_engine`), which auto then means.
 
-    It is ready for `output`; what getting ready for another costs is paid when that is asked for.
+    It is ready for `output` and photos of the size of `model.preprocessing`; what getting ready for
+    others costs is paid when that is asked for.
 
     Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
 

@@ -46,3 +46,4 @@ class ModelOptions:
     offline: bool
     amp: Amp = "off"
     compiled: bool = False
+    fast_decode: bool = False

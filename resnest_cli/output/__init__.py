@@ -7,8 +7,7 @@
     progress.py   bars on stderr
     status.py     one live line on stderr
     training.py   what the training commands print
-    evaluation.py what `evaluate` prints
-    explanations.py what `explain` prints
+    evaluation.py what `evaluate` prints; explanations.py: `explain`; benchmark.py: `benchmark`
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
 NO_COLOR or TERM=dumb: no colour, no bars.
@@ -28,15 +27,18 @@ from resnest_cli.output.messages import (
 from resnest_cli.output.progress import DownloadBar, RecordProgress
 from resnest_cli.output.records import Format, RecordWriter, record_writer
 from resnest_cli.output.sink import Sink, emit
+from resnest_cli.output.status import Line, StatusLine
 from resnest_cli.output.tables import show_table, to_json
 
 __all__ = [
     "DownloadBar",
     "ExplanationWriter",
     "Format",
+    "Line",
     "RecordProgress",
     "RecordWriter",
     "Sink",
+    "StatusLine",
     "debug_wanted",
     "emit",
     "error",

@@ -186,7 +186,8 @@ class Ready:
         """
         if self._engine is None:
             assert self.model is not None
-            self._engine = create_engine(self.model, "cpu", output="features")
+            sized = replace(self.model, preprocessing=self.preprocessing)
+            self._engine = create_engine(sized, "cpu", output="features")
         return self._engine
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ import pytest
 import resnest_cli
 from tests.conftest import Cli
 
-COMMANDS = [["predict"], ["features"], ["merge"], ["download"], ["models"], ["models", "verify"],
-            ["models", "clean"], ["models", "show"], ["explain"]]  # fmt: skip
+COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["merge"], ["download"],
+            ["models"], ["models", "verify"], ["models", "clean"], ["models", "show"]]  # fmt: skip
 
 
 def python(code: str) -> str:
@@ -130,7 +130,9 @@ def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
                    "resnest_cli.inference.torch_engine", "resnest_cli.explanation.heat",
                    "resnest_cli.explanation.attention", "resnest_cli.explanation.explainer",
-                   "resnest_cli.model.folding", "resnest_cli.exporting.pt2_file"}  # fmt: skip
+                   "resnest_cli.model.folding", "resnest_cli.exporting.pt2_file",
+                   "resnest_cli.benchmarking.matmul",
+                   "resnest_cli.benchmarking.measure"}  # fmt: skip
     names = [
         module.name
         for module in pkgutil.walk_packages(resnest_cli.__path__, "resnest_cli.")

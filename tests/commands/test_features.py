@@ -199,11 +199,39 @@ def test_a_finished_run_resumes_to_exit_0_if_it_is_the_same(
         (["--crop-pct", "0.5"], "--crop-pct 0.9 there, 0.5 here"),
         (["--no-exif"], "--exif True there, False here"),
         (["--shard", "1/2"], "--shard"),
+        (["--fast-decode"], "--fast-decode none there, True here"),
     ):
         other = features(*same, *options)
         assert (other.code, what in other.err) == (2, True), other.err
     assert files(tmp_path) == before
     assert not (tmp_path / "feats.npy.parts").exists()
+
+
+def test_fast_decoding_changes_rows_and_is_noted(
+    features, cli: Cli, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    photo, out = tmp_path / "large.jpg", tmp_path / "feats.npy"
+    make_photo(photo, (900, 700))
+    rows = []
+    for options in ([], ["--fast-decode"]):
+        assert features(photo, "-o", out, "--overwrite", *options).code == 0
+        rows.append(np.load(out)[0])
+        info = json.loads((tmp_path / "feats.json").read_text())
+        assert info["preprocessing"].get("fast_decode", False) == bool(options)
+    assert 0 < np.abs(rows[0] - rows[1]).max() < 0.5 * np.abs(rows[0]).max()
+    again = features(photo, "-o", out, "--resume", "--fast-decode")
+    assert "finished already" in again.err
+    refused = features(photo, "-o", out, "--resume")
+    assert (refused.code, "--fast-decode True there, none here" in refused.err) == (2, True)
+    answers = [
+        json.loads(cli("predict", photo, "-m", tiny_checkpoint, "--format", "json", *more).out)
+        for more in ([], ["--fast-decode"])
+    ]
+    plain, fast = (
+        {one["index"]: one["probability"] for one in answer["predictions"]} for answer in answers
+    )
+    assert plain != fast
+    assert max(abs(plain[index] - fast[index]) for index in plain) < 0.2
 
 
 def test_another_model_is_refused_by_its_weights(

@@ -20,6 +20,7 @@ from resnest_cli.model import hashes
 from resnest_cli.model.checkpoint import CheckpointInfo, save
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.resnest import build
+from resnest_cli.model.variants import Preprocessing
 from tests.networks import TINY, enliven
 
 PHOTOS = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
@@ -35,7 +36,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(path: Path, seed: int = 0) -> Path:
     network = enliven(build(TINY, num_classes=5), seed)
-    save(path, network, CheckpointInfo(variant=TINY, class_names=tuple("abcde")))
+    size = Preprocessing(PHOTOS.shape[-1])
+    info = CheckpointInfo(variant=TINY, preprocessing=size, class_names=tuple("abcde"))
+    save(path, network, info)
     return path
 
 
@@ -65,9 +68,9 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
     made: list[Path | None] = []
     real = onnx_engine._optimised
 
-    def counting(graph, path=None):
+    def counting(graph, path=None, size=None):
         made.append(path)
-        return real(graph, path)
+        return real(graph, path, size)
 
     monkeypatch.setattr(onnx_engine, "_optimised", counting)
     return made
@@ -101,20 +104,49 @@ def test_what_decides_the_content_is_in_the_key(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def key(
-        found: Model = model, outputs: tuple[str, ...] = ("logits",), runtime: str = "1"
+        found: Model = model,
+        outputs: tuple[str, ...] = ("logits",),
+        runtime: str = "1",
+        size: int | None = None,
     ) -> str:
-        return compiled.entry_for(found, outputs, runtime).path.stem
+        return compiled.entry_for(found, outputs, runtime, size).path.stem
 
     other = replace(model, variant=TINY.overridden({"avd_first": not TINY.avd_first}))
-    keys = {key(), key(other), key(outputs=("logits", "features")), key(runtime="2")}
+    keys = {key(), key(other), key(outputs=("logits", "features")), key(runtime="2"), key(size=32)}
     for name, value in (
         ("__version__", "9"), ("GRAPH_VERSION", 99), ("cpu_features", lambda: "another")
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(compiled, name, value)
             keys.add(key())
-    assert len(keys) == 7
+    assert len(keys) == 8
     assert key() in keys
+
+
+def test_photos_of_other_sizes_share_a_second_compiled_model(model: Model, builds: list) -> None:
+    found = onnx_engine.create(model)
+    network = model.network()
+    for shape in ((2, 3, 32, 32), (1, 3, 47, 47), (3, 3, 40, 65), (1, 3, 32, 31), (1, 3, 32, 32)):
+        photos = np.random.default_rng(2).standard_normal(shape, np.float32)
+        with torch.inference_mode():
+            want = network(torch.from_numpy(photos)).numpy()
+        assert np.abs(found.logits(photos) - want).max() < 1e-5
+    assert len(builds) == len(stored()) == 2
+    for name in ("features", "map2"):
+        with torch.inference_mode():
+            (want,) = network.forward_intermediates(torch.from_numpy(photos), [2])
+        got = found.output(photos, name)
+        assert name == "features" or np.abs(got - want.numpy()).max() < 1e-5
+    assert len(builds) == 4
+
+
+def test_classifiers_compile_for_the_size_that_they_use(model: Model, builds: list) -> None:
+    from resnest_cli import Classifier
+
+    photo = np.zeros((60, 60, 3), np.uint8)
+    for size in (None, 32, 48):
+        assert Classifier(model.name, img_size=size).logits(photo).shape == (1, 5)
+    assert len(builds) == len(stored()) == 2
 
 
 def test_two_variants_of_one_file_of_weights(model: Model) -> None:
@@ -238,7 +270,8 @@ def test_memory_and_file_give_the_same_bits_whatever_the_threads(
     """For the threads see `Fingerprint`; a network of full width, as small ones are not split."""
     network = enliven(build("resnest14d"))
     path = model.path.with_name("14.safetensors")
-    save(path, network, CheckpointInfo(variant=network.variant))
+    info = CheckpointInfo(variant=network.variant, preprocessing=Preprocessing(96))
+    save(path, network, info)
     large = find_model(str(path))
     photos = np.random.default_rng(1).standard_normal((2, 3, 96, 96), np.float32)
     want = onnx_engine.create(large).logits(photos)

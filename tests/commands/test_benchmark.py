@@ -1,0 +1,232 @@
+"""`resnest benchmark`: consistent figures, options that act, bad input. No speed is asserted."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnest_cli.benchmarking import job as jobs
+from resnest_cli.benchmarking import measure, subjects
+from resnest_cli.errors import EngineError
+from resnest_cli.model.multiply_adds import STAGES, multiply_adds
+from resnest_cli.model.variants import VARIANTS
+from resnest_cli.supervise import Start
+from tests.conftest import Cli, make_photo
+from tests.networks import TINY
+
+QUICK = ("--min-time", "0", "--batch-size", "2")
+
+
+def figures(cli: Cli, *arguments: object) -> dict[str, Any]:
+    result = cli("benchmark", *arguments, "--format", "json")
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+def test_figures_are_consistent(cli: Cli, tiny_checkpoint: Path) -> None:
+    found = figures(
+        cli, "-m", tiny_checkpoint, "--min-time", "0", "-b", "1,3", "-b", "3", "-b", "2"
+    )
+    assert [(one["engine"], one["batch_size"]) for one in found["runs"]] == [
+        (engine, size) for engine in ("onnx", "torch") for size in (1, 2, 3)
+    ]
+    macs = multiply_adds(TINY, 48, num_classes=5)
+    total = sum(macs.values())
+    assert found["model"]["multiply_adds"] == total
+    assert found["model"]["multiply_add_shares"] == pytest.approx(
+        {stage: value / total for stage, value in macs.items()}
+    )
+    (product,) = found["matmul"]
+    for one in found["runs"]:
+        ms = one["ms"]
+        assert 0 < ms["min"] <= ms["p25"] <= ms["median"] <= ms["p75"] <= ms["max"]
+        assert one["repeats"] == 5
+        assert one["photos_per_second"] == pytest.approx(1e3 * one["batch_size"] / ms["median"])
+        assert one["gmacs_per_second"] == pytest.approx(one["photos_per_second"] * total / 1e9)
+        assert one["matmul_share"] == pytest.approx(
+            one["gmacs_per_second"] / product["gmacs_per_second"]
+        )
+    assert found["stages"]["batch_size"] == 3  # the nearest to 8
+    for one in found["stages"]["engines"]:
+        assert list(one["shares"]) == list(STAGES)
+        assert sum(one["shares"].values()) == pytest.approx(1)
+    assert found["pipeline"] is None
+    machine = found["machine"]
+    assert machine["cores"] >= 1
+    assert set(machine["versions"]) >= {"torch", "onnxruntime", "python"}
+
+
+def test_table_of_the_bundled_model_in_80_columns(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "photos").mkdir()
+    make_photo(tmp_path / "photos" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    result = cli("benchmark", "-m", "demo", *QUICK, "--photos", "photos")
+    assert result.code == 0, result.err
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert "resnest14t: 0.04 GMACs for a photo of 48 x 48, 200 classes" in result.out
+    assert re.search(r"^onnx +2 .*%$", result.out, re.MULTILINE)
+    assert re.search(r"^torch +2 .*%$", result.out, re.MULTILINE)
+    assert "of the time in convolutions" in result.out
+    assert "everything, onnx, batch of 2" in result.out
+    assert result.err.count("small bundled model") == 1
+
+
+def test_options_act(cli: Cli, tiny_checkpoint: Path) -> None:
+    found = figures(
+        cli, "-m", tiny_checkpoint, *QUICK, "--engine", "torch", "--device", "cpu", "--img-size",
+        "64", "--repeats", "6",
+    )  # fmt: skip
+    (run,) = found["runs"]
+    assert (run["engine"], run["device"], run["repeats"]) == ("torch", "cpu", 6)
+    assert found["model"]["img_size"] == 64
+    assert found["model"]["multiply_adds"] == sum(multiply_adds(TINY, 64, num_classes=5).values())
+    assert run["runs_per_repeat"] == 1
+    longer = figures(
+        cli, "-m", tiny_checkpoint, "-b", "1", "--min-time", "0.05", "--engine", "onnx"
+    )
+    (run,) = longer["runs"]
+    assert run["engine"] == "onnx"
+    assert run["runs_per_repeat"] > 1
+    (auto,) = figures(cli, "-m", tiny_checkpoint, *QUICK, "--engine", "auto")["runs"]
+    assert auto["engine"] in {"onnx", "torch"}
+
+
+def test_random_weights_leave_nothing_behind(cli: Cli, homes: Path) -> None:
+    result = cli("benchmark", "-m", "resnest14d", *QUICK, "--img-size", "32", "--format", "json")
+    assert result.code == 0, result.err
+    assert "The weights of resnest14d are not on this machine" in result.err
+    found = json.loads(result.out)
+    assert found["model"]["weights"] == "random"
+    assert len(found["runs"]) == 2
+    assert found["model"]["multiply_adds"] == sum(
+        multiply_adds(VARIANTS["resnest14d"], 32).values()
+    )
+    left = [path for path in homes.rglob("*") if path.is_file() and path.stat().st_size > 10_000]
+    assert left == []
+    assert os.environ["RESNEST_HOME"] == str(homes / "resnest_home")
+    quiet = cli("benchmark", "-m", "resnest14d", *QUICK, "--img-size", "32", "--quiet",
+                "--engine", "torch")  # fmt: skip
+    assert quiet.err == ""
+
+
+def test_both_engines_compute_the_same_network(cli: Cli, tmp_path: Path) -> None:
+    """What is timed is the same work: the drawn weights reach both engines."""
+    job = jobs.BenchmarkJob("resnest14d", img_size=64)
+    with subjects.subjects(job, tmp_path, lambda _: None) as (classifiers, drawn):
+        assert drawn
+        batch = measure._photos(measure.np.random.default_rng(0), classifiers[0], 2)
+        one, two = (classifier.engine.logits(batch) for classifier in classifiers)
+    assert one.std() > 0.01
+    assert abs(one - two).max() < 1e-4 * abs(one).max()
+
+
+def test_pipeline(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for seed in range(3):
+        make_photo(folder / f"{seed}.png", seed=seed)
+    (folder / "bad.jpg").write_bytes(b"no photo")
+    found = figures(cli, "-m", tiny_checkpoint, "--min-time", "0", "-b", "1,8", "--photos", folder)
+    pipeline = found["pipeline"]
+    assert (pipeline["photos"], pipeline["unreadable"]) == (3, 1)
+    for one in pipeline["engines"]:
+        of_engine = [run for run in found["runs"] if run["engine"] == one["engine"]]
+        best = max(of_engine, key=lambda run: run["photos_per_second"])
+        assert one["batch_size"] == best["batch_size"]
+        assert one["network_photos_per_second"] == best["photos_per_second"]
+        rates = pipeline["photos_per_second"] | {"network": best["photos_per_second"]}
+        assert rates[one["slowest"]] == min(rates.values())
+        assert one["photos_per_second"] > 0
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused = cli("benchmark", "-m", tiny_checkpoint, *QUICK, "--photos", empty)
+    assert refused.code == 1
+    assert f"{empty}: has no photo that can be read" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "resnest50x"], "Did you mean resnest50"),
+        (["-m", "none.safetensors"], "there is no such checkpoint file"),
+        (["-m", "demo", "-b", "8,0"], "--batch-size '0': give numbers from 1 to 4096"),
+        (["-m", "demo", "-b", "1,,2"], "--batch-size ''"),
+        (["-m", "demo", "-b", "x"], "--batch-size 'x'"),
+        (["-m", "demo", "--repeats", "4"], "'--repeats'"),
+        (["-m", "demo", "--device", "tpu"], "unknown device 'tpu'"),
+        (["-m", "demo", "--device", "cuda:9"], "device cuda:9 is not available"),
+        (["-m", "demo", "--engine", "onnx", "--device", "cuda"], "the onnx engine runs on the CPU"),
+    ],
+)
+def test_bad_options(cli: Cli, arguments: list[str], message: str) -> None:
+    result = cli("benchmark", *arguments, "--min-time", "0")
+    assert result.code == 2
+    assert message in result.err
+    assert result.out == ""
+
+
+def test_without_onnx_runtime_torch_is_left(
+    cli: Cli, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise EngineError("ONNX Runtime cannot be loaded: sprockets.")
+
+    monkeypatch.setattr("resnest_cli.inference.engine._onnx", broken)
+    result = cli("benchmark", "-m", tiny_checkpoint, *QUICK, "--format", "json")
+    assert result.code == 0, result.err
+    assert "The onnx engine is left out." in result.err
+    assert [one["engine"] for one in json.loads(result.out)["runs"]] == ["torch"]
+    alone = cli("benchmark", "-m", tiny_checkpoint, *QUICK, "--engine", "onnx")
+    assert alone.code == 1
+    assert "sprockets" in alone.err
+
+
+def test_a_killed_process_is_told(tmp_path: Path) -> None:
+    job = jobs.BenchmarkJob("demo")
+    work = jobs._work(job, tmp_path, print, Start(skip=3))
+    with pytest.raises(EngineError, match="memory ran out: give smaller batches"):
+        next(work)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_it_at_once(tmp_path: Path, number: int, code: int) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "resnest_cli", "benchmark", "-m", "resnest14d"]
+    command += ["--batch-size", "1", "--min-time", "60"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(temporary.glob("resnest-*/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    sent = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 5
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert list(temporary.iterdir()) == []
+
+
+def test_scratch_is_a_folder_that_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with jobs._scratch() as folder:
+        (folder / "x").write_text("x")
+    assert not folder.exists()
