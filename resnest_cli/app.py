@@ -31,8 +31,6 @@ EPILOG = """Examples:
 
   resnest finetune data/ --classes 10
 
-  resnest explain photo.jpg -o heat.png
-
   resnest models
 
   resnest download resnest50d

@@ -126,7 +126,7 @@ def explain_command(
             RunOptions, given, inputs=tuple(inputs), batch_size=1, workers=0,
             time_limit=predict_job.DECODING_LIMIT,
         ),
-        model=picked(ModelOptions, given, engine="torch", amp="off", compiled=False),
+        model=picked(ModelOptions, given, engine="torch"),
         classes=tuple(class_ or ()),
         topk=topk,
         stage=stage,
