@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.model.variants import get_variant
+from resnest_cli.training.settings import RECIPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ def test_wheel_holds_the_package_and_the_labels_only(wheel: Path) -> None:
     assert "resnest_cli/imagenet_classes.txt" in names
     assert "resnest_cli/py.typed" in names
     recipes = {name.rpartition("/")[2] for name in names if name.endswith(".toml")}
-    assert recipes == {"finetune.toml", "paper.toml", "quick.toml", "tiny.toml"}
+    assert recipes == {f"{recipe}.toml" for recipe in RECIPES}
     bundled = {name for name in names if name.startswith("resnest_cli/model/bundled/")}
     assert {name.rpartition("/")[2] for name in bundled} == {get_variant("demo").weights.name}
     for name in ("report/templates/page.html", "report/templates/page.js",
