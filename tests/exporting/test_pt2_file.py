@@ -32,8 +32,8 @@ def test_the_loaded_program_equals_the_network(tiny_checkpoint: Path, tmp_path: 
     assert texts["num_classes"] == "5"
 
 
-@pytest.mark.slow  # torch.export of the 1.4 thousand operators of the largest takes a minute
-def test_every_published_variant_can_be_exported() -> None:
+@pytest.mark.slow  # torch.export of these takes minutes
+def test_other_kinds_of_variants_can_be_exported() -> None:
     import io
 
     from resnest_cli.exporting import pt2_file
@@ -42,7 +42,7 @@ def test_every_published_variant_can_be_exported() -> None:
     from resnest_cli.model.variants import VARIANTS
     from tests.networks import enliven
 
-    for name in ("resnest50d_1s1x64d", "resnest50d_4s2x40d", "resnest101e"):
+    for name in ("resnest50d_1s1x64d", "resnest50d_4s2x40d"):
         network = enliven(build(name, num_classes=7)).eval()
         info = CheckpointInfo(
             variant=VARIANTS[name], preprocessing=VARIANTS[name].preprocessing, num_classes=7,
