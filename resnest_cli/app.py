@@ -7,6 +7,7 @@ import typer
 
 from resnest_cli import __version__, output
 from resnest_cli.commands import (
+    average,
     download,
     evaluate,
     features,
@@ -16,6 +17,7 @@ from resnest_cli.commands import (
     predict,
     train,
 )
+from resnest_cli.commands.training import GroupedCommand
 from resnest_cli.errors import ResnestError
 
 EPILOG = """Examples:
@@ -63,8 +65,9 @@ app.command(epilog=predict.EPILOG)(predict.predict)
 app.command(epilog=features.EPILOG)(features.features)
 app.command(epilog=merge.EPILOG)(merge.merge)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
-app.command(epilog=finetune.EPILOG)(finetune.finetune)
-app.command(epilog=train.EPILOG)(train.train)
+app.command(epilog=finetune.EPILOG, cls=GroupedCommand)(finetune.finetune)
+app.command(epilog=train.EPILOG, cls=GroupedCommand)(train.train)
+app.command(epilog=average.EPILOG)(average.average)
 app.command(epilog=download.EPILOG)(download.download)
 app.add_typer(models.app, name="models")
 

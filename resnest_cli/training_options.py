@@ -52,6 +52,9 @@ SETTINGS: dict[str, Any] = {
     "balanced": _option(
         bool, "--balanced/--no-balanced", None, "Draw every class equally often.", _DATA
     ),
+    "class_weights": _option(
+        str, "--class-weights", "WHAT", "In the loss: none, balanced, or a file id,weight.", _DATA
+    ),
     "img_size": _whole("--img-size", "Side of the network's input in pixels.", _PHOTOS),
     "train_size": _whole(
         "--train-size", "Side while training, where other than --img-size.", _PHOTOS
@@ -70,8 +73,12 @@ SETTINGS: dict[str, Any] = {
     "hflip": _number("--hflip", "Probability to mirror a photo.", _PHOTOS),
     "color_jitter": _number("--color-jitter", "Strength of changes in colour.", _PHOTOS),
     "aa": _option(
-        str, "--aa", "POLICY", "none, auto (AutoAugment), or such as rand-m9-n2 (RandAugment).",
+        str, "--aa", "POLICY",
+        "none, auto (AutoAugment), trivial (TrivialAugment), or such as rand-m9-n2 (RandAugment).",
         _PHOTOS,
+    ),
+    "aug_repeats": _whole(
+        "--aug-repeats", "Repeated augmentation: each photo N times, of 1/N of the photos.", _PHOTOS
     ),
     "reprob": _number("--reprob", "Probability to erase a rectangle.", _PHOTOS),
     "mixup": _number("--mixup", "Mixup's alpha; 0 is off.", _PHOTOS),
@@ -80,18 +87,35 @@ SETTINGS: dict[str, Any] = {
     "batch_size": _whole(
         "--batch-size -b", "Photos in a step.", _LEARNING, envvar="RESNEST_BATCH_SIZE"
     ),
-    "opt": _option(Literal["sgd", "adamw"], "--opt", None, "Optimiser.", _LEARNING),
+    "grad_accum_steps": _whole(
+        "--grad-accum-steps", "Batches whose gradient makes one step.", _LEARNING
+    ),
+    "opt": _option(Literal["sgd", "adamw", "lamb"], "--opt", None, "Optimiser.", _LEARNING),
     "lr": _number("--lr", "Peak learning rate.", _LEARNING),
-    "lr_base": _number("--lr-base", "SGD without --lr: learning rate for 256 photos a batch.",
+    "lr_base": _number("--lr-base", "SGD without --lr: learning rate for 256 photos a step.",
                        _LEARNING),
     "momentum": _number("--momentum", "Of SGD.", _LEARNING),
     "weight_decay": _number("--weight-decay", "Not on norms and biases.", _LEARNING),
+    "layer_decay": _number(
+        "--layer-decay", "Learning rate of a block as a share of the next one's; 1 is off.",
+        _LEARNING,
+    ),
     "sched": _option(
-        Literal["cosine", "constant"], "--sched", None, "Learning rate after warm-up.", _LEARNING
+        Literal["cosine", "step", "onecycle", "constant"], "--sched", None,
+        "Learning rate after warm-up; onecycle has its own rise.", _LEARNING,
     ),
     "warmup_epochs": _number("--warmup-epochs", "Epochs of linear warm-up.", _LEARNING),
     "min_lr": _number("--min-lr", "Share of the peak at the end.", _LEARNING),
+    "decay_epochs": _number("--decay-epochs", "Of --sched step: epochs of a step.", _LEARNING),
+    "decay_rate": _number("--decay-rate", "Of --sched step: times X at each.", _LEARNING),
     "clip_grad": _number("--clip-grad", "Largest norm of the gradient; 0 is off.", _LEARNING),
+    "bce_loss": _option(
+        bool, "--bce-loss/--no-bce-loss", None, "Binary cross entropy: each class by itself.",
+        _LEARNING,
+    ),
+    "bce_target_thresh": _number(
+        "--bce-target-thresh", "Of --bce-loss: targets above X count as 1; 0 is off.", _LEARNING
+    ),
     "smoothing": _number("--smoothing", "Label smoothing.", _LEARNING),
     "drop": _number("--drop", "Dropout before the classifier.", _LEARNING),
     "drop_path": _number("--drop-path", "Stochastic depth of the last block.", _LEARNING),
@@ -107,6 +131,10 @@ SETTINGS: dict[str, Any] = {
     "freeze": _option(
         str, "--freeze", "WHAT", "auto, none, backbone, or stages:N (stem and N of 4 stages).",
         _LEARNING,
+    ),
+    "unfreeze_every": _whole(
+        "--unfreeze-every",
+        "finetune: first the classifier alone, a stage more every N epochs.", _LEARNING,
     ),
     "device": _option(
         str, "--device", "auto|cpu|cuda|cuda:1|mps", "Where the network runs.", _MACHINE,
@@ -127,5 +155,16 @@ SETTINGS: dict[str, Any] = {
     "seed": _whole("--seed", "Another seed, another run; the same, the same.", _MACHINE),
     "save_every": _number(
         "--save-every", "Seconds between states saved within an epoch; 0 is off (300).", _MACHINE
+    ),
+    "keep_epochs": _whole(
+        "--keep-epochs", "Keep the weights of the last N epochs, for `resnest average`.", _MACHINE
+    ),
+    "time_budget": _option(
+        str, "--time-budget", "TIME", "End in time, such as 30m or 2h: fewer epochs, state saved.",
+        _MACHINE,
+    ),
+    "tensorboard": _option(
+        bool, "--tensorboard/--no-tensorboard", None,
+        "Write TensorBoard's files (extra: tensorboard).", _MACHINE,
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from resnest_cli import options, training_options
 
@@ -28,8 +29,9 @@ COMMON: dict[str, tuple[Any, Any]] = {
         Annotated[
             str | None,
             typer.Option(
-                metavar="finetune|quick|tiny|paper",
-                help="Where settings that are not given come from.",
+                metavar="NAME",
+                help="Where settings that are not given come from: finetune, finetune-small, "
+                "finetune-middle, finetune-large; quick, tiny, paper, a1, a2, a3.",
             ),
         ],
         None,
@@ -65,9 +67,37 @@ COMMON: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "find_lr": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--find-lr", help="Look for a learning rate, draw lr_finder.png, and stop."
+            ),
+        ],
+        False,
+    ),
     "quiet": (options.Quiet, False),
     "debug": (options.Debug, False),
 }
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help has a heading for each group of options, for there are many."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes arguments, then options by their `rich_help_panel`; those without one first."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                argument = parameter.param_type_name == "argument"
+                panel = getattr(parameter, "rich_help_panel", None)
+                groups.setdefault("Arguments" if argument else panel or "Options", []).append(
+                    record
+                )
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
 
 
 def with_options(command: Function) -> Function:

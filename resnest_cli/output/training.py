@@ -123,6 +123,12 @@ class TrainingDisplay:
             lambda: Line("Decoding photos", done, total, self._pace.parts(done, total))
         )
 
+    def statistics(self, done: int, total: int | None) -> None:
+        """Batch norm's statistics have seen so many photos."""
+        self._status.show(
+            lambda: Line("Computing statistics", done, total, self._pace.parts(done, total))
+        )
+
     def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""
         self._status.clear()
@@ -182,6 +188,12 @@ class TrainingDisplay:
         for name, what in found:
             message(f"  {name:<26}{what}")
         message(f"Try it:\n  {command}")
+
+    def learning_rate(self, rate: float, picture: Path) -> None:
+        """The learning rate that was found, on stdout as an option that can be used as it is."""
+        self._status.clear()
+        emit(f"--lr {rate:g}\n")
+        message(f"The curve: {printable_name(str(picture))}")
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -117,3 +117,25 @@ def _epochs(loss: "Axes", accuracy: "Axes", rate: "Axes", rows: Sequence["EpochR
     for axes in (loss, accuracy, rate):
         for epoch in best[-1:]:
             axes.axvline(epoch, color=canvas.FAINT, lw=0.8, ls=":")
+
+
+def lr_finder(
+    path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: float | None
+) -> None:
+    """Draws the loss over the learning rate of a range test, and the suggested rate.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    assert len(rates) == len(losses) > 1
+    with canvas.figure(path, 1200, 760) as figure:
+        axes = figure.add_axes((0.1, 0.13, 0.86, 0.78))
+        axes.plot(rates, losses, color=_TRAIN)
+        axes.set_xscale("log")
+        low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
+        axes.set_ylim(low - 0.1 * (high - low) - 1e-3, high + 0.3 * (high - low) + 1e-3)
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("training loss, smoothed")
+        if suggestion is not None:
+            axes.axvline(suggestion, color=_RAW, linestyle="--", linewidth=1.2)
+            axes.set_title(f"suggested: {suggestion:.1e}", color=_RAW, fontsize=10, loc="left")

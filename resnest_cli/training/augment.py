@@ -46,6 +46,8 @@ class Augment:
         policy = parse_aa(config.aa)
         if policy == "auto":
             steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=list(fill)))
+        elif policy == "trivial":
+            steps.append(v2.TrivialAugmentWide(fill=list(fill)))
         elif isinstance(policy, tuple):
             magnitude, operations = policy
             steps.append(v2.RandAugment(operations, magnitude, fill=list(fill)))

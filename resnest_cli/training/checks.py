@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from resnest_cli.errors import UsageError
+from resnest_cli.training.budget import parse_duration
 from resnest_cli.training.config import Config
 from resnest_cli.training.policies import parse_aa
 
@@ -47,6 +48,8 @@ _CHECKS: dict[str, Check] = {
     "classes": _whole(1),
     "class_names": _TEXT,
     "val_split": _share("(0, 1)"),
+    "balanced": _BOOL,
+    "class_weights": _TEXT,
     "img_size": _whole(8, 8192),
     "train_size": _whole(8, 8192),
     "start_size": _whole(8, 8192),
@@ -56,22 +59,32 @@ _CHECKS: dict[str, Check] = {
     "ratio": (_NUMBER, lambda value: 1 <= value <= 100, "a number from 1 to 100"),
     "hflip": _share(),
     "color_jitter": _share(),
-    "aa": (str, lambda value: parse_aa(value) is not None, 'none, auto, or such as "rand-m9-n2"'),
+    "aa": (
+        str,
+        lambda value: parse_aa(value) is not None,
+        'none, auto, trivial, or such as "rand-m9-n2"',
+    ),
+    "aug_repeats": _whole(1, 100),
     "reprob": _share(),
     "mixup": _AT_LEAST_0,
     "cutmix": _AT_LEAST_0,
-    "balanced": _BOOL,
     "epochs": _whole(1),
     "batch_size": _whole(1, 1 << 20),
-    "opt": _choice("sgd", "adamw"),
+    "grad_accum_steps": _whole(1, 1 << 16),
+    "opt": _choice("sgd", "adamw", "lamb"),
     "lr": _ABOVE_0,
     "lr_base": _ABOVE_0,
     "momentum": _share("[0, 1)"),
     "weight_decay": _AT_LEAST_0,
-    "sched": _choice("cosine", "constant"),
+    "layer_decay": _share("(0, 1]"),
+    "sched": _choice("cosine", "step", "onecycle", "constant"),
     "warmup_epochs": _AT_LEAST_0,
     "min_lr": _share(),
+    "decay_epochs": _ABOVE_0,
+    "decay_rate": _share("(0, 1]"),
     "clip_grad": _AT_LEAST_0,
+    "bce_loss": _BOOL,
+    "bce_target_thresh": _share("[0, 1)"),
     "smoothing": _share("[0, 1)"),
     "drop": _share("[0, 1)"),
     "drop_path": _share("[0, 1)"),
@@ -84,6 +97,7 @@ _CHECKS: dict[str, Check] = {
         lambda value: value in {"auto", "none", "backbone", *(f"stages:{n}" for n in range(5))},
         "auto, none, backbone, or stages:N with N from 0 to 4",
     ),
+    "unfreeze_every": _whole(0),
     "device": _TEXT,
     "amp": _choice("off", "float16", "bfloat16"),
     "channels_last": _BOOL,
@@ -91,6 +105,13 @@ _CHECKS: dict[str, Check] = {
     "cache": _BOOL,
     "seed": (int, lambda value: 0 <= value < 2**63, "a whole number from 0"),
     "save_every": _AT_LEAST_0,
+    "keep_epochs": _whole(0),
+    "time_budget": (
+        str,
+        lambda value: parse_duration(value) is not None,
+        "a time such as 90s, 30m, 2h or 1h30m",
+    ),
+    "tensorboard": _BOOL,
 }
 
 

@@ -90,7 +90,9 @@ class Keeper(Protocol):
 class Task:
     """What is to be trained, on what, how. `config` is resolved, `frozen` stays in evaluation mode.
 
-    `network` maps the photos of a batch to logits (B, num_classes).
+    `network` maps the photos of a batch to logits (B, num_classes). `thawing` are modules that
+    begin to learn one after the other, every `config.unfreeze_every` epochs. `class_weights`,
+    float32 (num_classes,), weigh the classes in the loss.
     """
 
     config: Config
@@ -99,3 +101,5 @@ class Task:
     val: EvalSource
     num_classes: int
     frozen: Sequence[nn.Module] = ()
+    thawing: Sequence[nn.Module] = ()
+    class_weights: Tensor | None = None

@@ -5,6 +5,8 @@
 A resumed run takes the settings and the split from its folder and everything else from its state.
 """
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,37 +16,44 @@ from resnest_cli.errors import UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
 from resnest_cli.training.allocator import keep_memory
+from resnest_cli.training.budget import budget_seconds, fitted
 from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
+from resnest_cli.training.finding import find_learning_rate
 from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.pictures import final_pictures, picture_of_training
-from resnest_cli.training.planning import plan_lines
+from resnest_cli.training.plan import Estimate
+from resnest_cli.training.planning import estimated, plan_lines
 from resnest_cli.training.resume import Progress, load_state
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import (
     differences,
     load_settings,
+    named,
     without_effect,
     write_args,
 )
 from resnest_cli.training.setup import Ready, check_batches, get_ready
 from resnest_cli.training.split import read_split, write_split
-from resnest_cli.training.stopping import StoppedError, StopRequest
+from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
+from resnest_cli.training.tensorboard import check_tensorboard, logged
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
 # What a resumed run may change; everything else would change what it computes.
-CHANGEABLE = ("epochs", "workers", "cache", "save_every")
+CHANGEABLE = (
+    "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """What was asked for. `flags` are the settings given on the command line, by `Config`'s names.
 
-    `output` is the folder of run folders, `run` a run's name, `command_line` what to type again
-    with --resume.
+    `output` is the folder of run folders, `run` a run's name. `find_lr` looks for a learning rate
+    and trains nothing else. `began` is when the program did, monotonic, for the time budget.
     """
 
     command: Command
@@ -56,7 +65,9 @@ class TrainingJob:
     run: str | None = None
     resume: bool = False
     dry_run: bool = False
+    find_lr: bool = False
     access: Access = field(default_factory=Access)
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def base(self) -> Path:
@@ -109,11 +120,16 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
     ready = get_ready(config, dataset, job.access)
     check_batches(ready)
     display.data(dataset)
-    display.plan(plan_lines(ready))
+    measured = _measured(job, ready)
+    display.plan(plan_lines(ready, measured))
     for text in without_effect(job.flags, ready.config):
         display.message(text)
     if job.dry_run:
         return Outcome(0)
+    check_tensorboard(ready.config)
+    if job.find_lr:
+        found = find_learning_rate(job.base, job.run, ready, display)
+        return Outcome(found.exit_code, found.run)
     run = _folder(job)
     with run.locked():
         write_split(run.split, dataset)
@@ -121,6 +137,20 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
         display.message(f"Run folder: {run.path}")
         picture_of_training(run.path, ready, display.message)
         return _train(job, run, ready, display)
+
+
+def _measured(job: TrainingJob, ready: Ready) -> Estimate:
+    """What the run will cost. Epochs that were not asked for are cut to the time budget."""
+    found = estimated(ready)
+    asked = "epochs" in job.flags or (job.config is not None and "epochs" in named(job.config))
+    if asked:
+        return found
+    ready.config = fitted(ready.config, found.epoch_seconds)
+    assert ready.config.epochs is not None
+    total = found.total_seconds
+    if found.epoch_seconds:
+        total = found.epoch_seconds * ready.config.epochs
+    return replace(found, total_seconds=total)
 
 
 def _folder(job: TrainingJob) -> RunFolder:
@@ -144,6 +174,7 @@ def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay") -> Ou
         return Outcome(0, run, progress)
     if config.epochs < done:
         raise UsageError(f"--epochs {config.epochs}: {run.path} has done {done} epochs already.")
+    check_tensorboard(config)
     dataset = read_split(run.split, config.data)
     ready = get_ready(config, dataset, job.access)
     check_batches(ready)
@@ -199,10 +230,13 @@ def _train(job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDis
     with StopRequest() as stop, display:
         try:
             task = ready.task(run.states, stop, display)
-            keeper = RunKeeper(run, ready.info, ready.whole)
-            trainer = Trainer(task, keeper, display, stop, state)
-            trainer.progress.origin = ready.origin
-            trainer.run()
+            keeper = RunKeeper(run, ready.info, ready.whole, ready.config.keep_epochs)
+            with logged(display, run, ready.config, state) as watched:
+                trainer = Trainer(task, keeper, watched, stop, state, job.began)
+                trainer.progress.origin = ready.origin
+                trainer.run()
+        except BudgetUsedError:
+            return _out_of_time(job, run, ready, trainer, display)
         except StoppedError:
             _tell_stop(job, run, stop, display)
             return Outcome(stop.exit_code, run)
@@ -217,19 +251,39 @@ def _train(job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDis
     return Outcome(0, run, trainer.progress)
 
 
-def _tell_stop(
-    job: TrainingJob, run: RunFolder, stop: StopRequest, display: "TrainingDisplay"
-) -> None:
+def _out_of_time(
+    job: TrainingJob, run: RunFolder, ready: Ready, trainer: Trainer, display: "TrainingDisplay"
+) -> Outcome:
+    """The run ends here, as was asked for, and could go on."""
+    progress, config = trainer.progress, ready.config
+    if progress.rows:
+        final_pictures(run, ready, progress, trainer.best, display.message)
+        display.summary(run.path, progress.rows, _command_to_try(run, ready.dataset))
+    display.message(
+        f"The time budget of {config.time_budget} is used up after {progress.epoch} of "
+        f"{config.epochs} epochs and {progress.step:,} steps; everything is saved. To go on:\n"
+        f"  {_again(job, run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
+    )
+    return Outcome(0, run, progress)
+
+
+def _again(job: TrainingJob, run: RunFolder) -> str:
+    """What to type to go on."""
     import shlex
 
     words = ["resnest", job.command]
     words += [job.data] if job.data is not None else []
     words += ["--output", str(job.output)] if job.output != Path("runs") else []
-    words += ["--run", run.path.name, "--resume"]
+    return shlex.join([*words, "--run", run.path.name, "--resume"])
+
+
+def _tell_stop(
+    job: TrainingJob, run: RunFolder, stop: StopRequest, display: "TrainingDisplay"
+) -> None:
     assert stop.signal is not None
     display.message(
         f"Stopped by {stop.signal.name}; everything so far is saved. To go on:\n"
-        f"  {shlex.join(words)}"
+        f"  {_again(job, run)}"
     )
 
 

@@ -90,6 +90,31 @@ def epoch_order(
     return [int(index) for index in random.permutation(np.concatenate(picks))]
 
 
+def repeated(order: Sequence[int], repeats: int) -> list[int]:
+    """Repeated augmentation (arXiv 1902.05509): each photo `repeats` times, one after the other.
+
+    As many in all as before, so that an epoch sees fewer photos. Follows timm's RepeatAugSampler in
+    a single process, which however rounds an epoch of 256 photos or more down to a multiple of 256.
+    """
+    needed = -(-len(order) // repeats)
+    return [index for index in order[:needed] for _ in range(repeats)][: len(order)]
+
+
+def epoch_keys(
+    labels: Sequence[int], *, seed: int, epoch: int, balanced: bool = False, aug_repeats: int = 1
+) -> list[Key]:
+    """What an epoch draws, in its order; see `epoch_order` and `repeated`."""
+    order = epoch_order(labels, seed=seed, epoch=epoch, balanced=balanced)
+    order = repeated(order, aug_repeats)
+    return [(epoch, index, again) for index, again in zip(order, _repeats(order), strict=True)]
+
+
+def sample_seed(seed: int, key: Key) -> int:
+    """From which a photo's augmentation is drawn: another one each time it comes in an epoch."""
+    epoch, index, repeat = key
+    return derived_seed(seed, "sample", epoch, index, *((repeat,) if repeat else ()))
+
+
 def _repeats(order: Sequence[int]) -> list[int]:
     """How often each index came before its place in the order."""
     seen: Counter[int] = Counter()
@@ -115,17 +140,15 @@ class _Photos(Dataset[Any]):
         self._augment, self._sizes, self._photos = augment, sizes, photos
 
     def __getitem__(self, key: Key) -> _Item | Failure:
-        epoch, index, repeat = key
+        epoch, index, _ = key
         sample = self._samples[index]
         try:
             image = self._photos[index] if self._photos is not None else read_photo(sample)
             if isinstance(self._augment, Preprocessing):
                 photo = torch.from_numpy(preprocess(image, self._augment))
             else:
-                again = (repeat,) if repeat else ()  # balanced: another variation each time
-                seed = derived_seed(self._seed, "sample", epoch, index, *again)
                 size = () if self._sizes is None else (self._sizes(epoch),)
-                photo = self._augment(image, seed, *size)
+                photo = self._augment(image, sample_seed(self._seed, key), *size)
         except ResnestError as error:
             return Failure(str(error))
         except MemoryError:
@@ -158,6 +181,7 @@ class TrainBatches:
         workers: processes; 0 prepares photos in this one.
         seed: of the run.
         balanced: see `epoch_order`.
+        aug_repeats: see `repeated`.
         pin_memory: for copies to an accelerator.
 
     Raises:
@@ -174,12 +198,13 @@ class TrainBatches:
         workers: int,
         seed: int,
         balanced: bool = False,
+        aug_repeats: int = 1,
         pin_memory: bool = False,
         sizes: Callable[[int], int] | None = None,
         photos: Sequence[Image.Image] | None = None,
     ) -> None:
         self._labels = [sample.label for sample in samples]
-        self._seed, self._balanced = seed, balanced
+        self._seed, self._balanced, self._aug_repeats = seed, balanced, aug_repeats
         self.photos = len(samples)
         self._bounds = batch_bounds(self.photos, batch_size)
         items = _Photos(samples, seed, augment, sizes, photos)
@@ -201,9 +226,13 @@ class TrainBatches:
         Raises:
             ResnestError: a photo cannot be read any more, or a worker was killed.
         """
-        order = epoch_order(self._labels, seed=self._seed, epoch=epoch, balanced=self._balanced)
-        repeats = _repeats(order) if self._balanced else [0] * len(order)
-        drawn = [(epoch, index, repeat) for index, repeat in zip(order, repeats, strict=True)]
+        drawn = epoch_keys(
+            self._labels,
+            seed=self._seed,
+            epoch=epoch,
+            balanced=self._balanced,
+            aug_repeats=self._aug_repeats,
+        )
         yield from self._workers.batches([drawn[a:b] for a, b in self._bounds[start:]])
 
     def close(self) -> None:

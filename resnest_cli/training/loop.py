@@ -3,6 +3,9 @@
     for each epoch: batches -> (mix) -> logits -> loss -> gradient -> step -> moving average,
                     then validation of the raw and the averaged weights, weights on disk, a row
 
+A step takes the gradient of one batch, or of `grad_accum_steps` of them; states are saved, and
+signals answered, between two steps, so that no half of a gradient has to be kept.
+
 Every state that it saves, and every draw that it makes, is a function of (seed, epoch, batch), so
 that a run that was killed and resumed gives the same weights, bit for bit, on the same CPU. It
 knows no files: `Keeper` saves what it is told to.
@@ -10,26 +13,29 @@ knows no files: `Keeper` saves what it is told to.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.training.budget import Clock, budget_seconds
 from resnest_cli.training.config import Config
 from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
+from resnest_cli.training.losses import Loss
 from resnest_cli.training.metrics import BestAnswers, Evaluation, Meter
-from resnest_cli.training.mixing import Mixing, loss_function
-from resnest_cli.training.optim import Schedule, clip, create_optimizer
+from resnest_cli.training.mixing import Mixing
+from resnest_cli.training.optim import clip, create_optimizer, set_rate
 from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
+from resnest_cli.training.schedule import Schedule
 from resnest_cli.training.seeds import derived_seed
-from resnest_cli.training.stopping import StoppedError, StopRequest
+from resnest_cli.training.speed import Speed
+from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -38,40 +44,37 @@ class DivergedError(ResnestError):
     """The loss or its gradient is no longer a finite number."""
 
 
-@dataclass(slots=True)
-class _Speed:
-    """Photos per second over the last steps, and what is left."""
+class _Part(NamedTuple):
+    """A batch whose gradient has been added: its loss, its photos, what its mean was divided by."""
 
-    window: list[tuple[float, int]] = field(default_factory=list)
-    validation: float = 0.0  # seconds of the last one
-
-    def add(self, seconds: float, photos: int) -> None:
-        self.window = [*self.window[-19:], (seconds, photos)]
-
-    def photos_per_second(self) -> float:
-        seconds = sum(seconds for seconds, _ in self.window)
-        return sum(photos for _, photos in self.window) / max(seconds, 1e-9)
-
-    def left(self, steps: int, epochs: int) -> float:
-        seconds = sum(seconds for seconds, _ in self.window) / max(1, len(self.window))
-        return steps * seconds + epochs * self.validation
+    loss: float
+    photos: int
+    share: float
 
 
 class Trainer:
     """Runs a task from a state, or from the beginning, to its end."""
 
     def __init__(
-        self, task: Task, keeper: Keeper, display: Display, stop: StopRequest, state: State | None
+        self,
+        task: Task,
+        keeper: Keeper,
+        display: Display,
+        stop: StopRequest,
+        state: State | None,
+        began: float | None = None,
     ) -> None:
         config = task.config
         self.task, self.config = task, config
         self._keeper, self._display, self._stop = keeper, display, stop
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._network = task.network.to(config.device).to(memory_format=self._format)
-        self._optimizer = create_optimizer(self._network, config)
-        self._schedule = Schedule(config, len(task.train))
+        self.optimizer = create_optimizer(self._network, config)
+        self._accumulated = config.grad_accum_steps
+        self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
+        self._schedule = Schedule(config, self._steps)
         self._mixing = Mixing(config, task.num_classes)
-        self._loss = loss_function(config)
+        self._loss = Loss(config, task.class_weights)
         self._scaler = torch.amp.GradScaler(_kind(config.device), enabled=config.amp == "float16")
         self.progress = Progress()
         if state is not None:
@@ -81,13 +84,14 @@ class Trainer:
         if state is not None:
             self._restore(state)
         self._saved = time.monotonic()
-        self._speed = _Speed()
+        self._clock = Clock(budget_seconds(config), self.progress.used, began)
+        self._speed = Speed()
 
     def _restore(self, state: State) -> None:
         self.progress = state.progress
         if self._ema is not None:
             self._ema.network.load_state_dict(state.tensors["ema"])
-        restore_optimizer(self._optimizer, self._network, state.tensors.get("optimizer", {}))
+        restore_optimizer(self.optimizer, self._network, state.tensors.get("optimizer", {}))
         if state.scaler:
             self._scaler.load_state_dict(state.scaler)
         self.best = BestAnswers.restored(state.tensors["best"], self.task.num_classes)
@@ -96,18 +100,23 @@ class Trainer:
         """Trains to the last epoch, or until it no longer gets better; returns where it stands.
 
         Raises:
-            StoppedError: a signal asked for it; the state is saved.
+            StoppedError: a signal asked for it, or the time budget is used up (BudgetUsedError);
+                the state is saved.
             DivergedError: a loss or gradient that is NaN or infinite; nothing was learned from it.
             ResnestError: memory or the disk ran out, or a photo cannot be read any more.
         """
         progress, epochs = self.progress, self._epochs()
-        steps = len(self.task.train)
-        self._display.start(epochs=epochs, steps=steps, first_epoch=progress.epoch + 1)
+        self._display.start(epochs=epochs, steps=self._steps, first_epoch=progress.epoch + 1)
         try:
             while progress.epoch < epochs and not self._out_of_patience():
-                if progress.position < steps:
+                self._clock.check()
+                if progress.position < len(self.task.train):
                     self._train_epoch()
                 self._finish_epoch()
+        except BudgetUsedError:
+            self.save()
+            self._keep_unfinished()
+            raise
         except StoppedError:
             self.save()
             raise
@@ -125,33 +134,56 @@ class Trainer:
         """The rest of the epoch's batches."""
         self._set_training()
         progress, begin = self.progress, time.perf_counter()
+        parts: list[_Part] = []
         for batch in self.task.train.epoch(progress.epoch, start=progress.position):
-            loss, rate = self._step(batch)
-            photos = len(batch.labels)
-            progress.position += 1
+            parts.append(self._add_gradient(batch, len(parts)))
+            done = progress.position + len(parts)
+            if len(parts) < self._accumulated and done < len(self.task.train):
+                continue
+            rate = self._schedule.lr(progress.step)
+            self._step(parts, rate)
+            if self._ema is not None:
+                self._ema.update(progress.step)
+            photos = sum(part.photos for part in parts)
+            loss = math.fsum(part.loss * part.photos for part in parts)
+            progress.position = done
             progress.step += 1
-            progress.loss_sum += loss * photos
+            progress.loss_sum += loss
             progress.loss_photos += photos
             now = time.perf_counter()
             progress.seconds += now - begin
             self._speed.add(now - begin, photos)
-            self._tell(loss, rate)
-            self._save_if_due()
-            begin = time.perf_counter()
+            self._tell(loss / photos, rate)
+            self._between_steps()
+            parts, begin = [], time.perf_counter()
+
+    def trial(self, batches: Iterator[Batch], rate: float) -> float:
+        """One step at this learning rate, of which nothing is kept; the loss before it.
+
+        Raises:
+            DivergedError: a loss or gradient that is NaN or infinite.
+        """
+        self._set_training()
+        parts = [self._add_gradient(next(batches), n) for n in range(self._accumulated)]
+        self._step(parts, rate)
+        self.progress.position += len(parts)  # other draws in the next
+        return math.fsum(p.loss * p.photos for p in parts) / sum(p.photos for p in parts)
 
     def _set_training(self) -> None:
+        """Training mode, but for what is frozen in this epoch."""
         self._network.train()
         for module in self.task.frozen:
             module.eval()
+        for number, module in enumerate(self.task.thawing, start=1):
+            learns = self.progress.epoch >= number * self.config.unfreeze_every
+            module.train(learns).requires_grad_(learns)
 
-    def _step(self, batch: Batch) -> tuple[float, float]:
-        """One optimiser step: loss in nats, learning rate."""
+    def _add_gradient(self, batch: Batch, before: int) -> _Part:
+        """Adds a batch's gradient to that of the `before` batches of the same step."""
         config, progress = self.config, self.progress
-        seed = derived_seed(config.seed, "step", progress.epoch, progress.position)
+        position = progress.position + before
+        seed = derived_seed(config.seed, "step", progress.epoch, position)
         torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
-        rate = self._schedule.lr(progress.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         with _memory_errors(config):
             photos, targets = self._on_device(batch)
             if self._mixing.active:
@@ -160,18 +192,34 @@ class Trainer:
                 loss = self._loss(self._network(photos), targets)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise self._diverged("the loss", value)
-            self._optimizer.zero_grad(set_to_none=True)
+                raise self._diverged("the loss", value, position)
+            if before == 0:
+                self.optimizer.zero_grad(set_to_none=True)
+            share = self._loss.share(targets)
+            if self._accumulated > 1:  # the sum over photos; `_step` divides by all of them
+                loss = loss * (share / self._nominal())
             torch.autograd.backward(self._scaler.scale(loss))
-            self._scaler.unscale_(self._optimizer)
+        return _Part(value, len(batch.labels), share)
+
+    def _nominal(self) -> int:
+        """Photos of a whole step: gradients in this unit are as large as those of a mean."""
+        return (self.config.batch_size or 1) * self._accumulated
+
+    def _step(self, parts: Sequence[_Part], rate: float) -> None:
+        """One optimiser step with the gradient of these batches, at a learning rate."""
+        config, progress = self.config, self.progress
+        set_rate(self.optimizer, rate)
+        with _memory_errors(config):
+            self._scaler.unscale_(self.optimizer)
+            if self._accumulated > 1:
+                factor = self._nominal() / math.fsum(part.share for part in parts)
+                gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
+                torch._foreach_mul_(gradients, factor)
             norm = float(clip(self._network.parameters(), config.clip_grad))
             if not math.isfinite(norm) and not self._scaler.is_enabled():
-                raise self._diverged("the gradient", norm)
-            self._scaler.step(self._optimizer)
+                raise self._diverged("the gradient", norm, progress.position + len(parts) - 1)
+            self._scaler.step(self.optimizer)
             self._scaler.update()
-        if self._ema is not None:
-            self._ema.update(progress.step)
-        return value, rate
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         device = self.config.device
@@ -185,7 +233,7 @@ class Trainer:
         dtype = torch.float16 if amp == "float16" else torch.bfloat16
         return torch.autocast(_kind(self.config.device), dtype=dtype, enabled=amp != "off")
 
-    def _diverged(self, what: str, value: float) -> DivergedError:
+    def _diverged(self, what: str, value: float, position: int) -> DivergedError:
         progress, config = self.progress, self.config
         rate = self._schedule.lr(progress.step)
         remedies = [f"a lower --lr (it was {rate:.3g})"]
@@ -195,7 +243,7 @@ class Trainer:
         if config.amp != "off":
             remedies.append("--amp off")
         return DivergedError(
-            f"{what} became {value} in epoch {progress.epoch + 1}, batch {progress.position + 1}. "
+            f"{what} became {value} in epoch {progress.epoch + 1}, batch {position + 1}. "
             "The weights before are kept; nothing was learned from this batch. Start again with "
             + ", or ".join(remedies)
             + "."
@@ -203,28 +251,31 @@ class Trainer:
 
     def _tell(self, loss: float, rate: float) -> None:
         progress = self.progress
-        steps, epochs = len(self.task.train), self._epochs()
-        left = steps * (epochs - progress.epoch) - progress.position
+        epochs, done = self._epochs(), -(-progress.position // self._accumulated)
+        left = self._steps * (epochs - progress.epoch) - done
         self._display.step(
             epoch=progress.epoch + 1,
-            step=progress.position,
+            step=done,
             loss=loss,
             lr=rate,
             photos_per_second=self._speed.photos_per_second(),
             seconds_left=self._speed.left(left, epochs - progress.epoch),
         )
 
-    def _save_if_due(self) -> None:
+    def _between_steps(self) -> None:
         self._stop.check()
+        if self.progress.position < len(self.task.train):
+            self._clock.check(reserve=self._speed.validation)
         every = self.config.save_every
         if every > 0 and time.monotonic() - self._saved >= every:
             self.save()
 
     def save(self) -> None:
-        """Saves the state as it stands between two batches."""
+        """Saves the state as it stands between two steps."""
+        self.progress.used = self._clock.used()
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self._network.state_dict(),
-            "optimizer": optimizer_tensors(self._optimizer, self._network),
+            "optimizer": optimizer_tensors(self.optimizer, self._network),
             "best": self.best.tensors(),
         }
         if self._ema is not None:
@@ -249,6 +300,24 @@ class Trainer:
         self._keeper.save_rows(progress.rows, winner.recall)
         self.save()
         self._display.epoch(row)
+
+    def _keep_unfinished(self) -> None:
+        """`last`, of the middle of an epoch; `best` too where no epoch was ever finished.
+
+        The state was saved before, so that a run that goes on does not know of it.
+        """
+        progress = self.progress
+        if not progress.position:
+            return
+        for suffix, network in self._sides():
+            found = self._validate(network)
+            names = [f"last{suffix}"] + ([] if progress.rows or suffix else ["best"])
+            metrics = _metrics(found, progress.epoch + 1, suffix.strip("_") or "raw")
+            self._keeper.save_weights(names, network.state_dict(), metrics)
+
+    def _sides(self) -> list[tuple[str, nn.Module]]:
+        averaged = [("_ema", self._ema.network)] if self._ema is not None else []
+        return [("", self._network), *averaged]
 
     def _validate(self, network: nn.Module) -> Evaluation:
         total = len(self.task.val)
@@ -300,6 +369,8 @@ class Trainer:
         best = self.progress.best
         for which, found, network in sides:
             names = ["last" if which == "raw" else "last_ema"]
+            if which == "raw" and self.config.keep_epochs:
+                names.append(f"epoch-{row.epoch:04d}")
             if found.top1 > best.get(which, -1.0):
                 best[which] = found.top1
                 names += [f"best_{which}"] if averaged is not None else []

@@ -1,15 +1,10 @@
-"""Mixup and cutmix, label smoothing, and the loss that takes hard or soft targets."""
-
-from collections.abc import Callable
+"""Mixup and cutmix, with label smoothing."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
 from resnest_cli.training.config import Config
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 _OWN = 0x6D6978  # "mix"
 
@@ -53,15 +48,3 @@ class Mixing:
 def _format(photos: Tensor) -> torch.memory_format:
     last = photos.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
-
-
-def loss_function(config: Config) -> Loss:
-    """Mean cross entropy in nats: of int64 (B,) with label smoothing, or of soft (B, K) targets."""
-
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        soft = targets.is_floating_point()  # smoothed already
-        return F.cross_entropy(
-            logits.float(), targets, label_smoothing=0.0 if soft else config.smoothing
-        )
-
-    return loss

@@ -87,6 +87,17 @@ def freeze(network: ResNeSt, what: str) -> list[nn.Module]:
     return modules
 
 
+def thawing(network: ResNeSt, what: str) -> list[nn.Module]:
+    """What is not frozen for good, but for the classifier, from the last stage to the stem.
+
+    In this order, one after the other, they begin to learn under gradual unfreezing (ULMFiT, arXiv
+    1801.06146, section 3.3). `what` is as in `freeze`, without "backbone".
+    """
+    stem = nn.ModuleList([network.conv1, network.bn1])
+    frozen = 0 if what == "none" else 1 + int(what.partition(":")[2])
+    return [stem, *network.stages()][frozen:][::-1]
+
+
 def has_live_norms(network: nn.Module, frozen: list[nn.Module]) -> bool:
     """Whether a batch norm learns its statistics, for which a batch of one photo is too few."""
     still = {id(inner) for module in frozen for inner in module.modules()}

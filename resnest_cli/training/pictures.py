@@ -14,7 +14,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.report import plots, sheets
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.dataset import Sample
-from resnest_cli.training.loader import epoch_order
+from resnest_cli.training.loader import epoch_keys, sample_seed
 from resnest_cli.training.metrics import BestAnswers
 from resnest_cli.training.mixing import Mixing
 from resnest_cli.training.page import training_page
@@ -33,16 +33,21 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     """`train_batch.jpg`: the first photos of the first epoch as the network sees them."""
     config, samples = ready.config, ready.dataset.train
     labels = [sample.label for sample in samples]
-    order = epoch_order(labels, seed=config.seed, epoch=0, balanced=config.balanced)
-    first = list(order[:_SHOWN])
+    keys = epoch_keys(
+        labels,
+        seed=config.seed,
+        epoch=0,
+        balanced=config.balanced,
+        aug_repeats=config.aug_repeats,
+    )[:_SHOWN]
+    first = [index for _, index, _ in keys]
     if ready.cached:  # as the engine sees them; half of them mirrored later
         preparation = Preparation(ready.preprocessing)
         photos = [torch.from_numpy(preparation(samples[index].path)) for index in first]
     else:
         augment = Augment(config, ready.preprocessing)
         photos = [
-            augment(decode(samples[index].path), derived_seed(config.seed, "sample", 0, int(index)))
-            for index in first
+            augment(decode(samples[key[1]].path), sample_seed(config.seed, key)) for key in keys
         ]
     names = ready.dataset.class_names
     batch = torch.stack(photos)

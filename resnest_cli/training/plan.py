@@ -84,7 +84,7 @@ def estimate(
     epoch += validations * val_photos * _together(forward, load_seconds, config, cores)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     weights = sum(p.numel() for p in network.parameters())
-    moments = {"sgd": 1 if config.momentum else 0, "adamw": 2}[config.opt]
+    moments = {"sgd": 1 if config.momentum else 0, "adamw": 2, "lamb": 2}[config.opt]
     tensors = 4 * (weights * (2 if config.model_ema else 1) + learning * (1 + moments))
     share = (largest_size(config) / config.img_size) ** 2
     activations = kept / count * config.batch_size * share

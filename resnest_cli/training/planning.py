@@ -13,19 +13,21 @@ from resnest_cli.training.augment import Augment
 from resnest_cli.training.config import Config
 from resnest_cli.training.photo_cache import BYTES_PER_PIXEL
 from resnest_cli.training.plan import Estimate, estimate, estimate_cached
+from resnest_cli.training.settings import needs
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.sizes import train_size
 
 _TIMED, _ENOUGH = 8, 1.0  # photos, and seconds after which fewer do
 
 
-def plan_lines(ready: Ready) -> list[tuple[str, str]]:
-    """Names and values, in two columns; takes a second or two, for it measures."""
+def plan_lines(ready: Ready, measured: Estimate | None = None) -> list[tuple[str, str]]:
+    """Names and values, in two columns; takes a second or two, for it measures unless told."""
     config = ready.config
-    lines = [("model", _model(ready)), ("start", _start(ready))]
+    lines = [("recipe", f"{config.recipe}: {needs(config.recipe)}")]
+    lines += [("model", _model(ready)), ("start", _start(ready))]
     lines += [("training", _learning(config)), ("photos", _photos(ready))]
     lines.append(("machine", _machine(config)))
-    found = _estimate(ready)
+    found = estimated(ready) if measured is None else measured
     memory = f"about {megabytes(found.memory_bytes)} of memory beside the programs"
     if ready.cached:
         lines.append(("estimate", f"{duration(found.total_seconds)} for the features; {memory}"))
@@ -35,7 +37,8 @@ def plan_lines(ready: Ready) -> list[tuple[str, str]]:
     return lines
 
 
-def _estimate(ready: Ready) -> Estimate:
+def estimated(ready: Ready) -> Estimate:
+    """Time and memory of the run, measured on a few photos."""
     train, val = len(ready.dataset.train), len(ready.dataset.val)
     load, decoded = _loading(ready)
     if ready.cached:
@@ -98,8 +101,9 @@ def _start(ready: Ready) -> str:
 def _learning(config: Config) -> str:
     parts = [
         f"{config.epochs} epochs of batches of {config.batch_size}",
+        *([f"{config.grad_accum_steps} of them a step"] if config.grad_accum_steps > 1 else []),
         f"{config.opt} with learning rate {config.lr:.3g}",
-        f"{config.sched}, {config.warmup_epochs:g} epochs of warm-up",
+        *_schedule(config),
     ]
     named = (
         ("weight decay", config.weight_decay),
@@ -112,11 +116,33 @@ def _learning(config: Config) -> str:
         ("gradients clipped at", config.clip_grad),
     )
     parts += [f"{name} {value:g}" for name, value in named if value]
+    if config.layer_decay != 1:
+        parts.append(f"each block {config.layer_decay:g} times as fast as the next")
+    if config.bce_loss:
+        above = f" of targets above {config.bce_target_thresh:g}" * (config.bce_target_thresh > 0)
+        parts.append(f"binary cross entropy{above}")
+    if config.class_weights != "none":
+        parts.append(f"class weights {config.class_weights}")
+    if config.unfreeze_every:
+        parts.append(
+            f"the classifier alone at first, a stage more every {config.unfreeze_every} epochs"
+        )
     if config.model_ema:
         parts.append(f"moving average {config.model_ema_decay:g}")
     if config.patience:
         parts.append(f"ends after {config.patience} epochs without progress")
+    if config.time_budget:
+        parts.append(f"ends after {config.time_budget}")
     return ", ".join(parts)
+
+
+def _schedule(config: Config) -> list[str]:
+    if config.sched == "onecycle":
+        return ["one cycle"]
+    warmup = f"{config.warmup_epochs:g} epochs of warm-up"
+    if config.sched == "step":
+        return [f"times {config.decay_rate:g} every {config.decay_epochs:g} epochs, {warmup}"]
+    return [f"{config.sched}, {warmup}"]
 
 
 def _photos(ready: Ready) -> str:
@@ -136,7 +162,10 @@ def _photos(ready: Ready) -> str:
     if config.hflip:
         parts.append(f"mirrored with probability {config.hflip:g}")
     if config.aa != "none":
-        parts.append({"auto": "AutoAugment"}.get(config.aa, f"RandAugment {config.aa}"))
+        policies = {"auto": "AutoAugment", "trivial": "TrivialAugment"}
+        parts.append(policies.get(config.aa, f"RandAugment {config.aa}"))
+    if config.aug_repeats > 1:
+        parts.append(f"each {config.aug_repeats} times in an epoch of as many")
     named = (("colour jitter", config.color_jitter), ("erased with probability", config.reprob))
     parts += [f"{name} {value:g}" for name, value in named if value]
     if config.balanced:

@@ -2,11 +2,11 @@
 
 
 def parse_aa(text: str) -> tuple[int, int] | str | None:
-    """ "none" and "auto" as they are, "rand-m9-n2" as (magnitude, operations); else None.
+    """ "none", "auto", "trivial" as they are, "rand-m9-n2" as (magnitude, operations); else None.
 
     The magnitude lies in 0 to 30, torchvision's bins; magnitude 9 and two operations unless said.
     """
-    if text in {"none", "auto"}:
+    if text in {"none", "auto", "trivial"}:
         return text
     first, *parts = text.split("-")
     values = {"m": 9, "n": 2}

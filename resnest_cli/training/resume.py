@@ -38,7 +38,8 @@ class Progress:
 
     `epoch` counts from 0 and is the one being trained, `position` the batches of it that are done,
     `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
-    epoch so far; `seconds` is the time that the epoch took so far. `best` holds the best top-1 of
+    epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
+    all its parts. `best` holds the best top-1 of
     the raw and of the averaged weights, `best_epoch` counts from 1. `origin` names the weights that
     the run began with, by their hash.
     """
@@ -49,6 +50,7 @@ class Progress:
     loss_sum: float = 0.0
     loss_photos: int = 0
     seconds: float = 0.0
+    used: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
     rows: list[EpochRow] = field(default_factory=list)

@@ -94,8 +94,8 @@ class RunFolder:
             lock.release()
 
 
-def new_run(base: Path, name: str | None) -> RunFolder:
-    """Creates `base/<name>`, or the first of exp, exp2, ... that is free.
+def new_run(base: Path, name: str | None, stem: str = "exp") -> RunFolder:
+    """Creates `base/<name>`, or the first of exp, exp2, ... (of `stem`) that is free.
 
     Raises:
         UsageError: a run of that name is there.
@@ -110,7 +110,7 @@ def new_run(base: Path, name: str | None) -> RunFolder:
             return RunFolder(path)
         number = 1
         while True:
-            path = base / ("exp" if number == 1 else f"exp{number}")
+            path = base / (stem if number == 1 else f"{stem}{number}")
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 return RunFolder(path)
@@ -163,12 +163,13 @@ class RunKeeper:
     """Puts what the loop hands over into a run folder; see `interfaces.Keeper`.
 
     `info` is what every checkpoint of the run says of itself; `whole` makes the network's whole
-    state dict of what is trained.
+    state dict of what is trained; of weights named by their epoch the last `keep_epochs` stay.
     """
 
     run: RunFolder
     info: CheckpointInfo
     whole: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    keep_epochs: int = 0
 
     def save_weights(
         self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
@@ -181,6 +182,10 @@ class RunKeeper:
         checkpoint.save(first, self.whole(tensors), info)
         for name in names[1:]:
             _same_file(first, self.run.weights(name))
+        if self.keep_epochs:
+            kept = sorted(first.parent.glob("epoch-*.safetensors"))
+            for old in kept[: -self.keep_epochs]:
+                old.unlink(missing_ok=True)
 
     def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
         """`results.csv` and `recall.csv`."""

@@ -20,7 +20,10 @@ from resnest_cli.training.checks import checked, checked_all, flag
 from resnest_cli.training.config import Command, Config
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
-RECIPES = ("finetune", "quick", "tiny", "paper")
+RECIPES = (
+    "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "paper",
+    "a1", "a2", "a3",
+)  # fmt: skip
 
 
 def load_settings(
@@ -47,6 +50,7 @@ def load_settings(
     name = recipe or checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
     settings: dict[str, Any] = {"command": command, "model": DEFAULT_MODEL}
     known = _recipe(name)
+    known.pop("needs")
     tables = {key: known.pop(key, {}) for key in ("optimizers", "variants")}
     settings |= checked_all(f"the recipe {name}", known)
     settings |= checked_all(where, file)
@@ -85,6 +89,16 @@ def _recipe(name: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
+def needs(name: str) -> str:
+    """What a recipe says that it needs: data, devices, time."""
+    return str(_recipe(name)["needs"])
+
+
+def named(config: Path) -> set[str]:
+    """The settings that a `--config` file has."""
+    return set(_read(config))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         # Surrogate escapes: a folder's name may be bytes that are not UTF-8.
@@ -114,6 +128,8 @@ def resolve(
     if config.amp == "float16" and kind == "cpu":
         raise UsageError("--amp float16 needs a GPU; on a CPU use --amp bfloat16, or off.")
     freeze = config.freeze
+    if freeze == "auto" and config.unfreeze_every:
+        freeze = "none"
     if freeze == "auto":
         freeze = "backbone" if config.command == "finetune" and kind == "cpu" else "none"
     cached = freeze == "backbone" and kind == "cpu"
@@ -121,6 +137,7 @@ def resolve(
         raise UsageError(
             "--freeze backbone: train starts from nothing, so there is nothing to keep."
         )
+    _check_together(config, freeze)
     batch = config.batch_size or _batch_size(photos, cached)
     epochs = config.epochs or _epochs(photos, config, cached)
     if config.warmup_epochs >= epochs:
@@ -133,6 +150,7 @@ def resolve(
         "epochs": epochs,
         "batch_size": batch,
         "lr": lr,
+        "decay_epochs": _decay_epochs(config, epochs),
         "freeze": freeze,
         "device": device,
         "img_size": preprocessing.size,
@@ -145,6 +163,27 @@ def resolve(
     elif config.channels_last is None:
         changes["channels_last"] = channels_last_pays(preprocessing.size, device, config.amp)
     return replace(config, **changes)
+
+
+def _check_together(config: Config, freeze: str) -> None:
+    """Raises UsageError for settings that contradict each other."""
+    if config.unfreeze_every and config.command == "train":
+        raise UsageError("--unfreeze-every: train starts from nothing, so nothing is frozen.")
+    if config.unfreeze_every and freeze == "backbone":
+        raise UsageError(
+            "--unfreeze-every with --freeze backbone: leave out --freeze, or name what stays "
+            "frozen for good with --freeze stages:N."
+        )
+    if config.balanced and config.class_weights == "balanced":
+        raise UsageError(
+            "--balanced draws rare classes more often already; with --class-weights balanced they "
+            "would count twice. Leave out one of the two."
+        )
+
+
+def _decay_epochs(config: Config, epochs: int) -> float | None:
+    """A third of the run, unless said."""
+    return config.decay_epochs or epochs / 3 if config.sched == "step" else None
 
 
 def _batch_size(photos: int, cached: bool) -> int:
@@ -166,7 +205,9 @@ def _epochs(photos: int, config: Config, cached: bool) -> int:
 
 def _learning_rate(config: Config, batch: int, freeze: str, cached: bool) -> float:
     if config.opt == "sgd":
-        return config.lr_base * batch / 256
+        return config.lr_base * batch * config.grad_accum_steps / 256
+    if config.opt == "lamb":
+        return 0.005
     if cached or freeze == "backbone":
         return 0.003
     return 3e-4 if config.command == "finetune" else 1e-3
@@ -177,7 +218,8 @@ def _learning_rate(config: Config, batch: int, freeze: str, cached: bool) -> flo
 _NOT_CACHED: dict[str, Any] = {
     "aa": "none", "color_jitter": 0.0, "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0, "scale": 1.0,
     "ratio": 1.0, "train_size": None, "start_size": None, "drop_path": 0.0, "drop_block": 0.0,
-    "channels_last": False, "amp": "off", "workers": 0, "cache": False,
+    "channels_last": False, "amp": "off", "workers": 0, "cache": False, "aug_repeats": 1,
+    "layer_decay": 1.0,
 }  # fmt: skip
 
 
@@ -190,14 +232,22 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
     if config.freeze == "backbone" and config.device == "cpu":
         reason = "the frozen backbone's features are computed once; --freeze none lets it act"
         why |= {key: reason for key, off in _NOT_CACHED.items() if given.get(key, off) != off}
-    if config.opt == "adamw":
+    if config.opt != "sgd":
         why |= dict.fromkeys(("momentum", "lr_base"), "it is for --opt sgd")
     elif given.get("lr") is not None:
         why["lr_base"] = "--lr is given"
     if not config.model_ema:
         why["model_ema_decay"] = "there is no --model-ema"
-    if config.sched == "constant":
-        why["min_lr"] = "the learning rate is constant"
+    if config.sched in {"constant", "onecycle"}:
+        why["min_lr"] = f"the schedule is {config.sched}"
+    if config.sched == "onecycle":
+        why["warmup_epochs"] = "one cycle has a rise of its own"
+    if config.sched != "step":
+        why |= dict.fromkeys(("decay_epochs", "decay_rate"), "it is for --sched step")
+    if not config.bce_loss:
+        why["bce_target_thresh"] = "it is for --bce-loss"
+    elif config.bce_target_thresh and not (config.mixup or config.cutmix):
+        why["smoothing"] = "--bce-target-thresh makes targets 0 or 1 again"
     return [
         f"{flag(key)} does nothing here: {reason}."
         for key, reason in why.items()

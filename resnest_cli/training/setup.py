@@ -23,6 +23,7 @@ from resnest_cli.model.variants import preprocessing_from_dict as checked_prepro
 from resnest_cli.model.weights import Access
 from resnest_cli.training import frozen, network
 from resnest_cli.training.augment import Augment
+from resnest_cli.training.class_weights import class_weights
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import DataSet, Sample
 from resnest_cli.training.interfaces import Task
@@ -112,6 +113,7 @@ class Ready:
             workers=config.workers,
             seed=config.seed,
             balanced=config.balanced,
+            aug_repeats=config.aug_repeats,
             pin_memory=pinned,
         )
         self._open.callback(train.close)
@@ -124,7 +126,17 @@ class Ready:
             pin_memory=pinned,
         )
         self._open.callback(val.close)
-        return Task(config, self.network, train, val, len(data.class_ids), self.frozen)
+        gradual = config.unfreeze_every > 0
+        return Task(
+            config,
+            self.network,
+            train,
+            val,
+            len(data.class_ids),
+            frozen=self.frozen,
+            thawing=network.thawing(self.network, config.freeze) if gradual else (),
+            class_weights=class_weights(config.class_weights, data),
+        )
 
     def _photos(
         self, stop: StopRequest, display: "TrainingDisplay"
@@ -162,7 +174,9 @@ class Ready:
         )
         found = features(data.val, len(data.train), False)
         val = frozen.EvalFeatures(found, _labels(data.val))
-        return Task(config, network.Head(self.network), train, val, len(data.class_ids))
+        weights = class_weights(config.class_weights, data)
+        head = network.Head(self.network)
+        return Task(config, head, train, val, len(data.class_ids), class_weights=weights)
 
     def engine(self) -> Engine:
         """What computes the frozen backbone's features; made when it is first asked for.

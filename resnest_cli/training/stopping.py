@@ -12,6 +12,10 @@ class StoppedError(ResnestError):
     """A signal asked for the end, and what was done so far is safe."""
 
 
+class BudgetUsedError(StoppedError):
+    """The time that the run was given is used up, and what was done so far is safe."""
+
+
 class StopRequest:
     """A context manager: the first SIGINT or SIGTERM only sets `signal`; a second SIGINT raises.
 

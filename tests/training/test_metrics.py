@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from resnest_cli.training.config import Config
+from resnest_cli.training.losses import Loss
 from resnest_cli.training.metrics import BestAnswers, Meter
-from resnest_cli.training.mixing import _OWN, Mixing, loss_function
+from resnest_cli.training.mixing import _OWN, Mixing
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick")
 
@@ -122,8 +123,8 @@ def test_mixing_keeps_channels_last_and_takes_one_photo() -> None:
 
 def test_loss() -> None:
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    smooth = loss_function(Config(command="train", data="d", model="m", recipe="q", smoothing=0.1))
+    smooth = Loss(Config(command="train", data="d", model="m", recipe="q", smoothing=0.1))
     assert torch.equal(smooth(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.1))
     soft = F.one_hot(labels, 4) * 0.9 + 0.025
     torch.testing.assert_close(smooth(logits, soft), smooth(logits, labels))
-    assert not torch.equal(smooth(logits, labels), loss_function(CONFIG)(logits, labels))
+    assert not torch.equal(smooth(logits, labels), Loss(CONFIG)(logits, labels))

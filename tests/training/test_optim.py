@@ -11,9 +11,11 @@ from torch import nn
 from resnest_cli.model.resnest import build
 from resnest_cli.training.config import Config
 from resnest_cli.training.ema import Ema
+from resnest_cli.training.layers import parameter_groups
 from resnest_cli.training.network import freeze
-from resnest_cli.training.optim import Schedule, clip, create_optimizer, parameter_groups
+from resnest_cli.training.optim import clip, create_optimizer
 from resnest_cli.training.resume import optimizer_tensors, restore_optimizer
+from resnest_cli.training.schedule import Schedule
 from tests.networks import TINY, enliven, photos
 
 CONFIG = Config(

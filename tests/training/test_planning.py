@@ -60,7 +60,7 @@ def told(place: Path) -> Plan:
 
 def test_a_frozen_backbone(told: Plan) -> None:
     found = told()
-    assert list(found) == ["model", "start", "training", "photos", "machine", "estimate"]
+    assert list(found) == ["recipe", "model", "start", "training", "photos", "machine", "estimate"]
     total = sum(p.numel() for p in build(TINY, num_classes=2).parameters())
     assert f"{total / 1e6:.1f} M parameters, of which 258 learn" in found["model"]
     assert "classifier kept" in found["start"]
@@ -112,7 +112,7 @@ def test_everything_learns(told: Plan) -> None:
 def test_every_setting_that_acts_is_told(
     place: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], line: str, text: str
 ) -> None:
-    monkeypatch.setattr(planning, "_estimate", lambda _: planning.Estimate(1.0, 2.0, 3))
+    monkeypatch.setattr(planning, "estimated", lambda _: planning.Estimate(1.0, 2.0, 3))
     found = dict(plan_lines(ready(place, **{"freeze": "none"} | flags)))
     assert text in found[line]
     plain = ready(place, freeze="none", channels_last=False)  # else it pays at this size
@@ -136,7 +136,7 @@ def test_photos_that_are_slow_to_read_make_it_longer(
     made = ready(place, freeze="none", workers=0)
     monkeypatch.setattr(planning, "_loading", lambda _: (9.0, 0.0))
     photos = len(made.dataset.train) + 2 * len(made.dataset.val)  # raw and averaged weights
-    assert planning._estimate(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
+    assert planning.estimated(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
 
 
 def test_a_photo_that_has_gone_does_not_stop_the_plan(place: Path) -> None:

@@ -1,0 +1,66 @@
+"""`--class-weights`: what each class weighs in the loss, for data with rare classes."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnest_cli.errors import UsageError
+from resnest_cli.training.dataset import DataSet
+
+
+def class_weights(what: str, dataset: DataSet) -> Tensor | None:
+    """Float32 (classes,), or None for "none".
+
+    "balanced" is scikit-learn's: photos / (classes * photos of the class), whose mean over the
+    photos is 1. Anything else names a file with a line `id,weight` for each class.
+
+    Raises:
+        UsageError: the file cannot be read, or a class is missing or not above 0.
+    """
+    if what == "none":
+        return None
+    if what == "balanced":
+        counts = Counter(sample.label for sample in dataset.train)
+        number = len(dataset.class_ids)
+        shares = [len(dataset.train) / (number * max(1, counts[i])) for i in range(number)]
+        return torch.tensor(shares, dtype=torch.float32)
+    found = _read(Path(what))
+    missing = [id_ for id_ in dataset.class_ids if id_ not in found]
+    if missing:
+        raise UsageError(
+            f"--class-weights {what}: has no weight for {missing[0]!r}"
+            f"{f' and {len(missing) - 1} more' if missing[1:] else ''}. Add a line id,weight."
+        )
+    unknown = sorted(set(found) - set(dataset.class_ids))
+    if unknown:
+        raise UsageError(f"--class-weights {what}: {unknown[0]!r} is no class of these data.")
+    return torch.tensor([found[id_] for id_ in dataset.class_ids], dtype=torch.float32)
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f"--class-weights {path}: cannot be read: {error.strerror or error}. Give none, "
+            "balanced, or a file of lines id,weight."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--class-weights {path}: is not UTF-8 text.") from error
+    found = {}
+    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        if not any(cell.strip() for cell in row):
+            continue
+        try:
+            id_, weight = row[0].strip(), float(row[1])
+        except (IndexError, ValueError):
+            weight = -1.0
+        if not 0 < weight < float("inf"):
+            raise UsageError(
+                f"--class-weights {path}: line {number} is no id,weight with a weight above 0."
+            )
+        found[id_] = weight
+    return found
