@@ -9,6 +9,7 @@ An unreadable photo travels back as an error that names it; it is never replaced
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,33 @@ def batch_bounds(photos: int, batch_size: int) -> list[tuple[int, int]]:
     bounds = [(at, min(at + batch_size, photos)) for at in range(0, photos, batch_size)]
     if len(bounds) > 1 and batch_size > 1 and bounds[-1][1] - bounds[-1][0] == 1:
         bounds[-2:] = [(bounds[-2][0], photos)]
+    return bounds
+
+
+def rank_bounds(
+    photos: int, batch_size: int, *, ranks: int, accumulated: int = 1
+) -> list[tuple[int, int]]:
+    """The batches of an epoch for so many devices: the first of each, the second of each, ...
+
+    The same batches as for one device that adds up the gradients of `ranks` times `accumulated` of
+    them, but that a smaller last step is dealt out evenly, so that every device has as many
+    batches. No batch has a single photo: what is too little for that joins the step before.
+
+    `photos` are at least 2 * `ranks`.
+    """
+    if ranks == 1:
+        return batch_bounds(photos, batch_size)
+    step = ranks * accumulated * batch_size
+    whole = photos // step * step
+    if 0 < photos - whole < 2 * ranks and whole:
+        whole -= step
+    bounds = [(at, at + batch_size) for at in range(0, whole, batch_size)]
+    rest = photos - whole
+    if rest:
+        each = min(-(-rest // (ranks * batch_size)), accumulated, rest // (2 * ranks))
+        parts = ranks * max(1, each)
+        cuts = [whole + rest * part // parts for part in range(parts + 1)]
+        bounds += list(pairwise(cuts))
     return bounds
 
 
@@ -178,6 +206,8 @@ class TrainBatches:
         sizes: their side in an epoch (from 0); the augmentation's own unless given; picklable.
         photos: the samples' photos, where they are in memory; see `photo_cache`.
         batch_size: photos in a batch; see `batch_bounds`.
+        rank, ranks: which of how many devices the batches are for; see `rank_bounds`.
+        accumulated: batches of a device whose gradient makes a step.
         workers: processes; 0 prepares photos in this one.
         seed: of the run.
         balanced: see `epoch_order`.
@@ -202,11 +232,15 @@ class TrainBatches:
         pin_memory: bool = False,
         sizes: Callable[[int], int] | None = None,
         photos: Sequence[Image.Image] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulated: int = 1,
     ) -> None:
         self._labels = [sample.label for sample in samples]
         self._seed, self._balanced, self._aug_repeats = seed, balanced, aug_repeats
         self.photos = len(samples)
-        self._bounds = batch_bounds(self.photos, batch_size)
+        bounds = rank_bounds(self.photos, batch_size, ranks=ranks, accumulated=accumulated)
+        self._bounds = bounds[rank::ranks]
         items = _Photos(samples, seed, augment, sizes, photos)
         self._workers: Workers[Key, Batch] = Workers(
             items,
@@ -241,7 +275,10 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Photos as `resnest predict` prepares them, bit for bit, in order."""
+    """Photos as `resnest predict` prepares them, bit for bit, in order.
+
+    Of several devices, `rank` of `ranks` has every `ranks`-th batch: each photo comes once.
+    """
 
     def __init__(
         self,
@@ -252,12 +289,15 @@ class EvalBatches:
         workers: int,
         pin_memory: bool = False,
         photos: Sequence[Image.Image] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         count = len(samples)
-        self._keys = [
+        keys = [
             [(0, index, 0) for index in range(at, min(at + batch_size, count))]
             for at in range(0, count, batch_size)
         ]
+        self._most, self._keys = -(-len(keys) // ranks), keys[rank::ranks]
         items = _Photos(samples, 0, preprocessing, None, photos)
         self._workers: Workers[Key, Batch] = Workers(
             items,
@@ -268,8 +308,8 @@ class EvalBatches:
         )
 
     def __len__(self) -> int:
-        """Batches."""
-        return len(self._keys)
+        """Batches of the device that has the most."""
+        return self._most
 
     def __iter__(self) -> Iterator[Batch]:
         """All batches.

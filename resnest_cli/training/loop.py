@@ -4,7 +4,8 @@
                     then validation of the raw and the averaged weights, weights on disk, a row
 
 A step takes the gradient of one batch, or of `grad_accum_steps` of them; states are saved, and
-signals answered, between two steps, so that no half of a gradient has to be kept.
+signals answered, between two steps, so that no half of a gradient has to be kept. On several
+devices each has batches of its own, and all do the same at the same step; see `distributed`.
 
 Every state that it saves, and every draw that it makes, is a function of (seed, epoch, batch), so
 that a run that was killed and resumed gives the same weights, bit for bit, on the same CPU. It
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from resnest_cli.errors import ResnestError
 from resnest_cli.training.budget import Clock, budget_seconds
 from resnest_cli.training.config import Config
+from resnest_cli.training.distributed import World, as_rows, interleaved
 from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
@@ -63,14 +65,17 @@ class Trainer:
         stop: StopRequest,
         state: State | None,
         began: float | None = None,
+        world: World | None = None,
     ) -> None:
         config = task.config
         self.task, self.config = task, config
+        self._world = world or World()
         self._keeper, self._display, self._stop = keeper, display, stop
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._network = task.network.to(config.device).to(memory_format=self._format)
         self.optimizer = create_optimizer(self._network, config)
         self._accumulated = config.grad_accum_steps
+        self._summed = config.grad_accum_steps > 1 or self._world.size > 1
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
         self._schedule = Schedule(config, self._steps)
         self._mixing = Mixing(config, task.num_classes)
@@ -83,6 +88,7 @@ class Trainer:
         self.best = BestAnswers.none(task.num_classes)
         if state is not None:
             self._restore(state)
+        self._learner = self._world.learner(self._network, unused=config.unfreeze_every > 0)
         self._saved = time.monotonic()
         self._clock = Clock(budget_seconds(config), self.progress.used, began)
         self._speed = Speed()
@@ -109,7 +115,7 @@ class Trainer:
         self._display.start(epochs=epochs, steps=self._steps, first_epoch=progress.epoch + 1)
         try:
             while progress.epoch < epochs and not self._out_of_patience():
-                self._clock.check()
+                self._end_in_time(0.0)
                 if progress.position < len(self.task.train):
                     self._train_epoch()
                 self._finish_epoch()
@@ -136,9 +142,10 @@ class Trainer:
         progress, begin = self.progress, time.perf_counter()
         parts: list[_Part] = []
         for batch in self.task.train.epoch(progress.epoch, start=progress.position):
-            parts.append(self._add_gradient(batch, len(parts)))
-            done = progress.position + len(parts)
-            if len(parts) < self._accumulated and done < len(self.task.train):
+            done = progress.position + len(parts) + 1
+            last = len(parts) + 1 == self._accumulated or done == len(self.task.train)
+            self._add_gradient(batch, parts, last)
+            if not last:
                 continue
             rate = self._schedule.lr(progress.step)
             self._step(parts, rate)
@@ -164,7 +171,9 @@ class Trainer:
             DivergedError: a loss or gradient that is NaN or infinite.
         """
         self._set_training()
-        parts = [self._add_gradient(next(batches), n) for n in range(self._accumulated)]
+        parts: list[_Part] = []
+        for count in range(1, self._accumulated + 1):
+            self._add_gradient(next(batches), parts, count == self._accumulated)
         self._step(parts, rate)
         self.progress.position += len(parts)  # other draws in the next
         return math.fsum(p.loss * p.photos for p in parts) / sum(p.photos for p in parts)
@@ -178,28 +187,44 @@ class Trainer:
             learns = self.progress.epoch >= number * self.config.unfreeze_every
             module.train(learns).requires_grad_(learns)
 
-    def _add_gradient(self, batch: Batch, before: int) -> _Part:
-        """Adds a batch's gradient to that of the `before` batches of the same step."""
-        config, progress = self.config, self.progress
-        position = progress.position + before
-        seed = derived_seed(config.seed, "step", progress.epoch, position)
+    def _add_gradient(self, batch: Batch, parts: list[_Part], last: bool) -> None:
+        """Adds a batch's gradient to that of the step's `parts`, and the batch to them.
+
+        With the `last` one, `parts` become those of all devices, and the gradient their mean.
+        """
+        config, world = self.config, self._world
+        position = world.position(self.progress.position + len(parts))
+        seed = derived_seed(config.seed, "step", self.progress.epoch, position)
         torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
-        with _memory_errors(config):
+        with _memory_errors(config), world.adding(self._learner, last):
             photos, targets = self._on_device(batch)
             if self._mixing.active:
                 photos, targets = self._mixing(photos, targets, seed)
             with self._autocast():
-                loss = self._loss(self._network(photos), targets)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise self._diverged("the loss", value, position)
-            if before == 0:
+                loss = self._loss(self._learner(photos), targets)
+            if not parts:
                 self.optimizer.zero_grad(set_to_none=True)
             share = self._loss.share(targets)
-            if self._accumulated > 1:  # the sum over photos; `_step` divides by all of them
+            parts.append(_Part(float(loss.detach()), len(batch.labels), share))
+            if last:  # before the devices wait for each other's gradients
+                parts[:] = self._of_all(parts)
+            if last or world.size == 1:
+                self._check_losses(parts)
+            if self._summed:  # the sum over photos; `_step` divides by all of them
                 loss = loss * (share / self._nominal())
             torch.autograd.backward(self._scaler.scale(loss))
-        return _Part(value, len(batch.labels), share)
+
+    def _of_all(self, parts: Sequence[_Part]) -> list[_Part]:
+        """A step's parts of all devices, in the order in which one device would have them."""
+        rows = self._world.exchange([number for part in parts for number in part])
+        every = interleaved([as_rows(row, len(_Part._fields)) for row in rows])
+        return [_Part(loss, int(photos), share) for loss, photos, share in every]
+
+    def _check_losses(self, parts: Sequence[_Part]) -> None:
+        before = self.progress.position * self._world.size
+        for index, part in enumerate(parts):
+            if not math.isfinite(part.loss):
+                raise self._diverged("the loss", part.loss, before + index)
 
     def _nominal(self) -> int:
         """Photos of a whole step: gradients in this unit are as large as those of a mean."""
@@ -211,13 +236,14 @@ class Trainer:
         set_rate(self.optimizer, rate)
         with _memory_errors(config):
             self._scaler.unscale_(self.optimizer)
-            if self._accumulated > 1:
-                factor = self._nominal() / math.fsum(part.share for part in parts)
+            if self._summed:  # over devices it is a mean
+                factor = self._nominal() * self._world.size / math.fsum(part.share for part in parts)
                 gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
                 torch._foreach_mul_(gradients, factor)
             norm = float(clip(self._network.parameters(), config.clip_grad))
             if not math.isfinite(norm) and not self._scaler.is_enabled():
-                raise self._diverged("the gradient", norm, progress.position + len(parts) - 1)
+                before = progress.position * self._world.size
+                raise self._diverged("the gradient", norm, before + len(parts) - 1)
             self._scaler.step(self.optimizer)
             self._scaler.update()
 
@@ -263,12 +289,23 @@ class Trainer:
         )
 
     def _between_steps(self) -> None:
-        self._stop.check()
-        if self.progress.position < len(self.task.train):
-            self._clock.check(reserve=self._speed.validation)
         every = self.config.save_every
-        if every > 0 and time.monotonic() - self._saved >= every:
+        due = every > 0 and time.monotonic() - self._saved >= every
+        if self.progress.position < len(self.task.train):
+            (due,) = self._end_in_time(self._speed.validation, due)
+        else:
+            (due,) = self._world.decide(self._stop, due)
+            self._stop.check()
+        if due:
             self.save()
+
+    def _end_in_time(self, reserve: float, *wishes: bool) -> list[bool]:
+        """Where the run may end, for a signal or for its budget; `wishes` as in `World.decide`."""
+        late, *wishes_ = self._world.decide(self._stop, self._clock.late(reserve), *wishes)
+        self._stop.check()
+        if late:
+            raise BudgetUsedError("the time budget is used up")
+        return wishes_
 
     def save(self) -> None:
         """Saves the state as it stands between two steps."""
@@ -281,11 +318,13 @@ class Trainer:
         if self._ema is not None:
             parts["ema"] = self._ema.network.state_dict()
         self._keeper.save_state(self.progress, parts, self._scaler.state_dict())
+        self._world.meet()
         self._saved = time.monotonic()
 
     def _finish_epoch(self) -> None:
         """Validates, keeps weights, history and state, and goes on to the next epoch."""
         begin = time.perf_counter()
+        self._world.share_buffers(*(network for _, network in self._sides()))
         raw = self._validate(self._network)
         averaged = self._validate(self._ema.network) if self._ema is not None else None
         self._speed.validation = time.perf_counter() - begin
@@ -309,6 +348,7 @@ class Trainer:
         progress = self.progress
         if not progress.position:
             return
+        self._world.share_buffers(*(network for _, network in self._sides()))
         for suffix, network in self._sides():
             found = self._validate(network)
             names = [f"last{suffix}"] + ([] if progress.rows or suffix else ["best"])
@@ -324,13 +364,18 @@ class Trainer:
         network.eval()
         meter = Meter(self.task.num_classes)
         with torch.inference_mode(), _memory_errors(self.config):
-            for done, batch in enumerate(self.task.val, start=1):
-                photos, labels = self._on_device(batch)
-                with self._autocast():
-                    logits = network(photos)
-                meter.update(logits.float(), labels)
+            batches = iter(self.task.val)
+            for done in range(1, total + 1):
+                batch = next(batches, None)
+                if batch is not None:  # of several devices some have one batch less
+                    photos, labels = self._on_device(batch)
+                    with self._autocast():
+                        logits = network(photos)
+                    meter.update(logits.float(), labels)
                 self._display.validating(done, total)
+                self._world.decide(self._stop)
                 self._stop.check()
+            meter.batches = interleaved(self._world.gathered(meter.batches))
         return meter.result()
 
     def _row(self, raw: Evaluation, averaged: Evaluation | None) -> EpochRow:
