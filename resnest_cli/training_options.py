@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 _DATA, _PHOTOS = "Data and model", "What the network sees"
-_LEARNING, _MACHINE = "How it learns", "Where it runs"
+_LEARNING, _RATE = "How it learns", "Learning rate"
+_LOSS, _MACHINE = "Loss and regularisation", "Where it runs"
 
 
 def _option(kind: Any, flag: str, metavar: str | None, help_: str, panel: str, **more: Any) -> Any:
@@ -85,41 +86,42 @@ SETTINGS: dict[str, Any] = {
     "cutmix": _number("--cutmix", "Cutmix's alpha; 0 is off.", _PHOTOS),
     "epochs": _whole("--epochs", "How often each photo is seen.", _LEARNING),
     "batch_size": _whole(
-        "--batch-size -b", "Photos in a batch, of each device.", _LEARNING, envvar="RESNEST_BATCH_SIZE"
+        "--batch-size -b", "Photos in a batch, of each device.", _LEARNING,
+        envvar="RESNEST_BATCH_SIZE",
     ),
     "grad_accum_steps": _whole(
         "--grad-accum-steps", "Batches whose gradient makes one step.", _LEARNING
     ),
     "opt": _option(Literal["sgd", "adamw", "lamb"], "--opt", None, "Optimiser.", _LEARNING),
-    "lr": _number("--lr", "Peak learning rate.", _LEARNING),
+    "lr": _number("--lr", "Peak learning rate.", _RATE),
     "lr_base": _number("--lr-base", "SGD without --lr: learning rate for 256 photos a step.",
-                       _LEARNING),
+                       _RATE),
     "momentum": _number("--momentum", "Of SGD.", _LEARNING),
-    "weight_decay": _number("--weight-decay", "Not on norms and biases.", _LEARNING),
+    "weight_decay": _number("--weight-decay", "Not on norms and biases.", _LOSS),
     "layer_decay": _number(
         "--layer-decay", "Learning rate of a block as a share of the next one's; 1 is off.",
-        _LEARNING,
+        _RATE,
     ),
     "sched": _option(
         Literal["cosine", "step", "onecycle", "constant"], "--sched", None,
-        "Learning rate after warm-up; onecycle has its own rise.", _LEARNING,
+        "Learning rate after warm-up; onecycle has its own rise.", _RATE,
     ),
-    "warmup_epochs": _number("--warmup-epochs", "Epochs of linear warm-up.", _LEARNING),
-    "min_lr": _number("--min-lr", "Share of the peak at the end.", _LEARNING),
-    "decay_epochs": _number("--decay-epochs", "Of --sched step: epochs of a step.", _LEARNING),
-    "decay_rate": _number("--decay-rate", "Of --sched step: times X at each.", _LEARNING),
-    "clip_grad": _number("--clip-grad", "Largest norm of the gradient; 0 is off.", _LEARNING),
+    "warmup_epochs": _number("--warmup-epochs", "Epochs of linear warm-up.", _RATE),
+    "min_lr": _number("--min-lr", "Share of the peak at the end.", _RATE),
+    "decay_epochs": _number("--decay-epochs", "Of --sched step: epochs of a step.", _RATE),
+    "decay_rate": _number("--decay-rate", "Of --sched step: times X at each.", _RATE),
+    "clip_grad": _number("--clip-grad", "Largest norm of the gradient; 0 is off.", _LOSS),
     "bce_loss": _option(
         bool, "--bce-loss/--no-bce-loss", None, "Binary cross entropy: each class by itself.",
-        _LEARNING,
+        _LOSS,
     ),
     "bce_target_thresh": _number(
-        "--bce-target-thresh", "Of --bce-loss: targets above X count as 1; 0 is off.", _LEARNING
+        "--bce-target-thresh", "Of --bce-loss: targets above X count as 1; 0 is off.", _LOSS
     ),
-    "smoothing": _number("--smoothing", "Label smoothing.", _LEARNING),
-    "drop": _number("--drop", "Dropout before the classifier.", _LEARNING),
-    "drop_path": _number("--drop-path", "Stochastic depth of the last block.", _LEARNING),
-    "drop_block": _number("--drop-block", "DropBlock in the last two stages.", _LEARNING),
+    "smoothing": _number("--smoothing", "Label smoothing.", _LOSS),
+    "drop": _number("--drop", "Dropout before the classifier.", _LOSS),
+    "drop_path": _number("--drop-path", "Stochastic depth of the last block.", _LOSS),
+    "drop_block": _number("--drop-block", "DropBlock in the last two stages.", _LOSS),
     "model_ema": _option(
         bool, "--model-ema/--no-model-ema", None, "Keep a moving average of the weights, too.",
         _LEARNING,

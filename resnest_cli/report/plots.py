@@ -132,6 +132,7 @@ def lr_finder(
         axes = figure.add_axes((0.1, 0.13, 0.86, 0.78))
         axes.plot(rates, losses, color=_TRAIN)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         low, high = min(losses), max(losses[: max(2, len(losses) // 2)])
         axes.set_ylim(low - 0.1 * (high - low) - 1e-3, high + 0.3 * (high - low) + 1e-3)
         axes.set_xlabel("learning rate")

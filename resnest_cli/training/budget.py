@@ -34,8 +34,8 @@ def budget_seconds(config: Config) -> float:
     return math.inf if found is None else found
 
 
-def fitted(config: Config, epoch_seconds: float) -> Config:
-    """The resolved settings with as many epochs as fit into the budget, at least one.
+def fitted(config: Config, epoch_seconds: float, used: float = 0.0) -> Config:
+    """The resolved settings with as many epochs as fit into what is left of the budget; at least 1.
 
     Never more than there were. Warm-up stays within a quarter of them, and the steps of the step
     schedule keep their share.
@@ -44,7 +44,7 @@ def fitted(config: Config, epoch_seconds: float) -> Config:
     budget = budget_seconds(config)
     if not math.isfinite(budget) or epoch_seconds <= 0:
         return config
-    epochs = max(1, min(config.epochs, int(_SAFETY * budget / epoch_seconds)))
+    epochs = max(1, min(config.epochs, int(_SAFETY * (budget - used) / epoch_seconds)))
     decay = config.decay_epochs
     return replace(
         config,

@@ -17,11 +17,13 @@ the others take them over before each validation.
 """
 
 import contextlib
+import inspect
 import os
 import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +32,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from resnest_cli.errors import ResnestError, UsageError
@@ -123,7 +126,8 @@ class World:
             flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
             with _peers():
                 dist.broadcast(flat, src=0)
-            for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            parts = torch.split(flat, [buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view_as(buffer))
 
     def meet(self) -> None:
@@ -177,10 +181,13 @@ class World:
         """
         if self.size == 1:
             return network
+        # Gradients of convolutions of 1 x 1 have other strides, in the same place in memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        apart: dict[str, Any] = {name: False}  # it was renamed
         with _peers():
-            return DistributedDataParallel(
-                network, broadcast_buffers=False, find_unused_parameters=unused
-            )
+            return DistributedDataParallel(network, find_unused_parameters=unused, **apart)
 
     @contextlib.contextmanager
     def adding(self, learner: nn.Module, last: bool) -> Iterator[None]:
@@ -255,17 +262,18 @@ def join(environment: Mapping[str, str] = os.environ) -> World:
     torch.set_num_threads(max(1, usable_cores() // world.local_size))
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     with _peers():
-        store, _, _ = next(dist.rendezvous("env://", timeout=_BEHIND))
+        store, _, _ = next(rendezvous("env://", timeout=_BEHIND))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo",
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
             rank=world.rank,
             world_size=world.size,
             timeout=_BEHIND,
         )
         # Keys of processes that were started before may still be in the store.
         unique = world.share(os.urandom(8).hex())
-        world._store = dist.PrefixStore(f"resnest/{unique}", store)
+        prefix = f"resnest/{unique}"
+        world._store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     world.job = world.share(job)
     # A machine that was replaced counts from 0.
     world.restarted = max(row[0] for row in world.exchange([restarts])) > 0
@@ -302,7 +310,7 @@ def _end_with_parent() -> None:
 
 
 def interleaved(rows: Sequence[Sequence[Any]]) -> list[Any]:
-    """What all processes have, batch after batch: the first of each rank, the second of each, ..."""
+    """What all processes have, batch after batch: the first of each, the second of each, ..."""
     longest = max(map(len, rows), default=0)
     return [row[index] for index in range(longest) for row in rows if index < len(row)]
 
@@ -310,4 +318,3 @@ def interleaved(rows: Sequence[Sequence[Any]]) -> list[Any]:
 def as_rows(numbers: Sequence[float], width: int) -> list[list[float]]:
     """A flat list in rows of `width`."""
     return [list(numbers[at : at + width]) for at in range(0, len(numbers), width)]
-

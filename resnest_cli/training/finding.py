@@ -21,14 +21,14 @@ from resnest_cli.report.plots import lr_finder
 from resnest_cli.training import runs
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import DivergedError, Trainer
-from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.runs import NoKeeper, RunFolder
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.stopping import StoppedError, StopRequest
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
-LOW, HIGH, STEPS = 1e-7, 10.0, 100
+LOW, HIGH, STEPS, SKIPPED = 1e-7, 10.0, 100, 10
 _SMOOTH = 0.98  # of the moving average of the losses, as fastai has it
 _DIVERGED = 4.0  # times the best
 
@@ -57,10 +57,10 @@ class Found:
 def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
     """A rate halfway down the longest stretch over which the loss falls; None where nothing falls.
 
-    Follows fastai.callback.schedule.valley, and leaves out the first tenth and the last five steps
-    as fastai's LRFinder does.
+    Follows fastai.callback.schedule.valley, and leaves out the first tenth, in which the average
+    still jumps, and the last five steps, as fastai's LRFinder does.
     """
-    rates, losses = rates[STEPS // 10 : -5], losses[STEPS // 10 : -5]
+    rates, losses = rates[SKIPPED:-5], losses[SKIPPED:-5]
     count = len(losses)
     lengths = [1] * count
     for here in range(count):
@@ -126,7 +126,7 @@ def find_learning_rate(
     with StopRequest() as stop, display:
         try:
             task = ready.task(run.states, stop, display)
-            found = sweep(Trainer(task, _Nothing(), display, stop, None), stop)
+            found = sweep(Trainer(task, NoKeeper(), display, stop, None), stop)
         except StoppedError:
             return Found(stop.exit_code, run)
         finally:
@@ -136,8 +136,9 @@ def find_learning_rate(
     writer.writerow(["lr", "loss"])
     writer.writerows(zip(found.rates, found.losses, strict=True))
     write_text(run.path / "lr_finder.csv", text.getvalue())
-    if len(found.rates) > 1:
-        lr_finder(run.path / "lr_finder.png", found.rates, found.losses, found.suggestion)
+    rates, losses = found.rates[SKIPPED:], found.losses[SKIPPED:]
+    if len(rates) > 1:
+        lr_finder(run.path / "lr_finder.png", rates, losses, found.suggestion)
     if found.suggestion is None:
         raise ResnestError(
             f"the loss never fell, so there is nothing to suggest; look at {run.path}. A larger "
@@ -150,12 +151,3 @@ def find_learning_rate(
 def _rounded(rate: float) -> float:
     """Two digits."""
     return float(f"{rate:.1e}") if math.isfinite(rate) else rate
-
-
-class _Nothing:
-    """A keeper that keeps nothing."""
-
-    def save_weights(self, *_: object) -> None:
-        """Does nothing."""
-
-    save_rows = save_state = save_weights

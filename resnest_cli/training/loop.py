@@ -237,7 +237,9 @@ class Trainer:
         with _memory_errors(config):
             self._scaler.unscale_(self.optimizer)
             if self._summed:  # over devices it is a mean
-                factor = self._nominal() * self._world.size / math.fsum(part.share for part in parts)
+                factor = (
+                    self._nominal() * self._world.size / math.fsum(part.share for part in parts)
+                )
                 gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
                 torch._foreach_mul_(gradients, factor)
             norm = float(clip(self._network.parameters(), config.clip_grad))

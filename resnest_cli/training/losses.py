@@ -43,7 +43,7 @@ class Loss:
         """What the mean was divided by, so that means of several batches can be put together."""
         if self._weights is None or self._binary or targets.is_floating_point():
             return float(len(targets))
-        return float(self._weights.to(targets.device)[targets].sum())
+        return float(self._weights.to(targets.device)[targets].sum(dtype=torch.float64))
 
     def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
         rest = self._smoothing / logits.shape[1]

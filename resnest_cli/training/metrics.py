@@ -81,7 +81,9 @@ class Meter:
             photos=photos,
             loss=sum(batch.loss for batch in self.batches) / max(1, photos),
             top1=float(np.trace(confusion)) / max(1, photos),
-            top5=sum(batch.right5 for batch in self.batches) / max(1, photos) if self._classes > 5 else None,
+            top5=sum(batch.right5 for batch in self.batches) / max(1, photos)
+            if self._classes > 5
+            else None,
             recall=recall,
             confusion=confusion,
             predicted=np.concatenate([np.empty(0, np.int64), *(b.predicted for b in self.batches)]),

@@ -44,7 +44,7 @@ def test_without_any_it_is_what_predict_sees(image: Image.Image) -> None:
     "change",
     [
         {"scale": 0.3}, {"ratio": 2.0, "scale": 0.9}, {"hflip": 0.5}, {"color_jitter": 0.4},
-        {"aa": "auto"}, {"aa": "rand-m9-n2"}, {"reprob": 0.9},
+        {"aa": "auto"}, {"aa": "trivial"}, {"aa": "rand-m9-n2"}, {"reprob": 0.9},
     ],
 )  # fmt: skip
 def test_each_setting_acts_and_the_seed_decides(image: Image.Image, change: dict) -> None:
@@ -128,10 +128,17 @@ def test_any_size_and_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("none", "none"), ("auto", "auto"), ("rand", (9, 2)), ("rand-m5", (5, 2)),
+        ("none", "none"), ("auto", "auto"), ("trivial", "trivial"),
+        ("rand", (9, 2)), ("rand-m5", (5, 2)),
         ("rand-n3-m30", (30, 3)), ("rand-m31", None), ("rand-n0", None), ("rand-x1", None),
         ("rand-m", None), ("randm9", None), ("", None), ("original", None),
     ],
 )  # fmt: skip
 def test_notation(text: str, policy: object) -> None:
     assert parse_aa(text) == policy
+
+
+def test_policies_differ(image: Image.Image) -> None:
+    found = [some(replace(STILL, aa=aa), image) for aa in ("auto", "trivial", "rand-m9-n1")]
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])

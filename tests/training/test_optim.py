@@ -1,8 +1,7 @@
-"""Optimisers, schedule, clipping, moving average."""
+"""Optimisers, clipping, moving average."""
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from resnest_cli.training.layers import parameter_groups
 from resnest_cli.training.network import freeze
 from resnest_cli.training.optim import clip, create_optimizer
 from resnest_cli.training.resume import optimizer_tensors, restore_optimizer
-from resnest_cli.training.schedule import Schedule
 from tests.networks import TINY, enliven, photos
 
 CONFIG = Config(
@@ -98,33 +96,6 @@ def test_momentum_0_is_plain_sgd() -> None:
     assert (
         create_optimizer(nn.Linear(2, 2), replace(CONFIG, momentum=0.0)).defaults["momentum"] == 0
     )
-
-
-def test_schedule() -> None:
-    schedule = Schedule(replace(CONFIG, warmup_epochs=1, min_lr=0.1), steps_per_epoch=10)
-    rates = [schedule.lr(step) for step in range(101)]
-    assert rates[0] == pytest.approx(0.04)
-    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
-    assert rates[10] == pytest.approx(0.4)
-    assert rates[55] == pytest.approx(0.04 + 0.36 * 0.5)
-    assert rates[100] == pytest.approx(0.04)
-    assert all(a >= b for a, b in pairwise(rates[10:]))
-
-
-def test_cosine_is_torchs() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
-    schedule = Schedule(replace(CONFIG, epochs=5), steps_per_epoch=10)
-    for step in range(50):
-        assert schedule.lr(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
-        optimizer.step()
-        theirs.step()
-
-
-def test_constant_and_beyond_the_end() -> None:
-    constant = Schedule(replace(CONFIG, sched="constant"), steps_per_epoch=10)
-    assert {constant.lr(step) for step in range(200)} == {0.4}
-    assert Schedule(CONFIG, 10).lr(1000) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(("most", "after"), [(0.0, 5.0), (1.0, 1.0), (100.0, 5.0)])

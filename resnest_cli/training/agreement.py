@@ -1,0 +1,63 @@
+"""What a run on several devices has to agree on: with torchrun and with its folder."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from resnest_cli.errors import UsageError
+from resnest_cli.training import runs
+from resnest_cli.training.config import Config
+from resnest_cli.training.distributed import World
+from resnest_cli.training.runs import RunFolder
+
+if TYPE_CHECKING:
+    from resnest_cli.training.job import TrainingJob
+
+
+def same_job(job: "TrainingJob", world: World) -> "TrainingJob":
+    """Goes on with the run that torchrun's job began, if there is one that is not finished.
+
+    Processes that were started again are given the very settings of its folder.
+    """
+    run = runs.find_job(job.base, world.job) if world.job else None
+    if run is None or job.find_lr or job.dry_run or job.run not in {None, run.path.name}:
+        return job
+    progress = run.progress()
+    if progress is not None and progress.finished and not world.restarted:
+        return job
+    job = replace(job, run=run.path.name, resume=True)
+    if run.started and world.restarted:
+        job = replace(job, flags={}, recipe=None, config=None)
+    return job
+
+
+def settled(config: Config, world: World) -> Config:
+    """The settings with this world's devices.
+
+    Raises:
+        UsageError: another number was asked for, or there is no device for each process.
+    """
+    if config.devices not in {1, world.size}:
+        raise UsageError(
+            f"--devices {config.devices}, but {world.size} process(es) were started. Leave it out: "
+            "torchrun says how many there are."
+        )
+    return replace(config, devices=world.size, device=world.device(config.device))
+
+
+def check_world(run: RunFolder, old: Config, world: World) -> None:
+    """Tells a run that would go on with another number of devices.
+
+    They would have other batches, and what came out would not be what the run's settings say.
+
+    Raises:
+        UsageError: it would, or there is no device for each process.
+    """
+    if old.devices == world.size:
+        world.device(old.device)
+        return
+    how = f"--devices {old.devices}" if old.devices > 1 else "no --devices"
+    many = f", or torchrun with {old.devices} processes in all" if old.devices > 1 else ""
+    raise UsageError(
+        f"{run.path} was trained on {old.devices} device(s) and goes on with as many, not "
+        f"{world.size}: give {how}{many}."
+    )

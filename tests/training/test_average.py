@@ -1,0 +1,154 @@
+"""The mean of checkpoints, and batch norm's statistics computed anew."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from resnest_cli.errors import UsageError
+from resnest_cli.images.decode import decode
+from resnest_cli.images.preprocess import preprocess
+from resnest_cli.model import checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.resnest import ResNeSt, build
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.average import average, recomputed
+from resnest_cli.training.dataset import Sample
+from tests.conftest import Cli, make_photo
+from tests.networks import TINY, enliven
+
+VARIANT = replace(TINY, preprocessing=Preprocessing(32))
+NAMES = ("cat", "dog", "fox")
+
+
+def write(path: Path, seed: int, **changes: object) -> Path:
+    variant = changes.pop("variant", VARIANT)
+    info = CheckpointInfo(
+        variant=variant, class_names=NAMES, preprocessing=variant.preprocessing,  # type: ignore[arg-type, attr-defined]
+        provenance={"command": "train", "epoch": seed, "class_ids": ["a", "b", "c"]},
+        temperature=2.0, metrics={"top1": 0.5},
+    )  # fmt: skip
+    info = replace(info, **changes)  # type: ignore[arg-type]
+    network = enliven(build(variant, num_classes=len(info.class_names or ())), seed)  # type: ignore[arg-type]
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked += 10 * seed  # type: ignore[operator]
+    checkpoint.save(path, network, info)
+    return path
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2, 3)]
+
+
+def test_the_mean_is_torchs(three: list[Path]) -> None:
+    found = average(three)
+    networks = [checkpoint.instantiate(checkpoint.load(path)).double() for path in three]
+    swa = AveragedModel(networks[0], use_buffers=True)
+    for network in networks:
+        swa.update_parameters(network)
+    expected = swa.module.state_dict()
+    for name, tensor in found.tensors.items():
+        if tensor.is_floating_point():
+            assert tensor.dtype == torch.float32
+            torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-6, atol=1e-7)
+        else:
+            assert int(tensor) == 30
+    assert found.info.class_names == NAMES
+    assert found.info.temperature == 1.0
+    assert not found.info.metrics
+    assert [one["file"] for one in found.info.provenance["averaged"]] == [p.name for p in three]
+    assert found.info.provenance["class_ids"] == ["a", "b", "c"]
+    assert "epoch" not in found.info.provenance
+
+
+def test_of_one_file_twice_it_is_the_file(three: list[Path]) -> None:
+    found = average([three[0], three[0]])
+    before = checkpoint.load(three[0]).tensors
+    assert all(torch.equal(found.tensors[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ("cat", "fox", "dog")}, "other classes, or in another order"),
+        ({"provenance": {"class_ids": ["a", "b", "x"]}}, "other classes, or in another order"),
+        ({"class_names": ("cat", "dog")}, "has 2 classes"),
+        ({"preprocessing": Preprocessing(40)}, "takes other input"),
+        ({"variant": VARIANT.overridden({"stem_width": 16})}, "altered"),
+    ],
+)
+def test_what_differs_is_refused(
+    tmp_path: Path, three: list[Path], changes: dict, message: str
+) -> None:
+    other = write(tmp_path / "other.safetensors", 4, **changes)
+    with pytest.raises(UsageError, match=message) as error:
+        average([three[0], other])
+    assert str(other) in str(error.value)
+    with pytest.raises(UsageError, match="two checkpoints or more"):
+        average(three[:1])
+
+
+def samples(folder: Path, count: int) -> list[Sample]:
+    return [
+        Sample(str(make_photo(folder / f"{index}.png", seed=index)), f"{index}.png", 0)
+        for index in range(count)
+    ]
+
+
+def test_statistics_of_photos(tmp_path: Path, three: list[Path]) -> None:
+    chosen = samples(tmp_path, 5)
+    found = average(three)
+    told: list[tuple[int, int | None]] = []
+    again = recomputed(average(three), chosen, lambda done, total: told.append((done, total)))
+    assert told == [(5, 5)]
+    assert again.info.provenance["statistics"] == "of 5 photos"
+    # One batch: the first norm's statistics are those of its input.
+    network: ResNeSt = checkpoint.instantiate(found)
+    photos = np.stack([preprocess(decode(one.path), VARIANT.preprocessing) for one in chosen])
+    with torch.inference_mode():
+        maps = network.conv1[0](torch.from_numpy(photos))
+    torch.testing.assert_close(
+        again.tensors["conv1.1.running_mean"], maps.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        again.tensors["conv1.1.running_var"], maps.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    for name, tensor in found.tensors.items():
+        learned = "running" not in name and "num_batches" not in name
+        assert torch.equal(tensor, again.tensors[name]) == learned, name
+    with pytest.raises(UsageError, match="single photo"):
+        recomputed(found, chosen[:1], lambda *_: None)
+
+
+def test_the_command(cli: Cli, tmp_path: Path, three: list[Path]) -> None:
+    for label in ("x", "y"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(4):
+            make_photo(tmp_path / "data" / label / f"{index}.png", seed=ord(label) * 50 + index)
+    out = tmp_path / "mean.safetensors"
+    done = cli("average", *three, "-o", out)
+    assert (done.code, done.out) == (0, "")
+    assert "the mean of 3 checkpoints, statistics averaged" in done.err
+    plain = out.read_bytes()
+    assert cli("average", *three, "-o", out).code == 2
+    assert cli("average", *three, "-o", out, "--overwrite").code == 0
+    assert out.read_bytes() == plain
+    done = cli("average", *three, "-o", out, "--overwrite", "--data", tmp_path / "data")
+    assert done.code == 0, done.err
+    assert out.read_bytes() != plain
+    assert cli("predict", tmp_path / "data", "--model", out).code == 0
+    for wrong, code, text in (
+        ((*three,), 2, "-o"),
+        ((*three, "-o", tmp_path / "mean.pth"), 2, ".safetensors"),
+        ((three[0], "-o", tmp_path / "x.safetensors"), 2, "two checkpoints"),
+        ((three[0], tmp_path / "none.safetensors", "-o", tmp_path / "x.safetensors"), 1, "none"),
+        ((*three, "-o", tmp_path / "no" / "x.safetensors"), 1, "folder"),
+    ):
+        done = cli("average", *wrong)
+        assert (done.code, text in done.err) == (code, True), done.err
