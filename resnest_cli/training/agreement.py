@@ -7,6 +7,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.training import runs
 from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import World
+from resnest_cli.training.loader import default_workers
 from resnest_cli.training.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def settled(config: Config, world: World) -> Config:
             f"--devices {config.devices}, but {world.size} process(es) were started. Leave it out: "
             "torchrun says how many there are."
         )
-    return replace(config, devices=world.size, device=world.device(config.device))
+    device, workers = world.device(config.device), config.workers
+    if workers is None and world.local_size > 1:
+        workers = default_workers(device, world.local_size)
+    return replace(config, devices=world.size, device=device, workers=workers)
 
 
 def check_world(run: RunFolder, old: Config, world: World) -> None:

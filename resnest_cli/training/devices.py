@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from resnest_cli.errors import ResnestError
+from resnest_cli.inference.cores import usable_cores
 from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.distributed import PeerLostError, World, join
 from resnest_cli.training.job import Outcome, TrainingJob, follow_job, run_job
@@ -29,6 +32,8 @@ def run_on_devices(
         devices = _wanted(job)
         if devices > 1 and not job.dry_run:
             return Outcome(launch(devices, arguments))
+        if devices > 1:  # what one of them will have
+            torch.set_num_threads(max(1, usable_cores() // devices))
         return run_job(job, display, World())
     world = join()
     try:

@@ -151,7 +151,8 @@ def _started(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outc
     config = load_settings(
         job.command, data=job.data, recipe=job.recipe, config=job.config, flags=job.flags
     )
-    config = settled(config, world)
+    if not (job.dry_run and world.size == 1):  # a plan for several devices needs only one
+        config = settled(config, world)
     if job.find_lr and world.size > 1:
         raise UsageError("--find-lr: looks on one device; leave out --devices.")
     if not job.dry_run and job.run is not None and not job.resume:

@@ -5,6 +5,7 @@ number, "die" kills it with SIGKILL, but only before torchrun has started it aga
 meet an unreadable photo. SLOW makes every batch of every process take so many seconds.
 """
 
+import itertools
 import os
 import signal
 import time
@@ -14,11 +15,11 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.training.loop import Trainer
 
 original = Trainer._on_device
-seen = 0
+batches = itertools.count()
 
 
 def on_device(self, batch):
-    global seen
+    seen = next(batches)
     time.sleep(float(os.environ.get("SLOW", "0")))
     photos, targets = original(self, batch)
     if os.environ["RANK"] == "1" and seen == int(os.environ.get("FAULT_AT", "3")):
@@ -29,7 +30,6 @@ def on_device(self, batch):
             raise ResnestError("photo.jpg: was moved.")
         elif fault == "die" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
-    seen += 1
     return photos, targets
 
 
