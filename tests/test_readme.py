@@ -62,6 +62,8 @@ def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     make_photo(work / "photos" / "2026" / "n02389026_sorrel.JPEG")
     make_photo(work / "photos" / "n07753592_banana.JPEG")
     (work / "runs/train/exp/weights").mkdir(parents=True)
+    for number in (1, 2):
+        shutil.copy(tiny_checkpoint, work / f"runs/train/exp/weights/epoch-000{number}.safetensors")
     learned = "runs/finetune/exp/weights/best", "runs/train/exp/weights/best"
     for name in ("tiny", "best", *learned):
         shutil.copy(tiny_checkpoint, work / f"{name}.safetensors")

@@ -81,7 +81,7 @@ def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
     Raises:
         StoppedError: a signal came.
     """
-    network, optimizer = trainer.task.network, trainer.optimizer
+    network, optimizer = trainer.task.network, trainer.stepper.optimizer
     weights = copy.deepcopy(network.state_dict())
     before = copy.deepcopy(optimizer.state_dict())
     rates: list[float] = []

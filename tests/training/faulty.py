@@ -12,9 +12,9 @@ import time
 
 from resnest_cli.app import main
 from resnest_cli.errors import ResnestError
-from resnest_cli.training.loop import Trainer
+from resnest_cli.training.stepping import Stepper
 
-original = Trainer._on_device
+original = Stepper.on_device
 batches = itertools.count()
 
 
@@ -34,5 +34,5 @@ def on_device(self, batch):
 
 
 if __name__ == "__main__":
-    Trainer._on_device = on_device
+    Stepper.on_device = on_device
     main()

@@ -54,7 +54,7 @@ def test_a_sweep_leaves_network_and_optimiser_as_they_were(change: dict) -> None
     assert found.suggestion is not None
     after = run.task.network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert not run.optimizer.state_dict()["state"]
+    assert not run.stepper.optimizer.state_dict()["state"]
 
 
 def test_a_signal_ends_it_and_puts_the_weights_back() -> None:
