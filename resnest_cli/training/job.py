@@ -349,7 +349,7 @@ def _again(job: TrainingJob, run: RunFolder, world: World) -> str:
 
     words = ["resnest", job.command]
     if world.size > world.local_size:
-        words = ["torchrun", "...", "-m", "resnest_cli", job.command]
+        words = ["torchrun", "...", "-m", "--", "resnest_cli", job.command]
     words += [job.data] if job.data is not None else []
     words += ["--output", str(job.output)] if job.output != Path("runs") else []
     words += ["--devices", str(world.size)] if 1 < world.size == world.local_size else []

@@ -54,9 +54,9 @@ def arguments(model: Path, *more: str) -> list[str]:
 
 
 def torchrun(*more: str, module: str = "resnest_cli") -> list[str]:
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *more, "-m", module,
-    ]  # fmt: skip
+    """Its start; without "--" torchrun would take --run for one of its own options."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    return [*launcher, *more, "-m", "--", module]
 
 
 @contextlib.contextmanager
@@ -272,7 +272,7 @@ def test_two_machines_of_which_one_is_replaced(
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
         "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "job",
-        "--rdzv-endpoint", f"localhost:{free_port()}", "-m", "tests.training.faulty",
+        "--rdzv-endpoint", f"localhost:{free_port()}", "-m", "--", "tests.training.faulty",
         *arguments(tiny_checkpoint, "--epochs", "10"),
     ]  # fmt: skip
     run = place / "runs" / "finetune" / "exp"
@@ -293,7 +293,7 @@ def test_two_machines_of_which_one_is_replaced(
     with (run / "results.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == [str(n) for n in range(1, 11)]
     code, text = finished(
-        [*torchrun(), *arguments(tiny_checkpoint, "--epochs", "10"), "--run", "quiet"], place
+        [*torchrun(), *arguments(tiny_checkpoint, "--epochs", "10", "--run", "quiet")], place
     )
     assert code == 0, text
     assert weights(run) == weights(run.with_name("quiet"))
