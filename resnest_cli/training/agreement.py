@@ -1,17 +1,58 @@
-"""What a run on several devices has to agree on: with torchrun and with its folder."""
+"""What a run has to agree on: with the folder that it goes on from, and with torchrun."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.errors import UsageError
 from resnest_cli.training import runs
+from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import World
 from resnest_cli.training.loader import default_workers
 from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.settings import differences, load_settings
 
 if TYPE_CHECKING:
     from resnest_cli.training.job import TrainingJob
+
+# What a resumed run may change; everything else would change what it computes.
+CHANGEABLE = (
+    "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
+)  # fmt: skip
+
+
+def agreed(job: "TrainingJob", run: RunFolder, old: Config) -> Config:
+    """The run's settings, with those given now that may change.
+
+    Raises:
+        UsageError: others differ; names them.
+    """
+    given = {key: checked(flag(key), key, value) for key, value in job.flags.items()}
+    given.pop("devices", None)  # checked before
+    if job.recipe is not None and job.recipe != old.recipe:
+        given["recipe"] = job.recipe
+    if job.config is not None:
+        whole = load_settings(
+            job.command, data=job.data or old.data, recipe=None, config=job.config, flags={}
+        )
+        return _without_changes(run, old, replace(whole, **given))
+    if job.data is not None and Path(job.data).resolve() != Path(old.data).resolve():
+        given["data"] = job.data
+    return _without_changes(run, old, replace(old, **given))
+
+
+def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
+    kept = {name: getattr(old, name) for name in CHANGEABLE}
+    found = differences(old, replace(new, **kept))
+    if found:
+        raise UsageError(
+            f"{run.path} cannot be resumed with other settings: {'; '.join(found)}.\nLeave them "
+            "out to go on as it began (--epochs and --workers may change), or start a new run "
+            "without --resume."
+        )
+    changed = {name: getattr(new, name) for name in CHANGEABLE}
+    return replace(old, **{name: value for name, value in changed.items() if value is not None})
 
 
 def same_job(job: "TrainingJob", world: World) -> "TrainingJob":

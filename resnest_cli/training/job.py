@@ -6,7 +6,6 @@ A resumed run takes the settings and the split from its folder and everything el
 On several devices the first process does all of it, and the others join it in the loop.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
-from resnest_cli.training.agreement import check_world, same_job, settled
+from resnest_cli.training.agreement import agreed, check_world, same_job, settled
 from resnest_cli.training.allocator import keep_memory
-from resnest_cli.training.budget import budget_seconds, fitted
-from resnest_cli.training.checks import checked, flag
+from resnest_cli.training.budget import fitted
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
 from resnest_cli.training.distributed import World
+from resnest_cli.training.endings import command_to_try, last_good, out_of_time, tell_stop
 from resnest_cli.training.finding import find_learning_rate
 from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.pictures import final_pictures, picture_of_training
@@ -31,7 +30,6 @@ from resnest_cli.training.planning import estimated, plan_lines
 from resnest_cli.training.resume import Progress, State, load_state
 from resnest_cli.training.runs import NoKeeper, RunFolder, RunKeeper
 from resnest_cli.training.settings import (
-    differences,
     load_settings,
     named,
     without_effect,
@@ -44,11 +42,6 @@ from resnest_cli.training.tensorboard import check_tensorboard, logged
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
-
-# What a resumed run may change; everything else would change what it computes.
-CHANGEABLE = (
-    "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +206,7 @@ def _folder(job: TrainingJob) -> RunFolder:
 def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world: World) -> Outcome:
     old = load_settings(job.command, data=None, recipe=None, config=run.args, flags={})
     check_world(run, old, world)
-    config = _agreed(job, run, old)
+    config = agreed(job, run, old)
     progress = run.progress()
     done = progress.epoch if progress is not None else 0
     assert config.epochs is not None
@@ -238,39 +231,6 @@ def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world
     run.note_job(world.job)
     display.message(f"Going on with {run.path}.")
     return _train(job, run, ready, display, world, _state(run, ready, display))
-
-
-def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
-    """The run's settings, with those given now that may change.
-
-    Raises:
-        UsageError: others differ; names them.
-    """
-    given = {key: checked(flag(key), key, value) for key, value in job.flags.items()}
-    given.pop("devices", None)  # checked before
-    if job.recipe is not None and job.recipe != old.recipe:
-        given["recipe"] = job.recipe
-    if job.config is not None:
-        whole = load_settings(
-            job.command, data=job.data or old.data, recipe=None, config=job.config, flags={}
-        )
-        return _without_changes(run, old, replace(whole, **given))
-    if job.data is not None and Path(job.data).resolve() != Path(old.data).resolve():
-        given["data"] = job.data
-    return _without_changes(run, old, replace(old, **given))
-
-
-def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
-    kept = {name: getattr(old, name) for name in CHANGEABLE}
-    found = differences(old, replace(new, **kept))
-    if found:
-        raise UsageError(
-            f"{run.path} cannot be resumed with other settings: {'; '.join(found)}.\nLeave them "
-            "out to go on as it began (--epochs and --workers may change), or start a new run "
-            "without --resume."
-        )
-    changed = {name: getattr(new, name) for name in CHANGEABLE}
-    return replace(old, **{name: value for name, value in changed.items() if value is not None})
 
 
 def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
@@ -305,12 +265,13 @@ def _train(
                 trainer.progress.origin = ready.origin
                 trainer.run()
         except BudgetUsedError:
-            return _out_of_time(job, run, ready, trainer, display, world)
+            out_of_time(job, run, ready, trainer, display, world)
+            return Outcome(0, run, trainer.progress)
         except StoppedError:
-            _tell_stop(job, run, stop, display, world)
+            tell_stop(job, run, stop, display, world)
             return Outcome(stop.exit_code, run)
         except DivergedError as error:
-            raise DivergedError(f"{error}{_last_good(run)}") from None
+            raise DivergedError(f"{error}{last_good(run)}") from None
         finally:
             ready.close()
         if world.main:
@@ -318,63 +279,5 @@ def _train(
         trainer.progress.finished = True
         trainer.save()
     if world.main:
-        display.summary(run.path, trainer.progress.rows, _command_to_try(run, ready.dataset))
+        display.summary(run.path, trainer.progress.rows, command_to_try(run, ready.dataset))
     return Outcome(0, run, trainer.progress)
-
-
-def _out_of_time(
-    job: TrainingJob,
-    run: RunFolder,
-    ready: Ready,
-    trainer: Trainer,
-    display: "TrainingDisplay",
-    world: World,
-) -> Outcome:
-    """The run ends here, as was asked for, and could go on."""
-    progress, config = trainer.progress, ready.config
-    if progress.rows and world.main:
-        final_pictures(run, ready, progress, trainer.best, display.message)
-        display.summary(run.path, progress.rows, _command_to_try(run, ready.dataset))
-    display.message(
-        f"The time budget of {config.time_budget} is used up after {progress.epoch} of "
-        f"{config.epochs} epochs and {progress.step:,} steps; everything is saved. To go on:\n"
-        f"  {_again(job, run, world)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
-    )
-    return Outcome(0, run, progress)
-
-
-def _again(job: TrainingJob, run: RunFolder, world: World) -> str:
-    """What to type to go on."""
-    import shlex
-
-    words = ["resnest", job.command]
-    if world.size > world.local_size:
-        words = ["torchrun", "...", "-m", "--", "resnest_cli", job.command]
-    words += [job.data] if job.data is not None else []
-    words += ["--output", str(job.output)] if job.output != Path("runs") else []
-    words += ["--devices", str(world.size)] if 1 < world.size == world.local_size else []
-    return shlex.join([*words, "--run", run.path.name, "--resume"])
-
-
-def _tell_stop(
-    job: TrainingJob, run: RunFolder, stop: StopRequest, display: "TrainingDisplay", world: World
-) -> None:
-    assert stop.signal is not None
-    display.message(
-        f"Stopped by {stop.signal.name}; everything so far is saved. To go on:\n"
-        f"  {_again(job, run, world)}"
-    )
-
-
-def _last_good(run: RunFolder) -> str:
-    for name in ("best", "last"):
-        if run.weights(name).exists():
-            return f"\nThe best weights so far: {run.weights(name)}"
-    return ""
-
-
-def _command_to_try(run: RunFolder, dataset: DataSet) -> str:
-    import shlex
-
-    photo = dataset.val[0].path
-    return shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])

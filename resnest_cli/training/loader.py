@@ -9,7 +9,6 @@ An unreadable photo travels back as an error that names it; it is never replaced
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.photo_cache import read_photo
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.workers import Failure, Workers, shared
@@ -56,44 +56,6 @@ def default_workers(device: str, processes: int = 1) -> int:
     """
     cores = max(1, usable_cores() // processes)
     return cores // 4 if device == "cpu" else min(8, cores)
-
-
-def batch_bounds(photos: int, batch_size: int) -> list[tuple[int, int]]:
-    """First and last + 1 of each batch; a last batch of one joins the one before.
-
-    Batch norm cannot learn from a single photo (the split attention sees 1 x 1 maps).
-    """
-    bounds = [(at, min(at + batch_size, photos)) for at in range(0, photos, batch_size)]
-    if len(bounds) > 1 and batch_size > 1 and bounds[-1][1] - bounds[-1][0] == 1:
-        bounds[-2:] = [(bounds[-2][0], photos)]
-    return bounds
-
-
-def rank_bounds(
-    photos: int, batch_size: int, *, ranks: int, accumulated: int = 1
-) -> list[tuple[int, int]]:
-    """The batches of an epoch for so many devices: the first of each, the second of each, ...
-
-    The same batches as for one device that adds up the gradients of `ranks` times `accumulated` of
-    them, but that a smaller last step is dealt out evenly, so that every device has as many
-    batches. No batch has a single photo: what is too little for that joins the step before.
-
-    `photos` are at least 2 * `ranks`.
-    """
-    if ranks == 1:
-        return batch_bounds(photos, batch_size)
-    step = ranks * accumulated * batch_size
-    whole = photos // step * step
-    if 0 < photos - whole < 2 * ranks and whole:
-        whole -= step
-    bounds = [(at, at + batch_size) for at in range(0, whole, batch_size)]
-    rest = photos - whole
-    if rest:
-        each = min(-(-rest // (ranks * batch_size)), accumulated, rest // (2 * ranks))
-        parts = ranks * max(1, each)
-        cuts = [whole + rest * part // parts for part in range(parts + 1)]
-        bounds += list(pairwise(cuts))
-    return bounds
 
 
 def epoch_order(

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
+from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.distributed import World, join
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Task
-from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches, rank_bounds
+from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
 from resnest_cli.training.runs import NoKeeper

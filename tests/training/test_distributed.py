@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.training.bounds import batch_bounds, rank_bounds
 from resnest_cli.training.distributed import World, as_rows, interleaved
 from resnest_cli.training.launch import _exit_code, is_follower, is_worker
-from resnest_cli.training.loader import batch_bounds, rank_bounds
 from resnest_cli.training.stopping import StopRequest
 from tests.training import ranks
 
