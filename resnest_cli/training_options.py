@@ -86,7 +86,8 @@ SETTINGS: dict[str, Any] = {
     "cutmix": _number("--cutmix", "Cutmix's alpha; 0 is off.", _PHOTOS),
     "epochs": _whole("--epochs", "How often each photo is seen.", _LEARNING),
     "batch_size": _whole(
-        "--batch-size -b", "Photos in a batch.", _LEARNING, envvar="RESNEST_BATCH_SIZE"
+        "--batch-size -b", "Photos in a batch, of each device.", _LEARNING,
+        envvar="RESNEST_BATCH_SIZE",
     ),
     "grad_accum_steps": _whole(
         "--grad-accum-steps", "Batches whose gradient makes one step.", _LEARNING
@@ -140,6 +141,15 @@ SETTINGS: dict[str, Any] = {
     "device": _option(
         str, "--device", "auto|cpu|cuda|cuda:1|mps", "Where the network runs.", _MACHINE,
         envvar="RESNEST_DEVICE",
+    ),
+    "devices": _whole(
+        "--devices",
+        "Devices of this machine to train on, a process for each; more machines: torchrun.",
+        _MACHINE,
+    ),
+    "sync_bn": _option(
+        bool, "--sync-bn/--no-sync-bn", None,
+        "GPUs: batch norms see the batches of all devices.", _MACHINE,
     ),
     "amp": _option(
         Literal["off", "float16", "bfloat16"], "--amp", None, "Mixed precision.", _MACHINE

@@ -1,6 +1,7 @@
 """What `resnest train` and `resnest finetune` share: their options, and how they show a run."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from resnest_cli import options, training_options
+from resnest_cli import options, output, training_options
 
 if TYPE_CHECKING:
     from resnest_cli.model.weights import Access
@@ -122,11 +123,15 @@ def with_options(command: Function) -> Function:
 def run(command: "Command", data: str | None, given: Mapping[str, Any], access: "Access") -> None:
     """Trains with the options that were given, and exits with the run's code."""
     from resnest_cli.output.training import TrainingDisplay
-    from resnest_cli.training.job import TrainingJob, run_job
+    from resnest_cli.training.devices import run_on_devices
+    from resnest_cli.training.job import TrainingJob
+    from resnest_cli.training.launch import is_follower
 
+    if is_follower():
+        output.set_quiet(True)
     flags = {name: given[name] for name in training_options.SETTINGS if given[name] is not None}
     own = {name: given[name] for name in COMMON if name not in {"quiet", "debug"}}
     job = TrainingJob(command=command, data=data, flags=flags, access=access, **own)
-    outcome = run_job(job, TrainingDisplay(dry_run=job.dry_run))
+    outcome = run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:])
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

@@ -23,7 +23,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.loader import batch_bounds
+from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.photo_cache import read_photo
 from resnest_cli.training.seeds import derived_seed
 

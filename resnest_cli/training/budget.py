@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 
 from resnest_cli.training.config import Config
-from resnest_cli.training.stopping import BudgetUsedError
 
 _SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _PARTS = re.compile(r"(\d+(?:\.\d+)?)([dhms])")
@@ -66,11 +65,6 @@ class Clock:
         """Seconds."""
         return self._before + time.monotonic() - self._began
 
-    def check(self, reserve: float = 0.0) -> None:
-        """To be called where the run may end; `reserve` are seconds for what still has to be done.
-
-        Raises:
-            BudgetUsedError: there is no more time.
-        """
-        if self.used() + reserve >= self._budget:
-            raise BudgetUsedError("the time budget is used up")
+    def late(self, reserve: float = 0.0) -> bool:
+        """Whether the time is used up; `reserve` are seconds for what still has to be done."""
+        return self.used() + reserve >= self._budget

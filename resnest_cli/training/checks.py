@@ -99,6 +99,8 @@ _CHECKS: dict[str, Check] = {
     ),
     "unfreeze_every": _whole(0),
     "device": _TEXT,
+    "devices": _whole(1, 1 << 16),
+    "sync_bn": _BOOL,
     "amp": _choice("off", "float16", "bfloat16"),
     "channels_last": _BOOL,
     "workers": _whole(0, 256),

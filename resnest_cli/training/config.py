@@ -36,21 +36,24 @@ class Config:
     `mixup` and `cutmix` (alpha; 0 is off).
 
     How it learns: `epochs`, `batch_size`, `grad_accum_steps` (batches whose gradient makes one
-    step), `opt`, `lr` (peak; where None, `lr_base` * batch_size * grad_accum_steps / 256),
-    `momentum`, `weight_decay` (not on norms and biases), `layer_decay` (learning rate of a block as
-    a share of the next one's), `sched` (see `schedule`), `warmup_epochs`, `min_lr` (share of the
-    peak at the end), `decay_epochs` and `decay_rate` (of the step schedule), `clip_grad` (largest
-    norm of the gradient; 0 is off), `bce_loss` (binary cross entropy) and `bce_target_thresh`
-    (targets above it become 1, others 0; 0 is off), `smoothing` (of the labels, in [0, 1)), `drop`
-    (dropout before the classifier), `drop_path` (stochastic depth), `drop_block`, `model_ema` and
-    `model_ema_decay`, `patience` (epochs without a better top-1 after which it stops; 0 is off),
-    `freeze` ("auto", "none", "backbone" or "stages:N": the stem and the first N of four stages),
-    `unfreeze_every` (epochs after which one more stage learns, from the classifier down; 0 is off).
+    step), `opt`, `lr` (peak; where None, `lr_base` / 256 times the photos of a step: batch_size *
+    grad_accum_steps * devices), `momentum`, `weight_decay` (not on norms and biases), `layer_decay`
+    (learning rate of a block as a share of the next one's), `sched` (see `schedule`),
+    `warmup_epochs`, `min_lr` (share of the peak at the end), `decay_epochs` and `decay_rate` (of
+    the step schedule), `clip_grad` (largest norm of the gradient; 0 is off), `bce_loss` (binary
+    cross entropy) and `bce_target_thresh` (targets above it become 1, others 0; 0 is off),
+    `smoothing` (of the labels, in [0, 1)), `drop` (dropout before the classifier), `drop_path`
+    (stochastic depth), `drop_block`, `model_ema` and `model_ema_decay`, `patience` (epochs without
+    a better top-1 after which it stops; 0 is off), `freeze` ("auto", "none", "backbone" or
+    "stages:N": the stem and the first N of four stages), `unfreeze_every` (epochs after which one
+    more stage learns, from the classifier down; 0 is off).
 
-    Where it runs: `device`, `amp`, `channels_last`, `workers`, `cache` (decoded photos stay in
-    memory), `seed`, `save_every` (seconds between states saved within an epoch; 0 is off),
-    `keep_epochs` (how many last epochs keep their weights, for `resnest average`), `time_budget`
-    (such as "2h"; see `budget`), `tensorboard` (writes TensorBoard's event files).
+    Where it runs: `device`, `devices` (processes of all machines together, each with a device and
+    batches of its own), `sync_bn` (batch norms see the batches of all devices), `amp`,
+    `channels_last`, `workers`, `cache` (decoded photos stay in memory), `seed`, `save_every`
+    (seconds between states saved within an epoch; 0 is off), `keep_epochs` (how many last epochs
+    keep their weights, for `resnest average`), `time_budget` (such as "2h"; see `budget`),
+    `tensorboard` (writes TensorBoard's event files).
     """
 
     command: Command
@@ -107,6 +110,8 @@ class Config:
     unfreeze_every: int = 0
 
     device: str = "auto"
+    devices: int = 1
+    sync_bn: bool = False
     amp: Amp = "off"
     channels_last: bool | None = None
     workers: int | None = None

@@ -21,7 +21,7 @@ from resnest_cli.report.plots import lr_finder
 from resnest_cli.training import runs
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import DivergedError, Trainer
-from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.runs import NoKeeper, RunFolder
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.stopping import StoppedError, StopRequest
 
@@ -126,7 +126,7 @@ def find_learning_rate(
     with StopRequest() as stop, display:
         try:
             task = ready.task(run.states, stop, display)
-            found = sweep(Trainer(task, _Nothing(), display, stop, None), stop)
+            found = sweep(Trainer(task, NoKeeper(), display, stop, None), stop)
         except StoppedError:
             return Found(stop.exit_code, run)
         finally:
@@ -151,12 +151,3 @@ def find_learning_rate(
 def _rounded(rate: float) -> float:
     """Two digits."""
     return float(f"{rate:.1e}") if math.isfinite(rate) else rate
-
-
-class _Nothing:
-    """A keeper that keeps nothing."""
-
-    def save_weights(self, *_: object) -> None:
-        """Does nothing."""
-
-    save_rows = save_state = save_weights

@@ -25,8 +25,9 @@ from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
+from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.dataset import Sample
-from resnest_cli.training.loader import Batch, batch_bounds, epoch_order
+from resnest_cli.training.loader import Batch, epoch_order
 from resnest_cli.training.seeds import derived_seed
 
 Float32 = NDArray[np.float32]

@@ -33,7 +33,7 @@ class EvalSource(Protocol):
     """Batches to validate with, each photo once."""
 
     def __len__(self) -> int:
-        """Batches."""
+        """Batches; of several devices, those of the one that has the most."""
         ...
 
     def __iter__(self) -> Iterator[Batch]:

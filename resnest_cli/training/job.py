@@ -3,32 +3,33 @@
     settings -> data -> network -> plan -> run folder -> loop -> pictures
 
 A resumed run takes the settings and the split from its folder and everything else from its state.
+On several devices the first process does all of it, and the others join it in the loop.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
+from resnest_cli.training.agreement import agreed, check_world, same_job, settled
 from resnest_cli.training.allocator import keep_memory
-from resnest_cli.training.budget import budget_seconds, fitted
-from resnest_cli.training.checks import checked, flag
+from resnest_cli.training.budget import fitted
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet, load_dataset
+from resnest_cli.training.distributed import World
+from resnest_cli.training.endings import command_to_try, last_good, out_of_time, tell_stop
 from resnest_cli.training.finding import find_learning_rate
 from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.pictures import final_pictures, picture_of_training
 from resnest_cli.training.plan import Estimate
 from resnest_cli.training.planning import estimated, plan_lines
-from resnest_cli.training.resume import Progress, load_state
-from resnest_cli.training.runs import RunFolder, RunKeeper
+from resnest_cli.training.resume import Progress, State, load_state
+from resnest_cli.training.runs import NoKeeper, RunFolder, RunKeeper
 from resnest_cli.training.settings import (
-    differences,
     load_settings,
     named,
     without_effect,
@@ -41,11 +42,6 @@ from resnest_cli.training.tensorboard import check_tensorboard, logged
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
-
-# What a resumed run may change; everything else would change what it computes.
-CHANGEABLE = (
-    "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,30 +80,74 @@ class Outcome:
     progress: Progress | None = None
 
 
-def run_job(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
-    """Trains as asked, or goes on with what was interrupted.
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the first of several processes tells the others."""
+
+    path: Path
+    config: Config
+    dataset: DataSet
+    state: State | None
+
+
+def run_job(job: TrainingJob, display: "TrainingDisplay", world: World | None = None) -> Outcome:
+    """Trains as asked, or goes on with what was interrupted; on several devices with `follow_job`.
 
     Raises:
         UsageError: settings, data or a run that do not fit together.
         ResnestError: the data, the weights, memory or the disk give no way to go on.
     """
+    world = world or World()
+    code = ResnestError.exit_code
+    try:
+        outcome = _run(job, display, world)
+        code = outcome.exit_code
+    except ResnestError as error:
+        code = error.exit_code
+        raise
+    finally:
+        world.dismiss(code)  # those who still wait for a plan
+    return outcome
+
+
+def _run(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outcome:
     runs.check_run_name(job.run)
     keep_memory()
     if job.find_lr and job.resume:
         raise UsageError("--find-lr starts from the beginning; leave out --resume.")
+    job = same_job(job, world)
     if job.resume:
         found = runs.find_run(job.base, job.run)
         if found is not None:
             with found.locked():
-                return _resumed(job, found, display)
+                return _resumed(job, found, display, world)
         display.message(f"Nothing to resume in {job.base / (job.run or '')}; starting afresh.")
-    return _started(job, display)
+    return _started(job, display, world)
 
 
-def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
+def follow_job(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outcome:
+    """What a process that is not the first does: waits for that one, and trains with it.
+
+    Raises:
+        ResnestError: as `run_job`, for what goes wrong here.
+    """
+    keep_memory()
+    code, plan = world.await_main()
+    if plan is None:
+        return Outcome(code)
+    world.device(plan.config.device)
+    ready = get_ready(plan.config, plan.dataset, job.access)
+    return _train(job, RunFolder(plan.path), ready, display, world, plan.state)
+
+
+def _started(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outcome:
     config = load_settings(
         job.command, data=job.data, recipe=job.recipe, config=job.config, flags=job.flags
     )
+    if not (job.dry_run and world.size == 1):  # a plan for several devices needs only one
+        config = settled(config, world)
+    if job.find_lr and world.size > 1:
+        raise UsageError("--find-lr: looks on one device; leave out --devices.")
     if not job.dry_run and job.run is not None and not job.resume:
         runs.check_free(job.base / job.run)
     with display.scanning() as progress:
@@ -134,11 +174,12 @@ def _started(job: TrainingJob, display: "TrainingDisplay") -> Outcome:
         return Outcome(found.exit_code, found.run)
     run = _folder(job)
     with run.locked():
+        run.note_job(world.job)
         write_split(run.split, dataset)
         write_args(run.args, ready.config)
         display.message(f"Run folder: {run.path}")
         picture_of_training(run.path, ready, display.message)
-        return _train(job, run, ready, display)
+        return _train(job, run, ready, display, world, _state(run, ready, display))
 
 
 def _measured(job: TrainingJob, ready: Ready) -> Estimate:
@@ -162,9 +203,10 @@ def _folder(job: TrainingJob) -> RunFolder:
     return runs.new_run(job.base, job.run)
 
 
-def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay") -> Outcome:
+def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world: World) -> Outcome:
     old = load_settings(job.command, data=None, recipe=None, config=run.args, flags={})
-    config = _agreed(job, run, old)
+    check_world(run, old, world)
+    config = agreed(job, run, old)
     progress = run.progress()
     done = progress.epoch if progress is not None else 0
     assert config.epochs is not None
@@ -186,118 +228,56 @@ def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay") -> Ou
             "schedule from here on."
         )
         write_args(run.args, ready.config)
+    run.note_job(world.job)
     display.message(f"Going on with {run.path}.")
-    return _train(job, run, ready, display)
+    return _train(job, run, ready, display, world, _state(run, ready, display))
 
 
-def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
-    """The run's settings, with those given now that may change.
-
-    Raises:
-        UsageError: others differ; names them.
-    """
-    given = {key: checked(flag(key), key, value) for key, value in job.flags.items()}
-    if job.recipe is not None and job.recipe != old.recipe:
-        given["recipe"] = job.recipe
-    if job.config is not None:
-        whole = load_settings(
-            job.command, data=job.data or old.data, recipe=None, config=job.config, flags={}
-        )
-        return _without_changes(run, old, replace(whole, **given))
-    if job.data is not None and Path(job.data).resolve() != Path(old.data).resolve():
-        given["data"] = job.data
-    return _without_changes(run, old, replace(old, **given))
-
-
-def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
-    kept = {name: getattr(old, name) for name in CHANGEABLE}
-    found = differences(old, replace(new, **kept))
-    if found:
-        raise UsageError(
-            f"{run.path} cannot be resumed with other settings: {'; '.join(found)}.\nLeave them "
-            "out to go on as it began (--epochs and --workers may change), or start a new run "
-            "without --resume."
-        )
-    changed = {name: getattr(new, name) for name in CHANGEABLE}
-    return replace(old, **{name: value for name, value in changed.items() if value is not None})
-
-
-def _train(job: TrainingJob, run: RunFolder, ready: Ready, display: "TrainingDisplay") -> Outcome:
+def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
+    """What a run goes on from; None at its beginning."""
     state = load_state(run.states, display.message)
     if state is not None and state.progress.origin != ready.origin:
         raise UsageError(
             f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
             "same ones, or start a new run without --resume."
         )
+    return state
+
+
+def _train(
+    job: TrainingJob,
+    run: RunFolder,
+    ready: Ready,
+    display: "TrainingDisplay",
+    world: World,
+    state: State | None,
+) -> Outcome:
+    if world.main:
+        world.begin(_Plan(run.path, ready.config, ready.dataset, state))
     with StopRequest() as stop, display:
         try:
-            task = ready.task(run.states, stop, display)
-            keeper = RunKeeper(run, ready.info, ready.whole, ready.config.keep_epochs)
-            with logged(display, run, ready.config, state) as watched:
-                trainer = Trainer(task, keeper, watched, stop, state, job.began)
+            task = ready.task(run.states, stop, display, world.rank)
+            kept = ready.config.keep_epochs
+            keeper = RunKeeper(run, ready.info, ready.whole, kept) if world.main else NoKeeper()
+            world.meet()
+            with logged(display, run, ready.config, state, world.main) as watched:
+                trainer = Trainer(task, keeper, watched, stop, state, job.began, world)
                 trainer.progress.origin = ready.origin
                 trainer.run()
         except BudgetUsedError:
-            return _out_of_time(job, run, ready, trainer, display)
+            out_of_time(job, run, ready, trainer, display, world)
+            return Outcome(0, run, trainer.progress)
         except StoppedError:
-            _tell_stop(job, run, stop, display)
+            tell_stop(job, run, stop, display, world)
             return Outcome(stop.exit_code, run)
         except DivergedError as error:
-            raise DivergedError(f"{error}{_last_good(run)}") from None
+            raise DivergedError(f"{error}{last_good(run)}") from None
         finally:
             ready.close()
-        final_pictures(run, ready, trainer.progress, trainer.best, display.message)
+        if world.main:
+            final_pictures(run, ready, trainer.progress, trainer.best, display.message)
         trainer.progress.finished = True
         trainer.save()
-    display.summary(run.path, trainer.progress.rows, _command_to_try(run, ready.dataset))
+    if world.main:
+        display.summary(run.path, trainer.progress.rows, command_to_try(run, ready.dataset))
     return Outcome(0, run, trainer.progress)
-
-
-def _out_of_time(
-    job: TrainingJob, run: RunFolder, ready: Ready, trainer: Trainer, display: "TrainingDisplay"
-) -> Outcome:
-    """The run ends here, as was asked for, and could go on."""
-    progress, config = trainer.progress, ready.config
-    if progress.rows:
-        final_pictures(run, ready, progress, trainer.best, display.message)
-        display.summary(run.path, progress.rows, _command_to_try(run, ready.dataset))
-    display.message(
-        f"The time budget of {config.time_budget} is used up after {progress.epoch} of "
-        f"{config.epochs} epochs and {progress.step:,} steps; everything is saved. To go on:\n"
-        f"  {_again(job, run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
-    )
-    return Outcome(0, run, progress)
-
-
-def _again(job: TrainingJob, run: RunFolder) -> str:
-    """What to type to go on."""
-    import shlex
-
-    words = ["resnest", job.command]
-    words += [job.data] if job.data is not None else []
-    words += ["--output", str(job.output)] if job.output != Path("runs") else []
-    return shlex.join([*words, "--run", run.path.name, "--resume"])
-
-
-def _tell_stop(
-    job: TrainingJob, run: RunFolder, stop: StopRequest, display: "TrainingDisplay"
-) -> None:
-    assert stop.signal is not None
-    display.message(
-        f"Stopped by {stop.signal.name}; everything so far is saved. To go on:\n"
-        f"  {_again(job, run)}"
-    )
-
-
-def _last_good(run: RunFolder) -> str:
-    for name in ("best", "last"):
-        if run.weights(name).exists():
-            return f"\nThe best weights so far: {run.weights(name)}"
-    return ""
-
-
-def _command_to_try(run: RunFolder, dataset: DataSet) -> str:
-    import shlex
-
-    photo = dataset.val[0].path
-    return shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])

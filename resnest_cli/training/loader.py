@@ -21,6 +21,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.photo_cache import read_photo
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.workers import Failure, Workers, shared
@@ -46,25 +47,15 @@ class _Item(NamedTuple):
     place: int
 
 
-def default_workers(device: str) -> int:
-    """Worker processes for a device.
+def default_workers(device: str, processes: int = 1) -> int:
+    """Worker processes for a device; `processes` of this machine share its cores.
 
     On a CPU of one or two cores none: a worker there delays the network's threads, which wait for
     each other, by more than it saves (resnest14d at 64 pixels, 2 cores: 118 photos/s without, 98
     with one). With more cores, one for each four.
     """
-    return usable_cores() // 4 if device == "cpu" else min(8, usable_cores())
-
-
-def batch_bounds(photos: int, batch_size: int) -> list[tuple[int, int]]:
-    """First and last + 1 of each batch; a last batch of one joins the one before.
-
-    Batch norm cannot learn from a single photo (the split attention sees 1 x 1 maps).
-    """
-    bounds = [(at, min(at + batch_size, photos)) for at in range(0, photos, batch_size)]
-    if len(bounds) > 1 and batch_size > 1 and bounds[-1][1] - bounds[-1][0] == 1:
-        bounds[-2:] = [(bounds[-2][0], photos)]
-    return bounds
+    cores = max(1, usable_cores() // processes)
+    return cores // 4 if device == "cpu" else min(8, cores)
 
 
 def epoch_order(
@@ -178,6 +169,8 @@ class TrainBatches:
         sizes: their side in an epoch (from 0); the augmentation's own unless given; picklable.
         photos: the samples' photos, where they are in memory; see `photo_cache`.
         batch_size: photos in a batch; see `batch_bounds`.
+        rank, ranks: which of how many devices the batches are for; see `rank_bounds`.
+        accumulated: batches of a device whose gradient makes a step.
         workers: processes; 0 prepares photos in this one.
         seed: of the run.
         balanced: see `epoch_order`.
@@ -202,11 +195,15 @@ class TrainBatches:
         pin_memory: bool = False,
         sizes: Callable[[int], int] | None = None,
         photos: Sequence[Image.Image] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulated: int = 1,
     ) -> None:
         self._labels = [sample.label for sample in samples]
         self._seed, self._balanced, self._aug_repeats = seed, balanced, aug_repeats
         self.photos = len(samples)
-        self._bounds = batch_bounds(self.photos, batch_size)
+        bounds = rank_bounds(self.photos, batch_size, ranks=ranks, accumulated=accumulated)
+        self._bounds = bounds[rank::ranks]
         items = _Photos(samples, seed, augment, sizes, photos)
         self._workers: Workers[Key, Batch] = Workers(
             items,
@@ -241,7 +238,10 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Photos as `resnest predict` prepares them, bit for bit, in order."""
+    """Photos as `resnest predict` prepares them, bit for bit, in order.
+
+    Of several devices, `rank` of `ranks` has every `ranks`-th batch: each photo comes once.
+    """
 
     def __init__(
         self,
@@ -252,12 +252,15 @@ class EvalBatches:
         workers: int,
         pin_memory: bool = False,
         photos: Sequence[Image.Image] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         count = len(samples)
-        self._keys = [
+        keys = [
             [(0, index, 0) for index in range(at, min(at + batch_size, count))]
             for at in range(0, count, batch_size)
         ]
+        self._most, self._keys = -(-len(keys) // ranks), keys[rank::ranks]
         items = _Photos(samples, 0, preprocessing, None, photos)
         self._workers: Workers[Key, Batch] = Workers(
             items,
@@ -268,8 +271,8 @@ class EvalBatches:
         )
 
     def __len__(self) -> int:
-        """Batches."""
-        return len(self._keys)
+        """Batches of the device that has the most."""
+        return self._most
 
     def __iter__(self) -> Iterator[Batch]:
         """All batches.

@@ -4,7 +4,8 @@
                     then validation of the raw and the averaged weights, weights on disk, a row
 
 A step takes the gradient of one batch, or of `grad_accum_steps` of them; states are saved, and
-signals answered, between two steps, so that no half of a gradient has to be kept.
+signals answered, between two steps, so that no half of a gradient has to be kept. On several
+devices each has batches of its own, and all do the same at the same step; see `distributed`.
 
 Every state that it saves, and every draw that it makes, is a function of (seed, epoch, batch), so
 that a run that was killed and resumed gives the same weights, bit for bit, on the same CPU. It
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.training.budget import Clock, budget_seconds
+from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
@@ -44,11 +46,13 @@ class Trainer:
         stop: StopRequest,
         state: State | None,
         began: float | None = None,
+        world: World | None = None,
     ) -> None:
         config = task.config
         self.task, self.config = task, config
+        self._world = world or World()
         self._keeper, self._display, self._stop = keeper, display, stop
-        self.stepper = Stepper(task)
+        self.stepper = Stepper(task, self._world)
         self._network = self.stepper.network
         self._accumulated = config.grad_accum_steps
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
@@ -87,7 +91,7 @@ class Trainer:
         try:
             while progress.epoch < epochs and not self._out_of_patience():
                 if progress.step:  # at least one, for the weights to be something
-                    self._clock.check()
+                    self._end_in_time(0.0)
                 if progress.position < len(self.task.train):
                     self._train_epoch()
                 self._finish_epoch()
@@ -112,10 +116,12 @@ class Trainer:
         """The rest of the epoch's batches."""
         self._set_training()
         progress, begin = self.progress, time.perf_counter()
-        rate = self._schedule.lr(progress.step)
+        rate, done = self._schedule.lr(progress.step), 0
         for batch in self.task.train.epoch(progress.epoch, start=progress.position):
-            done = self.stepper.add_gradient(batch, progress.epoch, progress.position, rate)
-            if done < self._accumulated and progress.position + done < len(self.task.train):
+            done += 1
+            last = done == self._accumulated or progress.position + done == len(self.task.train)
+            self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
+            if not last:
                 continue
             loss, photos = self.stepper.step(rate)
             if self._ema is not None:
@@ -129,7 +135,7 @@ class Trainer:
             self._speed.add(now - begin, photos)
             self._tell(loss / photos, rate)
             self._between_steps()
-            rate, begin = self._schedule.lr(progress.step), time.perf_counter()
+            rate, done, begin = self._schedule.lr(progress.step), 0, time.perf_counter()
 
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
         """One step at this learning rate, of which nothing is kept; the loss before it.
@@ -139,8 +145,10 @@ class Trainer:
         """
         self._set_training()
         progress = self.progress
-        for _ in range(self._accumulated):
-            self.stepper.add_gradient(next(batches), progress.epoch, progress.position, rate)
+        for done in range(1, self._accumulated + 1):
+            last = done == self._accumulated
+            batch = next(batches)
+            self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
         loss, photos = self.stepper.step(rate)
         progress.position += self._accumulated  # other draws in the next
         return loss / photos
@@ -168,12 +176,23 @@ class Trainer:
         )
 
     def _between_steps(self) -> None:
-        self._stop.check()
-        if self.progress.position < len(self.task.train):
-            self._clock.check(reserve=self._speed.validation)
         every = self.config.save_every
-        if every > 0 and time.monotonic() - self._saved >= every:
+        due = every > 0 and time.monotonic() - self._saved >= every
+        if self.progress.position < len(self.task.train):
+            (due,) = self._end_in_time(self._speed.validation, due)
+        else:
+            (due,) = self._world.decide(self._stop, due)
+            self._stop.check()
+        if due:
             self.save()
+
+    def _end_in_time(self, reserve: float, *wishes: bool) -> list[bool]:
+        """Where the run may end, for a signal or for its budget; `wishes` as in `World.decide`."""
+        late, *decided = self._world.decide(self._stop, self._clock.late(reserve), *wishes)
+        self._stop.check()
+        if late:
+            raise BudgetUsedError("the time budget is used up")
+        return decided
 
     def save(self) -> None:
         """Saves the state as it stands between two steps."""
@@ -186,11 +205,13 @@ class Trainer:
         if self._ema is not None:
             parts["ema"] = self._ema.network.state_dict()
         self._keeper.save_state(self.progress, parts, self.stepper.scaler.state_dict())
+        self._world.meet()
         self._saved = time.monotonic()
 
     def _finish_epoch(self) -> None:
         """Validates, keeps weights, history and state, and goes on to the next epoch."""
         begin = time.perf_counter()
+        self._world.share_buffers(*(network for _, network in self._sides()))
         raw = self._validate(self._network)
         averaged = self._validate(self._ema.network) if self._ema is not None else None
         self._speed.validation = time.perf_counter() - begin
@@ -214,6 +235,7 @@ class Trainer:
         progress = self.progress
         if not progress.position:
             return
+        self._world.share_buffers(*(network for _, network in self._sides()))
         for suffix, network in self._sides():
             found = self._validate(network)
             names = [f"last{suffix}"] + ([] if progress.rows or suffix else ["best"])
@@ -229,13 +251,18 @@ class Trainer:
         network.eval()
         meter = Meter(self.task.num_classes)
         with torch.inference_mode(), memory_errors(self.config):
-            for done, batch in enumerate(self.task.val, start=1):
-                photos, labels = self.stepper.on_device(batch)
-                with self.stepper.autocast():
-                    logits = network(photos)
-                meter.update(logits.float(), labels)
+            batches = iter(self.task.val)
+            for done in range(1, total + 1):
+                batch = next(batches, None)
+                if batch is not None:  # of several devices some have one batch less
+                    photos, labels = self.stepper.on_device(batch)
+                    with self.stepper.autocast():
+                        logits = network(photos)
+                    meter.update(logits.float(), labels)
                 self._display.validating(done, total)
+                self._world.decide(self._stop)
                 self._stop.check()
+            meter.batches = interleaved(self._world.gathered(meter.batches))
         return meter.result()
 
     def _row(self, raw: Evaluation, averaged: Evaluation | None) -> EpochRow:

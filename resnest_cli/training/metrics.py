@@ -38,41 +38,58 @@ class Evaluation:
         return sum(known) / len(known) if known else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was said of a batch: int64 (B,), int64 (B,), float32 (B,), and sums over its photos."""
+
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    loss: float
+    right5: int
+
+
 class Meter:
-    """Collects the logits of batches."""
+    """Collects the answers to batches; `batches` may be joined with those of other devices."""
 
     def __init__(self, num_classes: int) -> None:
         self._classes = num_classes
-        self._confusion = np.zeros((num_classes, num_classes), np.int64)
-        self._loss, self._right5 = 0.0, 0
-        self._predicted: list[Tensor] = []
-        self._confidence: list[Tensor] = []
+        self.batches: list[Answers] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Logits (B, K) and labels int64 (B,), on any device."""
         logits, labels = logits.detach().cpu().double(), labels.cpu()  # MPS has no float64
-        self._loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         # Of equal logits the lower index wins, as in `inference.ranking`.
         order = torch.sort(logits, dim=1, descending=True, stable=True).indices
-        pairs = (labels.numpy(), order[:, 0].numpy())
-        np.add.at(self._confusion, pairs, 1)
-        self._predicted.append(order[:, 0].clone())
-        self._confidence.append(logits.softmax(dim=1).amax(dim=1).float())
-        self._right5 += int((order[:, :5] == labels[:, None]).sum())
+        answers = Answers(
+            labels=labels.numpy().copy(),  # without workers a batch's memory may be used again
+            predicted=order[:, 0].numpy().copy(),
+            confidence=logits.softmax(dim=1).amax(dim=1).float().numpy(),
+            loss=float(F.cross_entropy(logits, labels, reduction="sum")),
+            right5=int((order[:, :5] == labels[:, None]).sum()),
+        )
+        self.batches.append(answers)
 
     def result(self) -> Evaluation:
         """Everything so far; all zero without photos."""
-        photos = int(self._confusion.sum())
-        recall = tuple(one.recall for one in class_scores(self._confusion))
+        confusion = np.zeros((self._classes, self._classes), np.int64)
+        for batch in self.batches:
+            np.add.at(confusion, (batch.labels, batch.predicted), 1)
+        photos = int(confusion.sum())
+        recall = tuple(one.recall for one in class_scores(confusion))
         return Evaluation(
             photos=photos,
-            loss=self._loss / max(1, photos),
-            top1=float(np.trace(self._confusion)) / max(1, photos),
-            top5=self._right5 / max(1, photos) if self._classes > 5 else None,
+            loss=sum(batch.loss for batch in self.batches) / max(1, photos),
+            top1=float(np.trace(confusion)) / max(1, photos),
+            top5=sum(batch.right5 for batch in self.batches) / max(1, photos)
+            if self._classes > 5
+            else None,
             recall=recall,
-            confusion=self._confusion.copy(),
-            predicted=torch.cat([torch.empty(0, dtype=torch.int64), *self._predicted]).numpy(),
-            confidence=torch.cat([torch.empty(0), *self._confidence]).numpy(),
+            confusion=confusion,
+            predicted=np.concatenate([np.empty(0, np.int64), *(b.predicted for b in self.batches)]),
+            confidence=np.concatenate(
+                [np.empty(0, np.float32), *(b.confidence for b in self.batches)]
+            ),
         )
 
 

@@ -39,7 +39,8 @@ def plan_lines(ready: Ready, measured: Estimate | None = None) -> list[tuple[str
 
 def estimated(ready: Ready) -> Estimate:
     """Time and memory of the run, measured on a few photos."""
-    train, val = len(ready.dataset.train), len(ready.dataset.val)
+    devices, photos = ready.config.devices, (len(ready.dataset.train), len(ready.dataset.val))
+    train, val = (-(-count // devices) for count in photos)
     load, decoded = _loading(ready)
     if ready.cached:
         return estimate_cached(
@@ -55,7 +56,7 @@ def estimated(ready: Ready) -> Estimate:
     )
     if not ready.config.cache:
         return found
-    return replace(found, memory_bytes=found.memory_bytes + round(decoded * (train + val)))
+    return replace(found, memory_bytes=found.memory_bytes + round(decoded * sum(photos)))
 
 
 def _loading(ready: Ready) -> tuple[float, float]:
@@ -100,7 +101,8 @@ def _start(ready: Ready) -> str:
 
 def _learning(config: Config) -> str:
     parts = [
-        f"{config.epochs} epochs of batches of {config.batch_size}",
+        f"{config.epochs} epochs of batches of {config.batch_size}"
+        + (f" on each of {config.devices} devices" if config.devices > 1 else ""),
         *([f"{config.grad_accum_steps} of them a step"] if config.grad_accum_steps > 1 else []),
         f"{config.opt} with learning rate {config.lr:.3g}",
         *_schedule(config),
@@ -178,6 +180,8 @@ def _machine(config: Config) -> str:
     parts = [config.device, precision]
     if config.channels_last:
         parts.append("channels last")
+    if config.sync_bn and config.devices > 1:
+        parts.append("batch norms over all devices")
     loaders = "no loader process" if not config.workers else f"{config.workers} loader process(es)"
     parts += ["decoded photos kept in memory"] if config.cache else []
     return ", ".join([*parts, loaders]) + (

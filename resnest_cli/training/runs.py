@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import write_text
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume
@@ -57,6 +58,11 @@ class RunFolder:
     def weights(self, name: str) -> Path:
         """`best`, `last`, ..."""
         return self.path / "weights" / f"{name}.safetensors"
+
+    def note_job(self, job: str) -> None:
+        """Remembers which job of torchrun it is of, so that a restart finds it."""
+        if job:
+            write_text(self.states / "job", job)
 
     @property
     def started(self) -> bool:
@@ -141,6 +147,17 @@ def find_run(base: Path, name: str | None) -> RunFolder | None:
     return max(started, key=lambda run: run.args.stat().st_mtime_ns, default=None)
 
 
+def find_job(base: Path, job: str) -> RunFolder | None:
+    """The newest run of this job of torchrun, with something to resume or without."""
+    found = []
+    for path in base.glob("*/resume/job"):
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="utf-8") == job:
+                found.append(path)
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if newest is None else RunFolder(newest.parents[1])
+
+
 def check_run_name(name: str | None) -> None:
     """A run's name is one folder.
 
@@ -207,6 +224,26 @@ class RunKeeper:
     ) -> None:
         """The training state."""
         resume.save_state(self.run.states, progress, parts, scaler)
+
+
+class NoKeeper:
+    """Keeps nothing: of several devices, one process writes. See `interfaces.Keeper`."""
+
+    def save_weights(
+        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
+    ) -> None:
+        """Does nothing."""
+
+    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
+        """Does nothing."""
+
+    def save_state(
+        self,
+        progress: Progress,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        scaler: Mapping[str, Any],
+    ) -> None:
+        """Does nothing."""
 
 
 def _same_file(source: Path, target: Path) -> None:

@@ -138,7 +138,8 @@ def resolve(
             "--freeze backbone: train starts from nothing, so there is nothing to keep."
         )
     _check_together(config, freeze)
-    batch = config.batch_size or _batch_size(photos, cached)
+    _check_devices(config, kind, cached)
+    batch = config.batch_size or _batch_size(photos // config.devices, cached)
     epochs = config.epochs or _epochs(photos, config, cached)
     if config.warmup_epochs >= epochs:
         raise UsageError(
@@ -181,6 +182,18 @@ def _check_together(config: Config, freeze: str) -> None:
         )
 
 
+def _check_devices(config: Config, kind: str, cached: bool) -> None:
+    """Raises UsageError for what does not work on several devices, or needs GPUs."""
+    if config.sync_bn and kind != "cuda":
+        raise UsageError("--sync-bn needs GPUs: torch's SyncBatchNorm computes nowhere else.")
+    if config.devices > 1 and cached:
+        raise UsageError(
+            f"{config.devices} devices: on CPUs the frozen backbone's features are computed once, "
+            "and the rest takes seconds on one. Leave out --devices, or train more of the network: "
+            "--freeze none, or stages:N."
+        )
+
+
 def _decay_epochs(config: Config, epochs: int) -> float | None:
     """A third of the run, unless said."""
     return config.decay_epochs or epochs / 3 if config.sched == "step" else None
@@ -205,7 +218,7 @@ def _epochs(photos: int, config: Config, cached: bool) -> int:
 
 def _learning_rate(config: Config, batch: int, freeze: str, cached: bool) -> float:
     if config.opt == "sgd":
-        return config.lr_base * batch * config.grad_accum_steps / 256
+        return config.lr_base * batch * config.grad_accum_steps * config.devices / 256
     if config.opt == "lamb":
         return 0.005
     if cached or freeze == "backbone":
@@ -236,6 +249,8 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
         why |= dict.fromkeys(("momentum", "lr_base"), "it is for --opt sgd")
     elif given.get("lr") is not None:
         why["lr_base"] = "--lr is given"
+    if config.devices == 1:
+        why["sync_bn"] = "there is one device"
     if not config.model_ema:
         why["model_ema_decay"] = "there is no --model-ema"
     if config.sched in {"constant", "onecycle"}:

@@ -90,8 +90,12 @@ class Ready:
             return tensors
         return {**self.network.state_dict(), **tensors}
 
-    def task(self, cache: Path, stop: StopRequest, display: "TrainingDisplay") -> Task:
+    def task(
+        self, cache: Path, stop: StopRequest, display: "TrainingDisplay", rank: int = 0
+    ) -> Task:
         """What the loop trains: the network on photos, or its classifier on cached features.
+
+        `rank` says which of the config's devices its batches are for.
 
         Raises:
             StoppedError: a signal came while features were computed; what is done is kept.
@@ -115,6 +119,9 @@ class Ready:
             balanced=config.balanced,
             aug_repeats=config.aug_repeats,
             pin_memory=pinned,
+            rank=rank,
+            ranks=config.devices,
+            accumulated=config.grad_accum_steps,
         )
         self._open.callback(train.close)
         val = EvalBatches(
@@ -124,8 +131,13 @@ class Ready:
             batch_size=config.batch_size,
             workers=config.workers,
             pin_memory=pinned,
+            rank=rank,
+            ranks=config.devices,
         )
         self._open.callback(val.close)
+        if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
+            self.frozen = network.freeze(self.network, config.freeze)
         gradual = config.unfreeze_every > 0
         return Task(
             config,
@@ -280,9 +292,14 @@ def check_batches(ready: Ready) -> None:
     Raises:
         UsageError: a batch would hold one photo while batch norms learn their statistics.
     """
+    photos, devices = len(ready.dataset.train), ready.config.devices
+    if devices > 1 and photos < 2 * devices:
+        raise UsageError(
+            f"{ready.config.data}: {photos} photos to train on are too few for {devices} devices."
+        )
     if ready.cached or not network.has_live_norms(ready.network, ready.frozen):
         return
-    if ready.config.batch_size == 1:
+    if ready.config.batch_size == 1 and not (ready.config.sync_bn and devices > 1):
         raise UsageError(
             "-b 1: batch norm cannot learn from one photo at a time. Use -b 2 or more, or freeze "
             "the norms with --freeze backbone."

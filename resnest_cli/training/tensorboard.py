@@ -29,10 +29,10 @@ def check_tensorboard(config: Config) -> None:
 
 @contextmanager
 def logged(
-    display: Display, run: RunFolder, config: Config, state: State | None
+    display: Display, run: RunFolder, config: Config, state: State | None, writes: bool = True
 ) -> Iterator[Display]:
-    """The display to give to the loop; without `tensorboard` the very one."""
-    if not config.tensorboard:
+    """The display to give to the loop; the very one unless `tensorboard` is on and it `writes`."""
+    if not config.tensorboard or not writes:
         yield display
         return
     from torch.utils.tensorboard import SummaryWriter

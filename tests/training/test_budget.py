@@ -8,7 +8,6 @@ import pytest
 
 from resnest_cli.training.budget import Clock, budget_seconds, fitted, parse_duration
 from resnest_cli.training.config import Config
-from resnest_cli.training.stopping import BudgetUsedError
 
 CONFIG = Config(
     command="train", data="d", model="m", recipe="quick", epochs=100, warmup_epochs=5.0,
@@ -47,10 +46,8 @@ def test_the_clock() -> None:
     began = time.monotonic() - 10
     clock = Clock(30.0, before=5.0, began=began)
     assert clock.used() == pytest.approx(15, abs=2)
-    clock.check()
-    clock.check(reserve=10)
-    with pytest.raises(BudgetUsedError):
-        clock.check(reserve=16)
-    with pytest.raises(BudgetUsedError):
-        Clock(30.0, before=25.0, began=began).check()
-    Clock(math.inf, 1e9, began).check()
+    assert not clock.late()
+    assert not clock.late(reserve=10)
+    assert clock.late(reserve=16)
+    assert Clock(30.0, before=25.0, began=began).late()
+    assert not Clock(math.inf, 1e9, began).late()

@@ -17,13 +17,13 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
+from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import (
     Batch,
     EvalBatches,
     TrainBatches,
-    batch_bounds,
     default_workers,
     epoch_order,
 )

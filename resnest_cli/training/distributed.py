@@ -1,0 +1,320 @@
+"""The processes of a run on several devices, and what they tell each other.
+
+torchrun, or `--devices` (see `launch`), starts one process for each device and says in the
+environment which it is; torch.nn.parallel.DistributedDataParallel adds up gradients. What is here
+is the rest: every process must end, save and stop at the same step, and no process may wait for
+one that is gone.
+
+- Numbers and decisions travel over gloo on the CPU, gradients by nccl where there are GPUs. A peer
+  that is gone, or more than a minute behind within a step, ends the process with an error.
+- What the first process does alone, such as checking the data or writing a state, may take longer:
+  the others wait for it at a key in the store, without that limit.
+- torchrun gives each process a session of its own, so that killing torchrun would leave orphans: a
+  process whose parent has changed stops as on SIGTERM.
+
+Statistics of batch norms are those that the first process saw, as DistributedDataParallel has it:
+the others take them over before each validation.
+"""
+
+import contextlib
+import inspect
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.inference.cores import usable_cores
+from resnest_cli.training.launch import is_worker
+from resnest_cli.training.stopping import StopRequest
+
+_BEHIND = timedelta(seconds=60)  # how long a step waits for the slowest process
+_ENDING = 20.0  # seconds that an orphan, or a process group, gets to end by itself
+_LOST = ("gloo", "nccl", "connection", "peer", "timed out", "socket", "broken pipe")
+
+
+class PeerLostError(ResnestError):
+    """Another process of the run has ended, or does not answer."""
+
+
+@dataclass(slots=True)
+class World:
+    """Which of the processes of a run this is; the default is a run of one.
+
+    `rank` is its number among all `size` of them, `local_rank` that among the `local_size` of this
+    machine. `job` names what torchrun was started for, "" without it; `restarted` says that it has
+    started the processes before.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    job: str = ""
+    restarted: bool = False
+    _store: Any = None
+    _met: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
+        """The numbers of every process, by rank; each gives as many.
+
+        Raises:
+            PeerLostError: as everything below that needs the others.
+        """
+        if self.size == 1:
+            return [list(numbers)]
+        mine = torch.tensor(list(numbers), dtype=torch.float64)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        with _peers():
+            dist.all_gather(found, mine)
+        return [tensor.tolist() for tensor in found]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """A picklable value of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with _peers():
+            dist.all_gather_object(found, value)
+        return found
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, picklable, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with _peers():
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def decide(self, stop: StopRequest, *wishes: bool) -> list[bool]:
+        """What the first process wishes, in every process; a signal that came to any comes to all.
+
+        To be called by all processes at the same place between two steps.
+        """
+        if self.size == 1:
+            return list(wishes)
+        rows = self.exchange([float(stop.signal or 0), *map(float, wishes)])
+        signals = [int(row[0]) for row in rows if row[0]]
+        if signals and stop.signal is None:
+            stop.signal = signal.Signals(signals[0])
+        return [bool(wish) for wish in rows[0][1:]]
+
+    def share_buffers(self, *networks: nn.Module) -> None:
+        """Running statistics of the first process, in every process."""
+        if self.size == 1:
+            return
+        for network in networks:
+            buffers = [b for b in network.buffers() if b.is_floating_point()]
+            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            with _peers():
+                dist.broadcast(flat, src=0)
+            parts = torch.split(flat, [buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+    def meet(self) -> None:
+        """Waits, however long it takes, until every process is here."""
+        if self.size == 1:
+            return
+        self._met += 1
+        key = f"meet/{self._met}"
+        with _peers():
+            if self._store.add(key, 1) == self.size:
+                self._store.set(f"{key}/all", "1")
+        self._wait(f"{key}/all")
+
+    def begin(self, plan: Any) -> None:
+        """The first process is ready, and gives the others what `await_main` returns."""
+        if self.size > 1:
+            with _peers():
+                self._store.set("begin", "go")
+            self.share(plan)
+
+    def dismiss(self, exit_code: int) -> None:
+        """The first process ends without any training; so do the others."""
+        if self.size > 1:
+            with contextlib.suppress(RuntimeError):
+                self._store.set("begin", str(exit_code))
+
+    def await_main(self) -> tuple[int, Any]:
+        """Exit code and None of a first process that ends before training; else 0 and its plan."""
+        self._wait("begin")
+        with _peers():
+            word = self._store.get("begin").decode()
+        return (0, self.share(None)) if word == "go" else (int(word), None)
+
+    def _wait(self, key: str) -> None:
+        """Polls, so that signals are answered meanwhile."""
+        pause = 0.001
+        with _peers():
+            while not self._store.check([key]):
+                time.sleep(pause)
+                pause = min(0.5, 1.5 * pause)
+
+    def position(self, batch: int) -> int:
+        """Where this process's batch of this number in an epoch stands among those of all."""
+        return batch * self.size + self.rank
+
+    def learner(self, network: nn.Module, *, unused: bool) -> nn.Module:
+        """The network, its gradient averaged over all processes; itself in a run of one.
+
+        `unused` says that parts of it may be without gradient in some epochs; all parts that ever
+        get one must have it now.
+        """
+        if self.size == 1:
+            return network
+        # Gradients of convolutions of 1 x 1 have other strides, in the same place in memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        apart: dict[str, Any] = {name: False}  # it was renamed
+        with _peers():
+            return DistributedDataParallel(network, find_unused_parameters=unused, **apart)
+
+    @contextlib.contextmanager
+    def adding(self, learner: nn.Module, last: bool) -> Iterator[None]:
+        """Around forward and backward pass: only the step's last gradient is averaged."""
+        with contextlib.ExitStack() as stack:
+            if isinstance(learner, DistributedDataParallel):
+                stack.enter_context(_peers())
+                if not last:
+                    stack.enter_context(learner.no_sync())
+            yield
+
+    def device(self, asked: str) -> str:
+        """Where this process computes; "cuda" is then its own GPU.
+
+        Raises:
+            UsageError: no device for each process.
+        """
+        if self.size == 1:
+            return asked
+        kind = asked
+        if asked == "auto":
+            kind = "cuda" if torch.cuda.is_available() else "cpu"
+        if kind == "cpu":
+            return kind
+        if kind != "cuda":
+            raise UsageError(
+                f"--device {asked}: with several devices it is cuda, of which every process takes "
+                "its own, or cpu."
+            )
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.local_size > count:
+            raise UsageError(
+                f"{self.local_size} processes need as many GPUs; torch {torch.__version__} sees "
+                f"{count} here. Start fewer, or use --device cpu."
+            )
+        torch.cuda.set_device(self.local_rank)
+        return kind
+
+    def close(self) -> None:
+        """Ends the process group, by force what is stuck in it."""
+        if self.size > 1 and dist.is_initialized():
+            alarm = threading.Timer(_ENDING, os._exit, [1])
+            alarm.daemon = True
+            alarm.start()
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+            alarm.cancel()
+
+
+def join(environment: Mapping[str, str] = os.environ) -> World:
+    """The world that torchrun's environment describes; a run of one without it.
+
+    Raises:
+        PeerLostError: the others cannot be reached.
+    """
+    if not is_worker(environment):
+        return World()
+    world = World(
+        rank=int(environment["RANK"]),
+        size=int(environment["WORLD_SIZE"]),
+        local_rank=int(environment["LOCAL_RANK"]),
+        local_size=int(environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"])),
+    )
+    _end_with_parent()
+    restarts = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    job = environment.get("TORCHELASTIC_RUN_ID", "none")
+    if job == "none":  # nobody named it
+        job = f"{socket.gethostname()}:{os.getppid()}"
+    if world.size == 1:
+        world.job, world.restarted = job, restarts > 0
+        return world
+    torch.set_num_threads(max(1, usable_cores() // world.local_size))
+    gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    with _peers():
+        store, _, _ = next(rendezvous("env://", timeout=_BEHIND))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpus else "gloo",
+            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+            rank=world.rank,
+            world_size=world.size,
+            timeout=_BEHIND,
+        )
+        # Keys of processes that were started before may still be in the store.
+        unique = world.share(os.urandom(8).hex())
+        prefix = f"resnest/{unique}"
+        world._store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    world.job = world.share(job)
+    # A machine that was replaced counts from 0.
+    world.restarted = max(row[0] for row in world.exchange([restarts])) > 0
+    return world
+
+
+@contextlib.contextmanager
+def _peers() -> Iterator[None]:
+    """Turns the many ways in which a peer can be gone into one error."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.distributed.DistError is one
+        text = str(error).lower()
+        if not isinstance(error, dist.DistError) and not any(word in text for word in _LOST):
+            raise
+        raise PeerLostError(
+            "another process of this run has ended, or is more than a minute behind; what it said "
+            "stands above. What was saved before is whole: go on with --resume."
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """Stops this process as SIGTERM does when what started it is gone; a little later by force."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_ENDING)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def interleaved(rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """What all processes have, batch after batch: the first of each, the second of each, ..."""
+    longest = max(map(len, rows), default=0)
+    return [row[index] for index in range(longest) for row in rows if index < len(row)]
+
+
+def as_rows(numbers: Sequence[float], width: int) -> list[list[float]]:
+    """A flat list in rows of `width`."""
+    return [list(numbers[at : at + width]) for at in range(0, len(numbers), width)]

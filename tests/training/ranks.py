@@ -1,0 +1,196 @@
+"""One of two processes that train on the CPU, or one process that does the work of both.
+
+    RANK=... WORLD_SIZE=2 ... python -m tests.training.ranks FOLDER
+
+writes what the process has after one step, and after a run: `test_distributed` compares it with
+what `work(folder, World())` gives.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnest_cli.model.resnest import build
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.augment import Augment
+from resnest_cli.training.bounds import rank_bounds
+from resnest_cli.training.config import Config
+from resnest_cli.training.dataset import Sample
+from resnest_cli.training.distributed import World, join
+from resnest_cli.training.history import EpochRow
+from resnest_cli.training.interfaces import Task
+from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
+from resnest_cli.training.loop import Trainer
+from resnest_cli.training.network import freeze, thawing
+from resnest_cli.training.runs import NoKeeper
+from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.stopping import StopRequest
+from tests.conftest import make_photo
+from tests.networks import TINY
+
+CLASSES, RANKS, BATCH = 3, 2, 4
+PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
+CONFIG = Config(
+    command="train", data="data", model="resnest14t", recipe="quick", img_size=32, epochs=2,
+    batch_size=BATCH, opt="sgd", lr=0.05, smoothing=0.1, drop=0.2, drop_path=0.2, drop_block=0.1,
+    model_ema=True, model_ema_decay=0.9, freeze="none", device="cpu", channels_last=True, workers=0,
+    seed=3, save_every=0.0, hflip=0.5, scale=0.5, color_jitter=0.2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """Settings, so many photos to train on and to validate with, and batches of a step."""
+
+    changes: dict[str, Any]
+    train: int = 24
+    val: int = 13
+    accumulated: int = 1
+    class_weights: bool = False
+
+
+CASES = {
+    "plain": Case({}),
+    "mixed": Case({"bce_loss": True, "mixup": 0.4, "cutmix": 0.5}, accumulated=2),
+    "uneven": Case({"clip_grad": 0.1, "balanced": True}, train=29, val=9),
+    "weighted": Case({"opt": "adamw", "lr": 0.001}, train=26, class_weights=True),
+    "thawing": Case({"unfreeze_every": 1, "freeze": "stages:1", "momentum": 0.0}),
+}
+
+
+class Double(nn.Module):
+    """The network in float64, on photos of any kind."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        self.inner = build(
+            TINY, num_classes=CLASSES, drop_rate=config.drop, drop_path_rate=config.drop_path,
+            drop_block_rate=config.drop_block,
+        ).double()  # fmt: skip
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return self.inner(photos.double())
+
+
+class AllBatches(TrainBatches):
+    """The batches of all devices, one after the other."""
+
+    def __init__(self, *arguments: Any, ranks: int, accumulated: int, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._bounds = rank_bounds(self.photos, BATCH, ranks=ranks, accumulated=accumulated)
+
+
+class Seen:
+    """Hands batches on and notes which photos were in them."""
+
+    def __init__(self, source: TrainBatches) -> None:
+        self.source, self.batches = source, []
+        self.photos = source.photos
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self.source.epoch(epoch, start):
+            self.batches.append((batch.indices, float(batch.photos.double().sum())))
+            yield batch
+
+
+class Watch:
+    """What the display is told of losses; calls `first` after the first step."""
+
+    def __init__(self, first: Any) -> None:
+        self.losses, self.first = [], first
+
+    def start(self, **_: int) -> None: ...
+
+    def step(self, *, loss: float, **_: float) -> None:
+        self.losses.append(loss)
+        if len(self.losses) == 1:
+            self.first()
+
+    def validating(self, done: int, total: int) -> None: ...
+
+    def epoch(self, row: EpochRow) -> None: ...
+
+
+def samples(folder: Path, side: str, count: int) -> list[Sample]:
+    names = [f"{side}{index}.png" for index in range(count)]
+    return [
+        Sample(str(folder / name), name, (index * index) % CLASSES)
+        for index, name in enumerate(names)
+    ]
+
+
+def make_photos(folder: Path) -> None:
+    for side, count in (("train", 29), ("val", 13)):
+        for index in range(count):
+            make_photo(folder / f"{side}{index}.png", (40, 36), seed=len(side) * 100 + index)
+
+
+def clones(named: Sequence[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in named if tensor is not None}
+
+
+def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
+    """What one process of `world` has; of a world of one, the work of `RANKS` processes."""
+    ranks = world.size
+    accumulated = case.accumulated if ranks > 1 else RANKS * case.accumulated
+    config = replace(CONFIG, devices=ranks, grad_accum_steps=accumulated, **case.changes)
+    train, val = samples(folder, "train", case.train), samples(folder, "val", case.val)
+    kind = TrainBatches if ranks > 1 else AllBatches
+    more = {"rank": world.rank} if ranks > 1 else {}
+    source = Seen(
+        kind(
+            train, Augment(config, PREPROCESSING), size=32, batch_size=BATCH, workers=0,
+            seed=config.seed, balanced=config.balanced, ranks=RANKS, accumulated=case.accumulated,
+            **more,
+        )
+    )  # fmt: skip
+    validation = EvalBatches(
+        val, PREPROCESSING, batch_size=BATCH, workers=0, rank=world.rank, ranks=ranks
+    )
+    network = Double(config)
+    frozen = freeze(network.inner, config.freeze)
+    task = Task(
+        config, network, source, validation, CLASSES, frozen=frozen,
+        thawing=thawing(network.inner, config.freeze) if config.unfreeze_every else (),
+        class_weights=torch.tensor([0.2, 1.0, 3.0]) if case.class_weights else None,
+    )  # fmt: skip
+    first: dict[str, Any] = {}
+
+    def after_first_step() -> None:
+        first["gradients"] = clones([(n, p.grad) for n, p in network.named_parameters()])
+        first["buffers"] = clones(list(network.named_buffers()))
+
+    start = clones(list(network.named_buffers()))
+    watch = Watch(after_first_step)
+    trainer = Trainer(task, NoKeeper(), watch, StopRequest(), None, world=world)
+    before, progress = trainer._validate(network), trainer.run()
+    assert trainer._ema is not None
+    return {
+        "start": start, **first, "evaluation": before, "losses": watch.losses,
+        "batches": source.batches, "loss": [row.train_loss for row in progress.rows],
+        "rows": [(row.val_loss, row.top1, row.recall) for row in progress.rows],
+        "weights": clones(list(network.named_parameters())),
+        "ema": clones(list(trainer._ema.network.named_parameters())),
+        "end_buffers": clones(list(network.named_buffers())),
+    }  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    world = join()
+    torch.set_num_threads(1)
+    found = {name: work(folder, world, case) for name, case in CASES.items()}
+    torch.save(found, folder / f"rank{world.rank}.pt")
+    world.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
