@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from resnest_cli.output.messages import printable_name
+from resnest_cli.output.messages import message, printable_name
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
 
+_DISTURBED = 1.25  # quartiles that lie farther apart than this
 _SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"}
 
 
@@ -53,7 +54,7 @@ def _engine(one: Mapping[str, Any]) -> str:
 
 
 def _show_runs(found: Mapping[str, Any]) -> None:
-    titles = ["Batch", "ms a batch", "quartiles", "photos/s", "GMAC/s", "of product"]
+    titles = ["Batch", "ms a batch", "least", "quartiles", "photos/s", "GMAC/s", "of product"]
     rows = []
     for one in found["runs"]:
         ms = one["ms"]
@@ -62,6 +63,7 @@ def _show_runs(found: Mapping[str, Any]) -> None:
                 _engine(one),
                 str(one["batch_size"]),
                 _number(ms["median"]),
+                _number(ms["min"]),
                 f"{_number(ms['p25'])} to {_number(ms['p75'])}",
                 _number(one["photos_per_second"]),
                 _number(one["gmacs_per_second"]),
@@ -69,6 +71,8 @@ def _show_runs(found: Mapping[str, Any]) -> None:
             ]
         )
     show_table([("Engine", "left"), *((title, "right") for title in titles)], rows)
+    if any(one["ms"]["p75"] > _DISTURBED * one["ms"]["p25"] for one in found["runs"]):
+        message("Times of the same work differ much: something else is running on this machine.")
 
 
 def _show_stages(found: Mapping[str, Any]) -> None:
