@@ -54,10 +54,10 @@ def torch_stages(engine: "TorchEngine", batch: Float32, runs: int) -> dict[str, 
     hooks += [module.register_forward_hook(read) for module in ends]
     found: list[list[float]] = []
     try:
-        photos = torch.from_numpy(batch).to(engine.device)
+        photos = engine.moved(torch.from_numpy(batch))
         for _ in range(runs + 1):
             clock.clear()
-            with torch.inference_mode():
+            with torch.inference_mode(), engine.autocast():
                 network(photos)
             found.append([end - begin for begin, end in pairwise(clock)])
     finally:

@@ -61,12 +61,12 @@ class TorchEngine:
             EngineError: the network cannot be compiled here.
         """
         run = self._runner(name)
-        with torch.inference_mode(), self._autocast():
-            photos = self._moved(torch.from_numpy(batch))
+        with torch.inference_mode(), self.autocast():
+            photos = self.moved(torch.from_numpy(batch))
             out = run(photos) if self._compiled is None else self._compiled(name, run, photos)
             return np.asarray(out.float().cpu().contiguous().numpy(), dtype=np.float32)
 
-    def _moved(self, photos: torch.Tensor) -> torch.Tensor:
+    def moved(self, photos: torch.Tensor) -> torch.Tensor:
         """On the device, in its precision and layout; through pinned memory where that helps."""
         if self._kind == "cuda":
             photos = photos.pin_memory()
@@ -83,7 +83,8 @@ class TorchEngine:
             )
         return lambda photos: network.forward_intermediates(photos, [int(name[-1])])[0]
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision of the convolutions, around a run of the network."""
         return torch.autocast(
             self._kind, dtype=self._dtype, enabled=self._dtype is not torch.float32
         )

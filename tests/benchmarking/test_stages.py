@@ -83,7 +83,7 @@ def test_hooks_read_the_clock_where_a_stage_ends(monkeypatch: pytest.MonkeyPatch
     engine = TorchEngine(network, "cpu")
     before = engine.logits(BATCH)
     order: list[str] = []
-    for name, module in network.named_modules():
+    for name, module in engine.network.named_modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear | torch.nn.MaxPool2d):
             module.register_forward_hook(lambda *_, name=name: order.append(name))
     ticks = iter(range(1000))

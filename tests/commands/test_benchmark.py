@@ -83,16 +83,16 @@ def test_table_of_the_bundled_model_in_80_columns(
     assert result.err.count("small bundled model") == 1
 
 
-def test_a_disturbed_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disturbed_machine_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     from resnest_cli.output.benchmark import _show_runs
 
     ms = {"median": 2.0, "min": 1.0, "p25": 2.0, "p75": 2.4, "max": 9.0}
     run = {"engine": "onnx", "device": "cpu", "batch_size": 1, "ms": ms, "photos_per_second": 500,
            "gmacs_per_second": 100, "matmul_share": 0.5}  # fmt: skip
     _show_runs({"runs": [run]})
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
     _show_runs({"runs": [run, run | {"ms": ms | {"p75": 2.6}}]})
-    assert "something else is running" in capsys.readouterr().err
+    assert "something else is running" in capfd.readouterr().err
 
 
 def test_options_act(cli: Cli, tiny_checkpoint: Path) -> None:
