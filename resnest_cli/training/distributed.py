@@ -261,11 +261,13 @@ def join(environment: Mapping[str, str] = os.environ) -> World:
         return world
     torch.set_num_threads(max(1, usable_cores() // world.local_size))
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    # The agent's store outlives its processes: the addresses of those before must not be found.
+    attempt = restarts if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
     with _peers():
         store, _, _ = next(rendezvous("env://", timeout=_BEHIND))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo",
-            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+            store=dist.PrefixStore(f"group/{attempt}", store),  # type: ignore[attr-defined]
             rank=world.rank,
             world_size=world.size,
             timeout=_BEHIND,

@@ -15,7 +15,6 @@ import pytest
 
 from resnest_cli.training import resume
 from tests.conftest import Cli, make_photo
-from tests.training.test_distributed import free_port
 
 ROOT = Path(__file__).parents[2]
 CLASSES, PHOTOS = 2, 12
@@ -261,39 +260,3 @@ def test_no_orphans_when_the_launcher_is_killed(place: Path, tiny_checkpoint: Pa
         wait_for_states(place / "runs" / "finetune" / "exp")
         process.kill()
         assert gone(MINUTE)
-
-
-@pytest.mark.slow
-def test_two_machines_of_which_one_is_replaced(
-    place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two agents on this machine; one is killed, with its process, and started again."""
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-        "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "job",
-        "--rdzv-endpoint", f"localhost:{free_port()}", "-m", "--", "tests.training.faulty",
-        *arguments(tiny_checkpoint, "--epochs", "10"),
-    ]  # fmt: skip
-    run = place / "runs" / "finetune" / "exp"
-    with (
-        started(command, place / "log1", SLOW="0.3") as first,
-        started(command, place / "log2", SLOW="0.3") as second,
-    ):
-        wait_for_states(run, 4)
-        second.kill()  # its process follows by itself
-        time.sleep(3)
-        with started(command, place / "log3", SLOW="0.3") as third:
-            codes = first.wait(240), third.wait(240)
-            texts = [(place / f"log{number}").read_text() for number in (1, 2, 3)]
-            assert codes == (0, 0), "\n=====\n".join(texts)
-            assert gone(5)
-    assert [path.name for path in run.parent.iterdir()] == ["exp"]
-    assert any("Going on with runs/finetune/exp." in text for text in texts)
-    with (run / "results.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == [str(n) for n in range(1, 11)]
-    code, text = finished(
-        [*torchrun(), *arguments(tiny_checkpoint, "--epochs", "10", "--run", "quiet")], place
-    )
-    assert code == 0, text
-    assert weights(run) == weights(run.with_name("quiet"))
