@@ -13,8 +13,6 @@ from statistics import median
 from typing import Any
 
 from resnest_cli.errors import ImageError, ResnestError
-from resnest_cli.images.decode import decode
-from resnest_cli.images.preprocess import preprocess
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.cores import usable_cores
@@ -110,9 +108,9 @@ class Pipeline:
         def prepare(source: Source) -> tuple[float, float]:
             assert source.path is not None
             start = time.perf_counter()
-            image = decode(source.path, exif=preparation.exif)
+            image = preparation.decoded(source.path)
             decoded = time.perf_counter()
-            preprocess(image, preparation.preprocessing, crop_mode=preparation.crop_mode)
+            preparation.preprocessed(image)
             return decoded - start, time.perf_counter() - decoded
 
         with ThreadPoolExecutor(self._workers) as pool:

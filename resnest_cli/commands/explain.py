@@ -8,12 +8,13 @@ import typer
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_inputs, check_written, picked, write_page
+from resnest_cli.commands.targets import target
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.job import MOST_CLASSES, ExplainJob, Results, Target, explain
-from resnest_cli.explanation.targets import target
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.output.explanations import ExplanationWriter
 
 if TYPE_CHECKING:
     from resnest_cli.explanation.page import ExplanationPage
@@ -146,7 +147,7 @@ def _show(
     job: ExplainJob, found: Results, html: Path | None, format_: Literal["table", "json"], *,
     single: bool, total: int | None,
 ) -> None:  # fmt: skip
-    writer = output.ExplanationWriter(format_, single=single)
+    writer = ExplanationWriter(format_, single=single)
     page = _page(job) if html is not None else None
     done, failed = 0, list[str]()
     with output.RecordProgress(total) as progress:

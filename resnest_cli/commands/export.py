@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from resnest_cli import options, output
-from resnest_cli.commands.inputs import check_not_read
+from resnest_cli.commands.inputs import check_not_read, check_place
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model.variants import DEFAULT_MODEL
 
@@ -116,9 +116,7 @@ def _check_file(
         raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
     if int8 != (calibrate is not None):
         raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ResnestError(f"{path}: cannot be written: {what}.")
+    check_place(path)
     check_not_read(path, read)
 
 

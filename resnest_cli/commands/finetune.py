@@ -17,6 +17,8 @@ EPILOG = """Examples:
 
   resnest finetune data/ --resume"""
 
+CLASS = training.GroupedCommand
+
 
 @training.with_options
 def finetune(

@@ -40,15 +40,15 @@ def check_inputs(inputs: Iterable[str], from_file: str | None) -> None:
         raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
 
 
-def check_not_read(path: Path, read: Iterable[str | None]) -> None:
-    """Whether a file that is to be written is none of those that are `read`.
+def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:
+    """Whether the file that `option` is to write is none of those that are `read`.
 
     Raises:
         UsageError: it is one of them.
     """
     for name in filter(None, read):
         if path.exists() and Path(name).exists() and path.samefile(name):
-            raise UsageError(f"{path} is read by this command; give -o another name.")
+            raise UsageError(f"{path} is read by this command; give {option} another name.")
 
 
 def check_written(path: Path, read: Iterable[str | None]) -> None:
@@ -60,10 +60,19 @@ def check_written(path: Path, read: Iterable[str | None]) -> None:
     """
     if path.suffix.lower() in EXTENSIONS:
         raise UsageError(f"{path}: records are text; photos are never written to.")
+    check_place(path)
+    check_not_read(path, read)
+
+
+def check_place(path: Path) -> None:
+    """Whether a file can stand there.
+
+    Raises:
+        ResnestError: it is a folder, or its own does not exist.
+    """
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise ResnestError(f"{path}: cannot be written: {what}.")
-    check_not_read(path, read)
 
 
 class HtmlPage:

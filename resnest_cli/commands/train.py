@@ -17,6 +17,8 @@ EPILOG = """Examples:
 
   resnest train --config runs/train/exp/args.toml"""
 
+CLASS = training.GroupedCommand
+
 
 @training.with_options
 def train(

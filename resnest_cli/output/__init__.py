@@ -13,7 +13,6 @@ stdout carries records only. Rich is imported where a table or a bar is drawn. N
 NO_COLOR or TERM=dumb: no colour, no bars.
 """
 
-from resnest_cli.output.explanations import ExplanationWriter
 from resnest_cli.output.messages import (
     debug_wanted,
     error,
@@ -32,7 +31,6 @@ from resnest_cli.output.tables import show_table, to_json
 
 __all__ = [
     "DownloadBar",
-    "ExplanationWriter",
     "Format",
     "Line",
     "RecordProgress",

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import resnest_cli
+from resnest_cli import app
 from tests.conftest import Cli
 
-COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["merge"], ["download"],
+COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["evaluate"], ["export"],
+            ["average"], ["merge"], ["download"],
             ["models"], ["models", "verify"], ["models", "clean"], ["models", "show"]]  # fmt: skip
 
 
@@ -37,6 +39,8 @@ def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     imported = python(code).split("IMPORTED")[1].split()
     assert "resnest_cli.app" in imported
     assert not {"torch", "torchvision", "timm", "onnx", "onnxruntime"} & set(imported)
+    if arguments[0] == "predict":  # a command does not wait for the others
+        assert not {"resnest_cli.commands.train", "resnest_cli.commands.evaluate"} & set(imported)
 
 
 def test_module_script_and_version() -> None:
@@ -54,12 +58,7 @@ def test_top_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     result = cli("--help")
     assert result.code == 0
     for name in (
-        "predict",
-        "features",
-        "merge",
-        "explain",
-        "download",
-        "models",
+        *(f"\n  {name} " for name in app.COMMANDS),
         "Examples",
         "Exit codes",
         "completion",

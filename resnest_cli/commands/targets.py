@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from resnest_cli.commands.inputs import check_not_read, check_place
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.job import Target
 from resnest_cli.images import folders
@@ -29,10 +30,8 @@ def target(
     if one and not path.is_dir():
         if path.suffix.lower() not in _PICTURES:
             raise UsageError(f"{option} {path}: pictures are .png or .jpg files.")
-        _check_parent(path)
-        for name in filter(None, read):
-            if path.exists() and Path(name).exists() and path.samefile(name):
-                raise UsageError(f"{path} is read by this command; give {option} another name.")
+        check_place(path)
+        check_not_read(path, read, option)
         return Target(path, folder=False)
     if path.suffix.lower() in _PICTURES and not path.is_dir():
         raise UsageError(
@@ -41,7 +40,8 @@ def target(
         )
     if path.exists() and not path.is_dir():
         raise ResnestError(f"{path}: cannot be written: is a file. Give {option} a folder.")
-    _check_parent(path)
+    if not path.is_dir():
+        check_place(path)
     for name in filter(None, read):
         if path.resolve().is_relative_to(_folder_of(name) or path.resolve() / "none"):
             raise UsageError(
@@ -49,11 +49,6 @@ def target(
                 f"photos. Give {option} another folder."
             )
     return Target(path, folder=True)
-
-
-def _check_parent(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise ResnestError(f"{path}: cannot be written: there is no folder {path.parent}.")
 
 
 def _folder_of(name: str) -> Path | None:
