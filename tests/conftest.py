@@ -15,8 +15,8 @@ from resnest_cli.model import variants
 from resnest_cli.model.variants import Variant
 from tests.server import File, Server
 
-# Before any test imports torch: tests side by side, and the commands that they start, would wait for
-# each other's threads, which spin. Two of them on two cores take half the time with one thread each.
+# Before any test imports torch: tests side by side, and the commands that they start, would wait
+# for each other's threads, which spin. With one thread each, two on two cores take half the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before any test imports ONNX Runtime, whose wheels send telemetry unless told not to.
