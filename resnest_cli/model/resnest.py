@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnest_cli.model.regularization import DropBlock, DropPath
 from resnest_cli.model.variants import EXPANSION, Variant, get_variant
+from resnest_cli.model.weighted_sum import weighted_sum
 
 STAGES = (0, 1, 2, 3, 4)  # the stem's map and those of layer1 to layer4
 
@@ -96,13 +97,7 @@ class SplitAttention(nn.Module):
         x = self.act0(self.bn0(self.conv(x)))  # (B, radix * C, H, W)
         # Under autocast the softmax is float32, and the map must not become so.
         weights = self.attention(x).to(x.dtype)[..., None, None]  # (B, radix, C, 1, 1)
-        splits = x.chunk(self.radix, dim=1)  # radix of (B, C, H, W)
-        # One product and sum after the other: in training, with channels last, the whole network
-        # is 1.1 times as fast as with a product over (B, radix, C, H, W) and its sum.
-        weighted: Tensor = splits[0] * weights[:, 0]
-        for index in range(1, self.radix):
-            weighted = torch.addcmul(weighted, splits[index], weights[:, index])
-        return weighted  # (B, C, H, W)
+        return weighted_sum(x, weights, training=self.training)  # (B, C, H, W)
 
     def attention(self, splits: Tensor) -> Tensor:
         """Weight of every channel of every split: (B, radix * C, H, W) -> (B, radix, C) in [0, 1].
