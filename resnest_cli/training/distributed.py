@@ -42,6 +42,7 @@ from resnest_cli.training.stopping import StopRequest
 
 _BEHIND = timedelta(seconds=60)  # how long a step waits for the slowest process
 _ENDING = 20.0  # seconds that an orphan, or a process group, gets to end by itself
+_LEAVING = 5.0  # seconds that the first process waits for the others to leave before it
 _LOST = ("gloo", "nccl", "connection", "peer", "timed out", "socket", "broken pipe")
 
 
@@ -233,8 +234,17 @@ class World:
             alarm.daemon = True
             alarm.start()
             with contextlib.suppress(RuntimeError):
+                self._leave()
                 dist.destroy_process_group()
             alarm.cancel()
+
+    def _leave(self) -> None:
+        """The first process goes last: it may hold the store that the others still look into."""
+        left = self._store.add("left", 1)
+        end = time.monotonic() + _LEAVING
+        while self.main and left < self.size and time.monotonic() < end:
+            time.sleep(0.02)
+            left = self._store.add("left", 0)
 
 
 def join(environment: Mapping[str, str] = os.environ) -> World:

@@ -4,11 +4,12 @@ import contextlib
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def torchrun(*more: str, module: str = "resnest_cli") -> list[str]:
     return [*launcher, *more, "-m", "--", module]
 
 
+def agent(*given: str) -> tuple[list[str], int]:
+    """One of two machines, each with one process; and the port at which they meet."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "job",
+        "--rdzv-endpoint", f"localhost:{port}", "-m", "--", "tests.training.faulty", *given,
+    ]  # fmt: skip
+    return command, port
+
+
 @contextlib.contextmanager
 def started(command: list[str], log: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """Runs beside the test, in a session of its own; its output goes to a file."""
@@ -73,6 +87,24 @@ def started(command: list[str], log: Path, **more: str) -> Iterator[subprocess.P
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def reachable(port: int) -> bool:
+    """Whether something listens there: the first agent, which holds the store."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
+
+
+@contextlib.contextmanager
+def started_when(
+    ready: Callable[[], bool], command: list[str], log: Path, **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`started`, as soon as it is ready for that."""
+    end = time.monotonic() + MINUTE
+    while not ready() and time.monotonic() < end:
+        time.sleep(0.1)
+    with started(command, log, **more) as process:
+        yield process
 
 
 def finished(command: list[str], place: Path, **more: str) -> tuple[int, str]:
@@ -250,6 +282,42 @@ def test_torchrun_starts_again_from_the_last_state(place: Path, tiny_checkpoint:
     code, text = finished([*torchrun(), *arguments(tiny_checkpoint), "--run", "quiet"], place)
     assert code == 0, text
     assert weights(runs / "exp") == weights(runs / "quiet")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_machines_of_which_one_is_replaced(
+    place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two agents on this machine; one is killed, with its process, and started again."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see the README
+    given = arguments(tiny_checkpoint, "--epochs", "10")
+    command, port = agent(*given)
+    run = place / "runs" / "finetune" / "exp"
+    with (
+        started(command, place / "log1", SLOW="0.3") as first,
+        started_when(lambda: reachable(port), command, place / "log2", SLOW="0.3") as second,
+    ):
+        wait_for_states(run, 4)
+        second.kill()  # its process follows by itself
+        time.sleep(3)
+        with started(command, place / "log3", SLOW="0.3") as third:
+            codes = first.wait(240), third.wait(240)
+            texts = [(place / f"log{number}").read_text() for number in (1, 2, 3)]
+            assert codes == (0, 0), "\n=====\n".join(texts)
+            assert gone(10)
+    assert [path.name for path in run.parent.iterdir()] == ["exp"]
+    assert any("Going on with runs/finetune/exp." in text for text in texts)
+    with (run / "results.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == [str(n) for n in range(1, 11)]
+    # As many threads each as before, which decide the last bits.
+    command, port = agent(*given, "--run", "quiet")
+    with (
+        started(command, place / "log1") as first,
+        started_when(lambda: reachable(port), command, place / "log2") as second,
+    ):
+        assert (first.wait(240), second.wait(240)) == (0, 0)
+    assert weights(run) == weights(run.with_name("quiet"))
 
 
 @pytest.mark.slow
