@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 from resnest_cli import output
-from resnest_cli.inference.run_options import Amp
+from resnest_cli.inference.run_options import AUTO, Amp
 from resnest_cli.model.weights import Access
+
+_MOST_PHOTOS = 4096  # in a batch
 
 
 def _quiet(value: bool) -> bool:
@@ -18,6 +20,15 @@ def _quiet(value: bool) -> bool:
 def _debug(value: bool) -> bool:
     output.set_debug(value)
     return value
+
+
+def _batch_size(text: object) -> int:
+    """A number from 1 to 4096, or `auto`."""
+    if str(text) == "auto":
+        return AUTO
+    if not (str(text).isdecimal() and 1 <= int(str(text)) <= _MOST_PHOTOS):
+        raise typer.BadParameter(f"{text} is neither a number from 1 to {_MOST_PHOTOS} nor auto.")
+    return int(str(text))
 
 
 Model = Annotated[
@@ -67,6 +78,18 @@ Compiled = Annotated[
         "--compile", help="Run the network through torch.compile, for long runs (torch engine)."
     ),
 ]
+CudaGraphs = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graphs", help="Record the network as one CUDA graph (torch engine, NVIDIA GPU)."
+    ),
+]
+GpuDecode = Annotated[
+    bool,
+    typer.Option(
+        "--gpu-decode", help="Decode JPEGs on the NVIDIA GPU: answers change a bit (torch engine)."
+    ),
+]
 Mirror = Annotated[
     str | None,
     typer.Option(
@@ -102,16 +125,27 @@ Workers = Annotated[
     int,
     typer.Option("--workers", "-j", metavar="N", min=0, max=256, help="Threads that decode ahead."),
 ]
+ChosenBatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N|auto",
+        parser=_batch_size,
+        envvar="RESNEST_BATCH_SIZE",
+        help="Photos that the network sees at once; auto tries out which is best here.",
+    ),
+]
 KeptBatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
         "-b",
-        metavar="N",
-        min=1,
-        max=4096,
+        metavar="N|auto",
+        parser=_batch_size,
         envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once: 8, or what an interrupted run had.",
+        help="Photos that the network sees at once: 8, or what an interrupted run had; auto tries "
+        "out which is best here.",
         show_default=False,
     ),
 ]

@@ -93,12 +93,14 @@ def features(
     engine: options.Engine = "auto",
     amp: options.HalfPrecision = "off",
     compiled: options.Compiled = False,
+    graphs: options.CudaGraphs = False,
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = "center",
     exif: options.Exif = True,
     fast_decode: options.FastDecode = False,
+    gpu_decode: options.GpuDecode = False,
     isolate: options.Isolate = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
@@ -155,6 +157,7 @@ def features(
                 resume=resume,
                 overwrite=overwrite,
                 retry=retry_failed,
+                find_batch_size=features_job.find_batch_size,
             )
     except InterruptedRunError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")

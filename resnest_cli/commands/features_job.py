@@ -16,9 +16,11 @@ from resnest_cli.features.counting import Counting
 from resnest_cli.features.failures import summary
 from resnest_cli.features.job import FeaturesJob, Todo
 from resnest_cli.features.session import Report, Results
+from resnest_cli.inference.run_options import AUTO
 from resnest_cli.supervise import Replay, Start, supervised
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from typing import Self
 
 _stdin: "list[Replay | None]" = []  # made once: it is read again by every working process
@@ -40,6 +42,20 @@ def _work(job: FeaturesJob, todo: Todo, begin: Start) -> Results:
     output.set_quiet(job.quiet)
     found = classifier(job.model, ready_for=job.extraction.output)
     return (yield from extract(found, job, todo, begin, _stdin[0] if _stdin else None))
+
+
+def find_batch_size(job: FeaturesJob) -> int:
+    """What `--batch-size auto` comes to; in a process of its own, which the run outlives."""
+    (found,) = supervised(partial(_find_batch_size, job), time_limit=DECODING_LIMIT)
+    return found
+
+
+def _find_batch_size(job: FeaturesJob, _begin: Start) -> "Generator[int, None, None]":
+    from resnest_cli.inference.batch_size import batch_size_for
+
+    output.set_quiet(job.quiet)
+    wanted = job.extraction.output
+    yield batch_size_for(classifier(job.model, ready_for=wanted), wanted, AUTO)
 
 
 class FeaturesProgress:

@@ -116,6 +116,8 @@ def classifier(
         crop_mode=options.crop_mode,
         exif=options.exif,
         fast_decode=options.fast_decode,
+        gpu_decode=options.gpu_decode,
+        graphs=options.graphs,
         tta=tta,
         access=Access(options.mirror, options.offline, output.DownloadBar(), output.message),
         ready_for=ready_for,

@@ -18,6 +18,7 @@ _NAMES = {
     "preprocessing.crop_mode": "--crop-mode",
     "preprocessing.exif": "--exif",
     "preprocessing.fast_decode": "--fast-decode",
+    "preprocessing.gpu_decode": "--gpu-decode",
     "shard": "--shard",
     "list": "list of inputs",
     "list.sha256": "list of inputs",

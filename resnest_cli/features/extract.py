@@ -153,7 +153,8 @@ def identity(classifier: Classifier, job: FeaturesJob) -> dict[str, Any]:
         "preprocessing": preprocessing
         | {"crop_mode": classifier.preparation.crop_mode, "exif": classifier.preparation.exif}
         # Only where it is on: what earlier versions finished is still the same.
-        | ({"fast_decode": True} if classifier.preparation.fast else {}),
+        | ({"fast_decode": True} if classifier.preparation.fast else {})
+        | ({"gpu_decode": True} if classifier.preparation.on_gpu else {}),
         "extraction": asdict(job.extraction)
         | {"row_shape": list(job.extraction.row_shape(model, size))},
         "engine": asdict(classifier.engine.fingerprint(job.options.batch_size)),

@@ -19,9 +19,11 @@ from resnest_cli.features.readers import identity_of
 from resnest_cli.features.stopping import Stopping
 from resnest_cli.features.store import Store, discard
 from resnest_cli.features.target import State, look
+from resnest_cli.inference.run_options import AUTO
 
 Results = Generator[Opening | Item, None, Ending]
 Work = Callable[[FeaturesJob, Todo], Results]
+FindBatchSize = Callable[[FeaturesJob], int]
 
 DEFAULT_BATCH_SIZE = 8
 
@@ -50,11 +52,19 @@ class Report:
 
 
 def run(
-    job: FeaturesJob, work: Work, progress: Progress, *, resume: bool, overwrite: bool, retry: bool
+    job: FeaturesJob,
+    work: Work,
+    progress: Progress,
+    *,
+    resume: bool,
+    overwrite: bool,
+    retry: bool,
+    find_batch_size: FindBatchSize | None = None,
 ) -> Report:
     """Computes what is missing of the output, and writes it. `retry` includes `resume`.
 
-    `work` starts the working process and gives what that sends.
+    `work` starts the working process and gives what that sends. `find_batch_size` tries out which
+    is best, where the job has `AUTO`.
 
     Raises:
         UsageError: the output exists, or was begun with other options or inputs.
@@ -62,7 +72,7 @@ def run(
         ResnestError: whatever else prevents it; finished parts are kept.
     """
     state = look(job.target, resume=resume or retry, overwrite=overwrite)
-    job = _kept(job, state.identity)
+    job = _kept(job, state.identity, find_batch_size)
     report = Report()
     if state.info is None:
         begun = state.store is not None and state.store.inputs > state.store.rows
@@ -78,11 +88,15 @@ def run(
     return report
 
 
-def _kept(job: FeaturesJob, identity: dict[str, Any] | None) -> FeaturesJob:
-    """The job with what was left open (a batch size of 0, `--engine auto`) as it was begun."""
+def _kept(
+    job: FeaturesJob, identity: dict[str, Any] | None, find_batch_size: FindBatchSize | None
+) -> FeaturesJob:
+    """The job with what was left open (a batch size of 0 or AUTO, `--engine auto`) as begun."""
     engine = identity["engine"] if identity else {}
     options, model = job.options, job.model
-    if not options.batch_size:
+    if options.batch_size == AUTO and find_batch_size is not None and not engine:
+        options = replace(options, batch_size=find_batch_size(job))
+    elif options.batch_size in {0, AUTO}:
         options = replace(options, batch_size=engine.get("batch_size", DEFAULT_BATCH_SIZE))
     if model.engine == "auto" and engine:
         model = replace(model, engine=engine["engine"])

@@ -36,6 +36,16 @@ class Preparation:
     exif: bool = True
     fast: bool = False  # a large JPEG is decoded at reduced scale, see `decode`
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU decodes, whose pixels differ."""
+        return False
+
+    @property
+    def portable(self) -> "Preparation":
+        """What another process does in its place."""
+        return self
+
     def __call__(self, photo: Photo) -> Float32:
         """A path, the bytes of an image file or an open image -> float32 (3, size, size).
 

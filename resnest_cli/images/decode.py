@@ -38,7 +38,7 @@ import struct
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from PIL import Image
 
@@ -158,6 +158,31 @@ def read_file(path: str) -> bytes | str:
         raise
     except Exception as error:
         raise ImageError(_explain(error)) from error
+
+
+class JpegHeader(NamedTuple):
+    """What is known of a JPEG before it is decoded."""
+
+    width: int
+    height: int
+    turn: Image.Transpose | None  # what turns it upright
+
+
+def jpeg_header(data: bytes, *, exif: bool = True) -> JpegHeader | None:
+    """The header of a whole JPEG in RGB or grey, of no more pixels than `decode` takes; else None.
+
+    `data` that it refuses, `decode` takes or says what is wrong with them.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
+        return None
+    try:
+        image = _plugin("JPEG")(io.BytesIO(data))
+        _check_pixels(*image.size, MAX_PIXELS)
+    except Exception:  # Pillow raises about anything on bad data
+        return None
+    if image.mode not in ("RGB", "L"):
+        return None
+    return JpegHeader(*image.size, _transposition(image) if exif else None)
 
 
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:

@@ -84,8 +84,8 @@ def seen_window(
     As fractions of the photo's sides; below 0 or above 1 where the input is padded.
     """
     window = []
-    for new in _resized_size(width, height, config, crop_mode):
-        first, _, padding = _crop_range(new, config.size)
+    for new in resized_size(width, height, config, crop_mode):
+        first, _, padding = crop_range(new, config.size)
         window.append(((first - padding) / new, (first - padding + config.size) / new))
     (left, right), (top, bottom) = window
     return left, top, right, bottom
@@ -117,9 +117,9 @@ def _cropped(
 ) -> "NDArray[np.uint8]":
     """The resized and cropped photo, (size, size, 3)."""
     size = config.size
-    new_width, new_height = _resized_size(image.width, image.height, config, crop_mode)
-    left, width, pad_left = _crop_range(new_width, size)
-    top, height, pad_top = _crop_range(new_height, size)
+    new_width, new_height = resized_size(image.width, image.height, config, crop_mode)
+    left, width, pad_left = crop_range(new_width, size)
+    top, height, pad_top = crop_range(new_height, size)
     cost = _cost(image, new_width, new_height, config.interpolation)
     if cost <= max(_PLAIN_BYTES, 4 * image.width * image.height):
         window = _plain(image, (new_width, new_height), (left, top, width, height), config)
@@ -140,7 +140,7 @@ def _cropped(
     return canvas
 
 
-def _resized_size(
+def resized_size(
     width: int, height: int, config: "Preprocessing", crop_mode: CropMode
 ) -> tuple[int, int]:
     """(width, height) before the crop, rounded as the references round."""
@@ -157,7 +157,7 @@ def _resized_size(
     return (scale_size, new_long) if width <= height else (new_long, scale_size)
 
 
-def _crop_range(length: int, crop: int) -> tuple[int, int, int]:
+def crop_range(length: int, crop: int) -> tuple[int, int, int]:
     """First kept index, number kept, and padding before them (torchvision's `center_crop`)."""
     if crop > length:
         return 0, length, (crop - length) // 2

@@ -56,10 +56,12 @@ class Classifier:
         engine: auto, torch or onnx.
         amp: "bfloat16" or "float16" convolutions instead of float32 ("off"); torch engine.
         compiled: run the network through torch.compile; takes a minute before the first batch.
+        graphs: record the network as a CUDA graph for the first batch's size.
         img_size, crop_pct, interpolation: other preprocessing than the model's.
         crop_mode: "center", "border" or "squash"; see `images.preprocess.preprocess`.
         exif: turn photos upright as their EXIF orientation says.
         fast_decode: decode large JPEGs at reduced scale; see `images.batches.Preparation`.
+        gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.device_decode`.
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.
@@ -78,18 +80,22 @@ class Classifier:
         engine: EngineName = "auto",
         amp: Amp = "off",
         compiled: bool = False,
+        graphs: bool = False,
         img_size: int | None = None,
         crop_pct: float | None = None,
         interpolation: Interpolation | None = None,
         crop_mode: CropMode = "center",
         exif: bool = True,
         fast_decode: bool = False,
+        gpu_decode: bool = False,
         tta: bool = False,
         access: Access | None = None,
         ready_for: Output = "logits",
     ) -> None:
         check_device_name(device)  # before weights are fetched
-        check_engine_name(engine, device, amp=amp, compiled=compiled)
+        check_engine_name(engine, device, amp=amp, compiled=compiled, graphs=graphs)
+        if gpu_decode:
+            _check_gpu_decode(engine, device, fast_decode)
         access = access or Access()
         self.model = find_model(model, source=weights, labels=labels, access=access)
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
@@ -102,10 +108,30 @@ class Classifier:
         self.preparation = Preparation(self.preprocessing, crop_mode, exif, fast_decode)
         sized = replace(self.model, preprocessing=self.preprocessing)
         self.engine = create_engine(
-            sized, device, engine, access.notify, ready_for, amp=amp, compiled=compiled
+            sized,
+            device,
+            "torch" if gpu_decode else engine,
+            access.notify,
+            ready_for,
+            amp=amp,
+            compiled=compiled,
+            graphs=graphs,
         )
+        if gpu_decode:
+            self.preparation = self._decoding_on_gpu()
+        self.compiled = compiled
+        self.notify = access.notify
         self._tta = tta
         self._offline = access.offline
+
+    def _decoding_on_gpu(self) -> Preparation:
+        from resnest_cli.images.device_decode import DevicePreparation
+
+        device = self.engine.device
+        if not device.startswith("cuda"):
+            raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
+        plain = self.preparation
+        return DevicePreparation(plain.preprocessing, plain.crop_mode, plain.exif, device=device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -363,3 +389,12 @@ class Classifier:
             mirrored = self.engine.logits(np.ascontiguousarray(batch[..., ::-1]))
             logits = (logits + mirrored) / np.float32(2)
         return logits
+
+
+def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
+    """Raises UsageError for what --gpu-decode does not go with; before weights are fetched."""
+    if fast_decode:
+        raise UsageError("--gpu-decode and --fast-decode exclude each other: choose one.")
+    if engine == "onnx" or device in {"cpu", "mps"}:
+        where = "--engine onnx" if engine == "onnx" else f"--device {device}"
+        raise UsageError(f"--gpu-decode needs an NVIDIA GPU and torch: leave out {where}.")

@@ -60,10 +60,12 @@ def create_engine(
     *,
     amp: Amp = "off",
     compiled: bool = False,
+    graphs: bool = False,
 ) -> Engine:
     """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
 
-    `amp` and `compiled` are the torch engine's (see `torch_engine`), which auto then means.
+    `amp`, `compiled` and `graphs` are the torch engine's (see `torch_engine`), which auto then
+    means.
 
     It is ready for `output` and photos of the size of `model.preprocessing`; what getting ready for
     others costs is paid when that is asked for.
@@ -77,8 +79,8 @@ def create_engine(
         CheckpointError: the weights cannot be used.
     """
     check_device_name(device)
-    check_engine_name(engine, device, amp=amp, compiled=compiled)
-    special = amp != "off" or compiled
+    check_engine_name(engine, device, amp=amp, compiled=compiled, graphs=graphs)
+    special = amp != "off" or compiled or graphs
     if model.exported:
         _check_exported(model, device, engine, special=special)
     if engine == "onnx" or model.exported:
@@ -94,11 +96,19 @@ def create_engine(
             notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
 
-    return TorchEngine(model.network(), device, amp=amp, compiled=compiled, notify=notify)
+    return TorchEngine(
+        model.network(), device, amp=amp, compiled=compiled, graphs=graphs, notify=notify
+    )
 
 
 def _check_exported(model: "Model", device: str, engine: str, *, special: bool) -> None:
-    wrong = "--engine torch" if engine == "torch" else "--amp and --compile" if special else ""
+    wrong = (
+        "--engine torch"
+        if engine == "torch"
+        else "--amp, --compile and --cuda-graphs"
+        if special
+        else ""
+    )
     wrong = wrong or ("" if device in {"auto", "cpu"} else f"--device {device}")
     if wrong:
         raise UsageError(
@@ -174,7 +184,7 @@ def check_device_name(device: str) -> None:
 
 
 def check_engine_name(
-    engine: str, device: str, *, amp: str = "off", compiled: bool = False
+    engine: str, device: str, *, amp: str = "off", compiled: bool = False, graphs: bool = False
 ) -> None:
     """Tells a misspelt engine, or one that does not run on the device or in that way.
 
@@ -191,5 +201,11 @@ def check_engine_name(
         )
     if amp not in get_args(Amp):
         raise UsageError(f"unknown precision {amp!r}: use off, bfloat16 or float16.")
-    if engine == "onnx" and (amp != "off" or compiled):
-        raise UsageError("--amp and --compile belong to the torch engine, not to --engine onnx.")
+    if engine == "onnx" and (amp != "off" or compiled or graphs):
+        raise UsageError(
+            "--amp, --compile and --cuda-graphs belong to the torch engine, not to --engine onnx."
+        )
+    if graphs and compiled:
+        raise UsageError("--compile records CUDA graphs itself: leave out --cuda-graphs.")
+    if graphs and device in {"cpu", "mps"}:
+        raise UsageError(f"--cuda-graphs needs an NVIDIA GPU; the device is {device}.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli.images.batches import Float32, Photo
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
+from resnest_cli.inference.batch_size import batch_size_for
 from resnest_cli.inference.classifier import Classifier, Prepare
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import RunOptions
@@ -50,7 +51,7 @@ def run(
             topk=topk,
             threshold=threshold,
             reject_below=reject_below,
-            batch_size=options.batch_size,
+            batch_size=batch_size_for(classifier, "logits", options.batch_size),
             workers=options.workers,
             first=start.skip,
             prepare=careful(classifier, options, start, stack),
@@ -87,7 +88,7 @@ def careful(
     decoded: Callable[[Photo], Float32] = classifier.preparation
     if stopwatch is not None:
         read, decoded = stopwatch.timed("read", read), stopwatch.preparation(decoded)
-    return guarded(read, decoded, classifier.preparation, options, start, stack)
+    return guarded(read, decoded, classifier.preparation.portable, options, start, stack)
 
 
 def guarded(

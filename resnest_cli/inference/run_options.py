@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from resnest_cli.inference.engine import EngineName
     from resnest_cli.model.variants import Interpolation
 
+AUTO = -1  # in place of a batch size
 Amp = Literal["off", "bfloat16", "float16"]  # precision of the convolutions where it is not float32
 
 
@@ -15,6 +16,7 @@ Amp = Literal["off", "bfloat16", "float16"]  # precision of the convolutions whe
 class RunOptions:
     """Which inputs, and how they are read; see the options of `resnest predict`.
 
+    `batch_size` may be `AUTO`; see `batch_size`.
     `time_limit` is in seconds, for decoding one photo where it is isolated.
     """
 
@@ -47,3 +49,5 @@ class ModelOptions:
     amp: Amp = "off"
     compiled: bool = False
     fast_decode: bool = False
+    gpu_decode: bool = False
+    graphs: bool = False

@@ -5,12 +5,11 @@ quicker on CPUs and on GPUs with tensor cores; not on mps, where it was not trie
 float32 as torch runs it. With `amp` the weights are kept, and the convolutions run, in half
 precision under torch's autocast, which leaves sums and softmax in float32. With `compiled` the
 network goes through torch.compile for a fixed batch: the first one, to which smaller ones are
-padded. Nothing here was measured on an accelerator.
+padded; `graphs` records it as a CUDA graph for such batches. Nothing here was measured on an
+accelerator.
 """
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +18,16 @@ from numpy.typing import NDArray
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.inference.compiled import cpu_features
 from resnest_cli.inference.fingerprint import Fingerprint
+from resnest_cli.inference.fixed_batches import FixedBatches, compiling, recording
 from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.folding import folded
 from resnest_cli.model.resnest import ResNeSt
 
 _DTYPES = {"off": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class BatchTooLargeError(EngineError):
+    """A batch does not fit into the device's memory."""
 
 
 class TorchEngine:
@@ -38,6 +42,7 @@ class TorchEngine:
         *,
         amp: Amp = "off",
         compiled: bool = False,
+        graphs: bool = False,
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.device = resolve_device(device)
@@ -48,7 +53,12 @@ class TorchEngine:
         network = folded(network).to(self.device, self._dtype)
         self._layout = torch.contiguous_format if self._kind == "mps" else torch.channels_last
         self.network = network.to(memory_format=self._layout)
-        self._compiled = _Compiled(notify) if compiled else None
+        if graphs and self._kind != "cuda":
+            raise UsageError(f"--cuda-graphs needs an NVIDIA GPU; the device is {self.device}.")
+        self._fixed: FixedBatches | None = None
+        if compiled or graphs:
+            self._fixed = FixedBatches(compiling(notify) if compiled else recording)
+        self._way = "+compiled" if compiled else "+graphs" if graphs else ""
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
@@ -58,13 +68,20 @@ class TorchEngine:
         """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`.
 
         Raises:
-            EngineError: the network cannot be compiled here.
+            EngineError: the network cannot be compiled or recorded here.
+            BatchTooLargeError: so many photos do not fit into the device's memory.
         """
         run = self._runner(name)
-        with torch.inference_mode(), self.autocast():
-            photos = self.moved(torch.from_numpy(batch))
-            out = run(photos) if self._compiled is None else self._compiled(name, run, photos)
-            return np.asarray(out.float().cpu().contiguous().numpy(), dtype=np.float32)
+        try:
+            with torch.inference_mode(), self.autocast():
+                photos = self.moved(torch.from_numpy(batch))
+                out = run(photos) if self._fixed is None else self._fixed(name, run, photos)
+                return np.asarray(out.float().cpu().contiguous().numpy(), dtype=np.float32)
+        except torch.OutOfMemoryError as error:
+            raise BatchTooLargeError(
+                f"{len(batch)} photos at once do not fit into the memory of {self.device}: lower "
+                "--batch-size, or leave it to `auto`."
+            ) from error
 
     def moved(self, photos: torch.Tensor) -> torch.Tensor:
         """On the device, in its precision and layout; through pinned memory where that helps."""
@@ -86,7 +103,10 @@ class TorchEngine:
     def autocast(self) -> torch.autocast:
         """The precision of the convolutions, around a run of the network."""
         return torch.autocast(
-            self._kind, dtype=self._dtype, enabled=self._dtype is not torch.float32
+            self._kind,
+            dtype=self._dtype,
+            enabled=self._dtype is not torch.float32,
+            cache_enabled=self._fixed is None,  # a graph must not find what another run has cast
         )
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
@@ -96,48 +116,11 @@ class TorchEngine:
             device = torch.cuda.get_device_name(self.device)
         return Fingerprint(
             engine=self.name,
-            version=f"{torch.__version__}+folded{'+compiled' if self._compiled else ''}",
+            version=f"{torch.__version__}+folded{self._way}",
             precision=str(self._dtype).removeprefix("torch."),
             device=device,
             batch_size=batch_size,
         )
-
-
-class _Compiled:
-    """The network through torch.compile, for one size of batch; says how long that took."""
-
-    def __init__(self, notify: Callable[[str], None]) -> None:
-        self._notify = notify
-        self._known: dict[str, tuple[Any, int]] = {}
-
-    def __call__(
-        self, name: str, run: Callable[[torch.Tensor], torch.Tensor], photos: torch.Tensor
-    ) -> torch.Tensor:
-        count = len(photos)
-        if name not in self._known or count > self._known[name][1]:
-            # On CUDA this mode also records the whole batch as one graph.
-            mode = "reduce-overhead" if photos.device.type == "cuda" else "default"
-            compiled = torch.compile(run, dynamic=False, mode=mode)
-            self._warm_up(compiled, photos)
-            self._known[name] = compiled, count
-        compiled, size = self._known[name]
-        if count < size:
-            rest = photos.new_zeros(size - count, *photos.shape[1:])
-            photos = torch.cat([photos, rest]).contiguous(memory_format=torch.channels_last)
-        out: torch.Tensor = compiled(photos)
-        return out[:count].clone()  # a recorded graph writes into the same place again
-
-    def _warm_up(self, compiled: Any, photos: torch.Tensor) -> None:
-        begin = time.monotonic()
-        try:
-            compiled(photos)
-        except Exception as error:
-            raise EngineError(
-                f"torch cannot compile the network here: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0]}. Leave out --compile."
-            ) from error
-        took = time.monotonic() - begin
-        self._notify(f"Compiled for batches of {len(photos)} in {took:.0f} s.")
 
 
 def resolve_device(device: str) -> str:

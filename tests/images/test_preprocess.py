@@ -125,7 +125,7 @@ def test_a_real_strip_equals_timm():
     """Strips past the limit, yet affordable once for the reference."""
     for width, height in ((5000, 3), (2, 2500)):
         image, config = make_photo(width, height), Preprocessing(112, 0.875, "bicubic")
-        new_size = module._resized_size(width, height, config, "center")
+        new_size = module.resized_size(width, height, config, "center")
         assert module._cost(image, *new_size, "bicubic") > module._PLAIN_BYTES
         assert_same(image, config)
 

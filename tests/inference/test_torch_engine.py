@@ -1,5 +1,8 @@
 """The torch engine: float32 as the network gives it, half precision, torch.compile."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,8 @@ from numpy.typing import NDArray
 
 from resnest_cli import Classifier
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.inference.torch_engine import TorchEngine
+from resnest_cli.inference.fixed_batches import FixedBatches, Run
+from resnest_cli.inference.torch_engine import BatchTooLargeError, TorchEngine
 from resnest_cli.model.resnest import ResNeSt, build
 from tests.conftest import Cli
 from tests.networks import enliven
@@ -100,3 +104,88 @@ def test_options_choose_the_torch_engine(cli: Cli, tiny_checkpoint: str, photo: 
         assert "torch engine" in done.err
     with pytest.raises(UsageError, match="bfloat16 or float16"):
         Classifier(str(tiny_checkpoint), amp="half")  # type: ignore[arg-type]
+
+
+def test_a_recorded_network_runs_batches_of_one_size(network: ResNeSt, photos: Float32) -> None:
+    """With a recorder of the CPU: it keeps the places of its input and output, as a graph does."""
+    made: list[int] = []
+
+    def make(run: Run, first: torch.Tensor) -> Run:
+        made.append(len(first))
+        place = first.clone(memory_format=torch.preserve_format)
+        out = run(place)
+
+        def replay(batch: torch.Tensor) -> torch.Tensor:
+            assert batch.shape == place.shape
+            assert batch.stride() == place.stride()
+            place.copy_(batch)
+            out.copy_(run(place))
+            return out
+
+        return replay
+
+    plain, fixed = TorchEngine(network, "cpu"), TorchEngine(network, "cpu")
+    fixed._fixed = FixedBatches(make)
+    answers = [fixed.logits(batch) for batch in (photos, photos[:1], photos[1:])]
+    for batch, found in zip((photos, photos[:1], photos[1:]), answers, strict=True):
+        np.testing.assert_allclose(found, plain.logits(batch), rtol=1e-5, atol=1e-5)
+    assert made == [3]
+    larger = np.concatenate([photos, photos])
+    np.testing.assert_allclose(fixed.logits(larger), plain.logits(larger), rtol=1e-5, atol=1e-5)
+    fixed.output(photos, "features")
+    assert made == [3, 6, 3]
+
+
+def test_a_batch_beyond_memory_is_told(
+    network: ResNeSt, photos: Float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine(network, "cpu")
+
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "_runner", lambda _: full)
+    with pytest.raises(BatchTooLargeError, match="3 photos at once do not fit"):
+        engine.logits(photos)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--cuda-graphs", "--device", "cpu"], "--cuda-graphs needs an NVIDIA GPU"),
+        (["--cuda-graphs", "--engine", "onnx"], "belong to the torch engine"),
+        (["--cuda-graphs", "--compile"], "--compile records CUDA graphs itself"),
+        (["--gpu-decode", "--device", "cpu"], "leave out --device cpu"),
+        (["--gpu-decode", "--engine", "onnx"], "leave out --engine onnx"),
+        (["--gpu-decode", "--fast-decode"], "exclude each other"),
+        (["--batch-size", "some"], "neither a number from 1 to 4096 nor auto"),
+        (["--batch-size", "0"], "neither a number from 1 to 4096 nor auto"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused(
+    cli: Cli, tiny_checkpoint: str, photo: str, options: list[str], told: str
+) -> None:
+    done = cli("predict", photo, "--model", tiny_checkpoint, *options)
+    assert done.code == 2
+    assert told in " ".join(done.err.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is no GPU")
+def test_without_a_gpu_gpu_options_say_so(cli: Cli, tiny_checkpoint: str, photo: str) -> None:
+    for option in ("--cuda-graphs", "--gpu-decode"):
+        done = cli("predict", photo, "--model", tiny_checkpoint, option)
+        assert done.code == 2
+        assert f"{option} needs an NVIDIA GPU; the device is cpu." in done.err
+
+
+def test_batches_chosen_for_the_machine(
+    cli: Cli, tiny_checkpoint: str, photo: str, tmp_path: Path
+) -> None:
+    done = cli("predict", photo, "--model", tiny_checkpoint, "-b", "auto")
+    assert done.code == 0
+    assert "Batches of " in done.err
+    target = tmp_path / "feats.npy"
+    done = cli("features", photo, "--model", tiny_checkpoint, "-b", "auto", "-o", target)
+    assert done.code == 0, done.err
+    size = json.loads(target.with_suffix(".json").read_text())["engine"]["batch_size"]
+    assert f"Batches of {size};" in done.err

@@ -1,0 +1,122 @@
+"""`--gpu-decode`, run on the CPU: the same photos, nearly the same pixels, the same errors."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnest_cli.errors import ImageError
+from resnest_cli.images import device_decode
+from resnest_cli.images.batches import Preparation
+from resnest_cli.images.device_decode import DevicePreparation, turned
+from resnest_cli.images.preprocess import CropMode
+from resnest_cli.model.variants import Interpolation, Preprocessing
+
+CAT = Path(__file__).parents[1] / "data" / "cat.jpg"
+SMALL = Preprocessing(64, 0.875, "bilinear")
+CLOSE = 5.0  # of 255: what roundings make of a pixel, at most
+
+
+def jpeg(mode: str = "RGB", size: tuple[int, int] = (300, 200), **options: object) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(CAT) as image:
+        image.convert(mode).resize(size).save(buffer, "JPEG", quality=92, **options)
+    return buffer.getvalue()
+
+
+def apart(one: np.ndarray, two: np.ndarray, config: Preprocessing = SMALL) -> float:
+    """The largest difference, in steps of 255."""
+    std = np.asarray(config.std, np.float32)[:, None, None]
+    return float(np.abs((one - two) * std).max() * 255)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of what the device has decoded."""
+    found: list[int] = []
+    original = device_decode._decoded
+
+    def noted(data: bytes, device: str) -> torch.Tensor:
+        pixels = original(data, device)
+        found.append(len(data))
+        return pixels
+
+    monkeypatch.setattr(device_decode, "_decoded", noted)
+    return found
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "border", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(300, 200), (200, 301), (40, 30), (72, 72)])
+def test_nearly_the_pixels_of_the_ordinary_way(
+    decoded: list[int],
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    crop_mode: CropMode,
+) -> None:
+    config = Preprocessing(64, 0.875, interpolation)
+    data = jpeg(size=size)
+    found = DevicePreparation(config, crop_mode, device="cpu")(data)
+    wanted = Preparation(config, crop_mode)(data)
+    assert found.shape == wanted.shape
+    assert found.dtype == np.float32
+    assert apart(found, wanted, config) <= CLOSE
+    assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright(decoded: list[int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = jpeg(exif=exif)
+    for upright in (True, False):
+        found = DevicePreparation(SMALL, exif=upright, device="cpu")(data)
+        assert apart(found, Preparation(SMALL, exif=upright)(data)) <= CLOSE
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("turn", list(Image.Transpose))
+def test_turned_is_pils_transpose(turn: Image.Transpose) -> None:
+    pixels = np.arange(3 * 4 * 3, dtype=np.uint8).reshape(4, 3, 3)  # (H, W, 3)
+    wanted = np.asarray(Image.fromarray(pixels).transpose(turn)).transpose(2, 0, 1)
+    found = turned(torch.from_numpy(pixels).permute(2, 0, 1), turn)
+    assert np.array_equal(found.numpy(), wanted)
+
+
+def test_grey_is_decoded_there_and_other_photos_go_the_ordinary_way(decoded: list[int]) -> None:
+    grey = jpeg("L")
+    assert apart(DevicePreparation(SMALL, device="cpu")(grey), Preparation(SMALL)(grey)) <= CLOSE
+    assert len(decoded) == 1
+    buffer = io.BytesIO()
+    with Image.open(CAT) as image:
+        image.save(buffer, "PNG")
+    strip = jpeg(size=(2, 4000))
+    for data in (jpeg("CMYK"), buffer.getvalue(), strip):
+        found = DevicePreparation(SMALL, device="cpu")(data)
+        assert np.array_equal(found, Preparation(SMALL)(data))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no photo", jpeg()[:2000], b"\xff\xd8\xff" + bytes(500) + b"\xff\xd9"]
+)
+def test_errors_are_those_of_the_ordinary_way(data: bytes) -> None:
+    with pytest.raises(ImageError) as ordinary:
+        Preparation(SMALL)(data)
+    with pytest.raises(ImageError) as found:
+        DevicePreparation(SMALL, device="cpu")(data)
+    assert str(found.value) == str(ordinary.value)
+
+
+def test_paths_and_open_images(tmp_path: Path, decoded: list[int]) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg())
+    preparation = DevicePreparation(SMALL, device="cpu")
+    assert apart(preparation(str(path)), Preparation(SMALL)(str(path))) <= CLOSE
+    assert len(decoded) == 1
+    with Image.open(path) as image:
+        assert np.array_equal(preparation(image), Preparation(SMALL)(image))
+    with pytest.raises(ImageError, match="does not exist"):
+        preparation(str(tmp_path / "none.jpg"))
