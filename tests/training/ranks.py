@@ -9,13 +9,14 @@ what `work(folder, World())` gives.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from resnest_cli.model.resnest import build
+from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import rank_bounds
@@ -29,6 +30,7 @@ from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
 from resnest_cli.training.runs import NoKeeper
 from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.sizes import largest_size, train_size
 from resnest_cli.training.stopping import StopRequest
 from tests.conftest import make_photo
 from tests.networks import TINY
@@ -59,23 +61,47 @@ CASES = {
     "mixed": Case({"bce_loss": True, "mixup": 0.4, "cutmix": 0.5}, accumulated=2),
     "uneven": Case({"clip_grad": 0.1, "balanced": True}, train=29, val=9),
     "weighted": Case({"opt": "adamw", "lr": 0.001}, train=26, class_weights=True),
+    "varied": Case(
+        {"aa": "rand-m9-n2", "reprob": 0.5, "color_jitter": 0.4, "aug_repeats": 3, "hflip": 1.0}
+    ),
+    "growing": Case({"start_size": 24, "train_size": 40, "aa": "trivial", "crop_pct": 1.0}),
+    "lamb": Case(
+        {
+            "opt": "lamb",
+            "lr": 0.01,
+            "sched": "step",
+            "decay_epochs": 1.0,
+            "decay_rate": 0.5,
+            "layer_decay": 0.8,
+            "warmup_epochs": 0.5,
+            "min_lr": 0.01,
+            "weight_decay": 0.1,
+        }
+    ),
+    "onecycle": Case(
+        {
+            "sched": "onecycle",
+            "bce_loss": True,
+            "bce_target_thresh": 0.2,
+            "cutmix": 1.0,
+            "aa": "auto",
+            "ratio": 2.0,
+            "model_ema_decay": 0.5,
+        }
+    ),
     "thawing": Case({"unfreeze_every": 1, "freeze": "stages:1", "momentum": 0.0}),
 }
 
 
-class Double(nn.Module):
+def in_double(config: Config) -> ResNeSt:
     """The network in float64, on photos of any kind."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        torch.manual_seed(derived_seed(config.seed, "weights"))
-        self.inner = build(
-            TINY, num_classes=CLASSES, drop_rate=config.drop, drop_path_rate=config.drop_path,
-            drop_block_rate=config.drop_block,
-        ).double()  # fmt: skip
-
-    def forward(self, photos: Tensor) -> Tensor:
-        return self.inner(photos.double())
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    network = build(
+        TINY, num_classes=CLASSES, drop_rate=config.drop, drop_path_rate=config.drop_path,
+        drop_block_rate=config.drop_block,
+    ).double()  # fmt: skip
+    network.register_forward_pre_hook(lambda _, given: (given[0].double(),))
+    return network
 
 
 class AllBatches(TrainBatches):
@@ -148,19 +174,20 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     more = {"rank": world.rank} if ranks > 1 else {}
     source = Seen(
         kind(
-            train, Augment(config, PREPROCESSING), size=32, batch_size=BATCH, workers=0,
+            train, Augment(config, PREPROCESSING), size=largest_size(config), batch_size=BATCH,
+            workers=0,
             seed=config.seed, balanced=config.balanced, ranks=RANKS, accumulated=case.accumulated,
-            **more,
+            aug_repeats=config.aug_repeats, sizes=partial(train_size, config), **more,
         )
     )  # fmt: skip
     validation = EvalBatches(
         val, PREPROCESSING, batch_size=BATCH, workers=0, rank=world.rank, ranks=ranks
     )
-    network = Double(config)
-    frozen = freeze(network.inner, config.freeze)
+    network = in_double(config)
+    frozen = freeze(network, config.freeze)
     task = Task(
         config, network, source, validation, CLASSES, frozen=frozen,
-        thawing=thawing(network.inner, config.freeze) if config.unfreeze_every else (),
+        thawing=thawing(network, config.freeze) if config.unfreeze_every else (),
         class_weights=torch.tensor([0.2, 1.0, 3.0]) if case.class_weights else None,
     )  # fmt: skip
     first: dict[str, Any] = {}

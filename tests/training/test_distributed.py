@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.training.bounds import batch_bounds, rank_bounds
+from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import World, as_rows, interleaved
 from resnest_cli.training.launch import _exit_code, is_follower, is_worker
 from resnest_cli.training.stopping import StopRequest
@@ -41,7 +43,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for rank in range(2)
     ]  # fmt: skip
     try:
-        assert [process.wait(120) for process in processes] == [0, 0]
+        assert [process.wait(240) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
@@ -78,6 +80,29 @@ def test_two_processes_are_one_that_accumulates(both: list[dict[str, Any]], name
         assert found.predicted.tolist() == alone["evaluation"].predicted.tolist()
         assert found.confusion.tolist() == alone["evaluation"].confusion.tolist()
         assert found.loss == pytest.approx(alone["evaluation"].loss, abs=1e-12)
+
+
+# What no two processes need for it to act, since it is decided before they part or by one of them.
+APART = {
+    "command", "data", "model", "weights", "recipe", "classes", "class_names", "val_split",
+    "img_size", "interpolation", "epochs", "batch_size", "lr_base", "device", "amp", "workers",
+    "cache", "channels_last", "save_every", "keep_epochs", "time_budget", "tensorboard", "patience",
+    "sync_bn",
+}  # fmt: skip
+
+
+def test_every_setting_of_training_is_in_a_case() -> None:
+    """So that a new one is not forgotten: those of all processes are compared above."""
+    plain = set(asdict(ranks.CONFIG) | {"devices": 2, "grad_accum_steps": 2})
+    changed = {
+        name
+        for case in ranks.CASES.values()
+        for name in plain
+        if case.changes.get(name, getattr(ranks.CONFIG, name))
+        != {f.name: f.default for f in fields(Config)}[name]
+    }
+    changed |= {"devices", "grad_accum_steps", "class_weights"}  # of the cases themselves
+    assert changed | APART == plain | APART
 
 
 def test_statistics_are_those_of_the_first_process(both: list[dict[str, Any]]) -> None:
