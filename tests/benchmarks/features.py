@@ -1,23 +1,28 @@
 """`resnest features FOLDER` against the timm script, whole process; and how it grows.
 
-    python -m tests.benchmarks.features [--pairs 5] [--count 512] [--linear] [--memory]
-        [--settings "-b 8 -j 2" "-b 32 -j 2"]
+    python -m tests.benchmarks.features [--pairs 5] [--count 512] [--predict] [--floor] [--linear]
+        [--memory] [--settings "-b 8 -j 2" "-b 32 -j 2"]
 
 By default: photos/s and peak memory over 512 photos with resnest50d on the CPU, against timm with
 a DataLoader (batch 32, 2 workers), in turn. The photos are those of ../shared/photos repeated, or
 generated ones of 500 x 375 where there are none, not turned upright, as in the script. Weights are
 the cached published ones, else seeded. The peak is that of the largest process of either side.
-`--linear` compares 512 with 5,120 photos,
-`--memory` 2,000 with 20,000 small ones; `--settings` compares other options of ours.
+`--predict` does the same with `resnest predict`. `--floor` says where the time of our side goes:
+the steps' seconds, the share of convolutions in the network's (by ONNX Runtime's profiler), and the
+network's multiply-adds as a share of what a matrix product reaches here. `--linear` compares 512
+with 5,120 photos, `--memory` 2,000 with 20,000 small ones; `--settings` compares other options of
+ours.
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -73,8 +78,12 @@ def against_timm(options: argparse.Namespace, photos: list[Path], work: Path) ->
     weights = find_or_make_weights(MODEL)
     theirs = [sys.executable, str(REFERENCE), str(folder), MODEL, str(weights), str(work / "t.npy")]
     command = ours(folder, ["-m", MODEL, "--device", "cpu", "--no-exif"], work / "o.npy")
+    if options.predict:
+        theirs.append("predict")
+        command = [*RESNEST[:-1], "predict", str(folder), "-m", MODEL, "--device", "cpu"]
+        command += ["--no-exif", "-q", "-o", str(work / "o.jsonl")]
     results = in_turn(command, theirs, options.pairs)
-    a, b = np.load(work / "o.npy"), np.load(work / "t.npy")
+    a, b = answers(work, predict=options.predict)
     print(f"largest difference: {np.abs(a - b).max() / np.abs(b).max():.1e} of the largest value")
     print(f"{options.count} photos, {MODEL}, medians of {options.pairs} pairs in turn")
     print(f"{'':12}{'ours':>10}{'timm':>10}{'ratio':>8}")
@@ -84,6 +93,45 @@ def against_timm(options: argparse.Namespace, photos: list[Path], work: Path) ->
         print(f"{name:12}{x:>10.1f}{y:>10.1f}{x / y:>8.2f}")
     pairs = zip(*results, strict=True)
     print("ratio of each pair:", *(f"{y.seconds / x.seconds:.2f}" for x, y in pairs))
+
+
+def answers(work: Path, *, predict: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of both sides: features, or the probabilities of our five best classes."""
+    theirs = np.load(work / "t.npy")
+    if not predict:
+        return np.load(work / "o.npy"), theirs
+    with (work / "o.jsonl").open(encoding="utf-8") as file:
+        records = [json.loads(line)["predictions"] for line in file]
+    indices = np.array([[p["index"] for p in record] for record in records])
+    found = np.array([[p["probability"] for p in record] for record in records])
+    return found, np.take_along_axis(theirs, indices, axis=1)
+
+
+def floor(options: argparse.Namespace, photos: list[Path], work: Path) -> None:
+    """Where the time of `resnest features` goes, and what the machine could do at most."""
+    folder = repeated(photos, work / "floor", options.count)
+    find_or_make_weights(MODEL)
+    command = ours(folder, ["-m", MODEL, "--device", "cpu"], work / "f.npy")
+    command.remove("-q")
+    subprocess.run(command, capture_output=True, check=True)
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    wall = time.perf_counter() - begin
+    print(f"whole process {wall:.1f} s: {done.stderr.splitlines()[0]}")
+    benchmark = [*RESNEST[:-1], "benchmark", "-m", MODEL, "--engine", "onnx", "-b", "8"]
+    text = subprocess.run(
+        [*benchmark, "--format", "json"], capture_output=True, text=True, check=True
+    ).stdout
+    found = json.loads(text)
+    (case,) = found["runs"]
+    network = options.count / case["photos_per_second"]
+    share = found["stages"]["engines"][0]["convolutions"]
+    print(f"network alone, batches of 8: {case['photos_per_second']:.1f} photos/s, so "
+          f"{network:.1f} s of these; {share:.0%} of that in convolutions, "
+          f"{share * network / wall:.0%} of the whole process")  # fmt: skip
+    product = case["gmacs_per_second"] / case["matmul_share"]
+    print(f"{case['gmacs_per_second']:.0f} GMAC/s, {case['matmul_share']:.0%} of a matrix "
+          f"product's {product:.0f}")  # fmt: skip
 
 
 def settings(options: argparse.Namespace, photos: list[Path], work: Path) -> None:
@@ -149,6 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--predict", action="store_true")
+    parser.add_argument("--floor", action="store_true")
     parser.add_argument("--linear", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--settings", nargs="+")
@@ -167,7 +217,9 @@ def main() -> None:
             memory(work)
             return
         photos = photos_in(work)
-        if options.settings:
+        if options.floor:
+            floor(options, photos, work)
+        elif options.settings:
             settings(options, photos, work)
         elif options.linear:
             linear(options, photos, work)

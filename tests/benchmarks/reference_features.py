@@ -1,6 +1,8 @@
 """The script that people write today: a folder of photos to a matrix through timm, whole process.
 
-python reference_features.py FOLDER MODEL WEIGHTS OUT
+python reference_features.py FOLDER MODEL WEIGHTS OUT [predict]
+
+With `predict` the matrix is that of all probabilities, and the five best classes are printed.
 """
 
 import sys
@@ -28,14 +30,21 @@ class Photos(Dataset):
 
 
 def main():
-    folder, name, weights, out = sys.argv[1:]
+    folder, name, weights, out = sys.argv[1:5]
+    predict = sys.argv[5:] == ["predict"]
     overlay = {"file": weights}
-    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+    classes = {} if predict else {"num_classes": 0}
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **classes)
     model.eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
     loader = DataLoader(Photos(folder, transform), batch_size=32, num_workers=2)
     with torch.no_grad():
-        np.save(out, np.concatenate([model(batch).numpy() for batch in loader]))
+        found = torch.cat([model(batch) for batch in loader])
+        if predict:
+            found = found.softmax(dim=1)
+            for path, top in zip(loader.dataset.paths, found.topk(5).indices.tolist(), strict=True):
+                print(path, *top)
+        np.save(out, found.numpy())
 
 
 if __name__ == "__main__":
