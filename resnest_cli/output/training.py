@@ -82,8 +82,27 @@ class TrainingDisplay:
         finally:
             status.clear()
 
-    def data(self, dataset: "DataSet") -> None:
-        """Counts, what the user should know about the data, and the photos left out."""
+    @contextmanager
+    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
+        """Shows how far each step of `resnest pack` has come, by its title."""
+        status = StatusLine()
+
+        def step(title: str) -> Callable[[int, int | None], None]:
+            pace = Pace()
+            return lambda done, total: status.show(
+                lambda: Line(title, done, total, pace.parts(done, total))
+            )
+
+        try:
+            yield step
+        finally:
+            status.clear()
+
+    def data(self, dataset: "DataSet", listed: str = "split.csv") -> None:
+        """Counts, what the user should know about the data, and the photos left out.
+
+        All of these are listed in the file `listed`.
+        """
         if self._dry_run:
             _show_classes(dataset)
             emit("\n")
@@ -98,7 +117,7 @@ class TrainingDisplay:
         for photo in bad[:shown]:
             self._say(f"  {printable_name(photo.name)}: {photo.error}")
         if len(bad) > shown:
-            self._say(f"  and {len(bad) - shown:,} more; split.csv lists them all.")
+            self._say(f"  and {len(bad) - shown:,} more; {listed} lists them all.")
 
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """Names and what they are, in two columns; long values go on below themselves."""
