@@ -82,7 +82,6 @@ def _labels(place: str, file: BinaryIO) -> Iterator[int]:
             if not any(extension in PHOTOS for extension in sample):
                 raise ResnestError(f"{name} has a class, but no photo.")
             yield label_of(name, sample.get(LABEL))
-        _check_end(place, archive)
 
 
 def _members(place: str, archive: tarfile.TarFile) -> Iterator[dict[str, Any]]:
@@ -94,6 +93,7 @@ def _members(place: str, archive: tarfile.TarFile) -> Iterator[dict[str, Any]]:
             data = stream.read() if is_label and stream is not None else b""
             yield {"fname": member.name, "data": data, "__url__": place}
         archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
+    _check_end(place, archive)  # here: before the last photo is looked at, which may be half
 
 
 def _check_end(place: str, archive: tarfile.TarFile) -> None:
