@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnest_cli.packing.job import PackJob, Packed, pack
+from resnest_cli.packing.job import Packed, PackJob, pack
 from resnest_cli.training.dataset import DataSet, load_dataset
 from tests.conftest import make_photo
 

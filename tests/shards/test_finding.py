@@ -36,7 +36,8 @@ def serve(server: Server, folder: Path) -> str:
 
 def test_what_is_taken_for_shards(shards: Path, data: Path) -> None:
     for name in (
-        str(shards), "a/train-{0..3}.tar", "https://host/shards/", "x.tar", "{a.tar,b.tar}", "x.tgz",
+        str(shards), "a/train-{0..3}.tar", "https://host/shards/", "x.tar", "{a.tar,b.tar}",
+        "x.tgz",
     ):  # fmt: skip
         assert is_shards(name), name
     for name in (str(data), "photos.csv", "tar", "folder.tard"):
