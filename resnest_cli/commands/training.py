@@ -28,9 +28,7 @@ Data = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option(
-        "--data", metavar="DATA", help="The same as DATA.", rich_help_panel="Data and model"
-    ),
+    typer.Option("--data", metavar="DATA", help="The same as DATA."),
 ]
 # Name -> type and default, of the options that are no settings.
 COMMON: dict[str, tuple[Any, Any]] = {

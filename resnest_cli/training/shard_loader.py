@@ -5,18 +5,16 @@ number of workers changes nothing, as with folders; see `loader`. Which photo co
 `shard_order`, and how it is varied follows from (seed, epoch, index, repeat) as ever: a resumed
 run skips to its window and goes on with the same bits.
 
-The next window is read while the current one is used: two windows of encoded photos are in memory,
-each of 256 MiB at most. One thread reads for each device; more machines read more.
+One thread reads for each device, so that more machines read more. The order is not that of folders,
+and of N devices not that of one with N times as many batches in a step: each has shards of its own.
 
 What cannot be decoded travels back as an error that names shard and key; it is never replaced.
 """
 
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -25,21 +23,12 @@ from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.shards.fetching import Files
-from resnest_cli.shards.index import Shard, photos
-from resnest_cli.shards.reading import RawPhoto, read_photos
+from resnest_cli.shards.index import Shard
+from resnest_cli.shards.reading import RawPhoto
 from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.loader import Batch, Item, batch_bytes, collated, sample_seed
-from resnest_cli.training.shard_order import (
-    Section,
-    Stream,
-    Stretch,
-    sections,
-    shard_order,
-    window_order,
-    window_photos,
-    windows,
-)
+from resnest_cli.training.shard_order import Section, sections, shard_order, window_order
+from resnest_cli.training.shard_stream import ShardStream
 from resnest_cli.training.workers import Failure, Workers
 
 if TYPE_CHECKING:
@@ -88,107 +77,6 @@ class _Decoded(Dataset[Any]):
         return Item(photo, raw.label, place)
 
 
-class _Reader:
-    """Reads stretches of shards, one after the other, each shard once; a context manager.
-
-    `stretches` are all that will be read, in order.
-    """
-
-    def __init__(self, shards: Sequence[Shard], stretches: Sequence[Stretch], classes: int) -> None:
-        self._shards, self._classes = shards, classes
-        self._order = list(dict.fromkeys(stretch.shard for stretch in stretches))
-        self._files = Files([shards[index] for index in self._order])
-        self._stop = threading.Event()
-        self._open = ExitStack()
-        self._place = -1  # in the order
-        self._at = 0  # photos of the shard that were read
-        self._photos: Iterator[RawPhoto] = iter(())
-
-    def read(self, stretches: Sequence[Stretch]) -> list[tuple[int, RawPhoto]]:
-        """Their photos, each with its number in its shard."""
-        found = []
-        for shard, first, last in stretches:
-            if self._place < 0 or self._order[self._place] != shard:
-                self._begin()
-            for number, photo in enumerate(
-                islice(self._photos, first - self._at, last - self._at), start=first
-            ):
-                if self._stop.is_set():
-                    return []
-                found.append((number, photo))
-            self._at = last
-            if last == self._shards[shard].photos:
-                next(self._photos, None)  # tells a shard that has more
-        return found
-
-    def _begin(self) -> None:
-        self._open.close()
-        self._place, self._at = self._place + 1, 0
-        file: BinaryIO = self._open.enter_context(self._files.open(self._place))
-        self._photos = read_photos(self._shards[self._order[self._place]], file, self._classes)
-
-    def stop(self) -> None:
-        """Ends a `read` in another thread soon."""
-        self._stop.set()
-        self._files.give_up()
-
-    def close(self) -> None:
-        """Closes the shards."""
-        self._photos = iter(())
-        self._open.close()
-        self._files.close()
-
-
-class _Side:
-    """The shards of a side, and the number of each one's first photo."""
-
-    def __init__(self, shards: Sequence[Shard], classes: int) -> None:
-        self.shards, self.classes = shards, classes
-        self.counts = [shard.photos for shard in shards]
-        self.photos = photos(shards)
-        self.window = window_photos(self.photos, sum(shard.size for shard in shards))
-        self._first = [0]
-        for count in self.counts:
-            self._first.append(self._first[-1] + count)
-
-    def entries(
-        self,
-        order: Sequence[int],
-        section: Section,
-        *,
-        start: int = 0,
-        shuffle: Callable[[int, int], Sequence[int]] | None = None,
-    ) -> Generator[tuple[int, RawPhoto], None, None]:
-        """Index and photo of a section, from its photo `start` on.
-
-        `shuffle` gives the order of a window, from its number of photos and its place.
-        """
-        stream = Stream(self.counts, order)
-        parts = [(at, list(stream.stretches(at, end))) for _, at, end in windows(section, start)]
-        reader = _Reader(self.shards, [one for _, part in parts for one in part], self.classes)
-        skipped = start % section.window
-        pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
-        try:
-            coming: Future[list[tuple[int, RawPhoto]]] | None = None
-            for number, (at, part) in enumerate(parts):
-                found = (coming or pool.submit(reader.read, part)).result()
-                coming = None
-                if number + 1 < len(parts):
-                    coming = pool.submit(reader.read, parts[number + 1][1])
-                firsts = [
-                    self._first[one.shard] for one in part for _ in range(one.last - one.first)
-                ]
-                places = range(len(found)) if shuffle is None else shuffle(len(found), at)
-                for place in places[skipped:]:
-                    inside, photo = found[place]
-                    yield firsts[place] + inside, photo
-                skipped = 0
-        finally:
-            reader.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
-            reader.close()
-
-
 class ShardTrainBatches:
     """Augmented photos of shards in batches; see `loader.TrainBatches`, whose arguments it has.
 
@@ -215,7 +103,7 @@ class ShardTrainBatches:
         ranks: int = 1,
         accumulated: int = 1,
     ) -> None:
-        self._side, self._seed, self._repeats = _Side(shards, classes), seed, aug_repeats
+        self._side, self._seed, self._repeats = ShardStream(shards, classes), seed, aug_repeats
         self.photos = self._side.photos
         bounds = rank_bounds(self.photos, batch_size, ranks=ranks, accumulated=accumulated)
         self._sizes = [last - first for first, last in bounds[rank::ranks]]
@@ -292,7 +180,7 @@ class ShardEvalBatches:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self._side, self._batch_size = _Side(shards, classes), batch_size
+        self._side, self._batch_size = ShardStream(shards, classes), batch_size
         count = -(-self._side.photos // batch_size)
         cuts = [count * place // ranks for place in range(ranks + 1)]
         self._most = max(last - first for first, last in pairwise(cuts))
