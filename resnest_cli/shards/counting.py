@@ -59,16 +59,17 @@ def count_shard(place: str) -> Shard:
         file = fetch(Shard(place, 0, 0)) if is_remote(place) else Path(place).open("rb")  # noqa: SIM115
     except OSError as error:
         raise ResnestError(f"{place}: cannot be read: {error.strerror or error}.") from error
+    title = Shard(place, 0, 0).title
     with closing(file):
         size = file.seek(0, 2)
         file.seek(0)
         try:
-            labels = Counter(_labels(place, file))
+            labels = Counter(_labels(title, file))
         except DAMAGE as error:
-            raise damaged(place, reason(error)) from error
+            raise damaged(title, reason(error)) from error
     if not labels:
         raise ResnestError(
-            f"{place}: has no photos; each needs an image and its class, such as 01.jpg and 01.cls."
+            f"{title}: has no photos; each needs an image and its class, such as 01.jpg and 01.cls."
         )
     return Shard(place, labels.total(), size, classes=tuple(sorted(labels.items())))
 

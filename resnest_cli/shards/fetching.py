@@ -97,7 +97,7 @@ def open_local(shard: Shard) -> BinaryIO:
 def wrong_size(shard: Shard, size: int) -> ResnestError:
     """The error of a shard that is shorter or longer than its index says."""
     return ResnestError(
-        f"{shard.place}: has {size:,} bytes, not the {shard.size:,} that are in its index: it is "
+        f"{shard.title}: has {size:,} bytes, not the {shard.size:,} that are in its index: it is "
         "truncated or was changed. Copy it anew, or pack it again."
     )
 
@@ -144,9 +144,7 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
                 watch,
             )
         except DownloadError as error:
-            raise ResnestError(
-                f"{web.without_login(shard.place)}: the shard cannot be fetched: {error}."
-            ) from error
+            raise ResnestError(f"{shard.title}: the shard cannot be fetched: {error}.") from error
         size = target.stat().st_size
         if shard.size and size != shard.size:
             raise wrong_size(shard, size)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from resnest_cli import web
 from resnest_cli.errors import ResnestError
 
 NAME = "index.json"
@@ -37,6 +38,11 @@ class Shard:
     def remote(self) -> bool:
         """Whether it is behind an address."""
         return is_remote(self.place)
+
+    @property
+    def title(self) -> str:
+        """The place for messages: without the login that an address may carry."""
+        return web.without_login(self.place) if self.remote else self.place
 
     @property
     def name(self) -> str:

@@ -61,22 +61,22 @@ def read_photos(shard: Shard, file: BinaryIO, classes: int) -> Iterator[RawPhoto
         ResnestError: the file is truncated or damaged, or has other photos than it should have.
     """
     tars = tar_iterators()
-    source = [{"url": shard.place, "stream": file}]
+    source = [{"url": shard.title, "stream": file}]
     done = 0
     try:
         files = tars.tar_file_expander(source, select_files=wanted)
         for sample in tars.group_by_keys(files):
             if done == shard.photos:
                 raise ResnestError(
-                    f"{shard.place}: has more photos than the {shard.photos:,} that its index "
+                    f"{shard.title}: has more photos than the {shard.photos:,} that its index "
                     "says. Was it changed? Pack the photos again."
                 )
             yield _photo(shard, sample, classes)
             done += 1
     except DAMAGE as error:
-        raise damaged(shard.place, f"after {done:,} photos: {reason(error)}") from error
+        raise damaged(shard.title, f"after {done:,} photos: {reason(error)}") from error
     if done < shard.photos:
-        raise damaged(shard.place, f"it ends after {done:,} of {shard.photos:,} photos")
+        raise damaged(shard.title, f"it ends after {done:,} of {shard.photos:,} photos")
 
 
 def damaged(place: str, why: str) -> ResnestError:
@@ -93,7 +93,7 @@ def reason(error: BaseException) -> str:
 
 
 def _photo(shard: Shard, sample: dict[str, Any], classes: int) -> RawPhoto:
-    name = f"{shard.place}: {sample['__key__']}"
+    name = f"{shard.title}: {sample['__key__']}"
     image = next((extension for extension in sample if extension in PHOTOS), None)
     if image is None:
         raise ResnestError(f"{name} has a class, but no photo.")

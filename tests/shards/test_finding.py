@@ -162,3 +162,12 @@ def test_addresses_that_fail(shards: Path, server: Server) -> None:
     server.script("/s/index.json", *[Reply(500)] * 10)
     with pytest.raises(UsageError, match=r"/s/index\.json cannot be fetched: it answered 500"):
         find(server.url("/s/"))
+
+
+def test_no_message_shows_a_password(data: Path, tmp_path: Path, server: Server) -> None:
+    write_tar(tmp_path / "a.tar", [("1.jpg", b"")])
+    server.files["/a.tar"] = File((tmp_path / "a.tar").read_bytes())
+    place = server.url("/a.tar").replace("://", "://me:secret@")
+    with pytest.raises(ResnestError, match=r"127\.0\.0\.1:\d+/a\.tar: 1\.cls is missing") as error:
+        find(place, place)
+    assert "secret" not in str(error.value)
