@@ -2,15 +2,13 @@
 
     data, checked and split as for training -> layout -> shards, several at a time -> index.json
 
-Threads do the work: reading, hashing and writing free the interpreter's lock. A shard has its name
-only when it is whole, and the index comes last, so a run that was killed leaves whole shards, and
-the same command verifies these and writes the others.
+A shard has its name only when it is whole, and the index comes last: a run that was killed leaves
+whole shards and hidden temporary files. The same command removes these, verifies the shards, and
+writes the others.
 """
 
 import shutil
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from filelock import FileLock, Timeout
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text
 from resnest_cli.packing.layout import Planned, planned
+from resnest_cli.packing.parallel import Tell, run
 from resnest_cli.packing.writing import is_whole, write_shard
 from resnest_cli.shards.index import NAME, SIDES, Index, Shard, class_counts, from_text, to_text
 from resnest_cli.shards.reading import tar_iterators
@@ -29,7 +28,7 @@ from resnest_cli.training.dataset import DataSet
 Progress = Callable[[int, int | None], None]
 Result = TypeVar("Result")
 
-_PAUSE = 0.1  # seconds between two looks at what is done
+_PATIENCE = 5.0  # seconds; workers of a run that was killed end within one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +86,7 @@ def pack(
     folder = job.output
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=_PATIENCE):
             return _pack(job, dataset, plan, progress, check)
     except Timeout:
         raise ResnestError(f"{folder}: another `resnest pack` is writing there.") from None
@@ -127,7 +126,7 @@ def _pack(
     return Packed(index, kept)
 
 
-def _written(folder: Path, classes: int, shard: Planned, tell: Callable[[], None]) -> Shard:
+def _written(folder: Path, classes: int, shard: Planned, tell: Tell) -> Shard:
     return write_shard(folder, shard, classes, tell)
 
 
@@ -184,44 +183,20 @@ def _check_room(folder: Path, missing: Sequence[Planned]) -> None:
 
 def _run(
     job: PackJob,
-    work: Callable[[Planned, Callable[[], None]], Result],
+    work: Callable[[Planned, Tell], Result],
     shards: Sequence[Planned],
     progress: Progress,
     check: Callable[[], None],
 ) -> list[Result]:
-    """`work` of each shard, in threads; the first error stops all."""
-    total, count, lock = sum(len(shard.entries) for shard in shards), _Count(), threading.Lock()
-
-    def tell() -> None:
-        with lock:
-            count.done += 1
-        if count.stopped:
-            raise _StoppedError
-
-    pool = ThreadPoolExecutor(max(1, job.workers), thread_name_prefix="pack")
-    try:
-        futures: list[Future[Result]] = [pool.submit(work, shard, tell) for shard in shards]
-        pending: set[Future[Result]] = set(futures)
-        while pending:
-            done, pending = wait(pending, _PAUSE, FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            check()
-            progress(count.done, total)
-        return [future.result() for future in futures]
-    finally:
-        count.stopped = True
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _StoppedError(Exception):
-    """Another thread has failed, or a signal came."""
-
-
-@dataclass(slots=True)
-class _Count:
-    done: int = 0
-    stopped: bool = False
+    """`work` of each shard, several at a time."""
+    total = sum(len(shard.entries) for shard in shards)
+    return run(
+        work,
+        shards,
+        workers=job.workers,
+        progress=lambda done: progress(done, total),
+        check=check,
+    )
 
 
 def _index(

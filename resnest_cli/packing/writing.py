@@ -8,17 +8,16 @@ must be those that were read from the sources.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import atomic_file
 from resnest_cli.packing.layout import Entry, Planned, gone
+from resnest_cli.packing.parallel import Tell
 from resnest_cli.shards.index import Shard
 from resnest_cli.shards.reading import LABEL, read_photos, tar_iterators
-
-Tell = Callable[[], None]  # after each photo; may raise to stop
 
 
 def write_shard(folder: Path, planned: Planned, classes: int, tell: Tell) -> Shard:
