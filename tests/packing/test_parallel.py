@@ -23,10 +23,10 @@ def square(number: int, tell: Tell) -> int:
 
 
 def failing(number: int, tell: Tell) -> int:
-    """The third fails; the others would go on for a minute."""
+    """The third fails; the others would go on for longer than a test may take."""
     if number == 2:
         raise ResnestError("the third cannot be done")
-    for _ in range(600):
+    for _ in range(6000):
         time.sleep(0.1)
         tell()
     return number
@@ -51,11 +51,10 @@ def test_results_come_in_order(workers: int) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.timeout(120)
 def test_the_first_error_stops_all() -> None:
-    begin = time.monotonic()
     with pytest.raises(ResnestError, match="the third cannot be done"):
         run(failing, range(3), workers=3, progress=lambda _: None, check=nothing)
-    assert time.monotonic() - begin < 50  # and not the minute that the others would take
     assert not multiprocessing.active_children()
 
 
@@ -64,6 +63,7 @@ def test_a_worker_that_is_killed_is_told() -> None:
         run(dying, range(3), workers=2, progress=lambda _: None, check=nothing)
 
 
+@pytest.mark.timeout(120)
 def test_workers_end_with_their_parent() -> None:
     code = (
         "from tests.packing.test_parallel import failing, nothing\n"
@@ -79,6 +79,4 @@ def test_workers_end_with_their_parent() -> None:
         process.kill()
         process.wait()
         # The workers hold the pipe open, and whoever reads it waits for them.
-        process.stdout.read()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+        assert process.stdout.read() == b""
