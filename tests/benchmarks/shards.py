@@ -1,6 +1,6 @@
 """Packing, and training from shards against folders, on the same photos, in turn.
 
-    python -m tests.benchmarks.shards PHOTOS [--pairs 5] [--size 64] [--workers 1] [--epochs 2]
+    python -m tests.benchmarks.shards PHOTOS [--pairs 5] [--size 32] [--workers 1] [--epochs 1]
 
 PHOTOS is a folder of class folders, such as Tiny ImageNet's val. First `resnest pack` with one and
 two workers, whole processes. Then the training loop of a tiny network, from folders and from the
@@ -76,9 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     arguments = parser.parse_args()
     count = sum(1 for path in arguments.photos.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as folder:
@@ -93,13 +93,14 @@ def main() -> None:
         sides = {"folders": arguments.photos, "shards": work / "packed1-0"}
         loading: dict[str, list[float]] = {name: [] for name in sides}
         training: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(arguments.pairs):
+        for _ in range(arguments.pairs):
             for name, data in sides.items():
                 loading[name].append(batches(data, arguments))
-            for name, data in sides.items():
-                training[name].append(train(data, work, f"{name}{number}", arguments))
         for name in sides:
             tell(f"batches from {name}", loading[name], "photos/s")
+        for number in range(arguments.pairs):
+            for name, data in sides.items():
+                training[name].append(train(data, work, f"{name}{number}", arguments))
         for name in sides:
             tell(f"training from {name}", training[name], "photos/s")
 
