@@ -237,20 +237,25 @@ def test_an_address_that_does_not_give_the_shard(
         epoch(far)
 
 
-def broken(index: Index, tmp_path: Path, change: object) -> Iterator[Batch]:
+def broken(index: Index, tmp_path: Path, change: object, workers: int = 0) -> Iterator[Batch]:
     path = tmp_path / "shards" / "train-000003.tar"
     data = bytearray(path.read_bytes())
     change(data)  # type: ignore[operator]
     path.write_bytes(data)
-    return batches(index).epoch(0)
+    loader = batches(index, workers)
+    yield from loader.epoch(0)
+    loader.close()
 
 
-def test_a_shard_that_changed_is_an_error_that_names_it(index: Index, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_changed_is_an_error_that_names_it(
+    index: Index, tmp_path: Path, workers: int
+) -> None:
     def cut(data: bytearray) -> None:
         del data[5000:]
 
     with pytest.raises(ResnestError, match=r"train-000003\.tar: has 5,000 bytes, not the"):
-        list(broken(index, tmp_path, cut))
+        list(broken(index, tmp_path, cut, workers))
 
 
 def test_a_damaged_header_is_an_error(index: Index, tmp_path: Path) -> None:
