@@ -30,11 +30,7 @@ class _GivenUpError(Exception):
 
 
 class Files:
-    """The shards of one pass, to be opened in this order; a context manager.
-
-    Raises:
-        ResnestError: of `open`.
-    """
+    """The shards of one pass, to be opened in this order; to be closed in the end."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = shards

@@ -19,7 +19,7 @@ from resnest_cli.training.shard_order import Section, Stream, Stretch, window_ph
 
 
 class _Reader:
-    """Reads stretches of shards, one after the other, each shard once; a context manager.
+    """Reads stretches of shards, one after the other, each shard once; to be closed.
 
     `stretches` are all that will be read, in order.
     """
