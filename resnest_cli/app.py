@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "explain_command",
     "finetune": "finetune",
     "train": "train",
+    "pack": "pack",
     "average": "average",
     "export": "export_command",
     "download": "download",

@@ -40,6 +40,10 @@ SETTINGS: dict[str, Any] = {
     "weights": _option(
         str, "--weights", "PATH|URL", "finetune: other weights for the named variant.", _DATA
     ),
+    "val_data": _option(
+        str, "--val-data", "SHARDS", "Shards to validate with, where their index does not say.",
+        _DATA,
+    ),
     "classes": _whole(
         "--classes", "How many classes you expect; another number is an error.", _DATA
     ),

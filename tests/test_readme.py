@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_photo
+from tests.shards.making import packed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,6 +81,7 @@ def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
                 path = work / "tiny-imagenet" / side / name / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make_photo(path, (64, 64), seed=hash_of(side, name, number))
+    packed(work / "data", work / "shards", photos_per_shard=None, shard_bytes=256_000_000)
     (work / "classes.tsv").write_text("n02124075\tEgyptian cat\nn07920052\tespresso\n")
     settings = 'command = "finetune"\ndata = "data"\nmodel = "resnest50d"\nepochs = 1\n'
     (work / "runs/finetune/exp/args.toml").write_text(settings)

@@ -23,6 +23,7 @@ CLASS = training.GroupedCommand
 @training.with_options
 def finetune(
     data: training.Data = None,
+    data_option: training.DataOption = None,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     **given: Any,
@@ -34,4 +35,6 @@ def finetune(
     best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
     on with --resume.
     """
-    training.run("finetune", data, given, options.access(mirror, offline))
+    training.run(
+        "finetune", training.only_one(data, data_option), given, options.access(mirror, offline)
+    )

@@ -15,6 +15,8 @@ EPILOG = """Examples:
 
   resnest train data/ --resume
 
+  resnest train --data 'shards/train-{000000..000127}.tar'
+
   resnest train --config runs/train/exp/args.toml"""
 
 CLASS = training.GroupedCommand
@@ -23,6 +25,7 @@ CLASS = training.GroupedCommand
 @training.with_options
 def train(
     data: training.Data = None,
+    data_option: training.DataOption = None,
     **given: Any,
 ) -> None:
     """Train a network on your own classes, from nothing.
@@ -31,4 +34,6 @@ def train(
     weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
     --model. A run that was interrupted goes on with --resume. For few photos use finetune.
     """
-    training.run("train", data, given, options.access(None, offline=True))
+    training.run(
+        "train", training.only_one(data, data_option), given, options.access(None, offline=True)
+    )

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from resnest_cli import options, output, training_options
+from resnest_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from resnest_cli.model.weights import Access
@@ -21,8 +22,13 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="A folder of class folders (or with train/ and val/ in it), or a CSV: path,label.",
+        help="A folder of class folders (or with train/ and val/ in it), a CSV: path,label, or tar "
+        "shards: a folder of `resnest pack`, or a quoted pattern.",
     ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="The same as DATA."),
 ]
 # Name -> type and default, of the options that are no settings.
 COMMON: dict[str, tuple[Any, Any]] = {
@@ -118,6 +124,20 @@ def with_options(command: Function) -> Function:
     command.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
     command.__annotations__ |= {parameter.name: parameter.annotation for parameter in more}
     return command
+
+
+def only_one(data: str | None, option: str | None) -> str | None:
+    """DATA, wherever it stands.
+
+    Raises:
+        UsageError: it stands in both places.
+    """
+    if data is not None and option is not None:
+        raise UsageError(
+            f"DATA {data} and --data {option}: give one of the two. A pattern needs quotes, or the "
+            "shell takes it apart: --data 'shards/train-{000000..000127}.tar'"
+        )
+    return option if data is None else data
 
 
 def run(command: "Command", data: str | None, given: Mapping[str, Any], access: "Access") -> None:

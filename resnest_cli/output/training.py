@@ -4,7 +4,6 @@ All of it goes to stderr, but for `--dry-run`, whose output is what was asked fo
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ _FILES = (
     ("train_batch.jpg", "training photos as the network sees them"),
     ("args.toml", "every setting; --config args.toml repeats the run"),
     ("split.csv", "which photos trained and which validated"),
+    ("shards.json", "which shards trained and which validated"),
 )
 
 
@@ -82,8 +82,27 @@ class TrainingDisplay:
         finally:
             status.clear()
 
-    def data(self, dataset: "DataSet") -> None:
-        """Counts, what the user should know about the data, and the photos left out."""
+    @contextmanager
+    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
+        """Shows how far each step of `resnest pack` has come, by its title."""
+        status = StatusLine()
+
+        def step(title: str) -> Callable[[int, int | None], None]:
+            pace = Pace()
+            return lambda done, total: status.show(
+                lambda: Line(title, done, total, pace.parts(done, total))
+            )
+
+        try:
+            yield step
+        finally:
+            status.clear()
+
+    def data(self, dataset: "DataSet", listed: str = "split.csv") -> None:
+        """Counts, what the user should know about the data, and the photos left out.
+
+        All of these are listed in the file `listed`.
+        """
         if self._dry_run:
             _show_classes(dataset)
             emit("\n")
@@ -98,7 +117,7 @@ class TrainingDisplay:
         for photo in bad[:shown]:
             self._say(f"  {printable_name(photo.name)}: {photo.error}")
         if len(bad) > shown:
-            self._say(f"  and {len(bad) - shown:,} more; split.csv lists them all.")
+            self._say(f"  and {len(bad) - shown:,} more; {listed} lists them all.")
 
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """Names and what they are, in two columns; long values go on below themselves."""
@@ -263,16 +282,17 @@ def _counts(dataset: "DataSet") -> str:
     names = dataset.class_names
     shown = ", ".join(map(printable_name, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
     split = "as the folders have it" if dataset.own_split else "split by class"
+    if (shards := dataset.shards) is not None:
+        split = f"in {len(shards.train):,} and {len(shards.val):,} shards"
     return (
-        f"{len(dataset.train):,} photos to train on, {len(dataset.val):,} to validate ({split}); "
-        f"{len(names):,} classes: {shown}"
+        f"{dataset.train_photos:,} photos to train on, {dataset.val_photos:,} to validate "
+        f"({split}); {len(names):,} classes: {shown}"
     )
 
 
 def _show_classes(dataset: "DataSet") -> None:
     """A table on stdout: each class and how many photos it has on either side."""
-    train = Counter(sample.label for sample in dataset.train)
-    val = Counter(sample.label for sample in dataset.val)
+    train, val = dataset.train_counts, dataset.val_counts
     named = dataset.class_names != dataset.class_ids
     columns = [("Class", "left"), *([("Name", "left")] if named else [])]
     columns += [("Training", "right"), ("Validation", "right")]
@@ -280,5 +300,5 @@ def _show_classes(dataset: "DataSet") -> None:
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
     total = ["all", *([""] if named else [])]
-    rows.append([*total, f"{len(dataset.train):,}", f"{len(dataset.val):,}"])
+    rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
     show_table(columns, rows)

@@ -42,6 +42,7 @@ _BOOL: Check = bool, lambda _: True, "true or false"
 _CHECKS: dict[str, Check] = {
     "command": _choice("train", "finetune"),
     "data": _TEXT,
+    "val_data": _TEXT,
     "model": _TEXT,
     "weights": _TEXT,
     "recipe": _TEXT,

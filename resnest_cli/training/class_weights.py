@@ -1,7 +1,6 @@
 """`--class-weights`: what each class weighs in the loss, for data with rare classes."""
 
 import csv
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -23,9 +22,8 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
     if what == "none":
         return None
     if what == "balanced":
-        counts = Counter(sample.label for sample in dataset.train)
-        number = len(dataset.class_ids)
-        shares = [len(dataset.train) / (number * max(1, counts[i])) for i in range(number)]
+        number, photos = len(dataset.class_ids), dataset.train_photos
+        shares = [photos / (number * max(1, count)) for count in dataset.train_counts]
         return torch.tensor(shares, dtype=torch.float32)
     found = _read(Path(what))
     missing = [id_ for id_ in dataset.class_ids if id_ not in found]

@@ -19,7 +19,8 @@ Sched = Literal["cosine", "step", "onecycle", "constant"]
 class Config:
     """The settings of one run; names are those of the flags, with underscores.
 
-    What is trained: `command`; `data` (folder or manifest); `model` (variant or checkpoint);
+    What is trained: `command`; `data` (folder, manifest or shards); `val_data` (shards to validate
+    with, where an index does not say); `model` (variant or checkpoint);
     `weights` (path or URL of other weights for a named variant); `recipe`; `classes` (how many the
     user expects); `class_names` (file of readable names); `val_split` (share of each class that
     validates, in (0, 1), where the data has no split of its own); `balanced` (each class is drawn
@@ -58,6 +59,7 @@ class Config:
 
     command: Command
     data: str
+    val_data: str | None = None
     model: str
     weights: str | None = None
     recipe: str

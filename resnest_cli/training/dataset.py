@@ -15,11 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.class_folders import Listed, Listing, check_classes, check_count, list_data
 from resnest_cli.images.decode import decode
 from resnest_cli.training.seeds import derived_seed
+
+if TYPE_CHECKING:
+    from resnest_cli.shards.index import Index
 
 Progress = Callable[[int, int | None], None]
 
@@ -52,6 +56,7 @@ class DataSet:
     `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
     whose bytes another one has, too; `own_split` says that the data brought their split.
     `left_out` are readable photos that neither train nor validate: training has the same file.
+    Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
     """
 
     class_ids: tuple[str, ...]
@@ -63,6 +68,31 @@ class DataSet:
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     own_split: bool = False
+    shards: "Index | None" = None
+
+    @property
+    def train_counts(self) -> tuple[int, ...]:
+        """Training photos of each class."""
+        return self.shards.train_counts if self.shards else self._counts(self.train)
+
+    @property
+    def val_counts(self) -> tuple[int, ...]:
+        """Validation photos of each class."""
+        return self.shards.val_counts if self.shards else self._counts(self.val)
+
+    @property
+    def train_photos(self) -> int:
+        """How many photos train."""
+        return sum(self.shards.train_counts) if self.shards else len(self.train)
+
+    @property
+    def val_photos(self) -> int:
+        """How many photos validate."""
+        return sum(self.shards.val_counts) if self.shards else len(self.val)
+
+    def _counts(self, samples: "Sequence[Sample]") -> tuple[int, ...]:
+        counts = Counter(sample.label for sample in samples)
+        return tuple(counts[label] for label in range(len(self.class_ids)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +147,7 @@ def load_dataset(
     index = {id_: place for place, id_ in enumerate(ids)}
     return DataSet(
         class_ids=ids,
-        class_names=_readable(ids, class_names),
+        class_names=readable_names(ids, class_names),
         train=tuple(_sample(photo, index) for photo in train),
         val=tuple(_sample(photo, index) for photo in val),
         bad=bad,
@@ -247,8 +277,12 @@ def _note_missing(ids: Sequence[str], val: Sequence[Listed], notes: list[str]) -
         notes.append(f"no validation photos, so nothing is known of: {_some(missing)}")
 
 
-def _readable(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
-    """Names from lines `id,name` or `id<TAB>name`; the ids themselves without a file."""
+def readable_names(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
+    """Names from lines `id,name` or `id<TAB>name`; the ids themselves without a file.
+
+    Raises:
+        UsageError: the file cannot be read, or lacks the name of a class.
+    """
     if path is None:
         return tuple(ids)
     try:

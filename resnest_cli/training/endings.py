@@ -71,5 +71,5 @@ def last_good(run: RunFolder) -> str:
 
 def command_to_try(run: RunFolder, dataset: DataSet) -> str:
     """A prediction of a validation photo."""
-    photo = dataset.val[0].path
+    photo = dataset.val[0].path if dataset.val else "PHOTO"
     return shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])

@@ -19,7 +19,7 @@ from resnest_cli.training.agreement import agreed, check_world, same_job, settle
 from resnest_cli.training.allocator import keep_memory
 from resnest_cli.training.budget import fitted
 from resnest_cli.training.config import Command, Config
-from resnest_cli.training.dataset import DataSet, load_dataset
+from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
 from resnest_cli.training.endings import command_to_try, last_good, out_of_time, tell_stop
 from resnest_cli.training.finding import find_learning_rate
@@ -36,7 +36,7 @@ from resnest_cli.training.settings import (
     write_args,
 )
 from resnest_cli.training.setup import Ready, check_batches, get_ready
-from resnest_cli.training.split import read_split, write_split
+from resnest_cli.training.sharded import load_data, read_data, write_data
 from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 
@@ -151,14 +151,7 @@ def _started(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outc
     if not job.dry_run and job.run is not None and not job.resume:
         runs.check_free(job.base / job.run)
     with display.scanning() as progress:
-        dataset = load_dataset(
-            config.data,
-            val_split=config.val_split,
-            seed=config.seed,
-            classes=config.classes,
-            class_names=config.class_names,
-            progress=progress,
-        )
+        dataset = load_data(config, progress)
     ready = get_ready(config, dataset, job.access)
     check_batches(ready)
     display.data(dataset)
@@ -175,7 +168,7 @@ def _started(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outc
     run = _folder(job)
     with run.locked():
         run.note_job(world.job)
-        write_split(run.split, dataset)
+        write_data(run, dataset)
         write_args(run.args, ready.config)
         display.message(f"Run folder: {run.path}")
         picture_of_training(run.path, ready, display.message)
@@ -219,7 +212,7 @@ def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world
     if config.epochs < done:
         raise UsageError(f"--epochs {config.epochs}: {run.path} has done {done} epochs already.")
     check_tensorboard(config)
-    dataset = read_split(run.split, config.data)
+    dataset = read_data(run, config.data)
     ready = get_ready(config, dataset, job.access)
     check_batches(ready)
     if config.epochs != old.epochs:

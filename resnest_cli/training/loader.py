@@ -41,7 +41,9 @@ class Batch(NamedTuple):
     indices: list[int]
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
+    """A prepared photo float32 (3, H, W), its label, and its place among the samples."""
+
     photo: Tensor
     label: int
     place: int
@@ -130,7 +132,7 @@ class _Photos(Dataset[Any]):
         self._samples, self._seed = samples, seed
         self._augment, self._sizes, self._photos = augment, sizes, photos
 
-    def __getitem__(self, key: Key) -> _Item | Failure:
+    def __getitem__(self, key: Key) -> Item | Failure:
         epoch, index, _ = key
         sample = self._samples[index]
         try:
@@ -144,14 +146,15 @@ class _Photos(Dataset[Any]):
             return Failure(str(error))
         except MemoryError:
             return Failure(f"{sample.path} does not fit into this machine's memory.")
-        return _Item(photo, sample.label, index)
+        return Item(photo, sample.label, index)
 
 
-def _collated(items: list[_Item | Failure]) -> Batch | Failure:
+def collated(items: list[Item | Failure]) -> Batch | Failure:
+    """A batch of items; the first failure, if there is one."""
     for item in items:
         if isinstance(item, Failure):
             return item
-    good = [item for item in items if isinstance(item, _Item)]
+    good = [item for item in items if isinstance(item, Item)]
     photos = shared(torch.stack([item.photo for item in good]))
     if isinstance(photos, Failure):
         return photos
@@ -207,10 +210,10 @@ class TrainBatches:
         items = _Photos(samples, seed, augment, sizes, photos)
         self._workers: Workers[Key, Batch] = Workers(
             items,
-            _collated,
+            collated,
             count=workers,
             pin_memory=pin_memory,
-            batch_bytes=_bytes(batch_size, size),
+            batch_bytes=batch_bytes(batch_size, size),
         )
 
     def __len__(self) -> int:
@@ -264,10 +267,10 @@ class EvalBatches:
         items = _Photos(samples, 0, preprocessing, None, photos)
         self._workers: Workers[Key, Batch] = Workers(
             items,
-            _collated,
+            collated,
             count=workers,
             pin_memory=pin_memory,
-            batch_bytes=_bytes(batch_size, preprocessing.size),
+            batch_bytes=batch_bytes(batch_size, preprocessing.size),
         )
 
     def __len__(self) -> int:
@@ -287,5 +290,6 @@ class EvalBatches:
         self._workers.close()
 
 
-def _bytes(batch_size: int, size: int) -> int:
+def batch_bytes(batch_size: int, size: int) -> int:
+    """Bytes of a batch's photos."""
     return batch_size * 3 * size * size * 4

@@ -117,7 +117,7 @@ class Trainer:
         self._set_training()
         progress, begin = self.progress, time.perf_counter()
         rate, done = self._schedule.lr(progress.step), 0
-        for batch in self.task.train.epoch(progress.epoch, start=progress.position):
+        for batch in self._begun(self.task.train.epoch(progress.epoch, progress.position)):
             done += 1
             last = done == self._accumulated or progress.position + done == len(self.task.train)
             self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
@@ -136,6 +136,14 @@ class Trainer:
             self._tell(loss / photos, rate)
             self._between_steps()
             rate, done, begin = self._schedule.lr(progress.step), 0, time.perf_counter()
+
+    def _begun(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches. Devices wait for each other's first, for which a shard may be fetched."""
+        first = next(batches, None)
+        self._world.meet()
+        if first is not None:
+            yield first
+        yield from batches
 
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
         """One step at this learning rate, of which nothing is kept; the loss before it.
@@ -251,7 +259,7 @@ class Trainer:
         network.eval()
         meter = Meter(self.task.num_classes)
         with torch.inference_mode(), memory_errors(self.config):
-            batches = iter(self.task.val)
+            batches = self._begun(iter(self.task.val))
             for done in range(1, total + 1):
                 batch = next(batches, None)
                 if batch is not None:  # of several devices some have one batch less

@@ -32,7 +32,7 @@ def training_page(run: RunFolder, ready: "Ready", progress: Progress, best: Best
     page = Page(
         title=f"{config.command} {ready.network.variant.id}: {run.path.name}",
         subtitle=(
-            f"{len(dataset.train):,} photos to train on, {len(dataset.val):,} to validate, "
+            f"{dataset.train_photos:,} photos to train on, {dataset.val_photos:,} to validate, "
             f"{len(dataset.class_ids):,} classes"
         ),
         figures=_figures(progress),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
@@ -22,6 +23,7 @@ from resnest_cli.training.resume import Progress
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.setup import Ready
+from resnest_cli.training.sharded import first_photos
 
 _SHOWN = 16
 
@@ -32,6 +34,9 @@ Notify = Callable[[str], None]
 def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     """`train_batch.jpg`: the first photos of the first epoch as the network sees them."""
     config, samples = ready.config, ready.dataset.train
+    if ready.dataset.shards is not None:
+        _picture_of_shards(folder, ready, notify)
+        return
     labels = [sample.label for sample in samples]
     keys = epoch_keys(
         labels,
@@ -49,13 +54,30 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
         photos = [
             augment(decode(samples[key[1]].path), sample_seed(config.seed, key)) for key in keys
         ]
-    names = ready.dataset.class_names
+    _draw_training(folder, ready, photos, [labels[index] for index in first], notify)
+
+
+def _picture_of_shards(folder: Path, ready: Ready, notify: Notify) -> None:
+    """The same of the first photos of the first shard."""
+    config, shown = ready.config, first_photos(ready.dataset, "train", _SHOWN)
+    augment = Augment(config, ready.preprocessing)
+    photos = [
+        augment(decode(photo.data), sample_seed(config.seed, (0, index, 0)))
+        for index, photo in enumerate(shown)
+    ]
+    _draw_training(folder, ready, photos, [photo.label for photo in shown], notify)
+
+
+def _draw_training(
+    folder: Path, ready: Ready, photos: list[Tensor], labels: list[int], notify: Notify
+) -> None:
+    config, names = ready.config, ready.dataset.class_names
     batch = torch.stack(photos)
-    titles = [names[labels[index]] for index in first]
+    titles = [names[label] for label in labels]
     mixing = Mixing(config, len(names))
     if mixing.active and not ready.cached:
         seed = derived_seed(config.seed, "step", 0, 0)
-        batch, targets = mixing(batch, torch.tensor([labels[index] for index in first]), seed)
+        batch, targets = mixing(batch, torch.tensor(labels), seed)
         titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
     _drawn(
         folder / "train_batch.jpg",
@@ -107,9 +129,15 @@ def final_pictures(
 
 def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     network = checkpoint.instantiate(checkpoint.load(run.weights("best")))
-    samples = _spread(ready.dataset.val)
     preparation = Preparation(ready.preprocessing)
-    photos = np.stack([preparation(sample.path) for sample in samples])
+    sources: list[tuple[str | bytes, int]]
+    if ready.dataset.shards is not None:
+        shown = first_photos(ready.dataset, "val", _SHOWN)
+        sources = [(photo.data, photo.label) for photo in shown]
+    else:
+        sources = [(sample.path, sample.label) for sample in _spread(ready.dataset.val)]
+    photos = np.stack([preparation(source) for source, _ in sources])
+    labels = [label for _, label in sources]
     with torch.inference_mode():
         logits = network(torch.from_numpy(photos)).numpy()
     probabilities = softmax(logits)
@@ -118,10 +146,10 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     sheets.val_predictions(
         path,
         _pixels(photos, ready),
-        [names[sample.label] for sample in samples],
+        [names[label] for label in labels],
         [names[index] for index in best],
         [float(row[index]) for row, index in zip(probabilities, best, strict=True)],
-        [sample.label == index for sample, index in zip(samples, best, strict=True)],
+        [label == index for label, index in zip(labels, best, strict=True)],
     )
 
 

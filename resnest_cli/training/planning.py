@@ -3,6 +3,7 @@
 import contextlib
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
@@ -15,7 +16,11 @@ from resnest_cli.training.photo_cache import BYTES_PER_PIXEL
 from resnest_cli.training.plan import Estimate, estimate, estimate_cached
 from resnest_cli.training.settings import needs
 from resnest_cli.training.setup import Ready
+from resnest_cli.training.sharded import first_photos
 from resnest_cli.training.sizes import train_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _TIMED, _ENOUGH = 8, 1.0  # photos, and seconds after which fewer do
 
@@ -39,7 +44,8 @@ def plan_lines(ready: Ready, measured: Estimate | None = None) -> list[tuple[str
 
 def estimated(ready: Ready) -> Estimate:
     """Time and memory of the run, measured on a few photos."""
-    devices, photos = ready.config.devices, (len(ready.dataset.train), len(ready.dataset.val))
+    data, devices = ready.dataset, ready.config.devices
+    photos = data.train_photos, data.val_photos
     train, val = (-(-count // devices) for count in photos)
     load, decoded = _loading(ready)
     if ready.cached:
@@ -65,13 +71,17 @@ def _loading(ready: Ready) -> tuple[float, float]:
     Of a few, the means. Photos may be large and the network's input small; then this is most of the
     time.
     """
-    samples = ready.dataset.train
-    chosen = samples[:: max(1, len(samples) // _TIMED)][:_TIMED]
+    chosen: Sequence[str | bytes]
+    if ready.dataset.shards is not None:
+        chosen = [photo.data for photo in first_photos(ready.dataset, "train", _TIMED)]
+    else:
+        paths = [sample.path for sample in ready.dataset.train]
+        chosen = paths[:: max(1, len(paths) // _TIMED)][:_TIMED]
     augment = Augment(ready.config, ready.preprocessing)
     done, decoded, begin = 0, 0, time.perf_counter()
-    for sample in chosen:
+    for source in chosen:
         with contextlib.suppress(ImageError):  # changed since it was checked: training tells
-            image = decode(sample.path)
+            image = decode(source)
             decoded += BYTES_PER_PIXEL * image.width * image.height
             augment(image, 0)
         done += 1

@@ -4,7 +4,7 @@ runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
     resume/                  the training state, see `resume`; cached features
-    args.toml, split.csv, results.csv, recall.csv, pictures
+    args.toml, split.csv (shards.json), results.csv, recall.csv, pictures
 """
 
 import contextlib
@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "split.csv"
 
     @property
+    def shards(self) -> Path:
+        """In place of `split`: which shards train and which validate."""
+        return self.path / "shards.json"
+
+    @property
     def results(self) -> Path:
         """A row for each epoch; `recall.csv` beside it has a column for each class."""
         return self.path / "results.csv"
@@ -67,7 +72,8 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether there is anything to resume."""
-        return self.args.exists() and self.split.exists() and bool(resume.states(self.states))
+        known = self.split.exists() or self.shards.exists()
+        return self.args.exists() and known and bool(resume.states(self.states))
 
     def progress(self) -> Progress | None:
         """Where the run stands, from its newest readable state."""

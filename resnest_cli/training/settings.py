@@ -16,6 +16,7 @@ from typing import Any
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text
 from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing, find_variant
+from resnest_cli.shards.finding import is_shards
 from resnest_cli.training.checks import checked, checked_all, flag
 from resnest_cli.training.config import Command, Config
 
@@ -245,6 +246,8 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
     if config.freeze == "backbone" and config.device == "cpu":
         reason = "the frozen backbone's features are computed once; --freeze none lets it act"
         why |= {key: reason for key, off in _NOT_CACHED.items() if given.get(key, off) != off}
+    if is_shards(config.data):
+        why["val_split"] = "shards have a split of their own"
     if config.opt != "sgd":
         why |= dict.fromkeys(("momentum", "lr_base"), "it is for --opt sgd")
     elif given.get("lr") is not None:

@@ -30,6 +30,8 @@ from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import EvalBatches, TrainBatches
 from resnest_cli.training.photo_cache import read_all
 from resnest_cli.training.settings import resolve
+from resnest_cli.training.shard_loader import ShardEvalBatches, ShardTrainBatches
+from resnest_cli.training.sharded import check_sharded
 from resnest_cli.training.sizes import largest_size, train_size
 from resnest_cli.training.stopping import StopRequest
 
@@ -69,7 +71,7 @@ class Ready:
             "command": config.command,
             "recipe": config.recipe,
             "data": Path(config.data).resolve().name,
-            "photos": len(self.dataset.train),
+            "photos": self.dataset.train_photos,
             "seed": config.seed,
             "resnest_cli": __version__,
         }
@@ -105,35 +107,40 @@ class Ready:
         config, data = self.config, self.dataset
         assert config.batch_size is not None
         assert config.workers is not None
-        pinned = config.device != "cpu"
         train_photos, val_photos = self._photos(stop, display) if config.cache else (None, None)
-        train = TrainBatches(
-            data.train,
-            Augment(config, self.preprocessing),
-            size=largest_size(config),
-            sizes=partial(train_size, config),
-            photos=train_photos,
-            batch_size=config.batch_size,
-            workers=config.workers,
-            seed=config.seed,
-            balanced=config.balanced,
-            aug_repeats=config.aug_repeats,
-            pin_memory=pinned,
-            rank=rank,
-            ranks=config.devices,
-            accumulated=config.grad_accum_steps,
-        )
-        self._open.callback(train.close)
-        val = EvalBatches(
-            data.val,
-            self.preprocessing,
-            photos=val_photos,
-            batch_size=config.batch_size,
-            workers=config.workers,
-            pin_memory=pinned,
-            rank=rank,
-            ranks=config.devices,
-        )
+        train: TrainBatches | ShardTrainBatches
+        val: EvalBatches | ShardEvalBatches
+        augment = Augment(config, self.preprocessing)
+        of_training: dict[str, Any] = {
+            "size": largest_size(config),
+            "sizes": partial(train_size, config),
+            "seed": config.seed,
+            "aug_repeats": config.aug_repeats,
+            "accumulated": config.grad_accum_steps,
+        }
+        of_both: dict[str, Any] = {
+            "batch_size": config.batch_size,
+            "workers": config.workers,
+            "pin_memory": config.device != "cpu",
+            "rank": rank,
+            "ranks": config.devices,
+        }
+        if data.shards is not None:
+            classes = len(data.class_ids)
+            train = ShardTrainBatches(data.shards.train, classes, augment, **of_training, **of_both)
+            self._open.callback(train.close)
+            val = ShardEvalBatches(data.shards.val, classes, self.preprocessing, **of_both)
+        else:
+            train = TrainBatches(
+                data.train,
+                augment,
+                photos=train_photos,
+                balanced=config.balanced,
+                **of_training,
+                **of_both,
+            )
+            self._open.callback(train.close)
+            val = EvalBatches(data.val, self.preprocessing, photos=val_photos, **of_both)
         self._open.callback(val.close)
         if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
@@ -225,10 +232,12 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     preprocessing = _preprocessing(config, base)
     config = resolve(
         config,
-        photos=len(dataset.train),
+        photos=dataset.train_photos,
         preprocessing=preprocessing,
         device=resolve_device(config.device),
     )
+    if dataset.shards is not None:
+        check_sharded(config)
     variant = replace(variant, preprocessing=preprocessing)
     if model is None:
         start = network.fresh(config, variant, len(dataset.class_ids))
@@ -292,7 +301,7 @@ def check_batches(ready: Ready) -> None:
     Raises:
         UsageError: a batch would hold one photo while batch norms learn their statistics.
     """
-    photos, devices = len(ready.dataset.train), ready.config.devices
+    photos, devices = ready.dataset.train_photos, ready.config.devices
     if devices > 1 and photos < 2 * devices:
         raise UsageError(
             f"{ready.config.data}: {photos} photos to train on are too few for {devices} devices."
@@ -304,7 +313,7 @@ def check_batches(ready: Ready) -> None:
             "-b 1: batch norm cannot learn from one photo at a time. Use -b 2 or more, or freeze "
             "the norms with --freeze backbone."
         )
-    if len(ready.dataset.train) == 1:
+    if ready.dataset.train_photos == 1:
         raise UsageError(
             f"{ready.config.data}: batch norm cannot learn from a single photo. Add photos, or "
             "freeze the norms with --freeze backbone."

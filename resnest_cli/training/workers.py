@@ -18,7 +18,7 @@ import signal
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -49,13 +49,10 @@ class Keys(Sampler[list[K]]):
     """The keys of the batches that are wanted next."""
 
     def __init__(self) -> None:
-        self.wanted: list[list[K]] = []
+        self.wanted: Iterable[list[K]] = []
 
     def __iter__(self) -> Iterator[list[K]]:
         return iter(self.wanted)
-
-    def __len__(self) -> int:
-        return len(self.wanted)
 
 
 class Workers(Generic[K, B]):
@@ -105,14 +102,14 @@ class Workers(Generic[K, B]):
             generator=torch.Generator(),
         )
 
-    def batches(self, keys: list[list[K]]) -> Iterator[B]:
-        """The batches of these keys, in order.
+    def batches(self, keys: Iterable[list[K]]) -> Iterator[B]:
+        """The batches of these keys, in order. Keys are taken as the workers need them.
 
         Raises:
             ResnestError: an item failed, or a worker died.
         """
         self._keys.wanted = keys
-        if not keys:
+        if isinstance(keys, list) and not keys:
             return
         try:
             for found in self._start():

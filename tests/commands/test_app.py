@@ -13,7 +13,7 @@ from resnest_cli import app
 from tests.conftest import Cli
 
 COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["evaluate"], ["export"],
-            ["average"], ["merge"], ["download"],
+            ["average"], ["merge"], ["download"], ["pack"],
             ["models"], ["models", "verify"], ["models", "clean"], ["models", "show"]]  # fmt: skip
 
 

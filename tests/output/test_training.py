@@ -10,6 +10,7 @@ import pytest
 from resnest_cli import output
 from resnest_cli.output.status import StatusLine
 from resnest_cli.output.training import TrainingDisplay
+from resnest_cli.training.dataset import DataSet
 from tests.output.test_output import Terminal
 from tests.report.rows import ROW, history, without_ema
 
@@ -32,6 +33,10 @@ class Data:
     bad: tuple[Photo, ...] = ()
     notes: tuple[str, ...] = ("n03 has no photo to validate.",)
     own_split: bool = False
+    shards = None
+    train_counts, val_counts = DataSet.train_counts, DataSet.val_counts
+    train_photos, val_photos = DataSet.train_photos, DataSet.val_photos
+    _counts = DataSet._counts
 
 
 Captured = pytest.CaptureFixture[str]

@@ -63,6 +63,7 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
 
 
 _OPTIONAL = {
+    "val_data",
     "weights",
     "classes",
     "class_names",

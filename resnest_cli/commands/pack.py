@@ -1,0 +1,148 @@
+"""`resnest pack`: class folders -> tar shards, for training from object storage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnest_cli import options, output
+from resnest_cli.errors import UsageError
+
+EPILOG = """Examples:
+
+  resnest pack data/ -o shards/
+
+  resnest pack photos.csv -o shards/ --shard-size 1000 --workers 16
+
+  resnest pack data/ -o shards/ --photos-per-shard 10000 --val-split 0.1 --seed 1
+
+  resnest train shards/"""
+
+
+def pack(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of class folders (or with train/ and val/ in it), or a CSV: path,label.",
+        ),
+    ],
+    output_: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder of the shards. Required."),
+    ] = None,
+    val_split: Annotated[
+        float,
+        typer.Option(
+            "--val-split",
+            metavar="X",
+            help="Share of each class that validates, where the data have no split.",
+        ),
+    ] = 0.2,
+    shard_size: Annotated[
+        float,
+        typer.Option("--shard-size", metavar="MB", min=0.01, help="Most megabytes of a shard."),
+    ] = 256.0,
+    photos_per_shard: Annotated[
+        int | None,
+        typer.Option(
+            "--photos-per-shard", metavar="N", min=1, help="Photos of a shard, whatever its size."
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes",
+            metavar="N",
+            help="How many classes you expect; another number is an error.",
+        ),
+    ] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            "--class-names", metavar="FILE", help="Readable names of the folders: lines id,name."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the split and of the order.")
+    ] = 0,
+    workers: options.AutoWorkers = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace other shards in that folder.")
+    ] = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
+    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+) -> None:
+    """Pack photos into tar shards, from which `resnest train` reads in order.
+
+    Every photo is checked as for training, and the same photos train and validate as without
+    shards. The shards are in WebDataset's form (KEY.jpg beside KEY.cls), the photos' bytes
+    unchanged, shuffled by the seed; index.json beside them tells what is in each. The same data and
+    options give the same bytes. Each shard is read back and compared before it gets its name. When
+    it was interrupted, the same command goes on.
+    """
+    from resnest_cli.inference.cores import usable_cores
+    from resnest_cli.output.training import TrainingDisplay
+    from resnest_cli.packing.job import PackJob
+    from resnest_cli.packing.job import pack as write
+    from resnest_cli.shards.index import photos
+    from resnest_cli.shards.reading import tar_iterators
+    from resnest_cli.training.dataset import load_dataset
+    from resnest_cli.training.stopping import StoppedError, StopRequest
+
+    if output_ is None:
+        raise UsageError("name the folder of the shards with -o: shards/")
+    if not 0 < val_split < 1:
+        raise UsageError(f"--val-split must be a number in (0, 1), not {val_split:g}.")
+    if output_.exists() and not output_.is_dir():
+        raise UsageError(f"{output_}: is a file. Give the name of a folder with -o.")
+    tar_iterators()
+    job = PackJob(
+        output=output_,
+        val_split=val_split,
+        seed=seed,
+        shard_bytes=round(shard_size * 1e6),
+        photos_per_shard=photos_per_shard,
+        workers=usable_cores() if workers is None else max(1, workers),
+        overwrite=overwrite,
+    )
+    display = TrainingDisplay()
+    with StopRequest() as stop, display:
+        try:
+            with display.scanning() as scanned:
+                dataset = load_dataset(
+                    data,
+                    val_split=val_split,
+                    seed=seed,
+                    classes=classes,
+                    class_names=class_names,
+                    workers=job.workers,
+                    progress=_checking(scanned, stop.check),
+                )
+            display.data(dataset, "index.json")
+            with display.packing() as progress:
+                packed = write(job, dataset, progress, stop.check)
+        except StoppedError:
+            output.message("Stopped; the same command goes on with what is there.")
+            raise typer.Exit(stop.exit_code) from None
+    index = packed.index
+    kept = f", of which {packed.kept:,} were there" if packed.kept else ""
+    output.message(
+        f"{output_}: {photos(index.train):,} photos in {len(index.train):,} shards to train on, "
+        f"{photos(index.val):,} in {len(index.val):,} to validate{kept}; all verified."
+    )
+    if dataset.bad:
+        raise typer.Exit(3)
+
+
+def _checking(
+    progress: Callable[[int, int | None], None], check: Callable[[], None]
+) -> Callable[[int, int | None], None]:
+    """Progress that also answers signals."""
+
+    def told(done: int, total: int | None) -> None:
+        progress(done, total)
+        check()
+
+    return told

@@ -1,0 +1,1 @@
+"""Class folders or a manifest -> tar shards and their index (`resnest pack`)."""

@@ -1,0 +1,1 @@
+"""Photos in tar shards (WebDataset's convention): found, counted, read in order, and written."""
