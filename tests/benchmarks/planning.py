@@ -6,8 +6,8 @@
 Measures on this machine, each apart: the network (`resnest benchmark`, ONNX Runtime, batches of
 8), decoding and resizing on one core, reading photos from disk (not from the page cache), writing
 rows of features as Parquet. Prints, for this machine and for a machine with a GPU, which step is
-the bottleneck, and hours and cost. What is assumed and not measured carries an asterisk: the network's
-rate on the GPU, the storage's rate, prices.
+the bottleneck, and hours and cost. What is assumed and not measured carries an asterisk: the rate
+of the network on the GPU, that of the storage, prices.
 """
 
 import argparse
