@@ -105,13 +105,23 @@ def connected(job: ClusterJob, *, debug: bool) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         where = job.address or "this machine"
         raise ResnestError(f"no Ray cluster at {where}: {one_line(str(error))}") from error
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(level)
+    if not debug:
+        _silence()
     try:
         yield
     finally:
         with _quiet(debug):
             ray.shutdown()
+
+
+def _silence() -> None:
+    """Errors reach us as exceptions; what Ray says of them goes to its files alone."""
+    import ray.data  # noqa: F401 - sets up its logger
+
+    for name in ("ray", "ray.data"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL + 1)
 
 
 @contextmanager

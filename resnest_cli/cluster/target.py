@@ -145,7 +145,7 @@ class Target:
         return Parts(self.system, self.folder, suffix, manifest.hash)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Writes `summary.json`, and removes the marks of attempts.
+        """Writes `summary.json`; removes marks of attempts, and files that a kill has cut off.
 
         Raises:
             ResnestError: it cannot be written.
@@ -154,6 +154,9 @@ class Target:
             attempts = joined(self.folder, ATTEMPTS)
             for name in names_in(self.system, attempts):
                 remove(self.system, joined(attempts, name))
+            for name in names_in(self.system, self.folder):
+                if name.endswith(".tmp") and _OURS.fullmatch(name):
+                    remove(self.system, joined(self.folder, name))
             self._put("summary.json", summary)
 
     def summary(self) -> dict[str, Any] | None:
