@@ -13,6 +13,8 @@ from resnest_cli.cluster.walking import is_photo
 from resnest_cli.errors import one_line
 from resnest_cli.images.sources import SourceStats
 
+_TRUNCATED = "is a tar shard that is truncated or damaged: more photos may have been in it"
+
 
 class Member(NamedTuple):
     """A photo in a shard, by its place in bytes; or, without a name, what is wrong."""
@@ -25,6 +27,7 @@ class Member(NamedTuple):
 
 def members(shard: str, stats: SourceStats) -> Iterator[Member]:
     """The photos of a shard, in its order; an error stands where it cannot be read further."""
+    begun = False
     try:
         system, path = opened(shard)
         with (
@@ -32,6 +35,7 @@ def members(shard: str, stats: SourceStats) -> Iterator[Member]:
             tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
         ):
             while (member := archive.next()) is not None:
+                begun = True
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if not member.isfile():
                     continue
@@ -39,12 +43,17 @@ def members(shard: str, stats: SourceStats) -> Iterator[Member]:
                     stats.skipped += 1
                     continue
                 if member.offset_data + member.size > file.size():
-                    yield Member("", error="is a tar shard that is truncated")
+                    yield Member("", error=_TRUNCATED)
                     return
                 yield Member(member.name, member.offset_data, member.size)
+            file.seek(archive.offset)
+            # Where a header is damaged or cut, tarfile ends as if that were the end mark.
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                yield Member("", error=_TRUNCATED)
     except FileNotFoundError:
         yield Member("", error="does not exist")
     except tarfile.TarError as error:
-        yield Member("", error=f"is no tar shard that can be read: {one_line(str(error))}")
+        wrong = f"is no tar shard that can be read: {one_line(str(error))}"
+        yield Member("", error=_TRUNCATED if begun else wrong)
     except OSError as error:
         yield Member("", error=f"cannot be read: {one_line(str(error))}")

@@ -123,8 +123,6 @@ def features(
     inputs = tuple(photos or ())
     check_inputs(inputs, from_file)
     check_runner(given)
-    if output_ is None:
-        raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     if overwrite and (resume or retry_failed):
         raise UsageError("--overwrite starts afresh: it excludes --resume and --retry-failed.")
     extraction = Extraction(pool, stage, head, dtype, normalize)
@@ -135,6 +133,8 @@ def features(
             raise UsageError("--shard is for --runner local: Ray divides the inputs itself.")
         cluster_job.run("features", given, extraction, resume, overwrite, retry_failed)
         return
+    if output_ is None:
+        raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
     from resnest_cli.commands import features_job
     from resnest_cli.commands.predict_job import DECODING_LIMIT

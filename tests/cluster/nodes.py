@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[2]
 HAZARDS = Path(__file__).parent / "hazards"
 WORKER = "ray::MapWorker"
+_NODE = {"num_cpus": 1, "object_store_memory": 300 * 2**20}
 PATIENCE = 120.0  # seconds for something that has to come
 
 
@@ -43,17 +45,12 @@ class Nodes:
     def __enter__(self) -> Self:
         from ray.cluster_utils import Cluster
 
-        before = dict(os.environ)
-        os.environ.update(self.env)  # what the nodes are started with
-        try:
-            args = {"num_cpus": 1, "object_store_memory": 300 * 2**20, "include_dashboard": False}
-            self._cluster = Cluster(initialize_head=True, head_node_args=args)
-            args.pop("include_dashboard")
-            self.others = [self._cluster.add_node(**args) for _ in range(self._count - 1)]
-            self._cluster.wait_for_nodes()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        with self._environment():
+            head = _NODE | {"include_dashboard": False}
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.others: list[Any] = []
+        for _ in range(self._count - 1):
+            self.add_node()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,6 +59,22 @@ class Nodes:
     @property
     def address(self) -> str:
         return self._cluster.address
+
+    def add_node(self) -> None:
+        with self._environment():
+            self.others.append(self._cluster.add_node(**_NODE))
+        self._cluster.wait_for_nodes()
+
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        """What nodes are started with."""
+        before = dict(os.environ)
+        os.environ.update(self.env)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     def remove_node(self) -> None:
         """A node dies, without a word."""
