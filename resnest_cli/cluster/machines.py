@@ -86,6 +86,7 @@ def connected(job: ClusterJob, *, debug: bool) -> Iterator[None]:
         ResnestError: there is no cluster at this address, or it is of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a late thread would start a cluster
     if not debug:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
@@ -116,8 +117,10 @@ def connected(job: ClusterJob, *, debug: bool) -> Iterator[None]:
 
 def _silence() -> None:
     """Errors reach us as exceptions; what Ray says of them goes to its files alone."""
-    import ray.data  # noqa: F401 - sets up its logger
+    import ray.data  # sets up its logger
 
+    # What raylets report of dead workers goes to stdout, which is for records.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     for name in ("ray", "ray.data"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):

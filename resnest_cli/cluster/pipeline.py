@@ -2,14 +2,15 @@
 
 The rows that come back only tell of a part; its content never passes through the driver. Ray Data
 restarts actors and repeats their calls as often as they die. It waits, though, for actors of a node
-that is gone to find room elsewhere, for ever where there is none: then `streamed` ends, and the
-caller starts a smaller pool for what is still missing.
+that is gone to find room elsewhere, for ever where there is none: then `streamed` ends all of them,
+and the caller starts a smaller pool for what is still missing.
 """
 
 import json
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from resnest_cli.cluster.machines import READ_CPUS, READS, Pool, nodes, ours
 from resnest_cli.cluster.reading import HELD, source
 
 _TICK = 1.0  # seconds between two looks at the nodes
+_PATIENCE = 60.0  # seconds for Ray Data to end
 _TASKS = 10_000  # read tasks at most: the driver knows of each
 _IN_FLIGHT = 2  # parts of each worker: one that is computed, one that lies ready
 
@@ -48,7 +50,10 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
     """
     alive = nodes()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    thread = threading.Thread(target=_collect, args=(job, run, pool, parts, results), daemon=True)
+    named = _Named(run.id)
+    thread = threading.Thread(
+        target=_collect, args=(job, run, pool, parts, named, results), daemon=True
+    )
     thread.start()
     while True:
         try:
@@ -56,6 +61,8 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
         except queue.Empty:
             now = nodes()
             if alive.keys() - now.keys() and pool.room(now.values()) < pool.size:
+                named.kill()
+                thread.join(_PATIENCE)
                 raise NodesLostError from None
             continue
         if result is None:
@@ -65,12 +72,39 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
         yield Done(**(result | {"failures": json.loads(result["failures"])}))
 
 
+class _Named:
+    """Gives every actor of a pool a name, to find and end them by: what Ray Data then does is end
+    with an error.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix, self._count = prefix, 0
+
+    def __call__(self) -> dict[str, Any]:
+        """Options of one more actor."""
+        self._count += 1
+        return {"name": f"{self._prefix}-{self._count}"}
+
+    def kill(self) -> None:
+        """Ends them for good, those that wait for a node, too."""
+        import ray
+
+        for number in range(1, self._count + 1):
+            with suppress(ValueError):  # it has ended
+                ray.kill(ray.get_actor(f"{self._prefix}-{number}"), no_restart=True)
+
+
 def _collect(
-    job: ClusterJob, run: Run, pool: Pool, parts: list[int], results: "queue.SimpleQueue[Any]"
+    job: ClusterJob,
+    run: Run,
+    pool: Pool,
+    parts: list[int],
+    named: _Named,
+    results: "queue.SimpleQueue[Any]",
 ) -> None:
     """In a thread, so that the caller can watch the nodes and be interrupted."""
     try:
-        for row in _dataset(job, run, pool, parts).iter_rows():
+        for row in _dataset(job, run, pool, parts, named).iter_rows():
             results.put(row)
     except BaseException as error:
         results.put(error)
@@ -78,7 +112,7 @@ def _collect(
         results.put(None)
 
 
-def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
+def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], named: _Named) -> Any:
     import ray
     from ray.data import DataContext, ExecutionResources
 
@@ -105,5 +139,6 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
         zero_copy_batch=True,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
+        ray_remote_args_fn=named,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
     )

@@ -78,7 +78,7 @@ def run(
     if not is_address(job.output):
         job = replace(job, output=target.folder)
     job = _kept(replace(job, model=portable(job.model)), before)
-    # Ray sets handlers of its own when it connects: `_rounds` sets ours again.
+    # Ray sets handlers of its own when it connects: `_Session.run` sets ours again.
     with target.locked(), Stopping():
         return _Session(job, target, progress, retry=retry, debug=debug).run(before)
 
@@ -109,23 +109,22 @@ class _Session:
     def run(self, before: Manifest | None) -> Report:
         """The whole run; `before` is what an earlier one was begun with."""
         begun = time.monotonic()
-        manifest: Manifest | None = None
-        rounds = _ROUNDS
-        while manifest is None or self._missing(manifest):
-            with connected(self._job, debug=self._debug), Stopping():
-                pool = self._pool()
-                if manifest is None:
-                    manifest = self._prepared(pool, before)
-                    if before is not None and not self._missing(manifest):
-                        break
+        with connected(self._job, debug=self._debug), Stopping():
+            pool = self._pool()
+            manifest = self._prepared(pool, before)
+            rounds = _ROUNDS
+            while self._missing(manifest):
                 computed = self._computed
                 try:
                     self._compute(manifest, pool)
                 except NodesLostError:
                     self._progress.tell("A node is gone: going on without it.")
-            rounds = _ROUNDS if self._computed > computed else rounds - 1
-            if not rounds:
-                raise ResnestError(f"the cluster loses its nodes. Go on with:\n  {self._job.go_on}")
+                    pool = self._pool()
+                rounds = _ROUNDS if self._computed > computed else rounds - 1
+                if not rounds:
+                    raise ResnestError(
+                        f"the cluster loses its nodes. Go on with:\n  {self._job.go_on}"
+                    )
         return self._report(manifest, time.monotonic() - begun)
 
     def _pool(self) -> Pool:
@@ -225,8 +224,7 @@ class _Session:
             manifest.identity["weights_sha256"],
             pool.threads,
         )
-        done, failed = self._counts()
-        self._progress.begin(done, failed, manifest.listing.inputs)
+        self._progress.begin(*self._counts(), manifest.listing.inputs)
         begun = time.monotonic()
         try:
             for part in streamed(job, run, pool, self._missing(manifest)):
