@@ -7,12 +7,14 @@ process competes.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from resnest_cli import errors
 from resnest_cli.cluster.job import ClusterJob
 from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.inference.cores import usable_cores
@@ -184,5 +186,10 @@ def ours(error: BaseException) -> ResnestError:
         if isinstance(at, ResnestError) and type(at).__module__ == ResnestError.__module__:
             return at
         at = getattr(at, "cause", None) or at.__cause__ or at.__context__
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    # Where an actor dies while it begins, only the text of its traceback comes through.
+    text = str(error)
+    for found in re.finditer(r"resnest_cli\.errors\.(\w+): (.+)", text):
+        kind = getattr(errors, found[1], ResnestError)
+        return kind(found[2])
+    lines = [line for line in text.splitlines() if line.strip()]
     return ResnestError(f"Ray: {one_line(lines[-1]) if lines else type(error).__name__}")

@@ -119,6 +119,7 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], named: _Na
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1  # the first part of a large network takes its time
     context.execution_options.resource_limits = ExecutionResources(
         object_store_memory=2 * HELD * (_IN_FLIGHT + READS) * pool.size

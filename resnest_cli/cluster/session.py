@@ -103,6 +103,7 @@ class _Session:
         self._job, self._target, self._progress = job, target, progress
         self._retry, self._debug = retry, debug
         self._parts: dict[int, PartInfo] = {}  # whole ones
+        self._done = self._failed = 0  # inputs of these
         self._computed = self._photos = 0  # parts and inputs of this run
         self._seconds = {"computing": 0.0, "workers": 0.0, "reading": 0.0}
 
@@ -198,12 +199,17 @@ class _Session:
             ResnestError: the output cannot be read.
         """
         there = self._target.whole_parts(manifest, self._job.format)
-        self._parts = {info.part: info for info in there}
         if self._retry:
-            failed = [info.part for info in self._parts.values() if info.failed]
+            failed = [info.part for info in there if info.failed]
             self._target.drop(failed, manifest, self._job.format)
-            for part in failed:
-                del self._parts[part]
+            there = [info for info in there if not info.failed]
+        for info in there:
+            self._note(info)
+
+    def _note(self, info: PartInfo) -> None:
+        self._parts[info.part] = info
+        self._done += info.inputs
+        self._failed += info.failed
 
     def _missing(self, manifest: Manifest) -> list[int]:
         count = parts_of(manifest.listing.inputs, manifest.part_size)
@@ -224,32 +230,25 @@ class _Session:
             manifest.identity["weights_sha256"],
             pool.threads,
         )
-        self._progress.begin(*self._counts(), manifest.listing.inputs)
+        self._progress.begin(self._done, self._failed, manifest.listing.inputs)
         begun = time.monotonic()
         try:
             for part in streamed(job, run, pool, self._missing(manifest)):
-                self._parts[part.part] = PartInfo(
-                    part.part, run.identity, part.inputs, part.failures
-                )
+                self._note(PartInfo(part.part, run.identity, part.inputs, part.failures))
                 self._computed += 1
                 self._photos += part.inputs
                 self._seconds["workers"] += part.seconds
                 self._seconds["reading"] += part.read
-                self._progress.update(*self._counts())
+                self._progress.update(self._done, self._failed)
         finally:
             self._seconds["computing"] += time.monotonic() - begun
-
-    def _counts(self) -> tuple[int, int]:
-        """Inputs that are done, and those of them that failed."""
-        parts = self._parts.values()
-        return sum(p.inputs for p in parts), sum(p.failed for p in parts)
 
     def _report(self, manifest: Manifest, seconds: float) -> Report:
         """Writes the summary, unless a finished run has nothing to add to its own."""
         old = self._target.summary()
         if old is not None and not self._computed:
             return Report(old, manifest.skipped, finished_before=True)
-        done, failed = self._counts()
+        done, failed = self._done, self._failed
         failures: dict[str, int] = {}
         for part in self._parts.values():
             for kind, count in part.failures.items():

@@ -1,11 +1,12 @@
 """`resnest features --runner ray` against the local runner, and how its memory grows.
 
-    python -m tests.benchmarks.cluster [--pairs 2] [--count 5000] [--model demo]
+    python -m tests.benchmarks.cluster [--pairs 2] [--count 5000] [--model resnest50d]
         [--memory 10000 30000]
 
 By default: photos/s of whole commands over the same folder, in turn, on a cluster that Ray starts
 on this machine for each run; and the photos/s that either command reports itself, which leaves out
-the start. Photos are generated ones of 500 x 375, hard-linked.
+the start. Photos are those of ../shared/photos, else generated ones, hard-linked; weights are the
+cached published ones, else seeded.
 
 `--memory` makes folders of small photos on the fly and prints the peak of the driver and of the
 worker that runs the network: their own pages (RssAnon), without what is mapped of files and of the
@@ -24,7 +25,10 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
+from resnest_cli.model.variants import get_variant
+from resnest_cli.model.weights import find_cached
 from tests.benchmarks.features import photos_in, repeated
+from tests.benchmarks.oneshot import find_or_make_weights
 from tests.cluster.nodes import WORKER
 from tests.conftest import make_photo
 
@@ -129,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--count", type=int, default=5_000)
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", default="resnest50d")
     parser.add_argument("--memory", type=int, nargs="+")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -137,8 +141,13 @@ def main() -> None:
         os.environ["RESNEST_HOME"] = str(work / "home")
         if options.memory:
             memory(options, work)
-        else:
-            overhead(options, work)
+            return
+        if options.model == "resnest50d":
+            if not find_cached(get_variant(options.model)):
+                os.environ["HF_HOME"] = str(work / "huggingface")
+                os.environ.pop("HF_HUB_CACHE", None)
+            find_or_make_weights(options.model)
+        overhead(options, work)
 
 
 if __name__ == "__main__":

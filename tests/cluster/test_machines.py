@@ -3,7 +3,7 @@
 import pytest
 
 from resnest_cli.cluster.machines import Pool, ours, pool_for
-from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
+from resnest_cli.errors import CheckpointError, ResnestError, UnknownModelError, UsageError
 
 TWO, BIG = {"CPU": 2.0}, {"CPU": 64.0}
 GPUS = {"CPU": 32.0, "GPU": 4.0}
@@ -53,4 +53,8 @@ def test_our_own_errors_are_found_in_rays() -> None:
     outer = RuntimeError("wrapped by Ray")
     outer.__cause__ = inner
     assert ours(outer) is inner
+    text = "The actor died\n  File x\nresnest_cli.errors.CheckpointError: x.pth: is damaged.\n"
+    found = ours(RuntimeError(text))
+    assert isinstance(found, CheckpointError)
+    assert str(found) == "x.pth: is damaged."
     assert str(ours(ValueError("many lines\n\nthe gist"))) == "Ray: the gist"

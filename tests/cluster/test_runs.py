@@ -162,6 +162,19 @@ def test_errors_reach_the_user_in_our_words(
     assert parts(out) == []
 
 
+def test_a_part_that_cannot_be_written_is_told(
+    nodes: Nodes, photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "part-00001.parquet").mkdir(parents=True)
+    said = nodes.run("features", photos, "-m", tiny_checkpoint, "-o", out, code=1)
+    assert f"error: {out}/part-00001.parquet: cannot be written" in said
+    assert "Traceback" not in said
+    (out / "part-00001.parquet").rmdir()
+    nodes.run("features", photos, "-m", tiny_checkpoint, "-o", out, "--resume", code=3)
+    assert len(rows(out)) == COUNT
+
+
 def test_a_cluster_that_is_not_there(photo: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
