@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from resnest_cli.images.batches import Float32
     from resnest_cli.inference.classifier import Classifier
 
-_WRITES = 4  # tries
+_TRIES = 4  # at a file of the output
 _TICK = 1.0  # seconds between two looks at what is being decoded
 
 Prepare = Callable[[int, Source], "Float32"]
@@ -74,7 +74,7 @@ class PartWorker:
         begun = time.monotonic()
         part = table["part"][0].as_py()
         names = table["names"][0].as_py()
-        info = self._parts.info(part, len(names))
+        info = self._retried(part, "read", lambda: self._parts.info(part, len(names)))
         computed = info is None
         if info is None:
             info = self._computed(part, table, len(names))
@@ -90,7 +90,7 @@ class PartWorker:
         )
 
     def _computed(self, part: int, table: Any, inputs: int) -> PartInfo:
-        died = self._retried(part, lambda: self._parts.attempt(part, self._run.id))
+        died = self._retried(part, "written", lambda: self._parts.attempt(part, self._run.id))
         options = self._job.options
         if died:
             options = replace(options, isolate=True)
@@ -100,8 +100,8 @@ class PartWorker:
             prepare = careful(self.classifier, options, Start(journal=self._journal), stack)
             sources = _sources(table, offline=self._job.model.offline)
             data, errors = self._rows(sources, prepare, lambda e: self._info(part, inputs, e))
-        self._retried(part, lambda: self._parts.commit(part, data))
-        self._retried(part, lambda: self._parts.ended(part))
+        self._retried(part, "written", lambda: self._parts.commit(part, data))
+        self._retried(part, "written", lambda: self._parts.ended(part))
         return self._info(part, inputs, errors)
 
     def _info(self, part: int, inputs: int, errors: list[str | None]) -> PartInfo:
@@ -146,15 +146,15 @@ class PartWorker:
         matrix = Matrix(len(entries), len(entries), shape, wanted.dtype)
         return features_file(entries, matrix, info(errors)), errors
 
-    def _retried(self, part: int, action: Callable[[], Any]) -> Any:
+    def _retried(self, part: int, what: str, action: Callable[[], Any]) -> Any:
         """A file system far away may fail for a moment."""
-        for attempt in range(1, _WRITES + 1):
+        for attempt in range(1, _TRIES + 1):
             try:
                 return action()
             except OSError as error:
-                if attempt == _WRITES:
+                if attempt == _TRIES:
                     raise ResnestError(
-                        f"{self._parts.path(part)}: cannot be written: {one_line(str(error))}"
+                        f"{self._parts.path(part)}: cannot be {what}: {one_line(str(error))}"
                     ) from error
                 time.sleep(2.0**attempt / 4)
         raise AssertionError

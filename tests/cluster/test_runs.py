@@ -168,7 +168,7 @@ def test_a_part_that_cannot_be_written_is_told(
     out = tmp_path / "out"
     (out / "part-00001.parquet").mkdir(parents=True)
     said = nodes.run("features", photos, "-m", tiny_checkpoint, "-o", out, code=1)
-    assert f"error: {out}/part-00001.parquet: cannot be written" in said
+    assert f"error: {out}/part-00001.parquet: cannot be read" in said
     assert "Traceback" not in said
     (out / "part-00001.parquet").rmdir()
     nodes.run("features", photos, "-m", tiny_checkpoint, "-o", out, "--resume", code=3)
