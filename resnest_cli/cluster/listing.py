@@ -1,6 +1,6 @@
 """The inputs, written down once at the output and cut into parts of a fixed number of inputs.
 
-    OUTPUT/listing/00000.parquet    64 parts, each a row group
+    OUTPUT/_listing/00000.parquet    64 parts, each a row group
 
 A worker reads the row group of its part, so that neither the driver nor a worker ever holds the
 list. A run that goes on lists the inputs again and compares their hash: like the local runner it
@@ -21,7 +21,7 @@ from resnest_cli.features.listing import add_name
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-FOLDER = "listing"
+FOLDER = "_listing"
 _PARTS = 64  # in a file
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def _silence() -> None:
     """Errors reach us as exceptions; what Ray says of them goes to its files alone."""
     import ray.data  # sets up its logger
 
+    warnings.filterwarnings("ignore", module=r"ray\.")
     # What raylets report of dead workers goes to stdout, which is for records.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     for name in ("ray", "ray.data"):

@@ -1,10 +1,10 @@
 """The parts of an output: which are there and whole, and which attempts at them have died.
 
     OUTPUT/part-00000.parquet            rows, with a footer that says whose they are
-    OUTPUT/attempts/00000.json           while a worker is at this part
+    OUTPUT/_attempts/00000.json          while a worker is at this part
 
-A worker that a photo brings down leaves its mark in `attempts`; whoever tries the part next decodes
-in processes of their own, so that the photo becomes a row with an error.
+A worker that a photo brings down leaves its mark in `_attempts`; whoever tries the part next
+decodes in processes of their own, so that the photo becomes a row with an error.
 """
 
 import json
@@ -19,7 +19,7 @@ from resnest_cli.errors import ResnestError
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-ATTEMPTS = "attempts"
+ATTEMPTS = "_attempts"
 MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
 _AT_ONCE = 16  # parts that are looked at
 

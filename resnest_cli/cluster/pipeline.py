@@ -50,9 +50,9 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
     """
     alive = nodes()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    named = _Named(run.id)
+    workers = _Workers(job)
     thread = threading.Thread(
-        target=_collect, args=(job, run, pool, parts, named, results), daemon=True
+        target=_collect, args=(job, run, pool, parts, workers, results), daemon=True
     )
     thread.start()
     while True:
@@ -61,37 +61,62 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
         except queue.Empty:
             now = nodes()
             if alive.keys() - now.keys() and pool.room(now.values()) < pool.size:
-                named.kill()
+                workers.end()
                 thread.join(_PATIENCE)
                 raise NodesLostError from None
             continue
         if result is None:
+            workers.end()
             return
         if isinstance(result, BaseException):
             raise ours(result) from result
         yield Done(**(result | {"failures": json.loads(result["failures"])}))
 
 
-class _Named:
-    """Gives every actor of a pool a name, to find and end them by: what Ray Data then does is end
-    with an error.
+class _Workers:
+    """Knows the actors of a pool, which enter themselves, to end them: Ray Data then ends with an
+    error. Lives on the node of the driver. A cluster of one machine has no node to lose.
     """
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix, self._count = prefix, 0
+    def __init__(self, job: ClusterJob) -> None:
+        self._book = _book() if job.address is not None else None
 
-    def __call__(self) -> dict[str, Any]:
-        """Options of one more actor."""
-        self._count += 1
-        return {"name": f"{self._prefix}-{self._count}"}
+    @property
+    def book(self) -> Any:
+        """What an actor enters itself in, if anything."""
+        return self._book
 
-    def kill(self) -> None:
+    def end(self) -> None:
         """Ends them for good, those that wait for a node, too."""
         import ray
 
-        for number in range(1, self._count + 1):
-            with suppress(ValueError):  # it has ended
-                ray.kill(ray.get_actor(f"{self._prefix}-{number}"), no_restart=True)
+        if self._book is None:
+            return
+        with suppress(ray.exceptions.RayError):  # the cluster is gone
+            for actor in ray.get(self._book.all.remote()):
+                ray.kill(actor, no_restart=True)
+        ray.kill(self._book)
+        self._book = None
+
+
+def _book() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Book:
+        """Handles of actors."""
+
+        def __init__(self) -> None:
+            self._actors: list[Any] = []
+
+        def add(self, actor: Any) -> None:
+            self._actors.append(actor)
+
+        def all(self) -> list[Any]:
+            return self._actors
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(Book).options(scheduling_strategy=here).remote()
 
 
 def _collect(
@@ -99,12 +124,12 @@ def _collect(
     run: Run,
     pool: Pool,
     parts: list[int],
-    named: _Named,
+    workers: _Workers,
     results: "queue.SimpleQueue[Any]",
 ) -> None:
     """In a thread, so that the caller can watch the nodes and be interrupted."""
     try:
-        for row in _dataset(job, run, pool, parts, named).iter_rows():
+        for row in _dataset(job, run, pool, parts, workers).iter_rows():
             results.put(row)
     except BaseException as error:
         results.put(error)
@@ -112,7 +137,7 @@ def _collect(
         results.put(None)
 
 
-def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], named: _Named) -> Any:
+def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], workers: _Workers) -> Any:
     import ray
     from ray.data import DataContext, ExecutionResources
 
@@ -129,17 +154,17 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], named: _Na
         source(job.output, parts, tasks, offline=job.model.offline),
         override_num_blocks=tasks,
         num_cpus=READ_CPUS,
-        concurrency=READS * pool.size,
+        concurrency=min(tasks, READS * pool.size),
     )
-    workers = min(pool.size, len(parts))
     return read.map_batches(
         PartWorker,
-        fn_constructor_args=(job, run),
+        fn_constructor_args=(job, run, workers.book),
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        ray_remote_args_fn=named,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
+        compute=ray.data.ActorPoolStrategy(
+            size=min(pool.size, len(parts)), max_tasks_in_flight_per_actor=_IN_FLIGHT
+        ),
     )

@@ -50,7 +50,7 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Report:
-    """How a run ended: `summary` is `summary.json`; `skipped` counts files that are no images."""
+    """How a run ended: `summary` is `_summary.json`; `skipped` counts files that are no images."""
 
     summary: dict[str, Any]
     skipped: int = 0

@@ -1,10 +1,12 @@
 """The folder of an output: nothing, a run that was begun, or a finished one.
 
-OUTPUT/manifest.json    what decides the content; written when the listing is whole
-       listing/         the inputs
-       part-*.parquet   rows
-       attempts/        of workers that are at a part
-       summary.json     written last
+What reads a folder of Parquet passes over names that begin with an underscore.
+
+    OUTPUT/part-*.parquet   rows
+           _manifest.json   what decides the content; written when the listing is whole
+           _listing/        the inputs
+           _attempts/       of workers that are at a part
+           _summary.json    written last
 """
 
 import json
@@ -24,7 +26,7 @@ from resnest_cli.errors import ResnestError, UsageError, one_line
 
 FORMAT = 1
 _OURS = re.compile(
-    r"(part-\d{5,}\.(parquet|jsonl)|manifest\.json|summary\.json)(\.\w+\.tmp)?|\.lock"
+    r"(part-\d{5,}\.(parquet|jsonl)|_manifest\.json|_summary\.json)(\.\w+\.tmp)?|\.lock"
 )
 
 
@@ -58,7 +60,7 @@ class Target:
             ResnestError: the folder cannot be read, or is of a later version.
         """
         with self._told("read"):
-            data = read(self.system, joined(self.folder, "manifest.json"))
+            data = read(self.system, joined(self.folder, "_manifest.json"))
             names = names_in(self.system, self.folder)
         if overwrite or (data is None and not any(n.startswith("part-") for n in names)):
             foreign = [name for name in names if not _OURS.fullmatch(name)]
@@ -68,7 +70,7 @@ class Target:
                 )
             return None
         if not resume:
-            if "summary.json" in names:
+            if "_summary.json" in names:
                 raise UsageError(
                     f"{self.output} exists: --overwrite replaces it; give -o another name to keep "
                     "it."
@@ -79,7 +81,7 @@ class Target:
             )
         if data is None:
             raise ResnestError(
-                f"{self.output} has parts, but no manifest.json: --overwrite starts afresh."
+                f"{self.output} has parts, but no _manifest.json: --overwrite starts afresh."
             )
         return self._parsed(data)
 
@@ -91,7 +93,7 @@ class Target:
         """
         told = {"format": FORMAT, **asdict(manifest)}
         with self._told("written"):
-            self._put("manifest.json", told)
+            self._put("_manifest.json", told)
 
     def clear(self) -> None:
         """Makes room for a new run: removes what is ours, what says that it is something first.
@@ -138,14 +140,14 @@ class Target:
         found = self._parts(manifest, suffix)
         with self._told("written"):
             for part in parts:
-                remove(self.system, joined(self.folder, "summary.json"))
+                remove(self.system, joined(self.folder, "_summary.json"))
                 remove(self.system, found.path(part))
 
     def _parts(self, manifest: Manifest, suffix: str) -> Parts:
         return Parts(self.system, self.folder, suffix, manifest.hash)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Writes `summary.json`; removes marks of attempts, and files that a kill has cut off.
+        """Writes `_summary.json`; removes marks of attempts, and files that a kill has cut off.
 
         Raises:
             ResnestError: it cannot be written.
@@ -157,12 +159,12 @@ class Target:
             for name in names_in(self.system, self.folder):
                 if name.endswith(".tmp") and _OURS.fullmatch(name):
                     remove(self.system, joined(self.folder, name))
-            self._put("summary.json", summary)
+            self._put("_summary.json", summary)
 
     def summary(self) -> dict[str, Any] | None:
         """What a finished run says."""
         with self._told("read"):
-            data = read(self.system, joined(self.folder, "summary.json"))
+            data = read(self.system, joined(self.folder, "_summary.json"))
         return json.loads(data) if data is not None else None
 
     @contextmanager
@@ -199,7 +201,7 @@ class Target:
             manifest = Manifest(**(told | {"listing": Listing(**told["listing"])}))
         except (ValueError, KeyError, TypeError) as error:
             raise ResnestError(
-                f"{self.output}/manifest.json cannot be read: {one_line(str(error))}. "
+                f"{self.output}/_manifest.json cannot be read: {one_line(str(error))}. "
                 "--overwrite starts afresh."
             ) from error
         if newer:

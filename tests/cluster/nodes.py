@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 HAZARDS = Path(__file__).parent / "hazards"
 WORKER = "ray::MapWorker"
 _NODE = {"num_cpus": 1, "object_store_memory": 300 * 2**20}
-PATIENCE = 120.0  # seconds for something that has to come
+PATIENCE = 240.0  # seconds for something that has to come
 
 
 class Nodes:

@@ -114,7 +114,7 @@ def test_an_attempt_that_died_makes_the_next_one_careful(
 
     monkeypatch.setattr(module, "careful", careful)
     worker = PartWorker(job, run_of(job))
-    attempts = Path(job.output) / "attempts"
+    attempts = Path(job.output) / "_attempts"
     worker(row(job))
     assert list(attempts.iterdir()) == []
     (Path(job.output) / "part-00000.parquet").unlink()
@@ -149,7 +149,7 @@ def test_an_output_that_cannot_be_written_is_told(
     monkeypatch.setattr("resnest_cli.cluster.batch.time.sleep", lambda _: None)
     worker = PartWorker(job, run_of(job))
     out = Path(job.output)
-    (out / "attempts").write_text("in the way")
+    (out / "_attempts").write_text("in the way")
     with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be written"):
         worker(row(job))
     (out / "part-00000.parquet").mkdir()

@@ -12,7 +12,7 @@ from tests.cluster.nodes import Nodes, ended, kill, parts, rows, wait_for
 from tests.conftest import make_photo
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COUNT = 256  # 8 parts
 SLOW = 0.02
@@ -61,7 +61,7 @@ def check(output: Path, local: dict) -> None:
         else:
             difference = np.abs(np.subtract(found[name]["feature"], row["features"])).max()
             assert difference <= 1e-5 * largest
-    counts = json.loads((output / "summary.json").read_text())["counts"]
+    counts = json.loads((output / "_summary.json").read_text())["counts"]
     assert counts == {"inputs": COUNT, "rows": COUNT - 5, "failed": 5}
 
 
@@ -100,7 +100,7 @@ def test_a_killed_driver_loses_no_part(
     wait_for(lambda: not nodes.workers())
     before = {path: path.stat().st_mtime_ns for path in parts(out)}
     assert 2 * trial <= len(before) < 8
-    assert not (out / "summary.json").exists()
+    assert not (out / "_summary.json").exists()
     assert "--resume goes on with it" in nodes.run(*arguments, code=2)
     said = nodes.run(*arguments, "--resume", code=3)
     assert f"in 8 part(s), {len(before)} of them found" in said
@@ -140,7 +140,7 @@ def test_a_photo_that_crashes_workers_becomes_a_row(
     errors = {Path(name).name: row["error"] for name, row in found.items() if row["error"]}
     assert errors.keys() == {"13.png", "40.png", "63.png"}
     assert errors["40.png"] == "cannot be read: the decoder crashed (SIGSEGV)"
-    assert not list((tmp_path / "out" / "attempts").iterdir())
+    assert not list((tmp_path / "out" / "_attempts").iterdir())
 
 
 @pytest.mark.parametrize("trial", [1, 2])

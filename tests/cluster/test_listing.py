@@ -27,7 +27,7 @@ def test_what_is_written_is_read_part_by_part(tmp_path: Path, count: int) -> Non
     read = [read_part(*opened(str(tmp_path)), part) for part in range(total)]
     assert [len(part) for part in read] == [size_of(n, count, 4) for n in range(total)]
     assert [item for part in read for item in part] == items(count)
-    assert len(list((tmp_path / "listing").iterdir())) == -(-count // 256)
+    assert len(list((tmp_path / "_listing").iterdir())) == -(-count // 256)
 
 
 def test_the_hash_tells_another_list(tmp_path: Path) -> None:

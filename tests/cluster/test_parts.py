@@ -121,7 +121,7 @@ def test_attempts_are_counted_until_one_ends(tmp_path: Path) -> None:
     assert parts.attempt(7, "another run") == 1
     parts.ended(7)
     assert parts.attempt(7, "another run") == 0
-    (tmp_path / "attempts" / "00008.json").write_text('{"run": ')
+    (tmp_path / "_attempts" / "00008.json").write_text('{"run": ')
     assert parts.attempt(8, "run") == 1
     for _ in range(MOST_ATTEMPTS - 1):
         parts.attempt(9, "run")
@@ -163,13 +163,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_damaged_or_later_manifest_is_told(tmp_path: Path) -> None:
     target = Target(str(tmp_path))
     target.begin(manifest())
-    path = tmp_path / "manifest.json"
+    path = tmp_path / "_manifest.json"
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"format": 99}))
     with pytest.raises(ResnestError, match="later version"):
         target.look(resume=True, overwrite=False)
     path.write_text(path.read_text()[:50])
-    with pytest.raises(ResnestError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(ResnestError, match=r"_manifest\.json cannot be read"):
         target.look(resume=True, overwrite=False)
 
 

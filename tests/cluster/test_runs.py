@@ -13,7 +13,7 @@ from tests.cluster.nodes import Nodes, parts, rows
 from tests.conftest import make_photo
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COUNT = 70
 
@@ -77,7 +77,7 @@ def test_predictions_are_those_of_the_local_runner(
         expected["x"]["unsure"] = None  # a column has a value in every row
     assert len(found) == COUNT
     same(found, expected)
-    counts = json.loads((out / "summary.json").read_text())["counts"]
+    counts = json.loads((out / "_summary.json").read_text())["counts"]
     assert counts == {"inputs": COUNT, "rows": COUNT - 1, "failed": 1}
 
 
