@@ -8,6 +8,7 @@ process competes.
 import logging
 import os
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 READ_CPUS = 0.25
 READS = 2  # tasks for each worker
+_PATIENCE = 10.0  # seconds for an address to answer
 _STORE = 2**31  # bytes of the object store at most, of a cluster on this machine
 _SHARE = 0.3  # of the memory, where that is less
 
@@ -88,6 +90,7 @@ def connected(job: ClusterJob, *, debug: bool) -> Iterator[None]:
     Raises:
         ResnestError: there is no cluster at this address, or it is of another version.
     """
+    _check_address(job.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a late thread would start a cluster
     if not debug:
@@ -116,6 +119,27 @@ def connected(job: ClusterJob, *, debug: bool) -> Iterator[None]:
     finally:
         with _quiet(debug):
             ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Whether anybody answers there: Ray itself would try for minutes.
+
+    Raises:
+        ResnestError: nobody does.
+        UsageError: it is the address of a Ray client, which Ray Data does not go through.
+    """
+    if address is None or address == "auto":
+        return
+    if "://" in address:
+        raise UsageError(f"--ray-address {address}: write HOST:PORT, or auto, on a node of Ray.")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except ValueError:
+        raise UsageError(f"--ray-address {address}: write HOST:PORT, or auto.") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResnestError(f"no Ray cluster at {address}: {reason.lower()}.") from error
 
 
 def _silence() -> None:

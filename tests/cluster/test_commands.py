@@ -89,3 +89,20 @@ def test_an_address_is_not_taken_for_a_path(
     assert done.code == 2
     assert "nosuch" in done.err
     assert [path.name for path in tmp_path.iterdir() if "nosuch" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        ("127.0.0.1:1", 1, "no Ray cluster at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", 2, "write HOST:PORT, or auto"),
+        ("nonsense", 2, "write HOST:PORT, or auto"),
+    ],
+)
+def test_a_cluster_that_is_not_there(
+    cli: Cli, photo: Path, tmp_path: Path, address: str, code: int, message: str
+) -> None:
+    pytest.importorskip("ray")
+    done = cli("features", photo, "--runner", "ray", "-o", tmp_path / "o", "--ray-address", address)
+    assert done.code == code
+    assert message in done.err

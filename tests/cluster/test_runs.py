@@ -175,27 +175,6 @@ def test_a_part_that_cannot_be_written_is_told(
     assert len(rows(out)) == COUNT
 
 
-def test_a_cluster_that_is_not_there(photo: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "resnest_cli",
-        "features",
-        photo,
-        "-m",
-        tiny_checkpoint,
-        "-o",
-        tmp_path / "out",
-        "--runner",
-        "ray",
-        "--ray-address",
-        "127.0.0.1:1",
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no Ray cluster at 127.0.0.1:1" in done.stderr
-
-
 def test_without_an_address_a_cluster_is_started_and_ended(
     photo: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
