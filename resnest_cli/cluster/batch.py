@@ -53,12 +53,8 @@ class Run:
 class PartWorker:
     """Computes parts; see the module."""
 
-    def __init__(self, job: ClusterJob, run: Run, book: Any = None) -> None:
+    def __init__(self, job: ClusterJob, run: Run) -> None:
         self._job, self._run = job, run
-        if book is not None:
-            import ray
-
-            book.add.remote(ray.get_runtime_context().current_actor)
         self.classifier = load(job, run.threads)
         self._check_weights(run.weights)
         system, folder = opened(job.output)

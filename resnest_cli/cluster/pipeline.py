@@ -2,15 +2,15 @@
 
 The rows that come back only tell of a part; its content never passes through the driver. Ray Data
 restarts actors and repeats their calls as often as they die. It waits, though, for actors of a node
-that is gone to find room elsewhere, for ever where there is none: then `streamed` ends all of them,
-and the caller starts a smaller pool for what is still missing.
+that is gone to find room elsewhere, for ever where there is none: then `streamed` ends, and the caller
+starts a smaller pool for what is still missing.
 """
 
 import json
 import queue
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from resnest_cli.cluster.machines import READ_CPUS, READS, Pool, nodes, ours
 from resnest_cli.cluster.reading import HELD, source
 
 _TICK = 1.0  # seconds between two looks at the nodes
-_PATIENCE = 60.0  # seconds for Ray Data to end
+_PATIENCE = 30.0  # seconds for Ray Data to end
 _TASKS = 10_000  # read tasks at most: the driver knows of each
 _IN_FLIGHT = 2  # parts of each worker: one that is computed, one that lies ready
 
@@ -50,73 +50,61 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
     """
     alive = nodes()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    workers = _Workers(job)
+    execution = _Execution()
     thread = threading.Thread(
-        target=_collect, args=(job, run, pool, parts, workers, results), daemon=True
+        target=_collect, args=(job, run, pool, parts, execution, results), daemon=True
     )
     thread.start()
-    while True:
-        try:
-            result = results.get(timeout=_TICK)
-        except queue.Empty:
-            now = nodes()
-            if alive.keys() - now.keys() and pool.room(now.values()) < pool.size:
-                workers.end()
-                thread.join(_PATIENCE)
-                raise NodesLostError from None
-            continue
-        if result is None:
-            workers.end()
-            return
-        if isinstance(result, BaseException):
-            raise ours(result) from result
-        yield Done(**(result | {"failures": json.loads(result["failures"])}))
+    try:
+        while True:
+            try:
+                result = results.get(timeout=_TICK)
+            except queue.Empty:
+                now = nodes()
+                if alive.keys() - now.keys() and pool.room(now.values()) < pool.size:
+                    raise NodesLostError from None
+                continue
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise ours(result) from result
+            yield Done(**(result | {"failures": json.loads(result["failures"])}))
+    finally:
+        execution.end(thread)
 
 
-class _Workers:
-    """Knows the actors of a pool, which enter themselves, to end them: Ray Data then ends with an
-    error. Lives on the node of the driver. A cluster of one machine has no node to lose.
+class _Execution:
+    """Ends what Ray Data has begun, from another thread.
+
+    Ray Data has no public way to that. Without it, its threads would go on after the end of a
+    round, and Ray ends the process when they find the connection closed. So the executor is noted
+    when the data set makes it, in those versions of Ray where it does so by this method.
     """
 
-    def __init__(self, job: ClusterJob) -> None:
-        self._book = _book() if job.address is not None else None
+    def __init__(self) -> None:
+        self._executors: list[Any] = []
 
-    @property
-    def book(self) -> Any:
-        """What an actor enters itself in, if anything."""
-        return self._book
+    def follow(self, dataset: Any) -> Any:
+        """The same data set, whose execution can be ended."""
+        create = getattr(dataset, "_create_executor", None)
+        if create is None:
+            return dataset
 
-    def end(self) -> None:
-        """Ends them for good, those that wait for a node, too."""
-        import ray
+        def created(*arguments: Any, **options: Any) -> Any:
+            executor = create(*arguments, **options)
+            self._executors.append(executor)
+            return executor
 
-        if self._book is None:
-            return
-        with suppress(ray.exceptions.RayError):  # the cluster is gone
-            for actor in ray.get(self._book.all.remote()):
-                ray.kill(actor, no_restart=True)
-        ray.kill(self._book)
-        self._book = None
+        dataset._create_executor = created
+        return dataset
 
-
-def _book() -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    class Book:
-        """Handles of actors."""
-
-        def __init__(self) -> None:
-            self._actors: list[Any] = []
-
-        def add(self, actor: Any) -> None:
-            self._actors.append(actor)
-
-        def all(self) -> list[Any]:
-            return self._actors
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Book).options(scheduling_strategy=here).remote()
+    def end(self, thread: threading.Thread) -> None:
+        """Ends it, if it has not ended, and waits for the thread that it runs for."""
+        deadline = time.monotonic() + _PATIENCE
+        while thread.is_alive() and time.monotonic() < deadline:
+            for executor in self._executors:
+                executor.shutdown(force=True)
+            thread.join(_TICK)
 
 
 def _collect(
@@ -124,12 +112,12 @@ def _collect(
     run: Run,
     pool: Pool,
     parts: list[int],
-    workers: _Workers,
+    execution: _Execution,
     results: "queue.SimpleQueue[Any]",
 ) -> None:
     """In a thread, so that the caller can watch the nodes and be interrupted."""
     try:
-        for row in _dataset(job, run, pool, parts, workers).iter_rows():
+        for row in execution.follow(_dataset(job, run, pool, parts)).iter_rows():
             results.put(row)
     except BaseException as error:
         results.put(error)
@@ -137,7 +125,7 @@ def _collect(
         results.put(None)
 
 
-def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], workers: _Workers) -> Any:
+def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
     import ray
     from ray.data import DataContext, ExecutionResources
 
@@ -158,7 +146,7 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], workers: _
     )
     return read.map_batches(
         PartWorker,
-        fn_constructor_args=(job, run, workers.book),
+        fn_constructor_args=(job, run),
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,

@@ -1,6 +1,7 @@
 """Kills workers, nodes and drivers of `resnest features --runner ray` at random moments.
 
     python -m tests.campaign.kill_ray [--trials 20] [--seed 0] [--photos 320] [--slow 0.02]
+        [--kinds worker node driver]
 
 Each trial is a run on a Ray cluster of two nodes on this machine. By turns a worker's process is
 killed, a node is removed, or the driver is killed and the command run again with `--resume`; the
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--photos", type=int, default=320)
     parser.add_argument("--slow", type=float, default=0.02)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     random.seed(options.seed)
@@ -101,7 +103,8 @@ def main() -> None:
         with Nodes(work / "home", slow=options.slow) as nodes:
             expected = expected_rows(nodes, photos, model, work)
             for number in range(options.trials):
-                kind, begun = KINDS[number % len(KINDS)], time.perf_counter()
+                kind = options.kinds[number % len(options.kinds)]
+                begun = time.perf_counter()
                 output = work / f"out{number}"
                 moment = rng.randint(1, 6)
                 there, whole = trial(kind, nodes, [photos, "-m", model], output, moment)

@@ -119,7 +119,7 @@ def _title(pid: int) -> str:
 
 def ended(process: subprocess.Popen[str], code: int) -> str:
     out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code, out + err
+    assert process.returncode == code, f"ended with {process.returncode}: {out}{err}"
     return out + err
 
 
