@@ -2,8 +2,8 @@
 
 The rows that come back only tell of a part; its content never passes through the driver. Ray Data
 restarts actors and repeats their calls as often as they die. It waits, though, for actors of a node
-that is gone to find room elsewhere, for ever where there is none: then `streamed` ends, and the caller
-starts a smaller pool for what is still missing.
+that is gone to find room elsewhere, for ever where there is none: then `streamed` ends, and the
+caller starts a smaller pool for what is still missing.
 """
 
 import json
