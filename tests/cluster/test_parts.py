@@ -203,3 +203,24 @@ def test_the_size_of_parts(
 ) -> None:
     found = part_size_for(inputs, workers=workers, batch_size=batch_size, row_bytes=row_bytes)
     assert found == size
+
+
+def test_an_output_on_a_file_system_of_fsspec() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").store.clear()
+    target = Target("memory://bucket/out")
+    assert target.look(resume=False, overwrite=False) is None
+    with target.locked():
+        target.clear()
+        target.list_inputs([Input("a", "file", "/a")], 32)
+        target.begin(manifest())
+        parts = Parts(target.system, target.folder, "parquet", "ours")
+        assert parts.attempt(3, "run") == 0
+        parts.commit(3, features())
+        parts.ended(3)
+        assert list(parts.whole([(3, 2), (4, 2)])) == [INFO]
+        target.finish({"counts": {}})
+    assert target.look(resume=True, overwrite=False) == manifest()
+    names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").store}
+    assert names == {"part-00003.parquet", "_manifest.json", "_summary.json", "00000.parquet"}
+    fsspec.filesystem("memory").store.clear()
