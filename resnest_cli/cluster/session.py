@@ -31,7 +31,7 @@ MOST_INPUTS = 1024  # of a part
 LEAST_INPUTS = 32
 _MOST_BYTES = 64 * 2**20  # of a part's rows
 _PARTS_EACH = 4  # for a worker, where there are few inputs
-_LOOKED_AT = 65_536  # inputs before it is clear that they are not few
+_LOOKED_AT = 65_536  # inputs at most that are held to see whether they are few
 _ROUNDS = 5  # in a row without a part
 
 
@@ -158,9 +158,10 @@ class _Session:
         self._target.clear()
         stats = SourceStats()
         inputs = iter_inputs(self._job.options, self._job.path_column, stats)
-        head = list(islice(inputs, _LOOKED_AT))
+        few = min(_LOOKED_AT, MOST_INPUTS * _PARTS_EACH * pool.size)
+        head = list(islice(inputs, few))
         size = part_size_for(
-            len(head) if len(head) < _LOOKED_AT else None,
+            len(head) if len(head) < few else None,
             workers=pool.size,
             batch_size=self._job.options.batch_size,
             row_bytes=found.row_bytes,
