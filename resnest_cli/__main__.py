@@ -18,7 +18,10 @@ def main() -> NoReturn:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     _fill_standard_streams()
     try:
-        if sys.argv[1:2] == ["predict"] and not {"--help", "-h"} & set(sys.argv):
+        elsewhere = any(
+            word in {"--help", "-h"} or word.startswith("--runner") for word in sys.argv
+        )
+        if sys.argv[1:2] == ["predict"] and not elsewhere:
             from resnest_cli.commands import predict_job
 
             predict_job.begin()

@@ -106,8 +106,13 @@ Topk = Annotated[
     typer.Option("--topk", "-k", metavar="N", min=1, help="How many classes for each photo."),
 ]
 Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write records there, not on stdout (-)."),
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write records there, not on stdout (-). With --runner ray a folder, required.",
+    ),
 ]
 BatchSize = Annotated[
     int,
@@ -205,14 +210,53 @@ Isolate = Annotated[
     bool,
     typer.Option("--isolate", help="Decode in replaceable processes with limits; slower."),
 ]
+Runner = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="Where the work is done: in this process, or on a Ray cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A running Ray cluster (auto: the one of this machine), not one that is started here.",
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        min=0.0,
+        help="GPUs of each of Ray's workers; 0.5 shares one. 1 where the cluster has any.",
+        show_default=False,
+    ),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="How many workers Ray runs: one on each node, or one for each GPU.",
+        show_default=False,
+    ),
+]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
+        show_default=False,
+    ),
+]
 Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Also write a page to look at in a browser."),
 ]
 RecordFormat = Annotated[
-    output.Format | None,
+    Literal["table", "json", "jsonl", "csv", "parquet"] | None,
     typer.Option(
-        "--format", help="How records are written; by the extension of -o FILE, else a table."
+        "--format",
+        help="How records are written; by the extension of -o FILE, else a table. "
+        "With --runner ray: parquet, or jsonl.",
     ),
 ]
 TableFormat = Annotated[

@@ -1,14 +1,12 @@
 """`resnest features`: photos -> a matrix on disk."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resnest_cli import options, output
-from resnest_cli.commands.inputs import check_inputs, check_not_read, picked
+from resnest_cli.commands.inputs import check_inputs, check_not_read, check_runner, go_on, picked
 from resnest_cli.errors import UsageError
 from resnest_cli.inference.extraction import Dtype, Extraction, Head, Pool
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -29,7 +27,11 @@ EPILOG = """Examples:
 
   resnest features photos/ -o feats-1.npy --shard 1/4
 
-  find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet"""
+  find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet
+
+  resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray --ray-address auto
+
+  resnest features "shards/*.tar" -o feats/ --runner ray"""
 
 
 def features(
@@ -40,12 +42,12 @@ def features(
         ),
     ] = None,
     output_: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="The matrix: .npy, .npz, .csv or .parquet. Required.",
+            help="The matrix: .npy, .npz, .csv or .parquet; a folder with --runner ray. Required.",
         ),
     ] = None,
     model: options.Model = DEFAULT_MODEL,
@@ -102,6 +104,11 @@ def features(
     fast_decode: options.FastDecode = False,
     gpu_decode: options.GpuDecode = False,
     isolate: options.Isolate = False,
+    runner: options.Runner = "local",
+    ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    concurrency: options.Concurrency = None,
+    path_column: options.PathColumn = None,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
@@ -111,8 +118,26 @@ def features(
 
     Beside FILE stand a .csv that says for every input which row is its own, or why it has none, and
     a .json that says how the rows were made. Work in progress lies in FILE.parts: whatever ends a
-    run, --resume goes on and gives the same bytes.
+    run, --resume goes on and gives the same bytes. With --runner ray the output is a folder of
+    Parquet files, and inputs may lie on any file system or in tar shards.
     """
+    given = locals()
+    inputs = tuple(photos or ())
+    check_inputs(inputs, from_file)
+    check_runner(given)
+    if overwrite and (resume or retry_failed):
+        raise UsageError("--overwrite starts afresh: it excludes --resume and --retry-failed.")
+    extraction = Extraction(pool, stage, head, dtype, normalize)
+    if runner == "ray":
+        from resnest_cli.commands import cluster_job
+
+        if shard is not None:
+            raise UsageError("--shard is for --runner local: Ray divides the inputs itself.")
+        cluster_job.run("features", given, extraction, resume, overwrite, retry_failed)
+        return
+    if output_ is None:
+        raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
+    target = Path(output_)
     from resnest_cli.commands import features_job
     from resnest_cli.commands.predict_job import DECODING_LIMIT
     from resnest_cli.features.formats import check_suffix
@@ -121,19 +146,11 @@ def features(
     from resnest_cli.features.stopping import InterruptedRunError
     from resnest_cli.features.target import check_name, locked
 
-    given = locals()
-    inputs = tuple(photos or ())
-    check_inputs(inputs, from_file)
-    if output_ is None:
-        raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
-    if overwrite and (resume or retry_failed):
-        raise UsageError("--overwrite starts afresh: it excludes --resume and --retry-failed.")
-    extraction = Extraction(pool, stage, head, dtype, normalize)
-    check_name(output_)
-    check_not_read(output_, (*inputs, from_file, model, weights))
-    check_suffix(output_.suffix)
+    check_name(target)
+    check_not_read(target, (*inputs, from_file, model, weights))
+    check_suffix(target.suffix)
     job = FeaturesJob(
-        target=output_,
+        target=target,
         options=picked(
             RunOptions,
             given,
@@ -146,10 +163,10 @@ def features(
         extraction=extraction,
         shard=_shard(shard),
         quiet=quiet,
-        go_on=_go_on(),
+        go_on=go_on("features"),
     )
     try:
-        with locked(output_), features_job.FeaturesProgress() as progress:
+        with locked(target), features_job.FeaturesProgress() as progress:
             report = run(
                 job,
                 features_job.start,
@@ -186,9 +203,3 @@ def _cores() -> int:
     from resnest_cli.inference.cores import usable_cores
 
     return usable_cores()
-
-
-def _go_on() -> str:
-    """The command line as it was given, to go on with."""
-    given = [word for word in sys.argv[2:] if word not in {"--resume", "--overwrite"}]
-    return shlex.join(["resnest", "features", "--resume", *given])

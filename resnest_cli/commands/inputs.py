@@ -1,5 +1,7 @@
 """What commands over many photos share: checks before anything slow begins, and the page."""
 
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -38,6 +40,24 @@ def check_inputs(inputs: Iterable[str], from_file: str | None) -> None:
     """
     if not any((*inputs, from_file)):
         raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
+
+
+def check_runner(given: Mapping[str, Any]) -> None:
+    """Whether options that are for Ray alone were given to it alone.
+
+    Raises:
+        UsageError: they were not.
+    """
+    if given["runner"] != "ray":
+        for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
+            if given[name] is not None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
+
+
+def go_on(command: str) -> str:
+    """The command line as it was given, to go on with."""
+    given = [word for word in sys.argv[2:] if word not in {"--resume", "--overwrite"}]
+    return shlex.join(["resnest", command, "--resume", *given])
 
 
 def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:

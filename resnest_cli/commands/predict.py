@@ -2,15 +2,21 @@
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
-from resnest_cli.commands.inputs import HtmlPage, check_inputs, check_written, picked
+from resnest_cli.commands.inputs import (
+    HtmlPage,
+    check_inputs,
+    check_runner,
+    check_written,
+    picked,
+)
 from resnest_cli.commands.predict_job import PredictJob, records
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -30,7 +36,9 @@ EPILOG = """Examples:
 
   curl -s https://example.org/dog.jpg | resnest predict -
 
-  resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors"""
+  resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
+
+  resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto"""
 
 _FEW = 8  # explicit photos up to this number get a table each
 
@@ -85,6 +93,17 @@ def predict(
         bool, typer.Option("--tta", help="Average each photo with its mirror image.")
     ] = False,
     isolate: options.Isolate = False,
+    runner: options.Runner = "local",
+    ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    concurrency: options.Concurrency = None,
+    path_column: options.PathColumn = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier run was interrupted (ray).")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there under this name (ray).")
+    ] = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
@@ -94,14 +113,22 @@ def predict(
 
     One record per input, always: a photo that cannot be read gives its error, and exit code 3 at
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
+    With --runner ray records go to a folder of Parquet files or of JSON lines.
     """
     given = locals()
     inputs = photos or []
-    if output_ == Path("-"):
-        output_ = None
-    read = (*inputs, from_file, model, weights, labels)
     check_inputs(inputs, from_file)
-    for path in filter(None, (output_, html)):
+    check_runner(given)
+    if runner == "ray":
+        _on_ray(given)
+        return
+    if resume or overwrite:
+        raise UsageError("--resume and --overwrite go with --runner ray.")
+    if format_ == "parquet":
+        raise UsageError("--format parquet goes with --runner ray.")
+    target = Path(output_) if output_ not in {None, "-"} else None
+    read = (*inputs, from_file, model, weights, labels)
+    for path in filter(None, (target, html)):
         check_written(path, read)
     limit = predict_job.DECODING_LIMIT
     run_options = picked(RunOptions, given, inputs=tuple(inputs), time_limit=limit)
@@ -111,8 +138,8 @@ def predict(
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
     explicit = from_file is None and all(map(is_one, inputs))
     writer = output.record_writer(
-        format_ or _format_of(output_),
-        output_,
+        format_ or _format_of(target),
+        target,
         topk=topk,
         single=one,
         many=not explicit or len(inputs) > _FEW,
@@ -120,6 +147,23 @@ def predict(
     )
     page = HtmlPage(html, f"Predictions of {model}") if html is not None else None
     _show(found, writer, page, total=len(inputs) if explicit else None)
+
+
+def _on_ray(given: dict[str, Any]) -> None:
+    """The same on a Ray cluster.
+
+    Raises:
+        UsageError: what Ray cannot do is asked for.
+    """
+    from resnest_cli.cluster.job import Ranking
+    from resnest_cli.commands import cluster_job
+
+    if given["html"] is not None:
+        raise UsageError("--html is for --runner local.")
+    if given["resume"] and given["overwrite"]:
+        raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    ranking = picked(Ranking, given)
+    cluster_job.run("predict", given, ranking, given["resume"], given["overwrite"])
 
 
 def _format_of(output_: Path | None) -> output.Format:

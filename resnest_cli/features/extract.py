@@ -89,7 +89,7 @@ def _items(
         for number, (group, rows) in enumerate(batches, start=first // size):
             seconds: dict[str, float] = dict(stopwatch.take().items())
             mark = _mark(listing, number, todo, len(group) == size)
-            found = _with_rows(group, rows)
+            found = with_rows(group, rows)
             for place, (item, error, row) in enumerate(found, start=1):
                 last = place == len(group)
                 yield Item(
@@ -110,7 +110,7 @@ def _mark(listing: Listing, number: int, todo: Todo, whole: bool) -> Mark | None
     return listing.marks.pop(number)
 
 
-def _with_rows(
+def with_rows(
     group: list[Prepared], rows: Any
 ) -> Iterator[tuple[Prepared, str | None, bytes | None]]:
     """Each input of a batch with its error or its row."""

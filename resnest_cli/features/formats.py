@@ -191,27 +191,36 @@ def _write_parquet(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    width = prod(matrix.row_shape)
+    schema = parquet_schema(pa, matrix)
+    count = max(1, min(4096, _GROUP_BYTES // matrix.row_bytes))
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        while group := list(islice(entries, count)):
+            writer.write_table(parquet_table(pa, group, matrix, schema), row_group_size=count)
+
+
+def parquet_schema(pa: Any, matrix: Matrix, column: str = "features") -> Any:
+    """The columns of a Parquet file; the rows stand in `column`. `pa` is the module pyarrow."""
     value = pa.float16() if matrix.dtype == "float16" else pa.float32()
-    schema = pa.schema(
+    return pa.schema(
         [
             pa.field("input", pa.string(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
             pa.field("error", pa.string()),
-            pa.field("features", pa.list_(value, width)),
+            pa.field(column, pa.list_(value, prod(matrix.row_shape))),
         ],
         metadata={"row_shape": str(list(matrix.row_shape))},
     )
-    count = max(1, min(4096, _GROUP_BYTES // matrix.row_bytes))
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-        while group := list(islice(entries, count)):
-            columns = [
-                pa.array([encoded(e.name).decode("utf-8", "backslashreplace") for e in group]),
-                pa.array(["ok" if e.error is None else "error" for e in group]),
-                pa.array([e.error for e in group], pa.string()),
-                _lists(pa, group, matrix, value, width),
-            ]
-            writer.write_table(pa.table(columns, schema=schema), row_group_size=count)
+
+
+def parquet_table(pa: Any, group: list[Entry], matrix: Matrix, schema: Any) -> Any:
+    """Entries as a table of this schema."""
+    columns = [
+        pa.array([encoded(e.name).decode("utf-8", "backslashreplace") for e in group]),
+        pa.array(["ok" if e.error is None else "error" for e in group]),
+        pa.array([e.error for e in group], pa.string()),
+        _lists(pa, group, matrix, schema[3].type.value_type, prod(matrix.row_shape)),
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def _lists(pa: Any, group: list[Entry], matrix: Matrix, value: Any, width: int) -> Any:

@@ -58,7 +58,7 @@ class Listing:
             if self._verify and expected is None:
                 raise _different(self._target, f"input {count + 1} is new: {source.name!r}")
             batch, place = divmod(count, self._batch_size)
-            _add(chain, source.name)
+            add_name(chain, source.name)
             count += 1
             if self._shard.owns(batch):
                 own += 1
@@ -133,6 +133,7 @@ def _different(target: Path, what: str) -> UsageError:
     )
 
 
-def _add(chain: "_Hash", name: str) -> None:
+def add_name(chain: "_Hash", name: str) -> None:
+    """Takes the name of one more input into the hash of a list."""
     data = encoded(name)
     chain.update(len(data).to_bytes(8, "little") + data)

@@ -82,7 +82,7 @@ def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
         yield Entry("", folder, is_folder=True, error=reason)
         return
     found.sort()  # decides between names that are alike in natural order, such as a1 and a01
-    found.sort(key=lambda item: _natural(item[0]))
+    found.sort(key=lambda item: natural(item[0]))
     for name, leads_to_folder in found:
         yield Entry(name, _join(folder, name), leads_to_folder)
 
@@ -94,7 +94,7 @@ def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _natural(name: str) -> str:
+def natural(name: str) -> str:
     """Sort key: case does not count, and numbers compare by value.
 
     With the number of digits in front, 2 (`001` `2`) comes before 10 (`002` `10`). One string takes

@@ -4,18 +4,29 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+_limit = 1 << 16
+
+
+def limit_cores(count: int) -> None:
+    """Grants this process so many cores at most, where it shares a machine with others of ours.
+
+    Call it before an engine is made.
+    """
+    global _limit  # noqa: PLW0603 - of this process
+    _limit = count
+
 
 def usable_cores() -> int:
     """Physical cores that this process may use: its affinity, within the container's quota."""
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
-        return max(1, os.cpu_count() or 1)
+        return max(1, min(os.cpu_count() or 1, _limit))
     cores = len(allowed)
     if _text("/sys/devices/system/cpu/smt/active") == "1":
         siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
         cores = len({_text(siblings.format(cpu)) or cpu for cpu in allowed})
-    return max(1, min(cores, _quota(_text)))
+    return max(1, min(cores, _quota(_text), _limit))
 
 
 def _quota(read: Callable[[str], str]) -> int:

@@ -35,3 +35,12 @@ def test_affinity_and_hyperthreads(monkeypatch: pytest.MonkeyPatch) -> None:
     for allowed, cores in ((set(range(8)), 4), ({0, 4}, 1), ({0, 1, 2}, 3)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, allowed=allowed: allowed)
         assert module.usable_cores() == cores
+
+
+def test_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_limit", 1 << 16)
+    before = module.usable_cores()
+    module.limit_cores(1)
+    assert module.usable_cores() == 1
+    module.limit_cores(before + 1)
+    assert module.usable_cores() == before

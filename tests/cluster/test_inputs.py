@@ -1,0 +1,185 @@
+"""What the command line names, as inputs; on this machine and on a file system of fsspec."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from resnest_cli.cluster.inputs import Input, iter_inputs
+from resnest_cli.errors import UsageError
+from resnest_cli.images.sources import SourceStats, iter_sources
+from resnest_cli.inference.run_options import RunOptions
+from tests.conftest import make_photo
+
+pytest.importorskip("pyarrow")
+fsspec = pytest.importorskip("fsspec")
+
+
+def options(*inputs: object, from_file: Path | None = None, recursive: bool = True) -> RunOptions:
+    listed = str(from_file) if from_file else None
+    return RunOptions(tuple(map(str, inputs)), listed, False, recursive, 8, 1, False, 60.0)
+
+
+def found(*inputs: object, column: str = "path", **more: object) -> list[Input]:
+    return list(iter_inputs(options(*inputs, **more), column, SourceStats()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("img10.png", "img2.png", "sub/a.JPG", "b.jpeg"):
+        make_photo(folder / "x.png").rename(folder / name)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / ".hidden.png").write_text("hidden")
+    return folder
+
+
+@pytest.fixture
+def memory():
+    """An empty file system in memory, of fsspec."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    yield system
+    system.store.clear()
+
+
+def shard(path: Path, **members: bytes) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            content = path.with_name("content")
+            content.write_bytes(data)
+            archive.add(content, name.replace("_", "."))
+    return path
+
+
+def test_a_folder_is_read_as_by_the_local_runner(folder: Path) -> None:
+    stats = SourceStats()
+    names = [item.name for item in iter_inputs(options(folder), "path", stats)]
+    assert names == [source.name for source in iter_sources([str(folder)])]
+    assert len(names) == 4
+    assert stats.skipped == 1
+
+
+def test_an_address_gives_the_same_files_in_the_same_order(folder: Path) -> None:
+    stats = SourceStats()
+    address = f"file://{folder}/"
+    names = [item.name for item in iter_inputs(options(address), "path", stats)]
+    assert names == [f"file://{item.name}" for item in found(folder)]
+    assert stats.skipped == 1
+    assert [i.name for i in found(address, recursive=False)] == [n for n in names if "sub" not in n]
+
+
+def test_a_glob_on_a_file_system(folder: Path) -> None:
+    names = [item.name for item in found(f"file://{folder}/img*.png")]
+    assert names == [f"file://{folder}/img2.png", f"file://{folder}/img10.png"]
+    assert [item.name for item in found(f"file://{folder}/s*/*")] == [f"file://{folder}/sub/a.JPG"]
+    (missing,) = found(f"file://{folder}/*.webp")
+    assert missing == (missing.name, "error", "is a pattern that matches no file", 0, 0)
+    with pytest.raises(UsageError, match="no \\*\\* here"):
+        found(f"file://{folder}/**/*.png")
+
+
+def test_a_file_system_of_fsspec(memory) -> None:
+    for name in ("/bucket/b.png", "/bucket/a.png", "/bucket/deep/c.jpg", "/bucket/d.txt"):
+        memory.pipe_file(name, b"photo")
+    names = [item.name for item in found("memory://bucket/")]
+    assert names == [f"memory://bucket/{name}" for name in ("a.png", "b.png", "deep/c.jpg")]
+
+
+def test_a_scheme_that_nobody_knows_is_told() -> None:
+    with pytest.raises(UsageError, match="nosuch"):
+        found("nosuch://bucket/photos")
+
+
+def test_a_named_file_is_an_input_even_if_it_is_missing() -> None:
+    assert [item.kind for item in found("file:///nowhere/a.png", "nowhere.png")] == ["file", "file"]
+    (url,) = found("https://user:secret@example.org/a.png")
+    assert url.kind == "url"
+    assert url.name == "https://example.org/a.png"
+
+
+def test_relative_names_are_kept_and_found_from_anywhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    for item in found("photos"):
+        assert item.name.startswith("photos/")
+        assert item.where == str(folder.parent / item.name)
+
+
+def test_a_list_file(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(
+        f"{folder}/b.jpeg\nfile://{folder}/img2.png\nhttp://localhost/x.jpg\n{folder}\n"
+    )
+    kinds = [(item.kind, item.name) for item in found(from_file=listed)]
+    assert kinds[:3] == [
+        ("file", f"{folder}/b.jpeg"),
+        ("file", f"file://{folder}/img2.png"),
+        ("url", "http://localhost/x.jpg"),
+    ]
+    assert len(kinds) == 7
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_manifest(folder: Path, tmp_path: Path, suffix: str) -> None:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table = pa.table({"n": [1, 2, 3], "photo": [f"{folder}/b.jpeg", None, "https://x.org/1.png"]})
+    path = tmp_path / f"list.{suffix}"
+    if suffix == "csv":
+        pa.csv.write_csv(table, path)
+    else:
+        pa.parquet.write_table(table, path)
+    for name in (path, f"file://{path}"):
+        items = found(name, column="photo")
+        assert [item.kind for item in items] == ["file", "error", "url"]
+        assert items[0].where == f"{folder}/b.jpeg"
+        assert (items[1].name, items[1].where) == (f"{name}:2", "has no photo in this row")
+        with pytest.raises(UsageError, match=r"has n, photo\. Name the column"):
+            found(name)
+    with pytest.raises(UsageError, match="cannot read the list of inputs"):
+        found(tmp_path / f"missing.{suffix}")
+
+
+def test_shards(tmp_path: Path) -> None:
+    content = {"a_png": b"first photo", "a_json": b"{}", "b_jpg": b"second"}
+    paths = [shard(tmp_path / f"{number}.tar", **content) for number in (10, 9)]
+    stats = SourceStats()
+    items = list(iter_inputs(options(tmp_path / "*.tar"), "path", stats))
+    names = [f"{tmp_path}/{n}.tar/{member}" for n in (9, 10) for member in ("a.png", "b.jpg")]
+    assert [item.name for item in items] == names
+    assert stats.skipped == 2
+    for item in items:
+        with Path(item.where).open("rb") as file:
+            file.seek(item.offset)
+            assert file.read(item.size) == content[item.name.rpartition("/")[2].replace(".", "_")]
+    assert [i.name for i in found(paths[0])] == names[2:]
+    assert [i.name for i in found(f"file://{tmp_path}/*.tar")] == [f"file://{n}" for n in names]
+
+
+def test_a_damaged_shard_is_an_input_with_an_error(tmp_path: Path) -> None:
+    good = shard(tmp_path / "good.tar", a_png=b"x" * 5000, b_png=b"y" * 5000)
+    cut = tmp_path / "cut.tar"
+    (tmp_path / "none.tar").write_bytes(b"this is no archive, but long enough to be read" * 50)
+    whole = good.read_bytes()
+    for size in (7000, 7400, 9000):  # in a header, behind one, in a photo
+        cut.write_bytes(whole[:size])
+        first, second = found(cut)
+        assert first.name == f"{cut}/a.png"
+        assert (second.name, second.kind) == (str(cut), "error")
+        assert second.where.startswith("is a tar shard that is truncated")
+    assert len(found(good)) == 2
+    (none,) = found(tmp_path / "none.tar")
+    assert none.where.startswith("is no tar shard that can be read")
+    (missing,) = found(tmp_path / "missing.tar")
+    assert (missing.kind, missing.where) == ("error", "does not exist")
+
+
+def test_a_photo_on_stdin_is_refused() -> None:
+    with pytest.raises(UsageError, match="--runner local"):
+        found("-")

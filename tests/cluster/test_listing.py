@@ -1,0 +1,104 @@
+"""The listing, and the bytes of a part."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from resnest_cli.cluster import reading
+from resnest_cli.cluster.filesystems import opened
+from resnest_cli.cluster.inputs import Input
+from resnest_cli.cluster.listing import Chain, parts_of, read_part, size_of, write_listing
+from tests.conftest import make_photo
+
+pytest.importorskip("pyarrow")
+
+
+def items(count: int) -> list[Input]:
+    return [Input(f"p{i}.png", "file", f"/photos/p{i}.png", i, 2 * i) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9, 600])
+def test_what_is_written_is_read_part_by_part(tmp_path: Path, count: int) -> None:
+    listing = write_listing(*opened(str(tmp_path)), items(count), 4)
+    assert listing.inputs == count
+    total = parts_of(count, 4)
+    read = [read_part(*opened(str(tmp_path)), part) for part in range(total)]
+    assert [len(part) for part in read] == [size_of(n, count, 4) for n in range(total)]
+    assert [item for part in read for item in part] == items(count)
+    assert len(list((tmp_path / "_listing").iterdir())) == -(-count // 256)
+
+
+def test_the_hash_tells_another_list(tmp_path: Path) -> None:
+    listing = write_listing(*opened(str(tmp_path)), items(5), 4)
+    same, other, more = Chain(), Chain(), Chain()
+    list(same(items(5))), list(other(reversed(items(5)))), list(more(items(6)))
+    assert same.listing == listing
+    assert len({listing.sha256, other.listing.sha256, more.listing.sha256}) == 3
+
+
+def test_the_hash_is_that_of_the_local_runner(tmp_path: Path) -> None:
+    from tests.features import fake
+
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(item.name for item in items(9)))
+    fake.run(fake.job_for(tmp_path / "out.npy", listed))
+    told = json.loads((tmp_path / "out.json").read_text())["list"]
+    chain = Chain()
+    list(chain(items(9)))
+    assert told == {"inputs": 9, "sha256": chain.listing.sha256}
+
+
+def test_names_of_any_bytes_get_through(tmp_path: Path) -> None:
+    name = os.fsdecode(b"photo \xff\n.png")
+    write_listing(*opened(str(tmp_path)), [Input(name, "file", f"/x/{name}")], 4)
+    assert read_part(*opened(str(tmp_path)), 0) == [Input(name, "file", f"/x/{name}")]
+    row = reading.part_row(str(tmp_path), 0, offline=True)
+    assert [json.loads(n) for n in row["names"][0].as_py()] == [name]
+
+
+def test_a_part_has_bytes_errors_and_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [make_photo(tmp_path / f"{i}.png", seed=i) for i in range(4)]
+    given = [Input(str(path), "file", str(path)) for path in photos]
+    given.insert(1, Input("gone.png", "file", str(tmp_path / "gone.png")))
+    given.insert(2, Input("a*", "error", "is a pattern that matches no file"))
+    write_listing(*opened(str(tmp_path / "out")), given, 8)
+    monkeypatch.setattr(reading, "HELD", photos[0].stat().st_size)
+    row = reading.part_row(str(tmp_path / "out"), 0, offline=True).to_pylist()[0]
+    assert row["errors"] == [
+        None, "does not exist", "is a pattern that matches no file", None, None, None
+    ]  # fmt: skip
+    assert row["data"][0] == photos[0].read_bytes()
+    assert row["data"][3] == photos[1].read_bytes()
+    assert row["data"][4:] == [None, None]
+    assert [Input(*json.loads(left)) for left in row["left"][4:]] == given[4:]
+    assert reading.fetched(given[5], offline=True) == photos[3].read_bytes()
+
+
+def test_a_large_photo_is_left_on_the_disk(tmp_path: Path) -> None:
+    large = tmp_path / "large.bmp"
+    with large.open("wb") as file:
+        file.truncate(2**25 + 1)
+    write_listing(*opened(str(tmp_path)), [Input("large.bmp", "file", str(large))], 8)
+    row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
+    assert row["data"] == [None]
+    assert json.loads(row["left"][0])[0] == "large.bmp"
+
+
+def test_photos_of_other_file_systems_are_read(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "a.png")
+    data = photo.read_bytes()
+    address = f"file://{photo}"
+    given = [
+        Input("whole", "file", address),
+        Input("member", "member", address, 10, 20),
+        Input("cut", "member", address, len(data) - 5, 20),
+        Input("gone", "file", f"file://{tmp_path}/gone.png"),
+    ]
+    write_listing(*opened(str(tmp_path)), given, 8)
+    row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
+    assert row["data"] == [data, data[10:30], None, None]
+    assert row["errors"][2:] == ["is truncated: its shard ends before it", "does not exist"]
