@@ -84,10 +84,10 @@ def test_two_processes_are_one_that_accumulates(both: list[dict[str, Any]], name
 
 # What no two processes need for it to act, since it is decided before they part or by one of them.
 APART = {
-    "command", "data", "model", "weights", "recipe", "classes", "class_names", "val_split",
-    "img_size", "interpolation", "epochs", "batch_size", "lr_base", "device", "amp", "workers",
-    "cache", "channels_last", "save_every", "keep_epochs", "time_budget", "tensorboard", "patience",
-    "sync_bn",
+    "command", "data", "val_data", "model", "weights", "recipe", "classes", "class_names",
+    "val_split", "img_size", "interpolation", "epochs", "batch_size", "lr_base", "device", "amp",
+    "workers", "cache", "channels_last", "save_every", "keep_epochs", "time_budget", "tensorboard",
+    "patience", "sync_bn",
 }  # fmt: skip
 
 

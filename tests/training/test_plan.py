@@ -151,7 +151,8 @@ def test_mixed_precision_keeps_less() -> None:
 
 def test_channels_last() -> None:
     assert channels_last_pays(64, "cpu", "off")
-    assert not channels_last_pays(224, "cpu", "off")
+    assert channels_last_pays(224, "cpu", "off")
+    assert not channels_last_pays(256, "cpu", "off")
     assert channels_last_pays(224, "cuda", "bfloat16")
 
 
