@@ -41,7 +41,7 @@ def channels_last_pays(size: int, device: str, amp: str) -> bool:
 
     A rule, not a measurement on the spot, so that a run can be repeated. On a CPU up to 224 pixels,
     photos a second on two idle cores with AVX-512, NCHW against channels last: resnest14d at 64
-    pixels 116 / 147, resnest50d at 224 pixels 5.6 / 6.2, and on another such machine 4.2 / 4.9. On
+    pixels 116 / 147, resnest50d at 224 pixels 5.6 / 6.2; on another machine 95 / 119, 4.4 / 5.0. On
     an accelerator with mixed precision, as torch's documentation advises; not measured.
     """
     if device == "cpu":
