@@ -105,7 +105,13 @@ def test_the_readme_has_commands_and_examples() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the README's commands are for a Unix shell")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=pytest.mark.slow) if "--runner ray" in command else command
+        for command in COMMANDS
+    ],
+)
 def test_command(command: str, place: Path) -> None:
     if "| jq" in command and shutil.which("jq") is None:
         pytest.skip("no jq")
