@@ -161,10 +161,8 @@ def read_file(path: str) -> bytes | str:
 
 
 class JpegHeader(NamedTuple):
-    """What is known of a JPEG before it is decoded."""
+    """What is needed of a JPEG's header where something else decodes it."""
 
-    width: int
-    height: int
     turn: Image.Transpose | None  # what turns it upright
 
 
@@ -182,7 +180,7 @@ def jpeg_header(data: bytes, *, exif: bool = True) -> JpegHeader | None:
         return None
     if image.mode not in ("RGB", "L"):
         return None
-    return JpegHeader(*image.size, _transposition(image) if exif else None)
+    return JpegHeader(_transposition(image) if exif else None)
 
 
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:

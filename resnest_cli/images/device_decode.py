@@ -11,6 +11,7 @@ the ordinary way, which also says what is wrong with them. Run on a CPU in the t
 has the same functions; not run on a GPU so far.
 """
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LONGEST = 2**14  # pixels of a resized side; beyond, `preprocess` has a way of its own
+_DEPRECATION = ".*TorchCodec"
+_QUIET_RULE = ("ignore", re.compile(_DEPRECATION, re.IGNORECASE), Warning, None, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ class DevicePreparation(Preparation):
             return window
         canvas = torch.zeros(3, config.size, config.size, device=window.device)
         if self.crop_mode == "border":
-            canvas[:] = torch.tensor([round(255 * value) for value in config.mean])[:, None, None]
+            filling = [float(round(255 * value)) for value in config.mean]
+            canvas[:] = torch.tensor(filling, device=window.device)[:, None, None]
         canvas[:, pad_top : pad_top + height, pad_left : pad_left + width] = window
         return canvas
 
@@ -107,8 +111,8 @@ def _decoded(data: bytes, device: str) -> "Tensor":
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    # Not catch_warnings, whose list all threads share: see `decode`.
-    warnings.filterwarnings("ignore", message=".*TorchCodec.*")
+    if _QUIET_RULE not in warnings.filters:  # not catch_warnings: all threads share its list
+        warnings.filterwarnings("ignore", message=_DEPRECATION)
     found: Tensor = decode_jpeg(
         torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, device
     )

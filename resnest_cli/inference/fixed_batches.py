@@ -69,6 +69,8 @@ def compiling(notify: Callable[[str], None]) -> Make:
         begin = time.monotonic()
         try:
             compiled(photos)
+        except torch.OutOfMemoryError:  # says the caller better
+            raise
         except Exception as error:
             raise EngineError(
                 f"torch cannot compile the network here: {_first_line(error)}. Leave out --compile."
@@ -100,6 +102,8 @@ def recording(run: Run, photos: Tensor) -> Run:
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
             out = run(place)
+    except torch.OutOfMemoryError:  # says the caller better
+        raise
     except RuntimeError as error:
         raise EngineError(
             f"the network cannot be recorded as a CUDA graph here: {_first_line(error)}. Leave out "

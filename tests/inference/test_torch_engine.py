@@ -189,3 +189,14 @@ def test_batches_chosen_for_the_machine(
     assert done.code == 0, done.err
     size = json.loads(target.with_suffix(".json").read_text())["engine"]["batch_size"]
     assert f"Batches of {size};" in done.err
+
+
+def test_memory_that_ends_while_compiling_is_no_fault_of_the_compiler(
+    network: ResNeSt, photos: Float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: full)
+    with pytest.raises(BatchTooLargeError, match="lower --batch-size"):
+        TorchEngine(network, "cpu", compiled=True).logits(photos)
