@@ -7,12 +7,14 @@ manifest holds is a photo or a shard, taken literally; only a folder on this mac
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 from resnest_cli.cluster.filesystems import is_address
 from resnest_cli.cluster.manifests import SUFFIXES, listed
-from resnest_cli.cluster.shards import members
+from resnest_cli.cluster.shards import Member, members
 from resnest_cli.cluster.walking import remote_files
 from resnest_cli.errors import UsageError
 from resnest_cli.images import folders
@@ -20,6 +22,8 @@ from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
 from resnest_cli.inference.run_options import RunOptions
 
 Kind = Literal["file", "url", "member", "error"]
+
+_AT_ONCE = 8  # shards that are looked into
 
 
 class Input(NamedTuple):
@@ -41,6 +45,11 @@ def iter_inputs(options: RunOptions, path_column: str, stats: SourceStats) -> It
     Raises:
         UsageError: a list cannot be read, or a photo on stdin is asked for.
     """
+    return _with_members(_files(options, path_column, stats), stats)
+
+
+def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
+    """The inputs, shards as they are."""
     for text in options.inputs:
         if text == "-":
             raise UsageError("a photo on standard input (-) is for --runner local.")
@@ -53,47 +62,47 @@ def iter_inputs(options: RunOptions, path_column: str, stats: SourceStats) -> It
             null_separated=options.null_separated,
             stats=stats,
         )
-        yield from _literal(found, stats)
+        yield from _literal(found)
 
 
 def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
     if text.lower().endswith(SUFFIXES) and not is_url(text) and not folders.is_folder(text):
-        yield from _from_manifest(text, path_column, stats)
+        yield from _from_manifest(text, path_column)
     elif is_address(text):
         for found in remote_files(text, recursive=options.recursive, stats=stats):
             if found.error:
                 yield Input(found.address, "error", found.error)
             else:
-                yield from _file(found.address, found.address, stats)
+                yield _file(found.address, found.address)
     elif folders.is_glob(text) and text.endswith(".tar"):
-        yield from _shards(text, stats)
+        yield from _shards(text)
     else:
-        yield from _literal(iter_sources([text], recursive=options.recursive, stats=stats), stats)
+        yield from _literal(iter_sources([text], recursive=options.recursive, stats=stats))
 
 
-def _from_manifest(manifest: str, column: str, stats: SourceStats) -> Iterator[Input]:
+def _from_manifest(manifest: str, column: str) -> Iterator[Input]:
     for number, path in enumerate(listed(manifest, column), start=1):
         if path is None:
             yield Input(f"{manifest}:{number}", "error", f"has no {column} in this row")
         elif is_url(path):
             yield Input(path, "url", path)
         else:
-            yield from _file(path, path, stats)
+            yield _file(path, path)
 
 
-def _shards(pattern: str, stats: SourceStats) -> Iterator[Input]:
+def _shards(pattern: str) -> Iterator[Input]:
     found = False
     for entry in folders.expand(pattern):
         found = True
         if entry.error:
             yield Input(entry.path, "error", entry.error)
         else:
-            yield from _file(entry.path, entry.path, stats)
+            yield _file(entry.path, entry.path)
     if not found:
         yield Input(pattern, "error", "is a pattern that matches no file")
 
 
-def _literal(sources: Iterable[Source], stats: SourceStats) -> Iterator[Input]:
+def _literal(sources: Iterable[Source]) -> Iterator[Input]:
     for source in sources:
         if source.error is not None:
             yield Input(source.name, "error", source.error)
@@ -101,16 +110,50 @@ def _literal(sources: Iterable[Source], stats: SourceStats) -> Iterator[Input]:
             yield Input(source.name, "url", source.url)
         else:
             assert source.path is not None
-            yield from _file(source.name, source.path, stats)
+            yield _file(source.name, source.path)
 
 
-def _file(name: str, path: str, stats: SourceStats) -> Iterator[Input]:
+def _file(name: str, path: str) -> Input:
     where = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - odd bytes
-    if not path.endswith(".tar"):
-        yield Input(name, "file", where)
+    return Input(name, "file", where)
+
+
+def _with_members(files: Iterable[Input], stats: SourceStats) -> Iterator[Input]:
+    """The same inputs, the photos of a shard in its place.
+
+    Some shards are looked into ahead: one far away answers slowly.
+    """
+    waiting: deque[tuple[Input, Future[tuple[list[Member], int]] | None]] = deque()
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        for item in files:
+            shard = item.kind == "file" and item.where.endswith(".tar")
+            waiting.append((item, pool.submit(_looked_into, item.where) if shard else None))
+            while waiting and (waiting[0][1] is None or len(waiting) > _AT_ONCE):
+                yield from _inputs_of(*waiting.popleft(), stats)
+        while waiting:
+            yield from _inputs_of(*waiting.popleft(), stats)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _looked_into(shard: str) -> tuple[list[Member], int]:
+    """The photos of a shard, and how many other files were passed over."""
+    stats = SourceStats()
+    return list(members(shard, stats)), stats.skipped
+
+
+def _inputs_of(
+    item: Input, looking: Future[tuple[list[Member], int]] | None, stats: SourceStats
+) -> Iterator[Input]:
+    if looking is None:
+        yield item
         return
-    for member in members(where, stats):
+    found, skipped = looking.result()
+    stats.skipped += skipped
+    for member in found:
         if member.error is not None:
-            yield Input(name, "error", member.error)
+            yield Input(item.name, "error", member.error)
         else:
-            yield Input(f"{name}/{member.name}", "member", where, member.offset, member.size)
+            name = f"{item.name}/{member.name}"
+            yield Input(name, "member", item.where, member.offset, member.size)

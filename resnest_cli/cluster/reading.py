@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.cluster.filesystems import is_address, opened
@@ -22,10 +23,39 @@ if TYPE_CHECKING:
 
 HELD = 96 * 2**20
 _AT_ONCE = 16  # remote photos
+_OPEN = 16  # shards
 _MOST = 2**30  # bytes of a photo; decoding refuses more
 
 
-def fetched(item: Input, *, offline: bool) -> bytes | str:
+class OpenShards:
+    """Shards that stay open: to open one far away takes as long as to read a photo of it.
+
+    Threads may share it. What it drops, or leaves, is closed when its last reader is done.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, Any] = {}
+        self._lock = Lock()
+
+    def read(self, item: Input) -> bytes:
+        """The bytes of a member, fewer where the shard ends before.
+
+        Raises:
+            OSError: the shard cannot be read.
+            ResnestError: its file system cannot be reached.
+        """
+        with self._lock:
+            file = self._files.get(item.where)
+            if file is None:
+                system, path = opened(item.where)
+                file = system.open_input_file(path)
+                if len(self._files) >= _OPEN:
+                    del self._files[next(iter(self._files))]
+                self._files[item.where] = file
+        return bytes(file.read_at(item.size, item.offset))
+
+
+def fetched(item: Input, *, offline: bool, shards: OpenShards | None = None) -> bytes | str:
     """The bytes of an input, or the path of a local file that is too large to be held.
 
     Raises:
@@ -42,14 +72,14 @@ def fetched(item: Input, *, offline: bool) -> bytes | str:
 
         return read_file(item.where)
     try:
-        system, path = opened(item.where)
-        with system.open_input_file(path) as file:
-            size = item.size if item.kind == "member" else file.size()
-            if size > _MOST:
-                raise ImageError(f"is larger than a photo can be ({size / 1e9:.1f} GB)")
-            if item.kind == "member":
-                file.seek(item.offset)
-            data = bytes(file.read(size))
+        if item.kind == "member":
+            size = _checked(item.size)
+            data = (shards or OpenShards()).read(item)
+        else:
+            system, path = opened(item.where)
+            with system.open_input_file(path) as file:
+                size = _checked(file.size())
+                data = bytes(file.read(size))
     except FileNotFoundError:
         raise ImageError("does not exist") from None
     except (OSError, ResnestError) as error:
@@ -59,6 +89,12 @@ def fetched(item: Input, *, offline: bool) -> bytes | str:
     if len(data) < size:
         raise ImageError("is truncated: its shard ends before it")
     return data
+
+
+def _checked(size: int) -> int:
+    if size > _MOST:
+        raise ImageError(f"is larger than a photo can be ({size / 1e9:.1f} GB)")
+    return size
 
 
 def part_row(output: str, part: int, *, offline: bool) -> Any:
@@ -107,14 +143,15 @@ def part_row(output: str, part: int, *, offline: bool) -> Any:
 
 def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
     """Each input with what gives its bytes; remote ones are fetched before they are asked for."""
+    get = partial(fetched, offline=offline, shards=OpenShards())
     if all(item.kind == "error" or _is_local(item) for item in inputs):
         for item in inputs:
-            yield item, partial(fetched, item, offline=offline)
+            yield item, partial(get, item)
         return
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for begin in range(0, len(inputs), _AT_ONCE):
             group = inputs[begin : begin + _AT_ONCE]
-            waiting = [pool.submit(fetched, item, offline=offline) for item in group]
+            waiting = [pool.submit(get, item) for item in group]
             for item, future in zip(group, waiting, strict=True):
                 yield item, future.result
 

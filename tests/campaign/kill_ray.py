@@ -1,13 +1,13 @@
 """Kills workers, nodes and drivers of `resnest features --runner ray` at random moments.
 
     python -m tests.campaign.kill_ray [--trials 20] [--seed 0] [--photos 320] [--slow 0.02]
-        [--kinds worker node driver]
+        [--kinds actor reader node driver]
 
-Each trial is a run on a Ray cluster of two nodes on this machine. By turns a worker's process is
-killed, a node is removed, or the driver is killed and the command run again with `--resume`; the
-moment is random between the first part and the last. Then every input must have exactly one row,
-with the numbers of the local runner, and no part that was whole may have been written again.
-Prints figures.
+Each trial is a run on a Ray cluster of two nodes on this machine. By turns the process of an actor
+that runs the network is killed, or that of a task that reads, a node is removed, or the driver is
+killed and the command run again with `--resume`; the moment is random between the first part and
+the last. Then every input must have exactly one row, with the numbers of the local runner, and no
+part that was whole may have been written again. Prints figures.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from tests.cluster.nodes import Nodes, ended, kill, parts, rows, wait_for
 from tests.conftest import make_photo
 
-KINDS = ("worker", "node", "driver")
+KINDS = ("actor", "reader", "node", "driver")
 
 
 def expected_rows(nodes: Nodes, photos: Path, model: Path, work: Path) -> dict:
@@ -59,8 +59,9 @@ def trial(kind: str, nodes: Nodes, words: list, output: Path, moment: int) -> tu
     """One run with one fault; how many parts were whole then, and how many there are."""
     process = nodes.start("features", *words, "-o", output)
     wait_for(lambda: len(parts(output)) >= moment and nodes.workers(), process)
-    if kind == "worker":
-        kill(random.choice(wait_for(nodes.workers, process)))
+    if kind in {"actor", "reader"}:
+        victims = nodes.workers if kind == "actor" else nodes.readers
+        kill(random.choice(wait_for(victims, process)))
     elif kind == "node":
         nodes.remove_node()
     else:

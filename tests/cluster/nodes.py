@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[2]
 HAZARDS = Path(__file__).parent / "hazards"
 WORKER = "ray::MapWorker"
+READERS = ("ray::Read", "ray::IDLE")  # a process between two of Ray's tasks is idle
 _NODE = {"num_cpus": 1, "object_store_memory": 300 * 2**20}
 PATIENCE = 240.0  # seconds for something that has to come
 
@@ -99,6 +100,10 @@ class Nodes:
     def workers(self) -> list[int]:
         """The processes of the actors that run the network."""
         return [pid for pid in self._ours() if _title(pid).startswith(WORKER)]
+
+    def readers(self) -> list[int]:
+        """The processes of the tasks that read."""
+        return [pid for pid in self._ours() if _title(pid).startswith(READERS)]
 
     def _ours(self) -> list[int]:
         mark = f"RESNEST_HOME={self.home}".encode()

@@ -75,13 +75,15 @@ def test_the_rows_are_those_of_the_local_runner(
 
 
 @pytest.mark.parametrize("trial", [1, 2])
+@pytest.mark.parametrize("kind", ["actor", "reader"])
 def test_a_killed_worker_is_replaced(
-    nodes: Nodes, photos: Path, tiny_checkpoint: Path, tmp_path: Path, local: dict, trial: int
-) -> None:
+    nodes: Nodes, photos: Path, tiny_checkpoint: Path, tmp_path: Path, local: dict, trial: int,
+    kind: str,
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     process = nodes.start("features", photos, "-m", tiny_checkpoint, "-o", out)
     wait_for(lambda: len(parts(out)) >= trial, process)
-    victims = wait_for(nodes.workers, process)
+    victims = wait_for(nodes.workers if kind == "actor" else nodes.readers, process)
     kill(victims[0])
     ended(process, 3)
     check(out, local)

@@ -1,10 +1,16 @@
 """What the command line names, as inputs; on this machine and on a file system of fsspec."""
 
+import io
+import os
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from resnest_cli.cluster import inputs, shards
 from resnest_cli.cluster.inputs import Input, iter_inputs
 from resnest_cli.errors import UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
@@ -162,16 +168,59 @@ def test_shards(tmp_path: Path) -> None:
     assert [i.name for i in found(f"file://{tmp_path}/*.tar")] == [f"file://{n}" for n in names]
 
 
-def test_a_damaged_shard_is_an_input_with_an_error(tmp_path: Path) -> None:
+def test_shards_far_away_are_read_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many small photos cost few reads, and so few answers of a server."""
+    reads = []
+
+    class Far(io.FileIO):
+        def readinto(self, buffer: memoryview) -> int:
+            reads.append(len(buffer))
+            return super().readinto(buffer)
+
+        def size(self) -> int:
+            return os.path.getsize(self.name)  # noqa: PTH202
+
+    path = shard(tmp_path / "many.tar", **{f"{index}_png": b"x" * 900 for index in range(300)})
+    monkeypatch.setattr(
+        shards, "opened", lambda address: (SimpleNamespace(open_input_file=Far), str(path))
+    )
+    names = [item.name for item in found("file:///far/many.tar")]
+    assert names == [f"file:///far/many.tar/{index}.png" for index in range(300)]
+    assert len(reads) < 5
+
+
+def test_shards_are_looked_into_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at a time; each waits here until another has begun."""
+    both = threading.Barrier(2, timeout=60)
+    look = inputs.members
+
+    def slow(address: str, stats: SourceStats) -> Iterator[shards.Member]:
+        both.wait()
+        yield from look(address, stats)
+
+    monkeypatch.setattr(inputs, "members", slow)
+    paths = [shard(tmp_path / f"{n}.tar", a_png=b"photo", b_txt=b"no") for n in range(2)]
+    photo = make_photo(tmp_path / "p.png")
+    stats = SourceStats()
+    items = list(iter_inputs(options(paths[0], photo, paths[1]), "path", stats))
+    assert [item.name for item in items] == [f"{paths[0]}/a.png", str(photo), f"{paths[1]}/a.png"]
+    assert stats.skipped == 2
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_damaged_shard_is_an_input_with_an_error(tmp_path: Path, far: bool) -> None:
     good = shard(tmp_path / "good.tar", a_png=b"x" * 5000, b_png=b"y" * 5000)
     cut = tmp_path / "cut.tar"
     (tmp_path / "none.tar").write_bytes(b"this is no archive, but long enough to be read" * 50)
     whole = good.read_bytes()
     for size in (7000, 7400, 9000):  # in a header, behind one, in a photo
         cut.write_bytes(whole[:size])
-        first, second = found(cut)
-        assert first.name == f"{cut}/a.png"
-        assert (second.name, second.kind) == (str(cut), "error")
+        name = f"file://{cut}" if far else str(cut)
+        first, second = found(name)
+        assert first.name == f"{name}/a.png"
+        assert (second.name, second.kind) == (name, "error")
         assert second.where.startswith("is a tar shard that is truncated")
     assert len(found(good)) == 2
     (none,) = found(tmp_path / "none.tar")
