@@ -15,11 +15,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.cluster.filesystems import opened
+from resnest_cli.cluster.filesystems import is_address, opened
 from resnest_cli.cluster.inputs import Input
 from resnest_cli.cluster.job import ClusterJob, Ranking
 from resnest_cli.cluster.parts import Parts
-from resnest_cli.cluster.reading import fetched
+from resnest_cli.cluster.reading import OpenShards, fetched
 from resnest_cli.cluster.rows import PartInfo, counted, features_file, lines_file, records_file
 from resnest_cli.errors import CheckpointError, ImageError, ResnestError, one_line
 from resnest_cli.images.sources import Source
@@ -183,6 +183,7 @@ def load(job: ClusterJob, threads: int) -> "Classifier":
 
 def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
     """What there is to decode, one at a time; nothing is copied before its turn."""
+    shards = OpenShards()
     names, data, errors, left = (
         table[column].combine_chunks().values for column in ("names", "data", "errors", "left")
     )
@@ -194,16 +195,17 @@ def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
         elif later is None:
             yield Source(name, data=data[place].as_py())
         else:
-            yield _late(Input(*json.loads(later)), offline=offline)
+            yield _late(Input(*json.loads(later)), shards, offline=offline)
 
 
-def _late(item: Input, *, offline: bool) -> Source:
+def _late(item: Input, shards: OpenShards, *, offline: bool) -> Source:
+    if item.kind == "file" and not is_address(item.where):
+        return Source(item.name, path=item.where)  # read by the threads that decode
     try:
-        found = fetched(item, offline=offline)
+        found = fetched(item, offline=offline, shards=shards)
     except ImageError as error:
         return Source(item.name, error=str(error))
-    if isinstance(found, str):
-        return Source(item.name, path=found)
+    assert isinstance(found, bytes)
     return Source(item.name, data=found)
 
 

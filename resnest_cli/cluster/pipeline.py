@@ -139,7 +139,7 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
     )
     tasks = min(len(parts), _TASKS)
     read = ray.data.read_datasource(
-        source(job.output, parts, tasks, offline=job.model.offline),
+        source(job.output, parts, tasks, offline=job.model.offline, alone=len(nodes()) == 1),
         override_num_blocks=tasks,
         num_cpus=READ_CPUS,
         concurrency=min(tasks, READS * pool.size),

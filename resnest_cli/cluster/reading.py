@@ -2,7 +2,8 @@
 
 A read task takes the names of a part from the listing and reads the photos, several at once where
 they do not lie on this machine. What is beyond `HELD` bytes of a part is left for the worker to
-read when it comes to it, so that a row has a size that the object store can bear.
+read when it comes to it, so that a row has a size that the object store can bear. So are the files
+of this machine where it is the only one (`alone`): their way through the store gains nothing.
 """
 
 import json
@@ -97,9 +98,9 @@ def _checked(size: int) -> int:
     return size
 
 
-def part_row(output: str, part: int, *, offline: bool) -> Any:
+def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> Any:
     """The row of a part as a table: its number, and for each input name, bytes, error, or what is
-    left to be read; and the seconds that it took.
+    left to be read; and the seconds that it took. See the module for `alone`.
 
     Raises:
         OSError: the listing cannot be read.
@@ -114,7 +115,7 @@ def part_row(output: str, part: int, *, offline: bool) -> Any:
     held = 0
     for item, get in _ahead(inputs, offline):
         content, error, later = None, None, None
-        if held > HELD:
+        if held > HELD or (alone and _is_local(item)):
             later = json.dumps(item)
         else:
             try:
@@ -160,7 +161,9 @@ def _is_local(item: Input) -> bool:
     return item.kind in {"file", "member"} and not is_address(item.where)
 
 
-def source(output: str, parts: list[int], tasks: int, *, offline: bool) -> "Datasource":
+def source(
+    output: str, parts: list[int], tasks: int, *, offline: bool, alone: bool
+) -> "Datasource":
     """A source of Ray Data that reads these parts, in at most so many tasks."""
     from ray.data import Datasource
     from ray.data.block import BlockMetadata
@@ -178,7 +181,8 @@ def source(output: str, parts: list[int], tasks: int, *, offline: bool) -> "Data
         def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
             each = -(-len(parts) // tasks)
             groups = [parts[at : at + each] for at in range(0, len(parts), each)]
-            return [ReadTask(_reader(output, g, offline), _metadata(len(g))) for g in groups]
+            read = partial(part_row, output, offline=offline, alone=alone)
+            return [ReadTask(_reader(read, g), _metadata(len(g))) for g in groups]
 
     def _metadata(rows: int) -> Any:
         return BlockMetadata(num_rows=rows, size_bytes=None, input_files=None, exec_stats=None)
@@ -186,5 +190,5 @@ def source(output: str, parts: list[int], tasks: int, *, offline: bool) -> "Data
     return Parts()  # type: ignore[no-untyped-call]
 
 
-def _reader(output: str, parts: list[int], offline: bool) -> Callable[[], Iterator[Any]]:
-    return lambda: (part_row(output, part, offline=offline) for part in parts)
+def _reader(read: Callable[[int], Any], parts: list[int]) -> Callable[[], Iterator[Any]]:
+    return lambda: map(read, parts)

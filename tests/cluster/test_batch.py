@@ -67,8 +67,8 @@ def run_of(job: ClusterJob, **changes: str) -> Run:
     return replace(Run("run", "identity", weights, 1), **changes)
 
 
-def row(job: ClusterJob):
-    return part_row(job.output, 0, offline=True)
+def row(job: ClusterJob, *, alone: bool = False):
+    return part_row(job.output, 0, offline=True, alone=alone)
 
 
 def features(job: ClusterJob) -> list[dict]:
@@ -77,9 +77,10 @@ def features(job: ClusterJob) -> list[dict]:
     return pq.read_table(Path(job.output) / "part-00000.parquet").to_pylist()
 
 
-def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -> None:
     worker = PartWorker(job, run_of(job))
-    (told,) = worker(row(job)).to_pylist()
+    (told,) = worker(row(job, alone=alone)).to_pylist()
     assert (told["part"], told["inputs"], told["computed"]) == (0, COUNT, True)
     assert json.loads(told["failures"]) == {"not an image": 1}
     path = Path(job.output) / "part-00000.parquet"

@@ -83,6 +83,16 @@ def test_a_part_has_bytes_errors_and_what_is_left(
     assert reading.fetched(given[5], offline=True) == photos[3].read_bytes()
 
 
+def test_of_one_machine_alone_files_are_left_on_the_disk(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "a.png")
+    near = [Input("a", "file", str(photo)), Input("b", "member", str(photo), 10, 20)]
+    far = Input("c", "file", f"file://{photo}")
+    write_listing(*opened(str(tmp_path)), [*near, far], 8)
+    row = reading.part_row(str(tmp_path), 0, offline=True, alone=True).to_pylist()[0]
+    assert row["data"] == [None, None, photo.read_bytes()]
+    assert [Input(*json.loads(left)) for left in row["left"][:2]] == near
+
+
 def test_a_large_photo_is_left_on_the_disk(tmp_path: Path) -> None:
     large = tmp_path / "large.bmp"
     with large.open("wb") as file:
@@ -107,3 +117,20 @@ def test_photos_of_other_file_systems_are_read(tmp_path: Path) -> None:
     row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
     assert row["data"] == [data, data[10:30], None, None]
     assert row["errors"][2:] == ["is truncated: its shard ends before it", "does not exist"]
+
+
+def test_a_shard_is_opened_once_for_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads read its members, and no more than so many shards stay open."""
+    monkeypatch.setattr(reading, "_OPEN", 2)
+    asked, given, contents = [], [], []
+    for number in range(5):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(bytes(range(number, number + 200)))
+        for at in range(0, 200, 10):
+            given.append(Input(f"{number}/{at}", "member", f"file://{path}", at, 10))
+            contents.append(bytes(range(number + at, number + at + 10)))
+    write_listing(*opened(str(tmp_path)), given, 128)
+    monkeypatch.setattr(reading, "opened", lambda where: (asked.append(where), opened(where))[1])
+    row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
+    assert row["data"] == contents
+    assert sorted(asked[1:]) == sorted({item.where for item in given})  # the first is the listing
