@@ -43,15 +43,22 @@ def check_inputs(inputs: Iterable[str], from_file: str | None) -> None:
 
 
 def check_runner(given: Mapping[str, Any]) -> None:
-    """Whether options that are for Ray alone were given to it alone.
+    """Whether options and file systems that are for Ray alone were given to it alone.
 
     Raises:
         UsageError: they were not.
     """
-    if given["runner"] != "ray":
-        for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
-            if given[name] is not None:
-                raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
+    if given["runner"] == "ray":
+        return
+    for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
+        if given[name] is not None:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
+    for place in map(str, (*(given["photos"] or ()), given["output_"])):
+        if "://" in place:
+            from resnest_cli.cluster.filesystems import is_address
+
+            if is_address(place):
+                raise UsageError(f"{place}: file systems such as this one need --runner ray.")
 
 
 def go_on(command: str) -> str:

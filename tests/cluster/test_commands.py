@@ -17,6 +17,8 @@ from tests.conftest import Cli
         (["--gpus-per-worker", "1"], "--gpus-per-worker goes with --runner ray"),
         (["--concurrency", "2"], "--concurrency goes with --runner ray"),
         (["--path-column", "path"], "--path-column goes with --runner ray"),
+        (["s3://bucket/a.png"], "s3://bucket/a.png: file systems such as this one need --runner"),
+        (["-o", "s3://bucket/out.npy"], "s3://bucket/out.npy: file systems such as this one need"),
         (["--runner", "ray"], "name the folder to write with -o"),
         (["--runner", "ray", "-o", "out", "--resume", "--overwrite"], "it excludes --resume"),
     ],
