@@ -8,7 +8,7 @@ manifest holds is a photo or a shard, taken literally; only a folder on this mac
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,16 @@ from resnest_cli.inference.run_options import RunOptions
 
 Kind = Literal["file", "url", "member", "error"]
 
-_AT_ONCE = 8  # shards that are looked into
+_AT_ONCE = 8  # shards that are looked into by threads
+
+Looked = tuple[list[Member], int]  # the photos of a shard, and how many other files it has
+
+
+class Looking(NamedTuple):
+    """What looks into shards elsewhere, by their address, and into how many at a time."""
+
+    begin: "Callable[[str], Future[Looked]]"
+    at_once: int
 
 
 class Input(NamedTuple):
@@ -39,13 +48,30 @@ class Input(NamedTuple):
     size: int = 0
 
 
-def iter_inputs(options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
-    """The inputs that the options name, in order.
+def iter_inputs(
+    options: RunOptions, path_column: str, stats: SourceStats, looking: Looking | None = None
+) -> Iterator[Input]:
+    """The inputs that the options name, in order. Without `looking` threads look into shards.
 
     Raises:
         UsageError: a list cannot be read, or a photo on stdin is asked for.
     """
-    return _with_members(_files(options, path_column, stats), stats)
+    files = _files(options, path_column, stats)
+    if looking is not None:
+        yield from _with_members(files, stats, looking)
+        return
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        looking = Looking(lambda shard: pool.submit(looked_into, shard), _AT_ONCE)
+        yield from _with_members(files, stats, looking)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def looked_into(shard: str) -> Looked:
+    """The photos of a shard, by its path or address, and how many other files were passed over."""
+    stats = SourceStats()
+    return list(members(shard, stats)), stats.skipped
 
 
 def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
@@ -118,38 +144,26 @@ def _file(name: str, path: str) -> Input:
     return Input(name, "file", where)
 
 
-def _with_members(files: Iterable[Input], stats: SourceStats) -> Iterator[Input]:
+def _with_members(files: Iterable[Input], stats: SourceStats, looking: Looking) -> Iterator[Input]:
     """The same inputs, the photos of a shard in its place.
 
     Some shards are looked into ahead: one far away answers slowly.
     """
-    waiting: deque[tuple[Input, Future[tuple[list[Member], int]] | None]] = deque()
-    pool = ThreadPoolExecutor(_AT_ONCE)
-    try:
-        for item in files:
-            shard = item.kind == "file" and item.where.endswith(".tar")
-            waiting.append((item, pool.submit(_looked_into, item.where) if shard else None))
-            while waiting and (waiting[0][1] is None or len(waiting) > _AT_ONCE):
-                yield from _inputs_of(*waiting.popleft(), stats)
-        while waiting:
+    waiting: deque[tuple[Input, Future[Looked] | None]] = deque()
+    for item in files:
+        shard = item.kind == "file" and item.where.endswith(".tar")
+        waiting.append((item, looking.begin(item.where) if shard else None))
+        while waiting and (waiting[0][1] is None or len(waiting) > looking.at_once):
             yield from _inputs_of(*waiting.popleft(), stats)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    while waiting:
+        yield from _inputs_of(*waiting.popleft(), stats)
 
 
-def _looked_into(shard: str) -> tuple[list[Member], int]:
-    """The photos of a shard, and how many other files were passed over."""
-    stats = SourceStats()
-    return list(members(shard, stats)), stats.skipped
-
-
-def _inputs_of(
-    item: Input, looking: Future[tuple[list[Member], int]] | None, stats: SourceStats
-) -> Iterator[Input]:
-    if looking is None:
+def _inputs_of(item: Input, looked: Future[Looked] | None, stats: SourceStats) -> Iterator[Input]:
+    if looked is None:
         yield item
         return
-    found, skipped = looking.result()
+    found, skipped = looked.result()
     stats.skipped += skipped
     for member in found:
         if member.error is not None:

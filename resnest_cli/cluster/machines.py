@@ -12,6 +12,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -201,6 +202,19 @@ def on_a_worker(pool: Pool, function: Callable[..., T], *arguments: Any) -> T:
     except Exception as error:
         raise ours(error) from error
     return result
+
+
+def in_tasks(function: Callable[..., T]) -> Callable[..., Future[T]]:
+    """The function as a task that any node may run; the future raises what `ours` understands."""
+    import ray
+
+    remote = ray.remote(num_cpus=READ_CPUS, max_retries=3)(function)
+
+    def begin(*arguments: Any) -> Future[T]:
+        future: Future[T] = remote.remote(*arguments).future()
+        return future
+
+    return begin
 
 
 def ours(error: BaseException) -> ResnestError:

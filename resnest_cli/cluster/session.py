@@ -6,6 +6,7 @@ left out before anything of them is read, and the others are computed.
 
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -14,10 +15,19 @@ from resnest_cli.cluster import identity
 from resnest_cli.cluster.batch import Run
 from resnest_cli.cluster.filesystems import is_address
 from resnest_cli.cluster.identity import Found
-from resnest_cli.cluster.inputs import iter_inputs
+from resnest_cli.cluster.inputs import Input, Looking, iter_inputs, looked_into
 from resnest_cli.cluster.job import ClusterJob, portable
 from resnest_cli.cluster.listing import Chain, parts_of
-from resnest_cli.cluster.machines import Pool, connected, nodes, on_a_worker, pool_for
+from resnest_cli.cluster.machines import (
+    READ_CPUS,
+    Pool,
+    connected,
+    in_tasks,
+    nodes,
+    on_a_worker,
+    ours,
+    pool_for,
+)
 from resnest_cli.cluster.pipeline import NodesLostError, streamed
 from resnest_cli.cluster.rows import PartInfo
 from resnest_cli.cluster.target import Manifest, Target
@@ -157,7 +167,7 @@ class _Session:
     def _begun(self, pool: Pool, found: Found) -> Manifest:
         self._target.clear()
         stats = SourceStats()
-        inputs = iter_inputs(self._job.options, self._job.path_column, stats)
+        inputs = self._inputs(stats)
         few = min(_LOOKED_AT, MOST_INPUTS * _PARTS_EACH * pool.size)
         head = list(islice(inputs, few))
         size = part_size_for(
@@ -174,6 +184,25 @@ class _Session:
         self._target.begin(manifest)
         return manifest
 
+    def _inputs(self, stats: SourceStats) -> Iterator[Input]:
+        """What was named. Of several nodes all look into shards: far away these are read whole.
+
+        Raises:
+            UsageError: a list cannot be read.
+            ResnestError: no node can look into a shard.
+        """
+        from ray.exceptions import RayError
+
+        there = nodes().values()
+        looking = None
+        if len(there) > 1:
+            cores = sum(node.get("CPU", 0) for node in there)
+            looking = Looking(in_tasks(looked_into), max(1, int(cores / READ_CPUS)))
+        try:
+            yield from iter_inputs(self._job.options, self._job.path_column, stats, looking)
+        except RayError as error:
+            raise ours(error) from error
+
     def _check(self, before: Manifest, found: Found) -> None:
         """Is it the run that was begun? To a finished one, engine and versions do not matter."""
         passed = {"engine", "versions"} if self._target.summary() is not None else set()
@@ -184,7 +213,7 @@ class _Session:
         wrong = differences(then, now)
         if not wrong:
             names = Chain()
-            for _ in names(iter_inputs(self._job.options, self._job.path_column, SourceStats())):
+            for _ in names(self._inputs(SourceStats())):
                 pass
             wrong = differences({"list": asdict(before.listing)}, {"list": asdict(names.listing)})
         if wrong:

@@ -5,6 +5,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -207,6 +208,28 @@ def test_shards_are_looked_into_ahead(tmp_path: Path, monkeypatch: pytest.Monkey
     items = list(iter_inputs(options(paths[0], photo, paths[1]), "path", stats))
     assert [item.name for item in items] == [f"{paths[0]}/a.png", str(photo), f"{paths[1]}/a.png"]
     assert stats.skipped == 2
+
+
+def test_shards_may_be_looked_into_elsewhere(tmp_path: Path) -> None:
+    """No more than so many ahead, and photos between them keep their places."""
+    begun, ahead = [], []
+
+    def begin(address: str) -> Future[inputs.Looked]:
+        begun.append(address)
+        future = Future[inputs.Looked]()
+        future.set_result(([shards.Member("a.png", 512, 5)], 1))
+        return future
+
+    paths = [str(tmp_path / f"{number}.tar") for number in range(6)]
+    given = options(*paths[:3], tmp_path / "p.png", *paths[3:])
+    stats, names = SourceStats(), []
+    for item in iter_inputs(given, "path", stats, inputs.Looking(begin, 2)):
+        names.append(item.name)
+        ahead.append(len(begun) - sum(name.endswith("a.png") for name in names))
+    expected = [f"{path}/a.png" for path in paths]
+    assert names == [*expected[:3], str(tmp_path / "p.png"), *expected[3:]]
+    assert max(ahead) == 2
+    assert stats.skipped == 6
 
 
 @pytest.mark.parametrize("far", [False, True])

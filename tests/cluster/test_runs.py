@@ -155,6 +155,12 @@ def test_errors_reach_the_user_in_our_words(
         assert message in said
         assert "Traceback" not in said
         assert "ray::" not in said
+    listed = tmp_path / "list.txt"
+    listed.write_text("nosuch://bucket/a.tar\n")  # which a task is to look into
+    words = ["--from-file", listed, "-m", tiny_checkpoint]
+    said = nodes.run("features", *words, "-o", out, code=2)
+    assert said.startswith("error: nosuch://bucket/: ")
+    assert len(said.splitlines()) == 1
     empty = tmp_path / "empty"
     empty.mkdir()
     said = nodes.run("features", empty, "-m", tiny_checkpoint, "-o", out, code=1)
