@@ -42,6 +42,7 @@ LEAST_INPUTS = 32
 _MOST_BYTES = 64 * 2**20  # of a part's rows
 _PARTS_EACH = 4  # for a worker, where there are few inputs
 _LOOKED_AT = 65_536  # inputs at most that are held to see whether they are few
+_MOST_LOOKED_AT = 64  # shards; the names in each are held
 _ROUNDS = 5  # in a row without a part
 
 
@@ -197,7 +198,8 @@ class _Session:
         looking = None
         if len(there) > 1:
             cores = sum(node.get("CPU", 0) for node in there)
-            looking = Looking(in_tasks(looked_into), max(1, int(cores / READ_CPUS)))
+            at_once = min(_MOST_LOOKED_AT, max(1, int(cores / READ_CPUS)))
+            looking = Looking(in_tasks(looked_into), at_once)
         try:
             yield from iter_inputs(self._job.options, self._job.path_column, stats, looking)
         except RayError as error:

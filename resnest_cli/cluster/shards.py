@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from resnest_cli.cluster.filesystems import is_address, opened
+from resnest_cli.cluster.filesystems import opened
 from resnest_cli.cluster.walking import is_photo
 from resnest_cli.errors import one_line
 from resnest_cli.images.sources import SourceStats
@@ -36,7 +36,7 @@ def members(shard: str, stats: SourceStats) -> Iterator[Member]:
         raw: Any = system.open_input_file(path)
         end = raw.size()
         with (
-            io.BufferedReader(raw, _BLOCK) if is_address(shard) else raw as file,
+            raw if system.type_name == "local" else io.BufferedReader(raw, _BLOCK) as file,
             tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
         ):
             while (member := archive.next()) is not None:

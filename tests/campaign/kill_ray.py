@@ -19,35 +19,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from tests.cluster.nodes import Nodes, ended, kill, parts, rows, wait_for
+from tests.cluster.nodes import (
+    Nodes,
+    ended,
+    kill,
+    largest_difference,
+    local_rows,
+    parts,
+    rows,
+    wait_for,
+)
 from tests.conftest import make_photo
 
 KINDS = ("actor", "reader", "node", "driver")
-
-
-def expected_rows(nodes: Nodes, photos: Path, model: Path, work: Path) -> dict:
-    """What the local runner says of each input."""
-    target = work / "local.parquet"
-    command = [sys.executable, "-m", "resnest_cli", "features", photos, "-m", model, "-o", target]
-    subprocess.run(command, env=nodes.env, check=False, stderr=subprocess.DEVNULL)
-    return {row["input"]: row for row in pq.read_table(target).to_pylist()}
-
-
-def largest_difference(output: Path, expected: dict) -> float:
-    """Of any number, as a share of the largest value; fails where rows are missing or other."""
-    found = rows(output)
-    assert found.keys() == expected.keys(), f"{len(found)} of {len(expected)} rows"
-    scale = max(np.abs(row["features"]).max() for row in expected.values() if row["features"])
-    worst = 0.0
-    for name, row in expected.items():
-        assert found[name]["error"] == row["error"], found[name]
-        if row["features"] is not None:
-            difference = np.subtract(found[name]["feature"], row["features"])
-            worst = max(worst, float(np.abs(difference).max() / scale))
-    return worst
 
 
 def times(output: Path) -> dict[Path, int]:
@@ -102,14 +86,14 @@ def main() -> None:
                 path.write_bytes(path.read_bytes()[:100])
         done, worst = Counter[str](), 0.0
         with Nodes(work / "home", slow=options.slow) as nodes:
-            expected = expected_rows(nodes, photos, model, work)
+            expected = local_rows(photos, model, work / "local.parquet", nodes.env)
             for number in range(options.trials):
                 kind = options.kinds[number % len(options.kinds)]
                 begun = time.perf_counter()
                 output = work / f"out{number}"
                 moment = rng.randint(1, 6)
                 there, whole = trial(kind, nodes, [photos, "-m", model], output, moment)
-                worst = max(worst, largest_difference(output, expected))
+                worst = max(worst, largest_difference(rows(output), expected))
                 done[kind] += 1
                 seconds = time.perf_counter() - begun
                 print(f"{number + 1:3}: {kind} at {there} of {whole} parts, {seconds:.0f} s",

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +143,33 @@ def wait_for(condition: Any, process: subprocess.Popen[str] | None = None) -> An
             raise AssertionError(process.communicate())
         time.sleep(0.05)
     return found
+
+
+def local_rows(
+    photos: Path, model: Path, target: Path, env: dict[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What the local runner says of each photo of a folder, of which some are damaged, by input."""
+    command = [sys.executable, "-m", "resnest_cli", "features", photos, "-m", model, "-o", target]
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    return {row["input"]: row for row in pq.read_table(target).to_pylist()}
+
+
+def largest_difference(found: dict[str, dict], expected: dict[str, dict]) -> float:
+    """Of any feature from that of `local_rows`, as a share of the largest value.
+
+    Fails where inputs are missing, or errors are other ones.
+    """
+    assert found.keys() == expected.keys(), f"{len(found)} of {len(expected)} rows"
+    scale = max(np.abs(row["features"]).max() for row in expected.values() if row["features"])
+    worst = 0.0
+    for name, row in expected.items():
+        assert (found[name]["status"], found[name]["error"]) == (row["status"], row["error"])
+        assert (found[name]["feature"] is None) == (row["features"] is None)
+        if row["features"] is not None:
+            difference = np.subtract(found[name]["feature"], row["features"])
+            worst = max(worst, float(np.abs(difference).max() / scale))
+    return worst
 
 
 def parts(output: Path) -> list[Path]:

@@ -2,13 +2,20 @@
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.cluster.nodes import Nodes, ended, kill, parts, rows, wait_for
+from tests.cluster.nodes import (
+    Nodes,
+    ended,
+    kill,
+    largest_difference,
+    local_rows,
+    parts,
+    rows,
+    wait_for,
+)
 from tests.conftest import make_photo
 
 pytest.importorskip("ray")
@@ -37,30 +44,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(nodes: Nodes, photos: Path, tiny_checkpoint: Path, tmp_path_factory):
     """Rows of the local runner, by input."""
-    import sys
-
-    import pyarrow.parquet as pq
-
     target = tmp_path_factory.mktemp("local") / "feats.parquet"
-    command = [sys.executable, "-m", "resnest_cli", "features", photos, "-m", tiny_checkpoint]
-    done = subprocess.run([*command, "-o", target], env=nodes.env, check=False)
-    assert done.returncode == 3
-    return {row["input"]: row for row in pq.read_table(target).to_pylist()}
+    return local_rows(photos, tiny_checkpoint, target, nodes.env)
 
 
 def check(output: Path, local: dict) -> None:
     """All inputs, once, with the numbers and errors of the local runner."""
-    found = rows(output)
-    assert found.keys() == local.keys()
-    largest = max(np.abs(row["features"]).max() for row in local.values() if row["features"])
-    for name, row in local.items():
-        assert found[name]["status"] == row["status"]
-        assert found[name]["error"] == row["error"]
-        if row["features"] is None:
-            assert found[name]["feature"] is None
-        else:
-            difference = np.abs(np.subtract(found[name]["feature"], row["features"])).max()
-            assert difference <= 1e-5 * largest
+    assert largest_difference(rows(output), local) <= 1e-5
     counts = json.loads((output / "_summary.json").read_text())["counts"]
     assert counts == {"inputs": COUNT, "rows": COUNT - 5, "failed": 5}
 

@@ -4,7 +4,7 @@ import io
 import os
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,9 +184,8 @@ def test_shards_far_away_are_read_in_blocks(
             return os.path.getsize(self.name)  # noqa: PTH202
 
     path = shard(tmp_path / "many.tar", **{f"{index}_png": b"x" * 900 for index in range(300)})
-    monkeypatch.setattr(
-        shards, "opened", lambda address: (SimpleNamespace(open_input_file=Far), str(path))
-    )
+    system = SimpleNamespace(open_input_file=Far, type_name="far")
+    monkeypatch.setattr(shards, "opened", lambda _: (system, str(path)))
     names = [item.name for item in found("file:///far/many.tar")]
     assert names == [f"file:///far/many.tar/{index}.png" for index in range(300)]
     assert len(reads) < 5
@@ -232,15 +231,43 @@ def test_shards_may_be_looked_into_elsewhere(tmp_path: Path) -> None:
     assert stats.skipped == 6
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_of_several_nodes_all_look_into_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    pytest.importorskip("ray")
+    from resnest_cli.cluster import session
+
+    begun = []
+
+    def in_tasks(function: Callable[[str], inputs.Looked]) -> Callable[[str], Future]:
+        def begin(address: str) -> Future[inputs.Looked]:
+            begun.append(address)
+            future = Future[inputs.Looked]()
+            future.set_result(function(address))
+            return future
+
+        return begin
+
+    monkeypatch.setattr(session, "nodes", lambda: {str(n): {"CPU": 2.0} for n in range(count)})
+    monkeypatch.setattr(session, "in_tasks", in_tasks)
+    path = shard(tmp_path / "a.tar", a_png=b"photo")
+    job = SimpleNamespace(options=options(path), path_column="path")
+    running = session._Session(job, None, None, retry=False, debug=False)
+    assert [item.name for item in running._inputs(SourceStats())] == [f"{path}/a.png"]
+    assert begun == ([] if count == 1 else [str(path)])
+
+
 @pytest.mark.parametrize("far", [False, True])
-def test_a_damaged_shard_is_an_input_with_an_error(tmp_path: Path, far: bool) -> None:
+def test_a_damaged_shard_is_an_input_with_an_error(tmp_path: Path, memory, far: bool) -> None:
     good = shard(tmp_path / "good.tar", a_png=b"x" * 5000, b_png=b"y" * 5000)
     cut = tmp_path / "cut.tar"
     (tmp_path / "none.tar").write_bytes(b"this is no archive, but long enough to be read" * 50)
     whole = good.read_bytes()
     for size in (7000, 7400, 9000):  # in a header, behind one, in a photo
         cut.write_bytes(whole[:size])
-        name = f"file://{cut}" if far else str(cut)
+        memory.pipe_file("/bucket/cut.tar", whole[:size])
+        name = "memory://bucket/cut.tar" if far else str(cut)
         first, second = found(name)
         assert first.name == f"{name}/a.png"
         assert (second.name, second.kind) == (name, "error")
