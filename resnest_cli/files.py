@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -13,12 +16,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` only once its bytes are safe on the disk.
 
     It replaces one of that name. Where the body raises, nothing is left behind; a kill may leave
-    a hidden `.<name>.<digits>.tmp`. The folder must exist.
+    a hidden `.<name>.<digits>.tmp`, see `remove_leftovers`. The folder must exist.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_name(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -29,6 +32,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` for what shall take its name."""
+    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes that were killed left half written in a folder, which may be missing.
+
+    No other process may be writing there.
+    """
+    for path in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

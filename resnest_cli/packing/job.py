@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import write_text
+from resnest_cli.files import remove_leftovers, write_text
 from resnest_cli.packing.layout import Planned, planned
 from resnest_cli.packing.parallel import Tell, run
 from resnest_cli.packing.writing import is_whole, write_shard
@@ -137,8 +137,7 @@ def _tidy(job: PackJob, plan: Sequence[Planned]) -> None:
         UsageError: there are shards of other data or options, and `overwrite` is not set.
     """
     folder, names = job.output, {shard.name for shard in plan}
-    for left in folder.glob(".*.tar.*.tmp"):
-        left.unlink(missing_ok=True)
+    remove_leftovers(folder)
     others = [
         path
         for side in SIDES

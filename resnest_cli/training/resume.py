@@ -104,8 +104,6 @@ def save_state(
     for old in states(folder):
         if old != path and old not in states(folder)[:KEPT]:
             old.unlink(missing_ok=True)
-    for left in folder.glob(".state-*.tmp"):  # of a process that was killed
-        left.unlink(missing_ok=True)
     return path
 
 

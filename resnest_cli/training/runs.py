@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import write_text
+from resnest_cli.files import remove_leftovers, temporary_name, write_text
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume
@@ -84,7 +84,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from training in the same folder.
+        """Keeps other processes from training in the same folder; what a kill left half goes.
 
         Raises:
             ResnestError: one does already, or the folder cannot be written.
@@ -93,6 +93,8 @@ class RunFolder:
         try:
             self.states.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
+            for folder in (self.path, self.path / "weights", self.states):
+                remove_leftovers(folder)
         except Timeout:
             raise ResnestError(
                 f"{self.path}: another process is training in this folder. Wait for it, or start a "
@@ -254,9 +256,8 @@ class NoKeeper:
 
 def _same_file(source: Path, target: Path) -> None:
     """Gives a file a second name, atomically: by a link, or by a copy."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(target)
     try:
-        temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)
         except OSError:  # a file system without links
@@ -267,3 +268,6 @@ def _same_file(source: Path, target: Path) -> None:
             f"{target} cannot be written: {error.strerror or error}. Make room and go on with "
             "--resume."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

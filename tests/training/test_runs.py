@@ -72,6 +72,55 @@ def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
         pass
 
 
+STOP = """
+import sys, time
+from pathlib import Path
+from resnest_cli.files import atomic_file
+from resnest_cli.training import runs
+
+def wait(self, target):
+    print("written", flush=True)
+    time.sleep(60)
+
+if sys.argv[2] == "link":
+    runs.Path.replace = wait
+    runs._same_file(Path(sys.argv[1]).with_name("last.safetensors"), Path(sys.argv[1]))
+with atomic_file(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("weights/best.safetensors", "file"),
+        ("weights/best.safetensors", "link"),
+        ("resume/state-00009-00000000.safetensors", "file"),
+        ("results.csv", "file"),
+    ],
+)
+def test_what_a_kill_leaves_goes_with_the_next_start(tmp_path: Path, name: str, how: str) -> None:
+    run = RunFolder(tmp_path)
+    with run.locked():
+        (tmp_path / "weights").mkdir()
+        run.weights("last").write_bytes(b"whole")
+    for kept in (".mine.tmp", ".mine.0123456.tmp", "mine.01234567.tmp"):
+        (tmp_path / kept).write_bytes(b"of the user's")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    command = [sys.executable, "-c", STOP, str(tmp_path / name), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        killed.stdout.readline()
+        killed.kill()
+    left = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert [path.suffix for path in left] == [".tmp"]
+    with run.locked():
+        assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(ResnestError, match="--output"):
