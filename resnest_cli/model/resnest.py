@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from resnest_cli.model.regularization import DropBlock, DropPath
 from resnest_cli.model.variants import EXPANSION, Variant, get_variant
 from resnest_cli.model.weighted_sum import weighted_sum
+from resnest_cli.model.winograd import pixels_of_tiles, winograd
 
 STAGES = (0, 1, 2, 3, 4)  # the stem's map and those of layer1 to layer4
 
@@ -60,6 +61,52 @@ class Pointwise(nn.Conv2d):
         return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
+class SplitConvolution(nn.Conv2d):
+    """3x3 convolution without bias, padded by its dilation: (B, C, H, W) -> (B, out_channels, ...).
+
+    Deviation in means: in training on a CPU, with channels last, groups of many channels go through
+    `winograd`, with a quarter of the multiplications. A step of resnest50d at 224 pixels takes 0.92
+    of the time, of resnest14d at 64 pixels too (2 cores with AVX-512).
+    """
+
+    CHANNELS, PIXELS, WASTE = 128, 1000, 1.5  # of a group; of the batch; tiles, in place of maps
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, dilation: int, groups: int
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size=3,
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d`, in the memory format of `x`."""
+        if self.training and self._pays(x):
+            return winograd(x, self.weight, self.groups)
+        return super().forward(x)
+
+    def _pays(self, x: Tensor) -> bool:
+        """Whether Winograd's way is quicker; measured on two cores, forward and backward pass."""
+        batch, _, height, width = x.shape
+        return (
+            self.weight.shape[1] >= self.CHANNELS
+            and self.stride == self.dilation == (1, 1)
+            and x.device.type == "cpu"
+            and x.dtype == self.weight.dtype in {torch.float32, torch.float64}
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and batch * height * width >= self.PIXELS
+            and pixels_of_tiles(height, width) <= self.WASTE * height * width
+        )
+
+
 class SplitAttention(nn.Module):
     """3x3 convolution into `radix` splits, weighted by attention over them (paper, section 3.1).
 
@@ -75,15 +122,12 @@ class SplitAttention(nn.Module):
         self.radix = radix
         self.cardinality = cardinality
         inner = max(channels * radix // 4, 32)
-        self.conv = nn.Conv2d(
+        self.conv = SplitConvolution(
             channels,
             channels * radix,
-            kernel_size=3,
             stride=stride,
-            padding=dilation,
             dilation=dilation,
             groups=cardinality * radix,
-            bias=False,
         )
         self.bn0 = nn.BatchNorm2d(channels * radix)
         self.act0 = nn.ReLU(inplace=True)

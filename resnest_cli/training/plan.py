@@ -36,17 +36,16 @@ class Estimate:
     memory_bytes: int
 
 
-def channels_last_pays(size: int, device: str, amp: str) -> bool:
-    """Whether photos of this size train faster with channels last.
+def channels_last_pays(device: str, amp: str) -> bool:
+    """Whether photos train faster with channels last.
 
-    A rule, not a measurement on the spot, so that a run can be repeated. On a CPU up to 224 pixels,
-    photos a second on two idle cores with AVX-512, NCHW against channels last: resnest14d at 64
-    pixels 116 / 147, resnest50d at 224 pixels 5.6 / 6.2; on another machine 95 / 119, 4.4 / 5.0. On
-    an accelerator with mixed precision, as torch's documentation advises; not measured.
+    A rule, not a measurement on the spot, so that a run can be repeated. On a CPU always; photos a
+    second on two cores with AVX-512, NCHW against channels last: resnest14d at 64 pixels 95 / 126,
+    resnest50d at 224 4.6 / 5.3, at 256 2.6 / 3.2, at 320 1.6 / 2.1, at 384 1.5 / 1.9, resnest101e
+    at 256 1.8 / 2.0 (from 256 on by another machine). On an accelerator with mixed precision, as
+    torch's documentation advises; not measured.
     """
-    if device == "cpu":
-        return size <= 224
-    return amp != "off"
+    return device == "cpu" or amp != "off"
 
 
 def estimate(

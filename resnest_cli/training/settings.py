@@ -163,7 +163,7 @@ def resolve(
     if cached:
         changes |= _NOT_CACHED
     elif config.channels_last is None:
-        changes["channels_last"] = channels_last_pays(preprocessing.size, device, config.amp)
+        changes["channels_last"] = channels_last_pays(device, config.amp)
     return replace(config, **changes)
 
 

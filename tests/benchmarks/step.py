@@ -63,7 +63,7 @@ def measure(model: str, size: int, batch: int, options: argparse.Namespace) -> N
     ours = build(model)
     theirs = timm.create_model(model)
     theirs.load_state_dict(ours.state_dict())
-    used = layout_of_train(size, options)
+    used = layout_of_train(options)
     steps = {
         (name, layout): stepper(network, size, batch, layout, options)
         for name, network in (("ours", ours), ("timm", theirs))
@@ -93,8 +93,7 @@ def measure(model: str, size: int, batch: int, options: argparse.Namespace) -> N
 def apart(options: argparse.Namespace) -> None:
     """Each network alone: medians of the rates, and the ratio of each pair."""
     for case in options.cases:
-        size = int(case.split(":")[1])
-        used = layout_of_train(size, options)
+        used = layout_of_train(options)
         rates: dict[str, list[float]] = {"ours": [], "timm": []}
         for _ in range(options.rounds):
             rates["ours"].append(rate_alone(case, f"ours:{used}", options))
@@ -118,9 +117,9 @@ def rate_alone(case: str, only: str, options: argparse.Namespace) -> float:
     return float(found[1])
 
 
-def layout_of_train(size: int, options: argparse.Namespace) -> str:
+def layout_of_train(options: argparse.Namespace) -> str:
     """What `resnest train` takes."""
-    pays = channels_last_pays(size, options.device, options.amp)
+    pays = channels_last_pays(options.device, options.amp)
     return "channels last" if pays else "NCHW"
 
 

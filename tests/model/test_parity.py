@@ -13,6 +13,7 @@ from resnest.torch import ablation
 from resnest.torch import resnest as original
 from torch import Tensor, nn
 
+from resnest_cli.model import resnest, winograd
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.resnest import build as build_network
 from resnest_cli.model.variants import VARIANTS, Variant
@@ -146,6 +147,31 @@ def test_float64_forward_and_gradients_equal_the_references(name: str) -> None:
             found = distance(mine, everything(network.train(mode == "train"), x), relative=False)
             print(f"{name} against {key}, {mode}, float64: largest difference {found:.1e}")
             assert found < 1e-9
+
+
+@pytest.mark.parametrize("name", ["resnest14d", "resnest50d_4s2x40d"])
+def test_float64_training_with_channels_last_equals_the_references(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a step takes other ways: Winograd's, and matrix products for small maps."""
+    taken = []
+
+    def counted(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        taken.append(x.shape)
+        return winograd.winograd(x, weight, groups)
+
+    monkeypatch.setattr(resnest, "winograd", counted)
+    monkeypatch.setattr(resnest.SplitConvolution, "CHANNELS", 16)
+    monkeypatch.setattr(resnest.SplitConvolution, "PIXELS", 100)
+    ours = enliven(build(name).double()).to(memory_format=torch.channels_last).train()
+    x = photos(8, 96)
+    for key, theirs in references(VARIANTS[name]).items():
+        theirs.double().load_state_dict(ours.state_dict())
+        mine = everything(ours, x.contiguous(memory_format=torch.channels_last))
+        found = distance(mine, everything(theirs.train(), x), relative=False)
+        print(f"{name} against {key}, channels last, float64: largest difference {found:.1e}")
+        assert found < 1e-9
+    assert taken
 
 
 @pytest.mark.parametrize("name", VARIANTS)

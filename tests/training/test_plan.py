@@ -150,10 +150,9 @@ def test_mixed_precision_keeps_less() -> None:
 
 
 def test_channels_last() -> None:
-    assert channels_last_pays(64, "cpu", "off")
-    assert channels_last_pays(224, "cpu", "off")
-    assert not channels_last_pays(256, "cpu", "off")
-    assert channels_last_pays(224, "cuda", "bfloat16")
+    assert channels_last_pays("cpu", "off")
+    assert channels_last_pays("cuda", "bfloat16")
+    assert not channels_last_pays("cuda", "off")
 
 
 def test_cached_features() -> None:

@@ -1,0 +1,150 @@
+"""Winograd's convolution against torch's, and when the network takes it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnest_cli.model import resnest
+from resnest_cli.model.resnest import SplitConvolution
+from resnest_cli.model.winograd import pixels_of_tiles, winograd
+
+
+def inputs(
+    shape: tuple[int, int, int, int], kernels: int, groups: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """A map as after a ReLU, with channels last, and kernels of its channels."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = torch.randn(shape, generator=generator, dtype=dtype).relu()
+    weight = torch.randn(kernels, shape[1] // groups, 3, 3, generator=generator, dtype=dtype) / 9
+    x = x.contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_(), weight.requires_grad_()
+
+
+def direct(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    return F.conv2d(x, weight, padding=1, groups=groups)
+
+
+def results(
+    way: Callable[[Tensor, Tensor, int], Tensor], x: Tensor, weight: Tensor, groups: int
+) -> tuple[Tensor, ...]:
+    """The output and the gradients of a fixed sum of it."""
+    out = way(x, weight, groups)
+    generator = torch.Generator().manual_seed(1)
+    towards = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
+    return out.detach(), *torch.autograd.grad(out, (x, weight), towards)
+
+
+# Maps smaller than a tile, whole tiles, and every rest in both directions.
+@pytest.mark.parametrize("height", [*range(1, 10), 14])
+@pytest.mark.parametrize("width", [1, 4, 6, 7, 9])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_float64_results_are_those_of_a_direct_convolution(
+    height: int, width: int, groups: int
+) -> None:
+    x, weight = inputs((2, 8, height, width), 12, groups)
+    found, wanted = (results(way, x, weight, groups) for way in (winograd, direct))
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert found[1].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gradients_are_the_numerical_ones() -> None:
+    x, weight = inputs((1, 4, 5, 6), 6, 2)
+    assert torch.autograd.gradcheck(lambda a, b: winograd(a, b, 2), (x, weight))
+
+
+def test_float32_is_nearly_as_exact_as_a_direct_convolution() -> None:
+    x, weight = inputs((4, 256, 14, 14), 128, 2, torch.float32)
+    exact = results(direct, x.detach().double().requires_grad_(), weight.double(), 2)
+    errors = [
+        [float((one - two).norm() / two.norm()) for one, two in zip(found, exact, strict=True)]
+        for found in (results(way, x, weight, 2) for way in (winograd, direct))
+    ]
+    print("relative errors of output, gradient of x and of weights: "
+          f"{errors[0]}, directly {errors[1]}")  # fmt: skip
+    assert max(errors[0]) < 3e-6  # with the points 0, 1, -1, 2, -2: 3e-6 and more
+    assert all(0 < one < 8 * two for one, two in zip(*errors, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_only_the_gradients_that_are_needed(layout: torch.memory_format) -> None:
+    x, weight = inputs((2, 8, 6, 7), 8, 2)
+    weight = weight.detach().contiguous(memory_format=layout).requires_grad_()
+    wanted = torch.autograd.grad(direct(x, weight, 2).square().sum(), (x, weight))
+    (of_x,) = torch.autograd.grad(winograd(x, weight.detach(), 2).square().sum(), x)
+    (of_weight,) = torch.autograd.grad(winograd(x.detach(), weight, 2).square().sum(), weight)
+    torch.testing.assert_close((of_x, of_weight), wanted, rtol=0, atol=1e-11)
+    assert of_weight.stride() == weight.stride()
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x, weight = inputs((1, 4, 4, 4), 4, 1)
+    (first,) = torch.autograd.grad(winograd(x, weight, 1).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_pixels_of_tiles() -> None:
+    assert pixels_of_tiles(8, 4) == 32
+    assert pixels_of_tiles(14, 7) == 16 * 8
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the maps that went Winograd's way."""
+    seen: list[tuple[int, ...]] = []
+
+    def counted(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        seen.append(tuple(x.shape))
+        return winograd(x, weight, groups)
+
+    monkeypatch.setattr(resnest, "winograd", counted)
+    return seen
+
+
+CHANNELS, BATCH, SIZE = 256, 6, 14
+
+
+def layer(channels: int = CHANNELS, **more: Any) -> SplitConvolution:
+    torch.manual_seed(0)
+    settings = {"stride": 1, "dilation": 1, "groups": 2} | more
+    made = SplitConvolution(channels, 2 * channels, **settings)
+    return made.to(memory_format=torch.channels_last).train()
+
+
+def maps(channels: int = CHANNELS, batch: int = BATCH, size: int = SIZE) -> Tensor:
+    x = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def test_training_takes_it_where_it_pays(calls: list[tuple[int, ...]]) -> None:
+    with torch.no_grad():
+        out = layer()(maps())
+        assert calls == [(BATCH, CHANNELS, SIZE, SIZE)]
+        torch.testing.assert_close(out, layer().eval()(maps()), rtol=1e-4, atol=1e-5)
+        assert len(calls) == 1  # evaluation does not
+
+        layer(128)(maps(128))  # few channels
+        layer()(maps(batch=5))  # few pixels
+        layer()(maps(batch=28, size=6))  # tiles of 64 pixels for maps of 36
+        layer(stride=2)(maps())
+        layer(dilation=2)(maps())
+        layer()(maps().contiguous())
+        layer().bfloat16()(maps().bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            layer()(maps())
+        assert len(calls) == 1
+
+        layer()(maps(batch=20, size=8))
+        layer().double()(maps().double())
+        assert len(calls) == 3
+
+
+def test_what_is_compiled_or_exported_in_training_is_a_convolution() -> None:
+    program = torch.export.export(layer(), (maps(),))
+    assert any("conv2d" in str(node.target) for node in program.graph.nodes)
