@@ -86,9 +86,9 @@ class _Winograd(Function):
             out.chunk(groups, dim=3),
             strict=True,
         )
-        for of_x, u, place in parts:
-            m = torch.bmm(of_x, u.transpose(1, 2))  # (36, T, O / groups)
-            _join(by.of_output @ m.flatten(1), place)
+        for values, u, place in parts:
+            # In one expression each, so that large tensors are freed at once: M (36, T, O / groups)
+            _join(by.of_output @ torch.bmm(values, u.transpose(1, 2)).flatten(1), place)
         ctx.save_for_backward(v, weight)
         ctx.shape, ctx.groups = x.shape, groups
         return out.permute(0, 3, 1, 2)
@@ -111,12 +111,13 @@ class _Winograd(Function):
         )
         for part, values, u, of_kernels, place in parts:
             m = (by.output_back @ _cut(part)).view(_IN**2, -1, part.shape[3])  # (36, T, O / groups)
-            if for_weight:
-                of_u = torch.bmm(m.transpose(1, 2), values)  # (36, O / groups, C / groups)
-                of_kernels.copy_((by.kernel_back @ of_u.flatten(1)).view_as(of_kernels))
-            if for_x:
-                of_v = torch.bmm(m, u)  # (36, T, C / groups)
-                _join_overlapping(by.input_back @ of_v.flatten(1), place)
+            if for_weight:  # of U: (36, O / groups, C / groups)
+                of_u = torch.bmm(m.transpose(1, 2), values).flatten(1)
+                of_kernels.copy_((by.kernel_back @ of_u).view_as(of_kernels))
+                del of_u
+            if for_x:  # of V: (36, T, C / groups)
+                _join_overlapping(by.input_back @ torch.bmm(m, u).flatten(1), place)
+            del m
         inside = of_x[:, 1 : shape[1] + 1, 1 : shape[2] + 1]
         kernels = of_weight.unflatten(0, (_KERNEL, _KERNEL)).permute(2, 3, 0, 1)
         return (

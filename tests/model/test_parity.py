@@ -13,7 +13,8 @@ from resnest.torch import ablation
 from resnest.torch import resnest as original
 from torch import Tensor, nn
 
-from resnest_cli.model import resnest, winograd
+from resnest_cli.model import convolutions, winograd
+from resnest_cli.model.convolutions import SplitConvolution
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.resnest import build as build_network
 from resnest_cli.model.variants import VARIANTS, Variant
@@ -160,9 +161,9 @@ def test_float64_training_with_channels_last_equals_the_references(
         taken.append(x.shape)
         return winograd.winograd(x, weight, groups)
 
-    monkeypatch.setattr(resnest, "winograd", counted)
-    monkeypatch.setattr(resnest.SplitConvolution, "CHANNELS", 16)
-    monkeypatch.setattr(resnest.SplitConvolution, "PIXELS", 100)
+    monkeypatch.setattr(convolutions, "winograd", counted)
+    monkeypatch.setattr(SplitConvolution, "CHANNELS", 16)
+    monkeypatch.setattr(SplitConvolution, "PIXELS", 100)
     ours = enliven(build(name).double()).to(memory_format=torch.channels_last).train()
     x = photos(8, 96)
     for key, theirs in references(VARIANTS[name]).items():

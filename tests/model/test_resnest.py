@@ -12,7 +12,6 @@ from resnest_cli.model.resnest import (
     Bottleneck,
     DropBlock,
     DropPath,
-    Pointwise,
     ResNeSt,
     SplitAttention,
     build,
@@ -270,19 +269,3 @@ def test_aliases_build_the_same_network() -> None:
         for alias in variant.aliases:
             assert build(alias, init=False).variant is variant
     assert isinstance(build("ResNeSt50", init=False).variant, Variant)
-
-
-def test_small_maps_take_a_matrix_product_with_the_same_result() -> None:
-    torch.manual_seed(0)
-    layer = Pointwise(12, 20).double()
-    for layout in (torch.channels_last, torch.contiguous_format):
-        x = photos(3, 4).repeat(1, 4, 1, 1).contiguous(memory_format=layout).requires_grad_()
-        results = []
-        for training in (True, False):
-            layer.train(training)
-            out = layer(x)
-            assert out.is_contiguous(memory_format=layout)
-            (gradient,) = torch.autograd.grad(out.square().sum(), x)
-            results.append((out, gradient))
-        for one, two in zip(*results, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)

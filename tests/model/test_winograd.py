@@ -1,15 +1,12 @@
-"""Winograd's convolution against torch's, and when the network takes it."""
+"""Winograd's convolution against torch's."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnest_cli.model import resnest
-from resnest_cli.model.resnest import SplitConvolution
 from resnest_cli.model.winograd import pixels_of_tiles, winograd
 
 
@@ -92,59 +89,3 @@ def test_a_second_derivative_is_refused() -> None:
 def test_pixels_of_tiles() -> None:
     assert pixels_of_tiles(8, 4) == 32
     assert pixels_of_tiles(14, 7) == 16 * 8
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the maps that went Winograd's way."""
-    seen: list[tuple[int, ...]] = []
-
-    def counted(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-        seen.append(tuple(x.shape))
-        return winograd(x, weight, groups)
-
-    monkeypatch.setattr(resnest, "winograd", counted)
-    return seen
-
-
-CHANNELS, BATCH, SIZE = 256, 6, 14
-
-
-def layer(channels: int = CHANNELS, **more: Any) -> SplitConvolution:
-    torch.manual_seed(0)
-    settings = {"stride": 1, "dilation": 1, "groups": 2} | more
-    made = SplitConvolution(channels, 2 * channels, **settings)
-    return made.to(memory_format=torch.channels_last).train()
-
-
-def maps(channels: int = CHANNELS, batch: int = BATCH, size: int = SIZE) -> Tensor:
-    x = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def test_training_takes_it_where_it_pays(calls: list[tuple[int, ...]]) -> None:
-    with torch.no_grad():
-        out = layer()(maps())
-        assert calls == [(BATCH, CHANNELS, SIZE, SIZE)]
-        torch.testing.assert_close(out, layer().eval()(maps()), rtol=1e-4, atol=1e-5)
-        assert len(calls) == 1  # evaluation does not
-
-        layer(128)(maps(128))  # few channels
-        layer()(maps(batch=5))  # few pixels
-        layer()(maps(batch=28, size=6))  # tiles of 64 pixels for maps of 36
-        layer(stride=2)(maps())
-        layer(dilation=2)(maps())
-        layer()(maps().contiguous())
-        layer().bfloat16()(maps().bfloat16())
-        with torch.autocast("cpu", torch.bfloat16):
-            layer()(maps())
-        assert len(calls) == 1
-
-        layer()(maps(batch=20, size=8))
-        layer().double()(maps().double())
-        assert len(calls) == 3
-
-
-def test_what_is_compiled_or_exported_in_training_is_a_convolution() -> None:
-    program = torch.export.export(layer(), (maps(),))
-    assert any("conv2d" in str(node.target) for node in program.graph.nodes)
