@@ -39,14 +39,15 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what processes that were killed left half written in a folder, which may be missing.
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left of a file, half written beside `path`.
 
-    No other process may be writing there.
+    Its name may be a pattern, as of `Path.glob`. No other process may be writing that file.
     """
-    for path in folder.glob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        if _TEMPORARY.fullmatch(left.name):
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -34,7 +34,7 @@ class Pointwise(nn.Conv2d):
         ):
             return super().forward(x)
         rows = x.permute(0, 2, 3, 1).reshape(-1, channels)  # (B * H * W, C), a view
-        out = F.linear(rows, self.weight.flatten(1))  # (B * H * W, out_channels)
+        out = F.linear(rows, self.weight.flatten(1), self.bias)  # (B * H * W, out_channels)
         return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
@@ -47,8 +47,9 @@ class SplitConvolution(nn.Conv2d):
     taken once, not twice.
     """
 
-    CHANNELS, PIXELS = 128, 1000  # at least: of a group; of all maps of a batch
-    WASTE = 1.5  # pixels of tiles for a pixel of a map, at most
+    MIN_CHANNELS = 128  # of a group
+    MIN_PIXELS = 1000  # of all maps of a batch
+    MAX_WASTE = 1.5  # pixels of tiles for a pixel of a map
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int, dilation: int, groups: int
@@ -65,7 +66,7 @@ class SplitConvolution(nn.Conv2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.Conv2d`, in the memory format of `x`."""
+        """As `nn.Conv2d`."""
         if self.training and self._pays(x):
             return winograd(x, self.weight, self.groups)
         return super().forward(x)
@@ -74,13 +75,14 @@ class SplitConvolution(nn.Conv2d):
         """Whether Winograd's way is quicker; measured on two cores, forward and backward pass."""
         batch, _, height, width = x.shape
         return (
-            self.weight.shape[1] >= self.CHANNELS
+            self.weight.shape[1] >= self.MIN_CHANNELS
+            and self.bias is None  # folding gives it one
             and self.stride == self.dilation == (1, 1)
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype in {torch.float32, torch.float64}
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
             and x.is_contiguous(memory_format=torch.channels_last)
-            and batch * height * width >= self.PIXELS
-            and pixels_of_tiles(height, width) <= self.WASTE * height * width
+            and batch * height * width >= self.MIN_PIXELS
+            and pixels_of_tiles(height, width) <= self.MAX_WASTE * height * width
         )

@@ -137,7 +137,8 @@ def _tidy(job: PackJob, plan: Sequence[Planned]) -> None:
         UsageError: there are shards of other data or options, and `overwrite` is not set.
     """
     folder, names = job.output, {shard.name for shard in plan}
-    remove_leftovers(folder)
+    for name in ("*.tar", NAME):
+        remove_leftovers(folder / name)
     others = [
         path
         for side in SIDES

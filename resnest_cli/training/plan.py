@@ -21,7 +21,8 @@ _FEWEST, _MOST_PROBED = (
 )  # for small photos and on a GPU, where fewer mostly time the calls of kernels
 _PROBED_PIXELS = 200_000
 # Scratch memory and gradients on their way, measured against the peak of real steps on a CPU:
-# resnest14d at 64 pixels, batch 64; resnest50d at 224, batch 16.
+# resnest14d at 64 pixels, batch 64; resnest50d at 224, batch 16. They also cover the maps that only
+# whole batches keep in another form (see `convolutions`), a thirtieth of the peak.
 _SCRATCH_SHARE, _SCRATCH_BYTES = 0.25, 200 * 10**6
 _ENOUGH = 3.0  # seconds of probing after which no step is repeated
 _SHARE_FORWARD = 1 / 3  # of a training step; the backward pass costs about two forward passes
@@ -41,9 +42,9 @@ def channels_last_pays(device: str, amp: str) -> bool:
 
     A rule, not a measurement on the spot, so that a run can be repeated. On a CPU always; photos a
     second on two cores with AVX-512, NCHW against channels last: resnest14d at 64 pixels 95 / 126,
-    resnest50d at 224 4.6 / 5.3, at 256 2.6 / 3.2, at 320 1.6 / 2.1, at 384 1.5 / 1.9, resnest101e
-    at 256 1.8 / 2.0 (from 256 on by another machine). On an accelerator with mixed precision, as
-    torch's documentation advises; not measured.
+    resnest50d at 224 4.6 / 5.3, at 256 2.6 / 3.2, at 320 1.6 / 2.1, resnest101e at 256 1.8 / 2.0
+    (from 256 on by another machine). On an accelerator with mixed precision, as torch's
+    documentation advises; not measured.
     """
     return device == "cpu" or amp != "off"
 

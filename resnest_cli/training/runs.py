@@ -28,6 +28,14 @@ from resnest_cli.training.history import EpochRow
 from resnest_cli.training.results import write_recall, write_results
 from resnest_cli.training.resume import Progress
 
+# The files of a run; others' in its folder, such as exports, are not ours to remove.
+_WRITTEN = (
+    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "curves.png",
+    "confusion_matrix.png", "val_predictions.jpg", "report.html", "lr_finder.csv", "lr_finder.png",
+    "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
+    "resume/*",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -93,8 +101,6 @@ class RunFolder:
         try:
             self.states.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-            for folder in (self.path, self.path / "weights", self.states):
-                remove_leftovers(folder)
         except Timeout:
             raise ResnestError(
                 f"{self.path}: another process is training in this folder. Wait for it, or start a "
@@ -103,6 +109,10 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.path, error) from error
         try:
+            for name in _WRITTEN:
+                remove_leftovers(self.path / name)
+            for folder in (self.states / "features").glob("*"):
+                remove_leftovers(folder / "*")
             yield
         finally:
             lock.release()

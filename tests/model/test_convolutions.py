@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from resnest_cli.model import convolutions
 from resnest_cli.model.convolutions import Pointwise, SplitConvolution
@@ -79,6 +80,28 @@ def test_training_takes_it_where_it_pays(calls: list[tuple[int, ...]]) -> None:
         assert len(calls) == 3
 
 
-def test_what_is_compiled_or_exported_in_training_is_a_convolution() -> None:
+def test_what_is_compiled_or_exported_in_training_is_a_convolution(
+    calls: list[tuple[int, ...]],
+) -> None:
     program = torch.export.export(layer(), (maps(),))
     assert any("conv2d" in str(node.target) for node in program.graph.nodes)
+    torch.compile(layer(), backend="eager", fullgraph=True)(maps())
+    assert not calls
+
+
+def test_a_bias_which_folding_gives_is_used(calls: list[tuple[int, ...]]) -> None:
+    for made, x in ((layer(), maps()), (Pointwise(16, 8).train(), maps(16, 4, 4))):
+        made.bias = torch.nn.Parameter(torch.ones(made.out_channels))
+        torch.testing.assert_close(made(x), made.eval()(x), rtol=1e-4, atol=1e-5)
+    assert not calls
+
+
+def test_gradient_checkpointing_gives_the_same(calls: list[tuple[int, ...]]) -> None:
+    made, x = layer().double(), maps().double().requires_grad_()
+    gradients = [
+        torch.autograd.grad(out.square().sum(), (x, made.weight))
+        for out in (made(x), checkpoint(made, x, use_reentrant=False))
+    ]
+    assert len(calls) == 3
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)

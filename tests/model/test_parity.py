@@ -154,7 +154,7 @@ def test_float64_forward_and_gradients_equal_the_references(name: str) -> None:
 def test_float64_training_with_channels_last_equals_the_references(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a step takes other ways: Winograd's, and matrix products for small maps."""
+    """Where a step takes other ways, such as Winograd's."""
     taken = []
 
     def counted(x: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -162,10 +162,10 @@ def test_float64_training_with_channels_last_equals_the_references(
         return winograd.winograd(x, weight, groups)
 
     monkeypatch.setattr(convolutions, "winograd", counted)
-    monkeypatch.setattr(SplitConvolution, "CHANNELS", 16)
-    monkeypatch.setattr(SplitConvolution, "PIXELS", 100)
+    monkeypatch.setattr(SplitConvolution, "MIN_CHANNELS", 16)
+    monkeypatch.setattr(SplitConvolution, "MIN_PIXELS", 50)
     ours = enliven(build(name).double()).to(memory_format=torch.channels_last).train()
-    x = photos(8, 96)
+    x = photos(6, 64)
     for key, theirs in references(VARIANTS[name]).items():
         theirs.double().load_state_dict(ours.state_dict())
         mine = everything(ours, x.contiguous(memory_format=torch.channels_last))

@@ -65,8 +65,11 @@ def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
+        written = tmp_path / ".results.csv.01234567.tmp"  # by the other process, just now
+        written.write_bytes(b"half")
         with pytest.raises(ResnestError, match="another process"), RunFolder(tmp_path).locked():
             pass
+        assert written.exists()
         other.kill()
     with RunFolder(tmp_path).locked():
         pass
@@ -99,6 +102,7 @@ with atomic_file(Path(sys.argv[1])) as file:
         ("weights/best.safetensors", "file"),
         ("weights/best.safetensors", "link"),
         ("resume/state-00009-00000000.safetensors", "file"),
+        ("resume/features/0abc/00000000.npy", "file"),
         ("results.csv", "file"),
     ],
 )
@@ -106,9 +110,13 @@ def test_what_a_kill_leaves_goes_with_the_next_start(tmp_path: Path, name: str, 
     run = RunFolder(tmp_path)
     with run.locked():
         (tmp_path / "weights").mkdir()
+        (tmp_path / "resume" / "features" / "0abc").mkdir(parents=True)
         run.weights("last").write_bytes(b"whole")
-    for kept in (".mine.tmp", ".mine.0123456.tmp", "mine.01234567.tmp"):
-        (tmp_path / kept).write_bytes(b"of the user's")
+    others = (".mine.tmp", "weights/.best.onnx.01234567.tmp", ".results.csv.0123456.tmp",
+              "results.csv.01234567.tmp", ".classes.csv.01234567.tmp")  # fmt: skip
+    for kept in others:
+        (tmp_path / kept).write_bytes(b"of another command or the user")
+    (tmp_path / ".recall.csv.01234567.tmp").mkdir()  # cannot be unlinked, and is in nobody's way
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     command = [sys.executable, "-c", STOP, str(tmp_path / name), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
