@@ -24,6 +24,10 @@ OURS = "resnest14t"  # in nobody's table: built of timm's parts
 TIMM = [name for name in VARIANTS if timm.is_model(name) or name == OURS]
 ORIGINAL = [name for name, variant in VARIANTS.items() if variant.aliases and name != OURS]
 
+# The deepest take a minute, and have no block that the others lack.
+DEEPEST = {"resnest101e", "resnest200e", "resnest269e"}
+EACH = [pytest.param(n, marks=pytest.mark.slow) if n in DEEPEST else n for n in VARIANTS]
+
 References = dict[str, nn.Module]
 
 
@@ -125,16 +129,7 @@ def test_state_dict_has_the_references_keys_and_shapes(name: str) -> None:
         }
 
 
-@pytest.mark.parametrize(
-    "name",
-    # The two deepest take a minute, and have no block that the others lack.
-    [
-        pytest.param(name, marks=pytest.mark.slow)
-        if name in {"resnest200e", "resnest269e"}
-        else name
-        for name in VARIANTS
-    ],
-)
+@pytest.mark.parametrize("name", EACH)
 def test_float64_forward_and_gradients_equal_the_references(name: str) -> None:
     ours = enliven(build(name).double())
     theirs = {key: network.double() for key, network in references(VARIANTS[name]).items()}
@@ -175,7 +170,7 @@ def test_float64_training_with_channels_last_equals_the_references(
     assert taken
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", EACH)
 def test_float32_evaluation_equals_the_references(name: str) -> None:
     ours = enliven(build(name)).eval()
     x = photos(2, 64, torch.float32)
