@@ -28,12 +28,12 @@ from resnest_cli.training.history import EpochRow
 from resnest_cli.training.results import write_recall, write_results
 from resnest_cli.training.resume import Progress
 
-# The files of a run; others' in its folder, such as exports, are not ours to remove.
+# What only training writes into a run's folder. What other commands may be writing there meanwhile,
+# such as exports and the pictures of an evaluation, is not ours to remove.
 _WRITTEN = (
-    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "curves.png",
-    "confusion_matrix.png", "val_predictions.jpg", "report.html", "lr_finder.csv", "lr_finder.png",
-    "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
-    "resume/*",
+    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "train_batch.jpg",
+    "curves.png", "val_predictions.jpg", "report.html", "weights/best*.safetensors",
+    "weights/last*.safetensors", "weights/epoch-*.safetensors", "resume/*",
 )  # fmt: skip
 
 

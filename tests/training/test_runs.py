@@ -104,6 +104,7 @@ with atomic_file(Path(sys.argv[1])) as file:
         ("resume/state-00009-00000000.safetensors", "file"),
         ("resume/features/0abc/00000000.npy", "file"),
         ("results.csv", "file"),
+        ("train_batch.jpg", "file"),
     ],
 )
 def test_what_a_kill_leaves_goes_with_the_next_start(tmp_path: Path, name: str, how: str) -> None:
@@ -113,7 +114,8 @@ def test_what_a_kill_leaves_goes_with_the_next_start(tmp_path: Path, name: str, 
         (tmp_path / "resume" / "features" / "0abc").mkdir(parents=True)
         run.weights("last").write_bytes(b"whole")
     others = (".mine.tmp", "weights/.best.onnx.01234567.tmp", ".results.csv.0123456.tmp",
-              "results.csv.01234567.tmp", ".classes.csv.01234567.tmp")  # fmt: skip
+              "results.csv.01234567.tmp", ".classes.csv.01234567.tmp",
+              ".confusion_matrix.png.01234567.tmp")  # fmt: skip
     for kept in others:
         (tmp_path / kept).write_bytes(b"of another command or the user")
     (tmp_path / ".recall.csv.01234567.tmp").mkdir()  # cannot be unlinked, and is in nobody's way
