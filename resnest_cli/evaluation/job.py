@@ -19,7 +19,7 @@ from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.supervise import Start, supervised
 
 if TYPE_CHECKING:
-    from resnest_cli.images.class_folders import Listed
+    from resnest_cli.data.listing import Listed
     from resnest_cli.inference.classifier import Classifier
 
 Split = Literal["auto", "train", "val", "all"]
@@ -165,7 +165,7 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
 
 def _labelled(job: EvaluateJob) -> "tuple[list[Listed], list[str]]":
     """The photos of the wanted side, and what the user should know of the data."""
-    from resnest_cli.images.class_folders import list_data
+    from resnest_cli.data.class_folders import list_data
 
     listing = list_data(job.data)
     if not listing.own_split:

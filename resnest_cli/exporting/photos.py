@@ -19,7 +19,7 @@ from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.model.variants import Preprocessing
 
 if TYPE_CHECKING:
-    from resnest_cli.images.class_folders import Listing
+    from resnest_cli.data.listing import Listing
     from resnest_cli.model.loading import Model
 
 Float32 = NDArray[np.float32]
@@ -139,8 +139,8 @@ def _class_folders(
     folder: str, every: list[str], model: "Model"
 ) -> "tuple[Listing | None, dict[str, int] | None, list[str]]":
     """The photos by class, and the class of each; None where they are not all in such folders."""
+    from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.truth import class_indices
-    from resnest_cli.images.class_folders import list_data
 
     try:
         listing = list_data(folder)

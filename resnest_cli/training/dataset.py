@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnest_cli.data.class_folders import check_classes, check_count, list_data
+from resnest_cli.data.listing import Listed, Listing
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.images.class_folders import Listed, Listing, check_classes, check_count, list_data
 from resnest_cli.images.decode import decode
 from resnest_cli.training.seeds import derived_seed
 
@@ -112,7 +113,7 @@ def load_dataset(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Finds, checks and splits the photos of a folder or manifest; see `images.class_folders`.
+    """Finds, checks and splits the photos of a folder or manifest; see `data.class_folders`.
 
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names

@@ -7,47 +7,21 @@
 Whatever lies in folders inside a class folder belongs to the class.
 """
 
-import csv
-import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.variants import did_you_mean_among
 
-Side = Literal["train", "val"]
-
 VALIDATION = ("val", "valid", "validation", "test")
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A photo as it was listed: where it lies, its name in the data, its label, its side if any."""
-
-    path: str
-    name: str
-    label: str
-    side: Side | None
-
-
-@dataclass(slots=True)
-class Listing:
-    """All photos, and what was seen on the way. `own_split`: the data say which side."""
-
-    photos: list[Listed]
-    own_split: bool
-    empty: list[str] = field(default_factory=list)  # class folders without a photo
-    notes: list[str] = field(default_factory=list)
-
-
-def list_data(data: str) -> Listing:
-    """Finds the photos of a folder or a manifest.
+def list_data(data: str, reading: Reading = AS_FOUND) -> Listing:
+    """Finds the photos of a folder or a table; `reading` says what the data cannot say.
 
     Raises:
         UsageError: no such folder or file, or nothing in it that could be classes.
@@ -55,7 +29,9 @@ def list_data(data: str) -> Listing:
     """
     path = Path(data)
     if path.is_file():
-        return _manifest(path)
+        from resnest_cli.data.table import read_table
+
+        return read_table(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
     found = _subfolders(path)
@@ -146,66 +122,6 @@ def _note_loose(listing: Listing, folder: Path) -> None:
         )
     if loose:
         listing.notes.append(f"{folder}: {loose} photo(s) beside the class folders left out")
-
-
-def _manifest(path: Path) -> Listing:
-    """Reads path,label[,split]; the first line names the columns."""
-    photos, lines = [], []
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for number, row in _rows(path, file):
-                photos.append(_listed(path, number, row))
-                lines.append(number)
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    if not photos:
-        raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
-    sides = Counter(photo.side is not None for photo in photos)
-    if len(sides) > 1:
-        first = next(n for n, photo in zip(lines, photos, strict=True) if photo.side is None)
-        raise UsageError(
-            f"{path}: {sides[False]} of {len(photos)} lines have no split, line {first} first. "
-            "Give all of them one (train or val), or none."
-        )
-    counts = Counter(photo.path for photo in photos)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        both = [n for n, photo in zip(lines, photos, strict=True) if photo.path == twice[0]]
-        raise UsageError(
-            f"{path}: lists {twice[0]} more than once, in lines {both[0]} and {both[1]} "
-            f"({len(twice)} such)."
-        )
-    return Listing(photos, own_split=bool(sides[True]) and any(p.side == "val" for p in photos))
-
-
-def _rows(path: Path, file: "Iterator[str]") -> Iterator[tuple[int, dict[str, str]]]:
-    head = next(file, "")
-    delimiter = max(",;\t", key=head.count)  # spreadsheets write semicolons in half of the world
-    lines = itertools.chain([head], file)
-    reader = csv.DictReader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
-    try:
-        columns = reader.fieldnames or []
-        if not {"path", "label"} <= set(columns):
-            raise UsageError(
-                f"{path}: the first line must name the columns path,label[,split], not "
-                f"{','.join(columns)[:80]!r}."
-            )
-        for row in reader:
-            yield reader.line_num, {key: value or "" for key, value in row.items() if key}
-    except csv.Error as error:
-        raise UsageError(f"{path}: line {reader.line_num} is not CSV: {error}.") from error
-
-
-def _listed(manifest: Path, number: int, row: dict[str, str]) -> Listed:
-    # Spaces around a label would make another class of it; those of a file name are its own.
-    name, label, split = row["path"], row["label"].strip(), row.get("split", "").strip().lower()
-    if not name or not label:
-        raise UsageError(f"{manifest}: line {number} lacks a path or a label.")
-    if split and split not in {"train", *VALIDATION}:
-        raise UsageError(f"{manifest}: line {number}: unknown split {split!r}; use train or val.")
-    side: Side | None = None if not split else "train" if split == "train" else "val"
-    path = name if os.path.isabs(name) else os.path.join(manifest.parent, name)  # noqa: PTH117,PTH118
-    return Listed(path, name, label, side)
 
 
 def check_classes(listing: Listing, data: str) -> None:

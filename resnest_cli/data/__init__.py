@@ -1,0 +1,1 @@
+"""Labelled photos: class folders and tables of photos, as people keep them."""

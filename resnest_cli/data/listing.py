@@ -1,0 +1,50 @@
+"""The photos of a data set as they were listed, before any is opened, and how to read it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Side = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A photo as it was listed: where it lies, its name in the data, its label, its side if any."""
+
+    path: str
+    name: str
+    label: str
+    side: Side | None
+
+
+@dataclass(slots=True)
+class Listing:
+    """All photos, and what was seen on the way. `own_split`: the data say which side validates."""
+
+    photos: list[Listed]
+    own_split: bool
+    empty: list[str] = field(default_factory=list)  # class folders without a photo
+    notes: list[str] = field(default_factory=list)
+
+    def side(self, side: Side) -> list[Listed]:
+        """The photos of one side."""
+        return [photo for photo in self.photos if photo.side == side]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a data set, where it cannot say so itself; None is found out.
+
+    `split_names` are the data's own names of train, val and test, with commas between them. Of a
+    table: the columns of paths, labels and splits, the folder that its paths are relative to, and
+    the extension of names that have none.
+    """
+
+    split_names: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    base_folder: str | None = None
+    extension: str | None = None
+
+
+AS_FOUND = Reading()

@@ -1,0 +1,86 @@
+"""What people call the sides of a split: train, Training, seg_train, train-set, TEST, dev, ...
+
+Names are compared without regard to case and to Unicode's form. A name is one of the words below,
+perhaps with decorations: words that say nothing (`set`, `data`, `images`, ...), or a word that all
+sides share (`seg_train`, `seg_test`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from resnest_cli.data.listing import Side
+from resnest_cli.errors import UsageError
+
+WORDS: Mapping[Side, tuple[str, ...]] = {
+    "train": ("train", "training", "trainval", "trn"),
+    "val": ("val", "valid", "validation", "validate", "validating", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+_SIDES: Mapping[str, Side] = {word: side for side, words in WORDS.items() for word in words}
+_DECORATIONS = frozenset(
+    [
+        *("set", "sets", "data", "dataset", "datasets", "split", "images", "image", "imgs", "img"),
+        *("photos", "photo", "pictures", "pics", "files", "folder"),
+    ]
+)
+_GLUED = re.compile(r"(.+?)(?:data)?sets?")  # trainset, testdataset
+
+
+def side_of(name: str) -> Side | None:
+    """The side that a name means by itself; None where it means none."""
+    side, rest = _parsed(name)
+    return side if not rest else None
+
+
+def sides_of(names: Iterable[str]) -> dict[str, Side]:
+    """The side of each of these names that means one, by itself or beside the others.
+
+    `seg_train` and `seg_test` are sides beside each other; `speed_test` alone is none.
+    """
+    parsed = {name: _parsed(name) for name in names}
+    found = {name: side for name, (side, rest) in parsed.items() if side and not rest}
+    by_rest: dict[tuple[str, ...], dict[str, Side]] = {}
+    for name, (side, rest) in parsed.items():
+        if side and rest:
+            by_rest.setdefault(rest, {})[name] = side
+    for group in by_rest.values():
+        if "train" in group.values() and len(group) > 1:
+            found |= group
+    return found
+
+
+def _parsed(name: str) -> tuple[Side | None, tuple[str, ...]]:
+    """The side that a name's one such word means, and its other words that say something."""
+    words = [
+        word for word in re.split(r"[\W_]+", unicodedata.normalize("NFC", name).casefold()) if word
+    ]
+    sides = [side for word in words if (side := _side_of_word(word))]
+    if len(sides) != 1:
+        return None, ()
+    rest = tuple(w for w in words if not _side_of_word(w) and w not in _DECORATIONS)
+    return sides[0], rest
+
+
+def _side_of_word(word: str) -> Side | None:
+    if word in _SIDES:
+        return _SIDES[word]
+    glued = _GLUED.fullmatch(word)
+    return _SIDES.get(glued[1]) if glued else None
+
+
+def named_sides(text: str) -> dict[str, Side]:
+    """The sides of `--split-names`: the data's names of train, val and test, in this order.
+
+    Raises:
+        UsageError: fewer than one name or more than three, or one that stands twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    given = [name for name in names if name]
+    if not 1 <= len(names) <= 3 or not names[0] or len(set(given)) < len(given):
+        raise UsageError(
+            f"--split-names {text}: give the data's names of train, val and test, such as "
+            "Fold1,Fold2 or Fold1,Fold2,Fold3; a side that is not there stays empty: Fold1,,Fold3."
+        )
+    order: tuple[Side, ...] = ("train", "val", "test")
+    return {name: side for name, side in zip(names, order, strict=False) if name}

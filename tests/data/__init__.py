@@ -1,0 +1,1 @@
+"""Photos for the tests, and the tests of `resnest_cli.data`."""
