@@ -1,9 +1,11 @@
 """The photos of a data set as they were listed, before any is opened, and how to read it."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
 Side = Literal["train", "val", "test"]
+SIDES: tuple[Side, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +50,8 @@ class Reading:
 
 
 AS_FOUND = Reading()
+
+
+def canonical(label: str) -> str:
+    """What two spellings of one label share: `é` may be one character or two."""
+    return unicodedata.normalize("NFC", label)

@@ -6,10 +6,9 @@ sides share (`seg_train`, `seg_test`).
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 
-from resnest_cli.data.listing import Side
+from resnest_cli.data.listing import SIDES, Side, canonical
 from resnest_cli.errors import UsageError
 
 WORDS: Mapping[Side, tuple[str, ...]] = {
@@ -24,7 +23,6 @@ _DECORATIONS = frozenset(
         *("photos", "photo", "pictures", "pics", "files", "folder"),
     ]
 )
-_GLUED = re.compile(r"(.+?)(?:data)?sets?")  # trainset, testdataset
 
 
 def side_of(name: str) -> Side | None:
@@ -50,11 +48,20 @@ def sides_of(names: Iterable[str]) -> dict[str, Side]:
     return found
 
 
+def mentioned_side(name: str) -> Side | None:
+    """The side that one word of a name means, whatever the others say."""
+    return _parsed(name)[0]
+
+
+def is_decoration(name: str) -> bool:
+    """Whether a name says nothing of what a folder holds: images, data, ..."""
+    words = _words(name)
+    return bool(words) and all(word in _DECORATIONS for word in words)
+
+
 def _parsed(name: str) -> tuple[Side | None, tuple[str, ...]]:
     """The side that a name's one such word means, and its other words that say something."""
-    words = [
-        word for word in re.split(r"[\W_]+", unicodedata.normalize("NFC", name).casefold()) if word
-    ]
+    words = _words(name)
     sides = [side for word in words if (side := _side_of_word(word))]
     if len(sides) != 1:
         return None, ()
@@ -62,11 +69,22 @@ def _parsed(name: str) -> tuple[Side | None, tuple[str, ...]]:
     return sides[0], rest
 
 
+def _words(name: str) -> list[str]:
+    """Its words, in lower case: train2017, TrainSet and train-set have two each."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", canonical(name))
+    return re.findall(r"[^\W\d_]+|\d+", apart.casefold())
+
+
 def _side_of_word(word: str) -> Side | None:
     if word in _SIDES:
         return _SIDES[word]
-    glued = _GLUED.fullmatch(word)
-    return _SIDES.get(glued[1]) if glued else None
+    # As in trainset, testimages and imagestrain.
+    for more in _DECORATIONS:
+        if word.endswith(more) and (side := _SIDES.get(word.removesuffix(more))):
+            return side
+        if word.startswith(more) and (side := _SIDES.get(word.removeprefix(more))):
+            return side
+    return None
 
 
 def named_sides(text: str) -> dict[str, Side]:
@@ -82,5 +100,4 @@ def named_sides(text: str) -> dict[str, Side]:
             f"--split-names {text}: give the data's names of train, val and test, such as "
             "Fold1,Fold2 or Fold1,Fold2,Fold3; a side that is not there stays empty: Fold1,,Fold3."
         )
-    order: tuple[Side, ...] = ("train", "val", "test")
-    return {name: side for name, side in zip(names, order, strict=False) if name}
+    return {name: side for name, side in zip(names, SIDES, strict=False) if name}

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnest_cli.data.class_folders import VALIDATION
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
 from resnest_cli.errors import ResnestError, UsageError
+
+VALIDATION = ("val", "valid", "validation", "test")
 
 
 def read_table(path: Path, reading: Reading = AS_FOUND) -> Listing:  # noqa: ARG001

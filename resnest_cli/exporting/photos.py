@@ -118,9 +118,9 @@ def planned(folder: str, model: "Model", most: int) -> Plan:
     listing, truth, notes = _class_folders(folder, every, model)
     sides = {photo.path: photo.side for photo in listing.photos} if listing else {}
     paths = list(sides) or every
-    held_out = [path for path in paths if sides.get(path) == "val"]
+    held_out = [path for path in paths if sides.get(path) in {"val", "test"}]
     if held_out:
-        calibration = evenly([path for path in paths if sides[path] != "val"], most)
+        calibration = evenly([path for path in paths if sides[path] in {None, "train"}], most)
     else:
         if len(paths) < 2:
             raise UsageError(

@@ -31,6 +31,11 @@ class Entry:
     error: str | None = None
 
 
+def is_dropping(name: str) -> bool:
+    """Whether a system leaves files or folders of this name among photos."""
+    return name.lower() in {"@eadir", "__macosx", "thumbs.db", "#recycle", "$recycle.bin"}
+
+
 def is_folder(path: str) -> bool:
     """Whether this is a folder that can be seen, or a link to one; never raises."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError

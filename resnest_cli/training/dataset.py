@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.listing import Listed, Listing
+from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.decode import decode
 from resnest_cli.training.seeds import derived_seed
@@ -110,6 +110,7 @@ def load_dataset(
     seed: int,
     classes: int | None = None,
     class_names: str | None = None,
+    reading: Reading = AS_FOUND,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> DataSet:
@@ -117,15 +118,17 @@ def load_dataset(
 
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
-    in it alone. `classes` is how many the user expects, `class_names` a file of readable names.
+    in it alone. `classes` is how many the user expects, `class_names` a file of readable names;
+    `reading` says what the data cannot say. Photos of a test side are left alone.
 
     Raises:
         UsageError: the data are not there, have no or other classes, or no photo to validate with.
         ResnestError: a folder cannot be read.
     """
-    listing = list_data(data)
+    listing = list_data(data, reading)
     check_classes(listing, data)
-    checked = list(_check(listing.photos, workers, progress or (lambda _done, _total: None)))
+    photos = [photo for photo in listing.photos if photo.side != "test"]
+    checked = list(_check(photos, workers, progress or (lambda _done, _total: None)))
     good = [item for item in checked if item.error is None]
     bad = tuple(
         BadPhoto(item.photo.name, item.photo.label, item.error)
@@ -144,7 +147,7 @@ def load_dataset(
         train, val = _split(good, val_split, seed, notes)
     _note_missing(ids, val, notes)
     if not val:
-        raise UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
+        raise _nothing_validates(data, listing, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
     return DataSet(
         class_ids=ids,
@@ -156,6 +159,17 @@ def load_dataset(
         notes=tuple(notes),
         duplicates=len(good) - len({item.digest for item in good}),
         own_split=listing.own_split,
+    )
+
+
+def _nothing_validates(data: str, listing: Listing, same: int) -> UsageError:
+    if not listing.own_split:
+        return UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
+    brought = len(listing.side("val"))
+    return UsageError(
+        f"{data}: none of its {brought} validation photo(s) can be used: {same} are the same as "
+        f"training photos, {brought - same} cannot be read or are of classes without training "
+        "photos. Mend them, or take them away: then a part of the training photos validates."
     )
 
 
@@ -192,7 +206,11 @@ def _checked(photo: Listed) -> _Checked:
 
 def _class_notes(listing: Listing, counts: Counter[str]) -> list[str]:
     notes = [f"{folder}: no photos; the class is left out" for folder in listing.empty]
-    lost = Counter(photo.label for photo in listing.photos if photo.label not in counts)
+    lost = Counter(
+        photo.label
+        for photo in listing.photos
+        if photo.label not in counts and photo.side != "test"
+    )
     notes += [
         f"{label}: no readable photos to train on; the class is left out, with all {count} photo(s)"
         for label, count in sorted(lost.items())
