@@ -91,16 +91,21 @@ def read_trusted(path: Path) -> bytes:
 
 
 def trusted(path: Path) -> bool:
-    """Whether a path is a file or folder that nobody but this user and root can have written.
+    """Whether a path is a file or folder that nobody but this user and root can have written."""
+    return not distrusted(path)
+
+
+def distrusted(path: Path) -> str:
+    """Why a path is not `trusted`, to follow its name; empty if it is.
 
     A link is not, wherever it leads. What can be replaced in between, because its folder is not
     private, is to be read by `read_trusted`.
     """
     try:
         found = path.lstat()
-    except OSError:
-        return False
-    return not (stat.S_ISLNK(found.st_mode) or distrust(found))
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror or error}"
+    return "is a link" if stat.S_ISLNK(found.st_mode) else distrust(found)
 
 
 def distrust(found: os.stat_result) -> str:

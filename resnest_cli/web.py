@@ -4,6 +4,7 @@ For downloads of weights (`model.fetch`) and of photos (`images.remote`). Source
 10.2.3 (Retry-After).
 """
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -42,9 +43,9 @@ def without_login(url: str) -> str:
 
 
 def length(response: "requests.Response") -> int | None:
-    """Size of the body in bytes, None if the server does not say."""
+    """Size of the body in bytes, None if the server does not say, or no number that there is."""
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() and length.isascii() else None
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
 
 
 def retry_after(response: "requests.Response") -> float | None:
@@ -83,8 +84,6 @@ def plain(error: Exception) -> str:
         )
     elif isinstance(error, exceptions.ProxyError):
         reason = f"the proxy could not be reached or refused ({cause}); see HTTPS_PROXY"
-    elif isinstance(error, exceptions.TooManyRedirects):
-        reason = "it redirects in circles"
     elif isinstance(error, exceptions.ConnectTimeout):
         reason = "it cannot be reached: no answer to the connection"
     elif isinstance(error, exceptions.Timeout) or "timed out" in str(cause).lower():

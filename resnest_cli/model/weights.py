@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
+from resnest_cli.files import distrusted
 from resnest_cli.model import hashes
 from resnest_cli.model.cache import (
     CachedFile,
@@ -31,7 +32,7 @@ from resnest_cli.model.cache import (
 )
 from resnest_cli.model.fetch import Patience, Progress, copy, fetch
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
-from resnest_cli.model.partial import Partial
+from resnest_cli.model.partial import LARGEST, Partial, no_place
 from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
 from resnest_cli.web import without_login
 
@@ -52,7 +53,8 @@ __all__ = [
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
 PATIENCE = Patience()
-LABELS_PATIENCE = Patience(connect=3, read=5, attempts=1)
+LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)
+_LARGEST_LABELS = 100_000  # bytes
 
 
 def ignore(_message: str) -> None:
@@ -122,7 +124,7 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
         )
     target = torch_path(weights)
     request = _Request(
-        Partial(target, weights.hash_prefix, "TORCH_HOME"),
+        Partial(target, weights.hash_prefix, "TORCH_HOME", 8 * (variant.parameters or LARGEST)),
         (*_mirrored(access.mirror, weights.name), *weights.urls),
         f"{weights.name}, the weights of {variant.id},",
         f"run `resnest download {variant.id}` where there is a network, ",
@@ -162,7 +164,7 @@ def fetch_labels(access: Access = Access(), *, public: bool = True) -> Path | No
     """
     target = paths.resnest_home() / LABELS_FILE
     request = _Request(
-        Partial(target, LABELS_SHA256, "RESNEST_HOME"),
+        Partial(target, LABELS_SHA256, "RESNEST_HOME", _LARGEST_LABELS),
         (*_mirrored(access.mirror, LABELS_FILE), *((LABELS_URL,) if public else ())),
         LABELS_FILE,
         "",
@@ -222,6 +224,10 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
     Returns its path and the origin, which is empty for a file that another process has fetched.
     """
     place, reasons = request.place, []
+    if missing := no_place(place.target.parent, place.variable):
+        raise CacheError(
+            f"{request.title} is not on this machine, and {missing}{_instead(request)}"
+        )
     origins = [o for o in request.origins if not (access.offline and _is_url(o))]
     if not origins:
         raise _not_available(request, access, [])
@@ -309,7 +315,14 @@ def _from_url(url: str, access: Access) -> Path:
     expected = digits[1] if digits else ""
 
     def look() -> Path | None:
-        return target if _is_good(target, expected) else None
+        if not _is_good(target, expected):
+            return None
+        if not expected and (why := distrusted(target)):  # nothing but its owner vouches for it
+            raise CacheError(
+                f"{target}, the file of {without_login(url)}, is not used: it {why}. Remove it, or "
+                "set RESNEST_HOME to a folder of your own."
+            )
+        return target
 
     place = Partial(target, expected, "RESNEST_HOME")
     request = _Request(place, (url,), without_login(url), "", (target,))
@@ -334,4 +347,4 @@ def _local(text: str) -> Path:
         from urllib.request import url2pathname  # 30 ms: it brings ssl and http
 
         return Path(url2pathname(urlsplit(text).path))
-    return Path(text).expanduser()
+    return paths.expanded(text)
