@@ -42,7 +42,7 @@ def resnest_home() -> Path:
     home = os.environ.get("RESNEST_HOME")
     if home:
         return expanded(home)
-    if _no_home() and not os.environ.get("XDG_CACHE_HOME"):
+    if _no_home() and not os.environ.get("XDG_CACHE_HOME", "").startswith("/"):
         return NOWHERE / "resnest"
     from platformdirs import user_cache_path  # 2 ms; not needed where the variable is set
 
@@ -72,6 +72,8 @@ def _no_home() -> str:
     home = os.path.expanduser("~")  # noqa: PTH111 - which raises no error
     if home == "~":
         return "HOME is not set, and the user has no entry in the password file"
+    if os.name != "nt" and not os.environ.get("HOME", home).startswith("/"):
+        return "HOME is not an absolute path"
     return "" if os.path.isdir(home) else f"the home folder {home} does not exist"  # noqa: PTH112
 
 

@@ -66,6 +66,20 @@ def folder() -> Path:
     return paths.resnest_home() / "compiled"
 
 
+def refusal() -> str:
+    """Why compiled models cannot be kept, as far as their folder shows, and what to do."""
+    try:
+        writable = os.access(paths.private_folder(folder()), os.W_OK)
+        why = "the disk may be full" if writable else "it cannot be written"
+    except OSError as error:
+        why = error.strerror or str(error)
+    where = "" if paths.homeless(folder()) else f" in {folder()}"
+    return (
+        f"Compiled models cannot be kept{where}: {why}. Each run compiles anew; set RESNEST_HOME "
+        "to a folder of your own."
+    )
+
+
 def entry_for(
     model: "Model", outputs: tuple[str, ...], runtime: str, size: int | None = None
 ) -> Entry:
