@@ -45,6 +45,7 @@ __all__ = [
     "ensure",
     "fetch_labels",
     "find_cached",
+    "is_url",
     "leftovers",
     "remove",
     "set_aside",
@@ -132,7 +133,7 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
     )
     path, origin = _obtain(request, access, lambda: _good_copy(variant, ignore))
     if origin:
-        fetch_labels(access, public=_is_url(origin))
+        fetch_labels(access, public=is_url(origin))
     return path
 
 
@@ -228,7 +229,7 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
         raise CacheError(
             f"{request.title} is not on this machine, and {missing}{_instead(request)}"
         )
-    origins = [o for o in request.origins if not (access.offline and _is_url(o))]
+    origins = [o for o in request.origins if not (access.offline and is_url(o))]
     if not origins:
         raise _not_available(request, access, [])
     with locked(place.target, place.variable, access.notify):
@@ -241,7 +242,7 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
             )
         for origin in origins:
             try:
-                if _is_url(origin):
+                if is_url(origin):
                     sha256 = fetch(origin, place, access.patience, access.progress, access.notify)
                 else:
                     sha256 = copy(Path(origin), place, access.progress)
@@ -256,7 +257,7 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:
     """The error after every origin was asked in vain, or none may be asked."""
     target = request.place.target
-    urls = [without_login(origin) for origin in request.origins if _is_url(origin)]
+    urls = [without_login(origin) for origin in request.origins if is_url(origin)]
     if access.offline:
         looked = [f"{p}: {'damaged' if p.is_file() else 'not there'}" for p in request.looked_at]
         return OfflineError(
@@ -291,7 +292,7 @@ def _listed(lines: list[str]) -> str:
 
 def _from_source(source: str, access: Access) -> Path:
     """What `--weights` names: a path as it is, or a URL's file."""
-    if _is_url(source):
+    if is_url(source):
         return _from_url(source, access)
     path = _local(source)
     if path.is_file():
@@ -333,12 +334,13 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
     """Where the mirror, a URL prefix or a folder, keeps a file."""
     if not mirror:
         return ()
-    if _is_url(mirror):
+    if is_url(mirror):
         return (f"{mirror.rstrip('/')}/{name}",)
     return (str(_local(mirror) / name),)
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Whether it is an address, and no file: of this machine, `file://` ones included."""
     return "://" in text and not text.lower().startswith("file://")
 
 
