@@ -220,11 +220,9 @@ class _Fetch:
         if timeout and self.deadline.expired:
             return self.error(f"it took longer than {self.limits.total:g} s")
         if isinstance(error, ReadTimeoutError | TimeoutError):
-            return self.error("it stopped sending")
-        if isinstance(error, exceptions.InvalidHeader):
-            return self.error("its answer contradicts itself")
-        if isinstance(error, ValueError):  # requests' InvalidURL is one of them
-            return self.invalid()
+            return self.error(web.STOPPED)
+        if isinstance(error, ValueError) and not isinstance(error, exceptions.InvalidHeader):
+            return self.invalid()  # requests' InvalidURL is one of them
         reason = web.plain(error)
         final = exceptions.SSLError, exceptions.ProxyError, exceptions.Timeout
         unreachable = bool(error.args) and isinstance(error.args[0], MaxRetryError)

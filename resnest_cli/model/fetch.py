@@ -278,7 +278,7 @@ class _Download:
         from urllib3.exceptions import MaxRetryError
 
         reason = web.plain(error)
-        if self.pace.deadline.expired and isinstance(error, exceptions.ConnectionError):
+        if reason == web.STOPPED and self.pace.deadline.expired:
             reason = f"it sends less than {self.patience.slowest:,} bytes a second"
         if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
             return DownloadError(reason)
