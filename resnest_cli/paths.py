@@ -77,6 +77,14 @@ def _no_home() -> str:
     return "" if os.path.isdir(home) else f"the home folder {home} does not exist"  # noqa: PTH112
 
 
+def entries(folder: Path, pattern: str) -> list[Path]:
+    """What a cache folder holds; nothing where it is not there, or may not be looked into."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
 def private_folder(path: Path) -> Path:
     """A folder for what is trusted without a check, made with mode 0700 where it is not there.
 

@@ -214,7 +214,7 @@ def _prune(keep: Entry) -> None:
 def compiled_files() -> list[CompiledFile]:
     """All compiled models with a readable note, in the order of their names."""
     found = []
-    for note in sorted(folder().glob("*.json")):
+    for note in paths.entries(folder(), "*.json"):
         path = note.with_suffix(".ort")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             origin = json.loads(note.read_text("utf-8"))["origin"]
@@ -243,7 +243,7 @@ def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[CompiledF
 def everything() -> list[Path]:
     """Every file that this module has made: models, notes, locks and what a crash left."""
     suffixes = {".ort", ".json", ".lock", ".tmp"}
-    return sorted(path for path in folder().glob("*") if path.suffix in suffixes)
+    return [path for path in paths.entries(folder(), "*") if path.suffix in suffixes]
 
 
 def remove(path: Path) -> bool:

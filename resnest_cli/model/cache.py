@@ -227,7 +227,7 @@ def _owner(path: Path) -> Path:
 
 
 def _url_files() -> list[Path]:
-    folders = sorted((paths.resnest_home() / "weights").glob("[0-9a-f]*"))
+    folders = paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*")
     return [path for folder in folders for path in _files(folder)]
 
 
