@@ -1,1 +1,1 @@
-"""What goes over the network: requests that end."""
+"""What goes over the network."""

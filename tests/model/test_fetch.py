@@ -655,6 +655,23 @@ def test_enospc_while_writing(place) -> None:
         place.write(file, b"1234", None)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_NOFILE")
+def test_no_more_files_can_be_opened(get, place, server) -> None:
+    import resource
+
+    assert get() == SHA256  # whatever is imported on the way
+    place.target.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # those that are open stay so
+    try:
+        with pytest.raises(DownloadError, match="Too many open files"):
+            get()
+        with pytest.raises(CacheError, match="ulimit -n"):
+            begin(place, server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_folder_that_cannot_be_written(get, place) -> None:
     place.target.parent.rmdir()
     place.target.parent.write_text("a file where the folder should be")
