@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +42,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
 
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` for what shall take its name."""
-    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name[:80]}.{os.urandom(4).hex()}.tmp")
 
 
 def remove_leftovers(path: Path) -> None:
