@@ -1,11 +1,19 @@
-"""Where things are kept on this machine. Reads the environment; creates nothing.
+"""Where things are kept on this machine. Reads the environment; creates no folder unasked.
 
 Published weights live where torch.hub keeps them, so that both share one copy; everything that is
-ours alone lives under `$RESNEST_HOME`.
+ours alone lives under `$RESNEST_HOME`. Where there is no home folder to keep it in, a path leads
+below `NOWHERE`: nothing is found there, nothing can be written, and `homeless` says why.
 """
 
+import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
+
+from resnest_cli.files import distrust
+
+NOWHERE = Path(os.devnull)  # not a folder, so that no path below it can be
 
 
 def torch_checkpoints_dir() -> Path:
@@ -16,7 +24,7 @@ def torch_checkpoints_dir() -> Path:
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("TORCH_HOME") or str(Path(cache) / "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    return expanded(home) / "hub" / "checkpoints"
 
 
 def huggingface_hub_dir() -> Path:
@@ -26,14 +34,84 @@ def huggingface_hub_dir() -> Path:
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()
+    return expanded(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub"))
 
 
 def resnest_home() -> Path:
     """Our own cache folder: `$RESNEST_HOME`, else the platform's user cache folder."""
     home = os.environ.get("RESNEST_HOME")
     if home:
-        return Path(home).expanduser()
+        return expanded(home)
+    if _no_home() and not os.environ.get("XDG_CACHE_HOME", "").startswith("/"):
+        return NOWHERE / "resnest"
     from platformdirs import user_cache_path  # 2 ms; not needed where the variable is set
 
     return user_cache_path("resnest", appauthor=False)
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` replaced by the home folder; below `NOWHERE` where there is none."""
+    parts = Path(path).parts
+    if not (parts and parts[0].startswith("~")):
+        return Path(path)
+    with contextlib.suppress(RuntimeError):  # nobody knows that user
+        if not (parts[0] == "~" and _no_home()):
+            return Path(path).expanduser()
+    return NOWHERE.joinpath(*parts[1:])
+
+
+def homeless(path: Path) -> str:
+    """Why there is no place for this path, one of the above; empty if there may be one."""
+    if not path.is_relative_to(NOWHERE):
+        return ""
+    return _no_home() or "its variable names no folder of this machine"
+
+
+def _no_home() -> str:
+    """Why this user has no home folder, as in a container with an arbitrary user id."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - which raises no error
+    if home == "~":
+        return "HOME is not set, and the user has no entry in the password file"
+    if os.name != "nt" and not os.environ.get("HOME", home).startswith("/"):
+        return "HOME is not an absolute path"
+    return "" if os.path.isdir(home) else f"the home folder {home} does not exist"  # noqa: PTH112
+
+
+def entries(folder: Path, pattern: str) -> list[Path]:
+    """What a cache folder holds; nothing where it is not there, or may not be looked into."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def private_folder(path: Path) -> Path:
+    """A folder for what is trusted without a check, made with mode 0700 where it is not there.
+
+    Returns `path`. One that is there counts if nobody but this user and root can write to it.
+
+    Raises:
+        OSError: it cannot be made, or others can write to it; the message says so in words.
+    """
+    make_private(path)
+    link, folder = path.lstat(), path.stat()  # a link to a larger disk is fine
+    if not stat.S_ISDIR(folder.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(path))
+    if why := distrust(link) or distrust(folder):
+        raise PermissionError(errno.EACCES, f"it {why}", str(path))
+    return path
+
+
+def make_private(path: Path) -> None:
+    """Makes a folder and those above it, as the XDG specification wants it: for its user alone.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if why := homeless(path):
+        raise FileNotFoundError(errno.ENOENT, why, str(path))
+    if path.is_dir():
+        return
+    make_private(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process was quicker, or it is a file
+        path.mkdir(mode=0o700)

@@ -4,6 +4,7 @@ For downloads of weights (`model.fetch`) and of photos (`images.remote`). Source
 10.2.3 (Retry-After).
 """
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 if TYPE_CHECKING:
     import requests
 
+STOPPED = "it stopped sending"
 MAX_WAIT = 60.0  # seconds; the longest Retry-After that is honoured in full
 TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))  # statuses that may pass
 
@@ -42,9 +44,9 @@ def without_login(url: str) -> str:
 
 
 def length(response: "requests.Response") -> int | None:
-    """Size of the body in bytes, None if the server does not say."""
+    """Size of the body in bytes, None if the server does not say, or no number that there is."""
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() and length.isascii() else None
+    return int(length) if re.fullmatch("[0-9]{1,4000}", length) else None
 
 
 def retry_after(response: "requests.Response") -> float | None:
@@ -76,19 +78,24 @@ def plain(error: Exception) -> str:
 
     inner = error.args[0] if error.args else error
     cause = getattr(inner, "reason", inner)
-    if isinstance(error, exceptions.SSLError):
+    if isinstance(error, exceptions.SSLError) and "CERTIFICATE" not in str(cause).upper():
+        reason = (
+            f"it does not speak TLS as expected ({cause}): is http:// meant? Behind a proxy see "
+            f"HTTPS_PROXY and REQUESTS_CA_BUNDLE"
+        )
+    elif isinstance(error, exceptions.InvalidHeader):
+        reason = "its answer contradicts itself"
+    elif isinstance(error, exceptions.SSLError):
         reason = (
             f"its TLS certificate was not accepted ({cause}); behind a proxy that inspects TLS "
             f"set REQUESTS_CA_BUNDLE to the proxy's certificate"
         )
     elif isinstance(error, exceptions.ProxyError):
         reason = f"the proxy could not be reached or refused ({cause}); see HTTPS_PROXY"
-    elif isinstance(error, exceptions.TooManyRedirects):
-        reason = "it redirects in circles"
     elif isinstance(error, exceptions.ConnectTimeout):
         reason = "it cannot be reached: no answer to the connection"
     elif isinstance(error, exceptions.Timeout) or "timed out" in str(cause).lower():
-        reason = "it stopped sending"
+        reason = STOPPED
     elif isinstance(cause, NameResolutionError):
         reason = "its name cannot be resolved"
     elif isinstance(cause, NewConnectionError):

@@ -45,7 +45,7 @@ class Reply:
     after so many bytes of it, and `then` says what follows: the end, a closed or reset connection,
     or silence. `headers` are added to the usual ones, None removes one. `ranges` false: Range is
     ignored. `raw` takes the place of the whole answer, status line and all, and is sent a byte at
-    a time with `pace` seconds in between.
+    a time with `pace` seconds in between; `endless` is sent after it, again and again.
     """
 
     status: int = 0
@@ -59,6 +59,7 @@ class Reply:
     delay: float = 0.0
     raw: bytes | None = None
     pace: float = 0.0
+    endless: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(reply.delay)
         if reply.raw is not None:
             self.send_raw(reply.raw, reply.pace)
+        while reply.endless and not self.server.owner.closing.is_set():
+            self.wfile.write(reply.endless)
         if status < 0 or reply.raw is not None:
             self.end(reply)
             return

@@ -69,7 +69,4 @@ def _compile(variant: Variant, path: Path, access: weights.Access) -> None:
         output.message(f"{variant.id} was not compiled; its first run will be slower: {error}")
     else:
         if not stored:
-            output.message(
-                f"{variant.id} was compiled, but could not be stored in {compiled.folder()}. "
-                "Check that the folder may be written and has space."
-            )
+            output.message(f"{variant.id} was compiled, but not stored. {compiled.refusal()}")

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from resnest_cli.model.resnest import ResNeSt
+from resnest_cli.report import canvas
+
+canvas.matplotlib()  # quiet: captum imports it, and it logs about its caches
+from captum.attr import LayerGradCam  # noqa: E402
 
 _AT_ONCE = 8  # classes; every one is a run of the stages behind the map, with its gradients
 

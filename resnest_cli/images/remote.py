@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from resnest_cli import __version__, web
 from resnest_cli.errors import ImageError, one_line
@@ -23,7 +22,7 @@ from resnest_cli.errors import ImageError, one_line
 if TYPE_CHECKING:
     from requests import Response
 
-    from resnest_cli.images.deadline import DeadlineSession
+    from resnest_cli.net.deadline import DeadlineSession
 
 _CHUNK = 64 * 1024  # bytes
 _HEAD = 512  # bytes; enough to recognise a web page
@@ -92,7 +91,7 @@ class _Fetch:
     """One photo: as many redirects and attempts as it takes, within the limits."""
 
     def __init__(self, url: str, limits: Limits) -> None:
-        from resnest_cli.images.deadline import Deadline
+        from resnest_cli.net.deadline import Deadline
 
         self.url, self.limits = url, limits
         self.session = _session()
@@ -116,53 +115,27 @@ class _Fetch:
         """Follow redirects to the photo, and receive it."""
         from urllib3.exceptions import HTTPError
 
+        from resnest_cli.net.deadline import RedirectError
+
         self.via = ""
         try:
-            with self.follow() as response:
+            with self.session.follow(
+                self.url,
+                self.deadline,
+                (self.limits.connect, self.limits.read),
+                _HEADERS,
+                self.limits.redirects,
+                moved=self.move,
+            ) as response:
                 return self.body(response)
+        except RedirectError as error:
+            raise ImageError(str(error)) from error
         except (OSError, ValueError, HTTPError) as error:  # requests' errors are OSErrors
             raise self.failure(error) from error
 
-    def follow(self) -> "Response":
-        """The first answer that is not a redirect, its body still to be read."""
-        url, login = self.split(self.url)
-        self.session.cookies.clear()  # those of another photo must not change this one
-        for _ in range(self.limits.redirects + 1):
-            response = self.session.fetch(
-                url,
-                self.deadline,
-                (self.limits.connect, self.limits.read),
-                headers=_HEADERS,
-                auth=login,
-            )
-            target = self.session.redirect(response)
-            if target is None:
-                return response
-            response.close()
-            self.via = target  # already now: it may be none that can be joined
-            self.via = urljoin(url, target)
-            before, own = url, login
-            url, login = self.split(self.via)
-            if login is None and self.session.same_owner(before, url):
-                login = own
-            self.via = url
-        raise self.error(f"it redirects more than {self.limits.redirects} times")
-
-    def split(self, url: str) -> tuple[str, tuple[str, str] | None]:
-        """An address without its login, and the login.
-
-        requests gets them apart, so that its errors cannot show a password.
-        """
-        parts = urlsplit(url)
-        if self.via and parts.scheme not in {"http", "https"}:
-            raise ImageError(f"redirects to {parts.scheme}:, which is not followed")
-        if not (parts.hostname and parts.port != 0):  # what is no number is a ValueError
-            raise self.invalid()
-        login = None
-        if parts.username is not None:
-            login = unquote(parts.username), unquote(parts.password or "")
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=host, fragment="")), login
+    def move(self, address: str) -> None:
+        """Notes where a redirect leads."""
+        self.via = address
 
     def body(self, response: "Response") -> bytes:
         """The photo's bytes, whole, and not above the limit."""
@@ -247,11 +220,9 @@ class _Fetch:
         if timeout and self.deadline.expired:
             return self.error(f"it took longer than {self.limits.total:g} s")
         if isinstance(error, ReadTimeoutError | TimeoutError):
-            return self.error("it stopped sending")
-        if isinstance(error, exceptions.InvalidHeader):
-            return self.error("its answer contradicts itself")
-        if isinstance(error, ValueError):  # requests' InvalidURL is one of them
-            return self.invalid()
+            return self.error(web.STOPPED)
+        if isinstance(error, ValueError) and not isinstance(error, exceptions.InvalidHeader):
+            return self.invalid()  # requests' InvalidURL is one of them
         reason = web.plain(error)
         final = exceptions.SSLError, exceptions.ProxyError, exceptions.Timeout
         unreachable = bool(error.args) and isinstance(error.args[0], MaxRetryError)
@@ -270,7 +241,7 @@ def _broken(received: int, length: int | None) -> str:
 
 def _session() -> "DeadlineSession":
     """This thread's session."""
-    from resnest_cli.images.deadline import DeadlineSession
+    from resnest_cli.net.deadline import DeadlineSession
 
     session: DeadlineSession | None = getattr(_local, "session", None)
     if session is None:

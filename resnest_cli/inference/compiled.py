@@ -66,6 +66,20 @@ def folder() -> Path:
     return paths.resnest_home() / "compiled"
 
 
+def refusal() -> str:
+    """Why compiled models cannot be kept, as far as their folder shows, and what to do."""
+    try:
+        writable = os.access(paths.private_folder(folder()), os.W_OK)
+        why = "the disk may be full" if writable else "it cannot be written"
+    except OSError as error:
+        why = error.strerror or str(error)
+    where = "" if paths.homeless(folder()) else f" in {folder()}"
+    return (
+        f"Compiled models cannot be kept{where}: {why}. Each run compiles anew; set RESNEST_HOME "
+        "to a folder of your own."
+    )
+
+
 def entry_for(
     model: "Model", outputs: tuple[str, ...], runtime: str, size: int | None = None
 ) -> Entry:
@@ -200,7 +214,7 @@ def _prune(keep: Entry) -> None:
 def compiled_files() -> list[CompiledFile]:
     """All compiled models with a readable note, in the order of their names."""
     found = []
-    for note in sorted(folder().glob("*.json")):
+    for note in paths.entries(folder(), "*.json"):
         path = note.with_suffix(".ort")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             origin = json.loads(note.read_text("utf-8"))["origin"]
@@ -229,7 +243,7 @@ def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[CompiledF
 def everything() -> list[Path]:
     """Every file that this module has made: models, notes, locks and what a crash left."""
     suffixes = {".ort", ".json", ".lock", ".tmp"}
-    return sorted(path for path in folder().glob("*") if path.suffix in suffixes)
+    return [path for path in paths.entries(folder(), "*") if path.suffix in suffixes]
 
 
 def remove(path: Path) -> bool:

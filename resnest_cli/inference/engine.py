@@ -84,14 +84,14 @@ def create_engine(
     if model.exported:
         _check_exported(model, device, engine, special=special)
     if engine == "onnx" or model.exported:
-        return _onnx(model, output)
+        return _onnx(model, output, notify)
     if (
         engine == "auto"
         and not special
         and (device == "cpu" or (device == "auto" and not _accelerated()))
     ):
         try:
-            return _onnx(model, output)
+            return _onnx(model, output, notify)
         except EngineError as error:
             notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
@@ -129,10 +129,10 @@ def compile_model(model: "Model") -> bool:
     return onnx_engine.compile_model(model)
 
 
-def _onnx(model: "Model", output: Output) -> Engine:
+def _onnx(model: "Model", output: Output, notify: Callable[[str], None]) -> Engine:
     with _loading():
         from resnest_cli.inference import onnx_engine
-    return onnx_engine.create(model, (output,))
+    return onnx_engine.create(model, (output,), notify=notify)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ against 48 ms per photo with two of them).
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ LOGITS = ("logits",)
 EXPORTED = ("features", "logits")  # what an exported network gives
 
 _FATAL_ONLY = 4  # of the runtime's log levels
+_said: set[str] = set()
 
 
 class OnnxEngine:
@@ -111,14 +113,18 @@ class OnnxEngine:
 
 
 def create(
-    model: "Model", outputs: tuple[str, ...] = LOGITS, *, any_size: bool = False
+    model: "Model",
+    outputs: tuple[str, ...] = LOGITS,
+    *,
+    any_size: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> OnnxEngine:
     """The engine for this model, from its compiled form; compiles it where there is none.
 
     It is made for photos of the size of `model.preprocessing`, or for `any_size`.
 
     A compiled model that cannot be loaded is built anew; one that cannot be stored serves from
-    memory.
+    memory, which is still quicker than torch, and `notify` is told once.
 
     Raises:
         EngineError: the graph cannot be built or run here.
@@ -137,12 +143,19 @@ def create(
     entry = compilation.entry
     for rebuild in (False, True):
         if not compiled.obtain(entry, compilation.write, rebuild=rebuild):
+            _say_once(compiled.refusal(), notify)
             break
         try:
             return OnnxEngine(_open(entry.path, packed=_packed(model)), model=model)
         except Exception:
             continue
     return compilation.in_memory()
+
+
+def _say_once(text: str, notify: Callable[[str], None]) -> None:
+    if text not in _said:
+        _said.add(text)
+        notify(text)
 
 
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:

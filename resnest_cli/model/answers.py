@@ -31,7 +31,8 @@ def misfit(head: bytes) -> str:
 def continues(response: "requests.Response", note: Note, have: int) -> bool:
     """Whether a 206 is the rest of the very file whose first `have` bytes are here."""
     found = re.fullmatch(
-        r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+        r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)",
+        response.headers.get("Content-Range", "").strip(),
     )
     if not found or int(found[1]) != have or "Content-Encoding" in response.headers:
         return False

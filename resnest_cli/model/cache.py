@@ -52,7 +52,7 @@ def copies(variant: Variant) -> dict[Path, str]:
     found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
         return found
-    if (path := torch_path(variant.weights)).is_file():
+    if _is_file(path := torch_path(variant.weights)):
         found[path] = variant.weights.hash_prefix
     if variant.bundled:
         return found
@@ -81,7 +81,7 @@ def _huggingface_file(variant: Variant) -> Path | None:
         main = (repo / "refs" / "main").read_text("utf-8").strip()
         snapshots.sort(key=lambda path: path.name != main)  # stable: the others stay newest first
     files = (snapshot / name for snapshot in snapshots for name in _HUGGING_FACE_NAMES)
-    return next((path for path in files if path.is_file()), None)
+    return next(filter(_is_file, files), None)
 
 
 def set_aside(path: Path) -> Path:
@@ -124,6 +124,8 @@ def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterat
 
     lock = FileLock(_lock_of(target))
     try:
+        if variable == "RESNEST_HOME":  # one user's; the others are as their owners make them
+            paths.make_private(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
@@ -167,9 +169,7 @@ def cached_files() -> list[CachedFile]:
     published = [
         (path, variant.id)
         for variant in VARIANTS.values()
-        if variant.weights
-        and not variant.bundled
-        and (path := torch_path(variant.weights)).is_file()
+        if variant.weights and not variant.bundled and _is_file(path := torch_path(variant.weights))
     ]
     given = [(path, "") for path in _url_files() if not _LEFTOVER.fullmatch(path.name)]
     return [CachedFile(path, path.stat().st_size, model) for path, model in published + given]
@@ -187,7 +187,7 @@ def leftovers() -> list[Path]:
         path
         for path in _files(paths.resnest_home())
         if ((match := _LEFTOVER.fullmatch(path.name)) and match["name"] == LABELS_FILE)
-        or re.fullmatch(r"verified\.json\.\d+\.tmp", path.name)
+        or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
     found += [path for path in _url_files() if _LEFTOVER.fullmatch(path.name)]
     return [path for path in found if not _is_locked(_owner(path))]
@@ -227,8 +227,12 @@ def _owner(path: Path) -> Path:
 
 
 def _url_files() -> list[Path]:
-    folders = sorted((paths.resnest_home() / "weights").glob("[0-9a-f]*"))
+    folders = paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*")
     return [path for folder in folders for path in _files(folder)]
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - which does not raise in a folder of others
 
 
 def _files(folder: Path) -> list[Path]:

@@ -4,7 +4,9 @@ Source: RFC 9110, sections 13.1.5 (If-Range) and 14 (ranges). Deviation: a `Last
 serves for If-Range even where it is not strong, but only when the partial answer repeats it; the
 hash at the end has the last word anyway.
 
-One call tries one URL, several times where that can help. `weights` goes on to the next host.
+One call tries one URL, several times where that can help. `weights` goes on to the next host. A
+call ends, whatever the server does: an answer must begin, and go on faster than the least speed,
+and the file has a largest size.
 """
 
 import time
@@ -21,6 +23,8 @@ from resnest_cli.model.partial import Note, Partial, WrongFileError
 
 if TYPE_CHECKING:
     import requests
+
+    from resnest_cli.net.deadline import DeadlineSession
 
 CHUNK = 64 * 1024  # bytes; what a kill or a stall can lose
 _COPY_CHUNK = 1 << 20
@@ -45,12 +49,15 @@ class Progress(Protocol):
 class Patience:
     """How long to wait and how often to try one URL.
 
-    `connect` and `read` are seconds without any answer; `attempts` is how many attempts in a row
-    may fail without bringing the file further. `sleep` waits a number of seconds.
+    `connect` and `read` are seconds without any answer; every `window` seconds must bring `slowest`
+    bytes a second, the first window an answer, too. `attempts` is how many attempts in a row may
+    fail without bringing the file further. `sleep` waits a number of seconds.
     """
 
     connect: float = 10.0
     read: float = 30.0
+    window: float = 60.0
+    slowest: int = 1000
     attempts: int = 4
     sleep: Callable[[float], None] = time.sleep
 
@@ -61,6 +68,28 @@ class _TryAgainError(Exception):
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class _Pace:
+    """The least speed: puts the deadline off whenever a window's bytes have arrived in time."""
+
+    def __init__(self, patience: Patience) -> None:
+        from resnest_cli.net.deadline import Deadline
+
+        self.patience, self.arrived = patience, 0
+        self.deadline = Deadline(patience.window)
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes of the body."""
+        self.arrived += n
+        if self.arrived >= self.least:
+            self.arrived = 0
+            self.deadline.restart(self.patience.window)
+
+    @property
+    def least(self) -> float:
+        """Bytes that each window must bring."""
+        return self.patience.slowest * self.patience.window
 
 
 def fetch(
@@ -78,11 +107,10 @@ def fetch(
         DownloadError: this URL does not give the file; the message is the reason alone.
         CacheError: the cache folder cannot be written, or is full.
     """
-    import requests
+    from resnest_cli.net.deadline import DeadlineSession
 
     download = _Download(url, place, patience, progress, notify)
-    with requests.Session() as session:
-        session.max_redirects = 10
+    with DeadlineSession() as session:
         return download.run(session)
 
 
@@ -125,10 +153,11 @@ class _Download:
         self.url, self.place, self.patience = url, place, patience
         self.progress, self.notify = progress, notify
         self.name = web.without_login(url)  # goes to the disk and into messages
+        self.pace = _Pace(patience)
         self.answered = False  # whether the server ever sent an answer
         self.doubts = 0  # how often a finished file had the wrong hash
 
-    def run(self, session: "requests.Session") -> str:
+    def run(self, session: "DeadlineSession") -> str:
         """Attempt until the file is here, or until attempts no longer bring it further."""
         failures, most = 0, self.place.size()
         for _ in range(MAX_CONNECTIONS):
@@ -137,7 +166,8 @@ class _Download:
             except _TryAgainError as error:
                 reason, wait = str(error), error.wait
             size = self.place.size()
-            failures = 0 if size > most else failures + 1
+            least = self.pace.least if self.pace.deadline.expired else 0
+            failures = 0 if size - most > least else failures + 1
             most = max(most, size)
             if failures >= self.patience.attempts:
                 break
@@ -146,9 +176,11 @@ class _Download:
             self.patience.sleep(seconds)
         raise DownloadError(reason)
 
-    def attempt(self, session: "requests.Session") -> str:
+    def attempt(self, session: "DeadlineSession") -> str:
         """Ask for what is missing, store it, and check the whole."""
         from urllib3.exceptions import HTTPError
+
+        from resnest_cli.net.deadline import RedirectError
 
         note = self.place.resumable(self.name)
         have = self.place.size() if note else 0
@@ -158,14 +190,17 @@ class _Download:
         if note:
             headers |= {"Range": f"bytes={have}-", "If-Range": note.validator}
         timeout = (self.patience.connect, self.patience.read)
+        self.pace = _Pace(self.patience)
         try:
-            with session.get(self.url, headers=headers, stream=True, timeout=timeout) as response:
+            with session.follow(self.url, self.pace.deadline, timeout, headers) as response:
                 self.answered = True
                 if note and response.status_code == 416:
                     return self.nothing_left(response, have)
                 note, have = self.understand(response, note, have)
                 self.receive(response, note, have)
-        except (OSError, HTTPError) as error:  # requests' errors are OSErrors
+        except RedirectError as error:
+            raise DownloadError(f"it {error}") from error
+        except (OSError, ValueError, HTTPError) as error:  # requests' errors are OSErrors
             raise self.failure(error) from error
         return self.finish(doubtful=have > 0 or note.total is None)
 
@@ -208,6 +243,7 @@ class _Download:
                 self.place.write(part, data, note.total and note.total - have)
                 have += len(data)
                 shown.advance(len(data))
+                self.pace.advance(len(data))
                 data = next(chunks, b"")
         if note.total is not None and have > note.total:
             self.start_over("it sent more than the whole file")
@@ -242,6 +278,8 @@ class _Download:
         from urllib3.exceptions import MaxRetryError
 
         reason = web.plain(error)
+        if reason == web.STOPPED and self.pace.deadline.expired:
+            reason = f"it sends less than {self.patience.slowest:,} bytes a second"
         if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
             return DownloadError(reason)
         unreachable = bool(error.args) and isinstance(error.args[0], MaxRetryError)

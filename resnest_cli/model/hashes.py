@@ -1,8 +1,9 @@
 """SHA-256 of files, remembered, so that a warm start does not read 110 MB to learn nothing new.
 
-The memory is `$RESNEST_HOME/verified.json`: path -> size, mtime_ns, inode and hash. A file whose
-size, time or inode changed is hashed again. Losing the memory costs time, never correctness: it is
-written atomically, a damaged one counts as empty, and where it cannot be written it is skipped.
+The memory is `$RESNEST_HOME/verified.json`: path -> size, mtime_ns, ctime_ns, inode and hash. A
+file is hashed again if one of these has changed; nobody can set back its ctime. Losing the memory
+costs time, never correctness: it is written atomically, one that is damaged or that another user
+could have written counts as empty, and where it cannot be written it is skipped.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli import paths
+from resnest_cli.files import read_trusted, write_private
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -67,6 +69,7 @@ def _entry(path: Path, sha256: str) -> dict[str, Any]:
     return {
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
         "inode": stat.st_ino,
         "sha256": sha256 if _SHA256.fullmatch(sha256) else "",
     }
@@ -78,7 +81,7 @@ def _memory() -> Path:
 
 def _load() -> dict[str, Any]:
     try:
-        entries = json.loads(_memory().read_text("utf-8"))
+        entries = json.loads(read_trusted(_memory()))
     except (OSError, ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}
@@ -87,17 +90,11 @@ def _load() -> dict[str, Any]:
 def _update(key: str, entry: dict[str, Any] | None) -> None:
     """Write the memory anew. Of two processes at once one may lose its entry: it hashes again."""
     old = _load()
-    new = {k: v for k, v in old.items() if k != key and Path(k).exists()}
+    new = {k: v for k, v in old.items() if k != key and os.path.exists(k)}  # noqa: PTH110 - no error
     if entry is not None:
         new[key] = entry
     if new == old:
         return
     memory = _memory()
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(new, indent=1), "utf-8")
-        temporary.replace(memory)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    paths.make_private(memory.parent)
+    write_private(memory, json.dumps(new, indent=1).encode())

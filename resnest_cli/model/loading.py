@@ -9,9 +9,14 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
+from resnest_cli.errors import (
+    CheckpointError,
+    NewerFormatError,
+    UnknownModelError,
+    UsageError,
+)
 from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
@@ -24,6 +29,7 @@ from resnest_cli.model.variants import (
     get_variant,
 )
 from resnest_cli.paths import resnest_home
+from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
     from resnest_cli.model.resnest import ResNeSt
 
+_T = TypeVar("_T")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
 
@@ -122,7 +129,10 @@ def find_model(
         load = _published_loader(variant, access)
     else:
         path = _own_file(name, variant, source, access)
-        known, load = _describe(path, variant)
+        if source is not None and weights.is_url(source):
+            known, load = _describe_fetched(path, variant, source)
+        else:
+            known, load = _describe(path, variant)
     assert known.variant is not None
     assert known.preprocessing is not None
     assert known.num_classes is not None
@@ -235,6 +245,36 @@ def _describe(
     if known.format == "pickle":
         _remember(path, loaded.info)
     return loaded.info, lambda: loaded
+
+
+def _describe_fetched(
+    path: Path, variant: Variant | None, url: str
+) -> "tuple[CheckpointInfo, Callable[[], Checkpoint]]":
+    """As `_describe`, for what an address gave: without weights in it, it is not kept."""
+
+    def tried(read: "Callable[[], _T]") -> "_T":
+        try:
+            return read()
+        except CheckpointError as error:
+            if isinstance(error, NewerFormatError) or _holds_weights(path):
+                raise
+            aside = weights.set_aside(path)
+            raise CheckpointError(
+                f"{error} It came from {without_login(url)}, and was set aside as {aside.name}: "
+                "the next run fetches it again."
+            ) from error
+
+    known, load = tried(lambda: _describe(path, variant))
+    return known, lambda: tried(load)
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether a file could be used, if for another model than the one asked for."""
+    try:
+        _describe(path, None)[1]()
+    except CheckpointError:
+        return False
+    return True
 
 
 def _note(path: Path) -> Path:

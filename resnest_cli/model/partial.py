@@ -3,7 +3,8 @@
 `<name>.part` holds the bytes that have arrived, `<name>.part.json` which file they belong to. The
 note is removed before the bytes are, and written before new bytes are, so that a kill at any moment
 leaves fewer bytes or none, never bytes of another file. The final name appears in one step, and
-only when the SHA-256 is right.
+only when the SHA-256 is right. The folder may be shared: a link under one of these names is not
+followed.
 """
 
 import errno
@@ -17,8 +18,10 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 
+from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError
 
+LARGEST = 8 << 30  # bytes; the largest ResNeSt, with all that a training keeps, has 2 GB
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -44,12 +47,14 @@ class Partial:
     """The place a download goes to.
 
     `sha256` is the expected hash, its first digits, or empty where none is known; `variable` is the
-    environment variable that moves the cache, for messages.
+    environment variable that moves the cache, for messages; `largest` is how many bytes the file
+    may have.
     """
 
     target: Path
     sha256: str
     variable: str
+    largest: int = LARGEST
 
     @property
     def part(self) -> Path:
@@ -81,14 +86,17 @@ class Partial:
         """Start afresh: no bytes yet, of the file that the note describes.
 
         Raises:
+            DownloadError: the file is too large.
             CacheError: the folder cannot be written or has no room for the file.
         """
         if note.total is not None:
+            self.check_size(note.total)
             self.check_room(note.total - self.size())  # the old part makes room
         with self.writing():
             self.discard()
-            self.note.write_text(json.dumps(asdict(note)), "utf-8")
-            self.part.write_bytes(b"")
+            with FileIO(self.note, "xb", opener=self._open) as file:
+                file.write(json.dumps(asdict(note)).encode())
+            FileIO(self.part, "xb", opener=self._open).close()
 
     def discard(self) -> None:
         """Forget the bytes so far."""
@@ -103,14 +111,20 @@ class Partial:
             CacheError: the file cannot be opened.
         """
         with self.writing():
-            return FileIO(self.part, "ab")
+            return FileIO(self.part, "ab", opener=self._open)
 
     def write(self, file: FileIO, data: bytes, left: int | None) -> None:
         """Write data to the file that `append` opened; `left` bytes are to come, these included.
 
         Raises:
+            DownloadError: the file has become too large; what has arrived is of no use.
             CacheError: the disk is full, or refuses.
         """
+        try:
+            self.check_size(file.tell() + len(data))
+        except DownloadError:
+            self.discard()
+            raise
         view = memoryview(data)
         try:
             while view:
@@ -121,6 +135,15 @@ class Partial:
             needed = len(view) if left is None else left - len(data) + len(view)
             free = self._free() or 0
             raise self._full(needed - free if needed > free else needed) from error
+
+    def check_size(self, size: int) -> None:
+        """Check that a file of `size` bytes may be the one.
+
+        Raises:
+            DownloadError: it is too large.
+        """
+        if size > self.largest:
+            raise DownloadError(f"it is larger than the limit of {self.largest:,} bytes")
 
     def check_room(self, needed: int) -> None:
         """Check that `needed` more bytes fit.
@@ -159,6 +182,10 @@ class Partial:
         except OSError as error:
             raise cannot_write(error, self.target.parent, self.variable) from error
 
+    def _open(self, path: str, flags: int) -> int:
+        mode = 0o600 if self.variable == "RESNEST_HOME" else 0o666  # others share torch.hub's
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
     def _free(self) -> int | None:
         try:
             return shutil.disk_usage(self.target.parent).free
@@ -173,8 +200,22 @@ class Partial:
         )
 
 
+def no_place(folder: Path, variable: str) -> str:
+    """Why a cache folder cannot be, and which variable names another; empty if it may be."""
+    why = paths.homeless(folder)
+    if not why:
+        return ""
+    return f"there is no cache folder: {why}. Set {variable} to one that can be written."
+
+
 def cannot_write(error: OSError, folder: Path, variable: str) -> CacheError:
     """The error of a cache folder that refuses: which one, why, and which variable moves it."""
+    if missing := no_place(folder, variable):
+        return CacheError(missing)
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return CacheError(
+            f"too many files are open to write to {folder}. Raise the limit, see `ulimit -n`."
+        )
     if error.errno in _FULL:
         return CacheError(
             f"the disk of {folder} is full. Free some space, or set {variable} to a folder on "

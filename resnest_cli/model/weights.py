@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
+from resnest_cli.files import distrusted
 from resnest_cli.model import hashes
 from resnest_cli.model.cache import (
     CachedFile,
@@ -31,7 +32,7 @@ from resnest_cli.model.cache import (
 )
 from resnest_cli.model.fetch import Patience, Progress, copy, fetch
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
-from resnest_cli.model.partial import Partial
+from resnest_cli.model.partial import LARGEST, Partial, no_place
 from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
 from resnest_cli.web import without_login
 
@@ -44,6 +45,7 @@ __all__ = [
     "ensure",
     "fetch_labels",
     "find_cached",
+    "is_url",
     "leftovers",
     "remove",
     "set_aside",
@@ -52,7 +54,8 @@ __all__ = [
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
 PATIENCE = Patience()
-LABELS_PATIENCE = Patience(connect=3, read=5, attempts=1)
+LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)
+_LARGEST_LABELS = 100_000  # bytes
 
 
 def ignore(_message: str) -> None:
@@ -122,7 +125,7 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
         )
     target = torch_path(weights)
     request = _Request(
-        Partial(target, weights.hash_prefix, "TORCH_HOME"),
+        Partial(target, weights.hash_prefix, "TORCH_HOME", 8 * (variant.parameters or LARGEST)),
         (*_mirrored(access.mirror, weights.name), *weights.urls),
         f"{weights.name}, the weights of {variant.id},",
         f"run `resnest download {variant.id}` where there is a network, ",
@@ -130,7 +133,7 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
     )
     path, origin = _obtain(request, access, lambda: _good_copy(variant, ignore))
     if origin:
-        fetch_labels(access, public=_is_url(origin))
+        fetch_labels(access, public=is_url(origin))
     return path
 
 
@@ -162,7 +165,7 @@ def fetch_labels(access: Access = Access(), *, public: bool = True) -> Path | No
     """
     target = paths.resnest_home() / LABELS_FILE
     request = _Request(
-        Partial(target, LABELS_SHA256, "RESNEST_HOME"),
+        Partial(target, LABELS_SHA256, "RESNEST_HOME", _LARGEST_LABELS),
         (*_mirrored(access.mirror, LABELS_FILE), *((LABELS_URL,) if public else ())),
         LABELS_FILE,
         "",
@@ -222,7 +225,11 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
     Returns its path and the origin, which is empty for a file that another process has fetched.
     """
     place, reasons = request.place, []
-    origins = [o for o in request.origins if not (access.offline and _is_url(o))]
+    if missing := no_place(place.target.parent, place.variable):
+        raise CacheError(
+            f"{request.title} is not on this machine, and {missing}{_instead(request)}"
+        )
+    origins = [o for o in request.origins if not (access.offline and is_url(o))]
     if not origins:
         raise _not_available(request, access, [])
     with locked(place.target, place.variable, access.notify):
@@ -235,7 +242,7 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
             )
         for origin in origins:
             try:
-                if _is_url(origin):
+                if is_url(origin):
                     sha256 = fetch(origin, place, access.patience, access.progress, access.notify)
                 else:
                     sha256 = copy(Path(origin), place, access.progress)
@@ -250,7 +257,7 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:
     """The error after every origin was asked in vain, or none may be asked."""
     target = request.place.target
-    urls = [without_login(origin) for origin in request.origins if _is_url(origin)]
+    urls = [without_login(origin) for origin in request.origins if is_url(origin)]
     if access.offline:
         looked = [f"{p}: {'damaged' if p.is_file() else 'not there'}" for p in request.looked_at]
         return OfflineError(
@@ -285,7 +292,7 @@ def _listed(lines: list[str]) -> str:
 
 def _from_source(source: str, access: Access) -> Path:
     """What `--weights` names: a path as it is, or a URL's file."""
-    if _is_url(source):
+    if is_url(source):
         return _from_url(source, access)
     path = _local(source)
     if path.is_file():
@@ -309,7 +316,14 @@ def _from_url(url: str, access: Access) -> Path:
     expected = digits[1] if digits else ""
 
     def look() -> Path | None:
-        return target if _is_good(target, expected) else None
+        if not _is_good(target, expected):
+            return None
+        if not expected and (why := distrusted(target)):  # nothing but its owner vouches for it
+            raise CacheError(
+                f"{target}, the file of {without_login(url)}, is not used: it {why}. Remove it, or "
+                "set RESNEST_HOME to a folder of your own."
+            )
+        return target
 
     place = Partial(target, expected, "RESNEST_HOME")
     request = _Request(place, (url,), without_login(url), "", (target,))
@@ -320,12 +334,13 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
     """Where the mirror, a URL prefix or a folder, keeps a file."""
     if not mirror:
         return ()
-    if _is_url(mirror):
+    if is_url(mirror):
         return (f"{mirror.rstrip('/')}/{name}",)
     return (str(_local(mirror) / name),)
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Whether it is an address, and no file: of this machine, `file://` ones included."""
     return "://" in text and not text.lower().startswith("file://")
 
 
@@ -334,4 +349,4 @@ def _local(text: str) -> Path:
         from urllib.request import url2pathname  # 30 ms: it brings ssl and http
 
         return Path(url2pathname(urlsplit(text).path))
-    return Path(text).expanduser()
+    return paths.expanded(text)

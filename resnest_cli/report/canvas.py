@@ -27,14 +27,14 @@ def matplotlib() -> ModuleType:
     A notebook names its own in MPLBACKEND, which commands started from it inherit, and matplotlib
     refuses to be imported where that package is missing.
     """
+    # It logs about its caches and fonts; none of that concerns the user of a run.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     named = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     finally:
         if named is not None:
             os.environ["MPLBACKEND"] = named
-    # It logs about its caches and fonts; none of that concerns the user of a run.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     return matplotlib
 
 

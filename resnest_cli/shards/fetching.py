@@ -22,6 +22,7 @@ from resnest_cli.errors import DownloadError, ResnestError, UsageError
 from resnest_cli.shards.index import Shard
 
 AHEAD = 3  # shards that are fetched while another is read
+_LARGEST = 2**40  # bytes; of a shard whose size no index knows
 _MOST_TEXT = 2**30  # bytes; an index has a kilobyte or more for each shard
 
 
@@ -51,8 +52,17 @@ class Files:
             self._pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="shards")
         for ahead in range(place, min(place + 1 + AHEAD, len(self._shards))):
             if self._shards[ahead].remote and ahead not in self._fetched:
-                self._fetched[ahead] = self._pool.submit(fetch, self._shards[ahead], self._closed)
+                self._fetched[ahead] = self._begin(self._pool, self._shards[ahead])
         return self._fetched.pop(place).result()
+
+    def _begin(self, pool: ThreadPoolExecutor, shard: Shard) -> Future[BinaryIO]:
+        try:
+            return pool.submit(fetch, shard, self._closed)
+        except RuntimeError as error:  # this machine, or its container, has no thread left
+            raise ResnestError(
+                f"{shard.title}: the shard cannot be fetched: {error}. Raise the limit of "
+                "processes (ulimit -u, or the container's), or use fewer --workers."
+            ) from error
 
     def give_up(self) -> None:
         """Ends all downloads soon; may be called from another thread."""
@@ -130,21 +140,22 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
     from resnest_cli.model.partial import Partial
 
     watch = _Watch(closed or threading.Event())
-    with tempfile.TemporaryDirectory(prefix="resnest-shard-") as folder:
-        target = Path(folder) / (hashlib.sha256(shard.place.encode()).hexdigest()[:16] + ".tar")
-        try:
-            download(
-                shard.place,
-                Partial(target, shard.sha256, "TMPDIR"),
-                Patience(sleep=watch.sleep),
-                watch,
-            )
-        except DownloadError as error:
-            raise ResnestError(f"{shard.title}: the shard cannot be fetched: {error}.") from error
-        size = target.stat().st_size
-        if shard.size and size != shard.size:
-            raise wrong_size(shard, size)
-        return target.open("rb")
+    try:
+        with tempfile.TemporaryDirectory(prefix="resnest-shard-") as folder:
+            target = Path(folder) / (hashlib.sha256(shard.place.encode()).hexdigest()[:16] + ".tar")
+            place = Partial(target, shard.sha256, "TMPDIR", shard.size or _LARGEST)
+            download(shard.place, place, Patience(sleep=watch.sleep), watch)
+            size = target.stat().st_size
+            if shard.size and size != shard.size:
+                raise wrong_size(shard, size)
+            return target.open("rb")
+    except DownloadError as error:
+        raise ResnestError(f"{shard.title}: the shard cannot be fetched: {error}.") from error
+    except OSError as error:
+        raise ResnestError(
+            f"{shard.title}: the shard has no place in the temporary folder: "
+            f"{error.strerror or error}. Set TMPDIR to a folder with space for a few shards."
+        ) from error
 
 
 def fetch_text(address: str) -> bytes | None:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import socket
@@ -13,6 +14,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -374,9 +376,133 @@ def test_redirect_is_followed(get, place, server) -> None:
 
 def test_redirect_loop_is_an_error(get, place, server) -> None:
     loop = Reply(302, headers={"Location": "/net.pth"})
-    with pytest.raises(DownloadError, match="in circles"):
+    with pytest.raises(DownloadError, match="it redirects more than 10 times"):
         get(*[loop] * 30)
     assert len(server.requests) == 11
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:,x"])
+def test_redirects_elsewhere_are_not_followed(get, target) -> None:
+    with pytest.raises(DownloadError, match=r"it redirects to \w+:, which is not followed"):
+        get(Reply(302, headers={"Location": target}))
+
+
+def test_an_endless_body_of_a_redirect_is_not_read(get, place) -> None:
+    assert get(Reply(302, b"x", {"Location": "/net.pth", "Content-Length": "9" * 12})) == SHA256
+    assert_whole(place)
+
+
+# Servers without an end. Each case would run for ever, or fill the memory or the disk, unless it
+# is cut short.
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+_CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
+_WHOLE = _CHUNKED + f"{len(DATA):x}\r\n".encode() + DATA + b"\r\n0\r\n"
+SLOW = {
+    "status": Reply(raw=b"HTTP/1.1 " + b"2" * 500, pace=0.02),
+    "header": Reply(raw=_OK + b"X: " + b"2" * 500, pace=0.02),
+    "body": Reply(raw=_OK + b"\r\n" + b"2" * 500, pace=0.02),
+    "length": Reply(raw=_CHUNKED + b"0" * 500, pace=0.02),
+    "chunks": Reply(raw=_CHUNKED + b"1\r\nx\r\n" * 500, pace=0.02),
+    "continue": Reply(raw=b"", endless=b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "trailers": Reply(raw=_CHUNKED + b"1\r\nx\r\n0\r\n", endless=b"X: y\r\n"),
+    "extensions": Reply(raw=_CHUNKED, endless=b"1;x=y\r\nx\r\n" + b"0;" + b"y" * 9999),
+}
+BROKEN = {
+    "headers": Reply(raw=_OK, endless=b"A: b\r\n"),
+    "a header": Reply(raw=_OK + b"A: ", endless=b"b" * 9999),
+    "a length": Reply(raw=_CHUNKED, endless=b"0" * 9999),
+    "a trailer": Reply(raw=_CHUNKED + b"1\r\nx\r\n0\r\nA: ", endless=b"b" * 9999),
+    "negative": Reply(raw=_CHUNKED + b"-5\r\nabcde\r\n0\r\n\r\n", then="close"),
+    "minus one": Reply(raw=_CHUNKED + b"-1\r\n", endless=b"b" * 9999),
+    "huge": Reply(raw=_CHUNKED + b"f" * 30 + b"\r\nabc", then="close"),
+    "no number": Reply(raw=_CHUNKED + b"zz\r\nabc", then="close"),
+    "two lengths": Reply(raw=_OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"),
+    "HTTP/0.9": Reply(raw=b"weights\n" * 9, then="close"),
+    "another protocol": Reply(raw=b"SSH-2.0-OpenSSH_9.6\r\n", then="close"),
+    "longer than sent": Reply(200, b"x" * 999, {"Content-Length": "1000"}, then="close"),
+}
+IMPATIENT = Patience(connect=2, read=1, window=0.3, slowest=10_000, attempts=1)
+
+
+@pytest.mark.parametrize("reply", SLOW.values(), ids=SLOW)
+def test_a_server_that_drips_is_given_up(server, place, reply) -> None:
+    server.script("/net.pth", reply)
+    with pytest.raises(DownloadError, match="it sends less than 10,000 bytes a second"):
+        fetch.fetch(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
+    assert not place.target.exists()
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
+def test_a_broken_answer_is_an_error_in_words(server, place, reply) -> None:
+    server.script("/net.pth", reply)
+    with pytest.raises(DownloadError, match=r"^(the connection broke|it sent|its answer)"):
+        fetch.fetch(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
+    assert not place.target.exists()
+
+
+def test_drips_of_every_attempt_count_as_failures(server, place, recorder) -> None:
+    """A few bytes each time are no progress."""
+    server.files["/net.pth"] = File(DATA)
+    server.script("/net.pth", *[SLOW["chunks"]] * 9)
+    patience = replace(IMPATIENT, attempts=2, sleep=recorder.pauses.append)
+    with pytest.raises(DownloadError, match="less than"):
+        fetch.fetch(server.url("/net.pth"), place, patience)
+    assert len(server.requests) == 2
+
+
+def test_a_steady_server_is_waited_for_longer_than_a_window(server, place) -> None:
+    raw = _OK + f"Content-Length: {len(DATA)}\r\n\r\n".encode()
+    steady = Reply(raw=raw + DATA[:400], pace=0.002, then="close")  # 0.8 s
+    server.files["/net.pth"] = File(DATA)
+    server.script("/net.pth", steady)
+    patience = Patience(read=1, window=0.4, slowest=1, attempts=2, sleep=lambda _: None)
+    assert fetch.fetch(server.url("/net.pth"), place, patience) == SHA256
+
+
+@pytest.mark.parametrize("length", ["100001", "9" * 15, "9" * 30, "9" * 3999])
+def test_an_announced_length_beyond_the_limit(get, place, length) -> None:
+    small = replace(place, largest=100_000)
+    with pytest.raises(DownloadError, match="larger than the limit of 100,000 bytes"):
+        get(Reply(headers={"Content-Length": length}), place=small)
+    assert list(place.target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(framing="chunked"), Reply(framing="close"), Reply(body=b"\0" * 10**7, compress=True)],
+    ids=["chunked", "close", "bomb"],
+)
+def test_a_body_beyond_the_limit(get, server, place, reply) -> None:
+    small = replace(place, largest=100_000)
+    with pytest.raises(DownloadError, match="larger than the limit of 100,000 bytes"):
+        get(reply, place=small)
+    assert len(server.requests) == 1
+    assert list(place.target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", ["-5", "+5", "5 6", "\u0665", "five", ""])
+def test_a_length_that_is_none_is_unknown(get, place, length) -> None:
+    headers = {"Content-Length": length.encode("utf-8").decode("latin-1"), "Connection": "close"}
+    assert get(Reply(headers=headers, then="close")) == SHA256
+    assert_whole(place)
+
+
+def test_a_length_that_is_too_short_is_found_by_the_hash(get, place) -> None:
+    with pytest.raises(WrongFileError):
+        get(Reply(headers={"Content-Length": "1000"}))
+    assert not place.target.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no links")
+@pytest.mark.parametrize("end", [".part", ".part.json"])
+def test_links_beside_the_file_are_not_followed(get, place, tmp_path, end) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    place.target.with_name(f"net.pth{end}").symlink_to(precious)
+    assert get() == SHA256
+    assert precious.read_text() == "precious"
+    assert_whole(place)
 
 
 @pytest.mark.parametrize(
@@ -525,9 +651,25 @@ def test_each_kind_of_full_disk_tells_what_to_do(place, name) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
 def test_enospc_while_writing(place) -> None:
-    place.part.symlink_to("/dev/full")
-    with place.append() as file, pytest.raises(CacheError, match=r"lacks .* bytes"):
+    with FileIO("/dev/full", "r+") as file, pytest.raises(CacheError, match=r"lacks .* bytes"):
         place.write(file, b"1234", None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_NOFILE")
+def test_no_more_files_can_be_opened(get, place, server) -> None:
+    import resource
+
+    assert get() == SHA256  # whatever is imported on the way
+    place.target.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # those that are open stay so
+    try:
+        with pytest.raises(DownloadError, match="Too many open files"):
+            get()
+        with pytest.raises(CacheError, match="ulimit -n"):
+            begin(place, server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_folder_that_cannot_be_written(get, place) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from resnest_cli.errors import CheckpointError, LabelsError, UnknownModelError, UsageError
-from resnest_cli.model import checkpoint
+from resnest_cli.model import checkpoint, hashes
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import build
 from resnest_cli.model.weights import Access
 from tests.conftest import CLASSES, Published
 from tests.networks import enliven
+from tests.server import File, Server
 
 
 @pytest.fixture
@@ -112,17 +114,15 @@ def test_what_cannot_be(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_damage_behind_an_unchanged_stat_is_noticed(published: Published) -> None:
-    """Same size, time and inode: only reading can tell."""
-    import os
-
+    """As when a disk loses bits: only reading can tell."""
     published.serve()
     messages: list[str] = []
     access = Access(notify=messages.append)
     model = find_model("resnest14d", access=access)
-    before = model.path.stat()
+    sha256 = hashes.known_sha256(model.path)
     with model.path.open("r+b") as file:
         file.write(b"\0" * 1000)
-    os.utime(model.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    hashes.remember(model.path, sha256)
     offline = find_model("resnest14d", access=replace(access, offline=True))
     with pytest.raises(CheckpointError, match="--offline"):
         offline.network()
@@ -130,3 +130,56 @@ def test_damage_behind_an_unchanged_stat_is_noticed(published: Published) -> Non
     assert any("set aside" in text for text in messages)
     assert model.path.read_bytes() == published.data
     assert checkpoint.load(model.path, variant=published.variant).info.num_classes == 1000
+
+
+# What is behind `--weights URL`, and whether it is kept.
+
+
+def _torch_file(path: Path, variant: str, classes: int = 3) -> bytes:
+    torch.save(enliven(build(variant, num_classes=classes)).state_dict(), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"no such file\n", b'{"error": "not found"}', b"PK\x03\x04 cut", b"\0" * 999],
+    ids=["text", "json", "cut", "zeros"],
+)
+def test_what_an_address_gives_is_not_kept_if_it_holds_no_weights(
+    server: Server, tmp_path: Path, bad: bytes
+) -> None:
+    url = server.url("/a.pth")
+    server.files["/a.pth"] = File(bad)
+    with pytest.raises(
+        CheckpointError, match=r"came from .*a\.pth.* the next run fetches it again"
+    ):
+        find_model("resnest14d", source=url)
+    server.files["/a.pth"] = File(_torch_file(tmp_path / "a.pth", "resnest14d"))
+    assert find_model("resnest14d", source=url).num_classes == 3
+    assert find_model("resnest14d", source=url).network() is not None
+    assert len(server.requests) == 2
+
+
+def test_weights_of_another_model_are_kept(server: Server, tmp_path: Path) -> None:
+    """It is the name of the model that is wrong."""
+    server.files["/a.pth"] = File(_torch_file(tmp_path / "a.pth", "resnest14d"))
+    url = server.url("/a.pth")
+    with pytest.raises(CheckpointError) as caught:
+        find_model("resnest50d", source=url)
+    assert "set aside" not in str(caught.value)
+    assert find_model("resnest14d", source=url).num_classes == 3
+    assert len(server.requests) == 1
+
+
+def test_weights_of_an_address_that_break_on_the_disk(server: Server, tmp_path: Path) -> None:
+    network = enliven(build("resnest14d", num_classes=3))
+    save_file(network.state_dict(), tmp_path / "a.safetensors")
+    data = (tmp_path / "a.safetensors").read_bytes()
+    server.files["/a.safetensors"] = File(data)
+    url = server.url("/a.safetensors")
+    model = find_model("resnest14d", source=url)
+    model.path.write_bytes(data[:-1000])
+    with pytest.raises(CheckpointError, match="the next run fetches it again"):
+        find_model("resnest14d", source=url).network()
+    assert find_model("resnest14d", source=url).network() is not None
+    assert len(server.requests) == 2

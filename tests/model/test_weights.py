@@ -326,6 +326,37 @@ def test_the_hash_in_the_name_of_a_url_is_checked(variant, access, server) -> No
     assert weights.ensure(variant, access, server.url(name)).read_bytes() == DATA
 
 
+def test_the_file_of_a_url_is_private(variant, access, server, homes) -> None:
+    server.files["/own.pth"] = File(DATA)
+    before = os.umask(0)
+    try:
+        path = weights.ensure(variant, access, server.url("/own.pth"))
+    finally:
+        os.umask(before)
+    folders = [path, *path.parents[:3]]
+    assert [f"{folder.stat().st_mode & 0o777:o}" for folder in folders] == ["600", *["700"] * 3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes")
+def test_the_file_of_a_url_that_others_can_write_is_not_used(variant, access, server) -> None:
+    """Where its name has no hash, nothing but its owner vouches for it."""
+    for name in ("/own.pth", "/" + NAME):
+        server.files[name] = File(DATA)
+        weights.ensure(variant, access, server.url(name)).chmod(0o666)
+    with pytest.raises(
+        CacheError, match=r"own\.pth, .* can be written by other users.* RESNEST_HOME"
+    ):
+        weights.ensure(variant, access, server.url("/own.pth"))
+    assert weights.ensure(variant, access, server.url("/" + NAME)).read_bytes() == DATA
+
+
+def test_a_published_file_has_the_size_of_its_network(variant, access, server, target) -> None:
+    small = replace(variant, parameters=1000)
+    with pytest.raises(DownloadError, match="larger than the limit of 8,000 bytes"):
+        weights.ensure(small, access)
+    assert not target.exists()
+
+
 def test_a_url_offline(variant, access, server) -> None:
     with pytest.raises(OfflineError, match=r"/own\.pth"):
         weights.ensure(variant, replace(access, offline=True), server.url("/own.pth"))
@@ -379,10 +410,9 @@ def test_verify(variant, access, target) -> None:
 
 def test_verify_ignores_the_memory(variant, access, target) -> None:
     weights.ensure(variant, access)
-    stat = target.stat()
     with target.open("r+b") as file:
         file.write(b"damage")
-    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    hashes.remember(target, SHA256)
     assert weights.ensure(variant, access).read_bytes() != DATA  # what the memory cannot see
     result = weights.verify(variant)
     assert result.status == "damaged"
@@ -561,7 +591,7 @@ def test_only_our_files_are_listed(homes) -> None:
         *(put(torch / f"{PUBLISHED}.{end}") for end in ("part", "part.json")),
         put(own / "net.pth.part"),
         put(homes / "resnest_home/imagenet_classes.txt.lock"),
-        put(homes / "resnest_home/verified.json.12.tmp"),
+        put(homes / "resnest_home/.verified.json.0123abcd.tmp"),
     ]
     others = ["resnet50-0676ba61.pth", "resnet50-0676ba61.pth.part", "x.lock", "a.damaged"]
     for name in others:

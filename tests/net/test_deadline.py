@@ -1,0 +1,33 @@
+"""What a server may send to be read: lines that end, lengths that are some."""
+
+import io
+from http.client import HTTPException
+
+import pytest
+
+from resnest_cli.net import deadline
+
+
+def reader(data: bytes) -> deadline._Reader:
+    return deadline._Reader(io.BytesIO(data))
+
+
+def test_a_line_without_end_is_not_read_to_its_end() -> None:
+    lines = reader(b"short\r\n" + b"x" * 10_000_000)
+    assert lines.readline() == b"short\r\n"
+    with pytest.raises(HTTPException, match="a line without end"):
+        lines.readline()
+    assert len(lines.raw.read()) > 9_000_000
+
+
+@pytest.mark.parametrize("size", [-1, -5, None])
+def test_nothing_is_read_to_its_end(size: int | None) -> None:
+    with pytest.raises(HTTPException, match="a length that is none"):
+        reader(b"x" * 10).read(size)
+
+
+def test_a_deadline_is_put_off() -> None:
+    end = deadline.Deadline(0)
+    assert end.expired
+    end.restart(60)
+    assert 0 < end.left <= 60
