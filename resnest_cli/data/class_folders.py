@@ -34,6 +34,7 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> Listing:
         return read_table(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
+    reading.check_no_table(data, "a folder")
     found = _subfolders(path)
     sides = [name for name in VALIDATION if name in found]
     # A class may be called train, too: then no validation stands beside it, but other classes.

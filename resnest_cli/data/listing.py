@@ -1,7 +1,10 @@
 """The photos of a data set as they were listed, before any is opened, and how to read it."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
+
+from resnest_cli.errors import UsageError
 
 Side = Literal["train", "val", "test"]
 
@@ -46,5 +49,23 @@ class Reading:
     base_folder: str | None = None
     extension: str | None = None
 
+    def check_no_table(self, data: str, what: str) -> None:
+        """Tells settings of tables that go with data of another kind, such as "a folder".
+
+        Raises:
+            UsageError: names the first.
+        """
+        for name in ("path_column", "label_column", "split_column", "base_folder", "extension"):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
+                    f"Parquet), and {data} is {what}."
+                )
+
 
 AS_FOUND = Reading()
+
+
+def canonical(label: str) -> str:
+    """A label as it is compared: Unicode's composed form, NFC. Names are kept as they are found."""
+    return unicodedata.normalize("NFC", label)
