@@ -198,7 +198,11 @@ class _Finder:
 
     def _split(self) -> int | None:
         """The column that says who trains: by its name, or by all of its values."""
-        strict = [p for p, key in enumerate(self.keys) if key == _SPLIT and p not in self.taken]
+        strict = [
+            place
+            for place, key in enumerate(self.keys)
+            if key == _SPLIT and place not in self.taken and any(self.table.values(place))
+        ]
         if len(strict) > 1:
             raise self._several("split", strict)
         found = strict or [
@@ -220,13 +224,13 @@ class _Finder:
         return None
 
     def _is_split(self, place: int) -> bool:
-        if self.keys[place] in _YES_NO:
-            return True
         values: set[str] = set()
         for value in self.table.values(place):
             values.add(value)
             if len(values) > _FEW:
                 return False
+        if self.keys[place] in _YES_NO and self.reading.split_names is None:
+            return {_TRUTH.get(value.lower()) for value in values} >= {0, 1}
         known = self._known(values)
         if self.keys[place] in _MAYBE_SPLITS:
             return bool(known)  # and all of them must be; see `_sides`

@@ -147,7 +147,8 @@ def _from(start: Path, folder: str) -> str:
 def _place(text: str, base: Base, windows: bool) -> Place:
     """The first spelling of a path that exists; the last of the usual ones where none does."""
     places = (_joined(spelling, base) for spelling in _spellings(text, windows))
-    return next((place for place in places if place.is_there), _joined(_usual(text), base))
+    found = next((place for place in places if place.is_there), None)
+    return found or _joined(_usual(text), base)
 
 
 def _joined(name: str, base: Base) -> Place:

@@ -105,7 +105,14 @@ def _labels(table: Table, column: int, notes: list[str], path: Path) -> list[str
         labels = [match[1] for match in whole if match]
         notes.append(f"{path}: labels such as 1.0 are read as 1")
     first: dict[str, str] = {}
-    return [first.setdefault(canonical(label), label) for label in labels]
+    labels = [first.setdefault(canonical(label), label) for label in labels]
+    by_case: dict[str, list[str]] = {}
+    for key, label in first.items():
+        by_case.setdefault(key.casefold(), []).append(label)
+    alike = next((same for same in by_case.values() if len(same) > 1), None)
+    if alike:
+        notes.append(f"{path}: classes that differ in case alone are several: {', '.join(alike)}")
+    return labels
 
 
 def _test_notes(photos: Sequence[Listed], path: Path) -> list[str]:
@@ -114,7 +121,7 @@ def _test_notes(photos: Sequence[Listed], path: Path) -> list[str]:
     if not labels:
         return []
     count = sum(photo.side == "test" for photo in photos)
-    notes = [f"{path}: {count} photo(s) of the test split are held out"]
+    notes = [f"{path}: {count} photo(s) of the test split are held out of training"]
     alone = sorted(labels - {photo.label for photo in photos if photo.side != "test"})
     if alone:
         some = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if alone[5:] else "")

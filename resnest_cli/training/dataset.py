@@ -129,6 +129,10 @@ def load_dataset(
     """
     listing = list_data(data, reading)
     listing.photos = [photo for photo in listing.photos if photo.side != "test"]
+    if listing.photos and all(photo.side == "val" for photo in listing.photos):
+        raise UsageError(f"{data}: no photo to train on; all of them are to validate.")
+    if not listing.photos:
+        raise UsageError(f"{data}: no photo to train on; all of them are of the test split.")
     _check_text(listing, data)
     check_classes(listing, data)
     checked = list(_check(listing.photos, workers, progress or (lambda _done, _total: None)))

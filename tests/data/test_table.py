@@ -252,13 +252,14 @@ def test_a_path_may_be_bytes_that_are_no_text(place: Path) -> None:
             2 * [unicodedata.normalize("NFD", "café")],
         ),
         (["nan", "NA"], ["nan", "NA"]),
+        (["Cat", "cat"], ["Cat", "cat"]),
     ],
 )
 def test_labels(place: Path, labels: list[str], expected: list[str]) -> None:
     rows = [f"{name},{label}" for name, label in zip(PHOTOS, labels, strict=False)]
     listing = read(place, "\n".join(["path,label", *rows]))
     assert [photo.label for photo in listing.photos] == expected
-    assert bool(listing.notes) == (labels[0] == "1.0")
+    assert bool(listing.notes) == (labels[0] in {"1.0", "Cat"})
 
 
 @pytest.mark.parametrize(
@@ -392,6 +393,8 @@ SIDES = ["train", "val", "test"]
         (("fold", "1", "2", "3"), {}, [None] * 3),
         (("anything", "train", "car", "bus"), {}, [None] * 3),
         (("anything", "train", "train", "train"), {}, [None] * 3),
+        (("split", "", "", ""), {}, [None] * 3),
+        (("is_valid", "True", "True", "True"), {}, [None] * 3),
     ],
 )  # fmt: skip
 def test_splits(
