@@ -251,7 +251,7 @@ PathColumn = Annotated[
 READING = {
     "split_names": (
         "TRAIN,VAL[,TEST]",
-        "What the data call these sides, in folders or in a column; usual names are known.",
+        "What the data call these sides, in folders or a column; usual names are known; or none.",
     ),
     "path_column": ("NAME", "Of a table: the column of paths, where its name is not a usual one."),
     "label_column": ("NAME", "Of a table: the column of labels, likewise."),

@@ -129,10 +129,15 @@ def check_classes(listing: Listing, data: str) -> None:
     """Tells validation classes that training does not know.
 
     Raises:
-        UsageError: names them, and the nearest known ones.
+        UsageError: names them, and the nearest known ones; or nothing is there to train on.
     """
-    known = sorted({photo.label for photo in listing.photos if photo.side != "val"})
-    unknown = sorted({photo.label for photo in listing.photos} - set(known))
+    if not any(photo.side in {None, "train"} for photo in listing.photos):
+        raise UsageError(
+            f"{data}: has {' and '.join(sorted({str(p.side) for p in listing.photos}))}, but no "
+            "photos to train on beside it."
+        )
+    known = sorted({photo.label for photo in listing.photos if photo.side in {None, "train"}})
+    unknown = sorted({photo.label for photo in listing.side("val")} - set(known))
     if unknown:
         hint = did_you_mean_among(unknown[0], known)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

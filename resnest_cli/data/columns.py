@@ -80,6 +80,9 @@ class _Finder:
         self.table, self.reading, self.file = table, reading, file
         self.keys = [_key(name) for name in table.columns]
         self.taken: set[int] = set()
+        self.no_split = (reading.split_names or "").strip().lower() == "none"
+        if self.no_split and reading.split_column is not None:
+            raise UsageError("--split-names none: then there is no --split-column; leave out one.")
 
     def found(self) -> Columns:
         path = self._named("path", self.reading.path_column)
@@ -89,7 +92,7 @@ class _Finder:
             path = self._by_name("path", _PATHS) if self.table.named else self._by_photos()
         if label is None:
             label = self._by_name("label", _LABELS)
-        if split is None:
+        if split is None and not self.no_split:
             split = self._split()
         if path is None and label is not None:
             path = self._only_left("path", _LABELS)

@@ -7,6 +7,7 @@ from typing import Literal
 from resnest_cli.errors import UsageError
 
 Side = Literal["train", "val", "test"]
+SIDES: tuple[Side, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Listing:
 class Reading:
     """How to read a data set, where it cannot say so itself; None is found out.
 
-    `split_names` are the data's own names of train, val and test, with commas between them. Of a
-    table: the columns of paths, labels and splits, the folder that its paths are relative to, and
+    `split_names` are the data's own names of train, val and test, with commas between them, or
+    "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths are relative to, and
     the extension of names that have none.
     """
 
@@ -67,5 +68,5 @@ AS_FOUND = Reading()
 
 
 def canonical(label: str) -> str:
-    """A label as it is compared: Unicode's composed form, NFC. Names are kept as they are found."""
+    """What two spellings of one label share: `é` may be one character or two."""
     return unicodedata.normalize("NFC", label)

@@ -30,6 +30,7 @@ _OTHERS = {
     b"\xd0\xcf\x11\xe0": "an Excel file (.xls)",
     b"SQLite format 3": "an SQLite file",
     b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF",
 }
 
 
@@ -68,6 +69,8 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
         UsageError: it is none of them, damaged, or without a row.
         ResnestError: it cannot be read, or Parquet without pyarrow.
     """
+    if is_photo(path.name):
+        raise UsageError(f"{path}: is a photo; give a folder of class folders, or a table of them.")
     begin = read_bytes(path, 16)
     if begin.startswith(b"PAR1"):
         table = _parquet(path)
@@ -80,7 +83,8 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
         table = _json(text, path) if json_ else _csv(text, path, unnamed)
         table.windows = windows
         table.notes[:0] = notes
-    table.rows = [row for row in table.rows if any(cell.strip() for cell in row.cells)]
+    if not table.odd:
+        table.rows = [row for row in table.rows if any(cell.strip() for cell in row.cells)]
     return table
 
 

@@ -119,8 +119,8 @@ def load_dataset(
 
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
-    in it alone. `classes` is how many the user expects, `class_names` a file of readable names,
-    `reading` what the data cannot say themselves. Photos of a test split are left out.
+    in it alone. `classes` is how many the user expects, `class_names` a file of readable names;
+    `reading` says what the data cannot say. Photos of a test side are left alone.
 
     Raises:
         UsageError: the data are not there, have no or other classes, names that are no text, no
@@ -128,14 +128,10 @@ def load_dataset(
         ResnestError: a folder cannot be read.
     """
     listing = list_data(data, reading)
-    listing.photos = [photo for photo in listing.photos if photo.side != "test"]
-    if listing.photos and all(photo.side == "val" for photo in listing.photos):
-        raise UsageError(f"{data}: no photo to train on; all of them are to validate.")
-    if not listing.photos:
-        raise UsageError(f"{data}: no photo to train on; all of them are of the test split.")
     _check_text(listing, data)
     check_classes(listing, data)
-    checked = list(_check(listing.photos, workers, progress or (lambda _done, _total: None)))
+    photos = [photo for photo in listing.photos if photo.side != "test"]
+    checked = list(_check(photos, workers, progress or (lambda _done, _total: None)))
     good = [item for item in checked if item.error is None]
     bad = tuple(
         BadPhoto(item.photo.name, item.photo.label, item.error)
@@ -160,7 +156,7 @@ def load_dataset(
     names, more = readable_names(ids, class_names)
     notes += more
     if not val:
-        raise UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
+        raise _nothing_validates(data, listing, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
     return DataSet(
         class_ids=ids,
@@ -173,6 +169,21 @@ def load_dataset(
         duplicates=len(good) - len({item.digest for item in good}),
         own_split=listing.own_split,
     )
+
+
+def _nothing_validates(data: str, listing: Listing, same: int) -> UsageError:
+    if not listing.own_split:
+        return UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
+    brought = len(listing.side("val"))
+    return UsageError(
+        f"{data}: none of its {brought} validation photo(s) can be used: {same} are the same as "
+        f"training photos, {brought - same} cannot be read or are of classes without training "
+        "photos. Mend them, or take them away: then a part of the training photos validates."
+    )
+
+
+def _sample(photo: Listed, index: dict[str, int]) -> Sample:
+    return Sample(photo.path, photo.name, index[photo.label])
 
 
 def _check_text(listing: Listing, data: str) -> None:
@@ -190,10 +201,6 @@ def _check_text(listing: Listing, data: str) -> None:
                 "can hold it. Rename the folder, or unpack the archive with its own encoding, such "
                 "as unzip -O cp437."
             ) from None
-
-
-def _sample(photo: Listed, index: dict[str, int]) -> Sample:
-    return Sample(photo.path, photo.name, index[photo.label])
 
 
 def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterator[_Checked]:
@@ -225,7 +232,11 @@ def _checked(photo: Listed) -> _Checked:
 
 def _class_notes(listing: Listing, counts: Counter[str]) -> list[str]:
     notes = [f"{folder}: no photos; the class is left out" for folder in listing.empty]
-    lost = Counter(photo.label for photo in listing.photos if photo.label not in counts)
+    lost = Counter(
+        photo.label
+        for photo in listing.photos
+        if photo.label not in counts and photo.side != "test"
+    )
     notes += [
         f"{label}: no readable photos to train on; the class is left out, with all {count} photo(s)"
         for label, count in sorted(lost.items())

@@ -210,6 +210,7 @@ def test_parquet_without_pyarrow(place: Path, monkeypatch: pytest.MonkeyPatch) -
         ('{"path": {"0": "cat/0.jpg"},\n "label": {"0": "cat"}}', "is one JSON object.*orient="),
         ('["cat/0.jpg"]', "row 1 is no JSON object"),
         ("[]", "has no record"),
+        ('{"images": [{"file_name": "cat/0.jpg"}], "annotations": [1]}', "images .path. holds"),
         ('{"path": "cat/0.jpg", "label": ["cat", "dog"]}', "label .label. holds lists"),
         ('{"path": "cat/0.jpg", "label": "\\ud800"}', "line 1: .*no text"),
         ("[" * 100_000, "is not JSON"),
@@ -394,6 +395,7 @@ SIDES = ["train", "val", "test"]
         (("anything", "train", "car", "bus"), {}, [None] * 3),
         (("anything", "train", "train", "train"), {}, [None] * 3),
         (("split", "", "", ""), {}, [None] * 3),
+        (("split", "train", "val", "x"), {"split_names": "none"}, [None] * 3),
         (("is_valid", "True", "True", "True"), {}, [None] * 3),
     ],
 )  # fmt: skip
@@ -421,6 +423,7 @@ def test_splits(
         (("split", "train", "val", "test"), {"split_names": "a,b"}, "unknown split 'train'"),
         (("x", "train", "val", "test"), {"split_names": "a,b"}, "no column of .* has these values"),
         (("x", "a", "b", "c"), {"split_column": "x"}, "unknown split 'a'"),
+        (("x", "a", "b", "c"), {"split_column": "x", "split_names": "none"}, "leave out one"),
         (("x", "a", "b", "c"), {"split_column": "y"}, "--split-column y: .* no such column"),
     ],
 )  # fmt: skip

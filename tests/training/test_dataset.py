@@ -275,8 +275,8 @@ def test_test_rows_are_held_out(manifest: Path) -> None:
         ("path,label,split\ndata/cat/0.png,a,train\ndata/cat/1.png,b,\n", "have no split"),
         ("path,label\ndata/cat/0.png,a\ndata/cat/0.png,b\n", "more than once"),
         ('path,label\n"data/cat/0.png,a\n', "not CSV"),
-        ("path,label,split\ndata/cat/0.png,a,test\n", "all of them are of the test split"),
-        ("path,label,split\ndata/cat/0.png,a,val\n", "all of them are to validate"),
+        ("path,label,split\ndata/cat/0.png,a,test\n", "has test, but no photos to train on"),
+        ("path,label,split\ndata/cat/0.png,a,val\n", "has val, but no photos to train on"),
     ],
 )
 def test_bad_manifests_name_the_line(manifest: Path, text: str, message: str) -> None:
