@@ -39,8 +39,8 @@ class Reading:
     """How to read a data set, where it cannot say so itself; None is found out.
 
     `split_names` are the data's own names of train, val and test, with commas between them, or
-    "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths are relative to, and
-    the extension of names that have none.
+    "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths
+    are relative to, and the extension of names that have none.
     """
 
     split_names: str | None = None

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from resnest_cli.data.encoding import WINDOWS
@@ -27,6 +26,7 @@ from resnest_cli.errors import UsageError, one_line
 from resnest_cli.images.sources import EXTENSIONS
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive has one letter
+_FILE = re.compile(r"file:(?://(?:localhost)?)?(/(?!/).*)", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[a-z]:[\\/]|\\\\|/", re.IGNORECASE)  # on any machine
 _SEPARATORS = re.compile(r"[\\/]+")
 _TRIED = 20  # photos, to find out how many folders to leave out
@@ -111,11 +111,11 @@ def _extension(text: str | None) -> str:
 def _local(table: Path, unit: str, cell: Cell, cells: Sequence[Cell]) -> str:
     """The text of a cell; of an address with file: its path."""
     text = cell.text.strip()
+    local = _FILE.fullmatch(text)
+    if local:
+        return url2pathname(local[1])
     if not _ADDRESS.match(text):
         return cell.text
-    parts = urlsplit(text)
-    if parts.scheme.lower() == "file" and parts.netloc.lower() in {"", "localhost"}:
-        return url2pathname(parts.path)
     count = sum(_ADDRESS.match(other.text.strip()) is not None for other in cells)
     raise UsageError(
         f"{table}: {count} of {len(cells)} paths are addresses, {unit} {cell.number} first: "

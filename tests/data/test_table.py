@@ -274,6 +274,7 @@ def test_labels(place: Path, labels: list[str], expected: list[str]) -> None:
         (unicodedata.normalize("NFD", "café/0.jpg"), "café/0.jpg"),
         ("ABSOLUTE/cat/0.jpg", "ABSOLUTE/cat/0.jpg"),
         ("file://ABSOLUTE/cat/0.jpg", "ABSOLUTE/cat/0.jpg"),
+        ("file:ABSOLUTE/cat/0.jpg", "ABSOLUTE/cat/0.jpg"),
         ("file://localhostABSOLUTE/a%20b/0%20.jpg", "ABSOLUTE/a b/0 .jpg"),
     ],
 )
@@ -348,6 +349,7 @@ def test_paths_from_the_working_folder(place: Path, monkeypatch: pytest.MonkeyPa
         ("path,label\nC:\\x\\1.jpg,c\n", {"base_folder": "PLACE/dog/"}, None),
         ("path,label\nC:\\x\\9.jpg,c\n", {"base_folder": "PLACE/dog"}, "Looked for .*dog/9.jpg"),
         ("path,label\ncat,c\n", {}, "1 of 1 photos are not there"),  # a folder
+        ("path,label\nfile://nas[/x.jpg,c\n", {}, "1 of 1 paths are addresses"),
         ("path,label\nhttps://x.org/a.jpg,c\ncat/0.jpg,c\ns3://b/a.jpg,d\n", {},
          "2 of 3 paths are addresses, line 2 first: https://x.org/a.jpg.*download them first"),
     ],
