@@ -272,7 +272,7 @@ class _Finder:
         """What was decided, where the columns are not called as we ask for."""
         columns, expected = self.table.columns, {"path": path, "label": label, "split": split}
         taken = {kind: columns[p] for kind, p in expected.items() if p is not None}
-        if all(kind == name for kind, name in taken.items()):
+        if all(kind == _key(name) for kind, name in taken.items()):
             return []
         said = ", ".join(f"{name} ({kind})" for kind, name in taken.items())
         return [f"{self.file}: columns taken: {said}"]

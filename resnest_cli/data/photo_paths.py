@@ -215,6 +215,8 @@ def _not_there(table: Path, missing: list[Place], total: int, reading: Reading) 
 
 def _hint(table: Path, place: Place, reading: Reading) -> str:
     """What may help: another folder, an extension, or what is there under nearly this name."""
+    if os.path.isdir(place.path):  # noqa: PTH112
+        return " That is a folder. Do the names of photos stand in another column? --path-column."
     if _ABSOLUTE.match(place.name) and reading.base_folder is None:
         return " Are these paths of another machine? --base-folder DIR says where they are here."
     extensions = [""] if is_photo(place.path) else ["", *_endings()]

@@ -151,6 +151,11 @@ def _csv_rows(reader: Any, path: Path, before: int) -> Iterator[Row]:
 def _fit(row: Row, table: Table, path: Path) -> None:
     """Gives a row a cell for each column; empty ones too many go."""
     wanted, cells = len(table.columns), row.cells
+    if wanted == 1:
+        raise UsageError(
+            f"{path}: has one column only, called {shown(table.columns)}. The first line names two "
+            "or more, with commas, semicolons, tabs or bars between them: path,label."
+        )
     if any(cell.strip() for cell in cells[wanted:]):
         raise UsageError(
             f"{path}: line {row.number} has {len(cells)} cells, but there are {wanted} columns: "
