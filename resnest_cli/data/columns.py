@@ -47,7 +47,7 @@ _YES_NO: Mapping[str, tuple[Side, Side]] = {
     "istest": ("test", "train"), "istrain": ("train", "val"), "istraining": ("train", "val"),
 }  # fmt: skip
 _TRUTH = {"true": 0, "1": 0, "1.0": 0, "yes": 0, "false": 1, "0": 1, "0.0": 1, "no": 1}
-_INDEX = frozenset(("", "unnamed:0", "index", "indexlevel0"))
+_INDEX = re.compile(r"|unnamed:[\d.]+|index|indexlevel0")  # pandas' row numbers
 _FEW = 20  # different values of a split
 
 
@@ -167,7 +167,7 @@ class _Finder:
             and self.table.columns[place] not in self.table.odd
             and key not in _MAYBE_SPLITS
             and not (
-                key.replace("_", "") in _INDEX
+                _INDEX.fullmatch(key)
                 and all(value.isdecimal() for value in self.table.values(place))
             )
         ]
@@ -249,7 +249,7 @@ class _Finder:
     def _sides(self, place: int) -> dict[str, Side]:
         """The side of each value of a split."""
         values = Counter(self.table.values(place))
-        del values[""]  # told by line
+        del values[""]  # `table` names their lines
         known: dict[str, Side]
         if self.keys[place] in _YES_NO and self.reading.split_names is None:
             sides = _YES_NO[self.keys[place]]
