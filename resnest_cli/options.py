@@ -1,7 +1,7 @@
 """Options that several commands share, each defined once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -247,6 +247,35 @@ PathColumn = Annotated[
         show_default=False,
     ),
 ]
+# How labelled photos are read, where the data cannot say so; see `data.listing.Reading`.
+READING = {
+    "split_names": (
+        "TRAIN,VAL[,TEST]",
+        "What the data call these sides, in folders or a column; usual names are known; or none.",
+    ),
+    "path_column": ("NAME", "Of a table: the column of paths, where its name is not a usual one."),
+    "label_column": ("NAME", "Of a table: the column of labels, likewise."),
+    "split_column": ("NAME", "Of a table: the column of train, val and test, likewise."),
+    "base_folder": ("DIR", "Of a table: the folder with the photos; the table's own, unless said."),
+    "extension": ("EXT", "Of a table: what paths without an extension lack, such as .jpg."),
+}
+
+
+def reading_option(name: str, panel: str | None = None) -> Any:
+    """The option of a field of `Reading`."""
+    metavar, help_ = READING[name]
+    flag = "--" + name.replace("_", "-")
+    return typer.Option(
+        flag, metavar=metavar, help=help_, rich_help_panel=panel, show_default=False
+    )
+
+
+SplitNames = Annotated[str | None, reading_option("split_names")]
+TablePathColumn = Annotated[str | None, reading_option("path_column")]
+LabelColumn = Annotated[str | None, reading_option("label_column")]
+SplitColumn = Annotated[str | None, reading_option("split_column")]
+BaseFolder = Annotated[str | None, reading_option("base_folder")]
+Extension = Annotated[str | None, reading_option("extension")]
 Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Also write a page to look at in a browser."),

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from resnest_cli import options
+
 _DATA, _PHOTOS = "Data and model", "What the network sees"
 _LEARNING, _RATE = "How it learns", "Learning rate"
 _LOSS, _MACHINE = "Loss and regularisation", "Where it runs"
@@ -50,6 +52,10 @@ SETTINGS: dict[str, Any] = {
     "class_names": _option(
         str, "--class-names", "FILE", "Readable names of the folders: lines id,name.", _DATA
     ),
+    **{
+        name: Annotated[str | None, options.reading_option(name, _DATA)]
+        for name in options.READING
+    },
     "val_split": _number(
         "--val-split", "Share of each class that validates, where the data have no split (0.2).",
         _DATA,

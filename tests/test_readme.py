@@ -81,6 +81,10 @@ def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
                 path = work / "tiny-imagenet" / side / name / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make_photo(path, (64, 64), seed=hash_of(side, name, number))
+    rows = [f"{number},{'ab'[number % 2]}" for number in range(8)]
+    (work / "labels.csv").write_text("\n".join(["id,breed", *rows]))
+    for number in range(8):
+        make_photo(work / "photos" / f"{number}.jpg", seed=number)
     packed(work / "data", work / "shards", photos_per_shard=None, shard_bytes=256_000_000)
     (work / "classes.tsv").write_text("n02124075\tEgyptian cat\nn07920052\tespresso\n")
     settings = 'command = "finetune"\ndata = "data"\nmodel = "resnest50d"\nepochs = 1\n'

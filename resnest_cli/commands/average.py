@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from resnest_cli import options, output
+from resnest_cli.commands.inputs import picked
+from resnest_cli.data.listing import Reading
 from resnest_cli.errors import UsageError
 
 EPILOG = """Examples:
@@ -31,15 +33,21 @@ def average(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR",
+            metavar="DATA",
             help="Compute batch norm's statistics anew on the training photos of these data.",
         ),
     ] = None,
+    split_names: options.SplitNames = None,
+    path_column: options.TablePathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    base_folder: options.BaseFolder = None,
+    extension: options.Extension = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there under this name.")
     ] = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Average the weights of checkpoints (stochastic weight averaging).
 
@@ -47,6 +55,7 @@ def average(
     epochs (--keep-epochs) of a run at a high learning rate is often better than each. Batch norm's
     statistics are averaged, too, which serves for neighbouring epochs; --data computes them anew.
     """
+    given = locals()
     if output_ is None:
         raise UsageError("name the file to write with -o: average.safetensors.")
     if output_.suffix != ".safetensors":
@@ -63,7 +72,15 @@ def average(
     if data is not None:
         with TrainingDisplay() as display:
             with display.scanning() as progress:
-                dataset = load_dataset(data, val_split=0.2, seed=0, progress=progress)
+                dataset = load_dataset(
+                    data,
+                    val_split=0.2,
+                    seed=0,
+                    reading=picked(Reading, given),
+                    progress=progress,
+                )
+            for note in dataset.notes:
+                output.message(note)
             found = recomputed(found, dataset.train, display.statistics)
     checkpoint.save(output_, found.tensors, found.info)
     output.message(f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics "

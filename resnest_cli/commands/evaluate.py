@@ -9,6 +9,7 @@ import typer
 from resnest_cli import options, output
 from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_written, picked, write_page
+from resnest_cli.data.listing import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -36,7 +37,7 @@ def evaluate_command(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="A folder of class folders, or a CSV of path,label[,split]."
+            metavar="DATA", help="A folder of class folders, or a table of path,label[,split]."
         ),
     ],
     model: options.Model = DEFAULT_MODEL,
@@ -52,6 +53,12 @@ def evaluate_command(
         Split,
         typer.Option(help="Which side of data with a split: val, unless said (auto)."),
     ] = "auto",
+    split_names: options.SplitNames = None,
+    path_column: options.TablePathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    base_folder: options.BaseFolder = None,
+    extension: options.Extension = None,
     known_only: Annotated[
         bool, typer.Option("--known-only", help="Leave out classes that the model does not know.")
     ] = False,
@@ -99,7 +106,9 @@ def evaluate_command(
         time_limit=predict_job.DECODING_LIMIT,
     )  # fmt: skip
     model_options = picked(ModelOptions, given)
-    job = EvaluateJob(data, split, known_only, run_options, model_options, tta, calibrate)
+    job = EvaluateJob(
+        data, split, known_only, run_options, model_options, tta, calibrate, picked(Reading, given)
+    )
     if html is not None:
         check_written(html, (model, weights, labels))
     if output_ is not None:

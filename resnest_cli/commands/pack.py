@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from resnest_cli import options, output
+from resnest_cli.commands.inputs import picked
+from resnest_cli.data.listing import Reading
 from resnest_cli.errors import UsageError
 
 EPILOG = """Examples:
@@ -25,7 +27,7 @@ def pack(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A folder of class folders (or with train/ and val/ in it), or a CSV: path,label.",
+            help="A folder of class folders (or with train/ and val/), or a table: path,label.",
         ),
     ],
     output_: Annotated[
@@ -64,6 +66,12 @@ def pack(
             "--class-names", metavar="FILE", help="Readable names of the folders: lines id,name."
         ),
     ] = None,
+    split_names: options.SplitNames = None,
+    path_column: options.TablePathColumn = None,
+    label_column: options.LabelColumn = None,
+    split_column: options.SplitColumn = None,
+    base_folder: options.BaseFolder = None,
+    extension: options.Extension = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Of the split and of the order.")
     ] = 0,
@@ -71,8 +79,8 @@ def pack(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace other shards in that folder.")
     ] = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Pack photos into tar shards, from which `resnest train` reads in order.
 
@@ -82,6 +90,7 @@ def pack(
     options give the same bytes. Each shard is read back and compared before it gets its name. When
     it was interrupted, the same command goes on.
     """
+    given = locals()
     from resnest_cli.inference.cores import usable_cores
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.packing.job import PackJob
@@ -117,6 +126,7 @@ def pack(
                     seed=seed,
                     classes=classes,
                     class_names=class_names,
+                    reading=picked(Reading, given),
                     workers=job.workers,
                     progress=_checking(scanned, stop.check),
                 )

@@ -22,8 +22,8 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="A folder of class folders (or with train/ and val/ in it), a CSV: path,label, or tar "
-        "shards: a folder of `resnest pack`, or a quoted pattern.",
+        help="A folder of class folders (or with train/ and val/ in it), a table: path,label, or "
+        "tar shards: a folder of `resnest pack`, or a quoted pattern.",
     ),
 ]
 DataOption = Annotated[

@@ -47,6 +47,7 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> Listing:
         return read_table(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
+    reading.check_no_table(data, "a folder")
     found = _subfolders(path)
     sides = _sides_among(path, found, reading.split_names)
     if sides:

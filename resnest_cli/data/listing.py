@@ -4,6 +4,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
+from resnest_cli.errors import UsageError
+
 Side = Literal["train", "val", "test"]
 SIDES: tuple[Side, ...] = ("train", "val", "test")
 
@@ -36,9 +38,9 @@ class Listing:
 class Reading:
     """How to read a data set, where it cannot say so itself; None is found out.
 
-    `split_names` are the data's own names of train, val and test, with commas between them. Of a
-    table: the columns of paths, labels and splits, the folder that its paths are relative to, and
-    the extension of names that have none.
+    `split_names` are the data's own names of train, val and test, with commas between them, or
+    "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths
+    are relative to, and the extension of names that have none.
     """
 
     split_names: str | None = None
@@ -47,6 +49,19 @@ class Reading:
     split_column: str | None = None
     base_folder: str | None = None
     extension: str | None = None
+
+    def check_no_table(self, data: str, what: str) -> None:
+        """Tells settings of tables that go with data of another kind, such as "a folder".
+
+        Raises:
+            UsageError: names the first.
+        """
+        for name in ("path_column", "label_column", "split_column", "base_folder", "extension"):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
+                    f"Parquet), and {data} is {what}."
+                )
 
 
 AS_FOUND = Reading()

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from resnest_cli.data.listing import AS_FOUND, Reading
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -38,6 +39,7 @@ class EvaluateJob:
     model: ModelOptions
     tta: bool = False
     keep_logits: bool = False
+    reading: Reading = AS_FOUND
 
 
 class Answered(NamedTuple):
@@ -167,7 +169,7 @@ def _labelled(job: EvaluateJob) -> "tuple[list[Listed], list[str]]":
     """The photos of the wanted side, and what the user should know of the data."""
     from resnest_cli.data.class_folders import list_data
 
-    listing = list_data(job.data)
+    listing = list_data(job.data, job.reading)
     if not listing.own_split:
         if job.split in {"train", "val"}:
             raise UsageError(f"--split {job.split}: {job.data} has no split.")

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from resnest_cli.data.encoding import decoded
+from resnest_cli.data.listing import canonical
 from resnest_cli.errors import UsageError
 from resnest_cli.training.dataset import DataSet
 
@@ -26,28 +28,28 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
         shares = [photos / (number * max(1, count)) for count in dataset.train_counts]
         return torch.tensor(shares, dtype=torch.float32)
     found = _read(Path(what))
-    missing = [id_ for id_ in dataset.class_ids if id_ not in found]
+    ids = [canonical(id_) for id_ in dataset.class_ids]
+    missing = [id_ for id_ in ids if id_ not in found]
     if missing:
         raise UsageError(
             f"--class-weights {what}: has no weight for {missing[0]!r}"
             f"{f' and {len(missing) - 1} more' if missing[1:] else ''}. Add a line id,weight."
         )
-    unknown = sorted(set(found) - set(dataset.class_ids))
+    unknown = sorted(set(found) - set(ids))
     if unknown:
         raise UsageError(f"--class-weights {what}: {unknown[0]!r} is no class of these data.")
-    return torch.tensor([found[id_] for id_ in dataset.class_ids], dtype=torch.float32)
+    return torch.tensor([found[id_] for id_ in ids], dtype=torch.float32)
 
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"--class-weights {path}: cannot be read: {error.strerror or error}. Give none, "
             "balanced, or a file of lines id,weight."
         ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--class-weights {path}: is not UTF-8 text.") from error
+    text = decoded(data, f"--class-weights {path}").text  # a wrong guess names no class
     found = {}
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         if not any(cell.strip() for cell in row):
@@ -60,5 +62,5 @@ def _read(path: Path) -> dict[str, float]:
             raise UsageError(
                 f"--class-weights {path}: line {number} is no id,weight with a weight above 0."
             )
-        found[id_] = weight
+        found[canonical(id_)] = weight
     return found

@@ -4,9 +4,10 @@ A setting that is None is not decided yet: `resolve` decides it from the size of
 device, so that what is written down is complete and `--config args.toml` repeats the run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from resnest_cli.data.listing import Reading
 from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.variants import Interpolation
 
@@ -19,12 +20,14 @@ Sched = Literal["cosine", "step", "onecycle", "constant"]
 class Config:
     """The settings of one run; names are those of the flags, with underscores.
 
-    What is trained: `command`; `data` (folder, manifest or shards); `val_data` (shards to validate
+    What is trained: `command`; `data` (folder, table or shards); `val_data` (shards to validate
     with, where an index does not say); `model` (variant or checkpoint);
     `weights` (path or URL of other weights for a named variant); `recipe`; `classes` (how many the
-    user expects); `class_names` (file of readable names); `val_split` (share of each class that
-    validates, in (0, 1), where the data has no split of its own); `balanced` (each class is drawn
-    equally often); `class_weights` ("none", "balanced", or a file of weights: see `class_weights`).
+    user expects); `class_names` (file of readable names); `split_names`, `path_column`,
+    `label_column`, `split_column`, `base_folder` and `extension` (how the data are read: see
+    `data.listing.Reading`); `val_split` (share of each class that validates, in (0, 1), where the
+    data has no split of its own); `balanced` (each class is drawn equally often); `class_weights`
+    ("none", "balanced", or a file of weights: see `class_weights`).
 
     What goes in: `img_size` (side in pixels, for validation and prediction), `train_size` (for
     training, where not the same) and `start_size` (in the first epochs, from which it grows; see
@@ -65,6 +68,12 @@ class Config:
     recipe: str
     classes: int | None = None
     class_names: str | None = None
+    split_names: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    base_folder: str | None = None
+    extension: str | None = None
     val_split: float = 0.2
     balanced: bool = False
     class_weights: str = "none"
@@ -123,3 +132,8 @@ class Config:
     keep_epochs: int = 0
     time_budget: str | None = None
     tensorboard: bool = False
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read, where they cannot say so themselves."""
+        return Reading(**{field.name: getattr(self, field.name) for field in fields(Reading)})

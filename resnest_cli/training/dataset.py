@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading
+from resnest_cli.data.encoding import decoded
+from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, canonical
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.decode import decode
 from resnest_cli.training.seeds import derived_seed
@@ -114,7 +115,7 @@ def load_dataset(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Finds, checks and splits the photos of a folder or manifest; see `data.class_folders`.
+    """Finds, checks and splits the photos of a folder or a table; see `data.class_folders`.
 
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
@@ -122,10 +123,12 @@ def load_dataset(
     `reading` says what the data cannot say. Photos of a test side are left alone.
 
     Raises:
-        UsageError: the data are not there, have no or other classes, or no photo to validate with.
+        UsageError: the data are not there, have no or other classes, names that are no text, no
+            photo that can be read, or none to validate with.
         ResnestError: a folder cannot be read.
     """
     listing = list_data(data, reading)
+    _check_text(listing, data)
     check_classes(listing, data)
     photos = [photo for photo in listing.photos if photo.side != "test"]
     checked = list(_check(photos, workers, progress or (lambda _done, _total: None)))
@@ -135,6 +138,10 @@ def load_dataset(
         for item in checked
         if item.error is not None
     )
+    if bad and not good:
+        raise UsageError(
+            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
+        )
     counts = Counter(item.photo.label for item in good if item.photo.side != "val")
     check_count(counts, classes, data)
     notes = [*listing.notes, *_class_notes(listing, counts)]
@@ -146,12 +153,14 @@ def load_dataset(
     else:
         train, val = _split(good, val_split, seed, notes)
     _note_missing(ids, val, notes)
+    names, more = readable_names(ids, class_names)
+    notes += more
     if not val:
         raise _nothing_validates(data, listing, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
     return DataSet(
         class_ids=ids,
-        class_names=readable_names(ids, class_names),
+        class_names=names,
         train=tuple(_sample(photo, index) for photo in train),
         val=tuple(_sample(photo, index) for photo in val),
         bad=bad,
@@ -175,6 +184,23 @@ def _nothing_validates(data: str, listing: Listing, same: int) -> UsageError:
 
 def _sample(photo: Listed, index: dict[str, int]) -> Sample:
     return Sample(photo.path, photo.name, index[photo.label])
+
+
+def _check_text(listing: Listing, data: str) -> None:
+    """Raises UsageError for a class that no checkpoint can name, before anything is learned.
+
+    Old archives hold names in other encodings than UTF-8; which one, nothing says.
+    """
+    for label in sorted({photo.label for photo in listing.photos}):
+        try:
+            label.encode("utf-8")
+        except UnicodeEncodeError:
+            name = os.fsencode(label)
+            raise UsageError(
+                f"{data}: the class {str(name)[1:]} has a name that is not UTF-8, so no checkpoint "
+                "can hold it. Rename the folder, or unpack the archive with its own encoding, such "
+                "as unzip -O cp437."
+            ) from None
 
 
 def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterator[_Checked]:
@@ -296,20 +322,18 @@ def _note_missing(ids: Sequence[str], val: Sequence[Listed], notes: list[str]) -
         notes.append(f"no validation photos, so nothing is known of: {_some(missing)}")
 
 
-def readable_names(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
-    """Names from lines `id,name` or `id<TAB>name`; the ids themselves without a file.
+def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...], list[str]]:
+    """Names from lines `id,name` or `id<TAB>name`, and notes; the ids themselves without a file.
 
     Raises:
-        UsageError: the file cannot be read, or lacks the name of a class.
+        UsageError: the file cannot be read, is no text, or lacks the name of a class.
     """
     if path is None:
-        return tuple(ids)
+        return tuple(ids), []
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text, notes, _ = decoded(Path(path).read_bytes(), path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
     delimiter = "\t" if "\t" in text else ","
     names = {}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -319,13 +343,13 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[str, ...]:
                 continue
             if len(row) < 2 or not row[1].strip():
                 raise UsageError(f"{path}: line {reader.line_num} lacks a name; lines are id,name.")
-            names[row[0].strip()] = delimiter.join(row[1:]).strip()
+            names[canonical(row[0].strip())] = delimiter.join(row[1:]).strip()
     except csv.Error as error:
         raise UsageError(f"{path}: line {reader.line_num} is not CSV: {error}.") from error
-    missing = [id_ for id_ in ids if id_ not in names]
+    missing = [id_ for id_ in ids if canonical(id_) not in names]
     if missing:
         raise UsageError(f"{path}: has no name for {_some(missing)}. Add a line for each class.")
-    return tuple(names[id_] for id_ in ids)
+    return tuple(names[canonical(id_)] for id_ in ids), notes
 
 
 def base_folder(data: str) -> str:

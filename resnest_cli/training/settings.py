@@ -247,7 +247,7 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
         reason = "the frozen backbone's features are computed once; --freeze none lets it act"
         why |= {key: reason for key, off in _NOT_CACHED.items() if given.get(key, off) != off}
     if is_shards(config.data):
-        why["val_split"] = "shards have a split of their own"
+        why |= dict.fromkeys(("val_split", "split_names"), "shards have a split of their own")
     if config.opt != "sgd":
         why |= dict.fromkeys(("momentum", "lr_base"), "it is for --opt sgd")
     elif given.get("lr") is not None:

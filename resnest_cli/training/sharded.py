@@ -29,6 +29,7 @@ def load_data(config: Config, progress: Progress | None = None) -> DataSet:
         ResnestError: what is there cannot be read.
     """
     if is_shards(config.data):
+        config.reading.check_no_table(config.data, "shards")
         found = find_shards(
             config.data,
             val_data=config.val_data,
@@ -47,16 +48,17 @@ def load_data(config: Config, progress: Progress | None = None) -> DataSet:
         seed=config.seed,
         classes=config.classes,
         class_names=config.class_names,
+        reading=config.reading,
         progress=progress,
     )
 
 
 def dataset_of(index: Index, class_names: str | None = None) -> DataSet:
     """The data set of shards; `class_names` is a file of readable names."""
-    names = index.class_names
+    names, notes = index.class_names, list[str]()
     if class_names is not None:
-        names = readable_names(index.class_ids, class_names)
-    return DataSet(index.class_ids, names, (), (), own_split=True, shards=index)
+        names, notes = readable_names(index.class_ids, class_names)
+    return DataSet(index.class_ids, names, (), (), notes=tuple(notes), own_split=True, shards=index)
 
 
 def write_shards(path: Path, dataset: DataSet) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -245,10 +247,27 @@ def test_manifest(manifest: Path, plain: Path) -> None:
     assert len(found.val) == 4
 
 
+def test_test_rows_are_held_out(manifest: Path) -> None:
+    """A test set is not a validation set."""
+    for sides, own in ((("train", "train", "val", "test"), True), (("train", "test"), False)):
+        rows = [
+            f"data/{label}/{i}.png,{label},{sides[i % len(sides)]}"
+            for label in ("cat", "dog")
+            for i in range(8)
+        ]
+        manifest.write_text("path,label,split\n" + "\n".join(rows))
+        found = load(manifest)
+        used = names(found.train) | names(found.val)
+        assert used == {row.split(",")[0] for row in rows if not row.endswith("test")}
+        assert len(found.val) == (4 if own else 2)
+        assert found.own_split == own
+        assert any("4 photo(s) of the test" in note or "8 photo(s)" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,class\na,b\n", "path,label"),
+        ("kind,what\na,b\n", "path,label"),
         ("path,label\n", "lists no photo"),
         ("path,label\na.png,\n", "line 2 lacks"),
         ("path,label\ndata/cat/0.png,a\n,b\n", "line 3 lacks"),
@@ -256,6 +275,8 @@ def test_manifest(manifest: Path, plain: Path) -> None:
         ("path,label,split\ndata/cat/0.png,a,train\ndata/cat/1.png,b,\n", "have no split"),
         ("path,label\ndata/cat/0.png,a\ndata/cat/0.png,b\n", "more than once"),
         ('path,label\n"data/cat/0.png,a\n', "not CSV"),
+        ("path,label,split\ndata/cat/0.png,a,test\n", "has test, but no photos to train on"),
+        ("path,label,split\ndata/cat/0.png,a,val\n", "has val, but no photos to train on"),
     ],
 )
 def test_bad_manifests_name_the_line(manifest: Path, text: str, message: str) -> None:
@@ -286,6 +307,34 @@ def test_class_names(plain: Path) -> None:
         load(plain, class_names=str(path))
     with pytest.raises(UsageError, match="cannot be read"):
         load(plain, class_names="none.txt")
+    path.write_bytes("cat,Kätzchen\ndog,Hund\nemu,Emu\n".encode("cp1252"))
+    found = load(plain, class_names=str(path))
+    assert found.class_names == ("Kätzchen", "Hund", "Emu")
+    assert "read as Windows-1252, line 1 first: cat,Kätzchen" in found.notes[0]
+    path.write_text("cat,Katze\ndog,Hund\nemu,Emu\n", encoding="utf-16")
+    assert load(plain, class_names=str(path)).class_names == ("Katze", "Hund", "Emu")
+
+
+def test_class_names_in_unicodes_other_form(plain: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "émeu") for form in ("NFC", "NFD"))
+    (plain / "emu").rename(plain / decomposed)
+    path = plain.parent / "names.txt"
+    path.write_text(f"cat,Cat\ndog,Dog\n{composed},Emu\n", encoding="utf-8")
+    assert set(load(plain, class_names=str(path)).class_names) == {"Cat", "Dog", "Emu"}
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="names are text there")
+def test_a_class_whose_name_is_no_text_is_told_before_training(plain: Path) -> None:
+    (plain / "emu").rename(os.fsdecode(os.fsencode(plain) + b"/caf\x82"))
+    with pytest.raises(UsageError, match=r"class 'caf.x82' has a name that is not UTF-8.*Rename"):
+        load(plain)
+
+
+def test_photos_that_are_all_broken_are_told_as_such(plain: Path) -> None:
+    for photo in plain.glob("*/*.png"):
+        photo.write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"none of 32 photo\(s\) can be read. cat/0.png: .*image"):
+        load(plain)
 
 
 def test_progress_is_told(plain: Path) -> None:

@@ -24,7 +24,8 @@ ODD = [b"\xff.png", b"\r.png", b"\r\n.png", b"\n.png", b'",".png', b" .png", "\u
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_names_come_back(data: Path, tmp_path: Path, odd: bytes) -> None:
     (data / "a" / "0.png").rename(data / "a" / os.fsdecode(odd))
-    (data / "b").rename(data / os.fsdecode(odd))
+    if odd != b"\xff.png":  # a class must be text
+        (data / "b").rename(data / os.fsdecode(odd))
     before = load(data)
     write_split(tmp_path / "split.csv", before)
     after = read_split(tmp_path / "split.csv", str(data))
