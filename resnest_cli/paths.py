@@ -1,11 +1,16 @@
-"""Where things are kept on this machine. Reads the environment; creates nothing.
+"""Where things are kept on this machine. Reads the environment; creates no folder unasked.
 
 Published weights live where torch.hub keeps them, so that both share one copy; everything that is
 ours alone lives under `$RESNEST_HOME`.
 """
 
+import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
+
+from resnest_cli.files import distrust
 
 
 def torch_checkpoints_dir() -> Path:
@@ -37,3 +42,29 @@ def resnest_home() -> Path:
     from platformdirs import user_cache_path  # 2 ms; not needed where the variable is set
 
     return user_cache_path("resnest", appauthor=False)
+
+
+def private_folder(path: Path) -> Path:
+    """A folder for what is trusted without a check, made with mode 0700 where it is not there.
+
+    Returns `path`. One that is there counts if nobody but this user and root can write to it.
+
+    Raises:
+        OSError: it cannot be made, or others can write to it; the message says so in words.
+    """
+    _make_private(path)
+    link, folder = path.lstat(), path.stat()  # a link to a larger disk is fine
+    if not stat.S_ISDIR(folder.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(path))
+    if why := distrust(link) or distrust(folder):
+        raise PermissionError(errno.EACCES, f"it {why}", str(path))
+    return path
+
+
+def _make_private(path: Path) -> None:
+    """Makes a folder and those above it, as the XDG specification wants it: for its user alone."""
+    if path.is_dir():
+        return
+    _make_private(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process was quicker, or it is a file
+        path.mkdir(mode=0o700)
