@@ -30,7 +30,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """
     temporary = temporary_name(path)
     try:
-        with open(temporary, "xb", opener=_private if private else None) as file:  # noqa: PTH123
+        with open(temporary, "xb", opener=_private if private else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -106,7 +106,8 @@ def trusted(path: Path) -> bool:
 def distrust(found: os.stat_result) -> str:
     """Why a file, folder or link is not to be trusted, to follow its name; empty if it is.
 
-    A link has an owner, but no mode. Windows keeps no such modes: there the user's profile is private.
+    A link has an owner, but no mode of its own. Windows keeps no such modes: there the user's
+    profile is private.
     """
     if not hasattr(os, "geteuid"):
         return ""
