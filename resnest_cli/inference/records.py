@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
+NOT_FINITE = "gives no finite numbers: the weights or the preprocessing are not fit for it"
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One ranked class: `rank` from 1, class `index` from 0, `probability` in [0, 1]."""
