@@ -25,7 +25,6 @@ from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.run import careful, listed
 from resnest_cli.inference.stopwatch import Stopwatch
-from resnest_cli.model.hashes import known_sha256
 from resnest_cli.supervise import Start
 
 
@@ -125,7 +124,7 @@ def identity(classifier: Classifier, job: FeaturesJob) -> dict[str, Any]:
     """
     model = classifier.model
     try:
-        sha256 = known_sha256(model.path)
+        sha256 = model.sha256()
     except OSError as error:
         raise CheckpointError(f"{model.path} cannot be read: {error}.") from error
     size = classifier.preprocessing.size

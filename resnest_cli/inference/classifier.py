@@ -65,6 +65,7 @@ class Classifier:
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.
+        trust_onnx: run an .onnx that is not made as `resnest export` makes them.
 
     Raises:
         ResnestError: the model, its weights, its labels or the device cannot be had.
@@ -91,13 +92,16 @@ class Classifier:
         tta: bool = False,
         access: Access | None = None,
         ready_for: Output = "logits",
+        trust_onnx: bool = False,
     ) -> None:
         check_device_name(device)  # before weights are fetched
         check_engine_name(engine, device, amp=amp, compiled=compiled, graphs=graphs)
         if gpu_decode:
             _check_gpu_decode(engine, device, fast_decode)
         access = access or Access()
-        self.model = find_model(model, source=weights, labels=labels, access=access)
+        self.model = find_model(
+            model, source=weights, labels=labels, access=access, trust_onnx=trust_onnx
+        )
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
         settings = asdict(self.model.preprocessing)
         settings |= {name: value for name, value in changes.items() if value is not None}
@@ -106,6 +110,7 @@ class Classifier:
         except ValueError as error:
             raise UsageError(f"{error}.") from error
         self.preparation = Preparation(self.preprocessing, crop_mode, exif, fast_decode)
+        self.notify = access.notify
         sized = replace(self.model, preprocessing=self.preprocessing)
         if ready_for == "logits" and not self.model.num_classes:
             ready_for = "features"  # what asks for more is told that there is no classifier
@@ -119,12 +124,34 @@ class Classifier:
             compiled=compiled,
             graphs=graphs,
         )
+        if self.model.exported:
+            self._feed_what_it_takes(img_size)
         if gpu_decode:
             self.preparation = self._decoding_on_gpu()
         self.compiled = compiled
-        self.notify = access.notify
         self._tta = tta
         self._offline = access.offline
+
+    def _feed_what_it_takes(self, asked: int | None) -> None:
+        """Takes over the size of photos that was fixed in an exported network.
+
+        Raises:
+            UsageError: another was asked for.
+        """
+        side = getattr(self.engine, "side", None)
+        if side is None or side == self.preprocessing.size:
+            return
+        if asked is not None:
+            raise UsageError(
+                f"{self.model.path} takes photos of {side} x {side} pixels only: leave out "
+                "--img-size."
+            )
+        self.notify(
+            f"{self.model.path} takes photos of {side} x {side} pixels only: they are prepared for "
+            f"that, not for the {self.preprocessing.size} that it names."
+        )
+        self.preprocessing = replace(self.preprocessing, size=side)
+        self.preparation = replace(self.preparation, preprocessing=self.preprocessing)
 
     def _decoding_on_gpu(self) -> Preparation:
         from resnest_cli.images.device_decode import DevicePreparation

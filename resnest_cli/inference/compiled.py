@@ -83,7 +83,8 @@ def entry_for(
         OSError: the weights cannot be read.
     """
     origin = {
-        "weights": hashes.known_sha256(model.path),
+        "weights": model.sha256(),
+        "trusted": model.trusted,
         "model": model.variant.id,
         "architecture": model.variant.architecture,
         "classes": model.num_classes,

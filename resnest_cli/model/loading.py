@@ -5,6 +5,7 @@ reads no weights, unless nothing but a pickle tells what it holds; `Model.checkp
 """
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,8 @@ class Model:
     of logit i; a network without a classifier has none. `noted_ids` are the folder names that a training noted, `imagenet` says that the
     classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
-    be run, but whose weights cannot be had; None for a checkpoint.
+    be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
+    what ours never do, and `data_files` are those beside it that hold its tensors.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Model:
     imagenet: bool = False
     temperature: float = 1.0
     exported: str | None = None
+    trusted: bool = False
+    data_files: tuple[Path, ...] = ()
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -69,6 +73,15 @@ class Model:
     def num_classes(self) -> int:
         """Number of logits."""
         return len(self.class_names)
+
+    def sha256(self) -> str:
+        """SHA-256 of what holds the weights: of the file, or of the hashes of all files.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        found = [known_sha256(path) for path in (self.path, *self.data_files)]
+        return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
     def need_classifier(self) -> None:
         """Whether there are classes at all, for whatever wants more than features.
@@ -119,10 +132,12 @@ def find_model(
     source: str | None = None,
     labels: str | Path | None = None,
     access: weights.Access | None = None,
+    trust_onnx: bool = False,
 ) -> Model:
     """Finds a model by id, alias or checkpoint file; fetches published weights where needed.
 
     `source` is a path or URL of other weights for a named variant; `labels` a file of class names.
+    With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_structure`.
 
     Raises:
         UnknownModelError: `name` is neither a variant nor a file.
@@ -162,6 +177,8 @@ def find_model(
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         exported=_precision(known),
+        trusted=trust_onnx and known.format == "onnx",
+        data_files=_data_files(path) if trust_onnx and known.format == "onnx" else (),
     )
 
 
@@ -304,6 +321,12 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _data_files(path: Path) -> tuple[Path, ...]:
+    from resnest_cli.model.onnx_structure import external_files
+
+    return external_files(path)
 
 
 def _precision(known: "CheckpointInfo") -> str | None:

@@ -121,9 +121,7 @@ def _features(names: Mapping[str, str], shapes: Mapping[str, Shape]) -> int | No
     return found.pop()[0] if len(found) == 1 and () not in found else None
 
 
-def _linear(
-    names: Mapping[str, str], shapes: Mapping[str, Shape], features: int | None
-) -> str:
+def _linear(names: Mapping[str, str], shapes: Mapping[str, Shape], features: int | None) -> str:
     """The name of the layer that these tensors are: linear, over so many features; else empty."""
     layer = next(iter(names), "").rpartition(".")[0]
     weight, bias = (names.get(f"{layer}.{part}", "") for part in ("weight", "bias"))
