@@ -163,8 +163,9 @@ class PartWorker:
         model = self.classifier.model
         if model.sha256() != expected:
             raise CheckpointError(
-                f"{model.path}: this node ({os.uname().nodename}) has other weights under this name than "
-                "the others. Put the same file on every node, or name one that all can read."
+                f"{model.path}: this node ({os.uname().nodename}) has other weights under this "
+                "name than the others. Put the same file on every node, or name one that all can "
+                "read."
             )
 
 

@@ -438,17 +438,15 @@ def _finite(
 
     `out` is what the engine gave for them, before it was rounded.
     """
-    good = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
-    if good.all():
+    if np.isfinite(rows).all():
         return group, rows
-    within = iter(np.isfinite(out).all(axis=tuple(range(1, out.ndim))))
-    fine, checked = iter(good), []
+    good, before = ([bool(np.isfinite(row).all()) for row in array] for array in (rows, out))
+    fine = iter(zip(good, before, strict=True))
+    checked = []
     for item in group:
-        wrong = None
-        if item.photo is not None:
-            rounded = next(within)
-            wrong = None if next(fine) else BEYOND_FLOAT16 if rounded else NOT_FINITE
-        checked.append(item._replace(photo=None, error=wrong) if wrong else item)
+        well, rounded = next(fine) if item.photo is not None else (True, True)
+        error = BEYOND_FLOAT16 if rounded else NOT_FINITE
+        checked.append(item if well else item._replace(photo=None, error=error))
     return checked, rows[good]
 
 

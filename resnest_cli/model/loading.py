@@ -43,8 +43,9 @@ class Model:
     """A network, what goes in and what comes out; its weights lie in `path` until asked for.
 
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
-    of logit i; a network without a classifier has none. `noted_ids` are the folder names that a training noted, `imagenet` says that the
-    classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
+    of logit i; a network without a classifier has none. `noted_ids` are the folder names that a
+    training noted, `imagenet` says that the classes are ImageNet's. Logits are divided by
+    `temperature` before they become probabilities.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
     be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
     what ours never do, and `data_files` are those beside it that hold its tensors.

@@ -14,7 +14,7 @@ from resnest_cli.errors import CheckpointError, EngineError
 from resnest_cli.model.state_dict import shortened
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 # Those that `inference.onnx_graph` and the quantisation to 8 bits write. None loops or branches.
 OPERATORS = {
@@ -107,22 +107,26 @@ def _tensors(graph: "GraphProto") -> "list[TensorProto]":
 def _foreign(model: "ModelProto") -> str:
     """What ours never have, in words; empty where there is nothing of the kind."""
     graph = model.graph
-    if model.functions or model.training_info or graph.sparse_initializer:
-        return "it has functions, training or sparse tensors"
     domains = [opset.domain for opset in model.opset_import if opset.domain not in {"", "ai.onnx"}]
     if domains:
         return f"it uses operators of {shortened(domains[0])}"
+    if model.functions or model.training_info or graph.sparse_initializer:
+        return "it has functions, training or sparse tensors"
     if len(graph.node) > _MOST_NODES:
         return f"it has {len(graph.node):,} nodes"
-    for node in graph.node:
-        if node.op_type not in OPERATORS or node.domain not in {"", "ai.onnx"}:
-            return f"it uses the operator {shortened(node.op_type)}"
-        if not all(map(_is_small, node.attribute)):
-            return f"its operator {node.op_type} has an attribute that is large or no number"
-    for tensor in graph.initializer:
-        if wrong := _wrong_tensor(tensor):
-            return f"its tensor {shortened(tensor.name)} {wrong}"
-    return _too_large(model)
+    wrong = (
+        *(_wrong_node(node) for node in graph.node),
+        *(_wrong_tensor(tensor) for tensor in graph.initializer),
+    )
+    return next(filter(None, wrong), "") or _too_large(model)
+
+
+def _wrong_node(node: "NodeProto") -> str:
+    if node.op_type not in OPERATORS or node.domain not in {"", "ai.onnx"}:
+        return f"it uses the operator {shortened(node.op_type)}"
+    if not all(map(_is_small, node.attribute)):
+        return f"its operator {node.op_type} has an attribute that is large or no number"
+    return ""
 
 
 def _is_small(attribute: Any) -> bool:
@@ -143,11 +147,11 @@ def _wrong_tensor(tensor: "TensorProto") -> str:
     from onnx import numpy_helper
 
     if tensor.external_data or tensor.data_location:
-        return "stands in another file"
+        return f"its tensor {shortened(tensor.name)} stands in another file"
     try:
         numpy_helper.to_array(tensor)
     except Exception:  # of several kinds
-        return "has not the numbers that it says"
+        return f"its tensor {shortened(tensor.name)} has not the numbers that it says"
     return ""
 
 

@@ -53,11 +53,11 @@ class _Unread:
         pass
 
 
-_NUMPY = ("scalar", "_reconstruct")
 # The classes and functions that a pickle may name beside torch's own, and what is called instead.
 _HARMLESS: list[Any] = [
     argparse.Namespace,  # timm's training script stores its arguments so
-    *((_Unread, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name in _NUMPY),
+    *((_Unread, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
     *((_Unread, f"numpy.{name}") for name in ("dtype", "ndarray")),
     *((_Unread, f"numpy.dtypes.{kind}DType") for kind in (
         "Bool", "Int32", "Int64", "UInt32", "UInt64", "Float16", "Float32", "Float64", "Str")),
