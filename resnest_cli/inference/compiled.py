@@ -128,7 +128,7 @@ def cpu_feature_names() -> tuple[str, ...]:
 def is_good(entry: Entry) -> bool:
     """Whether the file is there, ours, made of the same, and whole."""
     try:
-        paths.private_folder(entry.path.parent)
+        paths.closed_folder(entry.path.parent)
         note = json.loads(read_trusted(entry.note))
         if note["origin"] != entry.origin or not trusted(entry.path):
             return False
@@ -175,7 +175,7 @@ def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False
     from filelock import FileLock, Timeout
 
     try:
-        paths.private_folder(entry.path.parent)
+        paths.closed_folder(entry.path.parent)
         with FileLock(entry.path.with_suffix(".lock"), timeout=_PATIENCE, mode=0o600):
             if rebuild or not is_good(entry):
                 _store(entry, build)

@@ -48,7 +48,7 @@ from resnest_cli.model.state_dict import (
     infer_variant,
     no_single_variant,
 )
-from resnest_cli.model.variants import Variant
+from resnest_cli.model.variants import Variant, find_variant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -132,8 +132,13 @@ def read_state_dict(path: Path) -> "tuple[CheckpointInfo, dict[str, Tensor]]":
     Raises:
         CheckpointError: damaged, possibly malicious, or without a state dict.
     """
-    tensors, class_names, notes = unwrap(path, read_pickle(path))
-    info = bare_info("pickle", {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    tensors, class_names, notes, arch = unwrap(path, read_pickle(path))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    info = bare_info("pickle", shapes)
+    named = find_variant(arch.partition(".")[0])
+    if info.variant is None and named in infer_variant(shapes):  # several fit: the file says which
+        info = replace(info, variant=named)
+        notes = (*notes, f"{arch} by its own word")
     return replace(info, class_names=class_names, notes=notes), tensors
 
 
@@ -150,9 +155,9 @@ def _settle_variant(
         return info.variant
     fitting = infer_variant(shapes)
     if asked is None:
-        if len(fitting) != 1:
+        if info.variant is None:
             raise no_single_variant(path, fitting)
-        return fitting[0]
+        return info.variant
     if fitting and not fits(asked, shapes):
         found = " or ".join(variant.id for variant in fitting)
         raise CheckpointError(

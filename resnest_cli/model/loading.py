@@ -24,7 +24,7 @@ from resnest_cli.model.variants import (
     find_variant,
     get_variant,
 )
-from resnest_cli.paths import private_folder, resnest_home
+from resnest_cli.paths import closed_folder, resnest_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -277,7 +277,7 @@ def _describe(
 
 
 def _note(path: Path) -> Path:
-    return private_folder(resnest_home() / "pickles") / f"{known_sha256(path)}.json"
+    return closed_folder(resnest_home() / "pickles") / f"{known_sha256(path)}.json"
 
 
 def _remember(path: Path, known: "CheckpointInfo") -> None:

@@ -16,7 +16,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -143,12 +143,13 @@ class Unwrapped(NamedTuple):
     """The network within a loaded pickle: its tensors, by cleaned names.
 
     `class_names` holds as many as the classifier has rows, or is None. `notes` say what was taken
-    where there was a choice, in words for people.
+    where there was a choice, in words for people. `arch` is what the training called the network.
     """
 
     tensors: "dict[str, Tensor]"
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    arch: str = ""
 
 
 def unwrap(path: Path | str, content: object) -> Unwrapped:
@@ -187,7 +188,18 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
     classifier = tensors.get("fc.weight")
     rows = len(classifier) if classifier is not None and classifier.ndim else 0
     class_names, more = find_class_names(around, rows)
-    return Unwrapped(tensors, class_names, (*notes, *named.notes, *more))
+    return Unwrapped(tensors, class_names, (*notes, *named.notes, *more), _arch(around))
+
+
+def _arch(records: Sequence[Mapping[Any, Any]]) -> str:
+    """The network's name where timm, torchvision's reference and PyTorch's examples note it."""
+    for record in records:
+        arguments = record.get("args")
+        given = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+        for value in (record.get("arch"), given.get("arch"), given.get("model")):
+            if isinstance(value, str):
+                return value
+    return ""
 
 
 def _has_tensors(value: object, depth: int = len(WRAPPERS)) -> bool:

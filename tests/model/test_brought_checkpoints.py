@@ -18,6 +18,7 @@ from resnest_cli.model.checkpoint import load, read_info
 from resnest_cli.model.class_names import find_class_names
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import ResNeSt, build
+from resnest_cli.model.variants import get_variant
 from resnest_cli.model.weights import Access
 from tests.conftest import Cli, make_photo
 from tests.networks import TINY, enliven
@@ -142,6 +143,36 @@ def test_it_is_the_bare_network(tmp_path: Path, state: State, case: str) -> None
     assert said in "; ".join(found.info.notes)
     if not said:
         assert not found.info.notes
+
+
+NAMED = {
+    "timm": {"arch": "resnest50d_2s1x64d"},
+    "with a tag": {"arch": "resnest50d_2s1x64d.in1k"},
+    "an alias": {"arch": "resnest50_fast_2s1x64d"},
+    "torchvision": {"args": argparse.Namespace(model="resnest50d_2s1x64d")},
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_the_file_says_which_of_two_it_is(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "x.pth"
+    state = build("resnest50d", num_classes=2).state_dict()
+    torch.save({"state_dict": state, **NAMED[case]}, path)
+    found = load(path).info
+    assert found.variant == get_variant("resnest50d_2s1x64d")
+    assert "by its own word" in found.notes[-1]
+    assert load(path, variant=get_variant("resnest50d")).info.variant == get_variant("resnest50d")
+    torch.save({"state_dict": state, "arch": "resnet50"}, path)
+    with pytest.raises(CheckpointError, match="whose tensors have the same shapes"):
+        load(path)
+
+
+def test_averages_say_what_they_took(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    done = cli("average", *[files["lightning"]] * 2, "-o", tmp_path / "mean.safetensors")
+    assert done.code == 0
+    assert f"{files['lightning']}: took state_dict; without the prefix 'model.'" in done.err
+    done = cli("average", files["body"], files["body"], "-o", tmp_path / "mean2.safetensors")
+    assert (done.code, "has no classifier" in done.err) == (1, True)
 
 
 def test_prefixes_in_safetensors(tmp_path: Path, state: State) -> None:
@@ -312,8 +343,9 @@ def test_without_a_classifier_there_are_features(
 
 
 def test_what_needs_a_classifier_says_that_there_is_none(
-    cli: Cli, files: dict[str, Path], tmp_path: Path
+    cli: Cli, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     for first, label in enumerate("ab"):
         (tmp_path / "data" / label).mkdir(parents=True)
         for number in range(5):
@@ -338,7 +370,7 @@ def test_what_needs_a_classifier_says_that_there_is_none(
     done = cli("features", photo, "-o", tmp_path / "f.npy", "--model", body, *small)
     assert done.code == 0
     assert np.load(tmp_path / "f.npy").shape == (1, 2048)
-    done = cli("finetune", data, "--model", body, "--epochs", "1", *small, "--run", "x", "-b", "2")
+    done = cli("finetune", data, "--model", body, "--epochs", "1", *small, "-b", "2")
     assert done.code == 0, done.err
 
 
