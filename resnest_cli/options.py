@@ -47,6 +47,12 @@ Weights = Annotated[
         metavar="PATH|URL", help="Other weights for the named variant. A path never connects."
     ),
 ]
+TrustOnnx = Annotated[
+    bool,
+    typer.Option(
+        "--trust-onnx", help="Run an .onnx that is not made as `resnest export` makes them."
+    ),
+]
 Labels = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Class names, one a line, instead of the model's own."),

@@ -33,7 +33,7 @@ import sys
 sys.argv[0] = "resnest"
 import resnest_cli.model.loading as loading
 original = loading.find_model
-def find_model(name, *, source=None, labels=None, access=None):
+def find_model(name, *, source=None, labels=None, access=None, trust_onnx=False):
     loading.check_model_name(name)
     if name == "demo":
         return original(name, access=access)

@@ -47,7 +47,7 @@ def subjects(
             notify(message)
 
     try:
-        find_model(job.model, access=Access(offline=True, notify=tell))
+        find_model(job.model, access=Access(offline=True, notify=tell)).need_classifier()
     except OfflineError:
         variant = get_variant(job.model)
         tell(

@@ -160,13 +160,12 @@ class PartWorker:
         raise AssertionError
 
     def _check_weights(self, expected: str) -> None:
-        from resnest_cli.model.hashes import known_sha256
-
-        path = self.classifier.model.path
-        if known_sha256(path) != expected:
+        model = self.classifier.model
+        if model.sha256() != expected:
             raise CheckpointError(
-                f"{path}: this node ({os.uname().nodename}) has other weights under this name than "
-                "the others. Put the same file on every node, or name one that all can read."
+                f"{model.path}: this node ({os.uname().nodename}) has other weights under this "
+                "name than the others. Put the same file on every node, or name one that all can "
+                "read."
             )
 
 

@@ -69,6 +69,8 @@ def average(
     from resnest_cli.training.dataset import load_dataset
 
     found = mean(checkpoints)
+    for note in found.info.notes:
+        output.message(note)
     if data is not None:
         with TrainingDisplay() as display:
             with display.scanning() as progress:

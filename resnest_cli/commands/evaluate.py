@@ -73,6 +73,7 @@ def evaluate_command(
         typer.Option(metavar="MODEL", help="Ask another model, too: which photos change?"),
     ] = None,
     weights: options.Weights = None,
+    trust_onnx: options.TrustOnnx = False,
     labels: options.Labels = None,
     batch_size: options.BatchSize = 8,
     workers: options.Workers = 1,

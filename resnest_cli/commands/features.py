@@ -86,6 +86,7 @@ def features(
         ),
     ] = None,
     weights: options.Weights = None,
+    trust_onnx: options.TrustOnnx = False,
     from_file: options.FromFile = None,
     null_separated: options.NullSeparated = False,
     recursive: options.Recursive = True,

@@ -184,26 +184,17 @@ def show(
 
     Nothing in the file is executed.
     """
-    from resnest_cli.model.checkpoint import read_info
+    from resnest_cli.model.checkpoint import read_info, read_state_dict
 
     info = read_info(file)
     if info.format == "pickle":  # only its content tells
-        info = _look_into(file)
+        info, _ = read_state_dict(file)
     record = _shown(file, info)
     if format_ == "json":
         output.emit(output.to_json(record, indent=2) + "\n")
         return
     rows = [[name, _text(value)] for name, value in record.items() if value not in (None, {}, [])]
     output.show_table([("", "left"), (str(file), "left")], rows)
-
-
-def _look_into(file: Path) -> "CheckpointInfo":
-    """What the tensors of a pickle tell; raises CheckpointError where it is none or unsafe."""
-    from resnest_cli.model.checkpoint_header import bare_info
-    from resnest_cli.model.pickles import read_pickle, unwrap
-
-    tensors = unwrap(file, read_pickle(file))
-    return bare_info("pickle", {name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
@@ -223,6 +214,7 @@ def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
         "metrics": dict(info.metrics),
         "provenance": dict(info.provenance),
         "versions": dict(info.versions),
+        "notes": list(info.notes),
     }
 
 

@@ -71,6 +71,7 @@ def predict(
         ),
     ] = 0.0,
     weights: options.Weights = None,
+    trust_onnx: options.TrustOnnx = False,
     labels: options.Labels = None,
     from_file: options.FromFile = None,
     null_separated: options.NullSeparated = False,

@@ -119,6 +119,7 @@ def classifier(
         gpu_decode=options.gpu_decode,
         graphs=options.graphs,
         tta=tta,
+        trust_onnx=options.trust_onnx,
         access=Access(options.mirror, options.offline, output.DownloadBar(), output.message),
         ready_for=ready_for,
     )

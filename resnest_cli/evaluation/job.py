@@ -114,7 +114,11 @@ def gather(
         failed += item.record.error is not None
         progress(len(items), failed, item.total)
     if failed == len(items):
-        raise ResnestError(f"{job.data}: none of {failed} photo(s) can be read.")
+        first = items[0].record
+        raise ResnestError(
+            f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
+            f"{first.error}."
+        )
     return Gathered(tuple(items), told)
 
 
@@ -127,6 +131,7 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
     photos, notes = _labelled(job)
     classifier = make(job.model, job.tta)
     model = classifier.model
+    model.need_classifier()
     indices, unknown = class_indices({p.label for p in photos}, model, known_only=job.known_only)
     if unknown:
         before = len(photos)

@@ -17,7 +17,7 @@ from resnest_cli.explanation.looking import Looked
 from resnest_cli.explanation.regions import HOT, hot_region
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.ranking import softmax
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.records import NOT_FINITE, Prediction, Record
 from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model.classes import look_up, unknown_classes
 from resnest_cli.model.loading import Model
@@ -35,11 +35,13 @@ class Explainer:
 
     Raises:
         UsageError: a class that the model does not know, or that several of its classes are called.
+        CheckpointError: the network has no classifier.
     """
 
     def __init__(self, job: ExplainJob, classifier: Classifier) -> None:
         engine = classifier.engine
         assert isinstance(engine, TorchEngine)
+        classifier.model.need_classifier()
         self._job, self._model = job, classifier.model
         self._shown = Path(classifier.model.name).name  # a checkpoint's file, in pictures
         self._classes = class_indices(job.classes, classifier.model)
@@ -56,7 +58,10 @@ class Explainer:
         photo = torch.from_numpy(looked.input)[None].to(self._device)
         with watched(self._network) as blocks:
             logits, maps = heat.run(self._network, photo, self.stage)
-        ranked = self._ranked(np.asarray(logits[0].float().cpu().numpy()))
+        numbers = np.asarray(logits[0].detach().float().cpu().numpy())
+        if not np.isfinite(numbers).all():
+            return Explained(Record(name, self._model.name, error=NOT_FINITE))
+        ranked = self._ranked(numbers)
         found = heat.grad_cam(self._network, maps, self.stage, [one.index for one in ranked])
         heats: Float32 = heat.upsampled(found, looked.input.shape[1]).float().cpu().numpy()
         job, written = self._job, None

@@ -69,11 +69,13 @@ def check_source(model: Model, job: ExportJob | None = None) -> None:
 
     Raises:
         UsageError: it is an exported one, or photos are no input for it.
+        CheckpointError: it has no classifier.
     """
     if model.exported:
         raise UsageError(
             f"{model.name} is an exported network. Give the checkpoint that it was exported from."
         )
+    model.need_classifier()
     if job and (job.check or job.calibrate) and model.in_channels != 3:
         raise UsageError(
             f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Leave "

@@ -25,10 +25,7 @@ from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.run import careful, listed
 from resnest_cli.inference.stopwatch import Stopwatch
-from resnest_cli.model.hashes import known_sha256
 from resnest_cli.supervise import Start
-
-_BEYOND = "has values beyond float16; use --dtype float32"
 
 
 def extract(
@@ -114,18 +111,9 @@ def with_rows(
     group: list[Prepared], rows: Any
 ) -> Iterator[tuple[Prepared, str | None, bytes | None]]:
     """Each input of a batch with its error or its row."""
-    import numpy as np
-
     found = iter(rows)
     for item in group:
-        if item.error is not None:
-            yield item, item.error, None
-            continue
-        row = next(found)
-        if row.dtype == np.float16 and not np.isfinite(row).all():
-            yield item, _BEYOND, None
-        else:
-            yield item, None, row.tobytes()
+        yield item, item.error, None if item.error is not None else next(found).tobytes()
 
 
 def identity(classifier: Classifier, job: FeaturesJob) -> dict[str, Any]:
@@ -136,7 +124,7 @@ def identity(classifier: Classifier, job: FeaturesJob) -> dict[str, Any]:
     """
     model = classifier.model
     try:
-        sha256 = known_sha256(model.path)
+        sha256 = model.sha256()
     except OSError as error:
         raise CheckpointError(f"{model.path} cannot be read: {error}.") from error
     size = classifier.preprocessing.size

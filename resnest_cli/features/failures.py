@@ -18,6 +18,7 @@ _KINDS = (
     ("is refused", "too large"),
     ("does not fit", "too large"),
     ("is standard input", "unreadable"),
+    ("gives no finite", "no finite numbers"),
     ("has values", "beyond float16"),
     ("is ", "not an image"),
 )

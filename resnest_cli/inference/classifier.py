@@ -21,10 +21,10 @@ from resnest_cli.inference.engine import (
     check_engine_name,
     create_engine,
 )
-from resnest_cli.inference.extraction import Extraction, Head, Pool
+from resnest_cli.inference.extraction import BEYOND_FLOAT16, Extraction, Head, Pool
 from resnest_cli.inference.photos import SINGLE, Photo, as_source, as_sources
 from resnest_cli.inference.ranking import rank
-from resnest_cli.inference.records import Record
+from resnest_cli.inference.records import NOT_FINITE, Record
 from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import DEFAULT_MODEL, Interpolation, preprocessing_from_dict
@@ -65,6 +65,7 @@ class Classifier:
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.
+        trust_onnx: run an .onnx that is not made as `resnest export` makes them.
 
     Raises:
         ResnestError: the model, its weights, its labels or the device cannot be had.
@@ -91,13 +92,16 @@ class Classifier:
         tta: bool = False,
         access: Access | None = None,
         ready_for: Output = "logits",
+        trust_onnx: bool = False,
     ) -> None:
         check_device_name(device)  # before weights are fetched
         check_engine_name(engine, device, amp=amp, compiled=compiled, graphs=graphs)
         if gpu_decode:
             _check_gpu_decode(engine, device, fast_decode)
         access = access or Access()
-        self.model = find_model(model, source=weights, labels=labels, access=access)
+        self.model = find_model(
+            model, source=weights, labels=labels, access=access, trust_onnx=trust_onnx
+        )
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
         settings = asdict(self.model.preprocessing)
         settings |= {name: value for name, value in changes.items() if value is not None}
@@ -106,7 +110,10 @@ class Classifier:
         except ValueError as error:
             raise UsageError(f"{error}.") from error
         self.preparation = Preparation(self.preprocessing, crop_mode, exif, fast_decode)
+        self.notify = access.notify
         sized = replace(self.model, preprocessing=self.preprocessing)
+        if ready_for == "logits" and not self.model.num_classes:
+            ready_for = "features"  # what asks for more is told that there is no classifier
         self.engine = create_engine(
             sized,
             device,
@@ -117,12 +124,34 @@ class Classifier:
             compiled=compiled,
             graphs=graphs,
         )
+        if self.model.exported:
+            self._feed_what_it_takes(img_size)
         if gpu_decode:
             self.preparation = self._decoding_on_gpu()
         self.compiled = compiled
-        self.notify = access.notify
         self._tta = tta
         self._offline = access.offline
+
+    def _feed_what_it_takes(self, asked: int | None) -> None:
+        """Takes over the size of photos that was fixed in an exported network.
+
+        Raises:
+            UsageError: another was asked for.
+        """
+        side = getattr(self.engine, "side", None)
+        if side is None or side == self.preprocessing.size:
+            return
+        if asked is not None:
+            raise UsageError(
+                f"{self.model.path} takes photos of {side} x {side} pixels only: leave out "
+                "--img-size."
+            )
+        self.notify(
+            f"{self.model.path} takes photos of {side} x {side} pixels only: they are prepared for "
+            f"that, not for the {self.preprocessing.size} that it names."
+        )
+        self.preprocessing = replace(self.preprocessing, size=side)
+        self.preparation = replace(self.preparation, preprocessing=self.preprocessing)
 
     def _decoding_on_gpu(self) -> Preparation:
         from resnest_cli.images.device_decode import DevicePreparation
@@ -184,15 +213,18 @@ class Classifier:
         """Logits float32 (N, classes) of N photos, or (1, classes) of one; photos as in `predict`.
 
         Raises:
-            ImageError: a photo cannot be read; names it.
+            ImageError: a photo cannot be read, or the network gives no finite numbers; names it.
+            CheckpointError: the network has no classifier.
         """
+        self.model.need_classifier()
         sources = as_sources([photos] if isinstance(photos, SINGLE) else photos)
         rows = []
         for group in self._groups(sources, DEFAULT_BATCH_SIZE, DEFAULT_WORKERS):
-            for item in group:
+            checked, logits = self._run(group)
+            for item in checked:
                 if item.error is not None:
                     raise ImageError(f"{item.source.name}: {item.error}")
-            rows.append(self._run(group))
+            rows.append(logits)
         return np.concatenate(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
 
     @overload
@@ -273,6 +305,7 @@ class Classifier:
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
+        A photo whose row is not finite becomes one with an error.
         `prepare`, `first` and `workers` as in `records`; a `stopwatch` is told the network's time.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
@@ -285,6 +318,7 @@ class Classifier:
                     out = self.engine.output(np.stack(arrays), extraction.output)
                     rows = extraction.rows(out, self.model.temperature)
                 assert rows.shape == (len(arrays), *shape)
+                group, rows = _finite(group, rows, out)  # noqa: PLW2901
             yield group, rows
 
     def records(
@@ -327,9 +361,14 @@ class Classifier:
         first: int = 0,
         prepare: Prepare | None = None,
     ) -> Iterator[tuple[Record, Float32 | None]]:
-        """The records of `records`, each with its logits float32 (classes,); None for an error."""
-        for group in self._groups(sources, batch_size, workers, first, prepare):
-            logits = self._run(group)
+        """The records of `records`, each with its logits float32 (classes,); None for an error.
+
+        Raises:
+            CheckpointError: the network has no classifier.
+        """
+        self.model.need_classifier()
+        for read in self._groups(sources, batch_size, workers, first, prepare):
+            group, logits = self._run(read)
             names, temperature = self.class_names, self.model.temperature
             ranked = iter(rank(logits, names, topk, temperature) if len(logits) else ())
             rows = iter(logits)
@@ -378,17 +417,37 @@ class Classifier:
         items = prepared(sources, prepare, workers=workers, ahead=ahead, first=first)
         return groups(items, batch_size)
 
-    def _run(self, group: list[Prepared]) -> Float32:
-        """Logits of the readable photos of a group, in order."""
+    def _run(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
+        """The group with an error where logits are not finite, and the others' logits, in order."""
         arrays = [item.photo for item in group if item.photo is not None]
         if not arrays:
-            return np.empty((0, self.model.num_classes), np.float32)
+            return group, np.empty((0, self.model.num_classes), np.float32)
         batch = np.stack(arrays)
         logits = self.engine.logits(batch)
         if self._tta:
             mirrored = self.engine.logits(np.ascontiguousarray(batch[..., ::-1]))
-            logits = (logits + mirrored) / np.float32(2)
-        return logits
+            with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
+                logits = (logits + mirrored) / np.float32(2)
+        return _finite(group, logits, logits)
+
+
+def _finite(
+    group: list[Prepared], rows: NDArray[Any], out: Float32
+) -> tuple[list[Prepared], NDArray[Any]]:
+    """The group with an error for each photo whose row is not finite, and the rows that are.
+
+    `out` is what the engine gave for them, before it was rounded.
+    """
+    if np.isfinite(rows).all():
+        return group, rows
+    good, before = ([bool(np.isfinite(row).all()) for row in array] for array in (rows, out))
+    fine = iter(zip(good, before, strict=True))
+    checked = []
+    for item in group:
+        well, rounded = next(fine) if item.photo is not None else (True, True)
+        error = BEYOND_FLOAT16 if rounded else NOT_FINITE
+        checked.append(item if well else item._replace(photo=None, error=error))
+    return checked, rows[good]
 
 
 def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:

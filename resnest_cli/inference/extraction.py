@@ -24,6 +24,8 @@ Pool = Literal["avg", "none"]
 Head = Literal["logits", "probabilities"]
 Dtype = Literal["float16", "float32"]
 
+BEYOND_FLOAT16 = "has values beyond float16; use --dtype float32"
+
 _TINY = 1e-12  # torch.nn.functional.normalize divides by no less
 _LAST = 4  # stage
 
@@ -59,8 +61,13 @@ class Extraction:
         return cast("Output", f"map{_LAST if self.stage is None else self.stage}")
 
     def row_shape(self, model: "Model", size: int) -> tuple[int, ...]:
-        """The shape of one photo's row, for photos of `size` x `size` pixels."""
+        """The shape of one photo's row, for photos of `size` x `size` pixels.
+
+        Raises:
+            CheckpointError: the head of a network without a classifier.
+        """
         if self.head:
+            model.need_classifier()
             return (model.num_classes,)
         stage = _LAST if self.stage is None else self.stage
         variant = model.variant
@@ -83,14 +90,14 @@ class Extraction:
         """
         import numpy as np
 
-        if self.head == "probabilities":
-            from resnest_cli.inference.ranking import softmax
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what comes out
+            if self.head == "probabilities":
+                from resnest_cli.inference.ranking import softmax
 
-            out = softmax(out, temperature).astype(np.float32)
-        elif out.ndim == 4 and self.pool == "avg":
-            out = out.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)  # (N, channels)
-        if self.normalize == "l2":
-            norms = np.sqrt(np.square(out, dtype=np.float64).sum(axis=1, keepdims=True))
-            out = (out / np.maximum(norms, _TINY)).astype(np.float32)
-        with np.errstate(over="ignore"):
+                out = softmax(out, temperature).astype(np.float32)
+            elif out.ndim == 4 and self.pool == "avg":
+                out = out.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)  # (N, channels)
+            if self.normalize == "l2":
+                norms = np.sqrt(np.square(out, dtype=np.float64).sum(axis=1, keepdims=True))
+                out = (out / np.maximum(norms, _TINY)).astype(np.float32)
             return np.ascontiguousarray(out, self.dtype)

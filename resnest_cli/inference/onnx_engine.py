@@ -32,11 +32,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError
+from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError, one_line
 from resnest_cli.inference import compiled
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.fingerprint import Fingerprint
-from resnest_cli.model import hashes
+from resnest_cli.model.onnx_structure import check_structure
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
 # this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
@@ -69,8 +69,14 @@ class OnnxEngine:
         self._keep = keep  # what the session's memory belongs to
         self._model = model  # where sessions for other outputs come from
         self._names = {node.name for node in session.get_outputs()}
-        self._sides = session.get_inputs()[0].shape[2:]  # words where they are free
+        # Numbers where they are fixed, words or None where they are free.
+        self._batch, _, *self._sides = session.get_inputs()[0].shape
         self._others: dict[tuple[str, bool], OnnxEngine] = {}
+
+    @property
+    def side(self) -> int | None:
+        """The side of the photos that it was made for; None for any."""
+        return self._sides[0] if isinstance(self._sides[0], int) else None
 
     def logits(self, batch: Float32) -> Float32:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
@@ -93,12 +99,41 @@ class OnnxEngine:
         key = name, not fits
         if key not in self._others:
             self._others[key] = create(self._model, (name,), any_size=not fits)
-        return self._others[key].run(batch, (name,))[0]
+        other = self._others[key]
+        if not fits and other.side is not None:
+            raise EngineError(
+                f"{self._model.path} takes photos of {other.side} x {other.side} pixels only."
+            )
+        return other.run(batch, (name,))[0]
 
     def run(self, batch: Float32, outputs: tuple[str, ...]) -> list[Float32]:
-        """Preprocessed photos (N, 3, H, W) -> the named outputs of the graph, float32."""
+        """Preprocessed photos (N, 3, H, W) -> the named outputs of the graph, float32.
+
+        A network for batches of one size gets its photos in such batches, the last one filled up.
+
+        Raises:
+            EngineError: ONNX Runtime cannot run it on these photos.
+        """
         photos = np.ascontiguousarray(batch, np.float32)
-        found: list[Float32] = self._session.run(list(outputs), {"photos": photos})
+        size = self._batch if isinstance(self._batch, int) else len(photos)
+        parts: list[list[Float32]] = []
+        for start in range(0, len(photos), max(1, size)):
+            part = photos[start : start + size]
+            missing = size - len(part)
+            if missing:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
+            parts.append(self._answered(part, outputs))
+        if len(parts) == 1 and len(photos) == size:
+            return parts[0]
+        return [np.concatenate(found)[: len(photos)] for found in zip(*parts, strict=True)]
+
+    def _answered(self, photos: Float32, outputs: tuple[str, ...]) -> list[Float32]:
+        try:
+            found: list[Float32] = self._session.run(list(outputs), {"photos": photos})
+        except Exception as error:  # the runtime has a dozen kinds of its own
+            raise EngineError(
+                f"ONNX Runtime cannot run the network: {one_line(str(error))}"
+            ) from error
         return found
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
@@ -200,7 +235,7 @@ class _Compilation:
         if graph is None:
             _optimised_file(self._model, self._size, path)
         # A file that was replaced meanwhile must not be stored under the old one's key.
-        if hashes.known_sha256(self._model.path) != self.entry.origin["weights"]:
+        if self._model.sha256() != self.entry.origin["weights"]:
             raise OSError(f"{self._model.path} has changed meanwhile")
         if graph is not None:
             _optimised(graph, path, self._size)
@@ -306,11 +341,15 @@ def _optimised_file(
     """The same for an exported network.
 
     Raises:
-        CheckpointError: it is not the network that its metadata tell of.
+        CheckpointError: it is not the network that its metadata tell of, or not made as ours are.
     """
     options = _options(packed=_packed(model))
     _made_for(options, path, size)
-    session = _session(str(model.path), options)
+    source: str | bytes = str(model.path)  # by its path, as files with its tensors lie beside it
+    if not model.trusted:
+        source = model.path.read_bytes()
+        check_structure(model.path, source)
+    session = _session(source, options)
     inputs = [(node.name, node.type, node.shape[1:2]) for node in session.get_inputs()]
     outputs = {node.name: node.shape[1:] for node in session.get_outputs()}
     if (
@@ -322,6 +361,13 @@ def _optimised_file(
             f"{model.path} was changed since `resnest export` wrote it: it does not take float32 "
             f"photos of {model.in_channels} channels and give {' and '.join(EXPORTED)} of "
             f"{model.num_classes} classes. Export it again."
+        )
+    sides = session.get_inputs()[0].shape[2:]
+    if len({side for side in sides if isinstance(side, int)}) > 1 or (
+        isinstance(sides[0], int) != isinstance(sides[1], int)
+    ):
+        raise CheckpointError(
+            f"{model.path} takes photos of {sides[0]} x {sides[1]} pixels; they must be square."
         )
     return session
 

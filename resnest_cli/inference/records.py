@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+NOT_FINITE = "gives no finite numbers: the weights or the preprocessing are not fit for it"
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

@@ -42,7 +42,9 @@ def run(
 
     Raises:
         UsageError: the list of inputs cannot be read.
+        CheckpointError: the network has no classifier.
     """
+    classifier.model.need_classifier()
     stats = SourceStats()
     sources = listed(options, stats, stdin)
     with ExitStack() as stack:

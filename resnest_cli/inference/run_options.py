@@ -51,3 +51,4 @@ class ModelOptions:
     fast_decode: bool = False
     gpu_decode: bool = False
     graphs: bool = False
+    trust_onnx: bool = False

@@ -30,7 +30,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.float32]] | None:
         if raw is None:
             return None
         arrays = {}
-        for clean, name in clean_names(path, raw).items():
+        shapes = {name: array.shape for name, array in raw.items()}
+        for clean, name in clean_names(path, shapes).names.items():
             array = raw.pop(name)
             if clean.endswith(_COUNTER):
                 continue

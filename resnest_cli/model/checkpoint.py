@@ -48,7 +48,7 @@ from resnest_cli.model.state_dict import (
     infer_variant,
     no_single_variant,
 )
-from resnest_cli.model.variants import Variant
+from resnest_cli.model.variants import Variant, find_variant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,6 +63,7 @@ __all__ = [
     "instantiate",
     "load",
     "read_info",
+    "read_state_dict",
     "save",
 ]
 
@@ -90,8 +91,8 @@ def load(
     """Reads and checks a file of weights: our own checkpoint, bare safetensors or torch.save's.
 
     What is given is expected of the file. Bare weights of a published variant need no `variant`
-    unless several fit. The moving average of the weights wins where a file has both; num_classes
-    and in_channels default to the file's.
+    unless several fit. The moving average of the weights wins where a file has both, see `pickles`;
+    num_classes and in_channels default to the file's. A network without a classifier has 0 classes.
 
     Raises:
         NewerFormatError: written by a later version of this program.
@@ -106,12 +107,11 @@ def load(
             "out again. Give the checkpoint that it was exported from."
         )
     if kind == "pickle":
-        tensors = unwrap(path, read_pickle(path))
+        info, tensors = read_state_dict(path)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        info = bare_info("pickle", shapes)
     else:
         header = read_header(path)
-        names = clean_names(path, header.shapes)
+        names = clean_names(path, header.shapes).names
         shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
         info = info_from_header(path, header)
         tensors = {}
@@ -124,6 +124,22 @@ def load(
     if not tensors:
         tensors = _read_tensors(path, names)
     return Checkpoint(info, convert(path, tensors, expected, copy=True))
+
+
+def read_state_dict(path: Path) -> "tuple[CheckpointInfo, dict[str, Tensor]]":
+    """What a file of torch.save's holds: the record, and the tensors as they are.
+
+    Raises:
+        CheckpointError: damaged, possibly malicious, or without a state dict.
+    """
+    tensors, class_names, notes, arch = unwrap(path, read_pickle(path))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    info = bare_info("pickle", shapes)
+    named = find_variant(arch.partition(".")[0])
+    if info.variant is None and named in infer_variant(shapes):  # several fit: the file says which
+        info = replace(info, variant=named)
+        notes = (*notes, f"{arch} by its own word")
+    return replace(info, class_names=class_names, notes=notes), tensors
 
 
 def _settle_variant(
@@ -139,9 +155,9 @@ def _settle_variant(
         return info.variant
     fitting = infer_variant(shapes)
     if asked is None:
-        if len(fitting) != 1:
+        if info.variant is None:
             raise no_single_variant(path, fitting)
-        return fitting[0]
+        return info.variant
     if fitting and not fits(asked, shapes):
         found = " or ".join(variant.id for variant in fitting)
         raise CheckpointError(
@@ -156,7 +172,7 @@ def _title(variant: Variant) -> str:
 
 
 def _agreed(path: Path | str, what: str, found: int | None, expected: int | None) -> int:
-    if not found:
+    if found is None or (what == "input channels" and not found):
         name = "fc.weight" if what == "classes" else "conv1.0.weight"
         raise CheckpointError(
             f"{path} lacks a usable {name}, which tells the number of {what}. Give a file of all "
@@ -191,7 +207,7 @@ def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
 
     info = checkpoint.info
     assert info.variant  # load settles these
-    assert info.num_classes
+    assert info.num_classes is not None
     assert info.in_channels
     network = build(
         info.variant, num_classes=info.num_classes, in_channels=info.in_channels, init=False
@@ -222,12 +238,14 @@ def save(
     path = Path(path)
     state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     source = f"the network to be saved as {path}"
-    tensors = unwrap(source, dict(state))
+    tensors = unwrap(source, dict(state)).tensors
     shapes: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     metadata = metadata_of(replace(info, versions=_versions()))
     found = bare_info("resnest", shapes)
     classes = _agreed(source, "classes", found.num_classes, None)
     channels = _agreed(source, "input channels", found.in_channels, None)
+    if not classes:
+        raise CheckpointError(f"{source} has no classifier. Give weights that have one.")
     if info.class_names is not None and len(info.class_names) != classes:
         raise CheckpointError(
             f"{source} has {classes} classes, but {len(info.class_names)} class names are given."

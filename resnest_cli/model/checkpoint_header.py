@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, NewerFormatError
+from resnest_cli.model.class_names import KEYS, find_class_names
 from resnest_cli.model.container import (
     Header,
     file_kind,
@@ -69,6 +70,9 @@ class CheckpointInfo:
 
     To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
     variant's), `temperature`, `metrics` and `provenance` (JSON-ready); the rest is found out.
+
+    `num_classes` is 0 for a network without a classifier, None where that is not known. `notes` say
+    in words what was taken of a file that holds more, or other names, than a network's.
     """
 
     variant: Variant | None = None
@@ -84,6 +88,7 @@ class CheckpointInfo:
     format_version: int | None = None
     tensors: int | None = None
     parameters: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_info(path: Path | str) -> CheckpointInfo:
@@ -109,10 +114,13 @@ def info_from_header(path: Path, header: Header) -> CheckpointInfo:
         NewerFormatError: written by a later version of this program.
         CheckpointError: our metadata is damaged or contradicts the tensors.
     """
-    names = clean_names(path, header.shapes)
+    names, notes = clean_names(path, header.shapes)
     shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
     if "format_version" not in header.metadata:
-        return bare_info("safetensors", shapes)
+        info = bare_info("safetensors", shapes)
+        records = [{key: _parsed(text) for key, text in header.metadata.items() if key in KEYS}]
+        class_names, more = find_class_names(records, info.num_classes or 0)
+        return replace(info, class_names=class_names, notes=(*notes, *more))
     version = _format_version(path, header.metadata)
     info = replace(bare_info("resnest", shapes), format_version=version)
     if not info.num_classes or not info.in_channels:
@@ -167,18 +175,34 @@ def bare_info(
     """What cleaned names and shapes alone tell."""
     fitting = infer_variant(shapes)
     variant = fitting[0] if len(fitting) == 1 else None
-    classifier, stem = shapes.get("fc.weight", ()), shapes.get("conv1.0.weight", ())
+    stem = shapes.get("conv1.0.weight", ())
     return CheckpointInfo(
         format=format_,
         variant=variant,
         preprocessing=variant.preprocessing if variant else None,
-        num_classes=classifier[0] if len(classifier) == 2 else None,
+        num_classes=_classes(shapes),
         in_channels=stem[1] if len(stem) == 4 else None,
         tensors=len(shapes),
         parameters=sum(
             _elements(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS)
         ),
     )
+
+
+def _classes(shapes: Mapping[str, Shape]) -> int | None:
+    """Rows of the classifier; 0 where there is none; None where that is no network."""
+    if "conv1.0.weight" in shapes and not any(name.startswith("fc.") for name in shapes):
+        return 0
+    classifier = shapes.get("fc.weight", ())
+    return (classifier[0] or None) if len(classifier) == 2 else None
+
+
+def _parsed(text: str) -> Any:
+    """A text of a bare safetensors file's metadata, which often is JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _elements(shape: Shape) -> int:

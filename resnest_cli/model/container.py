@@ -71,7 +71,7 @@ def _start(path: Path) -> tuple[bytes, int]:
     """The first bytes and the size of an existing regular file."""
     try:
         if path.is_dir():
-            raise CheckpointError(f"{path} is a folder. Give a file of weights in it.")
+            raise CheckpointError(f"{path} is a folder. {_in_folder(path)}")
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path} is not a regular file. Give a file of weights.")
         with path.open("rb") as file:
@@ -81,6 +81,24 @@ def _start(path: Path) -> tuple[bytes, int]:
     except (OSError, ValueError) as error:  # ValueError: a path that no system allows
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path} cannot be read: {reason}.") from error
+
+
+def _in_folder(path: Path) -> str:
+    """What to do with a folder, by what lies in it."""
+    names = {entry.name for entry in path.iterdir()}
+    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        return (
+            "It holds a distributed checkpoint of PyTorch (FSDP). Join it first: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pth"
+        )
+    if names & {"zero_to_fp32.py", "mp_rank_00_model_states.pt"}:
+        return (
+            "It holds a checkpoint of DeepSpeed. Join it first with the zero_to_fp32.py that lies "
+            "beside it."
+        )
+    if "data.pkl" in names:
+        return "It is an unpacked file of torch.save's: give the file itself, not its content."
+    return "Give a file of weights in it."
 
 
 def read_header(path: Path) -> Header:

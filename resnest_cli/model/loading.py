@@ -5,8 +5,8 @@ reads no weights, unless nothing but a pickle tells what it holds; `Model.checkp
 """
 
 import contextlib
+import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +17,7 @@ from resnest_cli.errors import (
     UnknownModelError,
     UsageError,
 )
+from resnest_cli.files import read_trusted, write_private
 from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
@@ -28,7 +29,7 @@ from resnest_cli.model.variants import (
     find_variant,
     get_variant,
 )
-from resnest_cli.paths import resnest_home
+from resnest_cli.paths import closed_folder, resnest_home
 from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
@@ -49,10 +50,12 @@ class Model:
     """A network, what goes in and what comes out; its weights lie in `path` until asked for.
 
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
-    of logit i. `noted_ids` are the folder names that a training noted, `imagenet` says that the
-    classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
+    of logit i; a network without a classifier has none. `noted_ids` are the folder names that a
+    training noted, `imagenet` says that the classes are ImageNet's. Logits are divided by
+    `temperature` before they become probabilities.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
-    be run, but whose weights cannot be had; None for a checkpoint.
+    be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
+    what ours never do, and `data_files` are those beside it that hold its tensors.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Model:
     imagenet: bool = False
     temperature: float = 1.0
     exported: str | None = None
+    trusted: bool = False
+    data_files: tuple[Path, ...] = ()
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -76,6 +81,24 @@ class Model:
     def num_classes(self) -> int:
         """Number of logits."""
         return len(self.class_names)
+
+    def sha256(self) -> str:
+        """SHA-256 of what holds the weights: of the file, or of the hashes of all files.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        found = [known_sha256(path) for path in (self.path, *self.data_files)]
+        return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+    def need_classifier(self) -> None:
+        """Whether there are classes at all, for whatever wants more than features.
+
+        Raises:
+            CheckpointError: the file holds a network without a classifier.
+        """
+        if not self.num_classes:
+            raise no_classifier(self.path)
 
     def network(self) -> "ResNeSt":
         """The torch network with its weights: evaluation mode, float32, on the CPU.
@@ -103,16 +126,26 @@ class Model:
         return {name: tensor.numpy() for name, tensor in self.load().tensors.items()}
 
 
+def no_classifier(path: Path) -> CheckpointError:
+    """The error for whatever needs classes, of a file that holds a network without a classifier."""
+    return CheckpointError(
+        f"{path} has no classifier: it serves `resnest features`, and `resnest finetune` starts "
+        "from it. Give a checkpoint with the classifier's weight and bias."
+    )
+
+
 def find_model(
     name: str,
     *,
     source: str | None = None,
     labels: str | Path | None = None,
     access: weights.Access | None = None,
+    trust_onnx: bool = False,
 ) -> Model:
     """Finds a model by id, alias or checkpoint file; fetches published weights where needed.
 
     `source` is a path or URL of other weights for a named variant; `labels` a file of class names.
+    With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_structure`.
 
     Raises:
         UnknownModelError: `name` is neither a variant nor a file.
@@ -139,6 +172,10 @@ def find_model(
     assert known.in_channels is not None
     if variant is not None and variant.bundled and source is None:
         access.notify(_small(variant))
+    if known.notes:
+        access.notify(f"{path}: {'; '.join(known.notes)}.")
+    if labels is not None and not known.num_classes:
+        raise no_classifier(path)
     return Model(
         name=variant.id if variant else name,
         variant=known.variant,
@@ -151,6 +188,8 @@ def find_model(
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         exported=_precision(known),
+        trusted=trust_onnx and known.format == "onnx",
+        data_files=_data_files(path) if trust_onnx and known.format == "onnx" else (),
     )
 
 
@@ -239,7 +278,7 @@ def _describe(
     agrees = variant is None or (
         known.variant and known.variant.architecture == variant.architecture
     )
-    if agrees and known.variant and known.num_classes and known.in_channels:
+    if agrees and known.variant and known.num_classes is not None and known.in_channels:
         return known, load
     loaded = load()  # raises where the file does not fit
     if known.format == "pickle":
@@ -278,7 +317,7 @@ def _holds_weights(path: Path) -> bool:
 
 
 def _note(path: Path) -> Path:
-    return resnest_home() / "pickles" / f"{known_sha256(path)}.json"
+    return closed_folder(resnest_home() / "pickles") / f"{known_sha256(path)}.json"
 
 
 def _remember(path: Path, known: "CheckpointInfo") -> None:
@@ -289,25 +328,26 @@ def _remember(path: Path, known: "CheckpointInfo") -> None:
         "variant": known.variant.id,
         "num_classes": known.num_classes,
         "in_channels": known.in_channels,
+        "class_names": known.class_names,
+        "notes": known.notes,
     }
     with contextlib.suppress(OSError):  # costs time, never correctness
-        note = _note(path)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        temporary.replace(note)
+        write_private(_note(path), json.dumps(record).encode())
 
 
 def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "CheckpointInfo | None":
     try:
-        record: Any = json.loads(_note(path).read_text(encoding="utf-8"))
+        record: Any = json.loads(read_trusted(_note(path)))
         variant = VARIANTS[record["variant"]]
         classes, channels = record["num_classes"], record["in_channels"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names, notes = record["class_names"], record["notes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if type(classes) is not int or type(channels) is not int:
         return None
-    if asked is not None and asked != variant:
+    if names is not None and (not _texts(names) or len(names) != classes):
+        return None
+    if not _texts(notes) or (asked is not None and asked != variant):
         return None
     return replace(
         known,
@@ -315,7 +355,19 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
         preprocessing=variant.preprocessing,
         num_classes=classes,
         in_channels=channels,
+        class_names=None if names is None else tuple(names),
+        notes=tuple(notes),
     )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _data_files(path: Path) -> tuple[Path, ...]:
+    from resnest_cli.model.onnx_structure import external_files
+
+    return external_files(path)
 
 
 def _precision(known: "CheckpointInfo") -> str | None:

@@ -1,10 +1,13 @@
 """What `torch.save` wrote, opened without ever running code from it.
 
-`read_pickle` loads a file in torch's zip or legacy form; `unwrap` finds the state dict inside.
+`read_pickle` loads a file in torch's zip or legacy form; `unwrap` finds the state dict inside, and
+the names of the classes.
 
 Sources: torch.serialization's weights-only unpickler; timm.models._helpers.load_state_dict for
-where training scripts put the weights and which of them win. Deviations: whatever is neither a
-plain tensor nor a known wrapper is an error; so are zip files that torch.save cannot have written.
+where training scripts put the weights and which of them win. Deviations: numpy's values, paths and
+the like, which lie beside the weights, become empty objects of ours, whatever they hold; whatever
+else is neither a plain tensor nor a known wrapper is an error; so are zip files that torch.save
+cannot have written.
 """
 
 import argparse
@@ -12,21 +15,62 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli.errors import CheckpointError
+from resnest_cli.model.class_names import find_class_names
 from resnest_cli.model.state_dict import clean_names, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Where training scripts keep the weights; the first that is there wins: EMA weights, as in timm.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Where training scripts keep the weights; the first that is there wins: a moving average, as in
+# timm; then the names of Lightning, MMPretrain and timm, of PyTorch's tutorial, of torchvision, of
+# others; DeepSpeed's last.
+WRAPPERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema",
+    "state_dict", "model_state_dict", "model", "net", "network", "weights", "module",
+)  # fmt: skip
+
+
+class _Unread:
+    """Stands for a value beside the weights that is of no use here, such as a metric of numpy's.
+
+    Nothing of what it was made from is looked at.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Unread":
+        """Takes whatever the pickle gives."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+# The classes and functions that a pickle may name beside torch's own, and what is called instead.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,  # timm's training script stores its arguments so
+    *((_Unread, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+    *((_Unread, f"numpy.{name}") for name in ("dtype", "ndarray")),
+    *((_Unread, f"numpy.dtypes.{kind}DType") for kind in (
+        "Bool", "Int32", "Int64", "UInt32", "UInt64", "Float16", "Float32", "Float64", "Str")),
+    *((_Unread, f"pathlib.{module}{system}Path") for module in ("", "_local.")
+      for system in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *((_Unread, f"datetime.{name}") for name in ("datetime", "date", "timedelta")),
+    (OrderedDict, "lightning_fabric.utilities.data.AttributeDict"),
+    (OrderedDict, "lightning.fabric.utilities.data.AttributeDict"),
+    (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
+]  # fmt: skip
 
 _CONVERT = (
-    "If you trust its origin, convert it where it was made: "
+    "If you trust its origin, convert it where it was made, whose classes a whole network needs: "
     "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
 )
 _AGAIN = "Download or copy it again."
@@ -35,8 +79,8 @@ _AGAIN = "Download or copy it again."
 def read_pickle(path: Path) -> Any:
     """What `torch.save` put into the file, in its zip or its legacy form; tensors on the CPU.
 
-    Only tensors, plain containers and numbers, and argparse's Namespace (timm's training script
-    stores its arguments so) are unpickled.
+    Only tensors, plain containers, numbers and argparse's Namespace are unpickled; what `_HARMLESS`
+    lists becomes empty objects.
 
     Raises:
         CheckpointError: damaged, or the pickle asks for anything else; nothing of it was run.
@@ -51,7 +95,7 @@ def read_pickle(path: Path) -> Any:
         with (
             path.open("rb") as file,  # by its path, torch would judge it by its extension
             warnings.catch_warnings(),
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals(_HARMLESS),
         ):
             # torch warns about unusual pickle protocols; here a file loads or is an error.
             warnings.simplefilter("ignore")
@@ -61,6 +105,8 @@ def read_pickle(path: Path) -> Any:
         asks = (
             f"asks for {found[1]}, and loading that could run code"
             if found
+            else "is not of protocol 2, torch.save's own, could be code, or is damaged"
+            if "Unsupported operand" in str(error)
             else "holds more than tensors, which could be code, or is damaged"
         )
         raise CheckpointError(f"{path} was not loaded: its pickle {asks}.\n{_CONVERT}") from error
@@ -93,24 +139,43 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def unwrap(path: Path | str, content: object) -> dict[str, "Tensor"]:
-    """The state dict within a loaded pickle, with cleaned names.
+class Unwrapped(NamedTuple):
+    """The network within a loaded pickle: its tensors, by cleaned names.
 
-    It may be bare or stand under one of `WRAPPERS`; a present `None` there counts as absent.
+    `class_names` holds as many as the classifier has rows, or is None. `notes` say what was taken
+    where there was a choice, in words for people. `arch` is what the training called the network.
+    """
+
+    tensors: "dict[str, Tensor]"
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    arch: str = ""
+
+
+def unwrap(path: Path | str, content: object) -> Unwrapped:
+    """Finds the state dict within a loaded pickle, and the class names beside it.
+
+    It may be bare or stand under one of `WRAPPERS`, of which those without tensors count as absent
+    where another has some.
 
     Raises:
         CheckpointError: no state dict, a name that is no text, a value that is no plain tensor.
     """
+    around: list[Mapping[Any, Any]] = []
+    notes: list[str] = []
     for _ in range(len(WRAPPERS)):  # wrapped more than once at times; never endlessly
         if not isinstance(content, Mapping):
             raise CheckpointError(
                 f"{path} holds {_kind(content)} where a state dict was expected. Save the "
                 "network's state_dict() instead."
             )
-        inner = [content[key] for key in WRAPPERS if content.get(key) is not None]
-        if not inner:
+        found = [key for key in WRAPPERS if content.get(key) is not None]
+        found = [key for key in found if _has_tensors(content[key])] or found
+        if not found or _is_tensor(content[found[0]]):
             break
-        content = inner[0]
+        notes.append(f"took {found[0]}" + (f", not {', '.join(found[1:])}" if found[1:] else ""))
+        around.append(content)
+        content = content[found[0]]
     assert isinstance(content, Mapping)
     if not content:
         raise CheckpointError(f"{path} holds no tensors. Save the network's state_dict() instead.")
@@ -118,7 +183,36 @@ def unwrap(path: Path | str, content: object) -> dict[str, "Tensor"]:
         if not isinstance(name, str):
             raise CheckpointError(f"{path} has the key {shortened(name)}; names were expected.")
         _check_plain(path, name, value)
-    return {clean: content[raw] for clean, raw in clean_names(path, content).items()}
+    named = clean_names(path, {name: tuple(value.shape) for name, value in content.items()})
+    tensors = {clean: content[raw] for clean, raw in named.names.items()}
+    classifier = tensors.get("fc.weight")
+    rows = len(classifier) if classifier is not None and classifier.ndim else 0
+    class_names, more = find_class_names(around, rows)
+    return Unwrapped(tensors, class_names, (*notes, *named.notes, *more), _arch(around))
+
+
+def _arch(records: Sequence[Mapping[Any, Any]]) -> str:
+    """The network's name where timm, torchvision's reference and PyTorch's examples note it."""
+    for record in records:
+        arguments = record.get("args")
+        given = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+        for value in (record.get("arch"), given.get("arch"), given.get("model")):
+            if isinstance(value, str):
+                return value
+    return ""
+
+
+def _has_tensors(value: object, depth: int = len(WRAPPERS)) -> bool:
+    return isinstance(value, Mapping) and any(
+        _is_tensor(inner) or (depth > 0 and _has_tensors(inner, depth - 1))
+        for inner in value.values()
+    )
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
 
 
 def _kind(value: object) -> str:

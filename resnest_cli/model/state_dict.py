@@ -1,19 +1,19 @@
 """State dicts from anywhere: named as ours and checked against the network.
 
-`clean_names` strips wrappers' prefixes; `infer_variant` tells which published variants the tensors
-fit; `check_shapes` and `convert` hold them against the network that they are meant for. Importing
-this module does not import torch: names and shapes are judged without it. `path` is the file that
-messages name, or words for what stands in for one.
+`clean_names` finds the network among a file's tensors and says what it left out; `infer_variant`
+tells which published variants the tensors fit; `check_shapes` and `convert` hold them against the
+network that they are meant for. Importing this module does not import torch: names and shapes are
+judged without it. `path` is the file that messages name, or words for what stands in for one.
 
-Source: timm.models._helpers.clean_state_dict for the prefixes. Deviations: prefixes are stripped
-however often they repeat, the order of keys never matters, and whatever does not fit is an error
-that names the first tensor, where timm may load in part.
+Source: timm.models._helpers.clean_state_dict for the prefixes. Deviations: any prefix is stripped,
+the order of keys never matters, and whatever does not fit is an error that names the first tensor,
+where timm may load in part.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-PREFIXES = ("module.", "_orig_mod.")  # DataParallel and timm's EMA; torch.compile
-
+# Wrappers that may stand anywhere in a name: torch.compile, FSDP, activation checkpointing.
+_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_PARALLEL = "module."  # DataParallel, DistributedDataParallel, AveragedModel, timm's EMA
+# Not of the network: AveragedModel's counter, and what the profilers thop and pthflops register.
+_FOREIGN = {"n_averaged", "total_ops", "total_params", "__flops__", "__params__"}
+_STEM, _CLASSIFIER = "conv1.0.weight", ("fc.weight", "fc.bias")
+_BODY = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 _COUNTER = ".num_batches_tracked"  # batch norm has it since torch 0.4.1
 _SMALLEST_BLOCK = 20  # tensors; a whole block has at least 23 without counters
 
@@ -37,24 +42,101 @@ def shortened(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 4] + "..." + text[-1]
 
 
-def clean_names(path: Path | str, names: Iterable[str]) -> dict[str, str]:
-    """Name without `PREFIXES`, however often they repeat -> name in the file.
+class Named(NamedTuple):
+    """The network among a file's tensors: its name for each -> the name in the file.
+
+    `notes` say what is not plain about it, in words for people.
+    """
+
+    names: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
+    """Finds the network by its stem, wherever wrappers have put it.
+
+    What stands before the stem's name is the prefix of all its tensors. Names without it belong to
+    something else, such as a loss, and are left out; so are the counters of profilers. Where there
+    is no `fc`, the two tensors that are not of the body are the classifier if they are a linear
+    layer over the features, whatever its name; one of any other form is left out.
 
     Raises:
-        CheckpointError: two names become one.
+        CheckpointError: two names become one, or there are two networks.
     """
     cleaned: dict[str, str] = {}
-    for raw in names:
-        name = raw
-        while name.startswith(PREFIXES):
-            name = name.partition(".")[2]
-        if name in cleaned:
-            raise CheckpointError(
-                f"{path} has {shortened(name)} twice, as {shortened(cleaned[name])} and "
-                f"{shortened(raw)}. Save one network only."
-            )
-        cleaned[name] = raw
-    return cleaned
+    left_out = [raw for raw in shapes if raw.rpartition(".")[2] in _FOREIGN]
+    for raw in shapes:
+        if raw.rpartition(".")[2] not in _FOREIGN:
+            name = _unwrapped(raw)
+            if name in cleaned:
+                raise CheckpointError(
+                    f"{path} has {shortened(name)} twice, as {shortened(cleaned[name])} and "
+                    f"{shortened(raw)}. Save one network only."
+                )
+            cleaned[name] = raw
+    prefix = _prefix(path, cleaned)
+    inner = {name[len(prefix) :]: raw for name, raw in cleaned.items() if name.startswith(prefix)}
+    outside = {name: raw for name, raw in cleaned.items() if not name.startswith(prefix)}
+    notes = [f"without the prefix {shortened(prefix)}"] if prefix else []
+    if _STEM in inner and not inner.keys() & set(_CLASSIFIER):
+        head = outside | {name: raw for name, raw in inner.items() if not name.startswith(_BODY)}
+        layer = _linear(head, shapes, _features(inner, shapes))
+        notes.append(f"classifier from {shortened(layer)}" if layer else "without a classifier")
+        if layer:
+            outside = {}
+            inner = {name: raw for name, raw in inner.items() if name not in head}
+            inner |= {ours: head[f"{layer}{ours.removeprefix('fc')}"] for ours in _CLASSIFIER}
+        else:
+            outside |= {name: inner.pop(name) for name in tuple(inner) if name.startswith("fc.")}
+    left_out += outside.values()
+    return Named(inner, (*notes, *_left_out(left_out)))
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _ANYWHERE:
+        name = name.replace(wrapper, "")
+    while name.startswith(_PARALLEL):
+        name = name.removeprefix(_PARALLEL)
+    return name
+
+
+def _prefix(path: Path | str, names: Iterable[str]) -> str:
+    """What stands before the stem's name; empty where there is no stem."""
+    found = sorted(
+        name.removesuffix(_STEM) for name in names if f".{name}".endswith(f".{_STEM}")
+    )  # fmt: skip
+    if len(found) > 1:
+        listed = " and ".join(shortened(prefix) for prefix in found[:4])
+        raise CheckpointError(
+            f"{path} holds {len(found)} networks, whose names begin with {listed}. Save one only: "
+            "torch.save(network.state_dict(), 'weights.pth')."
+        )
+    return found[0] if found else ""
+
+
+def _features(names: Mapping[str, str], shapes: Mapping[str, Shape]) -> int | None:
+    """Number of pooled features: rows of the last stage's last convolution."""
+    found = {shapes[raw][:1] for name, raw in names.items()
+             if re.fullmatch(r"layer4\.\d+\.conv3\.weight", name)}  # fmt: skip
+    return found.pop()[0] if len(found) == 1 and () not in found else None
+
+
+def _linear(names: Mapping[str, str], shapes: Mapping[str, Shape], features: int | None) -> str:
+    """The name of the layer that these tensors are: linear, over so many features; else empty."""
+    layer = next(iter(names), "").rpartition(".")[0]
+    weight, bias = (names.get(f"{layer}.{part}", "") for part in ("weight", "bias"))
+    if len(names) != 2 or not weight or not bias or len(shapes[bias]) != 1:
+        return ""
+    return layer if shapes[weight] == (*shapes[bias], features) else ""
+
+
+def _left_out(names: list[str]) -> list[str]:
+    """One note: each kind of counter once, others by name, a few."""
+    counters = sorted({last for name in names if (last := name.rpartition(".")[2]) in _FOREIGN})
+    others = [name for name in names if name.rpartition(".")[2] not in _FOREIGN]
+    shown = [*counters, *(shortened(name) for name in others[:3])]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return [f"left out {', '.join(shown)}{more}"] if shown else []
 
 
 def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:

@@ -20,6 +20,9 @@ from resnest_cli.errors import UnknownModelError
 
 Interpolation = Literal["bilinear", "bicubic"]
 
+# Of normalised pixels: 1 / 255 and 255 are the extremes that people use.
+MIN_STD, MAX_SCALE = 1e-3, 1e3
+
 _ORIGINAL = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
 _TIMM_GLUON = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-resnest/"
@@ -299,8 +302,11 @@ def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:
     if record["interpolation"] not in ("bilinear", "bicubic"):
         raise ValueError(f"unknown interpolation {record['interpolation']!r}")
     mean, std = (_three_numbers(name, record[name]) for name in ("mean", "std"))
-    if min(std) <= 0:
-        raise ValueError(f"preprocessing std must be positive, not {std!r}")
+    if min(std) < MIN_STD or max(std) > MAX_SCALE or max(map(abs, mean)) > MAX_SCALE:
+        raise ValueError(
+            f"preprocessing std must lie in [{MIN_STD:g}, {MAX_SCALE:g}] and mean in "
+            f"[-{MAX_SCALE:g}, {MAX_SCALE:g}], for pixels in [0, 1], not {std!r} and {mean!r}"
+        )
     return Preprocessing(size, float(crop_pct), record["interpolation"], mean, std)
 
 

@@ -50,9 +50,11 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     if len(paths) < 2:
         raise UsageError("name two checkpoints or more: one has nothing to be averaged with.")
     first = checkpoint.load(paths[0])
+    notes = _told(paths[0], first.info)
     sums = {name: tensor.double() for name, tensor in first.tensors.items()}
     for path in paths[1:]:
         found = checkpoint.load(path)
+        notes += _told(path, found.info)
         _check_alike(paths[0], first.info, path, found.info)
         for name, tensor in found.tensors.items():
             if tensor.is_floating_point():
@@ -65,7 +67,12 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         )
         for name, total in sums.items()
     }
-    return Checkpoint(_described(first.info, paths), tensors)
+    return Checkpoint(replace(_described(first.info, paths), notes=notes), tensors)
+
+
+def _told(path: Path, info: CheckpointInfo) -> tuple[str, ...]:
+    """What was taken of a file that holds more, or other names, than a network's."""
+    return (f"{path}: {'; '.join(info.notes)}.",) if info.notes else ()
 
 
 def _described(info: CheckpointInfo, paths: Sequence[Path]) -> CheckpointInfo:

@@ -48,8 +48,8 @@ def from_checkpoint(
     rows = _rows(old_ids or (), class_ids)
     rows = rows or _rows(old_names, class_ids) or _rows(old_names, class_names)
     for name in ("fc.weight", "fc.bias"):
-        old = tensors.pop(name)
-        if rows is not None:
+        old = tensors.pop(name, None)  # a network without a classifier has none
+        if old is not None and rows is not None:
             tensors[name] = old[rows]
     network.load_state_dict(tensors, strict=False)
     return Start(network, kept_classifier=rows is not None)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from resnest_cli import files, paths
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
 from resnest_cli.inference import compiled, engine, onnx_engine
 from resnest_cli.inference.engine import create_engine
-from resnest_cli.model import hashes
 from resnest_cli.model.checkpoint import CheckpointInfo, save
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.resnest import build
@@ -167,7 +167,7 @@ def garbage_with_its_hash(path: Path) -> None:
     """What only the runtime can tell."""
     path.write_bytes(b"garbage" * 1000)
     note = json.loads(path.with_suffix(".json").read_text())
-    note["sha256"] = hashes.sha256_of(path)
+    note["checksum"] = compiled.checksum(path)
     path.with_suffix(".json").write_text(json.dumps(note))
 
 
@@ -177,12 +177,25 @@ def half_with_its_hash(path: Path) -> None:
     garbage_with_its_hash(path)
     path.write_bytes(whole)
     note = json.loads(path.with_suffix(".json").read_text())
-    note["sha256"] = hashes.sha256_of(path)
+    note["checksum"] = compiled.checksum(path)
     path.with_suffix(".json").write_text(json.dumps(note))
+
+
+def flip_in_silence(path: Path) -> None:
+    """As bits rot: size, time and inode stay."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": flip,
+    "a bit that rots": flip_in_silence,
+    "open to others": lambda path: path.chmod(0o666),
+    "its note open to others": lambda path: path.with_suffix(".json").chmod(0o622),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"garbage" * 1000),
@@ -204,6 +217,44 @@ def test_damage_is_noticed_and_mended(model: Model, builds: list, damage: str) -
     assert len(builds) == 2
     assert right(model)
     assert len(builds) == 2
+
+
+def test_compiled_models_are_private(
+    model: Model, builds: list[Path | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert right(model)
+    assert compiled.folder().stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in compiled.folder().iterdir()} == {0o600}
+    compiled.folder().chmod(0o775)  # as the umask had it in earlier versions
+    assert right(model)
+    assert len(builds) == 1
+    assert compiled.folder().stat().st_mode & 0o777 == 0o700
+    (path,) = stored()
+    moved = path.with_name("elsewhere")
+    path.rename(moved)
+    path.symlink_to(moved)
+    assert right(model)
+    assert not path.is_symlink()
+    made = len(builds)
+    monkeypatch.setattr(files, "distrust", lambda _: "belongs to another user")
+    monkeypatch.setattr(paths, "distrust", lambda _: "belongs to another user")
+    assert right(model)
+    assert builds[made:] == [None]  # from memory
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 10_000])
+def test_checksums_see_every_bit(tmp_path: Path, size: int) -> None:
+    path, content = tmp_path / "x", np.random.default_rng(0).bytes(size)
+    path.write_bytes(content)
+    seen = {compiled.checksum(path)}
+    for place in range(0, size, 997):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :])
+        seen.add(compiled.checksum(path))
+    path.write_bytes(content + b"\0")
+    seen.add(compiled.checksum(path))
+    path.write_bytes(content[4096:8192] + content[:4096] + content[8192:])  # pages that swap
+    seen.add(compiled.checksum(path))
+    assert len(seen) == len(range(0, size, 997)) + 2 + (size > 4096)
 
 
 def test_another_model_under_the_key(tmp_path: Path, model: Model, builds: list) -> None:

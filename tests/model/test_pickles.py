@@ -225,7 +225,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"state_dict": {}}, "holds no tensors"),
         ({"state_dict": [1]}, "holds a list where"),
         ({"state_dict": {3: torch.zeros(1)}}, "has the key 3; names were expected"),
-        ({"epoch": 3, "net": {}}, "'epoch' is an int; a tensor was expected.*state_dict_ema"),
+        ({"epoch": 3, "mine": {}}, "'epoch' is an int; a tensor was expected.*state_dict_ema"),
         ({"a\x1b[31m": "x"}, r"'a\\x1b\[31m' is a str"),
         ({"fc.bias": torch.zeros(1), "module.fc.bias": torch.zeros(1)}, "'fc.bias' twice"),
         ({"fc.weight": torch.zeros(3).to_sparse()}, "no plain dense tensor"),

@@ -216,7 +216,7 @@ def test_shapes_are_judged_without_tensors() -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     check_shapes("x", shapes, expected)
     names = list(expected)
-    assert clean_names("x", names) == dict(zip(names, names, strict=True))
+    assert clean_names("x", shapes) == (dict(zip(names, names, strict=True)), ())
 
 
 def test_untrusted_text_is_shortened_and_escaped() -> None:
