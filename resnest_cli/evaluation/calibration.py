@@ -17,8 +17,10 @@ from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from resnest_cli.evaluation.figures import Evaluated
+    from resnest_cli.evaluation.job import Gathered
 
 BINS = 15
+FEWEST = 20  # photos that a temperature is fitted on
 _BATCH = 4096  # rows of logits in float64 at once
 _STEPS, _ENOUGH = 60, 1e-10
 
@@ -89,11 +91,24 @@ def _slope(
     return first / len(logits), second / len(logits)
 
 
+def too_few(gathered: "Gathered") -> str | None:
+    """Why no temperature is fitted; None where there are enough photos not trained on."""
+    left = sum(not item.trained and item.record.error is None for item in gathered.items)
+    if left >= FEWEST:
+        return None
+    seen = f", without the {gathered.trained} that it was trained on" if gathered.trained else ""
+    return (
+        f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
+        f"{gathered.told.path} stays as it is. Give photos that were held out."
+    )
+
+
 def calibrate(found: "Evaluated") -> dict[str, Any]:
     """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
 
-    It goes into the header of the checkpoint that was evaluated. Returns, as JSON has it, the
-    temperature, and calibration error and loss before and after.
+    The photos are such that the model has not learned from, see `too_few`. The temperature goes
+    into the header of the checkpoint that was evaluated. Returns, as JSON has it, the temperature,
+    the number of photos, and calibration error and loss before and after.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -101,7 +116,11 @@ def calibrate(found: "Evaluated") -> dict[str, Any]:
     assert found.logits is not None
     truth = found.answers.truth
     temperature = fit_temperature(found.logits, truth)
-    record: dict[str, Any] = {"temperature": temperature, "file": found.told.path}
+    record: dict[str, Any] = {
+        "temperature": temperature,
+        "file": found.told.path,
+        "photos": len(truth),
+    }
     for when, used in (("before", found.told.temperature), ("after", temperature)):
         probabilities = softmax(found.logits, used)
         own = probabilities[np.arange(len(truth)), truth]

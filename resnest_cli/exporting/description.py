@@ -23,7 +23,8 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
     """All that is known of a model, with the names and ids of its classes written out.
 
     `versions` are those of the libraries that write the file. What the model's own file says of
-    its metrics, its training photos and its origin is kept; published weights get their published accuracy.
+    its metrics, its training photos and its origin is kept; published weights get their published
+    accuracy.
 
     Raises:
         CheckpointError: the model's file cannot be read.

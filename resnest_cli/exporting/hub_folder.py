@@ -2,8 +2,8 @@
 
 Source: `timm.models._hub.save_config_for_hf` (timm 1.0), whose keys config.json has. Every network
 of ours is one of timm's `ResNet`: a variant that timm has no name for is given by the arguments of
-one that it has. model.safetensors is a checkpoint of ours as well; which photos it was trained on is
-left out.
+one that it has. model.safetensors is a checkpoint of ours as well; which photos trained it is left
+out.
 """
 
 import json

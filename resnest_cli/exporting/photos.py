@@ -140,7 +140,7 @@ def _class_folders(
 ) -> "tuple[Listing | None, dict[str, int] | None, list[str]]":
     """The photos by class, and the class of each; None where they are not all in such folders."""
     from resnest_cli.data.class_folders import list_data
-    from resnest_cli.evaluation.truth import class_indices
+    from resnest_cli.evaluation.truth import class_indices, folder_names
 
     try:
         listing = list_data(folder)
@@ -150,10 +150,12 @@ def _class_folders(
         return None, None, []
     try:
         labels = {photo.label for photo in listing.photos}
-        indices, unknown = class_indices(labels, model, known_only=True)
+        folders = folder_names(folder, listing)
+        truth = class_indices(labels, model, known_only=True, folders=folders)
     except UsageError as error:  # a name that several classes have
         return listing, None, [f"No top-1: {error}"]
-    if unknown:
-        known = f"the model does not know {unknown[0]!r}"
+    if truth.unknown:
+        known = f"the model does not know {truth.unknown[0]!r}"
         return listing, None, [f"No top-1: {known}, one of the folders in {folder}."]
-    return listing, {photo.path: indices[photo.label] for photo in listing.photos}, []
+    indices = {photo.path: truth.indices[photo.label] for photo in listing.photos}
+    return listing, indices, truth.notes

@@ -19,7 +19,7 @@ from resnest_cli.model.state_dict import Shape, shortened
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Bytes; resnest269e has 0.3 MB, names of 21,000 classes about 1 MB, two million training photos 6 MB.
+# Bytes; resnest269e has 0.3 MB, names of 21,000 classes 1 MB, two million training photos 6 MB.
 MAX_HEADER = 8 << 20
 
 _AGAIN = "Download or copy it again."

@@ -3,8 +3,8 @@
 Photos are known by their content, so that copies, other names and other folders make no difference.
 Of each file's SHA-256 the first 36 bits count: of a million training photos, one in 70,000 others
 is taken for one of them by chance. The sorted numbers are written as Elias and Fano did (P. Elias,
-JACM 1974): the upper bits in unary, about two for each photo, the lower ones as they are. 500 photos
-take 2 kB of a checkpoint's header, ImageNet's 1.28 million 3.8 MB.
+JACM 1974): the upper bits in unary, about two for each photo, the lower ones as they are. 500
+photos take 2 kB of a checkpoint's header, ImageNet's 1.28 million 3.8 MB.
 """
 
 import base64
@@ -51,7 +51,7 @@ class TrainingPhotos:
         """
         photos, hashes = record.get("photos"), record.get("hashes")
         if type(photos) is not int or not isinstance(hashes, str):
-            raise ValueError("needs the number photos and the text hashes")  # noqa: TRY004
+            raise ValueError("needs the number photos and the text hashes")
         if not 1 <= photos <= MOST_PHOTOS or len(hashes) != 4 * -(-_bytes(photos) // 3):
             raise ValueError(f"the hashes are not those of {photos} photos")
         return cls(photos, hashes)
@@ -101,13 +101,13 @@ class TrainingPhotos:
             raise ValueError("trained_on is damaged: another number of hashes than it says")
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
         unary, low = np.split(bits[: _bits(count)], [count + (1 << upper)])
-        places = np.flatnonzero(unary).astype(np.uint64)
+        places = np.flatnonzero(unary)
         if len(places) != count:
             raise ValueError("trained_on is damaged: its hashes do not add up")
         wide = np.zeros((count, 64), np.uint8)
         wide[:, 64 - (BITS - upper) :] = low.reshape(count, BITS - upper)
         lower = np.packbits(wide, axis=1).view(">u8")[:, 0].astype(np.uint64)
-        high = places - np.arange(count, dtype=np.uint64)
+        high = (places - np.arange(count)).astype(np.uint64)
         return np.asarray(high << np.uint64(BITS - upper) | lower, np.uint64)
 
 

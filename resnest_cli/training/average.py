@@ -22,8 +22,8 @@ from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
-from resnest_cli.model.variants import Preprocessing
 from resnest_cli.model.training_photos import joined
+from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.dataset import known_photos
 from resnest_cli.training.photo_cache import read_photo

@@ -40,8 +40,8 @@ class Progress:
     `epoch` counts from 0 and is the one being trained, `position` the batches of it that are done,
     `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
-    all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of the
-    averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
+    all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of
+    the averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
     with, by their hash.
     """
 
