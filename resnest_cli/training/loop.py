@@ -312,7 +312,7 @@ class Trainer:
             if which == "raw" and self.config.keep_epochs:
                 names.append(f"epoch-{row.epoch:04d}")
             if found.score > progress.best_score(which):
-                progress.best[which], progress.best_loss[which] = found.top1, found.loss
+                progress.best[which], progress.best_loss[which] = found.top1, -found.score[1]
                 names += [f"best_{which}"] if averaged is not None else []
             if row.best and row.which == which:
                 names.append("best")

@@ -1,5 +1,6 @@
 """How good logits are: loss, top-1, top-5, recall of each class, confusion matrix."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -34,7 +35,7 @@ class Evaluation:
     @property
     def score(self) -> tuple[float, float]:
         """What the best epoch has the most of: top-1, and of the same top-1 the least loss."""
-        return self.top1, -self.loss
+        return self.top1, -math.inf if math.isnan(self.loss) else -self.loss
 
     @property
     def mean_recall(self) -> float:
