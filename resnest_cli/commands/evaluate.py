@@ -143,9 +143,13 @@ def _run(
 
     found = figures.evaluated(first.judged)
     summary = figures.summary(found, first)
-    refused = calibration.too_few(first) if job.keep_logits else None
-    if job.keep_logits and refused is None:
-        summary["calibrated"] = calibration.calibrate(found)
+    refused = None
+    if job.keep_logits:
+        try:
+            calibration.check_enough(first)
+            summary["calibrated"] = calibration.calibrate(found)
+        except ResnestError as error:
+            refused = error
     if second is not None:
         summary["comparison"] = figures.compared(first, second)
     # Files first: whoever reads stdout may leave early.
@@ -164,7 +168,7 @@ def _run(
     if failed:
         output.message(f"{failed} of {len(first.items)} photo(s) could not be read.")
     if refused is not None:  # last: the figures are out
-        raise ResnestError(refused)
+        raise refused
     if failed:
         raise typer.Exit(3)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Float
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE, set_temperature
@@ -91,24 +92,27 @@ def _slope(
     return first / len(logits), second / len(logits)
 
 
-def too_few(gathered: "Gathered") -> str | None:
-    """Why no temperature is fitted; None where there are enough photos not trained on."""
+def check_enough(gathered: "Gathered") -> None:
+    """Tells too few photos that the model has not learned from.
+
+    Raises:
+        ResnestError: there are fewer than `FEWEST`.
+    """
     left = sum(not item.trained and item.record.error is None for item in gathered.items)
-    if left >= FEWEST:
-        return None
-    seen = f", without the {gathered.trained} that it was trained on" if gathered.trained else ""
-    return (
-        f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
-        f"{gathered.told.path} stays as it is. Give photos that were held out."
-    )
+    if left < FEWEST:
+        seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
+        raise ResnestError(
+            f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
+            f"{gathered.told.path} stays as it is. Give photos that were held out."
+        )
 
 
 def calibrate(found: "Evaluated") -> dict[str, Any]:
     """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
 
-    The photos are such that the model has not learned from, see `too_few`. The temperature goes
-    into the header of the checkpoint that was evaluated. Returns, as JSON has it, the temperature,
-    the number of photos, and calibration error and loss before and after.
+    The photos are such that the model has not learned from, see `check_enough`. The temperature
+    goes into the header of the checkpoint that was evaluated. Returns, as JSON has it, the
+    temperature, the number of photos, and calibration error and loss before and after.
 
     Raises:
         CheckpointError: the file cannot be written.
