@@ -6,7 +6,6 @@ gathers; `figures` makes sense of it.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from resnest_cli.errors import CheckpointError, ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.supervise import Start, supervised
@@ -225,19 +224,17 @@ def _chosen(job: EvaluateJob, listing: "Listing") -> "tuple[list[Listed], str | 
 
 def _noting(model: "Model", trained: set[int], prepare: "Prepare") -> "Prepare":
     """The same `prepare`, which also notes the numbers of photos that the model was trained on."""
+    from resnest_cli.model.training_photos import digest_of
+
     if model.trained_on is None:
         return prepare
-    try:
-        known = model.trained_on.membership()
-    except ValueError as error:
-        raise CheckpointError(f"{model.path}: {error}. Download or copy it again.") from error
+    known = model.trained_on.membership(model.path)
 
     def noting(index: int, source: "Source") -> "Float32":
         photo = prepare(index, source)
         assert source.path is not None
-        # From the system's memory, where decoding has just brought it.
-        with contextlib.suppress(OSError), Path(source.path).open("rb") as file:
-            if known(hashlib.file_digest(file, "sha256").digest()):
+        with contextlib.suppress(OSError):  # read again, from the system's memory
+            if known(digest_of(source.path)):
                 trained.add(index)
         return photo
 

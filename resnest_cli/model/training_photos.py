@@ -8,9 +8,10 @@ photos take 2 kB of a checkpoint's header, ImageNet's 1.28 million 3.8 MB.
 """
 
 import base64
-import binascii
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import CheckpointError
@@ -61,15 +62,15 @@ class TrainingPhotos:
         """For JSON."""
         return {"photos": self.photos, "hashes": self.hashes}
 
-    def membership(self) -> Callable[[bytes], bool]:
+    def membership(self, where: object) -> Callable[[bytes], bool]:
         """What says of a SHA-256 digest whether the photo is in the set; in microseconds.
 
         Raises:
-            ValueError: the hashes are damaged.
+            CheckpointError: the hashes, which are from the file `where`, are damaged.
         """
         import numpy as np
 
-        numbers = self._numbers()
+        numbers = self._numbers(where)
 
         def contains(digest: bytes) -> bool:
             number = np.uint64(_number(digest))
@@ -78,32 +79,35 @@ class TrainingPhotos:
 
         return contains
 
-    def union(self, other: "TrainingPhotos") -> "TrainingPhotos | None":
+    def union(self, other: "TrainingPhotos", where: object) -> "TrainingPhotos | None":
         """The photos of both; None where they are too many.
 
         Raises:
-            ValueError: the hashes of one are damaged.
+            CheckpointError: the hashes of one, which are from the file `where`, are damaged.
         """
         import numpy as np
 
-        return _written(np.union1d(self._numbers(), other._numbers()))
+        return _written(np.union1d(self._numbers(where), other._numbers(where)))
 
-    def _numbers(self) -> "NDArray[np.uint64]":
+    def _numbers(self, where: object) -> "NDArray[np.uint64]":
         """All hashes, sorted."""
         import numpy as np
 
+        damaged = CheckpointError(
+            f"{where}: its list of training photos is damaged. Download or copy it again."
+        )
         try:
             data = base64.b64decode(self.hashes, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"trained_on is damaged: {error}") from error
+        except ValueError as error:
+            raise damaged from error
         count, upper = self.photos, _upper_bits(self.photos)
         if len(data) != _bytes(count):
-            raise ValueError("trained_on is damaged: another number of hashes than it says")
+            raise damaged
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
         unary, low = np.split(bits[: _bits(count)], [count + (1 << upper)])
         places = np.flatnonzero(unary)
         if len(places) != count:
-            raise ValueError("trained_on is damaged: its hashes do not add up")
+            raise damaged
         wide = np.zeros((count, 64), np.uint8)
         wide[:, 64 - (BITS - upper) :] = low.reshape(count, BITS - upper)
         lower = np.packbits(wide, axis=1).view(">u8")[:, 0].astype(np.uint64)
@@ -121,10 +125,17 @@ def joined(
     """
     if one is None or other is None or one == other:
         return one and other
-    try:
-        return one.union(other)
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}. Download or copy it again.") from error
+    return one.union(other, where)
+
+
+def digest_of(path: str | Path) -> bytes:
+    """SHA-256 of a photo's file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _number(digest: bytes) -> int:

@@ -21,7 +21,7 @@ from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.listing import Listed, Listing
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.decode import decode
-from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos
+from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
 from resnest_cli.training.seeds import derived_seed
 
 if TYPE_CHECKING:
@@ -197,8 +197,7 @@ def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterat
 def _checked(photo: Listed) -> _Checked:
     try:
         decode(photo.path)  # first: it refuses pipes and devices, which could block for ever
-        with Path(photo.path).open("rb") as file:
-            return _Checked(photo, hashlib.file_digest(file, "sha256").digest(), None)
+        return _Checked(photo, digest_of(photo.path), None)
     except ImageError as error:
         return _Checked(photo, b"", str(error))
     except OSError as error:

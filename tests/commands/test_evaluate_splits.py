@@ -14,8 +14,10 @@ import pytest
 
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import read_info
+from resnest_cli.model.resnest import build
 from resnest_cli.model.training_photos import TrainingPhotos
 from tests.conftest import CLASSES, Cli, make_photo
+from tests.networks import TINY, enliven
 
 COUNT = 8  # photos of a class
 ALL = COUNT * len(CLASSES)
@@ -294,3 +296,21 @@ def test_every_checkpoint_of_a_run_knows_its_training_photos(
     assert figures(cli, "data", "-m", onnx)["trained_on"] == 30
     assert cli("export", "--model", best, "--hub", tmp_path / "hub").code == 0
     assert read_info(tmp_path / "hub" / "model.safetensors").trained_on is None  # to be published
+
+
+@pytest.mark.parametrize(("more", "index"), [((), 2), (("index",), 10), (("sorted",), 2)])
+def test_folders_named_by_numbers(
+    cli: Cli, tmp_path: Path, more: tuple[str, ...], index: int
+) -> None:
+    path, data, folder = (tmp_path / name for name in ("bare.safetensors", "data", "eval"))
+    checkpoint.save(
+        path, enliven(build(TINY, num_classes=12)), checkpoint.CheckpointInfo(variant=TINY)
+    )
+    for number in range(12):
+        (data / str(number)).mkdir(parents=True)
+    make_photo(data / "10" / "1.png", (50, 50))
+    flag = ("--folder-numbers", *more) if more else ()
+    result = cli("evaluate", data, "-m", path, "-o", folder, "--img-size", "32", *flag)
+    assert result.code == 0, result.err
+    assert json.loads((folder / "records.jsonl").read_text())["truth"]["index"] == index
+    assert ("taken in sorted order (0, 1, 10, 11, 2, ...)" in result.err) == (not more)

@@ -62,7 +62,7 @@ def test_a_resumed_run_knows_its_training_photos(data: Path, tmp_path: Path) -> 
     known = read_split(path, str(data)).trained_on
     assert known is not None
     assert known == before.trained_on
-    contains = known.membership()
+    contains = known.membership("x")
     for side, trained in ((before.train, True), (before.val, False)):
         found = [contains(hashlib.sha256(Path(s.path).read_bytes()).digest()) for s in side]
         assert found == [trained] * len(side)
