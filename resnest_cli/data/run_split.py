@@ -13,7 +13,7 @@ from typing import cast, get_args
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
 from resnest_cli.errors import ResnestError, UsageError
 
-COLUMNS = ("path", "label", "class_name", "split", "error")  # and sha256, of later versions
+COLUMNS = ("path", "label", "class_name", "split", "error")  # and sha256, in later versions
 _SIDES, _LEFT_OUT = frozenset(get_args(Side)), frozenset({"bad", "same"})
 
 
@@ -24,13 +24,14 @@ def is_run_split(path: Path) -> bool:
             head = file.readline(200).decode("utf-8", "replace")
     except OSError:
         return False
-    return tuple(next(csv.reader([head.strip()]), []))[: len(COLUMNS)] == COLUMNS
+    names = tuple(name.strip('"') for name in head.strip().split(","))
+    return names in (COLUMNS, (*COLUMNS, "sha256"))
 
 
 def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
     """The photos of a run; `reading.base_folder` says where they are, if it is not where they were.
 
-    Names of photos are absolute paths.
+    Names of photos are absolute paths, unless they lie in the folder of the file.
 
     Raises:
         UsageError: nothing says where the photos are, or none is there.
@@ -43,7 +44,12 @@ def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
     relative = [name for name, _, _ in used if not Path(name).is_absolute()]
     base = _base(path, relative, reading.base_folder) if relative else Path()
     photos = [
-        Listed(str(base / name), str((base / name).absolute()), label, cast("Side", side))
+        Listed(
+            path=str(base / name),
+            name=name if base == path.parent else str((base / name).absolute()),
+            label=label,
+            side=cast("Side", side),
+        )
         for name, label, side in used
     ]
     if not any(Path(photo.path).exists() for photo in photos):

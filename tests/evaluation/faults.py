@@ -9,6 +9,7 @@ kills a process at each step of writing a temperature into COPY of CHECKPOINT an
 list, whether COPY was "old" or "new" afterwards, and what else lay beside it.
 """
 
+import builtins
 import io
 import json
 import os
@@ -37,7 +38,8 @@ class Steps:
     def watched(self) -> Iterator[None]:
         """Every file that is created, synchronised, renamed or removed counts."""
         steps = self
-        opened, replaced, unlinked, fsync = Path.open, Path.replace, Path.unlink, os.fsync
+        replaced, unlinked, fsync = Path.replace, Path.unlink, os.fsync
+        opened, path_opened = builtins.open, Path.open
 
         class Written(io.BufferedWriter):
             def write(self, data: Any) -> int:
@@ -49,24 +51,27 @@ class Steps:
                     steps.step("flush")
                 super().flush()
 
-        def opening(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
-            if mode != "xb":
-                return opened(path, mode, *more, **named)
-            steps.step("create")
-            return Written(io.FileIO(path, "xb"))
+        def opening(function: Callable[..., Any]) -> Callable[..., Any]:
+            def open_(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+                if mode != "xb":
+                    return function(path, mode, *more, **named)
+                steps.step("create")
+                return Written(io.FileIO(path, "xb", opener=named.get("opener")))
+
+            return open_
 
         def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *a, **k: (steps.step(name), function(*a, **k))[1]
 
-        Path.open = opening  # type: ignore[method-assign, assignment]
+        builtins.open, Path.open = opening(opened), opening(path_opened)
         Path.replace = counted("rename", replaced)  # type: ignore[method-assign]
         Path.unlink = counted("remove", unlinked)  # type: ignore[method-assign]
         os.fsync = counted("fsync", fsync)
         try:
             yield
         finally:
-            Path.open, Path.replace, Path.unlink = opened, replaced, unlinked  # type: ignore[method-assign]
-            os.fsync = fsync
+            builtins.open, Path.open, os.fsync = opened, path_opened, fsync
+            Path.replace, Path.unlink = replaced, unlinked  # type: ignore[method-assign]
 
 
 def killed_everywhere(checkpoint: Path, copy: Path) -> Iterator[tuple[str, str, list[str]]]:
