@@ -10,8 +10,9 @@ from resnest_cli import options, output
 from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_written, picked, write_page
 from resnest_cli.data.listing import Reading
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
+from resnest_cli.evaluation.truth import FolderNumbers
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
 
@@ -28,7 +29,9 @@ EPILOG = """Examples:
 
   resnest evaluate data/ --model best.safetensors --html page.html
 
-  resnest evaluate data/ --model best.safetensors --calibrate
+  resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
+
+  resnest evaluate data/ --model best.safetensors --split test
 
   resnest evaluate data/ --model best.safetensors --compare resnest50d"""
 
@@ -51,7 +54,14 @@ def evaluate_command(
     html: options.Html = None,
     split: Annotated[
         Split,
-        typer.Option(help="Which side of data with a split: val, unless said (auto)."),
+        typer.Option(help="Which side of data with a split: val, else test (auto), unless said."),
+    ] = "auto",
+    folder_numbers: Annotated[
+        FolderNumbers,
+        typer.Option(
+            help="Whether folders 0, 1, 10, 11, 2, ... are named by the index of their class, or "
+            "made the indices in sorted order (auto: that, where the model knows no names)."
+        ),
     ] = "auto",
     split_names: options.SplitNames = None,
     path_column: options.TablePathColumn = None,
@@ -65,7 +75,9 @@ def evaluate_command(
     calibrate: Annotated[
         bool,
         typer.Option(
-            "--calibrate", help="Fit a temperature on these photos, and write it into MODEL's file."
+            "--calibrate",
+            help="Fit a temperature on those photos that MODEL was not trained on, and write it "
+            "into its file.",
         ),
     ] = False,
     compare: Annotated[
@@ -97,9 +109,11 @@ def evaluate_command(
 ) -> None:
     """Say how good a model is on labelled photos, and where it fails.
 
-    DATA has a folder for each class, named by its name, id (WordNet's for ImageNet) or index; of
-    data with a split the validation side is taken. Top-1 is exactly what `predict` says of the same
-    photos. Photos that cannot be read are left out of the figures, and the exit code is 3.
+    DATA has a folder for each class, named by its name, id (WordNet's for ImageNet) or index; or it
+    is the split.csv of a run. Of data with a split the validation side is taken, else the test
+    side. Photos that a checkpoint was trained on are counted, and left out of the first figures.
+    Top-1 is exactly what `predict` says of the same photos. Photos that cannot be read are left out
+    of the figures, and the exit code is 3.
     """
     given = locals()
     run_options = picked(
@@ -108,7 +122,15 @@ def evaluate_command(
     )  # fmt: skip
     model_options = picked(ModelOptions, given)
     job = EvaluateJob(
-        data, split, known_only, run_options, model_options, tta, calibrate, picked(Reading, given)
+        data,
+        split,
+        known_only,
+        run_options,
+        model_options,
+        tta,
+        calibrate,
+        folder_numbers,
+        picked(Reading, given),
     )
     if html is not None:
         check_written(html, (model, weights, labels))
@@ -135,27 +157,51 @@ def _run(
     # Only now, see `gather`: these import numpy.
     from resnest_cli.evaluation import calibration, figures
 
-    found = figures.evaluated(first)
-    summary = figures.summary(found)
+    found = figures.evaluated(first.judged)
+    summary = figures.summary(found, first)
+    refused = None
     if job.keep_logits:
-        summary["calibrated"] = calibration.calibrate(found)
+        try:
+            calibration.check_enough(first)
+            summary["calibrated"] = calibration.calibrate(found)
+        except ResnestError as error:
+            refused = error
     if second is not None:
-        summary["comparison"] = figures.compared(found, figures.evaluated(second))
+        summary["comparison"] = figures.compared(first, second)
     # Files first: whoever reads stdout may leave early.
     if folder is not None:
         from resnest_cli.evaluation.files import write_all
 
-        write_all(folder, found, summary)
+        write_all(folder, found, first, summary)
         output.message(f"Written to {folder}.")
     if html is not None:
         from resnest_cli.evaluation.page import evaluation_page
 
         write_page(evaluation_page(found, summary, folder), html)
     _show(summary, format_)
+    _tell_trained(summary)
     failed = summary["unreadable"]
     if failed:
-        output.message(f"{failed} of {len(found.records)} photo(s) could not be read.")
+        output.message(f"{failed} of {len(first.items)} photo(s) could not be read.")
+    if refused is not None:  # last: the figures are out
+        raise refused
+    if failed:
         raise typer.Exit(3)
+
+
+def _tell_trained(summary: dict[str, Any]) -> None:
+    """What figures of training photos are worth."""
+    trained = summary["trained_on"]
+    if summary["trained"]:
+        output.message(
+            f"All {trained} readable photo(s) are ones that {summary['model']} was trained on: the "
+            "figures say how well it remembers them, not how good it is."
+        )
+    elif trained:
+        output.message(
+            f"{trained} of {trained + summary['photos']} photo(s) are ones that {summary['model']} "
+            "was trained on; the figures leave them out."
+        )
 
 
 def _gathered(job: EvaluateJob) -> Gathered:

@@ -42,8 +42,11 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> Listing:
     """
     path = Path(data)
     if path.is_file():
+        from resnest_cli.data.run_split import is_run_split, read_run_split
         from resnest_cli.data.table import read_table
 
+        if is_run_split(path):
+            return read_run_split(path, reading)
         return read_table(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")

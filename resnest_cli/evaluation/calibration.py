@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Float
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE, set_temperature
 
 if TYPE_CHECKING:
     from resnest_cli.evaluation.figures import Evaluated
+    from resnest_cli.evaluation.job import Gathered
 
 BINS = 15
+FEWEST = 20  # photos that a temperature is fitted on
 _BATCH = 4096  # rows of logits in float64 at once
 _STEPS, _ENOUGH = 60, 1e-10
 
@@ -89,11 +92,27 @@ def _slope(
     return first / len(logits), second / len(logits)
 
 
+def check_enough(gathered: "Gathered") -> None:
+    """Tells too few photos that the model has not learned from.
+
+    Raises:
+        ResnestError: there are fewer than `FEWEST`.
+    """
+    left = sum(not item.trained and item.record.error is None for item in gathered.items)
+    if left < FEWEST:
+        seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
+        raise ResnestError(
+            f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
+            f"{gathered.told.path} stays as it is. Give photos that were held out."
+        )
+
+
 def calibrate(found: "Evaluated") -> dict[str, Any]:
     """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
 
-    It goes into the header of the checkpoint that was evaluated. Returns, as JSON has it, the
-    temperature, and calibration error and loss before and after.
+    The photos are such that the model has not learned from, see `check_enough`. The temperature
+    goes into the header of the checkpoint that was evaluated. Returns, as JSON has it, the
+    temperature, the number of photos, and calibration error and loss before and after.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -101,7 +120,11 @@ def calibrate(found: "Evaluated") -> dict[str, Any]:
     assert found.logits is not None
     truth = found.answers.truth
     temperature = fit_temperature(found.logits, truth)
-    record: dict[str, Any] = {"temperature": temperature, "file": found.told.path}
+    record: dict[str, Any] = {
+        "temperature": temperature,
+        "file": found.told.path,
+        "photos": len(truth),
+    }
     for when, used in (("before", found.told.temperature), ("after", temperature)):
         probabilities = softmax(found.logits, used)
         own = probabilities[np.arange(len(truth)), truth]

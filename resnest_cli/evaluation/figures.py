@@ -1,4 +1,9 @@
-"""What an evaluation, or a comparison of two, comes to; also as plain data, as JSON has it."""
+"""What an evaluation, or a comparison of two, comes to; also as plain data, as JSON has it.
+
+Figures are of photos that the model has not learned from (`Gathered.judged`). Those with all photos
+stand beside them under `all`; where nothing but training photos is left, theirs stand under
+`trained`, and none under the names that promise more.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +54,7 @@ def evaluated(gathered: Gathered) -> Evaluated:
         loss=np.array([item.loss for item in good], np.float64),
     )
     logits = None
-    if good[0].logits is not None:
+    if all(item.logits is not None for item in good):
         joined = b"".join(item.logits or b"" for item in good)
         logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
     return Evaluated(
@@ -63,16 +68,9 @@ def evaluated(gathered: Gathered) -> Evaluated:
     )
 
 
-def summary(found: Evaluated) -> dict[str, Any]:
-    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level."""
-    told, answers = found.told, found.answers
-    names = told.class_names
-    figures, calibrated = found.scores, found.calibration
-    good = found.readable
+def _overall(found: Evaluated) -> dict[str, Any]:
+    figures = found.scores
     return {
-        "model": told.model,
-        "photos": figures.photos,
-        "unreadable": len(found.records) - figures.photos,
         "top1": figures.top1.value,
         "top1_interval": [figures.top1.low, figures.top1.high],
         "top5": figures.top5.value if figures.top5 else None,
@@ -80,7 +78,30 @@ def summary(found: Evaluated) -> dict[str, Any]:
         "loss": figures.loss,
         "mean_recall": figures.mean_recall,
         "mean_f1": figures.mean_f1,
-        "ece": calibrated.ece,
+        "ece": found.calibration.ece,
+    }
+
+
+def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
+    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level.
+
+    `found` are the judged photos of all that were `gathered`.
+    """
+    told, answers = found.told, found.answers
+    names = told.class_names
+    figures, calibrated = found.scores, found.calibration
+    good, overall = found.readable, _overall(found)
+    trained = gathered.trained
+    others = trained > 0 and len(found.records) < len(gathered.items)
+    return {
+        "model": told.model,
+        "split": told.split,
+        "photos": figures.photos,
+        "trained_on": None if told.trained_on is None else trained,
+        "unreadable": len(found.records) - figures.photos,
+        **(dict.fromkeys(overall) if trained and not others else overall),
+        "trained": {"photos": trained, **overall} if trained and not others else None,
+        "all": _with_trained(gathered) if others else None,
         "temperature": told.temperature,
         "classes": [
             {
@@ -121,10 +142,22 @@ def summary(found: Evaluated) -> dict[str, Any]:
     }
 
 
-def compared(found: Evaluated, other: Evaluated) -> dict[str, Any]:
-    """Another model on the same photos, as JSON has it; of photos that both could read."""
+def _with_trained(gathered: Gathered) -> dict[str, Any]:
+    every = evaluated(gathered)
+    return {"photos": every.scores.photos, **_overall(every)}
+
+
+def compared(found: Gathered, other: Gathered) -> dict[str, Any]:
+    """Another model on the same photos, as JSON has it; of photos that both could read.
+
+    Photos that one of the two has learned from do not count, unless there are no others.
+    """
     ours, theirs = _by_input(found), _by_input(other)
-    both = [name for name in ours if name in theirs]
+    readable = [name for name in ours if name in theirs]
+    seen = {item.record.input for item in (*found.items, *other.items) if item.trained}
+    both = [name for name in readable if name not in seen]
+    trained = len(readable) - len(both)
+    both = both or readable
     first = np.array([ours[name][0] == ours[name][1] for name in both], np.bool_)
     second = np.array([theirs[name][0] == theirs[name][1] for name in both], np.bool_)
     result = compare(first, second)
@@ -143,6 +176,7 @@ def compared(found: Evaluated, other: Evaluated) -> dict[str, Any]:
     return {
         "model": other.told.model,
         "photos": len(both),
+        "trained_on": trained,
         "top1": float(second.mean()) if both else None,
         "this_top1": float(first.mean()) if both else None,
         "mended_count": len(result.mended),
@@ -153,12 +187,10 @@ def compared(found: Evaluated, other: Evaluated) -> dict[str, Any]:
     }
 
 
-def _by_input(found: Evaluated) -> dict[str, tuple[int, int]]:
+def _by_input(found: Gathered) -> dict[str, tuple[int, int]]:
     """Input -> true and predicted class, of the readable photos."""
     return {
-        found.records[index].input: (
-            found.truth[index],
-            found.records[index].predictions[0].index,
-        )
-        for index in found.readable
+        item.record.input: (item.truth, item.record.predictions[0].index)
+        for item in found.items
+        if item.record.error is None
     }

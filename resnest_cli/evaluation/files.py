@@ -11,14 +11,18 @@ import numpy as np
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.figures import Evaluated
+from resnest_cli.evaluation.job import Gathered
 from resnest_cli.files import write_text
 from resnest_cli.report import plots
 
 
-def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
+def write_all(
+    folder: Path, found: Evaluated, gathered: Gathered, figures: Mapping[str, Any]
+) -> None:
     """Writes `metrics.json`, `classes.csv`, `confusion.csv`, `records.jsonl` and the pictures.
 
-    Each appears whole or not at all; `figures` are those of `figures.summary`.
+    Each appears whole or not at all; `figures` are those of `figures.summary`. Records are of all
+    photos, everything else of those that were judged.
 
     Raises:
         ResnestError: the folder or a file cannot be written.
@@ -33,7 +37,7 @@ def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> Non
         write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
         write_text(folder / "classes.csv", _csv([columns, *classes]))
         write_text(folder / "confusion.csv", _csv([["true \\ predicted", *names], *counts]))
-        write_text(folder / "records.jsonl", "".join(_lines(found)))
+        write_text(folder / "records.jsonl", "".join(_lines(gathered)))
         write_pictures(folder, found)
     except OSError as error:
         raise ResnestError(
@@ -64,10 +68,15 @@ def _csv(rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _lines(found: Evaluated) -> Iterable[str]:
-    """`predict`'s own records, each with the true class, and whether it stands first."""
-    names = found.told.class_names
-    for record, truth in zip(found.records, found.truth, strict=True):
+def _lines(gathered: Gathered) -> Iterable[str]:
+    """`predict`'s own records, each with the true class, whether it stands first, and whether the
+    photo trained the model, where that is known.
+    """
+    told = gathered.told
+    for item in gathered.items:
+        record, truth = item.record, item.truth
         right = record.predictions[0].index == truth if record.predictions else None
-        more = {"truth": {"index": truth, "label": names[truth]}, "right": right}
+        trained = item.trained if record.predictions and told.trained_on is not None else None
+        more: dict[str, Any] = {"truth": {"index": truth, "label": told.class_names[truth]}}
+        more |= {"right": right, "trained_on": trained}
         yield json.dumps(record.as_dict() | more) + "\n"

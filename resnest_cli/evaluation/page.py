@@ -7,23 +7,25 @@ from typing import Any
 
 from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.evaluation.files import write_pictures
-from resnest_cli.output.evaluation import headline
+from resnest_cli.output.evaluation import headline, photos_of, with_trained
 from resnest_cli.report.html import Page, Picture, Table, picture_of, rows_of
 
 
 def evaluation_page(
     found: Evaluated, figures: Mapping[str, Any], folder: Path | None = None
 ) -> Page:
-    """All of it; `figures` are those of `figures.summary`. Photos are read for their thumbnails.
+    """All of it; `figures` are those of `figures.summary`. Photos are read for their thumbnails,
+    those that were judged.
 
     The pictures are those of `folder`, where an evaluation was written to one.
     """
     classes = [one for one in figures["classes"] if one["support"]]
     failed = figures["unreadable"]
-    unreadable = f"; {failed:,} more could not be read" if failed else ""
+    unreadable = f"; {failed:,} could not be read" if failed else ""
+    every = with_trained(figures)
     page = Page(
         title=f"{figures['model']}: how good it is",
-        subtitle=f"{figures['photos']:,} photos of {len(classes):,} classes{unreadable}",
+        subtitle=f"{photos_of(figures)}{unreadable}. {every or ''}",
         figures=headline(figures),
         pictures=_pictures(found, folder),
         tables=[

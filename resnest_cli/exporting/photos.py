@@ -4,6 +4,7 @@ They are decoded in a replaceable process with limits (`images.isolation`): a ph
 decoder crashes is one that cannot be read, and the export goes on.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.isolation import IsolatedDecoder
 from resnest_cli.images.sources import Source, iter_sources
+from resnest_cli.model.training_photos import digest_of
 from resnest_cli.model.variants import Preprocessing
 
 if TYPE_CHECKING:
@@ -132,7 +134,25 @@ def planned(folder: str, model: "Model", most: int) -> Plan:
         held_out = [path for path in paths if path not in used]
     if len(calibration) < _FEW:
         notes.append(f"{len(calibration)} photo(s) are few to calibrate with; give a hundred.")
-    return Plan(calibration, evenly(held_out, MEASURED_AT_MOST), truth, notes)
+    measured = evenly(held_out, MEASURED_AT_MOST)
+    trained = _trained_on(measured, model)
+    if trained and truth is not None:
+        notes.append(
+            f"{trained} of the {len(measured)} photos that measure top-1 are ones that the model "
+            "was trained on: both figures are too good, their difference stands."
+        )
+    return Plan(calibration, measured, truth, notes)
+
+
+def _trained_on(paths: list[str], model: "Model") -> int:
+    """How many of the photos the model is known to have learned from."""
+    if model.trained_on is None:
+        return 0
+    known, count = model.trained_on.membership(model.path), 0
+    for path in paths:
+        with contextlib.suppress(OSError):  # told where it is decoded
+            count += known(digest_of(path))
+    return count
 
 
 def _class_folders(
@@ -140,7 +160,7 @@ def _class_folders(
 ) -> "tuple[Listing | None, dict[str, int] | None, list[str]]":
     """The photos by class, and the class of each; None where they are not all in such folders."""
     from resnest_cli.data.class_folders import list_data
-    from resnest_cli.evaluation.truth import class_indices
+    from resnest_cli.evaluation.truth import class_indices, folder_names
 
     try:
         listing = list_data(folder)
@@ -150,10 +170,12 @@ def _class_folders(
         return None, None, []
     try:
         labels = {photo.label for photo in listing.photos}
-        indices, unknown = class_indices(labels, model, known_only=True)
+        folders = folder_names(folder, listing)
+        truth = class_indices(labels, model, known_only=True, folders=folders)
     except UsageError as error:  # a name that several classes have
         return listing, None, [f"No top-1: {error}"]
-    if unknown:
-        known = f"the model does not know {unknown[0]!r}"
+    if truth.unknown:
+        known = f"the model does not know {truth.unknown[0]!r}"
         return listing, None, [f"No top-1: {known}, one of the folders in {folder}."]
-    return listing, {photo.path: indices[photo.label] for photo in listing.photos}, []
+    indices = {photo.path: truth.indices[photo.label] for photo in listing.photos}
+    return listing, indices, truth.notes

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
     from resnest_cli.model.resnest import ResNeSt
+    from resnest_cli.model.training_photos import TrainingPhotos
 
 _T = TypeVar("_T")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
@@ -53,6 +54,7 @@ class Model:
     of logit i; a network without a classifier has none. `noted_ids` are the folder names that a
     training noted, `imagenet` says that the classes are ImageNet's. Logits are divided by
     `temperature` before they become probabilities.
+    `trained_on` are the photos that it learned from, None where that is not known.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
     be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
     what ours never do, and `data_files` are those beside it that hold its tensors.
@@ -68,6 +70,7 @@ class Model:
     noted_ids: tuple[str, ...] | None = None
     imagenet: bool = False
     temperature: float = 1.0
+    trained_on: "TrainingPhotos | None" = None
     exported: str | None = None
     trusted: bool = False
     data_files: tuple[Path, ...] = ()
@@ -187,6 +190,7 @@ def find_model(
         noted_ids=_noted_ids(known),
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
+        trained_on=known.trained_on,
         exported=_precision(known),
         trusted=trust_onnx and known.format == "onnx",
         data_files=_data_files(path) if trust_onnx and known.format == "onnx" else (),

@@ -22,6 +22,7 @@ from resnest_cli.data.encoding import decoded
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, canonical
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.decode import decode
+from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
 from resnest_cli.training.seeds import derived_seed
 
 if TYPE_CHECKING:
@@ -35,11 +36,15 @@ _NAMED = 5  # examples in a note
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index."""
+    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index.
+
+    `digest` begins its file's SHA-256, in as many bytes as `training_photos` needs; b"" is unknown.
+    """
 
     path: str
     name: str
     label: int
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,21 @@ class DataSet:
         """How many photos validate."""
         return sum(self.shards.val_counts) if self.shards else len(self.val)
 
+    @property
+    def trained_on(self) -> TrainingPhotos | None:
+        """The photos that train, for a checkpoint to remember; None where they are not known."""
+        return None if self.shards else known_photos(self.train)
+
     def _counts(self, samples: "Sequence[Sample]") -> tuple[int, ...]:
         counts = Counter(sample.label for sample in samples)
         return tuple(counts[label] for label in range(len(self.class_ids)))
+
+
+def known_photos(samples: Sequence[Sample]) -> TrainingPhotos | None:
+    """The set of these photos; None where the content of one is not known."""
+    if not all(sample.digest for sample in samples):
+        return None
+    return TrainingPhotos.of(sample.digest for sample in samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +175,16 @@ def load_dataset(
     if not val:
         raise _nothing_validates(data, listing, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
+    digests = {item.photo.path: item.digest[:DIGEST_BYTES] for item in good}
+
+    def sample(photo: Listed) -> Sample:
+        return Sample(photo.path, photo.name, index[photo.label], digests[photo.path])
+
     return DataSet(
         class_ids=ids,
         class_names=names,
-        train=tuple(_sample(photo, index) for photo in train),
-        val=tuple(_sample(photo, index) for photo in val),
+        train=tuple(map(sample, train)),
+        val=tuple(map(sample, val)),
         bad=bad,
         left_out=tuple(left_out),
         notes=tuple(notes),
@@ -180,10 +202,6 @@ def _nothing_validates(data: str, listing: Listing, same: int) -> UsageError:
         f"training photos, {brought - same} cannot be read or are of classes without training "
         "photos. Mend them, or take them away: then a part of the training photos validates."
     )
-
-
-def _sample(photo: Listed, index: dict[str, int]) -> Sample:
-    return Sample(photo.path, photo.name, index[photo.label])
 
 
 def _check_text(listing: Listing, data: str) -> None:
@@ -219,8 +237,7 @@ def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterat
 def _checked(photo: Listed) -> _Checked:
     try:
         decode(photo.path)  # first: it refuses pipes and devices, which could block for ever
-        with Path(photo.path).open("rb") as file:
-            return _Checked(photo, hashlib.file_digest(file, "sha256").digest(), None)
+        return _Checked(photo, digest_of(photo.path), None)
     except ImageError as error:
         return _Checked(photo, b"", str(error))
     except OSError as error:

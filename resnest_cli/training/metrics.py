@@ -1,5 +1,6 @@
 """How good logits are: loss, top-1, top-5, recall of each class, confusion matrix."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -30,6 +31,11 @@ class Evaluation:
     confusion: NDArray[np.int64]
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float32]
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """What the best epoch has the most of: top-1, and of the same top-1 the least loss."""
+        return self.top1, -math.inf if math.isnan(self.loss) else -self.loss
 
     @property
     def mean_recall(self) -> float:

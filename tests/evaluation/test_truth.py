@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.data.listing import Listed, Listing
 from resnest_cli.errors import UsageError
-from resnest_cli.evaluation.truth import class_indices
-from resnest_cli.model.labels import imagenet_ids, imagenet_labels
+from resnest_cli.evaluation.truth import class_indices, folder_names
+from resnest_cli.model.labels import imagenet_ids, imagenet_labels, labels_for
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import VARIANTS
 
@@ -30,7 +31,8 @@ IMAGENET = replace(PETS, name="resnest50d", class_names=imagenet_labels(), image
 
 
 def test_by_id_by_name_and_by_index() -> None:
-    found, unknown = class_indices(["n01", "dog", "7", "4", "Tabby_Cat"], PETS)
+    found, unknown, notes = class_indices(["n01", "dog", "7", "4", "Tabby_Cat"], PETS)
+    assert notes == []
     assert found == {"n01": 0, "dog": 1, "7": 2, "4": 4, "Tabby_Cat": 0}
     assert unknown == []
     assert class_indices(["dog"], replace(PETS, noted_ids=None))[0] == {"dog": 1}
@@ -40,7 +42,7 @@ def test_imagenets_ids() -> None:
     ids = imagenet_ids()
     assert len(set(ids)) == 1000
     assert list(ids) == sorted(ids)
-    found, _ = class_indices(["n02123045", "n01440764", "n15075141", "tench"], IMAGENET)
+    found, _, _ = class_indices(["n02123045", "n01440764", "n15075141", "tench"], IMAGENET)
     assert found == {"n02123045": 281, "n01440764": 0, "n15075141": 999, "tench": 0}
     assert imagenet_labels()[281] == "tabby"
 
@@ -65,6 +67,99 @@ def test_an_ambiguous_name_lists_all_that_have_it() -> None:
 def test_unknown_classes() -> None:
     with pytest.raises(UsageError, match=r"no class 'doge' \(and 1 more\)\. Did you mean dog"):
         class_indices(["dog", "doge", "zebra"], PETS)
-    found, unknown = class_indices(["dog", "doge", "9"], PETS, known_only=True)
+    found, unknown, _ = class_indices(["dog", "doge", "9"], PETS, known_only=True)
     assert found == {"dog": 1}
     assert unknown == ["9", "doge"]
+
+
+def nameless(classes: int) -> Model:
+    """A model whose file names no classes."""
+    return replace(PETS, name="bare.pth", class_names=labels_for(classes), noted_ids=None)
+
+
+def numbers(first: int, end: int, width: int = 0) -> list[str]:
+    return [f"{number:0{width}}" for number in range(first, end)]
+
+
+TWELVE = nameless(12)
+SORTED = {name: index for index, name in enumerate(sorted(numbers(0, 12)))}
+INDEX = {name: int(name) for name in numbers(0, 12)}
+OWN = replace(TWELVE, class_names=tuple(sorted(numbers(0, 12))))  # trained by us on such folders
+NAMED = replace(TWELVE, class_names=tuple("abcdefghijkl"))
+NOTED = replace(NAMED, noted_ids=tuple(sorted(numbers(0, 12))))  # by us, with --class-names
+THOUSAND = replace(IMAGENET, class_names=imagenet_labels())
+
+
+def test_sorted_order_is_torchvisions(tmp_path: Path) -> None:
+    from torchvision.datasets.folder import find_classes
+
+    for name in SORTED:
+        (tmp_path / name).mkdir()
+    assert find_classes(tmp_path)[1] == SORTED
+    assert SORTED["10"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "folders", "expected", "told"),
+    [
+        (TWELVE, numbers(0, 12), SORTED, True),
+        (TWELVE, ["0", "3", "10"], SORTED, True),  # some of the same folders
+        (TWELVE, numbers(0, 12, width=2), None, False),  # both orders are one
+        (nameless(10), numbers(0, 10), INDEX, False),
+        (nameless(11), numbers(0, 11), {"0": 0, "1": 1, "10": 2, "2": 3}, True),
+        (OWN, numbers(0, 12), SORTED, False),  # by their names
+        (NOTED, numbers(0, 12), SORTED, False),  # by their ids
+        (NAMED, numbers(0, 12), INDEX, False),  # names are known: numbers are none of them
+        (THOUSAND, numbers(0, 1000), {"10": 10, "999": 999}, False),
+        (THOUSAND, ["5", "10", "100"], {"10": 10, "100": 100}, False),
+    ],
+)
+def test_folders_named_by_numbers(
+    model: Model, folders: list[str], expected: dict[str, int] | None, told: bool
+) -> None:
+    found = class_indices(folders, model, folders=folders)
+    expected = expected or {name: int(name) for name in folders}
+    assert {name: found.indices[name] for name in expected if name in folders} == {
+        name: index for name, index in expected.items() if name in folders
+    }
+    assert len(found.indices) == len(folders)
+    assert bool(found.notes) == told
+    if told:
+        assert "sorted order (0, 1, 10, " in found.notes[0]
+        assert "--folder-numbers index" in found.notes[0]
+
+
+def test_classes_without_photos_on_this_side_count_in_the_order() -> None:
+    found = class_indices(["10", "2"], TWELVE, folders=numbers(0, 12))
+    assert found.indices == {"10": 2, "2": 4}
+
+
+def test_labels_in_a_table_are_indices() -> None:
+    assert class_indices(numbers(0, 12), TWELVE) == (INDEX, [], [])
+
+
+@pytest.mark.parametrize("model", [TWELVE, OWN, NAMED, NOTED])
+def test_a_flag_overrules(model: Model) -> None:
+    folders = numbers(0, 12)
+    for asked, expected in (("index", INDEX), ("sorted", SORTED)):
+        found = class_indices(folders, model, folders=folders, numbers=asked)  # type: ignore[arg-type]
+        assert found == (expected, [], [])
+    one = class_indices(["10"], model, numbers="sorted")
+    assert one.indices == {"10": 2}
+
+
+def test_counted_from_one() -> None:
+    folders = numbers(1, 13)
+    with pytest.raises(UsageError, match=r"no class '12'.*--folder-numbers sorted takes"):
+        class_indices(folders, TWELVE, folders=folders)
+    found = class_indices(folders, TWELVE, folders=folders, numbers="sorted")
+    assert found.indices == {name: index for index, name in enumerate(sorted(folders))}
+    with pytest.raises(UsageError, match="neither as many nor all named by numbers below 12"):
+        class_indices(folders[5:], TWELVE, folders=folders[5:], numbers="sorted")
+
+
+def test_the_folders_of_data(tmp_path: Path) -> None:
+    photos = [Listed("p", "p", label, None) for label in "abb"]
+    listing = Listing(photos, own_split=False, empty=["train/c", "d"])
+    assert folder_names(str(tmp_path), listing) == {"a", "b", "c", "d"}
+    assert folder_names(str(tmp_path / "photos.csv"), listing) == set()

@@ -1,6 +1,7 @@
 """Which photos check, calibrate and measure."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from resnest_cli.errors import UsageError
 from resnest_cli.exporting.photos import Reader, evenly, photos_of, planned
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
+from resnest_cli.model.labels import labels_for
 from resnest_cli.model.loading import find_model
+from resnest_cli.model.training_photos import TrainingPhotos, digest_of
 from tests.conftest import CLASSES, make_photo
 
 
@@ -41,6 +44,27 @@ def test_class_folders_that_the_model_knows(tiny_checkpoint: Path, tmp_path: Pat
     (note,) = plan.notes
     assert "6 photo(s) are few" in note
     assert len(planned(str(data), find_model(str(tiny_checkpoint)), 2).calibration) == 2
+
+
+def test_photos_trained_on_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    data = fill(tmp_path / "data", CLASSES[:3], 4)
+    trained = TrainingPhotos.of(map(digest_of, photos_of(str(data))[:6]))
+    model = replace(find_model(str(tiny_checkpoint)), trained_on=trained)
+    plan = planned(str(data), model, 100)
+    many = sum(path in photos_of(str(data))[:6] for path in plan.held_out)
+    assert 0 < many < 6
+    assert f"{many} of the 6 photos that measure top-1" in plan.notes[-1]
+
+
+def test_folders_named_by_numbers_are_those_of_evaluate(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    data = fill(tmp_path / "data", tuple(map(str, range(12))), 1)
+    known = find_model(str(tiny_checkpoint))
+    plan = planned(str(data), replace(known, class_names=labels_for(12)), 100)
+    assert plan.truth is not None
+    assert plan.truth[str(data / "10" / "0.png")] == 2
+    assert "sorted order (0, 1, 10, 11, 2" in plan.notes[0]
 
 
 def test_a_split_of_the_datas_own(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from resnest_cli.errors import CheckpointError, NewerFormatError
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import CheckpointInfo, instantiate, load, read_info, save
 from resnest_cli.model.resnest import ResNeSt, build
+from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import Preprocessing, Variant, get_variant
+from tests.conftest import Cli
 from tests.networks import TINY, enliven, photos
 
 DATA = Path(__file__).parent / "data"
@@ -185,7 +188,7 @@ def test_save_refuses_values_that_are_not_finite(tmp_path: Path, value: float) -
         ({"metrics": {"loss": float("nan")}}, "metrics cannot be written"),
         ({"provenance": {"x": Path("x")}}, "provenance cannot be written"),
         ({"class_names": ("a", "b", "c", "d", "\ud800")}, "class_names cannot be written"),
-        ({"provenance": {"x": "y" * 5_000_000}}, "Shorten them"),
+        ({"provenance": {"x": "y" * 9_000_000}}, "Shorten them"),
     ],
 )
 def test_save_refuses_what_could_not_be_read(
@@ -412,3 +415,37 @@ def test_the_golden_checkpoint_of_format_1_still_loads(tmp_path: Path) -> None:
 
 def test_every_name_that_the_module_promises_exists() -> None:
     assert all(hasattr(checkpoint, name) for name in checkpoint.__all__)
+
+
+@pytest.mark.parametrize("depth", [31, 32, 40, 900, 3000, 200_000])
+@pytest.mark.parametrize("key", ["metrics", "provenance", "versions"])
+def test_metadata_nested_however_deep_are_told(
+    saved: Path, tmp_path: Path, cli: Cli, key: str, depth: int
+) -> None:
+    path = tmp_path / "deep.safetensors"
+    shutil.copy(saved, path)
+    edit_header(path, **{key: '{"a":' * depth + "1" + "}" * depth})
+    shown = cli("models", "show", path)
+    if depth <= 32:
+        assert shown.code == 0
+        load(path)
+        return
+    assert shown.code == 1
+    assert re.search(f"damaged header: {key} is (nested too deep|not valid JSON)", shown.err)
+    with pytest.raises(CheckpointError, match="damaged header"):
+        load(path)
+
+
+def test_training_photos_are_kept_and_a_damaged_set_is_told(tmp_path: Path) -> None:
+    photos = TrainingPhotos.of([b"%08d" % n for n in range(40)])
+    one, two = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    for path in (one, two):
+        save(path, tiny_network(), tiny_info(trained_on=photos))
+        assert read_info(path).trained_on == load(path).info.trained_on == photos
+    assert one.read_bytes() == two.read_bytes()
+    theirs = timm.models.load_state_dict(str(one))
+    assert theirs.keys() == tiny_network().state_dict().keys()  # no tensor more
+    for spoilt in ('{"photos": 41, "hashes": "AAAA"}', '{"photos": 40}', "[1]", '"x"', "{"):
+        edit_header(one, trained_on=spoilt)
+        with pytest.raises(CheckpointError, match=r"1\.safetensors has a damaged header"):
+            read_info(one)

@@ -15,6 +15,7 @@ from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import ResNeSt, build
+from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.average import average, recomputed
 from resnest_cli.training.dataset import Sample
@@ -65,6 +66,32 @@ def test_the_mean_is_torchs(three: list[Path]) -> None:
     assert [one["file"] for one in found.info.provenance["averaged"]] == [p.name for p in three]
     assert found.info.provenance["class_ids"] == ["a", "b", "c"]
     assert "epoch" not in found.info.provenance
+
+
+A, B, BOTH = (
+    TrainingPhotos.of(map(bytes, hashes))
+    for hashes in ([b"a" * 8], [b"b" * 8], [b"a" * 8, b"b" * 8])
+)
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"), [((A, A), A), ((A, B), BOTH), ((A, None), None), ((None, None), None)]
+)
+def test_training_photos_are_those_of_all(
+    tmp_path: Path, sets: tuple[TrainingPhotos | None, ...], expected: TrainingPhotos | None
+) -> None:
+    paths = [
+        write(tmp_path / f"{seed}.safetensors", seed, trained_on=photos)
+        for seed, photos in enumerate(sets)
+    ]
+    assert average(paths).info.trained_on == expected
+    if expected == A:  # and those that batch norm's statistics are of
+        more = [replace(sample, digest=b"b" * 8) for sample in samples(tmp_path, 2)]
+        assert recomputed(average(paths), more, lambda *_: None).info.trained_on == BOTH
+        assert (
+            recomputed(average(paths), samples(tmp_path, 2), lambda *_: None).info.trained_on
+            is None
+        )
 
 
 def test_of_one_file_twice_it_is_the_file(three: list[Path]) -> None:

@@ -17,6 +17,7 @@ from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import DivergedError, Trainer
+from resnest_cli.training.metrics import Evaluation, Meter
 from resnest_cli.training.resume import Progress, State
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.stopping import StoppedError, StopRequest
@@ -91,7 +92,10 @@ class Kept:
             part: {name: tensor.clone().contiguous() for name, tensor in group.items()}
             for part, group in parts.items()
         }
-        copied = replace(progress, rows=list(progress.rows), best=dict(progress.best))
+        copied = replace(
+            progress, rows=list(progress.rows), best=dict(progress.best),
+            best_loss=dict(progress.best_loss),
+        )  # fmt: skip
         self.states.append(State(copied, tensors, dict(scaler)))
 
 
@@ -307,6 +311,67 @@ def test_patience() -> None:
     assert progress.epoch == progress.best_epoch + 2
     again = trainer(config, kept, Watch(), kept.states[-1])
     assert again.run().epoch == progress.epoch  # stopped for good
+
+
+# Top-1 and loss of each epoch's weights, of their average; the best epoch and kind, and the best of
+# each kind.
+TIES = {
+    "the first of equals": ([(0.5, 1.0)] * 3, None, 1, "raw", {"raw": 1}),
+    "the least loss": ([(0.9, 4.0), (0.9, 1.0), (0.9, 2.0)], None, 2, "raw", {"raw": 2}),
+    "top-1 before loss": ([(0.8, 0.1), (0.9, 4.0), (0.7, 0.0)], None, 2, "raw", {"raw": 2}),
+    "the average wins by loss": (
+        [(0.9, 2.0), (0.9, 3.0)], [(0.9, 1.5), (0.9, 1.0)], 2, "ema", {"raw": 1, "ema": 2},
+    ),
+    "the weights win by loss": (
+        [(0.9, 2.0), (0.9, 0.5)], [(0.9, 1.5), (0.9, 1.0)], 2, "raw", {"raw": 2, "ema": 2},
+    ),
+    "of all equal the weights": (
+        [(0.9, 2.0)] * 2, [(0.9, 2.0)] * 2, 1, "raw", {"raw": 1, "ema": 1},
+    ),
+    "a loss that is no number": ([(0.9, math.nan), (0.9, 1.0)], None, 2, "raw", {"raw": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("case", TIES)
+def test_of_equally_good_epochs_the_least_loss_is_best(
+    case: str, resumed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, averaged, epoch, kind, of_kind = TIES[case]
+    scores = [row for pair in zip(raw, averaged or raw, strict=True) for row in pair]
+    if averaged is None:
+        scores = list(raw)
+    left = iter(scores)
+
+    def scripted(_run: Trainer, _network: nn.Module) -> Evaluation:
+        top1, loss = next(left)
+        empty = Meter(CLASSES).result()
+        return replace(empty, top1=top1, loss=loss)
+
+    monkeypatch.setattr(Trainer, "_validate", scripted)
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda _run: None)
+    kept = Kept()
+    config = replace(CONFIG, epochs=len(raw), model_ema=averaged is not None)
+    if resumed:  # after each epoch
+        for done in range(1, len(raw) + 1):
+            state = kept.states[-1] if kept.states else None
+            progress = trainer(replace(config, epochs=done), kept, Watch(), state).run()
+    else:
+        progress = trainer(config, kept, Watch()).run()
+    assert progress.best_epoch == epoch
+    assert [row.epoch for row in progress.rows if row.best][-1] == epoch
+    assert kept.metrics["best"]["epoch"] == epoch
+    assert kept.metrics["best"]["weights"] == kind
+    for which, expected in of_kind.items():
+        name = f"best_{which}" if averaged is not None else "best"
+        assert kept.metrics[name]["epoch"] == expected
+
+
+def test_a_state_of_an_earlier_version_knows_no_loss() -> None:
+    progress = Progress(best={"raw": 0.9}, best_epoch=3)
+    assert progress.best_score("raw") < (0.9, -5.0)
+    assert progress.best_score("raw") > (0.8, 0.0)
+    assert progress.best_score("ema") < (0.0, -5.0)
 
 
 def test_more_epochs_go_on_from_the_step() -> None:

@@ -1,5 +1,6 @@
 """Settings: who wins, what is refused, and what is decided from the data."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,25 @@ def test_differences() -> None:
     one = load()
     assert differences(one, one) == []
     assert differences(one, replace(one, mixup=0.5)) == ["mixup: 0.0 there, 0.5 now"]
+
+
+@pytest.mark.parametrize("depth", [1, 900, 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda n: "lr = " + "[" * n + "]" * n,
+        lambda n: "lr = " + "{a=" * n + "1" + "}" * n,
+        lambda n: "lr" + ".a" * n + " = 1",
+        lambda n: "[lr" + ".a" * n + "]",
+        lambda n: "[[command" + ".a" * n + "]]",
+        lambda n: "command" + ".a" * n + " = 1",
+    ],
+)
+def test_tables_however_deep_are_told(
+    tmp_path: Path, text: Callable[[int], str], depth: int
+) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text(text(depth))
+    with pytest.raises(UsageError, match=r"deep\.toml: (is not TOML: nested|\w+ is an? )") as error:
+        load(data="data", config=path)
+    assert len(str(error.value)) < 300

@@ -1,5 +1,7 @@
 """`split.csv`: odd names come back, data may move, and damage is told."""
 
+import csv
+import hashlib
 import os
 from pathlib import Path
 
@@ -53,6 +55,25 @@ def test_data_that_moved_are_found_by_their_names(data: Path, tmp_path: Path) ->
     assert names(after.val) == names(before.val)
     assert all(Path(s.path).is_relative_to(tmp_path / "moved") for s in after.train + after.val)
     assert all(Path(s.path).is_file() for s in after.train + after.val)
+
+
+def test_a_resumed_run_knows_its_training_photos(data: Path, tmp_path: Path) -> None:
+    before, path = load(data), tmp_path / "split.csv"
+    write_split(path, before)
+    known = read_split(path, str(data)).trained_on
+    assert known is not None
+    assert known == before.trained_on
+    contains = known.membership("x")
+    for side, trained in ((before.train, True), (before.val, False)):
+        found = [contains(hashlib.sha256(Path(s.path).read_bytes()).digest()) for s in side]
+        assert found == [trained] * len(side)
+    with path.open() as file:  # as earlier versions wrote it
+        rows = [row[:-1] for row in csv.reader(file)]
+    with path.open("w") as file:
+        csv.writer(file).writerows(rows)
+    old = read_split(path, str(data))
+    assert old.trained_on is None
+    assert names(old.train) == names(before.train)
 
 
 def test_it_is_reused_whatever_the_data_hold_now(data: Path, tmp_path: Path) -> None:
