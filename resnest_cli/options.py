@@ -38,13 +38,15 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         envvar="RESNEST_MODEL",
-        help="Id or alias of a variant (see `resnest models`), or a checkpoint file.",
+        help="A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder "
+        "with a config.json, or a checkpoint file.",
     ),
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH|URL", help="Other weights for the named variant. A path never connects."
+        metavar="PATH|URL|NAME",
+        help="Other weights for the named variant. A path never connects.",
     ),
 ]
 Labels = Annotated[
@@ -95,7 +97,7 @@ Mirror = Annotated[
     typer.Option(
         metavar="URL|FOLDER",
         envvar="RESNEST_MIRROR",
-        help="Where weights are looked for before the published hosts.",
+        help="Where weights are looked for before the published hosts and the hub.",
     ),
 ]
 Offline = Annotated[

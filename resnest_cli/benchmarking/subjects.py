@@ -12,7 +12,8 @@ from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.variants import Variant, get_variant
+from resnest_cli.model.names import find_named
+from resnest_cli.model.variants import Variant
 from resnest_cli.model.weights import Access
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def subjects(
     try:
         find_model(job.model, access=Access(offline=True, notify=tell))
     except OfflineError:
-        variant = get_variant(job.model)
+        variant = find_named(job.model)
+        if variant is None:
+            raise
         tell(
             f"The weights of {variant.id} are not on this machine: it is timed with random ones, "
             "which take as long."

@@ -11,18 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
+from resnest_cli.errors import CheckpointError
 from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
-from resnest_cli.model.variants import (
-    DEFAULT_MODEL,
-    VARIANTS,
-    Preprocessing,
-    Variant,
-    find_variant,
-    get_variant,
+from resnest_cli.model.model_files import (
+    configured,
+    expected_variant,
+    is_elsewhere,
+    locate,
+    of_published,
 )
+from resnest_cli.model.names import understand
+from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, Preprocessing, Variant
 from resnest_cli.paths import resnest_home
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
     from resnest_cli.model.resnest import ResNeSt
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -45,7 +44,8 @@ class Model:
     of logit i. `noted_ids` are the folder names that a training noted, `imagenet` says that the
     classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
-    be run, but whose weights cannot be had; None for a checkpoint.
+    be run, but whose weights cannot be had; None for a checkpoint. `config` is the config.json that
+    was read, if one was.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Model:
     imagenet: bool = False
     temperature: float = 1.0
     exported: str | None = None
+    config: Path | None = None
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -103,26 +104,30 @@ def find_model(
     labels: str | Path | None = None,
     access: weights.Access | None = None,
 ) -> Model:
-    """Finds a model by id, alias or checkpoint file; fetches published weights where needed.
+    """Finds a model by any name that `names` understands; fetches weights where needed.
 
-    `source` is a path or URL of other weights for a named variant; `labels` a file of class names.
+    `source` names other weights for a named variant: a path, a URL, a folder or a repository.
+    `labels` is a file of class names.
 
     Raises:
-        UnknownModelError: `name` is neither a variant nor a file.
-        UsageError: `source` together with a checkpoint file.
+        UnknownModelError: `name` means no model.
+        UsageError: `source` together with a model that has weights of its own.
         WeightsError: the weights cannot be had.
         CheckpointError: the weights cannot be used.
         LabelsError: the class names cannot be read or do not fit.
     """
     access = access or weights.Access()
-    check_model_name(name)
-    variant = find_variant(name)
-    if variant is not None and source is None and not variant.bundled:
-        path, known = weights.ensure(variant, access), _published(variant)
-        load = _published_loader(variant, access)
+    meaning = understand(name)
+    variant = meaning.variant
+    if variant is not None and source is None and not is_elsewhere(meaning, access):
+        on_hub = meaning.repository is not None
+        path, config = of_published(variant, access, hub_first=on_hub)
+        known = configured(_published(variant), config, path)
+        load = _published_loader(variant, access, hub_first=on_hub)
     else:
-        path = _own_file(name, variant, source, access)
-        known, load = _describe(path, variant)
+        path, config = locate(name, meaning, source, access)
+        known, load = _describe(path, expected_variant(variant, config, path))
+        known = configured(known, config, path)
     assert known.variant is not None
     assert known.preprocessing is not None
     assert known.num_classes is not None
@@ -130,7 +135,7 @@ def find_model(
     if variant is not None and variant.bundled and source is None:
         access.notify(_small(variant))
     return Model(
-        name=variant.id if variant else name,
+        name=variant.id if variant else str(meaning.repository or name),
         variant=known.variant,
         preprocessing=known.preprocessing,
         class_names=_class_names(known, labels),
@@ -141,6 +146,7 @@ def find_model(
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         exported=_precision(known),
+        config=Path(config.source) if config else None,
     )
 
 
@@ -148,12 +154,9 @@ def check_model_name(name: str) -> None:
     """Tells an unknown model before anything slow begins.
 
     Raises:
-        UnknownModelError: neither a variant nor an existing file.
+        UnknownModelError: it means no variant, no existing path and no name on the hub.
     """
-    if find_variant(name) is None and not Path(name).exists():
-        if Path(name).suffix.lower() in _SUFFIXES or len(Path(name).parts) > 1:
-            raise UnknownModelError(f"{name}: there is no such checkpoint file.")
-        get_variant(name)  # raises with the nearest names
+    understand(name)
 
 
 def _small(variant: Variant) -> str:
@@ -175,11 +178,13 @@ def _published(variant: Variant) -> "CheckpointInfo":
     )
 
 
-def _published_loader(variant: Variant, access: weights.Access) -> "Callable[[], Checkpoint]":
+def _published_loader(
+    variant: Variant, access: weights.Access, *, hub_first: bool
+) -> "Callable[[], Checkpoint]":
     def load() -> "Checkpoint":
         from resnest_cli.model import checkpoint
 
-        path = weights.ensure(variant, access)
+        path = weights.ensure(variant, access, hub_first=hub_first)
         try:
             return checkpoint.load(path, variant=variant)
         except CheckpointError as error:
@@ -188,22 +193,11 @@ def _published_loader(variant: Variant, access: weights.Access) -> "Callable[[],
                 raise CheckpointError(f"{error} Without --offline it is fetched again.") from error
             aside = weights.set_aside(path)
             access.notify(f"{error} It was set aside as {aside.name}; fetching it again.")
-        return checkpoint.load(weights.ensure(variant, access), variant=variant)
+        return checkpoint.load(
+            weights.ensure(variant, access, hub_first=hub_first), variant=variant
+        )
 
     return load
-
-
-def _own_file(
-    name: str, variant: Variant | None, source: str | None, access: weights.Access
-) -> Path:
-    if variant is not None:
-        return weights.ensure(variant, access, source)
-    if source is not None:
-        raise UsageError(
-            f"--weights gives weights to a named model, but --model {name} is a checkpoint with "
-            "weights of its own. Use one of the two."
-        )
-    return Path(name)
 
 
 def _describe(
