@@ -126,6 +126,18 @@ def get_named(name: str) -> Variant:
     return meaning.variant
 
 
+def repository_id(name: str) -> str:
+    """USER/NAME of a repository, however it is spelled, to which something is sent.
+
+    Raises:
+        UnknownModelError: it is no name of one, or has a revision.
+    """
+    repository = _repository(name)
+    if repository is None or repository.revision or repository.file:
+        raise _no_name(name)
+    return repository.id
+
+
 def published(repository: Repository) -> Variant | None:
     """The variant whose published weights are those of the repository's main branch, if any."""
     if repository.revision not in {None, "main"} or repository.foreign_file:
