@@ -88,6 +88,10 @@ class _HubHandler(_Handler):
     def do_GET(self) -> None:  # noqa: N802
         owner, path = self.hub, unquote(urlsplit(self.path).path)
         reply = owner.next_reply(path)
+        if reply.status and self.command == "HEAD":
+            headers = {name: value for name, value in reply.headers.items() if value is not None}
+            self.reply(reply.status, headers, reply.body or b"")
+            return
         if reply.status or reply.raw is not None:
             owner._scripts[path].appendleft(reply)
             super().do_GET()

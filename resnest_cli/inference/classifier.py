@@ -105,7 +105,15 @@ class Classifier:
             self.preprocessing = preprocessing_from_dict(settings)
         except ValueError as error:
             raise UsageError(f"{error}.") from error
-        self.preparation = Preparation(self.preprocessing, crop_mode, exif, fast_decode)
+        channels = self.model.in_channels
+        if channels not in {1, 3} or (gpu_decode and channels != 3):
+            raise UsageError(
+                f"{self.model.path}: the network takes {channels} channels; photos have 3, or 1 in "
+                "grey without --gpu-decode. Give another --model."
+            )
+        self.preparation = Preparation(
+            self.preprocessing, crop_mode, exif, fast_decode, grey=channels == 1
+        )
         sized = replace(self.model, preprocessing=self.preprocessing)
         self.engine = create_engine(
             sized,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from resnest_cli import __version__
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _LOGIN = "set HF_TOKEN to a token that may, or run `hf auth login`"
+_T = TypeVar("_T")
+_CHUNK = 1 << 18  # bytes that a broken connection loses; the library's 10 MB are a coarse bar, too
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAMED: dict[str, Any] = {"library_name": "resnest-cli", "library_version": __version__}
 
@@ -106,15 +108,14 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
                 )
             )
 
-        with _in_words(hub, repository, revision):
-            path = fetch()
-            if _is_whole(path):
-                return path
-            # Resumed bytes can be those of another version: the library asks for a range without
-            # a condition.
-            hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
-            _discard(path)
-            path = fetch()
+        path = _patiently(hub, repository, revision, fetch)
+        if _is_whole(path):
+            return path
+        # Resumed bytes can be those of another version: the library asks for a range without a
+        # condition.
+        hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
+        _discard(path)
+        path = _patiently(hub, repository, revision, fetch)
         if not _is_whole(path):
             _discard(path)
             raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
@@ -171,37 +172,50 @@ def _look(hub: Hub, repository: str, file: str, revision: str) -> None:
         DownloadError: as `download` does.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
 
     url = hf_hub_url(repository, file, revision=revision, endpoint=hub.endpoint)
+
+    def ask() -> Any:
+        return get_hf_file_metadata(
+            url, token=hub.token, timeout=hub.timeout, endpoint=hub.endpoint, **_NAMED
+        )
+
+    found = _patiently(hub, repository, revision, ask)
+    if found.commit_hash is None or found.etag is None:
+        raise DownloadError(
+            f"{_host(hub)} does not answer as a hub of Hugging Face does; see HF_ENDPOINT"
+        )
+
+
+def _patiently(hub: Hub, repository: str, revision: str, ask: Callable[[], _T]) -> _T:
+    """What `ask` returns, which is called again where the hub is busy or the connection breaks."""
     for left in reversed(range(hub.attempts)):
         try:
             with _in_words(hub, repository, revision):
-                found = get_hf_file_metadata(
-                    url, token=hub.token, timeout=hub.timeout, endpoint=hub.endpoint, **_NAMED
-                )
+                return ask()
         except DownloadError as error:
-            cause = error.__cause__
-            if not (left and isinstance(cause, HfHubHTTPError)):
-                raise
-            seconds = _pause(cause, hub.attempts - left)
+            seconds = _pause(error.__cause__, hub.attempts - left) if left else None
             if seconds is None:
                 raise
             hub.notify(f"{repository}: {error}; trying again in {seconds:.0f} s")
             hub.sleep(seconds)
-        else:
-            if found.commit_hash is None or found.etag is None:
-                raise DownloadError(
-                    f"{_host(hub)} does not answer as a hub of Hugging Face does; see HF_ENDPOINT"
-                )
-            return
+    raise AssertionError("at least one attempt")
 
 
-def _pause(error: Any, attempt: int) -> float | None:
+def _pause(error: BaseException | None, attempt: int) -> float | None:
     """Seconds after which it makes sense to ask again; None: it makes none."""
-    if error.response.status_code not in TRY_AGAIN:
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    seconds = None
+    if isinstance(error, HfHubHTTPError):
+        if error.response.status_code not in TRY_AGAIN:
+            return None
+        seconds = _retry_after(error.response)
+    elif isinstance(error, httpx2.ConnectError) or not isinstance(
+        error, httpx2.NetworkError | httpx2.RemoteProtocolError | httpx2.TimeoutException
+    ):
         return None
-    seconds = _retry_after(error.response)
     if seconds is not None and seconds > MAX_WAIT:
         return None
     return 2.0 ** (attempt - 1) if seconds is None else seconds
@@ -238,14 +252,8 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
         raise _refused(hub, error) from error
     except errors.LocalEntryNotFoundError as error:
         raise DownloadError(f"{_host(hub)} stopped answering") from error
-    except httpx2.ProxyError as error:
-        raise DownloadError(
-            f"the proxy refused ({one_line(str(error))}); see HTTPS_PROXY"
-        ) from error
-    except httpx2.TimeoutException as error:
-        raise DownloadError(f"{_host(hub)} does not answer in time") from error
     except httpx2.HTTPError as error:
-        raise DownloadError(f"{_host(hub)} cannot be reached: {one_line(str(error))}") from error
+        raise DownloadError(_broken(hub, error)) from error
     except OSError as error:
         if error.errno is None:  # the library's words, such as a wrong size
             raise DownloadError(one_line(str(error)).partition(" Please")[0]) from error
@@ -253,6 +261,21 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
             f"cannot write to {hub.cache}: {error.strerror}. Free some space, make it writable, or "
             "set HF_HOME to another folder."
         ) from error
+
+
+def _broken(hub: Hub, error: Exception) -> str:
+    """What happened to the connection."""
+    import httpx2
+
+    told = one_line(str(error))
+    if isinstance(error, httpx2.ProxyError):
+        return f"the proxy refused ({told}); see HTTPS_PROXY"
+    if isinstance(error, httpx2.TimeoutException):
+        return f"{_host(hub)} does not answer in time"
+    if isinstance(error, httpx2.ConnectError):
+        hint = "; see SSL_CERT_FILE" if "CERTIFICATE" in told.upper() else ""
+        return f"{_host(hub)} cannot be reached: {told}{hint}"
+    return f"the connection broke: {told}"
 
 
 def _refused(hub: Hub, error: Any) -> DownloadError:
@@ -318,19 +341,20 @@ def _discard(path: Path) -> None:
 @contextmanager
 def _at_work(hub: Hub) -> Iterator[None]:
     """Keeps the library silent, and the token with the hub, until the block ends."""
-    from huggingface_hub import get_session
+    from huggingface_hub import constants, get_session
 
     log = logging.getLogger("huggingface_hub")
     level, session = log.level, get_session()
-    hooks = session.event_hooks
+    hooks, chunk = session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE
     log.setLevel(logging.CRITICAL)
     try:
         session.event_hooks = hooks | {"request": [*hooks["request"], _token_stays_with(hub)]}
+        constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        session.event_hooks = hooks
+        session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE = hooks, chunk
         log.setLevel(level)
 
 

@@ -340,28 +340,35 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(
 
 
 def test_a_truncated_config(tiny: str, hub: HubServer, access: Access) -> None:
-    """The library asks for the rest, with no condition; what remains short is an error."""
-    hub.add(ID, {"config.json": config()[:40], "model.safetensors": b"x"})
+    """One that is cut off on its way is fetched again; one that is short on the hub is an error."""
+    sha1 = hashlib.sha1(config(), usedforsecurity=False).hexdigest()
+    whole = Reply(200, config(), headers={"X-Repo-Commit": tiny, "ETag": f'"{sha1}"'})
+    scripted(whole, whole, replace(whole, send=40, then="close"), whole)(hub)
+    assert find_model(ID, access=access).class_names == CLASSES
+    commit = hub.add(ID, {"config.json": config()[:40], "model.safetensors": b"x"})
     with pytest.raises(CheckpointError, match="not JSON"):
-        find_model(ID, access=access)
+        find_model(f"{ID}@{commit}", access=access)
 
 
 def test_what_was_mixed_from_two_versions_is_found_out(
-    hub: HubServer, tiny_weights: bytes, access: Access, said: list[str]
-) -> None:
+    hub: HubServer, tiny_weights: bytes, access: Access, said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The download breaks off; the rest that the storage gives is that of another file."""
     hub.add(ID, {"config.json": config(), "model.safetensors": tiny_weights})
     path = f"/{hashlib.sha256(tiny_weights).hexdigest()}"
     other = bytes(len(tiny_weights))
     hub.storage.script(
         path,
-        Reply(send=100_000, then="reset"),
-        Reply(206, other[100_000:], headers={
-            "Content-Range": f"bytes 100000-{len(other) - 1}/{len(other)}", "ETag": '"other"'}),
+        Reply(send=150_000, then="close"),
+        Reply(206, other[131_072:], headers={
+            "Content-Range": f"bytes 131072-{len(other) - 1}/{len(other)}", "ETag": '"other"'}),
     )  # fmt: skip
+    monkeypatch.setattr("resnest_cli.net.hub._CHUNK", 1 << 16)
     found = find_model(ID, access=access)
     assert found.path.read_bytes() == tiny_weights
     assert "another SHA-256" in said[0]
+    assert [request.range for request in hub.storage.log(path)] == [None, "bytes=131072-", None]
 
 
 def test_a_storage_that_lies_is_found_out(
@@ -382,14 +389,17 @@ def found_cache() -> Path:
     return huggingface_hub_dir()
 
 
+@pytest.mark.parametrize(("then", "asked"), [("close", "bytes=131072-"), ("reset", None)])
 def test_a_download_that_breaks_off_goes_on(
-    tiny: str, hub: HubServer, tiny_weights: bytes, access: Access
-) -> None:
+    then: str, asked: str | None, tiny: str, hub: HubServer, tiny_weights: bytes, access: Access,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The library resumes after a closed connection; after a reset one it starts afresh."""
+    monkeypatch.setattr("resnest_cli.net.hub._CHUNK", 1 << 16)
     path = f"/{hashlib.sha256(tiny_weights).hexdigest()}"
-    hub.storage.script(path, Reply(send=100_000, then="close"))
+    hub.storage.script(path, Reply(send=150_000, then=then))
     assert find_model(ID, access=access).path.read_bytes() == tiny_weights
-    assert [request.range for request in hub.storage.log(path)][0] is None
-    assert len(hub.storage.log(path)) == 2
+    assert [request.range for request in hub.storage.log(path)] == [None, asked]
 
 
 def test_a_damaged_cache_is_mended(
@@ -569,7 +579,7 @@ def test_the_commands_take_names_of_the_hub(
     monkeypatch.setenv("RESNEST_MODEL", f"https://huggingface.co/{ID}")
     done = cli("predict", photo, "--device", "cpu", "--format", "json", *more)
     assert done.code == 0, done.err
-    (record,) = json.loads(done.out)
+    record = json.loads(done.out)
     assert record["model"] == ID
     assert {one["label"] for one in record["predictions"]} == set(CLASSES)
     assert (not hub.requests) == offline
@@ -604,7 +614,8 @@ def test_the_token_file_and_silence_in_a_process_of_its_own(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    said = [line.partition(" (")[0] for line in done.stderr.splitlines()]
+    assert said == ["Downloading config.json", "Downloading model.safetensors"]
     assert done.stdout.startswith(f"{ID}\t")
     asked = {request.path.split("/")[1] for request in hub.requests}
     assert asked == {"user"}  # nothing but the repository: no telemetry
