@@ -204,7 +204,7 @@ class _HubHandler(_Handler):
             if id_ in self.hub.repos:
                 return 409, {}, json.dumps({"url": self.hub.url(f"/{id_}")}).encode()
             self.hub.add(id_, {})
-            self.hub.repos[id_].private = bool(asked.get("private"))
+            self.hub.repos[id_].private = asked.get("visibility") == "private"
             answer = {"url": self.hub.url(f"/{id_}"), "name": id_}
         elif path.endswith("/preupload/main"):
             answer = {

@@ -16,6 +16,7 @@ from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
 from resnest_cli.model.model_files import (
+    blamed,
     configured,
     expected_variant,
     is_elsewhere,
@@ -126,8 +127,14 @@ def find_model(
         load = _published_loader(variant, access, hub_first=on_hub)
     else:
         path, config = locate(name, meaning, source, access)
-        known, load = _describe(path, expected_variant(variant, config, path))
+        with blamed(config):
+            known, unblamed = _describe(path, expected_variant(variant, config, path))
         known = configured(known, config, path)
+
+        def load() -> "Checkpoint":
+            with blamed(config):
+                return unblamed()
+
     assert known.variant is not None
     assert known.preprocessing is not None
     assert known.num_classes is not None

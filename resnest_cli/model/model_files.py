@@ -5,6 +5,7 @@ that of a ResNeSt; what it says must fit the file.
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -139,7 +140,9 @@ def _beside(path: Path, access: weights.Access) -> "ModelConfig | None":
         return parse_config(record, str(beside))
     with contextlib.suppress(CheckpointError):
         config = parse_config(record, str(beside))
-        if (config.preprocessing, config.num_classes) != (own.preprocessing, own.num_classes):
+        assert own.variant is not None
+        said = config.variant.architecture, config.preprocessing, config.num_classes
+        if said != (own.variant.architecture, own.preprocessing, own.num_classes):
             access.notify(
                 f"{beside} says otherwise than {path.name}, whose own header is used; "
                 f"--model {path.parent} takes the config.json"
@@ -159,6 +162,19 @@ def expected_variant(
             "expected. Leave the model to the file, or give other weights."
         )
     return variant
+
+
+@contextlib.contextmanager
+def blamed(config: "ModelConfig | None") -> Iterator[None]:
+    """Adds to an error of a file of weights what its config.json says that it is."""
+    try:
+        yield
+    except CheckpointError as error:
+        if config is None or config.source in str(error):
+            raise
+        raise CheckpointError(
+            f"{error}\n{config.source} says that it is a {config.variant.id}."
+        ) from error
 
 
 def configured(

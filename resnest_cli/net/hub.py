@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from resnest_cli import __version__
 from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
+from resnest_cli.paths import PUBLIC_HUB
 from resnest_cli.web import MAX_WAIT, TRY_AGAIN, without_login
 
 if TYPE_CHECKING:
@@ -346,15 +347,19 @@ def _at_work(hub: Hub) -> Iterator[None]:
     log = logging.getLogger("huggingface_hub")
     level, session = log.level, get_session()
     hooks, chunk = session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE
+    without_xet = constants.HF_HUB_DISABLE_XET
     log.setLevel(logging.CRITICAL)
     try:
         session.event_hooks = hooks | {"request": [*hooks["request"], _token_stays_with(hub)]}
         constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+        # Xet is the public hub's storage; every hub has the protocol of Git LFS.
+        constants.HF_HUB_DISABLE_XET = without_xet or hub.endpoint != PUBLIC_HUB
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE = hooks, chunk
+        constants.HF_HUB_DISABLE_XET = without_xet
         log.setLevel(level)
 
 
