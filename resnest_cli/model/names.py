@@ -32,12 +32,12 @@ HUB_PREFIXES = ("hf-hub:", "hf_hub:", "hf://")
 _LOCAL_PREFIX = "local-dir:"
 _PUBLIC_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
-_ID = re.compile(f"{_PART}/{_PART}")
-_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,4}")
-_PLAIN = re.compile(f"(?P<id>{_PART}/{_PART})(?:@(?P<revision>.+))?")
+_ID = f"{_PART}/{_PART}"  # compiled when needed: the names of the table need none
+_REVISION = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,4}"
+_PLAIN = f"(?P<id>{_ID})(?:@(?P<revision>.+))?"
 _OTHER_KINDS = {"datasets": "a data set", "spaces": "a space", "kernels": "a kernel",
                 "buckets": "a bucket"}  # fmt: skip
-_BRANCH = re.compile(r"(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(?P<file>.+))?")
+_BRANCH = r"(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(?P<file>.+))?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _unknown(name: str, path: Path) -> UnknownModelError:
             "with the variant as --model."
         )
     if path.suffix.lower() in WEIGHTS_SUFFIXES or len(path.parts) > 1 or name.endswith(("/", "\\")):
-        hub = f" For the hub's repository write hf-hub:{name}." if _ID.fullmatch(name) else ""
+        hub = f" For the hub's repository write hf-hub:{name}." if re.fullmatch(_ID, name) else ""
         return UnknownModelError(f"{name}: there is no such checkpoint file or folder.{hub}")
     head, dot, tag = name.partition(".")
     variant = find_variant(head)
@@ -196,7 +196,7 @@ def _repository(name: str) -> Repository | None:
             return _prefixed(name, name[len(prefix) :], uri=prefix == "hf://")
     if (page := _page(name)) is not None:
         return _addressed(name, page)
-    if match := _PLAIN.fullmatch(name):
+    if match := re.fullmatch(_PLAIN, name):
         if not _sound(match["id"], match["revision"]):
             return None
         return Repository(match["id"], match["revision"], plain=True)
@@ -215,7 +215,7 @@ def _prefixed(name: str, rest: str, *, uri: bool) -> Repository:
     if len(parts) == 1 and (variant := find_variant(parts[0])) and variant.hub:
         parts = variant.hub.id.split("/")  # timm's name without timm
     revision, file = unquote(branch) or None, "/".join(parts[2:]) or None
-    if uri and at and (match := _BRANCH.fullmatch(branch)):
+    if uri and at and (match := re.fullmatch(_BRANCH, branch)):
         revision, file = unquote(match["revision"]), match["file"]
     if (file and not uri) or (at and not revision):
         raise _no_name(name)
@@ -252,7 +252,7 @@ def _addressed(name: str, path: str) -> Repository:
     kind, _, rest = rest.partition("/")
     if not kind or kind not in {"tree", "blob", "resolve", "raw", "commit"}:
         return _checked(name, f"{owner}/{title}", None, None)  # a tab of the page
-    match = _BRANCH.fullmatch(rest)
+    match = re.fullmatch(_BRANCH, rest)
     if match is None:
         return _checked(name, f"{owner}/{title}", None, None)
     file = unquote(match["file"]) if match["file"] else None
@@ -267,9 +267,9 @@ def _checked(name: str, id_: str, revision: str | None, file: str | None) -> Rep
 
 def _sound(id_: str, revision: str | None) -> bool:
     """Whether both can be names on the hub, and so paths in its cache that lead nowhere else."""
-    if not _ID.fullmatch(id_) or "--" in id_ or ".." in id_ or id_.endswith(".git"):
+    if not re.fullmatch(_ID, id_) or "--" in id_ or ".." in id_ or id_.endswith(".git"):
         return False
-    return revision is None or bool(_REVISION.fullmatch(revision) and ".." not in revision)
+    return revision is None or bool(re.fullmatch(_REVISION, revision) and ".." not in revision)
 
 
 def _no_name(name: str) -> UnknownModelError:

@@ -143,7 +143,7 @@ def push(
     Raises:
         ResnestError: the hub refuses, or cannot be reached; the message says what to do.
     """
-    with _at_work(hub), _pushed_in_words(hub, repository):
+    with _at_work(hub), _no_bars(), _pushed_in_words(hub, repository):
         api = _api(hub)
         address = str(api.create_repo(repository, private=private, exist_ok=True))
         if private and not api.model_info(repository).private:
@@ -154,6 +154,8 @@ def push(
         if api.file_exists(repository, "README.md"):
             hub.notify(f"{repository} has a README.md, which is kept")
             files = [name for name in files if name != "README.md"]
+        size = sum((folder / name).stat().st_size for name in files)
+        hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
         api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
         )
@@ -361,6 +363,24 @@ def _at_work(hub: Hub) -> Iterator[None]:
         session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE = hooks, chunk
         constants.HF_HUB_DISABLE_XET = without_xet
         log.setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keeps the library's bars off the terminal: an upload takes no class of ours for them."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
 
 
 def _token_stays_with(hub: Hub) -> Callable[[Any], None]:

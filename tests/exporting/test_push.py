@@ -36,6 +36,8 @@ def test_the_folder_is_sent_and_can_be_used(
     done = cli(*command, *(["--private"] if private else []))
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == hub.url(f"/{ID}")
+    (said,) = done.err.splitlines()
+    assert said.startswith("Sending 3 files, 0.2 MB, to http://127.0.0.1")
     repo = hub.repos[ID]
     files = repo.files("main")
     assert files is not None
