@@ -82,7 +82,7 @@ def hub_snapshot(repository: str, revision: str) -> Path | None:
     commit = revision
     with contextlib.suppress(OSError, ValueError):
         commit = (folder / "refs" / revision).read_text("utf-8").strip()
-    if not re.fullmatch(r"[\w.-]+", commit) or ".." in commit:
+    if not re.fullmatch(r"[\w-]+", commit):
         return None
     snapshot = folder / "snapshots" / commit
     return snapshot if snapshot.is_dir() else None
@@ -154,9 +154,8 @@ def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterat
         yield
         # Nobody needs the lock of a file that is there: whoever waits looks for the file first.
         # After an error it stays, so that those who wait keep one lock between them.
-        if target.exists():
-            with contextlib.suppress(OSError):  # Windows does not remove an open file
-                _lock_of(target).unlink()
+        with contextlib.suppress(OSError):  # Windows does not remove an open file
+            _lock_of(target).unlink()
     finally:
         lock.release()
 

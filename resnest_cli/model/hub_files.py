@@ -199,7 +199,10 @@ def _check_online(repository: Repository, access: "Access", files: list[str]) ->
 
 def _fetched(repository: Repository, access: "Access") -> Path:
     _check_online(repository, access, [CONFIG_FILE, WEIGHTS_NAMES[0]])
-    return _in_full(repository, access, lambda hub: _from_hub(hub, repository, with_config=True))
+    folder = _in_full(repository, access, lambda hub: _from_hub(hub, repository, with_config=True))
+    if (path := weights_in(folder)) and (sha256 := blob_hash(path)):
+        hashes.remember(path, sha256)  # found right when it had arrived
+    return folder
 
 
 def _hubs(access: "Access") -> "list[Hub]":

@@ -276,7 +276,7 @@ def _obtain(
             else:
                 hashes.remember(place.target, sha256)
                 return place.target, origin
-    raise _not_available(request, access, reasons)
+        raise _not_available(request, access, reasons)
 
 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:

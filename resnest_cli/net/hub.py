@@ -257,6 +257,8 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
         raise DownloadError(f"{_host(hub)} stopped answering") from error
     except httpx2.HTTPError as error:
         raise DownloadError(_broken(hub, error)) from error
+    except RuntimeError as error:  # of hf_xet, which fetches from the public hub's storage
+        raise DownloadError(one_line(str(error))) from error
     except OSError as error:
         if error.errno is None:  # the library's words, such as a wrong size
             raise DownloadError(one_line(str(error)).partition(" Please")[0]) from error

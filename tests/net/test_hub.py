@@ -23,7 +23,7 @@ from resnest_cli.model.fetch import Patience
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.variants import VARIANTS, HubModel, Variant, WeightsFile
 from resnest_cli.model.weights import Access
-from tests.conftest import CLASSES, Cli
+from tests.conftest import CLASSES, Cli, make_photo
 from tests.hub_server import HubServer
 from tests.model.test_names import SPELLINGS
 from tests.server import File, Reply, Server
@@ -322,6 +322,17 @@ def test_a_hub_that_cannot_be_reached(access: Access, hub: HubServer, monkeypatc
         find_model(ID, access=access)
 
 
+def test_a_proxy(tiny: str, hub: HubServer, access: Access, monkeypatch) -> None:
+    from huggingface_hub.utils import close_session
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("HTTP_PROXY", hub.url())
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()  # the library reads the variables when it begins
+    assert find_model(ID, access=access).class_names == CLASSES
+    assert {request.headers["host"] for request in hub.requests} == {"hub.invalid"}
+
+
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", ""])
 def test_offline_says_what_to_fetch_and_where_to_put_it(
     tiny: str, hub: HubServer, variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -583,6 +594,25 @@ def test_the_commands_take_names_of_the_hub(
     assert record["model"] == ID
     assert {one["label"] for one in record["predictions"]} == set(CLASSES)
     assert (not hub.requests) == offline
+
+
+def test_finetune_and_its_config_file_take_names_of_the_hub(
+    tiny: str, hub: HubServer, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(CLASSES[:2]):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for seed in range(4):
+            make_photo(tmp_path / "data" / name / f"{seed}.png", seed=4 * number + seed)
+    (tmp_path / "own.toml").write_text(f'model = "hf-hub:{ID}"\nepochs = 1\nbatch_size = 2\n')
+    done = cli("finetune", "data", "--config", "own.toml", "--device", "cpu", "--workers", "0")
+    assert done.code == 0, done.err
+    found = find_model("runs/finetune/exp/weights/best.safetensors")
+    assert found.class_names == CLASSES[:2]
+    assert found.preprocessing.size == 48
+    done = cli("train", "data", "--model", f"hf-hub:{ID}")
+    assert done.code == 2
+    assert f"resnest finetune data --model hf-hub:{ID}" in done.err
 
 
 def test_a_warm_start_imports_no_library_of_the_hub(
