@@ -205,8 +205,11 @@ Interpolation = Annotated[
     Literal["bilinear", "bicubic"] | None, typer.Option(help="How photos are resized.")
 ]
 CropMode = Annotated[
-    Literal["center", "border", "squash"],
-    typer.Option(help="center cuts the edges off, border pads, squash ignores the aspect ratio."),
+    Literal["center", "border", "squash"] | None,
+    typer.Option(
+        help="center (the usual one) cuts the edges off, border pads, squash ignores the aspect "
+        "ratio."
+    ),
 ]
 Isolate = Annotated[
     bool,

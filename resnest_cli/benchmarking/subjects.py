@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.benchmarking.job import BenchmarkJob
-from resnest_cli.errors import EngineError, OfflineError
+from resnest_cli.errors import EngineError, OfflineError, UsageError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.engine import check_device_name, check_engine_name
@@ -49,10 +49,13 @@ def subjects(
 
     try:
         find_model(job.model, access=Access(offline=True, notify=tell))
-    except OfflineError:
+    except OfflineError as error:
         variant = find_named(job.model)
         if variant is None:
-            raise
+            raise UsageError(
+                f"{job.model} is not on this machine, and is not fetched to be timed. Run first: "
+                f"resnest download {job.model}"
+            ) from error
         tell(
             f"The weights of {variant.id} are not on this machine: it is timed with random ones, "
             "which take as long."

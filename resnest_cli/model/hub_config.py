@@ -13,13 +13,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.labels import imagenet_ids
 from resnest_cli.model.state_dict import shortened
 from resnest_cli.model.variants import (
     VARIANTS,
+    CropMode,
     Preprocessing,
     Variant,
     find_variant,
@@ -62,6 +63,7 @@ class ModelConfig:
     preprocessing: Preprocessing
     num_classes: int | None
     in_channels: int | None
+    crop_mode: CropMode
     class_names: tuple[str, ...] | None = None
     class_ids: tuple[str, ...] | None = None
 
@@ -167,6 +169,7 @@ def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConf
         _preprocessing(fed, size, channels),
         classes,
         channels if certain else None,
+        fed.get("crop_mode") or "center",
         names,
         ids,
     )
@@ -187,11 +190,8 @@ def _check(record: Mapping[str, Any], fed: Mapping[str, Any], args: Mapping[str,
         raise ValueError(f"label_offset {shortened(fed['label_offset'])} is not supported")
     if fed.get("custom_load"):
         raise ValueError("custom_load is not supported: the weights are in a form of their own")
-    if (mode := fed.get("crop_mode") or "center") != "center":
-        raise ValueError(
-            f"crop_mode {shortened(mode)} cannot be taken from a config.json. Write center there, "
-            f"and give --crop-mode {shortened(mode)[1:-1]} where photos are read"
-        )
+    if (mode := fed.get("crop_mode") or "center") not in get_args(CropMode):
+        raise ValueError(f"crop_mode {shortened(mode)} is not supported")
     pool = _first("global_pool", record, args)
     given = dict(args) | ({} if pool is None else {"global_pool": pool})
     for key, value in given.items():

@@ -24,7 +24,7 @@ from resnest_cli.model.model_files import (
     of_published,
 )
 from resnest_cli.model.names import understand
-from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, Preprocessing, Variant
+from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
 from resnest_cli.paths import resnest_home
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Model:
     classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
     be run, but whose weights cannot be had; None for a checkpoint. `config` is the config.json that
-    was read, if one was.
+    was read, if one was, which alone can ask for another `crop_mode`.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Model:
     temperature: float = 1.0
     exported: str | None = None
     config: Path | None = None
+    crop_mode: CropMode = "center"
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -154,6 +155,7 @@ def find_model(
         temperature=known.temperature,
         exported=_precision(known),
         config=Path(config.source) if config else None,
+        crop_mode=config.crop_mode if config else "center",
     )
 
 

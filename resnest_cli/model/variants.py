@@ -19,6 +19,7 @@ from typing import Any, Literal
 from resnest_cli.errors import UnknownModelError
 
 Interpolation = Literal["bilinear", "bicubic"]
+CropMode = Literal["center", "border", "squash"]  # see images.preprocess
 
 _ORIGINAL = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
 _TIMM_GLUON = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"

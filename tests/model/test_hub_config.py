@@ -145,7 +145,7 @@ def test_model_args_are_the_architecture(args: dict, expected: str) -> None:
         (fed(first_conv="stem"), "first_conv"),
         (fed(classifier="head.fc"), "classifier"),
         (fed(label_offset=1), "label_offset"),
-        (fed(crop_mode="squash"), "--crop-mode squash"),
+        (fed(crop_mode="oval"), "crop_mode 'oval'"),
         (fed(input_size=[3, 96, 128]), "not square"),
         (fed(input_size=96), "three integers"),
         (fed(interpolation="lanczos"), "interpolation 'lanczos'"),

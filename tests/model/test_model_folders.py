@@ -24,6 +24,7 @@ PHOTO = Path(__file__).parents[1] / "data" / "cat.jpg"
 NAMES = [f"kind {index}" for index in range(7)]
 OTHERWISE = {"input_size": (3, 96, 96), "crop_pct": 0.8, "interpolation": "bicubic",
              "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}  # fmt: skip
+SQUASHED = OTHERWISE | {"crop_mode": "squash"}
 GREY = {"input_size": (1, 64, 64), "crop_pct": 0.95, "mean": (0.4,), "std": (0.3,)}
 
 
@@ -57,7 +58,7 @@ def ours(name: str | Path) -> dict[str, float]:
     return {one.label: one.probability for one in found.predictions}
 
 
-@pytest.mark.parametrize("fed", [OTHERWISE, GREY], ids=["rgb", "grey"])
+@pytest.mark.parametrize("fed", [OTHERWISE, SQUASHED, GREY], ids=["rgb", "squashed", "grey"])
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
 def test_timms_folder_gives_timms_probabilities(fed: dict, safe: bool, tmp_path: Path) -> None:
     network = enliven(timm_network("resnest14d", fed))
@@ -267,6 +268,16 @@ def test_a_folder_that_is_none_of_a_model_says_what_to_give(arrange, own: Path) 
     with pytest.raises(CheckpointError) as error:
         find_model(str(own))
     assert told in str(error.value)
+
+
+def test_another_crop_is_for_reading_photos_alone(own: Path, cli: Cli, tmp_path: Path) -> None:
+    record = json.loads((own / "config.json").read_text())
+    changed(own, pretrained_cfg=record["pretrained_cfg"] | {"crop_mode": "squash"})
+    assert Classifier(str(own), crop_mode="center").preparation.crop_mode == "center"
+    assert Classifier(str(own)).preparation.crop_mode == "squash"
+    done = cli("export", "--model", own, "--hub", tmp_path / "again")
+    assert done.code == 2
+    assert "asks for the crop mode squash" in done.err
 
 
 def test_labels_win_over_the_config(own: Path, tmp_path: Path) -> None:

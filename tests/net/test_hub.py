@@ -615,6 +615,36 @@ def test_finetune_and_its_config_file_take_names_of_the_hub(
     assert f"resnest finetune data --model hf-hub:{ID}" in done.err
 
 
+def test_benchmark_fetches_nothing(tiny: str, hub: HubServer, cli: Cli) -> None:
+    done = cli("benchmark", "--model", f"hf-hub:{ID}", "--device", "cpu", "--min-time", "0")
+    assert done.code == 2
+    assert f"resnest download hf-hub:{ID}" in done.err
+    assert not hub.requests
+
+
+def test_a_model_for_a_process_in_another_folder(
+    homes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnest_cli.cluster.job import portable
+    from resnest_cli.inference.run_options import ModelOptions
+
+    monkeypatch.chdir(homes)
+    (homes / "own").mkdir()
+    given = ModelOptions(
+        "", None, None, "cpu", "auto", None, None, None, None, exif=True, mirror=None, offline=True
+    )
+    for name, expected in {
+        "own": str(homes / "own"), "local-dir:own": str(homes / "own"), ID: ID,
+        f"hf-hub:{ID}@v1": f"hf-hub:{ID}@v1", "resnest50d": "resnest50d",
+    }.items():  # fmt: skip
+        assert portable(replace(given, model=name)).model == expected
+    assert portable(replace(given, model="demo", weights="local-dir:own")).weights == str(
+        homes / "own"
+    )
+    assert portable(replace(given, model="demo", weights=f"hf://{ID}")).weights == f"hf://{ID}"
+    assert portable(replace(given, model="demo")).weights is None
+
+
 def test_a_warm_start_imports_no_library_of_the_hub(
     tiny: str, hub: HubServer, cli: Cli, photo: Path
 ) -> None:
