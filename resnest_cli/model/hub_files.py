@@ -84,13 +84,15 @@ def fetch_published(variant: "Variant", access: "Access") -> Path:
         folder = _from_hub(hub, repository, with_config=False)
         path = weights_in(folder)
         assert path
-        _check_content(path)
         known = variant.hub.sha256 if variant.hub else ""
-        sha256 = hashes.known_sha256(path)
-        if known and path.name == WEIGHTS_NAMES[0] and sha256 != known:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise DownloadError(f"wrong file: its SHA-256 is to be {known}, but is {sha256}")
+        try:
+            _check_content(path)
+            sha256 = hashes.known_sha256(path)
+            if known and path.name == WEIGHTS_NAMES[0] and sha256 != known:
+                raise DownloadError(f"wrong file: its SHA-256 is to be {known}, but is {sha256}")  # noqa: TRY301
+        except DownloadError:
+            _remove(path)  # or it would be taken for a copy of the weights
+            raise
         if not known and not blob_hash(path):
             access.notify(f"{path}: the hub gives no SHA-256 of it; it is taken as it is")
         return path
@@ -170,10 +172,15 @@ def _cached(repository: Repository, access: "Access") -> Path | None:
             "is fetched again."
         )
     access.notify(f"{path} is damaged: its SHA-256 is not {expected}; fetching it again")
+    _remove(path)
+    return None
+
+
+def _remove(path: Path) -> None:
+    """Removes a file of the cache and what it links to."""
     for damaged in (path.resolve(), path):
         with contextlib.suppress(OSError):
             damaged.unlink()
-    return None
 
 
 def _forbidden(access: "Access") -> str:

@@ -145,7 +145,7 @@ def push(
     """
     with _at_work(hub), _no_bars(), _pushed_in_words(hub, repository):
         api = _api(hub)
-        address = str(api.create_repo(repository, private=private, exist_ok=True))
+        address = str(api.create_repo(repository, private=private or None, exist_ok=True))
         if private and not api.model_info(repository).private:
             raise ResnestError(
                 f"{repository} exists and is public; nothing was sent. Make it private on its "

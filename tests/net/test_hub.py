@@ -539,6 +539,17 @@ def test_a_known_hash_is_checked(eight: dict[str, bytes], hub: HubServer, access
     assert find_cached(variant) is None
 
 
+def test_a_pointer_in_the_place_of_published_weights_is_no_copy_of_them(
+    eight: dict[str, bytes], hub: HubServer, access: Access
+) -> None:
+    variant = VARIANTS["resnest50d"]
+    record = b'{"architecture": "resnest50d", "pretrained_cfg": {}}'
+    hub.add(variant.hub.id, {"config.json": record, "model.safetensors": POINTER})
+    with pytest.raises(DownloadError, match="Git LFS pointer"):
+        find_model("resnest50d", access=access)
+    assert find_cached(variant) is None
+
+
 def test_a_mirror(
     tiny: str, hub: HubServer, tiny_weights: bytes, access: Access, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
