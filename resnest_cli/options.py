@@ -38,13 +38,15 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         envvar="RESNEST_MODEL",
-        help="Id or alias of a variant (see `resnest models`), or a checkpoint file.",
+        help="A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder "
+        "with a config.json, or a checkpoint file.",
     ),
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH|URL", help="Other weights for the named variant. A path never connects."
+        metavar="PATH|URL|NAME",
+        help="Other weights for the named variant. A path never connects.",
     ),
 ]
 TrustOnnx = Annotated[
@@ -101,7 +103,7 @@ Mirror = Annotated[
     typer.Option(
         metavar="URL|FOLDER",
         envvar="RESNEST_MIRROR",
-        help="Where weights are looked for before the published hosts.",
+        help="Where weights are looked for before the published hosts and the hub.",
     ),
 ]
 Offline = Annotated[
@@ -209,8 +211,11 @@ Interpolation = Annotated[
     Literal["bilinear", "bicubic"] | None, typer.Option(help="How photos are resized.")
 ]
 CropMode = Annotated[
-    Literal["center", "border", "squash"],
-    typer.Option(help="center cuts the edges off, border pads, squash ignores the aspect ratio."),
+    Literal["center", "border", "squash"] | None,
+    typer.Option(
+        help="center (the usual one) cuts the edges off, border pads, squash ignores the aspect "
+        "ratio."
+    ),
 ]
 Isolate = Annotated[
     bool,

@@ -14,6 +14,7 @@ from pathlib import Path
 from resnest_cli.files import distrust
 
 NOWHERE = Path(os.devnull)  # not a folder, so that no path below it can be
+PUBLIC_HUB = "https://huggingface.co"
 
 
 def torch_checkpoints_dir() -> Path:
@@ -28,13 +29,26 @@ def torch_checkpoints_dir() -> Path:
 
 
 def huggingface_hub_dir() -> Path:
-    """Folder where timm's downloads lie: `$HF_HUB_CACHE`, else `$HF_HOME/hub`.
+    """Folder where huggingface_hub, timm and transformers keep what they fetch, and so do we.
 
-    Follows huggingface_hub.constants: `$HF_HOME` defaults to `$XDG_CACHE_HOME/huggingface`.
+    Follows huggingface_hub.constants: `$HF_HUB_CACHE`, else `$HUGGINGFACE_HUB_CACHE`, else
+    `$HF_HOME/hub`; `$HF_HOME` defaults to `$XDG_CACHE_HOME/huggingface`.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
-    return expanded(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub"))
+    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return expanded(os.path.expandvars(given or str(Path(home) / "hub")))
+
+
+def huggingface_endpoint() -> str:
+    """Address of the hub: `$HF_ENDPOINT`, else the public one."""
+    return (os.environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
+
+
+def huggingface_offline() -> bool:
+    """Whether `$HF_HUB_OFFLINE` or `$TRANSFORMERS_OFFLINE` forbids to ask the hub."""
+    given = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return given.upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def resnest_home() -> Path:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnest_cli.model import variants
 from resnest_cli.model.variants import Variant
+from tests.hub_server import HubServer
 from tests.server import File, Server
 
 # Before any test imports torch: tests side by side, and the commands that they start, would wait
@@ -32,8 +33,10 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     for name in ("MODEL", "DEVICE", "ENGINE", "MIRROR", "OFFLINE", "DEBUG"):
         monkeypatch.delenv(f"RESNEST_{name}", raising=False)
-    for name in ("HF_HUB_CACHE", "NO_COLOR", "COLUMNS"):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN",
+                 "NO_COLOR", "COLUMNS"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # but for the tests of the hub: see `hub`
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -44,6 +47,21 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def server() -> Iterator[Server]:
     with Server() as running:
         yield running
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A hub on this machine, which HF_ENDPOINT names; nobody is logged in."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    with HubServer() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url().rstrip("/"))
+        yield running
+    close_session()
 
 
 @dataclass(frozen=True)
@@ -132,9 +150,11 @@ def published(seeded_weights: bytes, server: Server, monkeypatch: pytest.MonkeyP
     """resnest14d, with its table entry turned to a file that the local server can serve."""
     digest = hashlib.sha256(seeded_weights).hexdigest()
     weights = variants.WeightsFile(f"gluon_resnest14-{digest[:8]}.pth", (server.url(),))
-    variant = replace(variants.VARIANTS["resnest14d"], weights=weights)
+    hub = variants.HubModel("timm/resnest14d.gluon_in1k")  # whose real hash is not this one's
+    variant = replace(variants.VARIANTS["resnest14d"], weights=weights, hub=hub)
     monkeypatch.setitem(variants.VARIANTS, variant.id, variant)
-    monkeypatch.setitem(variants._BY_NAME, variant.id, variant)
+    for name in (variant.id, hub.name):
+        monkeypatch.setitem(variants._BY_NAME, name, variant)
     monkeypatch.setattr("resnest_cli.model.weights.LABELS_URL", server.url("/labels.txt"))
     return Published(variant, seeded_weights, server)
 

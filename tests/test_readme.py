@@ -4,6 +4,7 @@ Published weights cannot be fetched here: a shim of the `resnest` command gives 
 weights of a tiny network instead. Options, files, pipes and exit codes are the real ones.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.exporting.hub_folder import timm_arguments
 from tests.conftest import make_photo
+from tests.hub_server import HubServer
+from tests.networks import TINY
 from tests.shards.making import packed
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +46,9 @@ loading.find_model = find_model
 import resnest_cli.model.weights as weights
 from pathlib import Path
 ensure = weights.ensure
-weights.ensure = lambda v, *more: ensure(v, *more) if v.bundled else Path("tiny.safetensors")
+def ensured(variant, *more, **how):
+    return ensure(variant, *more, **how) if variant.bundled else Path("tiny.safetensors")
+weights.ensure = ensured
 from resnest_cli.app import main
 main()
 """
@@ -53,9 +59,17 @@ def hash_of(*parts: object) -> int:
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with everything that the README's commands name."""
+def place(
+    tmp_path: Path, tiny_checkpoint: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with everything that the README's commands name, and a hub for its repositories."""
     work = tmp_path / "work"
+    config = {"architecture": "resnest50d_2s2x40d", "model_args": timm_arguments(TINY)}
+    files = {
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": tiny_checkpoint.read_bytes(),
+    }
+    hub.add("USER/NAME", files, "REVISION")
     (work / "photos" / "2026").mkdir(parents=True)
     (work / "runs/finetune/exp/weights").mkdir(parents=True)
     shutil.copytree(ROOT / "tests" / "data", work / "tests" / "data")

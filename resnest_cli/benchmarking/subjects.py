@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.benchmarking.job import BenchmarkJob
-from resnest_cli.errors import EngineError, OfflineError
+from resnest_cli.errors import EngineError, OfflineError, UsageError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.variants import Variant, get_variant
+from resnest_cli.model.names import find_named
+from resnest_cli.model.variants import Variant
 from resnest_cli.model.weights import Access
 
 if TYPE_CHECKING:
@@ -48,8 +49,13 @@ def subjects(
 
     try:
         find_model(job.model, access=Access(offline=True, notify=tell)).need_classifier()
-    except OfflineError:
-        variant = get_variant(job.model)
+    except OfflineError as error:
+        variant = find_named(job.model)
+        if variant is None:
+            raise UsageError(
+                f"{job.model} is not on this machine, and is not fetched to be timed. Run first: "
+                f"resnest download {job.model}"
+            ) from error
         tell(
             f"The weights of {variant.id} are not on this machine: it is timed with random ones, "
             "which take as long."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.model.names import understand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,14 @@ def portable(model: ModelOptions) -> ModelOptions:
     def absolute(name: str | None) -> str | None:
         return str(Path(name).absolute()) if name and Path(name).exists() else name
 
+    def absolute_model(name: str) -> str:
+        path = understand(name).path  # a repository may have the name of a folder elsewhere
+        return str(path.absolute()) if path else name
+
     return replace(
         model,
-        model=absolute(model.model) or model.model,
-        weights=absolute(model.weights),
+        model=absolute_model(model.model),
+        weights=absolute((model.weights or "").removeprefix("local-dir:")) or None,
         labels=absolute(model.labels),
         mirror=absolute(model.mirror),
     )

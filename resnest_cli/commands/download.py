@@ -7,14 +7,18 @@ from typing import Annotated
 import typer
 
 from resnest_cli import options, output
-from resnest_cli.errors import ResnestError, UsageError, WeightsError
+from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import compiled
 from resnest_cli.model import weights
-from resnest_cli.model.variants import VARIANTS, Variant, get_variant
+from resnest_cli.model.hub_files import check_folder, ensure_folder
+from resnest_cli.model.names import Meaning, understand
+from resnest_cli.model.variants import VARIANTS, Variant
 
 EPILOG = """Examples:
 
   resnest download resnest50d resnest101e
+
+  resnest download timm/resnest50d.in1k hf-hub:USER/NAME@REVISION
 
   resnest download --all --mirror https://mirror.example/resnest/
 
@@ -23,7 +27,8 @@ EPILOG = """Examples:
 
 def download(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Ids or aliases of variants.")
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Variants, or repositories of the hub."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All published variants.")] = False,
     mirror: options.Mirror = None,
@@ -34,39 +39,59 @@ def download(
     """Fetch and verify weights, so that the first run needs no network.
 
     What torch.hub or timm has fetched before is found and used. Interrupted downloads are resumed.
-    The models are compiled for this CPU as well.
+    A repository's branch is looked up again, and fetched if it has moved. The models are compiled
+    for this CPU as well.
     """
     if every == bool(models):
         raise UsageError("name one or more models, or pass --all. `resnest models` lists them.")
-    chosen = list(VARIANTS.values()) if every else [get_variant(name) for name in models or ()]
+    names = list(VARIANTS) if every else list(models or ())
+    meanings = [(name, _remote(name)) for name in names]
     access = options.access(mirror, offline)
     failed = 0
-    for variant in chosen:
+    for name, meaning in meanings:
+        title = meaning.variant.id if meaning.variant else str(meaning.repository)
         try:
-            path = weights.ensure(variant, access)
-        except WeightsError as error:  # the others may still be had
-            output.error(f"{variant.id}: {error}")
+            path = _fetched(meaning, access)
+        except (WeightsError, CheckpointError) as error:  # the others may still be had
+            output.error(f"{title}: {error}")
             failed += 1
         else:
-            output.emit(f"{variant.id}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
-            _compile(variant, path, access)
+            output.emit(f"{title}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
+            _compile(title, name, meaning.variant, path, access)
     if failed:
         raise typer.Exit(1)
 
 
-def _compile(variant: Variant, path: Path, access: weights.Access) -> None:
+def _remote(name: str) -> Meaning:
+    meaning = understand(name)
+    if meaning.path is not None:
+        raise UsageError(f"{name} is on this machine: there is nothing to download.")
+    return meaning
+
+
+def _fetched(meaning: Meaning, access: weights.Access) -> Path:
+    if meaning.variant is not None:
+        return weights.ensure(meaning.variant, access, hub_first=meaning.repository is not None)
+    assert meaning.repository is not None
+    return check_folder(ensure_folder(meaning.repository, access, refresh=not access.offline))
+
+
+def _compile(
+    title: str, name: str, variant: Variant | None, path: Path, access: weights.Access
+) -> None:
     """Compiles the model, so that its first run need not; failing that, says why and goes on."""
     from resnest_cli.inference.engine import compile_model
     from resnest_cli.model import checkpoint
     from resnest_cli.model.loading import find_model
 
     try:
-        model = find_model(variant.id, access=access)
-        # Not the usual loader, which would fetch the file again where torch cannot use it.
-        model = replace(model, load=lambda: checkpoint.load(path, variant=variant))
+        model = find_model(name, access=access)
+        if variant is not None:
+            # Not the usual loader, which would fetch the file again where torch cannot use it.
+            model = replace(model, load=lambda: checkpoint.load(path, variant=variant))
         stored = compile_model(model)
     except ResnestError as error:
-        output.message(f"{variant.id} was not compiled; its first run will be slower: {error}")
+        output.message(f"{title} was not compiled; its first run will be slower: {error}")
     else:
         if not stored:
-            output.message(f"{variant.id} was compiled, but not stored. {compiled.refusal()}")
+            output.message(f"{title} was compiled, but not stored. {compiled.refusal()}")

@@ -96,7 +96,7 @@ def evaluate_command(
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
-    crop_mode: options.CropMode = "center",
+    crop_mode: options.CropMode = None,
     exif: options.Exif = True,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average each photo with its mirror image.")

@@ -99,7 +99,7 @@ def explain_command(
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
-    crop_mode: options.CropMode = "center",
+    crop_mode: options.CropMode = None,
     exif: options.Exif = True,
     isolate: options.Isolate = False,
     mirror: options.Mirror = None,

@@ -11,6 +11,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from resnest_cli.exporting.hub_folder import Push
     from resnest_cli.exporting.job import Exported, ExportJob
     from resnest_cli.model.loading import Model
 
@@ -23,6 +24,8 @@ EPILOG = """Examples:
   resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
 
   resnest export --model best.safetensors --hub my-model/
+
+  resnest export --model best.safetensors --hub my-model/ --push USER/NAME --dry-run
 
   resnest predict photo.jpg --model model.onnx"""
 
@@ -39,6 +42,19 @@ def export_command(
         Path | None,
         typer.Option(metavar="DIR", help="Write a folder for Hugging Face's hub and timm instead."),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER/NAME", help="Send the files of --hub to this repository, made if new."
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository of --push is private.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="With --push: list files and sizes; write, send nothing."),
+    ] = False,
     check: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Compare the file with the model on these photos."),
@@ -85,11 +101,12 @@ def export_command(
             raise UsageError("--license goes into the model card of --hub DIR.")
     elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
         raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
+    target = _push_target(hub, push, private=private, dry_run=dry_run, offline=offline)
     from resnest_cli.model.loading import find_model
 
     found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
     if hub is not None:
-        _to_hub(found, hub, license_, format_)
+        _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
         return
     assert output_ is not None
     from resnest_cli.exporting.job import ExportJob
@@ -99,6 +116,27 @@ def export_command(
         output_, DEFAULT_OPSET if opset is None else opset, check, calibrate, calibrate_photos
     )
     _to_file(found, job, format_)
+
+
+def _push_target(
+    hub: Path | None, push: str | None, *, private: bool, dry_run: bool, offline: bool
+) -> "Push | None":
+    """Where --push sends the folder; what is wrong is said before anything slow begins."""
+    if push is None:
+        if private or dry_run:
+            raise UsageError(f"{'--private' if private else '--dry-run'} goes with --push.")
+        return None
+    if hub is None:
+        raise UsageError("--push sends a folder: name it with --hub DIR.")
+    from resnest_cli.exporting.hub_folder import Push
+    from resnest_cli.model.names import repository_id
+    from resnest_cli.paths import huggingface_offline
+
+    target = Push(repository_id(push), private, output.message)
+    if not dry_run and (offline or huggingface_offline()):
+        forbids = "--offline (RESNEST_OFFLINE)" if offline else "HF_HUB_OFFLINE"
+        raise UsageError(f"--push connects to the hub, which {forbids} forbids.")
+    return target
 
 
 def _check_file(
@@ -150,15 +188,26 @@ def _end(found: "Exported", job: "ExportJob") -> None:
 
 
 def _to_hub(
-    model: "Model", folder: Path, license_: str | None, format_: Literal["table", "json"]
+    model: "Model",
+    folder: Path,
+    license_: str | None,
+    push: "Push | None",
+    format_: Literal["table", "json"],
+    *,
+    dry_run: bool,
 ) -> None:
-    from resnest_cli.exporting.hub_folder import write_folder
+    from resnest_cli.exporting.hub_folder import push_folder, rehearse, write_folder
 
-    summary = write_folder(model, folder, license_)
+    if push and dry_run:
+        summary = rehearse(model, folder, license_, push)
+    else:
+        summary = write_folder(model, folder, license_)
     if not summary["timm"]:
         output.message(
             "timm cannot build this network; the model card says how to load it with resnest-cli."
         )
+    if push and not dry_run:
+        summary = push_folder(folder, summary, push)
     _show(summary, format_)
 
 

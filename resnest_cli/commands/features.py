@@ -100,7 +100,7 @@ def features(
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
-    crop_mode: options.CropMode = "center",
+    crop_mode: options.CropMode = None,
     exif: options.Exif = True,
     fast_decode: options.FastDecode = False,
     gpu_decode: options.GpuDecode = False,

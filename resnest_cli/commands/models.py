@@ -1,6 +1,6 @@
 """`resnest models`: what there is, what is on this machine, and what a file of weights says."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +9,7 @@ import typer
 from resnest_cli import options, output
 from resnest_cli.inference import compiled
 from resnest_cli.model import weights
+from resnest_cli.model.names import get_named, understand
 from resnest_cli.model.variants import (
     BUNDLED_MODEL,
     DEFAULT_MODEL,
@@ -89,6 +90,7 @@ def _described(variant: Variant) -> dict[str, Any]:
         "compiled": _compiled(variant, cached) if cached else [],
         "preprocessing": preprocessing_to_dict(variant.preprocessing),
         "urls": list(variant.weights.urls) if variant.weights else [],
+        "hub": variant.hub.id if variant.hub else None,
     }
 
 
@@ -129,7 +131,7 @@ def verify(
     Exit code 1 where a file is damaged, or one that was named is missing.
     """
     if models:
-        chosen = [get_variant(name) for name in models]
+        chosen = [get_named(name) for name in models]
     else:
         chosen = [v for v in VARIANTS.values() if v.bundled or weights.find_cached(v)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
@@ -174,27 +176,63 @@ def clean(dry_run: DryRun = False) -> None:
 
 @app.command(
     epilog="Examples:\n\n  resnest models show best.safetensors\n\n"
-    "  resnest models show best.safetensors --format json"
+    "  resnest models show timm/resnest50d.in1k --format json"
 )
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: .safetensors, .pth.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A checkpoint, a folder, or a name of the hub.")
+    ],
     format_: options.TableFormat = "table",
+    mirror: options.Mirror = None,
+    offline: options.Offline = False,
 ) -> None:
-    """Say what a file of weights holds: variant, classes, preprocessing, metrics, origin.
+    """Say what a model's file holds: variant, classes, preprocessing, metrics, origin.
 
-    Nothing in the file is executed.
+    Where a config.json belongs to it, what that says is shown, and what the table says if it
+    differs. Published weights that are not on this machine are not fetched. Nothing is executed.
     """
-    from resnest_cli.model.checkpoint import read_info, read_state_dict
-
-    info = read_info(file)
-    if info.format == "pickle":  # only its content tells
-        info, _ = read_state_dict(file)
-    record = _shown(file, info)
+    record = _record(model, options.access(mirror, offline))
     if format_ == "json":
         output.emit(output.to_json(record, indent=2) + "\n")
         return
     rows = [[name, _text(value)] for name, value in record.items() if value not in (None, {}, [])]
-    output.show_table([("", "left"), (str(file), "left")], rows)
+    output.show_table([("", "left"), (model, "left")], rows)
+
+
+def _record(name: str, access: weights.Access) -> dict[str, Any]:
+    from resnest_cli.model.checkpoint import read_info, read_state_dict
+    from resnest_cli.model.loading import find_model
+    from resnest_cli.model.model_files import configured, find_file
+
+    meaning = understand(name)
+    variant = meaning.variant
+    if variant is not None and weights.find_cached(variant) is None:
+        return {"variant": variant.id, "file": None} | _of_table(variant)
+    path, config = find_file(name, meaning, access)
+    info = read_info(path)
+    if info.format == "pickle":  # only its content tells
+        info, _ = read_state_dict(path)
+    if config is None and variant is None:
+        return _shown(path, info)
+    found = find_model(name, access=access)
+    info = configured(replace(info, variant=found.variant), config, path)
+    record = _shown(path, replace(info, preprocessing=found.preprocessing))
+    table = _of_table(variant or VARIANTS[found.variant.id])
+    told = {} if table["preprocessing"] == record["preprocessing"] else table
+    return record | {
+        "config": str(found.config) if found.config else None,
+        "preprocessing_of_table": told.get("preprocessing"),
+    }
+
+
+def _of_table(variant: Variant) -> dict[str, Any]:
+    return {
+        "architecture": variant.architecture,
+        "parameters": variant.parameters,
+        "num_classes": variant.num_classes,
+        "preprocessing": asdict(variant.preprocessing),
+        "hub": variant.hub.id if variant.hub else None,
+    }
 
 
 def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:

@@ -86,7 +86,7 @@ def predict(
     img_size: options.ImgSize = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
-    crop_mode: options.CropMode = "center",
+    crop_mode: options.CropMode = None,
     exif: options.Exif = True,
     fast_decode: options.FastDecode = False,
     gpu_decode: options.GpuDecode = False,

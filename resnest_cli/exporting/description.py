@@ -36,6 +36,7 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
         metrics = {"top1": (table.top1 or 0) / 100}
         metrics |= {"top5": table.top5 / 100} if table.top5 else {}
         provenance |= {"data": table.dataset, "published": True}
+    provenance.pop("class_ids", None)  # a config.json may name other classes
     if model.class_ids:
         provenance["class_ids"] = list(model.class_ids)
     provenance["weights_sha256"] = hashes.known_sha256(model.path)

@@ -7,8 +7,10 @@ out.
 """
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnest_cli.errors import ResnestError
@@ -20,12 +22,18 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
 
-TIMM_NAMES = (
-    "resnest14d", "resnest26d", "resnest50d", "resnest101e", "resnest200e", "resnest269e",
-    "resnest50d_4s2x40d", "resnest50d_1s4x24d",
-)  # fmt: skip
+TIMM_NAMES = tuple(id_ for id_, variant in VARIANTS.items() if variant.hub)
 _STANDS_IN = "resnest14d"  # for what timm has no name for
 APACHE = "apache-2.0"  # of the published weights and of the bundled ones
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Where a folder is sent: USER/NAME, made private if it is new."""
+
+    repository: str
+    private: bool = False
+    notify: Callable[[str], None] = lambda _: None
 
 
 def write_folder(model: Model, folder: Path, license_: str | None = None) -> dict[str, Any]:
@@ -132,11 +140,51 @@ def timm_fits(variant: Variant) -> bool:
 
 
 def _label_names(info: CheckpointInfo) -> list[str]:
-    """What identifies a class: its id where there is one, as timm has ImageNet's; else its name."""
-    ids = info.provenance.get("class_ids")
-    return list(ids or info.class_names or ())
+    """What identifies a class: its name, which transformers shows; its id where two share one."""
+    return list(_ids_needed(info) or info.class_names or ())
 
 
 def _label_descriptions(info: CheckpointInfo) -> dict[str, str] | None:
-    ids = info.provenance.get("class_ids")
+    ids = _ids_needed(info)
     return dict(zip(ids, info.class_names or (), strict=True)) if ids else None
+
+
+def _ids_needed(info: CheckpointInfo) -> list[str] | None:
+    names = info.class_names or ()
+    return info.provenance.get("class_ids") if len(set(names)) < len(names) else None
+
+
+def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, Any]:
+    """Sends what `write_folder` wrote to the hub; the summary with the repository's address.
+
+    Raises:
+        ResnestError: the hub refuses, or cannot be reached. The folder stays.
+    """
+    from resnest_cli.net import hub
+    from resnest_cli.paths import huggingface_endpoint, huggingface_hub_dir
+
+    there = hub.Hub(huggingface_endpoint(), huggingface_hub_dir(), notify=push.notify)
+    address = hub.push(
+        there, folder, summary["files"], push.repository, private=push.private,
+        message="Upload with resnest-cli",
+    )  # fmt: skip
+    return summary | {"repository": push.repository, "address": address}
+
+
+def rehearse(model: Model, folder: Path, license_: str | None, push: Push) -> dict[str, Any]:
+    """What `push_folder` would send: each file and its bytes. Nothing is left on the disk.
+
+    Raises:
+        UsageError, CheckpointError, ResnestError: as `write_folder`.
+    """
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary) / folder.resolve().name
+        summary = write_folder(model, place, license_)
+        sizes = {name: (place / name).stat().st_size for name in summary["files"]}
+    return summary | {
+        "file": str(folder),
+        "dry_run": True,
+        "repository": push.repository,
+        "private": push.private,
+        "sizes": sizes,
+    }

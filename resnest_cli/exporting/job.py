@@ -76,6 +76,11 @@ def check_source(model: Model, job: ExportJob | None = None) -> None:
             f"{model.name} is an exported network. Give the checkpoint that it was exported from."
         )
     model.need_classifier()
+    if model.crop_mode != "center":
+        raise UsageError(
+            f"{model.config} asks for the crop mode {model.crop_mode}, which no file of ours can "
+            "hold. Copy the model, and write center there; then give --crop-mode to `predict`."
+        )
     if job and (job.check or job.calibrate) and model.in_channels != 3:
         raise UsageError(
             f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Leave "

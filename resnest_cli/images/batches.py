@@ -35,6 +35,7 @@ class Preparation:
     crop_mode: CropMode = "center"
     exif: bool = True
     fast: bool = False  # a large JPEG is decoded at reduced scale, see `decode`
+    grey: bool = False  # for a network of one channel: float32 (1, size, size)
 
     @property
     def on_gpu(self) -> bool:
@@ -64,6 +65,9 @@ class Preparation:
 
     def preprocessed(self, rgb: "Image.Image") -> Float32:
         """An image in RGB -> float32 (3, size, size)."""
+        if self.grey:  # timm's way: the photo as PIL makes it grey, then as any other
+            rgb = rgb.convert("L").convert("RGB")
+            return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
         return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
 
 

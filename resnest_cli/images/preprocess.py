@@ -16,19 +16,18 @@ it would shrink to nothing, and a strip too long for `squash` or `border` is an 
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from resnest_cli.errors import ImageError
+from resnest_cli.model.variants import CropMode as CropMode  # noqa: PLC0414 - exported again
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.model.variants import Interpolation, Preprocessing
-
-CropMode = Literal["center", "border", "squash"]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SUPPORT = {"bilinear": 1, "bicubic": 2}  # reach of the filter, in pixels of the coarser grid

@@ -58,7 +58,8 @@ class Classifier:
         compiled: run the network through torch.compile; takes a minute before the first batch.
         graphs: record the network as a CUDA graph for the first batch's size.
         img_size, crop_pct, interpolation: other preprocessing than the model's.
-        crop_mode: "center", "border" or "squash"; see `images.preprocess.preprocess`.
+        crop_mode: "center", "border" or "squash" instead of the model's own; see
+            `images.preprocess.preprocess`.
         exif: turn photos upright as their EXIF orientation says.
         fast_decode: decode large JPEGs at reduced scale; see `images.batches.Preparation`.
         gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.device_decode`.
@@ -85,7 +86,7 @@ class Classifier:
         img_size: int | None = None,
         crop_pct: float | None = None,
         interpolation: Interpolation | None = None,
-        crop_mode: CropMode = "center",
+        crop_mode: CropMode | None = None,
         exif: bool = True,
         fast_decode: bool = False,
         gpu_decode: bool = False,
@@ -109,7 +110,19 @@ class Classifier:
             self.preprocessing = preprocessing_from_dict(settings)
         except ValueError as error:
             raise UsageError(f"{error}.") from error
-        self.preparation = Preparation(self.preprocessing, crop_mode, exif, fast_decode)
+        channels = self.model.in_channels
+        if channels not in {1, 3} or (gpu_decode and channels != 3):
+            raise UsageError(
+                f"{self.model.path}: the network takes {channels} channels; photos have 3, or 1 in "
+                "grey without --gpu-decode. Give another --model."
+            )
+        self.preparation = Preparation(
+            self.preprocessing,
+            crop_mode or self.model.crop_mode,
+            exif,
+            fast_decode,
+            grey=channels == 1,
+        )
         self.notify = access.notify
         sized = replace(self.model, preprocessing=self.preprocessing)
         if ready_for == "logits" and not self.model.num_classes:

@@ -42,7 +42,7 @@ class ModelOptions:
     img_size: int | None
     crop_pct: float | None
     interpolation: "Interpolation | None"
-    crop_mode: "CropMode"
+    crop_mode: "CropMode | None"
     exif: bool
     mirror: str | None
     offline: bool

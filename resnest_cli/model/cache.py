@@ -1,8 +1,8 @@
 """What lies on this machine: where a published file may be, its lock, and what may be removed.
 
 Two caches belong to others and are shared: torch.hub's (`$TORCH_HOME/hub/checkpoints`, we add files
-under their published names) and Hugging Face's, where timm's downloads lie (we only read it).
-Layout of the latter: huggingface_hub, "Manage huggingface_hub cache-system".
+under their published names) and Hugging Face's, where timm's downloads lie, too (`net.hub` adds to
+it). Layout of the latter: huggingface_hub, "Manage huggingface_hub cache-system".
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from resnest_cli import paths
 from resnest_cli.model.labels import LABELS_FILE
+from resnest_cli.model.names import WEIGHTS_NAMES
 from resnest_cli.model.partial import cannot_write
-from resnest_cli.model.variants import VARIANTS, Variant, WeightsFile
+from resnest_cli.model.variants import VARIANTS, HubModel, Variant, WeightsFile
 
 _BUNDLED = Path(__file__).with_name("bundled")
-_HUGGING_FACE_NAMES = ("model.safetensors", "pytorch_model.bin")
 _LEFTOVER = re.compile(r"(?P<name>.+?)\.(part|part\.json|lock|damaged|damaged\.\d+)")
 
 
@@ -44,44 +44,62 @@ def find_cached(variant: Variant) -> Path | None:
     return next(iter(copies(variant)), None)
 
 
-def copies(variant: Variant) -> dict[Path, str]:
+def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
     """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
 
-    The hash is empty where none is known: a file of timm's without the usual link to its blob.
+    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known: a
+    file of the hub's cache without the usual link to its blob.
     """
     found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
         return found
     if _is_file(path := torch_path(variant.weights)):
         found[path] = variant.weights.hash_prefix
-    if variant.bundled:
+    if variant.hub is None or (entry := _hub_file(variant.hub)) is None:
         return found
-    if entry := _huggingface_file(variant):
-        blob = entry.resolve().name  # Hugging Face names its blobs by their SHA-256
-        linked = entry.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob)
-        found[entry] = blob if linked else ""
-    return found
+    known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
+    copy = {entry: known or blob_hash(entry)}
+    return copy | found if hub_first else found | copy
 
 
-def huggingface_repo(variant: Variant) -> Path:
-    """The folder in which timm's download of this variant lies."""
-    tag = "gluon_in1k" if variant.id in {"resnest14d", "resnest26d"} else "in1k"
-    return paths.huggingface_hub_dir() / f"models--timm--{variant.id}.{tag}"
+def blob_hash(entry: Path) -> str:
+    """The SHA-256 by which the hub's cache names a large file; empty where it does not."""
+    blob = entry.resolve().name
+    return blob if entry.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob) else ""
 
 
-def _huggingface_file(variant: Variant) -> Path | None:
-    """timm's file: of the revision in refs/main, else of the newest snapshot that has one."""
-    repo = huggingface_repo(variant)
-    try:
-        snapshots = [path for path in (repo / "snapshots").iterdir() if path.is_dir()]
-        snapshots.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    except OSError:
-        return None
+def hub_folder(repository: str) -> Path:
+    """The folder in which the hub's cache keeps a repository."""
+    return paths.huggingface_hub_dir() / f"models--{repository.replace('/', '--')}"
+
+
+def hub_snapshot(repository: str, revision: str) -> Path | None:
+    """The snapshot of a branch, tag or commit in the hub's cache, if it was ever fetched.
+
+    Read by hand: importing huggingface_hub takes a fifth of a second, which a warm start has not.
+    """
+    folder = hub_folder(repository)
+    commit = revision
     with contextlib.suppress(OSError, ValueError):
-        main = (repo / "refs" / "main").read_text("utf-8").strip()
-        snapshots.sort(key=lambda path: path.name != main)  # stable: the others stay newest first
-    files = (snapshot / name for snapshot in snapshots for name in _HUGGING_FACE_NAMES)
-    return next(filter(_is_file, files), None)
+        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+    if not re.fullmatch(r"[\w-]+", commit):
+        return None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The file of weights that a folder's config.json describes."""
+    return next((path for name in WEIGHTS_NAMES if _is_file(path := folder / name)), None)
+
+
+def _hub_file(model: HubModel) -> Path | None:
+    """timm's file: of the main branch's snapshot, else of the newest that has one."""
+    snapshots = [main] if (main := hub_snapshot(model.id, "main")) else []
+    with contextlib.suppress(OSError):
+        every = [p for p in (hub_folder(model.id) / "snapshots").iterdir() if p.is_dir()]
+        snapshots += sorted(every, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return next((path for snapshot in snapshots if (path := weights_in(snapshot))), None)
 
 
 def set_aside(path: Path) -> Path:
@@ -138,9 +156,8 @@ def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterat
         yield
         # Nobody needs the lock of a file that is there: whoever waits looks for the file first.
         # After an error it stays, so that those who wait keep one lock between them.
-        if target.exists():
-            with contextlib.suppress(OSError):  # Windows does not remove an open file
-                _lock_of(target).unlink()
+        with contextlib.suppress(OSError):  # Windows does not remove an open file
+            _lock_of(target).unlink()
     finally:
         lock.release()
 

@@ -11,24 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from resnest_cli.errors import (
-    CheckpointError,
-    NewerFormatError,
-    UnknownModelError,
-    UsageError,
-)
+from resnest_cli.errors import CheckpointError, NewerFormatError
 from resnest_cli.files import read_trusted, write_private
 from resnest_cli.model import weights
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
-from resnest_cli.model.variants import (
-    DEFAULT_MODEL,
-    VARIANTS,
-    Preprocessing,
-    Variant,
-    find_variant,
-    get_variant,
+from resnest_cli.model.model_files import (
+    blamed,
+    configured,
+    expected_variant,
+    is_elsewhere,
+    locate,
+    of_published,
 )
+from resnest_cli.model.names import understand
+from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
 from resnest_cli.paths import closed_folder, resnest_home
 from resnest_cli.web import without_login
 
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
     from resnest_cli.model.training_photos import TrainingPhotos
 
 _T = TypeVar("_T")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,8 @@ class Model:
     `trained_on` are the photos that it learned from, None where that is not known.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
     be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
-    what ours never do, and `data_files` are those beside it that hold its tensors.
+    what ours never do, and `data_files` are those beside it that hold its tensors. `config` is the
+    config.json that was read, if one was, which alone can ask for another `crop_mode`.
     """
 
     name: str
@@ -74,6 +71,8 @@ class Model:
     exported: str | None = None
     trusted: bool = False
     data_files: tuple[Path, ...] = ()
+    config: Path | None = None
+    crop_mode: CropMode = "center"
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -145,30 +144,42 @@ def find_model(
     access: weights.Access | None = None,
     trust_onnx: bool = False,
 ) -> Model:
-    """Finds a model by id, alias or checkpoint file; fetches published weights where needed.
+    """Finds a model by any name that `names` understands; fetches weights where needed.
 
-    `source` is a path or URL of other weights for a named variant; `labels` a file of class names.
+    `source` names other weights for a named variant: a path, a URL, a folder or a repository.
+    `labels` is a file of class names.
     With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_structure`.
 
     Raises:
-        UnknownModelError: `name` is neither a variant nor a file.
-        UsageError: `source` together with a checkpoint file.
+        UnknownModelError: `name` means no model.
+        UsageError: `source` together with a model that has weights of its own.
         WeightsError: the weights cannot be had.
         CheckpointError: the weights cannot be used.
         LabelsError: the class names cannot be read or do not fit.
     """
     access = access or weights.Access()
-    check_model_name(name)
-    variant = find_variant(name)
-    if variant is not None and source is None and not variant.bundled:
-        path, known = weights.ensure(variant, access), _published(variant)
-        load = _published_loader(variant, access)
+    meaning = understand(name)
+    variant = meaning.variant
+    if variant is not None and source is None and not is_elsewhere(meaning, access):
+        on_hub = meaning.repository is not None
+        path, config = of_published(variant, access, hub_first=on_hub)
+        known = configured(_published(variant), config, path)
+        load = _published_loader(variant, access, hub_first=on_hub)
     else:
-        path = _own_file(name, variant, source, access)
-        if source is not None and weights.is_url(source):
-            known, load = _describe_fetched(path, variant, source)
-        else:
-            known, load = _describe(path, variant)
+        path, config = locate(name, meaning, source, access)
+        expected = expected_variant(variant, config, path)
+        kept = source is not None and weights.is_url(source) and path.is_relative_to(resnest_home())
+        with blamed(config):
+            if source is not None and kept:
+                known, unblamed = _describe_fetched(path, expected, source)
+            else:
+                known, unblamed = _describe(path, expected)
+        known = configured(known, config, path)
+
+        def load() -> "Checkpoint":
+            with blamed(config):
+                return unblamed()
+
     assert known.variant is not None
     assert known.preprocessing is not None
     assert known.num_classes is not None
@@ -180,7 +191,7 @@ def find_model(
     if labels is not None and not known.num_classes:
         raise no_classifier(path)
     return Model(
-        name=variant.id if variant else name,
+        name=variant.id if variant else str(meaning.repository or name),
         variant=known.variant,
         preprocessing=known.preprocessing,
         class_names=_class_names(known, labels),
@@ -194,6 +205,8 @@ def find_model(
         exported=_precision(known),
         trusted=trust_onnx and known.format == "onnx",
         data_files=_data_files(path) if trust_onnx and known.format == "onnx" else (),
+        config=Path(config.source) if config else None,
+        crop_mode=config.crop_mode if config else "center",
     )
 
 
@@ -201,12 +214,9 @@ def check_model_name(name: str) -> None:
     """Tells an unknown model before anything slow begins.
 
     Raises:
-        UnknownModelError: neither a variant nor an existing file.
+        UnknownModelError: it means no variant, no existing path and no name on the hub.
     """
-    if find_variant(name) is None and not Path(name).exists():
-        if Path(name).suffix.lower() in _SUFFIXES or len(Path(name).parts) > 1:
-            raise UnknownModelError(f"{name}: there is no such checkpoint file.")
-        get_variant(name)  # raises with the nearest names
+    understand(name)
 
 
 def _small(variant: Variant) -> str:
@@ -228,11 +238,13 @@ def _published(variant: Variant) -> "CheckpointInfo":
     )
 
 
-def _published_loader(variant: Variant, access: weights.Access) -> "Callable[[], Checkpoint]":
+def _published_loader(
+    variant: Variant, access: weights.Access, *, hub_first: bool
+) -> "Callable[[], Checkpoint]":
     def load() -> "Checkpoint":
         from resnest_cli.model import checkpoint
 
-        path = weights.ensure(variant, access)
+        path = weights.ensure(variant, access, hub_first=hub_first)
         try:
             return checkpoint.load(path, variant=variant)
         except CheckpointError as error:
@@ -241,22 +253,11 @@ def _published_loader(variant: Variant, access: weights.Access) -> "Callable[[],
                 raise CheckpointError(f"{error} Without --offline it is fetched again.") from error
             aside = weights.set_aside(path)
             access.notify(f"{error} It was set aside as {aside.name}; fetching it again.")
-        return checkpoint.load(weights.ensure(variant, access), variant=variant)
+        return checkpoint.load(
+            weights.ensure(variant, access, hub_first=hub_first), variant=variant
+        )
 
     return load
-
-
-def _own_file(
-    name: str, variant: Variant | None, source: str | None, access: weights.Access
-) -> Path:
-    if variant is not None:
-        return weights.ensure(variant, access, source)
-    if source is not None:
-        raise UsageError(
-            f"--weights gives weights to a named model, but --model {name} is a checkpoint with "
-            "weights of its own. Use one of the two."
-        )
-    return Path(name)
 
 
 def _describe(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from resnest_cli.errors import UnknownModelError
 
 Interpolation = Literal["bilinear", "bicubic"]
+CropMode = Literal["center", "border", "squash"]  # see images.preprocess
 
 # Of normalised pixels: 1 / 255 and 255 are the extremes that people use.
 MIN_STD, MAX_SCALE = 1e-3, 1e3
@@ -67,6 +68,22 @@ class WeightsFile:
         return tuple(host + self.name for host in self.hosts)
 
 
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """timm's copy of published weights on Hugging Face's hub: a repository with a `config.json`.
+
+    `sha256` is that of its model.safetensors, empty where it is not known here.
+    """
+
+    id: str
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """timm's name of the model: the architecture and a tag, such as resnest50d.in1k."""
+        return self.id.partition("/")[2]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One ResNeSt: what to build, how to feed it, how good it is, where its weights are.
@@ -98,6 +115,7 @@ class Variant:
     top1: float | None = None
     top5: float | None = None
     weights: WeightsFile | None = None
+    hub: HubModel | None = None
     num_classes: int = 1000
     dataset: str = "ImageNet"
 
@@ -130,7 +148,14 @@ class Variant:
                 raise ValueError(f"unknown architecture field {name!r}")
             changed[name] = _checked(name, value)
         return replace(
-            self, **changed, parameters=None, gmacs=None, top1=None, top5=None, weights=None
+            self,
+            **changed,
+            parameters=None,
+            gmacs=None,
+            top1=None,
+            top5=None,
+            weights=None,
+            hub=None,
         )
 
 
@@ -168,6 +193,8 @@ def _resnest(
     preprocessing: Preprocessing,
     file: str,
     hosts: tuple[str, ...],
+    tag: str = "",
+    sha256: str = "",
     **rest: Any,
 ) -> Variant:
     return Variant(
@@ -176,6 +203,7 @@ def _resnest(
         blocks=blocks,
         preprocessing=preprocessing,
         weights=WeightsFile(file, hosts),
+        hub=HubModel(f"timm/{id_}.{tag}", sha256) if tag else None,
         **rest,
     )
 
@@ -192,22 +220,23 @@ _50 = (3, 4, 6, 3)
 # fmt: off
 _TABLE = (
     _resnest("resnest14d", None, (1, 1, 1, 1), _224,
-             "gluon_resnest14-9c8fe254.pth", (_TIMM_GLUON,),
+             "gluon_resnest14-9c8fe254.pth", (_TIMM_GLUON,), "gluon_in1k",
+             "e56bef38731fc91873e790d5117c3df60ba281c6fbec6b78d5e14011c0218b8a",
              parameters=10_611_688, gmacs=2.75, top1=75.516, top5=92.512),
     _resnest("resnest26d", None, (2, 2, 2, 2), _224,
-             "gluon_resnest26-50eb607c.pth", (_TIMM_GLUON,),
+             "gluon_resnest26-50eb607c.pth", (_TIMM_GLUON,), "gluon_in1k",
              parameters=17_069_448, gmacs=3.62, top1=78.476, top5=94.300),
     _resnest("resnest50d", "resnest50", _50, _224,
-             "resnest50-528c19ca.pth", _BOTH,
+             "resnest50-528c19ca.pth", _BOTH, "in1k",
              parameters=27_483_240, gmacs=5.37, top1=80.958, top5=95.372),
     _resnest("resnest101e", "resnest101", (3, 4, 23, 3), _256,
-             "resnest101-22405ba7.pth", _BOTH, stem_width=64,
+             "resnest101-22405ba7.pth", _BOTH, "in1k", stem_width=64,
              parameters=48_275_016, gmacs=13.32, top1=82.916, top5=96.310),
     _resnest("resnest200e", "resnest200", (3, 24, 36, 3), _320,
-             "resnest200-75117900.pth", _BOTH, stem_width=64,
+             "resnest200-75117900.pth", _BOTH, "in1k", stem_width=64,
              parameters=70_201_544, gmacs=35.52, top1=83.880, top5=96.880),
     _resnest("resnest269e", "resnest269", (3, 30, 48, 8), _416,
-             "resnest269-0cc87c48.pth", _BOTH, stem_width=64,
+             "resnest269-0cc87c48.pth", _BOTH, "in1k", stem_width=64,
              parameters=110_929_480, gmacs=77.35, top1=84.542, top5=96.988),
     _resnest("resnest50d_1s1x64d", "resnest50_fast_1s1x64d", _50, _224_BICUBIC,
              "resnest50_fast_1s1x64d-d8fbf808.pth", (_ORIGINAL,),
@@ -230,11 +259,12 @@ _TABLE = (
              radix=2, cardinality=2, base_width=40, avd_first=True,
              parameters=26_943_792, gmacs=4.37, top1=80.61),
     _resnest("resnest50d_4s2x40d", "resnest50_fast_4s2x40d", _50, _224_BICUBIC,
-             "resnest50_fast_4s2x40d-41d14ed0.pth", _BOTH,
+             "resnest50_fast_4s2x40d-41d14ed0.pth", _BOTH, "in1k",
              radix=4, cardinality=2, base_width=40, avd_first=True,
              parameters=30_417_592, gmacs=4.37, top1=81.146, top5=95.566),
     _resnest("resnest50d_1s4x24d", "resnest50_fast_1s4x24d", _50, _224_BICUBIC,
-             "resnest50_fast_1s4x24d-d4a4f76f.pth", _BOTH,
+             "resnest50_fast_1s4x24d-d4a4f76f.pth", _BOTH, "in1k",
+             "be7b355d15780e93df7d60f685e5771e286e46c64d30749085199e9a5756adf4",
              radix=1, cardinality=4, base_width=24, avd_first=True,
              parameters=25_677_000, gmacs=4.40, top1=81.024, top5=95.338),
     Variant(id="resnest14t", aliases=("demo",), blocks=(1, 2, 2, 1), widths=(32, 64, 128, 256),
@@ -245,7 +275,11 @@ _TABLE = (
 # fmt: on
 
 VARIANTS: dict[str, Variant] = {variant.id: variant for variant in _TABLE}
-_BY_NAME = VARIANTS | {alias: variant for variant in _TABLE for alias in variant.aliases}
+_BY_NAME = (
+    VARIANTS
+    | {alias: variant for variant in _TABLE for alias in variant.aliases}
+    | {variant.hub.name: variant for variant in _TABLE if variant.hub}
+)
 
 DEFAULT_MODEL = "resnest50d"
 BUNDLED_MODEL = "demo"  # what to offer where there is no network
@@ -255,12 +289,12 @@ RECOMMENDED = {"resnest14d": "fast", "resnest50d": "balanced", "resnest269e": "b
 
 
 def find_variant(name: str) -> Variant | None:
-    """The variant of this id or alias, case-insensitively; None when there is none."""
+    """The variant of this id, alias or name of timm's, in any case; None when there is none."""
     return _BY_NAME.get(name.lower())
 
 
 def get_variant(name: str) -> Variant:
-    """The variant of this id or alias, case-insensitively.
+    """The variant of this id, alias or name of timm's, in any case.
 
     Raises:
         UnknownModelError: no such name; the message says which name is nearest.

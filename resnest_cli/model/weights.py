@@ -1,9 +1,9 @@
 """Published weights: locate, download, verify.
 
 `ensure` is the one road to a file of weights: the user's own file, else torch.hub's cache, else
-timm's, else a download from the mirror and the published hosts in turn. The first digits of the
-SHA-256 in a published file's name decide whether a file is whole (torch.hub's convention,
-torch.hub.load_state_dict_from_url); where it came from they do not prove.
+the hub's, else a download from the mirror, the published hosts and the hub in turn. The first
+digits of the SHA-256 in a published file's name decide whether a file is whole (torch.hub's
+convention, torch.hub.load_state_dict_from_url); where it came from they do not prove.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from urllib.parse import unquote, urlsplit
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
 from resnest_cli.files import distrusted
-from resnest_cli.model import hashes
+from resnest_cli.model import hashes, hub_files
 from resnest_cli.model.cache import (
     CachedFile,
     cached_files,
     copies,
     find_cached,
-    huggingface_repo,
+    hub_folder,
     leftovers,
     locked,
     remove,
@@ -56,6 +56,7 @@ LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_clas
 PATIENCE = Patience()
 LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)
 _LARGEST_LABELS = 100_000  # bytes
+_HUB = "hf://"  # begins the origin that stands for the hub
 
 
 def ignore(_message: str) -> None:
@@ -102,10 +103,18 @@ class _Request:
     looked_at: tuple[Path, ...]
 
 
-def ensure(variant: Variant, access: Access = Access(), source: str | None = None) -> Path:
+def ensure(
+    variant: Variant,
+    access: Access = Access(),
+    source: str | None = None,
+    *,
+    hub_first: bool = False,
+) -> Path:
     """The verified file of the variant's weights; downloaded when it is not on this machine.
 
     `source` is a path or URL that replaces the published weights. A path is returned as it is.
+    With `hub_first`, for names of the hub, its copy is preferred to torch.hub's. The hub is asked
+    after the published hosts, but before them where it is preferred or HF_ENDPOINT names one.
 
     Raises:
         OfflineError: it is not on this machine, and `access.offline` forbids to connect.
@@ -116,7 +125,7 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
     if source is not None:
         return _from_source(source, access)
     weights = _published(variant)
-    if found := _good_copy(variant, access.notify):
+    if found := _good_copy(variant, access.notify, hub_first=hub_first):
         return found
     if weights.bundled:
         raise WeightsError(
@@ -124,15 +133,23 @@ def ensure(variant: Variant, access: Access = Access(), source: str | None = Non
             "resnest-cli again."
         )
     target = torch_path(weights)
+    hub = (f"{_HUB}{variant.hub.id}",) if variant.hub else ()
+    first = hub_first or paths.huggingface_endpoint() != paths.PUBLIC_HUB
+    hosts = (*hub, *weights.urls) if first else (*weights.urls, *hub)
     request = _Request(
         Partial(target, weights.hash_prefix, "TORCH_HOME", 8 * (variant.parameters or LARGEST)),
-        (*_mirrored(access.mirror, weights.name), *weights.urls),
+        (*_mirrored(access.mirror, weights.name), *hosts),
         f"{weights.name}, the weights of {variant.id},",
         f"run `resnest download {variant.id}` where there is a network, ",
-        (target, huggingface_repo(variant)),
+        (target, *((hub_folder(variant.hub.id),) if variant.hub else ())),
     )
-    path, origin = _obtain(request, access, lambda: _good_copy(variant, ignore))
-    if origin:
+    path, origin = _obtain(
+        request,
+        access,
+        lambda: _good_copy(variant, ignore, hub_first=hub_first),
+        lambda: hub_files.fetch_published(variant, access),
+    )
+    if origin and not origin.startswith(_HUB):
         fetch_labels(access, public=is_url(origin))
     return path
 
@@ -191,9 +208,11 @@ def _published(variant: Variant) -> WeightsFile:
     return variant.weights
 
 
-def _good_copy(variant: Variant, notify: Callable[[str], None]) -> Path | None:
+def _good_copy(
+    variant: Variant, notify: Callable[[str], None], *, hub_first: bool = False
+) -> Path | None:
     """The first copy on this machine whose hash is right."""
-    for path, expected in copies(variant).items():
+    for path, expected in copies(variant, hub_first=hub_first).items():
         if _is_good(path, expected):
             return path
         if variant.weights and path != torch_path(variant.weights):
@@ -219,17 +238,28 @@ def _unreadable(path: Path, error: OSError) -> CacheError:
     )
 
 
-def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) -> tuple[Path, str]:
+def _obtain(
+    request: _Request,
+    access: Access,
+    look: Callable[[], Path | None],
+    from_hub: Callable[[], Path] | None = None,
+) -> tuple[Path, str]:
     """The file that `look` finds once the lock is held, else the file fetched from an origin.
 
     Returns its path and the origin, which is empty for a file that another process has fetched.
+    What `from_hub` fetches lies in the hub's own cache.
     """
     place, reasons = request.place, []
     if missing := no_place(place.target.parent, place.variable):
         raise CacheError(
             f"{request.title} is not on this machine, and {missing}{_instead(request)}"
         )
-    origins = [o for o in request.origins if not (access.offline and is_url(o))]
+    offline = paths.huggingface_offline()
+    origins = [
+        origin
+        for origin in request.origins
+        if not (access.offline and is_url(origin)) and not (offline and origin.startswith(_HUB))
+    ]
     if not origins:
         raise _not_available(request, access, [])
     with locked(place.target, place.variable, access.notify):
@@ -242,6 +272,8 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
             )
         for origin in origins:
             try:
+                if from_hub and origin.startswith(_HUB):
+                    return from_hub(), origin
                 if is_url(origin):
                     sha256 = fetch(origin, place, access.patience, access.progress, access.notify)
                 else:
@@ -251,13 +283,14 @@ def _obtain(request: _Request, access: Access, look: Callable[[], Path | None]) 
             else:
                 hashes.remember(place.target, sha256)
                 return place.target, origin
-    raise _not_available(request, access, reasons)
+        raise _not_available(request, access, reasons)
 
 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:
     """The error after every origin was asked in vain, or none may be asked."""
     target = request.place.target
-    urls = [without_login(origin) for origin in request.origins if is_url(origin)]
+    origins = [origin for origin in request.origins if not origin.startswith(_HUB)]
+    urls = [without_login(origin) for origin in origins if is_url(origin)]
     if access.offline:
         looked = [f"{p}: {'damaged' if p.is_file() else 'not there'}" for p in request.looked_at]
         return OfflineError(

@@ -14,6 +14,14 @@ def show_export(summary: Mapping[str, Any]) -> None:
     what += [f"opset {summary['opset']}"] if "opset" in summary else []
     what += [megabytes(summary["bytes"])]
     emit(f"{printable_name(summary['file'])}: {', '.join(what)}\n")
+    if "sizes" in summary:
+        rows = [[name, f"{size:,}"] for name, size in summary["sizes"].items()]
+        rows.append(["all", f"{sum(summary['sizes'].values()):,}"])
+        show_table([("File", "left"), ("Bytes", "right")], rows)
+        kind = "private " if summary["private"] else ""
+        message(f"Dry run: nothing was written, nothing sent to {kind}{summary['repository']}.")
+    if "address" in summary:
+        emit(f"{summary['address']}\n")
     if summary.get("parity"):
         emit("\n")
         columns = [("Compared on", "left"), ("Inputs", "right")]

@@ -15,7 +15,8 @@ from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text
-from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing, find_variant
+from resnest_cli.model.names import find_named
+from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing
 from resnest_cli.shards.finding import is_shards
 from resnest_cli.training.checks import checked, checked_all, flag
 from resnest_cli.training.config import Command, Config
@@ -73,7 +74,7 @@ def _fitted(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
 
     Its warm-up is also kept to a quarter of the epochs that were asked for.
     """
-    variant = find_variant(settings["model"])
+    variant = find_named(settings["model"])
     own = dict(tables["optimizers"].get(settings.get("opt", ""), {}))
     own |= tables["variants"].get(variant.id, {}) if variant is not None else {}
     if "epochs" in settings and "warmup_epochs" in settings:

@@ -17,9 +17,10 @@ from resnest_cli.inference.torch_engine import resolve_device
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.loading import Model, find_model
+from resnest_cli.model.names import get_named, understand
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
-from resnest_cli.model.variants import Preprocessing, find_variant, get_variant
+from resnest_cli.model.variants import Preprocessing
 from resnest_cli.model.variants import preprocessing_from_dict as checked_preprocessing
 from resnest_cli.model.weights import Access
 from resnest_cli.training import frozen, network
@@ -232,7 +233,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     """
     check_device_name(config.device)
     model = _source(config, access)
-    variant = model.variant if model is not None else get_variant(config.model)
+    variant = model.variant if model is not None else get_named(config.model)
     base = model.preprocessing if model is not None else variant.preprocessing
     preprocessing = _preprocessing(config, base)
     config = resolve(
@@ -272,7 +273,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
 def _source(config: Config, access: Access) -> Model | None:
     """The weights that `finetune` starts from; None for `train`."""
     if config.command == "train":
-        if find_variant(config.model) is None and Path(config.model).exists():
+        if understand(config.model).variant is None:
             raise UsageError(
                 f"train starts from nothing; to go on from the weights in {config.model} use: "
                 f"resnest finetune {config.data} --model {config.model}"

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resnest_cli.model.cache import huggingface_repo
+from resnest_cli.model.cache import hub_folder
 from resnest_cli.model.variants import get_variant
 from resnest_cli.model.weights import find_cached
 from tests.benchmarks.measure import in_turn, report, run
@@ -56,7 +56,7 @@ def find_or_make_weights(model: str) -> Path:
     if found := find_cached(variant):
         print(f"{model}: cached weights {found.name}")
         return found
-    path = huggingface_repo(variant) / "snapshots" / "seeded" / "pytorch_model.bin"
+    path = hub_folder(variant.hub.id) / "snapshots" / "seeded" / "pytorch_model.bin"
     path.parent.mkdir(parents=True)
     subprocess.run([sys.executable, "-c", SEED, model, str(path)], check=True)
     print(f"{model}: seeded weights")

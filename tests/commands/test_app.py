@@ -160,7 +160,7 @@ def test_main_ends_with_the_commands_exit_code(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "argv", ["resnest", "models", "show", "gone.pth"])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 1
+    assert end.value.code == 2
 
 
 def test_predict_gets_ready_while_its_command_line_is_parsed(

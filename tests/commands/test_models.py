@@ -173,5 +173,5 @@ def test_show_tells_what_a_checkpoint_holds(
     pickle.write_bytes(published.data[:100_000])
     assert cli("models", "show", pickle).code == 1
     gone = cli("models", "show", tmp_path / "gone.pth")
-    assert gone.code == 1
+    assert gone.code == 2
     assert "gone.pth" in gone.err

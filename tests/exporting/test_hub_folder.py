@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,13 @@ def test_the_original_release_takes_the_weights(tmp_path: Path) -> None:
         )
 
 
-def test_ids_and_names_of_classes_both_stand_in_the_config() -> None:
-    config = timm_config(described(find_model("demo"), {}))
-    assert config["label_names"][0] == "n01443537"
-    assert config["label_descriptions"]["n01443537"] == "goldfish"
+def test_classes_are_named_by_their_names_and_by_ids_where_two_share_one() -> None:
+    """transformers shows label_names, so that they are names where these tell classes apart."""
+    info = described(find_model("demo"), {})
+    config = timm_config(info)
+    assert config["label_names"][0] == "goldfish"
+    assert "label_descriptions" not in config
+    twice = replace(info, class_names=("crane", "crane", *(info.class_names or ())[2:]))
+    config = timm_config(twice)
+    assert config["label_names"][:2] == ["n01443537", "n01629819"]
+    assert config["label_descriptions"]["n01629819"] == "crane"

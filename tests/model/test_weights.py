@@ -19,7 +19,7 @@ from filelock import FileLock
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
 from resnest_cli.model import cache, hashes, weights
 from resnest_cli.model.fetch import Patience
-from resnest_cli.model.variants import VARIANTS, Variant, WeightsFile
+from resnest_cli.model.variants import VARIANTS, HubModel, Variant, WeightsFile
 from resnest_cli.model.weights import Access
 from tests.server import File, Reply, Server
 
@@ -52,7 +52,8 @@ def variant(server: Server) -> Variant:
     for host in ("/a/", "/b/"):
         server.files[host + NAME] = File(DATA)
     file = WeightsFile(NAME, (server.url("/a/"), server.url("/b/")))
-    return replace(VARIANTS["resnest14d"], weights=file)
+    hub = HubModel("timm/resnest14d.gluon_in1k")  # without the hash of the real one's file
+    return replace(VARIANTS["resnest14d"], weights=file, hub=hub)
 
 
 @pytest.fixture

@@ -1,0 +1,279 @@
+"""What people type where a model is named, and what they mean by it. Nothing is read or fetched.
+
+    resnest50d, resnest50                        an id or alias of the table
+    resnest50d.in1k                              timm's name, with its tag
+    my-model/, local-dir:my-model                a folder with a config.json
+    best.safetensors                             a file of weights
+    USER/NAME, hf-hub:USER/NAME, hf_hub:, hf://  a repository on Hugging Face's hub, @REVISION
+    https://huggingface.co/USER/NAME             its page
+
+They are tried in this order: the table, then a path that exists, then the hub. timm's eight
+repositories of ResNeSts are the table's variants, unless a revision is asked for.
+
+Sources: timm.models._factory.parse_model_name; huggingface_hub.utils._hf_uris for hf://.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from resnest_cli.errors import UnknownModelError
+from resnest_cli.model.variants import VARIANTS, Variant, did_you_mean, find_variant
+from resnest_cli.paths import huggingface_endpoint
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
+
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")  # in a repository, in this order
+
+CONFIG_FILE = "config.json"
+HUB_PREFIXES = ("hf-hub:", "hf_hub:", "hf://")
+_LOCAL_PREFIX = "local-dir:"
+_PUBLIC_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_ID = f"{_PART}/{_PART}"  # compiled when needed: the names of the table need none
+_REVISION = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*){0,4}"
+_PLAIN = f"(?P<id>{_ID})(?:@(?P<revision>.+))?"
+_OTHER_KINDS = {"datasets": "a data set", "spaces": "a space", "kernels": "a kernel",
+                "buckets": "a bucket"}  # fmt: skip
+_BRANCH = r"(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(?P<file>.+))?"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository of models on the hub; `revision` None is its main branch.
+
+    `file` is one that an address names, such as that of model.safetensors; None: what is needed.
+    `plain` says that it was written as USER/NAME, which could be a path as well.
+    """
+
+    id: str
+    revision: str | None = None
+    file: str | None = None
+    plain: bool = False
+
+    @property
+    def foreign_file(self) -> bool:
+        """Whether `file` is weights other than those that a repository's config.json describes."""
+        if self.file is None or self.file in WEIGHTS_NAMES:
+            return False
+        return self.file.lower().endswith(WEIGHTS_SUFFIXES)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}" if self.revision else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a name means: a variant, a path, or a repository.
+
+    A variant has its `repository` as well where the name was that of a repository.
+    """
+
+    variant: Variant | None = None
+    path: Path | None = None
+    repository: Repository | None = None
+
+
+def there(path: Path) -> bool:
+    """Whether something of that name exists; a name too long for this system does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
+    """What a name means.
+
+    Raises:
+        UnknownModelError: it means nothing; the message says what is near.
+    """
+    if variant := find_variant(name):
+        return Meaning(variant=variant)
+    if name.lower().startswith(_LOCAL_PREFIX):
+        return Meaning(path=_local(name[len(_LOCAL_PREFIX) :], name, exists))
+    if not name.strip():
+        raise UnknownModelError("the name of the model is empty. `resnest models` lists variants.")
+    repository = _repository(name)
+    if repository is None or repository.plain:
+        path = Path(name).expanduser() if name.startswith("~") else Path(name)
+        if exists(path):
+            return Meaning(path=path)
+        if repository is None or path.suffix.lower() in WEIGHTS_SUFFIXES:
+            raise _unknown(name, path)
+    return Meaning(variant=published(repository), repository=repository)
+
+
+def find_named(name: str) -> Variant | None:
+    """The variant that a name means, however it is spelled; None where it means something else."""
+    try:
+        return understand(name).variant
+    except UnknownModelError:
+        return None
+
+
+def get_named(name: str) -> Variant:
+    """The variant that a name means, however it is spelled.
+
+    Raises:
+        UnknownModelError: it means no variant of the table.
+    """
+    meaning = understand(name)
+    if meaning.variant is None:
+        raise UnknownModelError(f"{name} is no model of the table. `resnest models` lists them.")
+    return meaning.variant
+
+
+def repository_id(name: str) -> str:
+    """USER/NAME of a repository, however it is spelled, to which something is sent.
+
+    Raises:
+        UnknownModelError: it is no name of one, or has a revision.
+    """
+    repository = _repository(name)
+    if repository is None or repository.revision or repository.file:
+        raise _no_name(name)
+    return repository.id
+
+
+def published(repository: Repository) -> Variant | None:
+    """The variant whose published weights are those of the repository's main branch, if any."""
+    if repository.revision not in {None, "main"} or repository.foreign_file:
+        return None
+    wanted = repository.id.lower()
+    found = (v for v in VARIANTS.values() if v.hub and v.hub.id == wanted)
+    return next(found, None)
+
+
+def known_near(repository: Repository) -> str:
+    """A sentence with timm's repositories of that architecture, where the name begins with one."""
+    head = repository.id.rpartition("/")[2].partition(".")[0]
+    variant = find_variant(head)
+    if variant is None or variant.hub is None or variant.hub.id == repository.id.lower():
+        return ""
+    return f" timm's weights of {variant.id} are {variant.hub.id}."
+
+
+def _local(text: str, name: str, exists: Callable[[Path], bool]) -> Path:
+    path = Path(text).expanduser()
+    if not text or not exists(path):
+        raise UnknownModelError(f"{name}: there is no such folder.")
+    return path
+
+
+def _unknown(name: str, path: Path) -> UnknownModelError:
+    if "://" in name:
+        return UnknownModelError(
+            f"{name} is no address of a model on the hub. The address of a file goes to --weights, "
+            "with the variant as --model."
+        )
+    if path.suffix.lower() in WEIGHTS_SUFFIXES or len(path.parts) > 1 or name.endswith(("/", "\\")):
+        hub = f" For the hub's repository write hf-hub:{name}." if re.fullmatch(_ID, name) else ""
+        return UnknownModelError(f"{name}: there is no such checkpoint file or folder.{hub}")
+    head, dot, tag = name.partition(".")
+    variant = find_variant(head)
+    if dot and variant is not None:
+        known = f"timm has {variant.hub.name}" if variant.hub else "timm has none"
+        return UnknownModelError(
+            f"{variant.id} has no published weights {tag!r}: {known}. Another repository of the "
+            f"hub is named in full, such as hf-hub:timm/{name}."
+        )
+    known_names = [key for v in VARIANTS.values() for key in (v.id, *v.aliases)]
+    return UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, known_names)}")
+
+
+def _repository(name: str) -> Repository | None:
+    """The repository that a name spells; None where it has no form of one.
+
+    Raises:
+        UnknownModelError: the form of one, and yet it cannot be one.
+    """
+    lower = name.lower()
+    for prefix in HUB_PREFIXES:
+        if lower.startswith(prefix):
+            return _prefixed(name, name[len(prefix) :], uri=prefix == "hf://")
+    if (page := _page(name)) is not None:
+        return _addressed(name, page)
+    if match := re.fullmatch(_PLAIN, name):
+        if not _sound(match["id"], match["revision"]):
+            return None
+        return Repository(match["id"], match["revision"], plain=True)
+    return None
+
+
+def _prefixed(name: str, rest: str, *, uri: bool) -> Repository:
+    """`rest` is what stands behind the prefix; a `uri` may name a file as well."""
+    rest = rest.strip("/")
+    rest, at, branch = rest.partition("@")
+    parts = rest.split("/")
+    if uri and parts[0] in _OTHER_KINDS:
+        raise UnknownModelError(f"{name} is {_OTHER_KINDS[parts[0]]}, not a model.")
+    if uri and parts[0] == "models":
+        parts = parts[1:]
+    if len(parts) == 1 and (variant := find_variant(parts[0])) and variant.hub:
+        parts = variant.hub.id.split("/")  # timm's name without timm
+    revision, file = unquote(branch) or None, "/".join(parts[2:]) or None
+    if uri and at and (match := re.fullmatch(_BRANCH, branch)):
+        revision, file = unquote(match["revision"]), match["file"]
+    if (file and not uri) or (at and not revision):
+        raise _no_name(name)
+    return _checked(name, "/".join(parts[:2]), revision, file)
+
+
+def _page(name: str) -> str | None:
+    """The path of an address on the hub, with no slash before it; None where it is none."""
+    text = name if "://" in name else f"https://{name}"
+    try:
+        parts = urlsplit(text)
+        own = urlsplit(huggingface_endpoint())
+        hosts = _PUBLIC_HOSTS | ({own.netloc.lower()} if own.netloc else set())
+    except ValueError:
+        return None
+    if parts.scheme.lower() not in {"http", "https"} or parts.netloc.lower() not in hosts:
+        return None
+    base = own.path.strip("/") if parts.netloc.lower() == own.netloc.lower() else ""
+    path = parts.path.strip("/")
+    return path.removeprefix(base).strip("/") if base else path
+
+
+def _addressed(name: str, path: str) -> Repository:
+    """The repository of an address' path, such as USER/NAME/tree/main."""
+    owner, _, rest = path.partition("/")
+    if owner in _OTHER_KINDS:
+        raise UnknownModelError(f"{name} is the address of {_OTHER_KINDS[owner]}, not of a model.")
+    title, _, rest = rest.partition("/")
+    title, at, revision = title.partition("@")
+    if at:
+        if not revision or rest:
+            raise _no_name(name)
+        return _checked(name, f"{owner}/{title}", unquote(revision), None)
+    kind, _, rest = rest.partition("/")
+    if not kind or kind not in {"tree", "blob", "resolve", "raw", "commit"}:
+        return _checked(name, f"{owner}/{title}", None, None)  # a tab of the page
+    match = re.fullmatch(_BRANCH, rest)
+    if match is None:
+        return _checked(name, f"{owner}/{title}", None, None)
+    file = unquote(match["file"]) if match["file"] else None
+    return _checked(name, f"{owner}/{title}", unquote(match["revision"]), file)
+
+
+def _checked(name: str, id_: str, revision: str | None, file: str | None) -> Repository:
+    if not _sound(id_, revision):
+        raise _no_name(name)
+    return Repository(id_, revision, file)
+
+
+def _sound(id_: str, revision: str | None) -> bool:
+    """Whether both can be names on the hub, and so paths in its cache that lead nowhere else."""
+    if not re.fullmatch(_ID, id_) or "--" in id_ or ".." in id_ or id_.endswith(".git"):
+        return False
+    return revision is None or bool(re.fullmatch(_REVISION, revision) and ".." not in revision)
+
+
+def _no_name(name: str) -> UnknownModelError:
+    return UnknownModelError(
+        f"{name} names no model of the hub. Give USER/NAME, with @REVISION where it is not main, "
+        "such as hf-hub:timm/resnest50d.in1k."
+    )

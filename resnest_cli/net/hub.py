@@ -1,0 +1,427 @@
+"""Hugging Face's hub: files fetched into its cache, and folders sent to it.
+
+The only importer of `huggingface_hub`, which is imported when the hub is asked, and not before. The
+library does the work: its cache is timm's and transformers', too; it finds tokens and proxies.
+Three things are added. Its messages and bars are ours. A file whose name in the cache is a SHA-256
+is hashed when it has arrived, since the library compares sizes only. The token goes to the hub
+alone: the library would send it to the public hub as well, where a private one redirects.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from resnest_cli import __version__
+from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
+from resnest_cli.paths import PUBLIC_HUB
+from resnest_cli.web import MAX_WAIT, TRY_AGAIN, without_login
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+# Before the library is imported: it asks the public hub which programs it may be run by.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+_LOGIN = "set HF_TOKEN to a token that may, or run `hf auth login`"
+_T = TypeVar("_T")
+_CHUNK = 1 << 18  # bytes that a broken connection loses; the library's 10 MB are a coarse bar, too
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAMED: dict[str, Any] = {"library_name": "resnest-cli", "library_version": __version__}
+
+
+class NoSuchEntryError(DownloadError):
+    """The repository is there, the file is not."""
+
+
+class Progress(Protocol):
+    """What a progress display must offer."""
+
+    def start(self, name: str, total: int | None, done: int) -> None:
+        """Show `done` of `total` bytes; None: the size is unknown."""
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes."""
+
+    def stop(self) -> None:
+        """No more bytes, for whatever reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A hub and how to speak with it.
+
+    `endpoint` is its address, `cache` the folder of huggingface_hub's cache. Without `login` no
+    token is sent. `timeout` is in seconds without an answer; of `attempts` all but the last are
+    repeated where the hub is busy; `sleep` waits a number of seconds.
+    """
+
+    endpoint: str
+    cache: Path
+    login: bool = True
+    timeout: float = 10.0
+    attempts: int = 4
+    progress: Progress | None = None
+    notify: Callable[[str], None] = lambda _: None
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def token(self) -> bool | None:
+        """What the library takes: None, its own search for a token; False, no token."""
+        return None if self.login else False
+
+
+def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
+    """A file of a repository, in the cache: fetched unless its newest version lies there.
+
+    The path is below `snapshots/COMMIT/`; a branch's commit is noted in `refs/` by the library.
+
+    Raises:
+        NoSuchEntryError: there is no such file.
+        DownloadError: the hub does not give it; the message is the reason alone.
+        CacheError: the cache cannot be written, or is full.
+    """
+    with _at_work(hub):
+        from huggingface_hub import hf_hub_download
+
+        _look(hub, repository, file, revision)
+
+        def fetch() -> Path:
+            return Path(
+                hf_hub_download(
+                    repository,
+                    file,
+                    revision=revision,
+                    cache_dir=hub.cache,
+                    endpoint=hub.endpoint,
+                    token=hub.token,
+                    tqdm_class=_bar(hub.progress, file),
+                    **_NAMED,
+                )
+            )
+
+        path = _patiently(hub, repository, revision, fetch)
+        if _is_whole(path):
+            return path
+        # Resumed bytes can be those of another version: the library asks for a range without a
+        # condition.
+        hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
+        _discard(path)
+        path = _patiently(hub, repository, revision, fetch)
+        if not _is_whole(path):
+            _discard(path)
+            raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
+        return path
+
+
+def files_of(hub: Hub, repository: str, revision: str) -> list[str]:
+    """The names of a repository's files; empty where the hub does not say."""
+    with _at_work(hub):
+        from huggingface_hub.errors import HfHubHTTPError
+
+        with contextlib.suppress(HfHubHTTPError, OSError, ValueError):
+            return _api(hub).list_repo_files(repository, revision=revision)
+    return []
+
+
+def push(
+    hub: Hub, folder: Path, files: list[str], repository: str, *, private: bool, message: str
+) -> str:
+    """Uploads files of a folder in one commit, and returns the address of the repository.
+
+    The repository is made where there is none. A README.md that is there is kept, as timm does.
+
+    Raises:
+        ResnestError: the hub refuses, or cannot be reached; the message says what to do.
+    """
+    with _at_work(hub), _no_bars(), _pushed_in_words(hub, repository):
+        api = _api(hub)
+        address = str(api.create_repo(repository, private=private or None, exist_ok=True))
+        if private and not api.model_info(repository).private:
+            raise ResnestError(
+                f"{repository} exists and is public; nothing was sent. Make it private on its "
+                "page, or leave --private out."
+            )
+        if api.file_exists(repository, "README.md"):
+            hub.notify(f"{repository} has a README.md, which is kept")
+            files = [name for name in files if name != "README.md"]
+        size = sum((folder / name).stat().st_size for name in files)
+        hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
+        api.upload_folder(
+            repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
+        )
+    return address
+
+
+def _api(hub: Hub) -> "HfApi":
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.endpoint, token=hub.token, **_NAMED)
+
+
+def _look(hub: Hub, repository: str, file: str, revision: str) -> None:
+    """Asks for the file's metadata first: its errors are plain, where a download's are not.
+
+    Raises:
+        DownloadError: as `download` does.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repository, file, revision=revision, endpoint=hub.endpoint)
+
+    def ask() -> Any:
+        return get_hf_file_metadata(
+            url, token=hub.token, timeout=hub.timeout, endpoint=hub.endpoint, **_NAMED
+        )
+
+    found = _patiently(hub, repository, revision, ask)
+    if found.commit_hash is None or found.etag is None:
+        raise DownloadError(
+            f"{_host(hub)} does not answer as a hub of Hugging Face does; see HF_ENDPOINT"
+        )
+
+
+def _patiently(hub: Hub, repository: str, revision: str, ask: Callable[[], _T]) -> _T:
+    """What `ask` returns, which is called again where the hub is busy or the connection breaks."""
+    for left in reversed(range(hub.attempts)):
+        try:
+            with _in_words(hub, repository, revision):
+                return ask()
+        except DownloadError as error:
+            seconds = _pause(error.__cause__, hub.attempts - left) if left else None
+            if seconds is None:
+                raise
+            hub.notify(f"{repository}: {error}; trying again in {seconds:.0f} s")
+            hub.sleep(seconds)
+    raise AssertionError("at least one attempt")
+
+
+def _pause(error: BaseException | None, attempt: int) -> float | None:
+    """Seconds after which it makes sense to ask again; None: it makes none."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    seconds = None
+    if isinstance(error, HfHubHTTPError):
+        if error.response.status_code not in TRY_AGAIN:
+            return None
+        seconds = _retry_after(error.response)
+    elif isinstance(error, httpx2.ConnectError) or not isinstance(
+        error, httpx2.NetworkError | httpx2.RemoteProtocolError | httpx2.TimeoutException
+    ):
+        return None
+    if seconds is not None and seconds > MAX_WAIT:
+        return None
+    return 2.0 ** (attempt - 1) if seconds is None else seconds
+
+
+def _retry_after(response: Any) -> float | None:
+    value = response.headers.get("Retry-After", "").strip()
+    return float(value) if value.isdecimal() and value.isascii() else None
+
+
+@contextmanager
+def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
+    """Turns what the library raises into a DownloadError or CacheError in plain words."""
+    import httpx2
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (DownloadError, CacheError):
+        raise
+    except errors.GatedRepoError as error:
+        raise DownloadError(
+            f"access to it is granted on request: ask on {hub.endpoint}/{repository}, then {_LOGIN}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"{_host(hub)} has no such repository, or it is private: then {_LOGIN}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise DownloadError(f"it has no revision {revision}") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise NoSuchEntryError("it has no such file") from error
+    except errors.HfHubHTTPError as error:
+        raise _refused(hub, error) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise DownloadError(f"{_host(hub)} stopped answering") from error
+    except httpx2.HTTPError as error:
+        raise DownloadError(_broken(hub, error)) from error
+    except RuntimeError as error:  # of hf_xet, which fetches from the public hub's storage
+        raise DownloadError(one_line(str(error))) from error
+    except OSError as error:
+        if error.errno is None:  # the library's words, such as a wrong size
+            raise DownloadError(one_line(str(error)).partition(" Please")[0]) from error
+        raise CacheError(
+            f"cannot write to {hub.cache}: {error.strerror}. Free some space, make it writable, or "
+            "set HF_HOME to another folder."
+        ) from error
+
+
+def _broken(hub: Hub, error: Exception) -> str:
+    """What happened to the connection."""
+    import httpx2
+
+    told = one_line(str(error))
+    if isinstance(error, httpx2.ProxyError):
+        return f"the proxy refused ({told}); see HTTPS_PROXY"
+    if isinstance(error, httpx2.TimeoutException):
+        return f"{_host(hub)} does not answer in time"
+    if isinstance(error, httpx2.ConnectError):
+        hint = "; see SSL_CERT_FILE" if "CERTIFICATE" in told.upper() else ""
+        return f"{_host(hub)} cannot be reached: {told}{hint}"
+    return f"the connection broke: {told}"
+
+
+def _refused(hub: Hub, error: Any) -> DownloadError:
+    status = error.response.status_code
+    if status == 401:
+        return DownloadError(f"{_host(hub)} does not accept the token (401): {_LOGIN}")
+    if status == 403:
+        return DownloadError(f"{_host(hub)} refuses access (403): {_LOGIN}")
+    if status == 404:
+        return NoSuchEntryError(f"{_host(hub)} has no such file (404)")
+    if status == 429:
+        seconds = _retry_after(error.response)
+        when = "later" if seconds is None else f"in {seconds:.0f} s"
+        return DownloadError(
+            f"{_host(hub)} is asked too often from here (429): try again {when}. With a token "
+            "(HF_TOKEN) more is allowed"
+        )
+    reason = one_line(error.response.reason_phrase or "")
+    return DownloadError(f"{_host(hub)} answered {status} {reason}".rstrip())
+
+
+@contextmanager
+def _pushed_in_words(hub: Hub, repository: str) -> Iterator[None]:
+    """Turns what goes wrong in `push` into an error that says what to do."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        with _in_words(hub, repository, "main"):
+            yield
+    except LocalTokenNotFoundError as error:
+        raise ResnestError(f"{repository}: {_LOGIN} (one that may write).") from error
+    except DownloadError as error:
+        cause = error.__cause__
+        told = getattr(cause, "server_message", None) if isinstance(cause, HfHubHTTPError) else None
+        told = f" ({one_line(told)})" if told else ""
+        raise ResnestError(
+            f"{repository} was not sent: {error}{told}. The token needs the right to write."
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
+
+
+def _host(hub: Hub) -> str:
+    return urlsplit(without_login(hub.endpoint)).netloc or hub.endpoint
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the content has the SHA-256 that is its name in the cache; true where it has none."""
+    blob = path.resolve()
+    if not path.is_symlink() or not _SHA256.fullmatch(blob.name):
+        return True
+    with blob.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == blob.name
+
+
+def _discard(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.resolve().unlink()
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+@contextmanager
+def _at_work(hub: Hub) -> Iterator[None]:
+    """Keeps the library silent, and the token with the hub, until the block ends."""
+    from huggingface_hub import constants, get_session
+
+    log = logging.getLogger("huggingface_hub")
+    level, session = log.level, get_session()
+    hooks, chunk = session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE
+    without_xet = constants.HF_HUB_DISABLE_XET
+    log.setLevel(logging.CRITICAL)
+    try:
+        session.event_hooks = hooks | {"request": [*hooks["request"], _token_stays_with(hub)]}
+        constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+        # Xet is the public hub's storage; every hub has the protocol of Git LFS.
+        constants.HF_HUB_DISABLE_XET = without_xet or hub.endpoint != PUBLIC_HUB
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE = hooks, chunk
+        constants.HF_HUB_DISABLE_XET = without_xet
+        log.setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keeps the library's bars off the terminal: an upload takes no class of ours for them."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+
+
+def _token_stays_with(hub: Hub) -> Callable[[Any], None]:
+    """A hook for requests that takes the login away from any that goes to another origin."""
+    import httpx2
+
+    own = httpx2.URL(hub.endpoint)
+
+    def check(request: Any) -> None:
+        there = request.url
+        if (there.scheme, there.host, there.port) != (own.scheme, own.host, own.port):
+            request.headers.pop("Authorization", None)
+
+    return check
+
+
+def _bar(progress: Progress | None, name: str) -> type:
+    """A class in the place of tqdm's that shows the first bar of a download in our display."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        taken = False
+
+        def __init__(self, *_: object, **given: Any) -> None:
+            super().__init__(
+                disable=True, total=given.get("total"), initial=given.get("initial", 0)
+            )
+            self.display_in = None if Bar.taken else progress
+            Bar.taken = True  # a second bar counts the same bytes once more
+            if self.display_in:
+                self.display_in.start(name, given.get("total"), given.get("initial", 0))
+
+        def update(self, n: float | None = 1) -> None:
+            if self.display_in and n:
+                self.display_in.advance(int(n))
+
+        def close(self) -> None:
+            if self.display_in:
+                self.display_in.stop()
+                self.display_in, Bar.taken = None, False
+
+    return Bar
