@@ -12,6 +12,7 @@ from resnest_cli.training.distributed import PeerLostError, World, join
 from resnest_cli.training.job import Outcome, TrainingJob, follow_job, run_job
 from resnest_cli.training.launch import is_worker, launch
 from resnest_cli.training.loop import DivergedError
+from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.settings import load_settings
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _follow(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outco
     """`follow_job`; what all processes know is told by the first one alone."""
     try:
         return follow_job(job, display, world)
-    except (DivergedError, PeerLostError) as error:
+    except (DivergedError, DataLostError, PeerLostError) as error:
         return Outcome(error.exit_code)
     except ResnestError as error:
         error.args = (f"process {world.rank} of {world.size}: {error}",)

@@ -21,7 +21,7 @@ from resnest_cli.training.budget import fitted
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
-from resnest_cli.training.endings import command_to_try, last_good, out_of_time, tell_stop
+from resnest_cli.training.endings import last_good, out_of_time, summarize, tell_stop
 from resnest_cli.training.finding import find_learning_rate
 from resnest_cli.training.loop import DivergedError, Trainer
 from resnest_cli.training.pictures import final_pictures, picture_of_training
@@ -73,7 +73,7 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `exit_code` is 0, 130 or 143."""
+    """How a run ended. `exit_code` is 0, 130, 143 or 129."""
 
     exit_code: int
     run: RunFolder | None = None
@@ -272,5 +272,5 @@ def _train(
         trainer.progress.finished = True
         trainer.save()
     if world.main:
-        display.summary(run.path, trainer.progress.rows, command_to_try(run, ready.dataset))
+        summarize(run, ready, trainer.progress, display)
     return Outcome(0, run, trainer.progress)

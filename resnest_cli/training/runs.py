@@ -4,7 +4,7 @@ runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
     resume/                  the training state, see `resume`; cached features
-    args.toml, split.csv (shards.json), results.csv, recall.csv, pictures
+    args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
 """
 
 import contextlib
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
@@ -25,15 +24,17 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume
 from resnest_cli.training.history import EpochRow
-from resnest_cli.training.results import write_recall, write_results
+from resnest_cli.training.lost_photos import LostPhoto
+from resnest_cli.training.results import write_lost, write_recall, write_results
 from resnest_cli.training.resume import Progress
 
 # What only training writes into a run's folder. What other commands may be writing there meanwhile,
 # such as exports and the pictures of an evaluation, is not ours to remove.
 _WRITTEN = (
-    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "train_batch.jpg",
-    "curves.png", "val_predictions.jpg", "report.html", "weights/best*.safetensors",
-    "weights/last*.safetensors", "weights/epoch-*.safetensors", "resume/*",
+    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "lost.csv",
+    "train_batch.jpg", "curves.png", "val_predictions.jpg", "report.html",
+    "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
+    "resume/*",
 )  # fmt: skip
 
 
@@ -64,6 +65,11 @@ class RunFolder:
         return self.path / "results.csv"
 
     @property
+    def lost(self) -> Path:
+        """The photos that could not be read any more, where there are any."""
+        return self.path / "lost.csv"
+
+    @property
     def states(self) -> Path:
         """Training states and cached features."""
         return self.path / "resume"
@@ -75,7 +81,10 @@ class RunFolder:
     def note_job(self, job: str) -> None:
         """Remembers which job of torchrun it is of, so that a restart finds it."""
         if job:
-            write_text(self.states / "job", job)
+            try:
+                write_text(self.states / "job", job)
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
 
     @property
     def started(self) -> bool:
@@ -86,7 +95,7 @@ class RunFolder:
     def progress(self) -> Progress | None:
         """Where the run stands, from its newest readable state."""
         for path in resume.states(self.states):
-            with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(*resume.DAMAGE):
                 return resume.read_progress(path)
         return None
 
@@ -149,7 +158,7 @@ def check_free(path: Path) -> None:
     Raises:
         UsageError: the folder exists and is not empty.
     """
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(
             f"{path} exists. Add --resume to go on with it, or give another name with --run."
         )
@@ -193,6 +202,12 @@ def _unwritable(path: Path, error: OSError) -> ResnestError:
     )
 
 
+def _no_room(path: Path, error: OSError) -> ResnestError:
+    return ResnestError(
+        f"{path} cannot be written: {error.strerror or error}. Make room and go on with --resume."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RunKeeper:
     """Puts what the loop hands over into a run folder; see `interfaces.Keeper`.
@@ -213,7 +228,10 @@ class RunKeeper:
         provenance = {**self.info.provenance, "epoch": metrics["epoch"]}
         info = replace(self.info, metrics=dict(metrics), provenance=provenance)
         first = self.run.weights(names[0])
-        first.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            first.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _no_room(first.parent, error) from error
         checkpoint.save(first, self.whole(tensors), info)
         for name in names[1:]:
             _same_file(first, self.run.weights(name))
@@ -229,10 +247,7 @@ class RunKeeper:
             write_results(self.run.results, rows)
             write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
         except OSError as error:
-            raise ResnestError(
-                f"{self.run.results} cannot be written: {error.strerror or error}. Make room and "
-                "go on with --resume."
-            ) from error
+            raise _no_room(self.run.results, error) from error
 
     def save_state(
         self,
@@ -242,6 +257,14 @@ class RunKeeper:
     ) -> None:
         """The training state."""
         resume.save_state(self.run.states, progress, parts, scaler)
+
+    def save_lost(self, photos: Sequence[LostPhoto]) -> None:
+        """`lost.csv`."""
+        names = self.info.class_names or ()
+        try:
+            write_lost(self.run.lost, photos, names)
+        except OSError as error:
+            raise _no_room(self.run.lost, error) from error
 
 
 class NoKeeper:
@@ -263,6 +286,9 @@ class NoKeeper:
     ) -> None:
         """Does nothing."""
 
+    def save_lost(self, photos: Sequence[LostPhoto]) -> None:
+        """Does nothing."""
+
 
 def _same_file(source: Path, target: Path) -> None:
     """Gives a file a second name, atomically: by a link, or by a copy."""
@@ -274,10 +300,7 @@ def _same_file(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
         temporary.replace(target)
     except OSError as error:
-        raise ResnestError(
-            f"{target} cannot be written: {error.strerror or error}. Make room and go on with "
-            "--resume."
-        ) from error
+        raise _no_room(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
