@@ -222,8 +222,9 @@ class TrainingDisplay:
         if lost:
             photos = "1 photo" if lost == 1 else f"{lost:,} photos"
             message(
-                f"{photos} could not be read any more and {'was' if lost == 1 else 'were'} left "
-                "out (lost.csv): the same seed may give other weights without that."
+                f"{photos} could not be read, for a while or to the end, and "
+                f"{'was' if lost == 1 else 'were'} left out (lost.csv). The same seed may give "
+                "other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
         found = [(name, what) for name, what in _FILES if (folder / name).exists()]

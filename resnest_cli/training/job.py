@@ -24,6 +24,7 @@ from resnest_cli.training.distributed import World
 from resnest_cli.training.endings import last_good, out_of_time, summarize, tell_stop
 from resnest_cli.training.finding import find_learning_rate
 from resnest_cli.training.loop import DivergedError, Trainer
+from resnest_cli.training.lost_photos import found_again
 from resnest_cli.training.pictures import final_pictures, picture_of_training
 from resnest_cli.training.plan import Estimate
 from resnest_cli.training.planning import estimated, plan_lines
@@ -234,6 +235,10 @@ def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | 
             f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
             "same ones, or start a new run without --resume."
         )
+    if state is not None:
+        found = found_again(state.progress.lost, ready.dataset)
+        if found:
+            display.message(f"{found:,} photo(s) that were lost are back.")
     return state
 
 

@@ -103,6 +103,7 @@ class Trainer:
         progress, epochs = self.progress, self._epochs()
         self._display.start(epochs=epochs, steps=self._steps, first_epoch=progress.epoch + 1)
         try:
+            self._lost.check()  # of a run that goes on
             while progress.epoch < epochs and not self._out_of_patience():
                 if progress.step:  # at least one, for the weights to be something
                     self._end_in_time(0.0)
@@ -186,7 +187,7 @@ class Trainer:
         if new:
             self._keeper.save_lost(lost.photos)
             self._display.lost(new, lost.emptied(new))
-            lost.check()
+        lost.check()
 
     def _check_step(self, photos: int) -> None:
         """Tells data that are gone by steps that had nothing to learn from; see `lost_photos`."""

@@ -5,16 +5,20 @@ others stay in the batches that they were in. It is listed in `lost.csv`. A step
 fewer than two photos left (batch norm cannot learn from one) is passed over on all devices. From
 the first lost photo on the run is no longer, bit for bit, the one that its seed stands for.
 
-A run that loses its data ends, see `LostPhotos.add`: with its state saved, so that it can go on
-where they are back. What a resumed run finds back counts as there.
+A run that loses its data ends, see `LostPhotos.check`: with its state saved, so that it can go on
+when they are back. What a resumed run finds back counts as there.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from resnest_cli.errors import ResnestError
+
+if TYPE_CHECKING:
+    from resnest_cli.training.dataset import DataSet
 
 MOST_STEPS = 5  # in a row that are passed over
 
@@ -111,3 +115,13 @@ def data_lost(what: str, example: LostPhoto | None) -> DataLostError:
         "so far is saved: bring them back and go on with --resume (with --resume DATA where they "
         "lie elsewhere now), or start a new run without them."
     )
+
+
+def found_again(photos: Sequence[LostPhoto], dataset: "DataSet") -> int:
+    """Marks those whose files are there now, broken or not, as back; how many there are."""
+    paths = {("train", s.name): s.path for s in dataset.train}
+    paths |= {("val", s.name): s.path for s in dataset.val}
+    for photo in photos:
+        path = paths.get((photo.side, photo.name))
+        photo.back = path is None or Path(path).exists()  # of a shard: to be seen
+    return sum(photo.back for photo in photos)
