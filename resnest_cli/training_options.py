@@ -132,7 +132,7 @@ SETTINGS: dict[str, Any] = {
     ),
     "model_ema_decay": _number("--model-ema-decay", "Of the moving average.", _LEARNING),
     "patience": _whole(
-        "--patience", "Stop after N epochs without a better top-1; 0 is off.", _LEARNING
+        "--patience", "Stop after N epochs without a better one (top-1, then loss); 0 is off.", _LEARNING
     ),
     "freeze": _option(
         str, "--freeze", "WHAT", "auto, none, backbone, or stages:N (stem and N of 4 stages).",

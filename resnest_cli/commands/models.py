@@ -220,6 +220,7 @@ def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
         "in_channels": info.in_channels,
         "class_names": list(info.class_names) if info.class_names else None,
         "preprocessing": asdict(info.preprocessing) if info.preprocessing else None,
+        "trained_on": {"photos": info.trained_on.photos} if info.trained_on else None,
         "metrics": dict(info.metrics),
         "provenance": dict(info.provenance),
         "versions": dict(info.versions),

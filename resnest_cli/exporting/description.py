@@ -23,7 +23,7 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
     """All that is known of a model, with the names and ids of its classes written out.
 
     `versions` are those of the libraries that write the file. What the model's own file says of
-    its metrics and its origin is kept; published weights get their published accuracy.
+    its metrics, its training photos and its origin is kept; published weights get their published accuracy.
 
     Raises:
         CheckpointError: the model's file cannot be read.
@@ -46,6 +46,7 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
         provenance=provenance,
         versions={"resnest-cli": __version__, **versions},
         temperature=model.temperature,
+        trained_on=known.trained_on,
         num_classes=model.num_classes,
         in_channels=model.in_channels,
     )

@@ -2,10 +2,12 @@
 
 Source: `timm.models._hub.save_config_for_hf` (timm 1.0), whose keys config.json has. Every network
 of ours is one of timm's `ResNet`: a variant that timm has no name for is given by the arguments of
-one that it has. model.safetensors is a checkpoint of ours as well.
+one that it has. model.safetensors is a checkpoint of ours as well; which photos it was trained on is
+left out.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
     from resnest_cli.model import checkpoint
 
-    info = described(model, {})
+    # To be published: whether a photo was trained on is nobody's business.
+    info = replace(described(model, {}), trained_on=None)
     license_ = license_ or (APACHE if is_published(model) else None)
     config = timm_config(info)
     weights = folder / "model.safetensors"

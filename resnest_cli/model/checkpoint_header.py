@@ -10,7 +10,11 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
     preprocessing         JSON object, see `variants.Preprocessing`
     class_names           JSON list of as many names as fc.weight has rows; absent when unknown
     temperature           number; probabilities are softmax(logits / temperature); absent: 1
-    metrics, provenance   JSON objects, free
+    trained_on            JSON object {"photos", "hashes"}: which photos the network has learned
+                          from, see `training_photos`; those of the weights that a fine-tuning began
+                          with count, too, where they are known. Absent when unknown: of published
+                          weights, of runs on tar shards, and of more than 2 million photos
+    metrics, provenance   JSON objects, free, nested up to 32 levels
     versions              JSON object: library -> version that wrote the file
 
 Unknown keys are tolerated, so that later minor versions can add some.
@@ -39,6 +43,7 @@ from resnest_cli.model.container import (
 )
 from resnest_cli.model.onnx_metadata import read_metadata
 from resnest_cli.model.state_dict import Shape, clean_names, infer_variant, shortened
+from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import (
     VARIANTS,
     Preprocessing,
@@ -55,6 +60,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _AGAIN = "Download or copy it again."
+_DEEPEST = 32  # levels of JSON; what goes on with it is recursive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,8 @@ class CheckpointInfo:
     variant, or several.
 
     To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
-    variant's), `temperature`, `metrics` and `provenance` (JSON-ready); the rest is found out.
+    variant's), `temperature`, `trained_on`, `metrics` and `provenance` (JSON-ready); the rest is
+    found out.
     """
 
     variant: Variant | None = None
@@ -78,6 +85,7 @@ class CheckpointInfo:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    trained_on: TrainingPhotos | None = None
     num_classes: int | None = None
     in_channels: int | None = None
     format: Literal["resnest", "safetensors", "pickle", "onnx"] = "resnest"
@@ -217,11 +225,13 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         raise ValueError("class_names must be a list of texts")
     if names is not None and len(names) != num_classes:
         raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")
+    photos = _json(metadata, "trained_on", dict)
     return {
         "variant": replace(variant, preprocessing=preprocessing),
         "preprocessing": preprocessing,
         "class_names": None if names is None else tuple(names),
         "temperature": _temperature(metadata),
+        "trained_on": None if photos is None else TrainingPhotos.from_record(photos),
         **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
     }
 
@@ -249,9 +259,21 @@ def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{key} is not valid JSON") from error
+    if _depth(value) > _DEEPEST:
+        raise ValueError(f"{key} is nested too deep")
     if not isinstance(value, kind):
         raise ValueError(f"{key} must be a JSON {'object' if kind is dict else 'list'}")  # noqa: TRY004
     return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of objects and lists, counted no further than needed."""
+    depth, level = 0, [value]
+    while depth <= _DEEPEST and level:
+        inner = [item for item in level if isinstance(item, dict | list)]
+        depth += bool(inner)
+        level = [v for one in inner for v in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def set_temperature(path: Path, temperature: float) -> None:
@@ -286,6 +308,7 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
         "metrics": dict(info.metrics),
         "provenance": dict(info.provenance),
         "versions": dict(info.versions),
+        "trained_on": None if info.trained_on is None else info.trained_on.record,
     }
     metadata = {
         "format": "pt",
@@ -300,7 +323,7 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
             try:
                 text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
                 text.encode("utf-8")
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise CheckpointError(f"{key} cannot be written as JSON: {error}") from error
             metadata[key] = text
     return metadata

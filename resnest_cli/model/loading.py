@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
     from resnest_cli.model.resnest import ResNeSt
+    from resnest_cli.model.training_photos import TrainingPhotos
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
@@ -44,6 +45,7 @@ class Model:
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
     of logit i. `noted_ids` are the folder names that a training noted, `imagenet` says that the
     classes are ImageNet's. Logits are divided by `temperature` before they become probabilities.
+    `trained_on` are the photos that it learned from, None where that is not known.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
     be run, but whose weights cannot be had; None for a checkpoint.
     """
@@ -58,6 +60,7 @@ class Model:
     noted_ids: tuple[str, ...] | None = None
     imagenet: bool = False
     temperature: float = 1.0
+    trained_on: "TrainingPhotos | None" = None
     exported: str | None = None
 
     @property
@@ -140,6 +143,7 @@ def find_model(
         noted_ids=_noted_ids(known),
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
+        trained_on=known.trained_on,
         exported=_precision(known),
     )
 

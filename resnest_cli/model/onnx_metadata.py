@@ -17,7 +17,7 @@ from resnest_cli.errors import CheckpointError
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
 _VARINT, _EIGHT_BYTES, _COUNTED, _FOUR_BYTES = 0, 1, 2, 5
-_LONGEST = 4 << 20  # bytes of one entry, as of a checkpoint's header
+_LONGEST = 8 << 20  # bytes of one entry, as of a checkpoint's header
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -155,7 +155,7 @@ def from_text(text: str | bytes, where: str) -> Index | None:
             made={key: value for key, value in record.items() if key not in _OWN},
         )
         _check(index)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ResnestError(
             f"{where}: is damaged ({type(error).__name__}: {error}). Run `resnest pack` again, or "
             "fetch it anew."

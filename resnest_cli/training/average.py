@@ -23,7 +23,9 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.model.training_photos import joined
 from resnest_cli.training.bounds import batch_bounds
+from resnest_cli.training.dataset import known_photos
 from resnest_cli.training.photo_cache import read_photo
 from resnest_cli.training.seeds import derived_seed
 
@@ -41,7 +43,8 @@ def average(paths: Sequence[Path]) -> Checkpoint:
 
     Means are taken in float64 and rounded once to float32; counters take the largest. Class names,
     preprocessing and variant are those of the files; their metrics and temperature are not those of
-    the mean and are left out. Memory: that of three networks, however many there are.
+    the mean and are left out. Training photos are those of all, unknown where one does not know
+    its own. Memory: that of three networks, however many there are.
 
     Raises:
         UsageError: fewer than two files, or files that differ in architecture, classes or input.
@@ -51,9 +54,11 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         raise UsageError("name two checkpoints or more: one has nothing to be averaged with.")
     first = checkpoint.load(paths[0])
     sums = {name: tensor.double() for name, tensor in first.tensors.items()}
+    trained_on = first.info.trained_on
     for path in paths[1:]:
         found = checkpoint.load(path)
         _check_alike(paths[0], first.info, path, found.info)
+        trained_on = joined(path, trained_on, found.info.trained_on)
         for name, tensor in found.tensors.items():
             if tensor.is_floating_point():
                 sums[name] += tensor
@@ -65,7 +70,8 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         )
         for name, total in sums.items()
     }
-    return Checkpoint(_described(first.info, paths), tensors)
+    info = replace(_described(first.info, paths), trained_on=trained_on)
+    return Checkpoint(info, tensors)
 
 
 def _described(info: CheckpointInfo, paths: Sequence[Path]) -> CheckpointInfo:
@@ -98,7 +104,8 @@ def _ids(info: CheckpointInfo) -> object:
 def recomputed(found: Checkpoint, samples: "Sequence[Sample]", progress: Progress) -> Checkpoint:
     """The same with batch norm's statistics of these photos, prepared as `predict` prepares them.
 
-    Of more than `MOST_PHOTOS` a seeded draw. Each batch counts the same (torch's update_bn).
+    Of more than `MOST_PHOTOS` a seeded draw. Each batch counts the same (torch's update_bn). They
+    are training photos of the network from then on.
     `progress` is told how many of how many photos are done.
 
     Raises:
@@ -111,7 +118,9 @@ def recomputed(found: Checkpoint, samples: "Sequence[Sample]", progress: Progres
     network = checkpoint.instantiate(found)
     update_bn(_batches(chosen, network.variant.preprocessing, progress), network)
     provenance = {**found.info.provenance, "statistics": f"of {len(chosen)} photos"}
-    return Checkpoint(replace(found.info, provenance=provenance), dict(network.state_dict()))
+    trained_on = joined("the checkpoint", found.info.trained_on, known_photos(chosen))
+    info = replace(found.info, provenance=provenance, trained_on=trained_on)
+    return Checkpoint(info, dict(network.state_dict()))
 
 
 def _draw(name: str) -> bytes:

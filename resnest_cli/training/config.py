@@ -45,7 +45,7 @@ class Config:
     cross entropy) and `bce_target_thresh` (targets above it become 1, others 0; 0 is off),
     `smoothing` (of the labels, in [0, 1)), `drop` (dropout before the classifier), `drop_path`
     (stochastic depth), `drop_block`, `model_ema` and `model_ema_decay`, `patience` (epochs without
-    a better top-1 after which it stops; 0 is off), `freeze` ("auto", "none", "backbone" or
+    a better one after which it stops; 0 is off), `freeze` ("auto", "none", "backbone" or
     "stages:N": the stem and the first N of four stages), `unfreeze_every` (epochs after which one
     more stage learns, from the classifier down; 0 is off).
 

@@ -22,6 +22,7 @@ from resnest_cli.data.listing import Listed, Listing
 from resnest_cli.errors import ImageError, ResnestError, UsageError
 from resnest_cli.images.decode import decode
 from resnest_cli.machine_limits import limit_reached
+from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos
 from resnest_cli.training.seeds import derived_seed
 
 if TYPE_CHECKING:
@@ -35,11 +36,15 @@ _NAMED = 5  # examples in a note
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index."""
+    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index.
+
+    `digest` begins its file's SHA-256, in as many bytes as `training_photos` needs; b"" is unknown.
+    """
 
     path: str
     name: str
     label: int
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,21 @@ class DataSet:
         """How many photos validate."""
         return sum(self.shards.val_counts) if self.shards else len(self.val)
 
+    @property
+    def trained_on(self) -> TrainingPhotos | None:
+        """The photos that train, for a checkpoint to remember; None where they are not known."""
+        return None if self.shards else known_photos(self.train)
+
     def _counts(self, samples: "Sequence[Sample]") -> tuple[int, ...]:
         counts = Counter(sample.label for sample in samples)
         return tuple(counts[label] for label in range(len(self.class_ids)))
+
+
+def known_photos(samples: Sequence[Sample]) -> TrainingPhotos | None:
+    """The set of these photos; None where the content of one is not known."""
+    if not all(sample.digest for sample in samples):
+        return None
+    return TrainingPhotos.of(sample.digest for sample in samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +164,22 @@ def load_dataset(
     if not val:
         raise UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
     index = {id_: place for place, id_ in enumerate(ids)}
+    digests = {item.photo.path: item.digest[:DIGEST_BYTES] for item in good}
+
+    def sample(photo: Listed) -> Sample:
+        return Sample(photo.path, photo.name, index[photo.label], digests[photo.path])
+
     return DataSet(
         class_ids=ids,
         class_names=readable_names(ids, class_names),
-        train=tuple(_sample(photo, index) for photo in train),
-        val=tuple(_sample(photo, index) for photo in val),
+        train=tuple(map(sample, train)),
+        val=tuple(map(sample, val)),
         bad=bad,
         left_out=tuple(left_out),
         notes=tuple(notes),
         duplicates=len(good) - len({item.digest for item in good}),
         own_split=listing.own_split,
     )
-
-
-def _sample(photo: Listed, index: dict[str, int]) -> Sample:
-    return Sample(photo.path, photo.name, index[photo.label])
 
 
 def _check(photos: Sequence[Listed], workers: int, progress: Progress) -> Iterator[_Checked]:

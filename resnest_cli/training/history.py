@@ -11,7 +11,8 @@ class EpochRow:
     are means over photos in nats; accuracies and recall are fractions in [0, 1]. `top5` is None
     with five classes or fewer, the `ema_` fields without a moving average. `recall` is the mean
     over classes of those weights that count (`which`). `best` says whether this epoch is the best
-    so far by `max(top1, ema_top1)`. Times in seconds, without and with validation.
+    so far, by the top-1 of these weights and of the same top-1 by their loss. Times in seconds,
+    without and with validation.
     """
 
     epoch: int
@@ -25,7 +26,7 @@ class EpochRow:
     ema_top1: float | None
     ema_top5: float | None
     recall: float
-    which: str  # "raw" or "ema": whose top-1 is higher
+    which: str  # "raw" or "ema": whose top-1 is higher, or whose loss is lower
     best: bool
     photos_per_second: float
     train_seconds: float

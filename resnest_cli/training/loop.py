@@ -340,9 +340,9 @@ class Trainer:
 
     def _row(self, raw: Evaluation, averaged: Evaluation | None) -> EpochRow:
         progress = self.progress
-        ema_wins = averaged is not None and averaged.top1 > raw.top1
+        ema_wins = averaged is not None and averaged.score > raw.score
         winner = averaged if averaged is not None and ema_wins else raw
-        best = winner.top1 > max(progress.best.values(), default=-1.0)
+        best = winner.score > max(map(progress.best_score, ("raw", "ema")))
         if best:
             progress.best_epoch = progress.epoch + 1
             self.best = BestAnswers.of(winner)
@@ -371,13 +371,13 @@ class Trainer:
         sides = [("raw", raw, self._network)]
         if averaged is not None and self._ema is not None:
             sides.append(("ema", averaged, self._ema.network))
-        best = self.progress.best
+        progress = self.progress
         for which, found, network in sides:
             names = ["last" if which == "raw" else "last_ema"]
             if which == "raw" and self.config.keep_epochs:
                 names.append(f"epoch-{row.epoch:04d}")
-            if found.top1 > best.get(which, -1.0):
-                best[which] = found.top1
+            if found.score > progress.best_score(which):
+                progress.best[which], progress.best_loss[which] = found.top1, found.loss
                 names += [f"best_{which}"] if averaged is not None else []
             if row.best and row.which == which:
                 names.append("best")

@@ -32,6 +32,11 @@ class Evaluation:
     confidence: NDArray[np.float32]
 
     @property
+    def score(self) -> tuple[float, float]:
+        """What the best epoch has the most of: top-1, and of the same top-1 the least loss."""
+        return self.top1, -self.loss
+
+    @property
     def mean_recall(self) -> float:
         """The mean over the classes that have photos (balanced accuracy)."""
         known = [value for value in self.recall if value is not None]

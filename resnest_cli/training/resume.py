@@ -11,6 +11,7 @@ Random generators are not in it: every draw comes from (seed, epoch, index), see
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -43,9 +44,9 @@ class Progress:
     `epoch` counts from 0 and is the one being trained, `position` the batches of it that are done,
     `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
-    all its parts. `best` holds the best top-1 of
-    the raw and of the averaged weights, `best_epoch` counts from 1. `origin` names the weights that
-    the run began with, by their hash. `lost` are the photos that could not be read any more.
+    all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of
+    the averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
+    with, by their hash. `lost` are the photos that could not be read any more.
     """
 
     epoch: int = 0
@@ -56,11 +57,16 @@ class Progress:
     seconds: float = 0.0
     used: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
+    best_loss: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
     rows: list[EpochRow] = field(default_factory=list)
     finished: bool = False
     origin: str = ""
     lost: list[LostPhoto] = field(default_factory=list)
+
+    def best_score(self, which: str) -> tuple[float, float]:
+        """`Evaluation.score` of the best epoch so far of the raw or the averaged weights."""
+        return self.best.get(which, -1.0), -self.best_loss.get(which, math.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,11 +103,17 @@ def named(config: Path) -> set[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         # Surrogate escapes: a folder's name may be bytes that are not UTF-8.
-        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        found = tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: is not TOML: {error}.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{path}: is not TOML: {reason}.") from error
+    for key, value in found.items():  # not shown: they may be nested however deep
+        if isinstance(value, dict | list):
+            kind = "a table" if isinstance(value, dict) else "an array"
+            raise UsageError(f"{path}: {key} is {kind}; settings are lines NAME = VALUE.")
+    return found
 
 
 def resolve(

@@ -17,6 +17,7 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.resnest import ResNeSt
+from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, find_variant, get_variant
 from resnest_cli.model.variants import preprocessing_from_dict as checked_preprocessing
 from resnest_cli.model.weights import Access
@@ -76,12 +77,16 @@ class Ready:
         }
         if self.dataset.class_ids != self.dataset.class_names:
             provenance["class_ids"] = list(self.dataset.class_ids)
+        trained_on = self.dataset.trained_on
         if self.model is not None:
             provenance |= {"base": self.network.variant.id, "base_sha256": self.origin}
+            if self.model.trained_on is not None:
+                trained_on = joined(self.model.path, trained_on, self.model.trained_on)
         return CheckpointInfo(
             variant=self.network.variant,
             class_names=self.dataset.class_names,
             preprocessing=self.preprocessing,
+            trained_on=trained_on,
             provenance=provenance,
         )
 

@@ -1,6 +1,7 @@
 """`split.csv`: which photo trains, which validates, and which was left out. Nothing is copied.
 
-A resumed run reads it instead of looking at the data again.
+A resumed run reads it instead of looking at the data again. Column `sha256` has the first bytes of
+a file's SHA-256, in hex. As data for other commands, `data.run_split` reads it.
 """
 
 import csv
@@ -11,7 +12,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
 from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder, opened_from
 
-_COLUMNS = ["path", "label", "class_name", "split", "error"]
+_COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
 
 
 def write_split(path: Path, dataset: DataSet) -> None:
@@ -27,11 +28,11 @@ def write_split(path: Path, dataset: DataSet) -> None:
     for side, samples in (("train", dataset.train), ("val", dataset.val)):
         for sample in samples:
             id_, name = dataset.class_ids[sample.label], dataset.class_names[sample.label]
-            writer.writerow([sample.name, id_, name, side, ""])
+            writer.writerow([sample.name, id_, name, side, "", sample.digest.hex()])
     for photo in dataset.bad:
-        writer.writerow([photo.name, photo.label, "", "bad", photo.error])
+        writer.writerow([photo.name, photo.label, "", "bad", photo.error, ""])
     for photo in dataset.left_out:
-        writer.writerow([photo.name, photo.label, "", "same", photo.error])
+        writer.writerow([photo.name, photo.label, "", "same", photo.error, ""])
     try:
         write_text(path, text.getvalue())
     except OSError as error:
@@ -44,19 +45,20 @@ def read_split(path: Path, data: str) -> DataSet:
     Raises:
         ResnestError: it is missing or damaged.
     """
-    sides: dict[str, list[tuple[str, str]]] = {"train": [], "val": []}
+    sides: dict[str, list[tuple[str, str, bytes]]] = {"train": [], "val": []}
     names: dict[str, str] = {}
     others: dict[str, list[BadPhoto]] = {"bad": [], "same": []}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
-            if next(reader) != _COLUMNS:
+            columns = next(reader)
+            if columns not in (_COLUMNS, _COLUMNS[:-1]):  # earlier versions wrote no hashes
                 raise ValueError("other columns")  # noqa: TRY301
-            for name, id_, class_name, side, error in reader:
+            for name, id_, class_name, side, error, *digest in reader:
                 if side in others:
                     others[side].append(BadPhoto(name, id_, error))
                     continue
-                sides[side].append((name, id_))
+                sides[side].append((name, id_, bytes.fromhex("".join(digest))))
                 names[id_] = class_name
     except (OSError, ValueError, KeyError, StopIteration, csv.Error) as error:
         raise ResnestError(
@@ -67,7 +69,10 @@ def read_split(path: Path, data: str) -> DataSet:
     index = {id_: place for place, id_ in enumerate(ids)}
     base = base_folder(data)
     train, val = (
-        tuple(Sample(opened_from(base, name), name, index[id_]) for name, id_ in sides[side])
+        tuple(
+            Sample(opened_from(base, name), name, index[id_], digest)
+            for name, id_, digest in sides[side]
+        )
         for side in ("train", "val")
     )
     return DataSet(

@@ -185,7 +185,7 @@ def test_save_refuses_values_that_are_not_finite(tmp_path: Path, value: float) -
         ({"metrics": {"loss": float("nan")}}, "metrics cannot be written"),
         ({"provenance": {"x": Path("x")}}, "provenance cannot be written"),
         ({"class_names": ("a", "b", "c", "d", "\ud800")}, "class_names cannot be written"),
-        ({"provenance": {"x": "y" * 5_000_000}}, "Shorten them"),
+        ({"provenance": {"x": "y" * 9_000_000}}, "Shorten them"),
     ],
 )
 def test_save_refuses_what_could_not_be_read(

@@ -91,7 +91,10 @@ class Kept:
             part: {name: tensor.clone().contiguous() for name, tensor in group.items()}
             for part, group in parts.items()
         }
-        copied = replace(progress, rows=list(progress.rows), best=dict(progress.best))
+        copied = replace(
+            progress, rows=list(progress.rows), best=dict(progress.best),
+            best_loss=dict(progress.best_loss),
+        )  # fmt: skip
         self.states.append(State(copied, tensors, dict(scaler)))
 
 
