@@ -7,6 +7,7 @@ import torch
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.inference.cores import usable_cores
+from resnest_cli.machine_limits import limit_reached
 from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.distributed import PeerLostError, World, join
 from resnest_cli.training.job import Outcome, TrainingJob, follow_job, run_job
@@ -27,8 +28,23 @@ def run_on_devices(
     `arguments` are those of the command line, which each process gets.
 
     Raises:
-        ResnestError: as `run_job`.
+        ResnestError: as `run_job`; also for whatever the system refuses.
     """
+    try:
+        return _run(job, display, arguments)
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
+    except OSError as error:
+        if (limit := limit_reached(error)) is not None:
+            raise ResnestError(limit) from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise ResnestError(
+            f"{where}{error.strerror or error}. What was saved before is whole: mend this, and go "
+            "on with --resume."
+        ) from error
+
+
+def _run(job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]) -> Outcome:
     if not is_worker():
         devices = _wanted(job)
         if devices > 1 and not job.dry_run:

@@ -1,9 +1,9 @@
 """Photos that could be read when a run began and cannot be any more.
 
 The rule: such a photo is left out wherever its turn comes, and its batch is that much smaller; all
-others stay in the batches that they were in. It is listed in `lost.csv`. A step with a batch that has
-fewer than two photos left (batch norm cannot learn from one) is passed over on all devices. From
-the first lost photo on the run is no longer, bit for bit, the one that its seed stands for.
+others stay in the batches that they were in. It is listed in `lost.csv`. A step of which a batch
+has fewer than two photos left (batch norm cannot learn from one) is passed over on all devices.
+From the first lost photo on the run is no longer, bit for bit, the one that its seed stands for.
 
 A run that loses its data ends, see `LostPhotos.check`: with its state saved, so that it can go on
 when they are back. What a resumed run finds back counts as there.

@@ -8,6 +8,8 @@ runs/<command>/<name>/       exp, exp2, ... unless named
 """
 
 import contextlib
+import difflib
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,13 +167,37 @@ def check_free(path: Path) -> None:
 
 
 def find_run(base: Path, name: str | None) -> RunFolder | None:
-    """The run to resume: the one of this name, or the newest that has something to resume."""
+    """The run to resume: the one of this name, or the newest that has something to resume.
+
+    Raises:
+        UsageError: there is no folder of this name.
+    """
     if name is not None:
         run = RunFolder(base / name)
+        if not run.path.is_dir():
+            raise UsageError(_no_such_run(base, name))
         return run if run.started else None
     runs = [RunFolder(path) for path in base.glob("*") if path.is_dir()]
     started = [run for run in runs if run.started]
     return max(started, key=lambda run: run.args.stat().st_mtime_ns, default=None)
+
+
+def _no_such_run(base: Path, name: str) -> str:
+    """The error, with the runs that there are."""
+    known = sorted(path.name for path in base.glob("*") if RunFolder(path).started)
+    near = difflib.get_close_matches(name, known, n=1)
+    elsewhere = [path for path in base.parent.glob(f"*/{glob.escape(name)}") if path.is_dir()]
+    if near:
+        hint = f"Did you mean {near[0]}?"
+    elif elsewhere:
+        hint = f"There is {elsewhere[0]}, of `resnest {elsewhere[0].parent.name}`."
+    elif known:
+        hint = f"There are {', '.join(known[:10])}{' and more' if known[10:] else ''}."
+    else:
+        hint = "There is none in that folder; --output says where runs lie."
+    return (
+        f"{base / name}: there is no such run to go on with. {hint} To begin it leave out --resume."
+    )
 
 
 def find_job(base: Path, job: str) -> RunFolder | None:
