@@ -241,6 +241,7 @@ def _ready_again(
     """The run with its settings and data of today, where they are the same; None if it is done."""
     check_world(run, old, world)
     config = agreed(job, run, old)
+    dataset = _data_again(run, config, anchored(old), progress, display)
     done = progress.epoch if progress is not None else 0
     assert config.epochs is not None
     if progress is not None and progress.finished and config.epochs <= max(done, old.epochs or 0):
@@ -252,7 +253,6 @@ def _ready_again(
     if config.epochs < done:
         raise UsageError(f"--epochs {config.epochs}: {run.path} has done {done} epochs already.")
     check_tensorboard(config)
-    dataset = _data_again(run, config, anchored(old), progress, display)
     try:
         ready = get_ready(config, dataset, job.access)
     except UnknownModelError as error:

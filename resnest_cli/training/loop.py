@@ -28,7 +28,7 @@ from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.lost_photos import (
-    MOST_STEPS,
+    MOST_IN_A_ROW,
     DataLostError,
     Lost,
     LostPhotos,
@@ -75,8 +75,8 @@ class Trainer:
         if state is not None:
             self._restore(state)
         self._lost = LostPhotos(self.progress.lost, task.train_counts, task.val_photos)
-        self._passed_over = 0  # steps in a row
-        self._learned: tuple[int, int] | None = None  # position and step before these
+        self._lost_in_a_row = 0  # training photos
+        self._learned: tuple[int, int] | None = None  # position and step before steps passed over
         self._saved = time.monotonic()
         self._clock = Clock(budget_seconds(config), self.progress.used, began)
         self._speed = Speed()
@@ -143,7 +143,7 @@ class Trainer:
             if not last:
                 continue
             loss, photos = self.stepper.step(rate)
-            self._check_step(photos)
+            self._note_step(photos)
             if self._ema is not None and photos:
                 self._ema.update(progress.step)
             progress.position += done
@@ -168,10 +168,15 @@ class Trainer:
 
     def _add_gradient(self, batch: Batch, rate: float, last: bool) -> None:
         """A batch's part of a step, or a step that is passed over; the same on all devices."""
-        rows = self._world.exchange([bool(batch.lost), batch.too_few])
-        if any(lost for lost, _ in rows):
+        rows = self._world.exchange([len(batch.indices), len(batch.lost), batch.too_few])
+        there, lost, few = map(sum, zip(*rows, strict=True))
+        if lost:
             self._leave_out("train", self._world.gathered(batch.lost))
-        if any(few for _, few in rows):
+        self._lost_in_a_row = 0 if there else self._lost_in_a_row + int(lost)
+        if self._lost_in_a_row >= MOST_IN_A_ROW:
+            what = f"{self._lost_in_a_row:,} training photos, one after the other,"
+            raise data_lost(what, self.progress.lost[-1])
+        if few:
             self.stepper.pass_over()
         progress = self.progress
         self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
@@ -189,16 +194,12 @@ class Trainer:
             self._display.lost(new, lost.emptied(new))
         lost.check()
 
-    def _check_step(self, photos: int) -> None:
-        """Tells data that are gone by steps that had nothing to learn from; see `lost_photos`."""
+    def _note_step(self, photos: int) -> None:
+        """Keeps in mind where the run stood before steps that had too few photos to learn from."""
         if photos:
-            self._passed_over, self._learned = 0, None
-            return
-        self._passed_over += 1
-        self._learned = self._learned or (self.progress.position, self.progress.step)
-        if self._passed_over == MOST_STEPS:
-            what = f"all photos of {MOST_STEPS} steps, one after the other,"
-            raise data_lost(what, self.progress.lost[-1])
+            self._learned = None
+        else:
+            self._learned = self._learned or (self.progress.position, self.progress.step)
 
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
         """One step at this learning rate, of which nothing is kept; the loss before it.
@@ -212,7 +213,6 @@ class Trainer:
             last = done == self._accumulated
             self._add_gradient(next(batches), rate, last)
         loss, photos = self.stepper.step(rate)
-        self._check_step(photos)
         progress.position += self._accumulated  # other draws in the next
         return loss / photos if photos else self.trial(batches, rate)
 
@@ -246,7 +246,7 @@ class Trainer:
         else:
             (due,) = self._world.decide(self._stop, due)
             self._stop.check()
-        if due and not self._passed_over:  # or the run could not go back to before these
+        if due and self._learned is None:  # else the run could not go back to there
             self.save()
 
     def _end_in_time(self, reserve: float, *wishes: bool) -> list[bool]:

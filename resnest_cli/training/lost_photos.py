@@ -20,7 +20,7 @@ from resnest_cli.errors import ResnestError
 if TYPE_CHECKING:
     from resnest_cli.training.dataset import DataSet
 
-MOST_STEPS = 5  # in a row that are passed over
+MOST_IN_A_ROW = 64  # training photos, and none in between; chance alone does not do that
 
 Side = Literal["train", "val"]
 _SIDES = {"train": "training", "val": "validation"}

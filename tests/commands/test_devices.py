@@ -232,7 +232,7 @@ def test_one_killed_ends_all_and_resume_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends_all(place: Path, tiny_checkpoint: Path, name: str) -> None:
     resnest = [sys.executable, "-m", "resnest_cli"]
     given = arguments(tiny_checkpoint, "--devices", "2", "--epochs", "8", "--save-every", "0")

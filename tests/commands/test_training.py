@@ -332,7 +332,9 @@ def test_help_has_examples(cli: Cli) -> None:
             assert option in result.out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_signals_save_and_the_run_goes_on(
     data: Path, place: Path, tiny_checkpoint: Path, number: signal.Signals, code: int
 ) -> None:
