@@ -253,6 +253,32 @@ def test_a_signal_saves_and_ends_all(place: Path, tiny_checkpoint: Path, name: s
 
 
 @pytest.mark.slow
+def test_photos_that_vanish_are_left_out_on_all_and_a_lost_disk_ends_all(
+    place: Path, tiny_checkpoint: Path
+) -> None:
+    faulty, given = torchrun(module="tests.training.faulty"), arguments(tiny_checkpoint)
+    run, straight = (place / "runs" / "finetune" / name for name in ("exp", "straight"))
+    one = {"FAULT": "vanish", "FAULT_AT": "0", "VANISHING": str(place / "data/class0/1.png")}
+    code, text = finished([*faulty, *given, "--run", "one"], place, **one)
+    assert code == 0, text
+    assert text.count("class0/1.png does not exist; it is left out from here on.") == 1
+    assert "1 photo could not be read" in text
+    (place / "data/class0/1.png.gone").rename(place / "data/class0/1.png")
+
+    code, text = finished([*faulty, *given, "--run", "straight"], place)
+    assert code == 0, text
+    disk = {"FAULT": "vanish", "FAULT_AT": "1", "VANISHING": str(place / "data")}
+    code, text = finished([*faulty, *given, "--run", "exp"], place, **disk)
+    assert code == 1, text
+    assert text.count("Is the disk with the data still there?") == 1
+    (place / "data.gone").rename(place / "data")
+    code, text = finished([*faulty, *given, "--run", "exp", "--resume"], place)
+    assert code == 0, text
+    assert "that were lost are back" in text
+    assert weights(run) == weights(straight)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["nan", "error"])
 def test_what_goes_wrong_on_one_ends_all(place: Path, tiny_checkpoint: Path, fault: str) -> None:
     command = [*torchrun(module="tests.training.faulty"), *arguments(tiny_checkpoint)]
