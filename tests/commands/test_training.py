@@ -284,7 +284,7 @@ def test_resume_refuses_other_settings(
         assert what in result.err
     other = cli("finetune", place, "--resume")
     assert other.code == 2
-    assert "data" in other.err
+    assert "these are not the photos that runs/finetune/exp began with" in other.err
 
 
 def test_refusals(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> None:

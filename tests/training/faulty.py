@@ -2,7 +2,7 @@
 
 FAULT says how, before its batch number FAULT_AT (from 0): "nan" gives it a photo that is not a
 number, "die" kills it with SIGKILL, but only before torchrun has started it again, "error" has it
-meet an error, "vanish" has it move the photo or the folder VANISHING away. SLOW makes every batch of
+meet an error, "vanish" has it move the photo or folder VANISHING away. SLOW makes every batch of
 every process take so many seconds.
 """
 
