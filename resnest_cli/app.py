@@ -8,6 +8,7 @@ import typer
 
 from resnest_cli import __version__, output
 from resnest_cli.errors import ResnestError
+from resnest_cli.machine_limits import limit_reached
 
 # Command -> its function in the module of `commands` that has the command's name.
 COMMANDS = {
@@ -39,7 +40,7 @@ EPILOG = """Examples:
   resnest download resnest50d
 
 Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130 Ctrl-C;
-143 SIGTERM; 141 the reader of a pipe has gone."""
+143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
 
 
 def command_line(wanted: str | None = None) -> typer.Typer:
@@ -88,6 +89,8 @@ def main() -> NoReturn:
     except ResnestError as error:
         _fail(str(error), error, error.exit_code)
     except Exception as error:
+        if (limit := limit_reached(error)) is not None:
+            _fail(limit, error, 1)
         what = f"{type(error).__name__}: {error}"
         _fail(f"internal error: {what}\nRun again with --debug and report it.", error, 1)
     sys.exit(0)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from resnest_cli.errors import EngineError
+from resnest_cli.signals import heeded
 from resnest_cli.supervise import Start, supervised
 
 Engines = Literal["all", "auto", "onnx", "torch"]
@@ -71,16 +72,18 @@ def benchmark(
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for weights that nobody learned and for profiles; gone at the end, SIGTERM too."""
-    before = None
+    """A folder for weights that nobody learned and for profiles; gone after a signal, too."""
+    before: dict[int, Any] = {}
     with suppress(ValueError):  # not the main thread, where signals are somebody else's
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for number in heeded():
+            if number != signal.SIGINT:  # which raises by itself
+                before[number] = signal.signal(number, lambda got, _: sys.exit(128 + got))
     try:
         with tempfile.TemporaryDirectory(prefix="resnest-", ignore_cleanup_errors=True) as name:
             yield Path(name)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
 
 
 def _work(

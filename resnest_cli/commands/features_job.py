@@ -1,6 +1,5 @@
 """What `resnest features` does, apart from its command line; free of Typer."""
 
-import signal
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from resnest_cli.features.failures import summary
 from resnest_cli.features.job import FeaturesJob, Todo
 from resnest_cli.features.session import Report, Results
 from resnest_cli.inference.run_options import AUTO
+from resnest_cli.signals import leave_to_parent
 from resnest_cli.supervise import Replay, Start, supervised
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def start(job: FeaturesJob, todo: Todo) -> Results:
 def _work(job: FeaturesJob, todo: Todo, begin: Start) -> Results:
     """In the working process."""
     if begin.journal is not None:  # a signal to all our processes is for the caller to answer
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        leave_to_parent()
     from resnest_cli.features.extract import extract
 
     output.set_quiet(job.quiet)

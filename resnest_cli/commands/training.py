@@ -64,7 +64,13 @@ COMMON: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "resume": (
-        Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")],
+        Annotated[
+            bool,
+            typer.Option(
+                "--resume",
+                help="Go on with a run that was interrupted; DATA, if they were moved.",
+            ),
+        ],
         False,
     ),
     "dry_run": (

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the batch in hand is finished first; the second one leaves at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the batch in hand is finished first; the second one leaves at once."""
 
 import signal
 import threading
@@ -6,6 +6,7 @@ from types import FrameType
 from typing import Any, Self
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.signals import heeded
 
 # Seconds that the batch in hand may take: Slurm kills 30 s after SIGTERM, Kubernetes too.
 PATIENCE = 20.0
@@ -34,9 +35,8 @@ class Stopping:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-                    self._before[number] = signal.signal(number, self._first)
+            for number in heeded():
+                self._before[number] = signal.signal(number, self._first)
         return self
 
     def __exit__(self, *_: object) -> None:

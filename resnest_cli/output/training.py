@@ -17,6 +17,7 @@ from resnest_cli.output.tables import show_table
 if TYPE_CHECKING:
     from resnest_cli.training.dataset import DataSet
     from resnest_cli.training.history import EpochRow
+    from resnest_cli.training.lost_photos import LostPhoto
 
 _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
@@ -34,6 +35,7 @@ _FILES = (
     ("train_batch.jpg", "training photos as the network sees them"),
     ("args.toml", "every setting; --config args.toml repeats the run"),
     ("split.csv", "which photos trained and which validated"),
+    ("lost.csv", "photos that could not be read any more"),
     ("shards.json", "which shards trained and which validated"),
 )
 
@@ -48,7 +50,7 @@ class TrainingDisplay:
         self._dry_run = dry_run
         self._status = StatusLine()
         self._pace = Pace()
-        self._epochs = self._steps = 0
+        self._epochs = self._steps = self._lost = 0
         self._columns: _Columns | None = None
 
     def __enter__(self) -> Self:
@@ -189,10 +191,25 @@ class TrainingDisplay:
             message(self._columns.header(), style="1")
         message(self._columns.row(row), style="32" if row.best else "")
 
+    def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
+        """Photos that cannot be read any more; `emptied` were the last of their classes."""
+        for photo in new[: max(0, _FEW - self._lost)]:
+            message(f"{printable_name(photo.name)} {photo.error}; it is left out from here on.")
+        self._lost += len(new)
+        if self._lost - len(new) < _FEW < self._lost:
+            message("More photos cannot be read any more; lost.csv lists them all.")
+        for photo in emptied:
+            message(
+                f"{printable_name(photo.name)} was the last photo of its class to learn from: the "
+                "rest of the run teaches nothing of that class."
+            )
+
     # After it
 
-    def summary(self, folder: Path, rows: Sequence["EpochRow"], command: str) -> None:
-        """How good it became, what lies where, and a command to try."""
+    def summary(
+        self, folder: Path, rows: Sequence["EpochRow"], command: str, lost: int = 0
+    ) -> None:
+        """How good it became, what lies where, a command to try; `lost` photos were left out."""
         self._status.clear()
         best = [row for row in rows if row.best]
         if best:
@@ -201,6 +218,13 @@ class TrainingDisplay:
             message(
                 f"\nBest top-1: {_best_top1(row):.2%}{whose}, mean recall {row.recall:.2%}, in "
                 f"epoch {row.epoch} of {len(rows)}. It took {duration(_seconds(rows))}."
+            )
+        if lost:
+            photos = "1 photo" if lost == 1 else f"{lost:,} photos"
+            message(
+                f"{photos} could not be read, for a while or to the end, and "
+                f"{'was' if lost == 1 else 'were'} left out (lost.csv). The same seed may give "
+                "other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
         found = [(name, what) for name, what in _FILES if (folder / name).exists()]

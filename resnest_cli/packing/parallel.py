@@ -7,7 +7,6 @@ killed; see `packing.job` for what is then left.
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 import warnings
@@ -25,6 +24,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.signals import leave_to_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -120,8 +120,7 @@ def _begin(count: _Count, parent: int) -> None:
     """Once in each process. Signals are for the parent to answer."""
     global _count  # noqa: PLW0603 - an initializer has no other way
     _count = count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_to_parent()
     threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
 
 

@@ -91,8 +91,8 @@ def open_local(shard: Shard) -> BinaryIO:
         file = path.open("rb")
     except OSError as error:
         raise ResnestError(
-            f"{shard.place}: cannot be read: {error.strerror or error}. Every shard must lie where "
-            "it lay when the run began."
+            f"{shard.place}: cannot be read: {error.strerror or error}. If the shards were moved, "
+            "a run goes on with --resume DATA."
         ) from error
     if size != shard.size:
         file.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.shards.counting import count_shards
+from resnest_cli.shards.counting import count_shards, name_of
 from resnest_cli.shards.fetching import fetch_text, wrong_size
 from resnest_cli.shards.index import (
     NAME,
@@ -34,6 +34,8 @@ from resnest_cli.shards.reading import tar_iterators
 Progress = Any
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_MOST_CLASSES = 10**7
+_SPARSE = 100  # times the classes that have photos: how many there may be in all
 _INSIDE = tuple(f"{suffix}{end}" for suffix in _SUFFIXES for end in (",", "}", "?"))
 
 
@@ -213,12 +215,14 @@ def _classes(
     shards: Sequence[Shard],
     expected: int | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids and names of the classes."""
+    """Ids and names of the classes; without an index they are the numbers from 0."""
     most = 1 + max(label for shard in shards for label, _ in shard.classes)
     if known is not None and val_known is not None and known.class_ids != val_known.class_ids:
         raise UsageError(f"{data}: the shards of --val-data have other classes.")
     found = known or val_known
     count = len(found.class_ids) if found is not None else max(most, expected or 0)
+    if found is None:
+        _check_sparse(shards, count, most, expected)
     if most > count:
         raise UsageError(f"{data}: there is a class {most - 1}, but the index knows {count}.")
     if expected is not None and expected != count:
@@ -229,3 +233,24 @@ def _classes(
         return found.class_ids, found.class_names
     numbers = tuple(map(str, range(count)))
     return numbers, numbers
+
+
+def _check_sparse(shards: Sequence[Shard], count: int, most: int, expected: int | None) -> None:
+    """Tells a number that is hardly the index of a class: one class would be made for each below.
+
+    Raises:
+        UsageError: there are `_MOST_CLASSES` or more; or far more than there are photos, and than
+            classes that have any, and not `expected`.
+    """
+    photos = sum(shard.photos for shard in shards)
+    seen = len({label for shard in shards for label, _ in shard.classes})
+    if most > max(photos, _SPARSE * seen, expected or 0):
+        label = most - 1
+        place = next(s.place for s in shards if any(label == one for one, _ in s.classes))
+        many = f"If there are so many classes, say so: --classes {most}."
+        raise UsageError(
+            f"{name_of(place, label)}.cls: class {label:,}, but the shards have {photos:,} photos "
+            f"of {seen:,} classes. {many if most <= _MOST_CLASSES else 'Pack them again.'}"
+        )
+    if count > _MOST_CLASSES:
+        raise UsageError(f"{count:,} classes: no more than {_MOST_CLASSES:,} can be learned.")

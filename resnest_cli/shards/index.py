@@ -185,6 +185,8 @@ def _check(index: Index) -> None:
             raise ValueError(f"the photos of the {side} classes do not add up")
         for shard in shards:
             own = [count for _, count in shard.classes]
+            if any(not 0 <= label < classes for label, _ in shard.classes):
+                raise ValueError(f"{shard.place}: has photos of a class that there is not")
             if shard.photos < 1 or (own and sum(own) != shard.photos):
                 raise ValueError(f"{shard.place}: the photos of its classes do not add up")
     if not index.train:

@@ -21,7 +21,10 @@ LABEL = "cls"
 PHOTOS = frozenset(extension[1:] for extension in EXTENSIONS)
 
 # What tarfile and the decompressors raise on damaged files.
-DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+DAMAGE = (
+    tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+_MOST_DIGITS = 18
 
 
 class RawPhoto(NamedTuple):
@@ -88,7 +91,8 @@ def damaged(place: str, why: str) -> ResnestError:
 
 def reason(error: BaseException) -> str:
     """What the library says, without what webdataset appends to it."""
-    text = str(error.args[0]) if error.args else type(error).__name__
+    known = getattr(error, "strerror", None) or next(iter(error.args), type(error).__name__)
+    text = str(known)
     return one_line(text.partition(" @ ")[0])
 
 
@@ -109,7 +113,7 @@ def label_of(name: str, text: bytes | None, classes: int | None = None) -> int:
     if text is None:
         raise ResnestError(f"{name}.cls is missing: every photo needs its class in such a file.")
     word = text.strip()
-    if not (word.isdigit() and word.isascii()):
+    if not (word.isdigit() and word.isascii()) or len(word) > _MOST_DIGITS:
         shown = one_line(word[:40].decode("utf-8", "replace"))
         raise ResnestError(f"{name}.cls: holds {shown!r}, not the index of a class, such as 0.")
     label = int(word)

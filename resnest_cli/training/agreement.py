@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.errors import UsageError
+from resnest_cli.shards.index import is_remote
 from resnest_cli.training import runs
 from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import World
 from resnest_cli.training.loader import default_workers
+from resnest_cli.training.moved_data import anchored
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import differences, load_settings
 
@@ -20,14 +22,20 @@ if TYPE_CHECKING:
 CHANGEABLE = (
     "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
 )  # fmt: skip
+# Where something lies; the same may lie elsewhere now.
+PLACES = ("data", "val_data", "model", "weights")
 
 
 def agreed(job: "TrainingJob", run: RunFolder, old: Config) -> Config:
     """The run's settings, with those given now that may change.
 
+    Paths are absolute. Data and weights may lie elsewhere: whether they are the same is checked by
+    their content, see `moved_data` and `Progress.origin`.
+
     Raises:
         UsageError: others differ; names them.
     """
+    old = anchored(old)
     given = {key: checked(flag(key), key, value) for key, value in job.flags.items()}
     given.pop("devices", None)  # checked before
     if job.recipe is not None and job.recipe != old.recipe:
@@ -37,22 +45,32 @@ def agreed(job: "TrainingJob", run: RunFolder, old: Config) -> Config:
             job.command, data=job.data or old.data, recipe=None, config=job.config, flags={}
         )
         return _without_changes(run, old, replace(whole, **given))
-    if job.data is not None and Path(job.data).resolve() != Path(old.data).resolve():
+    if job.data is not None:
         given["data"] = job.data
     return _without_changes(run, old, replace(old, **given))
 
 
 def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
-    kept = {name: getattr(old, name) for name in CHANGEABLE}
-    found = differences(old, replace(new, **kept))
+    new = anchored(new)
+    moved = [name for name in PLACES if _moved(getattr(old, name), getattr(new, name))]
+    free = (*CHANGEABLE, *moved)
+    found = differences(old, replace(new, **{name: getattr(old, name) for name in free}))
     if found:
         raise UsageError(
             f"{run.path} cannot be resumed with other settings: {'; '.join(found)}.\nLeave them "
             "out to go on as it began (--epochs and --workers may change), or start a new run "
             "without --resume."
         )
-    changed = {name: getattr(new, name) for name in CHANGEABLE}
+    changed = {name: getattr(new, name) for name in free}
     return replace(old, **{name: value for name, value in changed.items() if value is not None})
+
+
+def _moved(old: str | None, new: str | None) -> bool:
+    """Whether a setting names another place, and not something else."""
+    return old != new and all(
+        place is not None and (Path(place).is_absolute() or is_remote(place))
+        for place in (old, new)
+    )
 
 
 def same_job(job: "TrainingJob", world: World) -> "TrainingJob":

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.encoding import decoded
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, canonical
-from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.errors import ImageError, ResnestError, UsageError
 from resnest_cli.images.decode import decode
+from resnest_cli.machine_limits import limit_reached
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
 from resnest_cli.training.seeds import derived_seed
 
@@ -238,9 +239,11 @@ def _checked(photo: Listed) -> _Checked:
     try:
         decode(photo.path)  # first: it refuses pipes and devices, which could block for ever
         return _Checked(photo, digest_of(photo.path), None)
-    except ImageError as error:
-        return _Checked(photo, b"", str(error))
-    except OSError as error:
+    except (ImageError, OSError) as error:
+        if (limit := limit_reached(error)) is not None:  # not the photo's fault
+            raise ResnestError(f"{photo.path}: {limit}") from error
+        if isinstance(error, ImageError):
+            return _Checked(photo, b"", str(error))
         reason = (error.strerror or str(error)).lower()
         return _Checked(photo, b"", f"cannot be read: {reason}")
     except MemoryError:

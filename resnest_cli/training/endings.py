@@ -10,6 +10,7 @@ from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.pictures import final_pictures
+from resnest_cli.training.resume import Progress
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.stopping import StopRequest
@@ -31,7 +32,7 @@ def out_of_time(
     progress, config = trainer.progress, ready.config
     if progress.rows and world.main:
         final_pictures(run, ready, progress, trainer.best, display.message)
-        display.summary(run.path, progress.rows, command_to_try(run, ready.dataset))
+        summarize(run, ready, progress, display)
     display.message(
         f"The time budget of {config.time_budget} is used up after {progress.epoch} of "
         f"{config.epochs} epochs and {progress.step:,} steps; everything is saved. To go on:\n"
@@ -69,7 +70,14 @@ def last_good(run: RunFolder) -> str:
     return ""
 
 
+def summarize(run: RunFolder, ready: Ready, progress: Progress, display: "TrainingDisplay") -> None:
+    """How good the run became, what was left out, and what to try."""
+    command = command_to_try(run, ready.dataset)
+    display.summary(run.path, progress.rows, command, len(progress.lost))
+
+
 def command_to_try(run: RunFolder, dataset: DataSet) -> str:
     """A prediction of a validation photo."""
-    photo = dataset.val[0].path if dataset.val else "PHOTO"
+    there = (sample.path for sample in dataset.val if Path(sample.path).exists())
+    photo = next(there, "PHOTO")
     return shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])

@@ -48,7 +48,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How the search ended; `exit_code` is 0, 130 or 143."""
+    """How the search ended; `exit_code` is 0, 130, 143 or 129."""
 
     exit_code: int
     run: RunFolder | None = None

@@ -9,10 +9,11 @@ a run that was killed goes on with the chunk that was missing.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +29,25 @@ from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import Batch, epoch_order
+from resnest_cli.training.lost_photos import Lost
+from resnest_cli.training.photo_cache import limits_apart
 from resnest_cli.training.seeds import derived_seed
 
 Float32 = NDArray[np.float32]
 
 CHUNK = 256  # photos
 _BATCH = 8  # photos; the engine is no faster with more
+
+
+class Features(NamedTuple):
+    """Features float32 (N, views, num_features) and labels int64 (N,) of N photos.
+
+    The second view is the mirror's. Those of `lost`, by place, could not be read; theirs are NaN.
+    """
+
+    values: Tensor
+    labels: Tensor
+    lost: Mapping[int, Lost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +66,34 @@ class Extractor:
         *,
         mirrored: bool,
         progress: Callable[[int, int], None],
-    ) -> Tensor:
-        """Features float32 (N, views, num_features) of N photos; the second view is the mirror's.
+    ) -> Features:
+        """The features of photos.
 
         `progress` is told how many of how many photos are done, and may raise to stop: finished
-        chunks are kept.
+        chunks are kept, but for those with a photo that cannot be read any more.
 
         Raises:
-            ResnestError: a photo cannot be read any more, or the disk is full.
+            ResnestError: the disk is full, or the machine has no memory or open files left.
         """
         views = 2 if mirrored else 1
         folder = cache / self._digest(samples, views)
-        rows = []
+        rows, lost = [], dict[int, Lost]()
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]
             path = folder / f"{start:08d}.npy"
             found = _read(path, len(chunk), views)
             if found is None:
-                found = self._compute(chunk, views, partial(_told, progress, start, len(samples)))
-                _write(path, found)
+                told = partial(_told, progress, start, len(samples))
+                found, errors = self._compute(chunk, views, told)
+                for place, error in errors.items():
+                    sample = chunk[place]
+                    lost[start + place] = Lost(start + place, sample.label, sample.name, error)
+                if not errors:
+                    _write(path, found)
             rows.append(found)
             progress(start + len(chunk), len(samples))
-        return torch.from_numpy(np.concatenate(rows))
+        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        return Features(torch.from_numpy(np.concatenate(rows)), labels, lost)
 
     def _digest(self, samples: Sequence[Sample], views: int) -> str:
         digest = hashlib.blake2b(digest_size=8)
@@ -86,32 +106,38 @@ class Extractor:
 
     def _compute(
         self, samples: Sequence[Sample], views: int, progress: Callable[[int], None]
-    ) -> Float32:
+    ) -> tuple[Float32, dict[int, str]]:
+        """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
+
+        def prepare(_: int, source: Source) -> Float32:
+            with limits_apart(source.name):
+                return preparation(source.path or "")
+
         sources = (Source(sample.name, path=sample.path) for sample in samples)
         items = prepared(
             sources,
-            lambda _, source: preparation(source.path or ""),
+            prepare,
             workers=self.workers,
             ahead=2 * _BATCH + self.workers,
         )
-        rows, done = [], 0
+        size = self.preprocessing.size
+        nothing = np.zeros((3, size, size), np.float32)  # batches keep their size, and others' bits
+        rows, errors, done = [], dict[int, str](), 0
         for group in groups(items, _BATCH):
-            photos = []
-            for item in group:
+            for place, item in enumerate(group, start=done):
                 if item.photo is None:
-                    raise ResnestError(
-                        f"{item.source.name}: {item.error}. Was it moved or changed?"
-                    )
-                photos.append(item.photo)
-            batch = np.stack(photos)
+                    errors[place] = item.error or ""
+            batch = np.stack([nothing if item.photo is None else item.photo for item in group])
             both = [self.engine.output(batch, "features")]
             if views == 2:
                 both.append(self.engine.output(np.ascontiguousarray(batch[..., ::-1]), "features"))
             rows.append(np.stack(both, axis=1))
             done += len(group)
             progress(done)
-        return np.concatenate(rows)
+        found = np.concatenate(rows)
+        found[list(errors)] = np.nan
+        return found, errors
 
 
 def _told(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
@@ -147,17 +173,16 @@ class TrainFeatures:
 
     def __init__(
         self,
-        features: Tensor,
-        labels: Tensor,
+        features: Features,
         *,
         batch_size: int,
         seed: int,
         hflip: float,
         balanced: bool,
     ) -> None:
-        self._features, self._labels = features, labels
+        self._features, self._labels, self._lost = features
         self._seed, self._hflip, self._balanced = seed, hflip, balanced
-        self.photos = len(labels)
+        self.photos = len(self._labels)
         self._bounds = batch_bounds(self.photos, batch_size)
 
     def __len__(self) -> int:
@@ -171,8 +196,11 @@ class TrainFeatures:
         views = self._views(epoch)
         for first, last in self._bounds[start:]:
             indices = order[first:last]
-            chosen = torch.as_tensor(indices)
-            yield Batch(self._features[chosen, views[chosen]], self._labels[chosen], list(indices))
+            there = [index for index in indices if index not in self._lost]
+            lost = [self._lost[index] for index in indices if index in self._lost]
+            chosen = torch.as_tensor(there, dtype=torch.int64)
+            photos, labels = self._features[chosen, views[chosen]], self._labels[chosen]
+            yield Batch(photos, labels, there, lost)
 
     def _views(self, epoch: int) -> Tensor:
         """Which view of each photo the epoch takes, int64 (N,)."""
@@ -185,8 +213,9 @@ class TrainFeatures:
 class EvalFeatures:
     """Cached features in batches, in order; the first view of each photo."""
 
-    def __init__(self, features: Tensor, labels: Tensor, batch_size: int = 1024) -> None:
-        self._features, self._labels, self._batch_size = features[:, 0], labels, batch_size
+    def __init__(self, features: Features, batch_size: int = 1024) -> None:
+        self._features, self._labels, self._lost = features
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         return len(range(0, len(self._labels), self._batch_size))
@@ -194,5 +223,6 @@ class EvalFeatures:
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self._labels), self._batch_size):
             last = min(first + self._batch_size, len(self._labels))
-            indices = list(range(first, last))
-            yield Batch(self._features[first:last], self._labels[first:last], indices)
+            there = [index for index in range(first, last) if index not in self._lost]
+            lost = [self._lost[index] for index in range(first, last) if index in self._lost]
+            yield Batch(self._features[there, 0], self._labels[there], there, lost)

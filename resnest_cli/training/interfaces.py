@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from resnest_cli.training.config import Config
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.loader import Batch
+from resnest_cli.training.lost_photos import LostPhoto
 from resnest_cli.training.resume import Progress
 
 
@@ -65,6 +66,9 @@ class Display(Protocol):
     def epoch(self, row: EpochRow) -> None:
         """An epoch is done."""
 
+    def lost(self, new: Sequence[LostPhoto], emptied: Sequence[LostPhoto]) -> None:
+        """Photos cannot be read any more; some were the last of their classes to learn from."""
+
 
 class Keeper(Protocol):
     """What puts weights and states on disk; see `runs.RunKeeper`."""
@@ -85,6 +89,9 @@ class Keeper(Protocol):
     ) -> None:
         """Everything that a resumed run needs."""
 
+    def save_lost(self, photos: Sequence[LostPhoto]) -> None:
+        """All photos that could not be read any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -92,7 +99,8 @@ class Task:
 
     `network` maps the photos of a batch to logits (B, num_classes). `thawing` are modules that
     begin to learn one after the other, every `config.unfreeze_every` epochs. `class_weights`,
-    float32 (num_classes,), weigh the classes in the loss.
+    float32 (num_classes,), weigh the classes in the loss. `train_counts` are the training photos of
+    each class, `val_photos` how many validate.
     """
 
     config: Config
@@ -103,3 +111,5 @@ class Task:
     frozen: Sequence[nn.Module] = ()
     thawing: Sequence[nn.Module] = ()
     class_weights: Tensor | None = None
+    train_counts: Sequence[int] = ()
+    val_photos: int = 0

@@ -12,21 +12,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
-from resnest_cli.training.agreement import agreed, check_world, same_job, settled
+from resnest_cli.training.agreement import PLACES, agreed, check_world, same_job, settled
 from resnest_cli.training.allocator import keep_memory
 from resnest_cli.training.budget import fitted
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
-from resnest_cli.training.endings import command_to_try, last_good, out_of_time, tell_stop
+from resnest_cli.training.endings import last_good, out_of_time, summarize, tell_stop
 from resnest_cli.training.finding import find_learning_rate
 from resnest_cli.training.loop import DivergedError, Trainer
+from resnest_cli.training.lost_photos import found_again
+from resnest_cli.training.moved_data import anchored, check_same, check_there, moved_shards
 from resnest_cli.training.pictures import final_pictures, picture_of_training
 from resnest_cli.training.plan import Estimate
-from resnest_cli.training.planning import estimated, plan_lines
+from resnest_cli.training.planning import estimated, lines_of_the_rest, plan_lines
 from resnest_cli.training.resume import Progress, State, load_state
 from resnest_cli.training.runs import NoKeeper, RunFolder, RunKeeper
 from resnest_cli.training.settings import (
@@ -73,7 +75,7 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `exit_code` is 0, 130 or 143."""
+    """How a run ended. `exit_code` is 0, 130, 143 or 129."""
 
     exit_code: int
     run: RunFolder | None = None
@@ -118,6 +120,8 @@ def _run(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outcome:
     job = same_job(job, world)
     if job.resume:
         found = runs.find_run(job.base, job.run)
+        if found is not None and job.dry_run:
+            return _planned(job, found, display)
         if found is not None:
             with found.locked():
                 return _resumed(job, found, display, world)
@@ -169,7 +173,7 @@ def _started(job: TrainingJob, display: "TrainingDisplay", world: World) -> Outc
     with run.locked():
         run.note_job(world.job)
         write_data(run, dataset)
-        write_args(run.args, ready.config)
+        write_args(run.args, anchored(ready.config))
         display.message(f"Run folder: {run.path}")
         picture_of_training(run.path, ready, display.message)
         return _train(job, run, ready, display, world, _state(run, ready, display))
@@ -198,9 +202,46 @@ def _folder(job: TrainingJob) -> RunFolder:
 
 def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world: World) -> Outcome:
     old = load_settings(job.command, data=None, recipe=None, config=run.args, flags={})
+    progress = run.progress()
+    ready = _ready_again(job, run, old, progress, display, world)
+    if ready is None:
+        return Outcome(0, run, progress)
+    state = _state(run, ready, display)
+    kept = anchored(old)
+    if any(getattr(ready.config, name) != getattr(kept, name) for name in ("epochs", *PLACES)):
+        if ready.dataset.shards is not None:
+            write_data(run, ready.dataset)
+        write_args(run.args, anchored(ready.config))
+    run.note_job(world.job)
+    display.message(f"Going on with {run.path}.")
+    return _train(job, run, ready, display, world, state)
+
+
+def _planned(job: TrainingJob, run: RunFolder, display: "TrainingDisplay") -> Outcome:
+    """`--resume --dry-run`: what is left of a run; nothing is written."""
+    old = load_settings(job.command, data=None, recipe=None, config=run.args, flags={})
+    progress = run.progress()
+    devices = int(job.flags.get("devices") or 1)
+    ready = _ready_again(job, run, old, progress, display, World(size=devices))
+    if ready is not None:
+        progress = progress or Progress()
+        _state(run, ready, display)
+        display.plan(lines_of_the_rest(run, ready, progress))
+    return Outcome(0, run, progress)
+
+
+def _ready_again(
+    job: TrainingJob,
+    run: RunFolder,
+    old: Config,
+    progress: Progress | None,
+    display: "TrainingDisplay",
+    world: World,
+) -> Ready | None:
+    """The run with its settings and data of today, where they are the same; None if it is done."""
     check_world(run, old, world)
     config = agreed(job, run, old)
-    progress = run.progress()
+    dataset = _data_again(run, config, anchored(old), progress, display)
     done = progress.epoch if progress is not None else 0
     assert config.epochs is not None
     if progress is not None and progress.finished and config.epochs <= max(done, old.epochs or 0):
@@ -208,22 +249,42 @@ def _resumed(job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world
             f"{run.path} is finished: {done} epochs. To train longer: --resume --epochs N; for a "
             "new run leave out --resume."
         )
-        return Outcome(0, run, progress)
+        return None
     if config.epochs < done:
         raise UsageError(f"--epochs {config.epochs}: {run.path} has done {done} epochs already.")
     check_tensorboard(config)
-    dataset = read_data(run, config.data)
-    ready = get_ready(config, dataset, job.access)
+    try:
+        ready = get_ready(config, dataset, job.access)
+    except UnknownModelError as error:
+        raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
     check_batches(ready)
+    if not ready.cached:  # features that are computed need no photos
+        check_there(dataset, config.data, run)
     if config.epochs != old.epochs:
         display.message(
             f"{config.epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
             "schedule from here on."
         )
-        write_args(run.args, ready.config)
-    run.note_job(world.job)
-    display.message(f"Going on with {run.path}.")
-    return _train(job, run, ready, display, world, _state(run, ready, display))
+    return ready
+
+
+def _data_again(
+    run: RunFolder,
+    config: Config,
+    old: Config,
+    progress: Progress | None,
+    display: "TrainingDisplay",
+) -> DataSet:
+    """The data that the run began with, from where they lie now."""
+    dataset = read_data(run, config.data)
+    if (config.data, config.val_data) == (old.data, old.val_data):
+        return dataset
+    with display.scanning() as scanned:
+        if dataset.shards is not None:
+            return moved_shards(dataset, config, run, scanned)
+        lost = [photo.name for photo in progress.lost] if progress is not None else []
+        check_same(dataset, config.data, run, lost, scanned)
+    return dataset
 
 
 def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
@@ -234,6 +295,10 @@ def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | 
             f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
             "same ones, or start a new run without --resume."
         )
+    if state is not None:
+        found = found_again(state.progress.lost, ready.dataset)
+        if found:
+            display.message(f"{found:,} photo(s) that were lost are back.")
     return state
 
 
@@ -272,5 +337,5 @@ def _train(
         trainer.progress.finished = True
         trainer.save()
     if world.main:
-        display.summary(run.path, trainer.progress.rows, command_to_try(run, ready.dataset))
+        summarize(run, ready, trainer.progress, display)
     return Outcome(0, run, trainer.progress)

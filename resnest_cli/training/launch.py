@@ -16,6 +16,7 @@ from resnest_cli.errors import ResnestError
 
 _ASKED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+_HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
 def is_worker(environment: Mapping[str, str] = os.environ) -> bool:
@@ -82,9 +83,11 @@ def _exit_code(failures: Mapping[int, Any]) -> int:
 
 @contextmanager
 def _handlers_restored() -> Iterator[None]:
-    """The launcher installs its own and leaves them."""
+    """The launcher installs its own and leaves them; what is ignored, as by nohup, stays so."""
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number.name for number in numbers if before[number] is not signal.SIG_IGN]
+    os.environ.setdefault(_HANDLED, ",".join(heeded))
     try:
         yield
     finally:

@@ -4,7 +4,8 @@ Each item is asked for as (epoch, index, repeat), so that workers carry no state
 changes nothing: order and augmentation come from the seed, see `seeds`. The processes are those of
 `workers`.
 
-An unreadable photo travels back as an error that names it; it is never replaced by another.
+A photo that cannot be read any more is left out of its batch and travels back as a `Lost`; it is
+never replaced by another.
 """
 
 from collections import Counter
@@ -17,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.bounds import rank_bounds
-from resnest_cli.training.photo_cache import read_photo
+from resnest_cli.training.lost_photos import Lost
+from resnest_cli.training.photo_cache import photo_or_error
 from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.workers import Failure, Workers, shared
 
@@ -34,11 +36,20 @@ Key = tuple[int, int, int]  # epoch, index, how often the index came before in t
 
 
 class Batch(NamedTuple):
-    """Photos float32 (B, 3, H, W), labels int64 (B,), and their indices among the samples."""
+    """Photos float32 (B, 3, H, W), labels int64 (B,), and their indices among the samples.
+
+    `lost` were meant to be in it and cannot be read; without any photo left the tensors are empty.
+    """
 
     photos: Tensor
     labels: Tensor
     indices: list[int]
+    lost: Sequence[Lost] = ()
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so much was lost that nothing can be learned: batch norm needs two photos."""
+        return len(self.indices) < min(2, len(self.indices) + len(self.lost))
 
 
 class Item(NamedTuple):
@@ -127,16 +138,18 @@ class _Photos(Dataset[Any]):
         seed: int,
         augment: "Augment | Preprocessing",
         sizes: Callable[[int], int] | None,
-        photos: Sequence[Image.Image] | None,
+        photos: Sequence[Image.Image | ImageError] | None,
     ) -> None:
         self._samples, self._seed = samples, seed
         self._augment, self._sizes, self._photos = augment, sizes, photos
 
-    def __getitem__(self, key: Key) -> Item | Failure:
+    def __getitem__(self, key: Key) -> Item | Lost | Failure:
         epoch, index, _ = key
         sample = self._samples[index]
         try:
-            image = self._photos[index] if self._photos is not None else read_photo(sample)
+            image = photo_or_error(sample) if self._photos is None else self._photos[index]
+            if isinstance(image, ImageError):
+                return Lost(index, sample.label, sample.name, str(image))
             if isinstance(self._augment, Preprocessing):
                 photo = torch.from_numpy(preprocess(image, self._augment))
             else:
@@ -149,17 +162,22 @@ class _Photos(Dataset[Any]):
         return Item(photo, sample.label, index)
 
 
-def collated(items: list[Item | Failure]) -> Batch | Failure:
+def collated(items: list[Item | Lost | Failure]) -> Batch | Failure:
     """A batch of items; the first failure, if there is one."""
     for item in items:
         if isinstance(item, Failure):
             return item
     good = [item for item in items if isinstance(item, Item)]
+    lost = tuple(item for item in items if isinstance(item, Lost))
+    if not good:
+        return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), [], lost)
     photos = shared(torch.stack([item.photo for item in good]))
     if isinstance(photos, Failure):
         return photos
     labels = shared(torch.tensor([item.label for item in good], dtype=torch.int64))
-    return labels if isinstance(labels, Failure) else Batch(photos, labels, [i.place for i in good])
+    if isinstance(labels, Failure):
+        return labels
+    return Batch(photos, labels, [item.place for item in good], lost)
 
 
 class TrainBatches:
@@ -170,7 +188,7 @@ class TrainBatches:
         augment: varies each of them.
         size: the largest side of the photos in pixels.
         sizes: their side in an epoch (from 0); the augmentation's own unless given; picklable.
-        photos: the samples' photos, where they are in memory; see `photo_cache`.
+        photos: the samples' photos, where they are in memory; see `photo_cache.read_all`.
         batch_size: photos in a batch; see `batch_bounds`.
         rank, ranks: which of how many devices the batches are for; see `rank_bounds`.
         accumulated: batches of a device whose gradient makes a step.
@@ -197,7 +215,7 @@ class TrainBatches:
         aug_repeats: int = 1,
         pin_memory: bool = False,
         sizes: Callable[[int], int] | None = None,
-        photos: Sequence[Image.Image] | None = None,
+        photos: Sequence[Image.Image | ImageError] | None = None,
         rank: int = 0,
         ranks: int = 1,
         accumulated: int = 1,
@@ -224,7 +242,7 @@ class TrainBatches:
         """The batches of an epoch, from number `start` on.
 
         Raises:
-            ResnestError: a photo cannot be read any more, or a worker was killed.
+            ResnestError: a worker was killed, or the machine has no memory or open files left.
         """
         drawn = epoch_keys(
             self._labels,
@@ -254,7 +272,7 @@ class EvalBatches:
         batch_size: int,
         workers: int,
         pin_memory: bool = False,
-        photos: Sequence[Image.Image] | None = None,
+        photos: Sequence[Image.Image | ImageError] | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -281,7 +299,7 @@ class EvalBatches:
         """All batches.
 
         Raises:
-            ResnestError: a photo cannot be read any more, or a worker was killed.
+            ResnestError: a worker was killed, or the machine has no memory or open files left.
         """
         yield from self._workers.batches(self._keys)
 

@@ -9,13 +9,15 @@ devices each has batches of its own, and all do the same at the same step; see `
 
 Every state that it saves, and every draw that it makes, is a function of (seed, epoch, batch), so
 that a run that was killed and resumed gives the same weights, bit for bit, on the same CPU. It
-knows no files: `Keeper` saves what it is told to.
+knows no files: `Keeper` saves what it is told to. Photos that cannot be read any more are left out;
+see `lost_photos`.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,14 @@ from resnest_cli.training.ema import Ema
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
+from resnest_cli.training.lost_photos import (
+    MOST_IN_A_ROW,
+    DataLostError,
+    Lost,
+    LostPhotos,
+    Side,
+    data_lost,
+)
 from resnest_cli.training.metrics import BestAnswers, Evaluation, Meter
 from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
 from resnest_cli.training.schedule import Schedule
@@ -64,6 +74,9 @@ class Trainer:
         self.best = BestAnswers.none(task.num_classes)
         if state is not None:
             self._restore(state)
+        self._lost = LostPhotos(self.progress.lost, task.train_counts, task.val_photos)
+        self._lost_in_a_row = 0  # training photos
+        self._learned: tuple[int, int] | None = None  # position and step before steps passed over
         self._saved = time.monotonic()
         self._clock = Clock(budget_seconds(config), self.progress.used, began)
         self._speed = Speed()
@@ -84,11 +97,13 @@ class Trainer:
             StoppedError: a signal asked for it, or the time budget is used up (BudgetUsedError);
                 the state is saved.
             DivergedError: a loss or gradient that is NaN or infinite; nothing was learned from it.
-            ResnestError: memory or the disk ran out, or a photo cannot be read any more.
+            DataLostError: too many photos cannot be read any more; the state is saved.
+            ResnestError: memory or the disk ran out.
         """
         progress, epochs = self.progress, self._epochs()
         self._display.start(epochs=epochs, steps=self._steps, first_epoch=progress.epoch + 1)
         try:
+            self._lost.check()  # of a run that goes on
             while progress.epoch < epochs and not self._out_of_patience():
                 if progress.step:  # at least one, for the weights to be something
                     self._end_in_time(0.0)
@@ -98,6 +113,10 @@ class Trainer:
         except BudgetUsedError:
             self.save()
             self._keep_unfinished()
+            raise
+        except DataLostError:
+            progress.position, progress.step = self._learned or (progress.position, progress.step)
+            self.save()
             raise
         except StoppedError:
             self.save()
@@ -120,11 +139,12 @@ class Trainer:
         for batch in self._begun(self.task.train.epoch(progress.epoch, progress.position)):
             done += 1
             last = done == self._accumulated or progress.position + done == len(self.task.train)
-            self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
+            self._add_gradient(batch, rate, last)
             if not last:
                 continue
             loss, photos = self.stepper.step(rate)
-            if self._ema is not None:
+            self._note_step(photos)
+            if self._ema is not None and photos:
                 self._ema.update(progress.step)
             progress.position += done
             progress.step += 1
@@ -133,7 +153,8 @@ class Trainer:
             now = time.perf_counter()
             progress.seconds += now - begin
             self._speed.add(now - begin, photos)
-            self._tell(loss / photos, rate)
+            if photos:
+                self._tell(loss / photos, rate)
             self._between_steps()
             rate, done, begin = self._schedule.lr(progress.step), 0, time.perf_counter()
 
@@ -145,6 +166,41 @@ class Trainer:
             yield first
         yield from batches
 
+    def _add_gradient(self, batch: Batch, rate: float, last: bool) -> None:
+        """A batch's part of a step, or a step that is passed over; the same on all devices."""
+        rows = self._world.exchange([len(batch.indices), len(batch.lost), batch.too_few])
+        there, lost, few = map(sum, zip(*rows, strict=True))
+        if lost:
+            self._leave_out("train", self._world.gathered(batch.lost))
+        self._lost_in_a_row = 0 if there else self._lost_in_a_row + int(lost)
+        if self._lost_in_a_row >= MOST_IN_A_ROW:
+            what = f"{self._lost_in_a_row:,} training photos, one after the other,"
+            raise data_lost(what, self.progress.lost[-1])
+        if few:
+            self.stepper.pass_over()
+        progress = self.progress
+        self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
+
+    def _leave_out(self, side: Side, found: list[Sequence[Lost]]) -> None:
+        """Notes what the devices could not read.
+
+        Raises:
+            DataLostError: that was too much.
+        """
+        lost = self._lost
+        new = lost.add(side, [one for some in found for one in some], self.progress.epoch + 1)
+        if new:
+            self._keeper.save_lost(lost.photos)
+            self._display.lost(new, lost.emptied(new))
+        lost.check()
+
+    def _note_step(self, photos: int) -> None:
+        """Keeps in mind where the run stood before steps that had too few photos to learn from."""
+        if photos:
+            self._learned = None
+        else:
+            self._learned = self._learned or (self.progress.position, self.progress.step)
+
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
         """One step at this learning rate, of which nothing is kept; the loss before it.
 
@@ -155,11 +211,10 @@ class Trainer:
         progress = self.progress
         for done in range(1, self._accumulated + 1):
             last = done == self._accumulated
-            batch = next(batches)
-            self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
+            self._add_gradient(next(batches), rate, last)
         loss, photos = self.stepper.step(rate)
         progress.position += self._accumulated  # other draws in the next
-        return loss / photos
+        return loss / photos if photos else self.trial(batches, rate)
 
     def _set_training(self) -> None:
         """Training mode, but for what is frozen in this epoch."""
@@ -191,7 +246,7 @@ class Trainer:
         else:
             (due,) = self._world.decide(self._stop, due)
             self._stop.check()
-        if due:
+        if due and self._learned is None:  # else the run could not go back to there
             self.save()
 
     def _end_in_time(self, reserve: float, *wishes: bool) -> list[bool]:
@@ -229,6 +284,7 @@ class Trainer:
         progress.rows.append(row)
         progress.epoch += 1
         progress.position = progress.loss_photos = 0
+        self._learned = None
         progress.loss_sum = progress.seconds = 0.0
         winner = averaged if averaged is not None and row.which == "ema" else raw
         self._keeper.save_rows(progress.rows, winner.recall)
@@ -257,21 +313,30 @@ class Trainer:
     def _validate(self, network: nn.Module) -> Evaluation:
         total = len(self.task.val)
         network.eval()
-        meter = Meter(self.task.num_classes)
+        meter, lost = Meter(self.task.num_classes), list[Lost]()
         with torch.inference_mode(), memory_errors(self.config):
             batches = self._begun(iter(self.task.val))
             for done in range(1, total + 1):
                 batch = next(batches, None)
                 if batch is not None:  # of several devices some have one batch less
-                    photos, labels = self.stepper.on_device(batch)
-                    with self.stepper.autocast():
-                        logits = network(photos)
-                    meter.update(logits.float(), labels)
+                    lost += batch.lost
+                    self._answer(network, batch, meter)
                 self._display.validating(done, total)
                 self._world.decide(self._stop)
                 self._stop.check()
             meter.batches = interleaved(self._world.gathered(meter.batches))
+        self._leave_out("val", self._world.gathered(lost))
         return meter.result()
+
+    def _answer(self, network: nn.Module, batch: Batch, meter: Meter) -> None:
+        """The network's answers to a batch, in the places that its photos have in it."""
+        places = np.sort([*batch.indices, *(lost.place for lost in batch.lost)])
+        logits = torch.empty(0, self.task.num_classes)
+        photos, labels = self.stepper.on_device(batch)
+        if batch.indices:
+            with self.stepper.autocast():
+                logits = network(photos)
+        meter.update(logits.float(), labels, np.isin(places, batch.indices))
 
     def _row(self, raw: Evaluation, averaged: Evaluation | None) -> EpochRow:
         progress = self.progress

@@ -46,7 +46,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What was said of a batch: int64 (B,), int64 (B,), float32 (B,), and sums over its photos."""
+    """What was said of a batch: int64 (B,), int64 (B,), float32 (B,), and sums over its photos.
+
+    `labels` has no entry for a photo that was lost; `predicted` has -1 and `confidence` 0 for it.
+    """
 
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
@@ -62,15 +65,24 @@ class Meter:
         self._classes = num_classes
         self.batches: list[Answers] = []
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits (B, K) and labels int64 (B,), on any device."""
+    def update(
+        self, logits: Tensor, labels: Tensor, there: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Logits (B, K) and labels int64 (B,), on any device.
+
+        `there` says, in the batch's order, which photos these are where some were lost.
+        """
+        there = np.ones(len(labels), np.bool_) if there is None else there
+        predicted, confidence = np.full(len(there), -1), np.zeros(len(there), np.float32)
         logits, labels = logits.detach().cpu().double(), labels.cpu()  # MPS has no float64
         # Of equal logits the lower index wins, as in `inference.ranking`.
         order = torch.sort(logits, dim=1, descending=True, stable=True).indices
+        predicted[there] = order[:, 0].numpy()
+        confidence[there] = logits.softmax(dim=1).amax(dim=1).float().numpy()
         answers = Answers(
             labels=labels.numpy().copy(),  # without workers a batch's memory may be used again
-            predicted=order[:, 0].numpy().copy(),
-            confidence=logits.softmax(dim=1).amax(dim=1).float().numpy(),
+            predicted=predicted,
+            confidence=confidence,
             loss=float(F.cross_entropy(logits, labels, reduction="sum")),
             right5=int((order[:, :5] == labels[:, None]).sum()),
         )
@@ -80,7 +92,7 @@ class Meter:
         """Everything so far; all zero without photos."""
         confusion = np.zeros((self._classes, self._classes), np.int64)
         for batch in self.batches:
-            np.add.at(confusion, (batch.labels, batch.predicted), 1)
+            np.add.at(confusion, (batch.labels, batch.predicted[batch.predicted >= 0]), 1)
         photos = int(confusion.sum())
         recall = tuple(one.recall for one in class_scores(confusion))
         return Evaluation(
@@ -102,6 +114,8 @@ class Meter:
 @dataclass(frozen=True, slots=True)
 class BestAnswers:
     """What the best epoch said of the validation photos; the pictures are drawn from it.
+
+    `predicted` is -1 for a photo that could not be read any more.
 
     `confusion`, `predicted` and `confidence` as in `Evaluation`.
     """

@@ -48,7 +48,7 @@ def training_page(run: RunFolder, ready: "Ready", progress: Progress, best: Best
     labels = np.array([sample.label for sample in dataset.val], np.int64)
     if len(best.predicted) != len(labels):
         return page
-    wrong = np.flatnonzero(best.predicted != labels)
+    wrong = np.flatnonzero((best.predicted != labels) & (best.predicted >= 0))
     order = wrong[np.argsort(-best.confidence[wrong], kind="stable")][:_MISTAKES]
     for index in map(int, order):
         sample, predicted = dataset.val[index], int(best.predicted[index])

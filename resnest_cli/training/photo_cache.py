@@ -5,8 +5,9 @@ reading at all. They are kept as Pillow holds them, four bytes a pixel, decoded 
 that load photos are forked, which share them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from PIL import Image
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.cores import usable_cores
+from resnest_cli.machine_limits import limit_reached
 
 if TYPE_CHECKING:
     from resnest_cli.training.dataset import Sample
@@ -29,42 +31,74 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+@contextmanager
+def limits_apart(name: str) -> Iterator[None]:
+    """A photo is not to blame for a machine that opens no more files or has no memory left.
+
+    Raises:
+        ResnestError: that is why the photo of this name could not be read.
+        ImageError: it is the photo's fault.
+    """
+    try:
+        yield
+    except ImageError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise ResnestError(f"{name} {error}.") from error
+        if (limit := limit_reached(error)) is not None:
+            raise ResnestError(f"{name}: {limit}") from error
+        raise
+    except MemoryError as error:
+        raise ResnestError(f"{name} does not fit into this machine's memory.") from error
+
+
+def photo_or_error(sample: "Sample") -> Image.Image | ImageError:
+    """The sample's photo, upright, RGB; or why it cannot be read any more.
+
+    Raises:
+        ResnestError: it is the machine that cannot; see `limits_apart`.
+    """
+    try:
+        with limits_apart(sample.path):
+            return decode(sample.path)
+    except ImageError as error:
+        return error
+
+
 def read_photo(sample: "Sample") -> Image.Image:
     """The sample's photo: upright, RGB.
 
     Raises:
         ResnestError: it cannot be read any more; names it.
     """
-    try:
-        return decode(sample.path)
-    except ImageError as error:
+    found = photo_or_error(sample)
+    if isinstance(found, ImageError):
         raise ResnestError(
-            f"{sample.path} {error}. It was readable before: was it changed?"
-        ) from error
-    except MemoryError as error:
-        raise ResnestError(f"{sample.path} does not fit into this machine's memory.") from error
+            f"{sample.path} {found}. It was readable before: was it changed?"
+        ) from found
+    return found
 
 
 def read_all(
     samples: "Sequence[Sample]", progress: Progress, free: int | None = None
-) -> list[Image.Image]:
+) -> list[Image.Image | ImageError]:
     """All of them, in order, decoded by as many threads as there are cores.
 
+    In place of one that cannot be read any more stands the error that says why.
     `free` are the bytes that may be had; what the machine has free unless given.
 
     Raises:
-        ResnestError: they would take more than most of that, which is told after a few hundred; or
-            one cannot be read.
+        ResnestError: they would take more than most of that, which is told after a few hundred.
     """
     free = free_memory() if free is None else free
-    total, found, remaining = len(samples), list[Image.Image](), iter(samples)
+    total, found, remaining = len(samples), list[Image.Image | ImageError](), iter(samples)
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="cache") as pool:
         while window := list(islice(remaining, _WINDOW)):
-            for image in pool.map(read_photo, window):
+            for image in pool.map(photo_or_error, window):
                 found.append(image)
                 progress(len(found), total)
-            needed = BYTES_PER_PIXEL * sum(image.width * image.height for image in found[:_WINDOW])
-            needed = needed * total // min(len(found), _WINDOW)
+            first = [image for image in found[:_WINDOW] if isinstance(image, Image.Image)]
+            needed = BYTES_PER_PIXEL * sum(image.width * image.height for image in first)
+            needed = needed * total // max(1, len(first))
             if free is not None and needed > _MOST * free:
                 raise ResnestError(
                     f"--cache: {total:,} photos take about {needed / 1e9:.1f} GB of memory when "

@@ -1,5 +1,6 @@
 """The pictures of a run, from its data, its history and its best weights."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnest_cli.errors import ImageError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import softmax
@@ -45,33 +47,38 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
         balanced=config.balanced,
         aug_repeats=config.aug_repeats,
     )[:_SHOWN]
-    first = [index for _, index, _ in keys]
-    if ready.cached:  # as the engine sees them; half of them mirrored later
-        preparation = Preparation(ready.preprocessing)
-        photos = [torch.from_numpy(preparation(samples[index].path)) for index in first]
-    else:
-        augment = Augment(config, ready.preprocessing)
-        photos = [
-            augment(decode(samples[key[1]].path), sample_seed(config.seed, key)) for key in keys
-        ]
-    _draw_training(folder, ready, photos, [labels[index] for index in first], notify)
+    preparation, augment = Preparation(ready.preprocessing), Augment(config, ready.preprocessing)
+    photos, shown = [], []
+    for key in keys:
+        path = samples[key[1]].path
+        with contextlib.suppress(ImageError):  # gone since it was checked: training tells
+            if ready.cached:  # as the engine sees them; half of them mirrored later
+                photos.append(torch.from_numpy(preparation(path)))
+            else:
+                photos.append(augment(decode(path), sample_seed(config.seed, key)))
+            shown.append(labels[key[1]])
+    _draw_training(folder, ready, photos, shown, notify)
 
 
 def _picture_of_shards(folder: Path, ready: Ready, notify: Notify) -> None:
     """The same of the first photos of the first shard."""
     config, shown = ready.config, first_photos(ready.dataset, "train", _SHOWN)
     augment = Augment(config, ready.preprocessing)
-    photos = [
-        augment(decode(photo.data), sample_seed(config.seed, (0, index, 0)))
-        for index, photo in enumerate(shown)
-    ]
-    _draw_training(folder, ready, photos, [photo.label for photo in shown], notify)
+    photos, labels = [], []
+    for index, photo in enumerate(shown):
+        with contextlib.suppress(ImageError):
+            image = decode(photo.data)
+            photos.append(augment(image, sample_seed(config.seed, (0, index, 0))))
+            labels.append(photo.label)
+    _draw_training(folder, ready, photos, labels, notify)
 
 
 def _draw_training(
     folder: Path, ready: Ready, photos: list[Tensor], labels: list[int], notify: Notify
 ) -> None:
     config, names = ready.config, ready.dataset.class_names
+    if not photos:
+        return
     batch = torch.stack(photos)
     titles = [names[label] for label in labels]
     mixing = Mixing(config, len(names))
@@ -136,8 +143,12 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
         sources = [(photo.data, photo.label) for photo in shown]
     else:
         sources = [(sample.path, sample.label) for sample in _spread(ready.dataset.val)]
-    photos = np.stack([preparation(source) for source, _ in sources])
-    labels = [label for _, label in sources]
+    found, labels = [], []
+    for source, label in sources:
+        with contextlib.suppress(ImageError):  # lost meanwhile
+            found.append(preparation(source))
+            labels.append(label)
+    photos = np.stack(found)
     with torch.inference_mode():
         logits = network(torch.from_numpy(photos)).numpy()
     probabilities = softmax(logits)

@@ -14,6 +14,8 @@ from resnest_cli.training.augment import Augment
 from resnest_cli.training.config import Config
 from resnest_cli.training.photo_cache import BYTES_PER_PIXEL
 from resnest_cli.training.plan import Estimate, estimate, estimate_cached
+from resnest_cli.training.resume import Progress
+from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import needs
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.sharded import first_photos
@@ -40,6 +42,22 @@ def plan_lines(ready: Ready, measured: Estimate | None = None) -> list[tuple[str
         times = f"{duration(found.epoch_seconds)} an epoch, {duration(found.total_seconds)} in all"
         lines.append(("estimate", f"{times} on an idle machine; {memory}"))
     return lines
+
+
+def lines_of_the_rest(run: RunFolder, ready: Ready, progress: Progress) -> list[tuple[str, str]]:
+    """The same of a run that would go on: where it stands, and what the rest will take."""
+    config, epochs = ready.config, ready.config.epochs or 1
+    found = estimated(ready)
+    batches = -(-ready.dataset.train_photos // ((config.batch_size or 1) * config.devices))
+    left = max(0.0, epochs - progress.epoch - progress.position / max(1, batches))
+    inside = f", after batch {progress.position} of {batches}" if progress.position else ""
+    done = f"{progress.step:,} steps in {duration(progress.used)}"
+    lines = [
+        ("run", str(run.path)),
+        ("next", f"epoch {min(progress.epoch + 1, epochs)} of {epochs}{inside}; done: {done}"),
+    ]
+    rest = replace(found, total_seconds=left * found.epoch_seconds)
+    return [*lines, *plan_lines(ready, rest)]
 
 
 def estimated(ready: Ready) -> Estimate:

@@ -1,4 +1,4 @@
-"""`results.csv` and `recall.csv`: a row per epoch, for spreadsheets and scripts."""
+"""`results.csv` and `recall.csv`, a row per epoch, and `lost.csv`: for spreadsheets and scripts."""
 
 import contextlib
 import csv
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from resnest_cli.files import write_text
 from resnest_cli.training.history import EpochRow
+from resnest_cli.training.lost_photos import LostPhoto
 
 COLUMNS = tuple(field.name for field in fields(EpochRow))
 
@@ -51,4 +52,19 @@ def write_recall(
     writer.writerow(["epoch", *class_names])
     writer.writerows(row for row in rows if int(row[0]) < epoch)
     writer.writerow([epoch, *("" if value is None else repr(value) for value in recall)])
+    write_text(path, text.getvalue())
+
+
+def write_lost(path: Path, photos: Sequence[LostPhoto], class_names: Sequence[str]) -> None:
+    """`lost.csv`: the photos that could not be read any more, and since which epoch.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # as `split.csv`
+    writer.writerow(["path", "class_name", "split", "epoch", "error"])
+    for photo in photos:
+        name = class_names[photo.label] if photo.label < len(class_names) else photo.label
+        writer.writerow([photo.name, name, photo.side, photo.epoch, photo.error])
     write_text(path, text.getvalue())

@@ -26,9 +26,13 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.files import atomic_file
 from resnest_cli.model.container import write_container
 from resnest_cli.training.history import EpochRow
+from resnest_cli.training.lost_photos import LostPhoto
 
 FORMAT = "resnest-training-state-1"
 KEPT = 2
+
+# What reading a damaged state raises; RecursionError where its JSON is nested thousands deep.
+DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _NAME = re.compile(r"state-(\d{5})-(\d{8})\.safetensors")
 
@@ -42,7 +46,7 @@ class Progress:
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
     all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of
     the averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
-    with, by their hash.
+    with, by their hash. `lost` are the photos that could not be read any more.
     """
 
     epoch: int = 0
@@ -58,6 +62,7 @@ class Progress:
     rows: list[EpochRow] = field(default_factory=list)
     finished: bool = False
     origin: str = ""
+    lost: list[LostPhoto] = field(default_factory=list)
 
     def best_score(self, which: str) -> tuple[float, float]:
         """`Evaluation.score` of the best epoch so far of the raw or the averaged weights."""
@@ -131,7 +136,7 @@ def load_state(folder: Path, notify: Callable[[str], None]) -> State | None:
     for path in found:
         try:
             return _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGE as error:
             reason = str(error) or type(error).__name__
             notify(f"{path} is damaged ({reason}); going back to the state before.")
     if found:
@@ -146,7 +151,7 @@ def read_progress(path: Path) -> Progress:
     """The progress in a state's header; reads no tensor.
 
     Raises:
-        ValueError, OSError, SafetensorError, KeyError, TypeError: damaged.
+        DAMAGE: it is damaged.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -158,6 +163,7 @@ def _progress(metadata: Mapping[str, str]) -> Progress:
         raise ValueError("not a training state of this version")
     record = json.loads(metadata["progress"])
     record["rows"] = [EpochRow(**row) for row in record["rows"]]
+    record["lost"] = [LostPhoto(**photo) for photo in record.get("lost", [])]
     return Progress(**record)
 
 

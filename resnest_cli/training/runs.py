@@ -4,10 +4,12 @@ runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
     resume/                  the training state, see `resume`; cached features
-    args.toml, split.csv (shards.json), results.csv, recall.csv, pictures
+    args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
 """
 
 import contextlib
+import difflib
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
@@ -25,15 +26,17 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume
 from resnest_cli.training.history import EpochRow
-from resnest_cli.training.results import write_recall, write_results
+from resnest_cli.training.lost_photos import LostPhoto
+from resnest_cli.training.results import write_lost, write_recall, write_results
 from resnest_cli.training.resume import Progress
 
 # What only training writes into a run's folder. What other commands may be writing there meanwhile,
 # such as exports and the pictures of an evaluation, is not ours to remove.
 _WRITTEN = (
-    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "train_batch.jpg",
-    "curves.png", "val_predictions.jpg", "report.html", "weights/best*.safetensors",
-    "weights/last*.safetensors", "weights/epoch-*.safetensors", "resume/*",
+    "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "lost.csv",
+    "train_batch.jpg", "curves.png", "val_predictions.jpg", "report.html",
+    "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
+    "resume/*",
 )  # fmt: skip
 
 
@@ -64,6 +67,11 @@ class RunFolder:
         return self.path / "results.csv"
 
     @property
+    def lost(self) -> Path:
+        """The photos that could not be read any more, where there are any."""
+        return self.path / "lost.csv"
+
+    @property
     def states(self) -> Path:
         """Training states and cached features."""
         return self.path / "resume"
@@ -75,7 +83,10 @@ class RunFolder:
     def note_job(self, job: str) -> None:
         """Remembers which job of torchrun it is of, so that a restart finds it."""
         if job:
-            write_text(self.states / "job", job)
+            try:
+                write_text(self.states / "job", job)
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
 
     @property
     def started(self) -> bool:
@@ -86,7 +97,7 @@ class RunFolder:
     def progress(self) -> Progress | None:
         """Where the run stands, from its newest readable state."""
         for path in resume.states(self.states):
-            with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(*resume.DAMAGE):
                 return resume.read_progress(path)
         return None
 
@@ -149,20 +160,44 @@ def check_free(path: Path) -> None:
     Raises:
         UsageError: the folder exists and is not empty.
     """
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(
             f"{path} exists. Add --resume to go on with it, or give another name with --run."
         )
 
 
 def find_run(base: Path, name: str | None) -> RunFolder | None:
-    """The run to resume: the one of this name, or the newest that has something to resume."""
+    """The run to resume: the one of this name, or the newest that has something to resume.
+
+    Raises:
+        UsageError: there is no folder of this name.
+    """
     if name is not None:
         run = RunFolder(base / name)
+        if not run.path.is_dir():
+            raise UsageError(_no_such_run(base, name))
         return run if run.started else None
     runs = [RunFolder(path) for path in base.glob("*") if path.is_dir()]
     started = [run for run in runs if run.started]
     return max(started, key=lambda run: run.args.stat().st_mtime_ns, default=None)
+
+
+def _no_such_run(base: Path, name: str) -> str:
+    """The error, with the runs that there are."""
+    known = sorted(path.name for path in base.glob("*") if RunFolder(path).started)
+    near = difflib.get_close_matches(name, known, n=1)
+    elsewhere = [path for path in base.parent.glob(f"*/{glob.escape(name)}") if path.is_dir()]
+    if near:
+        hint = f"Did you mean {near[0]}?"
+    elif elsewhere:
+        hint = f"There is {elsewhere[0]}, of `resnest {elsewhere[0].parent.name}`."
+    elif known:
+        hint = f"There are {', '.join(known[:10])}{' and more' if known[10:] else ''}."
+    else:
+        hint = "There is none in that folder; --output says where runs lie."
+    return (
+        f"{base / name}: there is no such run to go on with. {hint} To begin it leave out --resume."
+    )
 
 
 def find_job(base: Path, job: str) -> RunFolder | None:
@@ -193,6 +228,12 @@ def _unwritable(path: Path, error: OSError) -> ResnestError:
     )
 
 
+def _no_room(path: Path, error: OSError) -> ResnestError:
+    return ResnestError(
+        f"{path} cannot be written: {error.strerror or error}. Make room and go on with --resume."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RunKeeper:
     """Puts what the loop hands over into a run folder; see `interfaces.Keeper`.
@@ -213,7 +254,10 @@ class RunKeeper:
         provenance = {**self.info.provenance, "epoch": metrics["epoch"]}
         info = replace(self.info, metrics=dict(metrics), provenance=provenance)
         first = self.run.weights(names[0])
-        first.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            first.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _no_room(first.parent, error) from error
         checkpoint.save(first, self.whole(tensors), info)
         for name in names[1:]:
             _same_file(first, self.run.weights(name))
@@ -229,10 +273,7 @@ class RunKeeper:
             write_results(self.run.results, rows)
             write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
         except OSError as error:
-            raise ResnestError(
-                f"{self.run.results} cannot be written: {error.strerror or error}. Make room and "
-                "go on with --resume."
-            ) from error
+            raise _no_room(self.run.results, error) from error
 
     def save_state(
         self,
@@ -242,6 +283,14 @@ class RunKeeper:
     ) -> None:
         """The training state."""
         resume.save_state(self.run.states, progress, parts, scaler)
+
+    def save_lost(self, photos: Sequence[LostPhoto]) -> None:
+        """`lost.csv`."""
+        names = self.info.class_names or ()
+        try:
+            write_lost(self.run.lost, photos, names)
+        except OSError as error:
+            raise _no_room(self.run.lost, error) from error
 
 
 class NoKeeper:
@@ -263,6 +312,9 @@ class NoKeeper:
     ) -> None:
         """Does nothing."""
 
+    def save_lost(self, photos: Sequence[LostPhoto]) -> None:
+        """Does nothing."""
+
 
 def _same_file(source: Path, target: Path) -> None:
     """Gives a file a second name, atomically: by a link, or by a copy."""
@@ -274,10 +326,7 @@ def _same_file(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
         temporary.replace(target)
     except OSError as error:
-        raise ResnestError(
-            f"{target} cannot be written: {error.strerror or error}. Make room and go on with "
-            "--resume."
-        ) from error
+        raise _no_room(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from resnest_cli import __version__
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.inference.engine import Engine, check_device_name, create_engine
 from resnest_cli.inference.torch_engine import resolve_device
 from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -161,12 +160,14 @@ class Ready:
             frozen=self.frozen,
             thawing=network.thawing(self.network, config.freeze) if gradual else (),
             class_weights=class_weights(config.class_weights, data),
+            train_counts=data.train_counts,
+            val_photos=data.val_photos,
         )
 
     def _photos(
         self, stop: StopRequest, display: "TrainingDisplay"
-    ) -> "tuple[Sequence[Image.Image], Sequence[Image.Image]]":
-        """All photos, decoded."""
+    ) -> "tuple[Sequence[Image.Image | ImageError], Sequence[Image.Image | ImageError]]":
+        """All photos, decoded; or why one cannot be read any more."""
 
         def progress(done: int, total: int | None) -> None:
             display.caching(done, total)
@@ -182,7 +183,7 @@ class Ready:
         extractor = frozen.Extractor(self.engine(), self.preprocessing, self.origin, workers=1)
         total = len(data.train) + len(data.val)
 
-        def features(samples: "Sequence[Sample]", before: int, mirrored: bool) -> Tensor:
+        def features(samples: "Sequence[Sample]", before: int, mirrored: bool) -> frozen.Features:
             def progress(done: int, _: int) -> None:
                 display.features(before + done, total)
                 stop.check()
@@ -191,17 +192,22 @@ class Ready:
 
         train = frozen.TrainFeatures(
             features(data.train, 0, config.hflip > 0),
-            _labels(data.train),
             batch_size=config.batch_size,
             seed=config.seed,
             hflip=config.hflip,
             balanced=config.balanced,
         )
-        found = features(data.val, len(data.train), False)
-        val = frozen.EvalFeatures(found, _labels(data.val))
-        weights = class_weights(config.class_weights, data)
-        head = network.Head(self.network)
-        return Task(config, head, train, val, len(data.class_ids), class_weights=weights)
+        val = frozen.EvalFeatures(features(data.val, len(data.train), False))
+        return Task(
+            config,
+            network.Head(self.network),
+            train,
+            val,
+            len(data.class_ids),
+            class_weights=class_weights(config.class_weights, data),
+            train_counts=data.train_counts,
+            val_photos=data.val_photos,
+        )
 
     def engine(self) -> Engine:
         """What computes the frozen backbone's features; made when it is first asked for.
@@ -218,10 +224,6 @@ class Ready:
     def close(self) -> None:
         """Ends the processes that load photos."""
         self._open.close()
-
-
-def _labels(samples: "Sequence[Sample]") -> Tensor:
-    return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
 
 
 def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:

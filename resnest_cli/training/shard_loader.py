@@ -8,7 +8,8 @@ run skips to its window and goes on with the same bits.
 One thread reads for each device, so that more machines read more. The order is not that of folders,
 and of N devices not that of one with N times as many batches in a step: each has shards of its own.
 
-What cannot be decoded travels back as an error that names shard and key; it is never replaced.
+What cannot be decoded is left out as in folders, named by shard and key; a shard that is damaged,
+or has other photos than it should have, ends the run.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,6 +28,8 @@ from resnest_cli.shards.index import Shard
 from resnest_cli.shards.reading import RawPhoto
 from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.loader import Batch, Item, batch_bytes, collated, sample_seed
+from resnest_cli.training.lost_photos import Lost
+from resnest_cli.training.photo_cache import limits_apart
 from resnest_cli.training.shard_order import Section, sections, shard_order, window_order
 from resnest_cli.training.shard_stream import ShardStream
 from resnest_cli.training.workers import Failure, Workers
@@ -55,10 +58,11 @@ class _Decoded(Dataset[Any]):
     ) -> None:
         self._seed, self._augment, self._sizes = seed, augment, sizes
 
-    def __getitem__(self, entry: _Entry) -> Item | Failure:
+    def __getitem__(self, entry: _Entry) -> Item | Lost | Failure:
         epoch, place, repeat, raw = entry
         try:
-            image = decode(raw.data)
+            with limits_apart(raw.name):
+                image = decode(raw.data)
             if isinstance(self._augment, Preprocessing):
                 photo = torch.from_numpy(preprocess(image, self._augment))
             else:
@@ -66,10 +70,7 @@ class _Decoded(Dataset[Any]):
                 seed = sample_seed(self._seed, (epoch, place, repeat))
                 photo = self._augment(image, seed, *size)
         except ImageError as error:
-            return Failure(
-                f"{raw.name} {error}. Pack the photos again: `resnest pack` leaves out what "
-                "cannot be read."
-            )
+            return Lost(place, raw.label, raw.name, str(error))
         except ResnestError as error:
             return Failure(str(error))
         except MemoryError:
@@ -127,8 +128,7 @@ class ShardTrainBatches:
         """The batches of an epoch, from number `start` on.
 
         Raises:
-            ResnestError: a shard is damaged or cannot be had, a photo cannot be decoded, or a
-                worker was killed.
+            ResnestError: a shard is damaged or cannot be had, or a worker was killed.
         """
         with closing(self._keys(epoch, start)) as keys:
             yield from self._workers.batches(keys)

@@ -4,7 +4,9 @@ A photo of a shard is known by its number on its side, and read only when its tu
 any photo at any time, or all of them in memory, is refused.
 """
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -72,8 +74,8 @@ def write_shards(path: Path, dataset: DataSet) -> None:
     named = Index(
         index.class_ids,
         dataset.class_names,
-        index.train,
-        index.val,
+        _anchored(index.train),
+        _anchored(index.val),
         index.train_counts,
         index.val_counts,
     )
@@ -81,6 +83,14 @@ def write_shards(path: Path, dataset: DataSet) -> None:
         write_text(path, to_text(named))
     except OSError as error:
         raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def _anchored(shards: Sequence[Shard]) -> tuple[Shard, ...]:
+    """The same with absolute paths, to be opened from any folder."""
+    return tuple(
+        shard if shard.remote else replace(shard, place=os.path.abspath(shard.place))  # noqa: PTH100
+        for shard in shards
+    )
 
 
 def read_shards(path: Path) -> DataSet:

@@ -42,7 +42,7 @@ class _Part(NamedTuple):
 class Stepper:
     """Network and optimiser of a task, on its device.
 
-    `add_gradient` for each batch of a step, then `step`.
+    `add_gradient` for each batch of a step, `pass_over` where one has too few photos; then `step`.
     """
 
     def __init__(self, task: Task, world: World | None = None) -> None:
@@ -56,6 +56,7 @@ class Stepper:
         self._mixing = Mixing(config, task.num_classes)
         self._loss = Loss(config, task.class_weights)
         self._parts: list[_Part] = []
+        self._passed_over = False
         self._place = (0, 0)  # epoch, and the batches of all devices before this step
         # Gradients in this unit are as large as those of a mean.
         self._nominal = (config.batch_size or 1) * config.grad_accum_steps
@@ -72,6 +73,8 @@ class Stepper:
         Raises:
             DivergedError: it is not, on any device; nothing was learned from the step.
         """
+        if self._passed_over:
+            return
         config, world = self._config, self._world
         self._place = (epoch, position * world.size)
         place = world.position(position + len(self._parts))
@@ -95,6 +98,10 @@ class Stepper:
                 loss = loss * (share / self._nominal)
             torch.autograd.backward(self.scaler.scale(loss))
 
+    def pass_over(self) -> None:
+        """Nothing is to be learned from this step; to be called in all processes."""
+        self._passed_over = True
+
     def _of_all(self, parts: list[_Part]) -> list[_Part]:
         """A step's parts on all devices, in the order in which one device would have them."""
         rows = self._world.exchange([number for part in parts for number in part])
@@ -109,10 +116,15 @@ class Stepper:
     def step(self, rate: float) -> tuple[float, int]:
         """The update at a learning rate; the sum of the photos' losses, and their number.
 
+        Both are 0 for a step that is passed over.
+
         Raises:
             DivergedError: the gradient is not finite; nothing was learned from the step.
         """
         config, parts = self._config, self._parts
+        if self._passed_over:
+            self._parts, self._passed_over = [], False
+            return 0.0, 0
         set_rate(self.optimizer, rate)
         with memory_errors(config):
             self.scaler.unscale_(self.optimizer)

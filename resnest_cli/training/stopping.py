@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the work in hand answers when it is safe to."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request that the work in hand answers when it is safe to."""
 
 import signal
 import threading
@@ -6,6 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.signals import heeded
 
 
 class StoppedError(ResnestError):
@@ -17,7 +18,7 @@ class BudgetUsedError(StoppedError):
 
 
 class StopRequest:
-    """A context manager: the first SIGINT or SIGTERM only sets `signal`; a second SIGINT raises.
+    """A context manager: the first signal only sets `signal`; a second SIGINT raises.
 
     The previous handlers are back in place when it ends. In threads other than the main one, which
     get no signals, it does nothing.
@@ -29,9 +30,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-                    self._before[number] = signal.signal(number, self._note)
+            for number in heeded():
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -59,6 +59,6 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What the shell expects of a process that a signal ended: 130 or 143."""
+        """What the shell expects of a process that a signal ended: 130, 143 or 129."""
         assert self.signal is not None
         return 128 + self.signal

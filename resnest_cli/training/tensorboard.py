@@ -4,7 +4,7 @@ A display around a display, so that the loop knows nothing of it. On resume, wha
 the state is hidden (TensorBoard's purge).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.training.config import Config
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.interfaces import Display
+from resnest_cli.training.lost_photos import LostPhoto
 from resnest_cli.training.resume import State
 from resnest_cli.training.runs import RunFolder
 
@@ -83,3 +84,7 @@ class _Logged:
                 self._writer.add_scalar(name, value, row.step)
         self._writer.flush()
         self._display.epoch(row)
+
+    def lost(self, new: Sequence[LostPhoto], emptied: Sequence[LostPhoto]) -> None:
+        """See `Display`."""
+        self._display.lost(new, emptied)

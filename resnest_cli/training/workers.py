@@ -6,13 +6,15 @@ torch's DataLoader does the work. What is added, each for something that was see
   worker, which drops a batch that does not fit, and the main process would wait for it for ever.
 - DataLoader's handler of SIGCHLD raises in whatever the main process is doing when a worker dies,
   such as saving a state. It is not kept: the death is told where the next batch is waited for.
-- Workers leave Ctrl-C and SIGTERM to the main process, which has a state to save and may need
+- Workers leave signals to the main process, which has a state to save and may need
   their next batch for it. So `close` kills those that do not end in time.
 - The base seed of the workers comes from a generator of its own; torch's is left as it was.
 """
 
+import errno
 import gc
 import multiprocessing
+import os
 import shutil
 import signal
 import threading
@@ -25,8 +27,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.machine_limits import REMEDIES, limit_reached
+from resnest_cli.signals import leave_to_parent
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -66,7 +71,7 @@ class Workers(Generic[K, B]):
         batch_bytes: of a whole batch.
 
     Raises:
-        ResnestError: the machine's shared memory is too small.
+        ResnestError: the machine's shared memory is missing or too small.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Workers(Generic[K, B]):
         if count:
             # One more is in use while the workers go on.
             check_shared_memory((count * AHEAD + 1) * batch_bytes)
+            check_open_files(4 * count + 2 * (count * AHEAD + 1))  # pipes; photos and labels
         _silence()
         self._count, self._keys = count, Keys[K]()
         self._iterator: Any = None
@@ -106,7 +112,7 @@ class Workers(Generic[K, B]):
         """The batches of these keys, in order. Keys are taken as the workers need them.
 
         Raises:
-            ResnestError: an item failed, or a worker died.
+            ResnestError: an item failed, a worker died, or none can be started.
         """
         self._keys.wanted = keys
         if isinstance(keys, list) and not keys:
@@ -116,16 +122,23 @@ class Workers(Generic[K, B]):
                 if isinstance(found, Failure):
                     raise ResnestError(found.text)
                 yield found
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise self._death() from error
+        except (OSError, RuntimeError) as error:
+            if "exited unexpectedly" in str(error):
+                raise self._death() from error
+            if (limit := limit_reached(error)) is not None:
+                raise ResnestError(limit) from error
+            raise
 
     def _start(self) -> Iterator[Any]:
         assert self._loader is not None, "closed"
         known = multiprocessing.active_children()
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        self._iterator = iter(self._loader)
+        try:
+            self._iterator = iter(self._loader)
+        except (OSError, RuntimeError) as error:
+            _kill([p for p in multiprocessing.active_children() if p not in known])
+            _forget(error)
+            raise
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
         # The same iterator serves every pass, so that they start only once.
@@ -164,6 +177,16 @@ class Workers(Generic[K, B]):
             self._processes.clear()
 
 
+def _forget(error: BaseException) -> None:
+    """Of an iterator that could not start, the half must not try to end what it never began."""
+    trace = error.__traceback__
+    while trace is not None:
+        half = trace.tb_frame.f_locals.get("self")
+        if isinstance(half, _BaseDataLoaderIter):
+            half._shutdown = True  # type: ignore[attr-defined]
+        trace = trace.tb_next
+
+
 def _kill(processes: "list[BaseProcess]") -> None:
     for process in processes:
         if process.is_alive():
@@ -177,6 +200,8 @@ def shared(photos: Tensor) -> Tensor | Failure:
     try:
         photos.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
+        if (limit := limit_reached(error)) is not None:
+            return Failure(limit)
         return Failure(
             f"a batch of {photos.nbytes / 1e6:,.0f} MB does not fit into shared memory "
             f"({_last_line(error)}). {_SMALL_SHM}"
@@ -190,11 +215,20 @@ _SMALL_SHM = (
 
 
 def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
-    """Tells a shared memory that is too small for the batches that travel through it.
+    """Tells a shared memory that is missing, or too small for the batches that travel through it.
 
     Raises:
-        ResnestError: fewer than `needed` bytes are free.
+        ResnestError: it cannot be used at all, or fewer than `needed` bytes are free.
     """
+    try:
+        multiprocessing.Lock()  # lies there, too
+    except OSError as error:
+        raise ResnestError(
+            limit_reached(error)
+            or f"{folder}: there is no shared memory for processes that load photos "
+            f"({error.strerror or error}). Use --workers 0; in a container mount {folder}, such "
+            "as with --shm-size 2g."
+        ) from error
     try:
         free = shutil.disk_usage(folder).free
     except OSError:  # no such folder: another system, with another way
@@ -206,14 +240,33 @@ def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
         )
 
 
+def check_open_files(needed: int) -> None:
+    """Raises the limit as far as this process may, and tells one that leaves too few.
+
+    Raises:
+        ResnestError: not even so many more files may be opened.
+    """
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed += len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the cheapest
+    except (ImportError, OSError):  # another system, or no place to look: as it comes
+        return
+    if soft == resource.RLIM_INFINITY or needed < soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed >= hard:
+        raise ResnestError(REMEDIES[errno.EMFILE])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * needed if hard < 0 else hard, hard))
+
+
 def _last_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 def _begin(_: int) -> None:
     """Once in each worker. Frozen, what the parent allocated is not touched, and stays shared."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_to_parent()
     gc.freeze()
 
 

@@ -232,7 +232,7 @@ def test_one_killed_ends_all_and_resume_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends_all(place: Path, tiny_checkpoint: Path, name: str) -> None:
     resnest = [sys.executable, "-m", "resnest_cli"]
     given = arguments(tiny_checkpoint, "--devices", "2", "--epochs", "8", "--save-every", "0")
@@ -250,6 +250,32 @@ def test_a_signal_saves_and_ends_all(place: Path, tiny_checkpoint: Path, name: s
     assert "Traceback" not in text
     code, text = finished([*resnest, *given, "--resume"], place)
     assert code == 0, text
+
+
+@pytest.mark.slow
+def test_photos_that_vanish_are_left_out_on_all_and_a_lost_disk_ends_all(
+    place: Path, tiny_checkpoint: Path
+) -> None:
+    faulty, given = torchrun(module="tests.training.faulty"), arguments(tiny_checkpoint)
+    run, straight = (place / "runs" / "finetune" / name for name in ("exp", "straight"))
+    one = {"FAULT": "vanish", "FAULT_AT": "0", "VANISHING": str(place / "data/class0/1.png")}
+    code, text = finished([*faulty, *given, "--run", "one"], place, **one)
+    assert code == 0, text
+    assert text.count("class0/1.png does not exist; it is left out from here on.") == 1
+    assert "1 photo could not be read" in text
+    (place / "data/class0/1.png.gone").rename(place / "data/class0/1.png")
+
+    code, text = finished([*faulty, *given, "--run", "straight"], place)
+    assert code == 0, text
+    disk = {"FAULT": "vanish", "FAULT_AT": "1", "VANISHING": str(place / "data")}
+    code, text = finished([*faulty, *given, "--run", "exp"], place, **disk)
+    assert code == 1, text
+    assert text.count("Is the disk with the data still there?") == 1
+    (place / "data.gone").rename(place / "data")
+    code, text = finished([*faulty, *given, "--run", "exp", "--resume"], place)
+    assert code == 0, text
+    assert "that were lost are back" in text
+    assert weights(run) == weights(straight)
 
 
 @pytest.mark.slow

@@ -115,7 +115,12 @@ def wait_for(condition, seconds: float = 30.0) -> None:
 
 @pytest.mark.parametrize(
     ("number", "group", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143)],
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGTERM, True, 143),
+        (signal.SIGHUP, True, 129),
+    ],
 )
 def test_a_signal_finishes_the_batch_and_says_how_to_go_on(
     common: list[str | Path], tmp_path: Path, number: signal.Signals, group: bool, code: int

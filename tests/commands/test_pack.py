@@ -102,7 +102,7 @@ def test_the_folder_and_the_pattern_train_alike(
     assert same_tensors(place, "folder", "far")
 
     settings = tomllib.loads((run / "args.toml").read_text())
-    assert settings["data"] == "shards"
+    assert settings["data"] == str(shards)
     assert cli("finetune", "--config", run / "args.toml", "--run", "again").code == 0
     assert last(place, "again") == last(place, "folder")
     other = cli("finetune", "shards", *model, *SHORT, "--seed", "1", "--run", "other")

@@ -284,7 +284,7 @@ def test_resume_refuses_other_settings(
         assert what in result.err
     other = cli("finetune", place, "--resume")
     assert other.code == 2
-    assert "data" in other.err
+    assert "these are not the photos that runs/finetune/exp began with" in other.err
 
 
 def test_refusals(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> None:
@@ -332,7 +332,9 @@ def test_help_has_examples(cli: Cli) -> None:
             assert option in result.out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_signals_save_and_the_run_goes_on(
     data: Path, place: Path, tiny_checkpoint: Path, number: signal.Signals, code: int
 ) -> None:

@@ -1,5 +1,7 @@
 """From what the user calls data to shards: folders, patterns, addresses, shards of others."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,86 @@ def test_no_message_shows_a_password(data: Path, tmp_path: Path, server: Server)
     with pytest.raises(ResnestError, match=r"127\.0\.0\.1:\d+/a\.tar: 1\.cls is missing") as error:
         find(place, place)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (b"1", None), (b" 1 \n", None), (b"001", None),
+        (b"99", None), (b"300", r"b\.cls: class 300, but .* 4 photos of 3 .* --classes 301"),
+        (b"999999999", r"b\.cls: class 999,999,999, but the shards have 4 photos of 3 classes\."),
+        (b"9" * 5000, r"b\.cls: holds '9{40}', not the index"),
+        (b"1" * 3_000_000, r"b\.cls: holds '1{40}', not the index"),
+        (b"-1", "holds '-1', not the index"), (b"", "holds '', not the index"),
+        (b"+1", "not the index"), (b"1.0", "not the index"), (b"[1]", "not the index"),
+        (b"1_0", "not the index"), ("\u0663".encode(), "not the index"),
+    ],
+)  # fmt: skip
+def test_classes_of_others(data: Path, tmp_path: Path, label: bytes, words: str | None) -> None:
+    photo = (data / "class0" / "0.jpg").read_bytes()
+    pair = [("a.jpg", photo), ("a.cls", b"0"), ("b.jpg", photo)]
+    write_tar(tmp_path / "train.tar", [*pair, ("b.cls", label)])
+    val = str(write_tar(tmp_path / "val.tar", [*pair, ("b.cls", b"1")]))
+    if words is None:
+        found = find(tmp_path / "train.tar", val)
+        assert len(found.class_ids) == max(2, int(label) + 1)
+    else:
+        with pytest.raises(ResnestError, match=rf"train\.tar: .*{words}"):
+            find(tmp_path / "train.tar", val)
+    if label == b"300":
+        assert len(find(tmp_path / "train.tar", val, classes=400).class_ids) == 400
+    if label == b"999999999":
+        with pytest.raises(UsageError, match="no more than 10,000,000 can be learned"):
+            find(tmp_path / "train.tar", val, classes=10**9)
+
+
+def header(data: bytearray, at: int, **fields: bytes) -> bytearray:
+    """A tar file with another header at this place, and its checksum."""
+    places = {"size": (124, 12), "type": (156, 1), "map": (386, 12), "real": (483, 12)}
+    for name, value in fields.items():
+        start, length = places[name]
+        data[at + start : at + start + length] = value.ljust(length, b"\0")
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    return data
+
+
+HUGE = b"\x80" + (2**62).to_bytes(11, "big")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"size": b"%011o" % 10**9}, "truncated or damaged"),
+        ({"size": HUGE}, "truncated or damaged"),
+        ({"size": b"\xff" + (2**88 - 5).to_bytes(11, "big")}, "truncated or damaged"),
+        ({"type": b"x", "size": HUGE}, "truncated or damaged"),
+        ({"type": b"g", "size": HUGE}, "truncated or damaged"),
+        ({"type": b"L", "size": HUGE}, "truncated or damaged"),
+        ({"type": b"S"}, r"a\.jpg is a sparse member, as `tar --sparse`"),
+        ({"type": b"S", "map": b"%011o" % 5, "real": HUGE}, r"a\.jpg is a sparse member"),
+    ],
+)
+def test_headers_that_lie(data: Path, tmp_path: Path, fields: dict[str, bytes], words: str) -> None:
+    photo = (data / "class0" / "0.jpg").read_bytes()
+    members = [("a.jpg", photo), ("a.cls", b"0"), ("b.jpg", photo), ("b.cls", b"1")]
+    val = str(write_tar(tmp_path / "val.tar", members))
+    path = write_tar(tmp_path / "train.tar", members)
+    path.write_bytes(header(bytearray(path.read_bytes()), 0, **fields))
+    with pytest.raises(ResnestError, match=rf"train\.tar: .*{words}"):
+        find(path, val)
+
+
+@pytest.mark.parametrize("size", ["99999999999999999999", "x"])
+def test_extended_headers_that_lie(data: Path, tmp_path: Path, size: str) -> None:
+    photo = (data / "class0" / "0.jpg").read_bytes()
+    members = [("a.jpg", photo), ("a.cls", b"0"), ("b.jpg", photo), ("b.cls", b"1")]
+    val = str(write_tar(tmp_path / "val.tar", members))
+    key = "size" if size.isdigit() else "GNU.sparse.size"
+    with tarfile.open(tmp_path / "train.tar", "w", pax_headers={key: size}) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(ResnestError, match=r"train\.tar: the shard is truncated or damaged"):
+        find(tmp_path / "train.tar", val)

@@ -2,13 +2,15 @@
 
 FAULT says how, before its batch number FAULT_AT (from 0): "nan" gives it a photo that is not a
 number, "die" kills it with SIGKILL, but only before torchrun has started it again, "error" has it
-meet an unreadable photo. SLOW makes every batch of every process take so many seconds.
+meet an error, "vanish" has it move the photo or folder VANISHING away. SLOW makes every batch of
+every process take so many seconds.
 """
 
 import itertools
 import os
 import signal
 import time
+from pathlib import Path
 
 from resnest_cli.app import main
 from resnest_cli.errors import ResnestError
@@ -28,6 +30,9 @@ def on_device(self, batch):
             photos = photos * float("nan")
         elif fault == "error":
             raise ResnestError("photo.jpg: was moved.")
+        elif fault == "vanish":
+            gone = Path(os.environ["VANISHING"])
+            gone.rename(f"{gone}.gone")
         elif fault == "die" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
     return photos, targets

@@ -72,7 +72,7 @@ def killed_run(arguments: list[str], folder: Path, longest: float, seed: int, mo
     while trial.kills < most:
         begin = time.monotonic()
         with subprocess.Popen(
-            [*arguments, "--resume"],
+            [*arguments, *(["--resume"] if folder.is_dir() else [])],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         ) as process:  # fmt: skip
             try:
@@ -86,7 +86,7 @@ def killed_run(arguments: list[str], folder: Path, longest: float, seed: int, mo
                 trial.undisturbed = time.monotonic() - begin
                 break
         check(folder, trial)
-    run([*arguments, "--resume"])
+    run([*arguments, *(["--resume"] if folder.is_dir() else [])])
     return trial
 
 

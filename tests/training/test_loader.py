@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
@@ -151,12 +151,55 @@ def test_validation_sees_what_predict_sees(samples: list[Sample], workers: int) 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_has_gone_is_named(samples: list[Sample], workers: int) -> None:
+def test_a_photo_that_has_gone_is_left_out_and_all_others_stay(
+    samples: list[Sample], workers: int
+) -> None:
+    whole = list(batches(samples).epoch(0))
     Path(samples[5].path).unlink()
+    Path(samples[7].path).write_bytes(b"\xff\xd8\xff half a photo")
     loader = batches(samples, workers)
-    with pytest.raises(ResnestError, match=r"5\.jpg"):
-        list(loader.epoch(0))
+    found = list(loader.epoch(0))
     loader.close()
+    for one, two in zip(whole, found, strict=True):
+        kept = [place for place, index in enumerate(one.indices) if index not in {5, 7}]
+        assert two.indices == [one.indices[place] for place in kept]
+        assert torch.equal(two.photos, one.photos[kept])
+        assert torch.equal(two.labels, one.labels[kept])
+    lost = {place: (label, name) for batch in found for place, label, name, _ in batch.lost}
+    assert lost == {5: (2, "5.jpg"), 7: (1, "7.jpg")}
+    assert not any(batch.too_few for batch in found)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_is_all_gone(samples: list[Sample], workers: int) -> None:
+    for sample in samples[4:]:
+        Path(sample.path).unlink()
+    loader = EvalBatches(samples, PREPROCESSING, batch_size=3, workers=workers)
+    found = list(loader)
+    loader.close()
+    assert [batch.indices for batch in found] == [[0, 1, 2], [3], [], []]
+    assert [batch.too_few for batch in found] == [False, True, True, True]
+    assert [len(batch.lost) for batch in found] == [0, 2, 3, 2]
+    assert not Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1), [0]).too_few  # as it was meant
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(24, "Too many open files"), "this process may open no more files"),
+        (OSError(12, "Cannot allocate memory"), "refuses more memory"),
+        (MemoryError(), "does not fit into this machine's memory"),
+    ],
+)
+def test_a_photo_is_not_lost_because_the_machine_is_at_its_limits(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def refuse(*_: object) -> object:
+        raise ImageError("does not fit into this machine's memory") from error
+
+    monkeypatch.setattr("resnest_cli.training.photo_cache.decode", refuse)
+    with pytest.raises(ResnestError, match=rf"\.jpg.* {words}"):
+        list(batches(samples).epoch(0))
 
 
 @dataclass

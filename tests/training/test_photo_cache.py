@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.training import photo_cache
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import EvalBatches, TrainBatches
-from resnest_cli.training.photo_cache import free_memory, read_all
+from resnest_cli.training.photo_cache import free_memory, read_all, read_photo
 from tests.conftest import make_photo
 from tests.training.test_loader import CONFIG, PREPROCESSING, same
 
@@ -54,10 +54,15 @@ def test_sizes_of_an_epoch(samples: list[Sample]) -> None:
     assert shapes == [torch.Size([7, 3, side, side]) for side in (16, 24, 32)]
 
 
-def test_a_photo_that_is_gone_is_named(samples: list[Sample]) -> None:
+def test_a_photo_that_is_gone_is_left_out(samples: list[Sample]) -> None:
     Path(samples[3].path).unlink()
     with pytest.raises(ResnestError, match=r"3\.jpg .*was it changed"):
-        read_all(samples, ignore)
+        read_photo(samples[3])
+    photos = read_all(samples, ignore)
+    assert [index for index, photo in enumerate(photos) if isinstance(photo, ImageError)] == [3]
+    (batch,) = EvalBatches(samples, PREPROCESSING, batch_size=7, workers=0, photos=photos)
+    assert batch.indices == [0, 1, 2, 4, 5, 6]
+    assert batch.lost[0].name == "3.jpg"
 
 
 def test_too_many_are_told_with_the_remedy(samples: list[Sample]) -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.training import resume
 from resnest_cli.training.history import EpochRow
+from resnest_cli.training.lost_photos import LostPhoto
 from resnest_cli.training.resume import Progress
 
 ROW = EpochRow(
@@ -16,10 +18,13 @@ ROW = EpochRow(
     ema_top1=None, ema_top5=None, recall=0.4, which="raw", best=True, photos_per_second=9.0,
     train_seconds=1.0, seconds=2.0,
 )  # fmt: skip
+LOST = LostPhoto("val", "cats/\udce9.jpg", 2, 1, "does not exist")
 
 
 def save(folder: Path, epoch: int, position: int = 0, value: float = 1.0) -> Path:
-    progress = Progress(epoch=epoch, position=position, step=epoch * 3, rows=[ROW], origin="abc")
+    progress = Progress(
+        epoch=epoch, position=position, step=epoch * 3, rows=[ROW], origin="abc", lost=[LOST]
+    )
     tensors = {
         "a": torch.full((2, 3), value),
         "n": torch.tensor(7),
@@ -39,7 +44,7 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     weight = torch.randn(4, 3, 2, 2)
     state = resume.load_state(tmp_path, silent)
     assert state is not None
-    assert state.progress == Progress(epoch=1, step=3, rows=[ROW], origin="abc")
+    assert state.progress == Progress(epoch=1, step=3, rows=[ROW], origin="abc", lost=[LOST])
     assert state.scaler == {"scale": 2.0}
     assert set(state.tensors) == {"model", "ema"}
     assert torch.equal(state.tensors["model"]["w"], weight)
@@ -61,7 +66,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign", "header"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign", "header", "nested"])
 def test_a_damaged_one_gives_way(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 1, value=1.0)
     newest = save(tmp_path, 2, value=2.0)
@@ -74,6 +79,10 @@ def test_a_damaged_one_gives_way(tmp_path: Path, damage: str) -> None:
         data = bytearray()
     elif damage == "foreign":
         data = bytearray(b"not a state" * 50)
+    elif damage == "nested":
+        deep = "[" * 100_000 + "]" * 100_000
+        save_file({}, newest, {"format": resume.FORMAT, "progress": deep})
+        data = bytearray(newest.read_bytes())
     else:
         data = bytearray(bytes(data).replace(b'\\"epoch\\"', b'\\"epocx\\"'))
     newest.write_bytes(data)

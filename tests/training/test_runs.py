@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import resume, runs
 from resnest_cli.training.resume import Progress
 from resnest_cli.training.runs import RunFolder
+from tests.networks import TINY
 
 
 def started(base: Path, name: str, time: int) -> RunFolder:
@@ -46,7 +48,12 @@ def test_the_newest_that_has_begun_is_resumed(tmp_path: Path) -> None:
     assert named is not None
     assert named.progress() == Progress(epoch=200)
     assert runs.find_run(tmp_path, "empty") is None
-    assert runs.find_run(tmp_path, "none") is None
+    for name, hint in (("exq", "Did you mean exp?"), ("none", "There are exp, exp2, mine.")):
+        with pytest.raises(UsageError, match=rf"{name}: there is no such run to .* {hint}"):
+            runs.find_run(tmp_path, name)
+    elsewhere = rf"There is {tmp_path}/exp, of `resnest {tmp_path.name}`"
+    with pytest.raises(UsageError, match=elsewhere):
+        runs.find_run(tmp_path.with_name("other"), "exp")
 
 
 LOCK = """
@@ -135,3 +142,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(ResnestError, match="--output"):
         runs.new_run(tmp_path / "runs" / "train", None)
+
+
+def test_no_room_for_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(self))
+
+    run = runs.new_run(tmp_path, None)
+    keeper = runs.RunKeeper(run, CheckpointInfo(variant=TINY), dict)
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(ResnestError, match=r"weights cannot be written: No space .*--resume"):
+        keeper.save_weights(["last"], {}, {"epoch": 1})

@@ -1,5 +1,8 @@
 """Worker processes: whatever becomes of them, the main process is told and does not hang."""
 
+import errno
+import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,6 +16,7 @@ import pytest
 import torch
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.machine_limits import limit_reached
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import TrainBatches
@@ -165,3 +169,94 @@ def test_more_workers_than_cores_are_no_warning(samples: list[Sample]) -> None:
     )  # fmt: skip
     assert len(list(loader.epoch(0))) == 4
     loader.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EROFS, errno.EACCES, errno.ENOSYS])
+def test_a_machine_without_shared_memory(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("_multiprocessing.SemLock", refuse)
+    with pytest.raises(ResnestError, match=r"no shared memory for .* --workers 0.*--shm-size 2g"):
+        slow(samples, 0)
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_processes_that_cannot_be_started(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch, good: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    original, forks = os.fork, itertools.count()
+
+    def fork() -> int:
+        if next(forks) >= good:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return original()
+
+    loader = TrainBatches(
+        samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2, workers=2, seed=0
+    )
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(ResnestError, match=r"refuses another process .* --workers 0"):
+        list(loader.epoch(0))
+    loader.close()
+    gc.collect()
+    assert not multiprocessing.active_children()
+    assert capfd.readouterr().err == ""
+
+
+FEW_FILES = """
+import resource, sys
+from tests.training.test_workers import *
+
+def work():
+    loader = TrainBatches(
+        [Sample(path, path, 0) for path in sys.argv[1:]], Augment(CONFIG, PREPROCESSING), size=32,
+        batch_size=2, workers=2, seed=0,
+    )
+    for epoch in range(2):
+        list(loader.epoch(epoch))
+    loader.close()
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard))
+work()  # which raises it
+resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+try:
+    work()
+except ResnestError as error:
+    print(error)
+"""
+
+
+def test_a_limit_of_open_files(samples: list[Sample]) -> None:
+    command = [sys.executable, "-c", FEW_FILES, *(sample.path for sample in samples)]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("this process may open no more files (`ulimit -n`")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n 4096"),
+        (OSError(errno.ENFILE, "x"), "the whole machine"),
+        (BlockingIOError(errno.EAGAIN, "x"), "--workers 0"),
+        (OSError(errno.ENOMEM, "x"), "refuses more memory"),
+        (RuntimeError("can't start new thread"), "another process or thread"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n 4096"),
+        (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n 4096"),
+        (OSError(errno.ENOSPC, "No space left on device"), None),
+        (RuntimeError("shape mismatch"), None),
+        (ValueError("too many open files"), None),
+    ],
+)
+def test_limits_of_the_machine(error: Exception, words: str | None) -> None:
+    found, outer = limit_reached(error), ResnestError("photo")
+    assert found is None if words is None else words in str(found)
+    outer.__cause__ = error
+    assert limit_reached(outer) == found
