@@ -7,6 +7,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.errors import UsageError
+from resnest_cli.locks import locked
 
 EPILOG = """Examples:
 
@@ -59,12 +60,13 @@ def average(
     from resnest_cli.training.average import recomputed
     from resnest_cli.training.dataset import load_dataset
 
-    found = mean(checkpoints)
-    if data is not None:
-        with TrainingDisplay() as display:
-            with display.scanning() as progress:
-                dataset = load_dataset(data, val_split=0.2, seed=0, progress=progress)
-            found = recomputed(found, dataset.train, display.statistics)
-    checkpoint.save(output_, found.tensors, found.info)
+    with locked(output_):
+        found = mean(checkpoints)
+        if data is not None:
+            with TrainingDisplay() as display:
+                with display.scanning() as progress:
+                    dataset = load_dataset(data, val_split=0.2, seed=0, progress=progress)
+                found = recomputed(found, dataset.train, display.statistics)
+        checkpoint.save(output_, found.tensors, found.info)
     output.message(f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics "
                    f"{found.info.provenance['statistics']}.")  # fmt: skip

@@ -4,11 +4,11 @@ A resumed run reads it instead of looking at the data again.
 """
 
 import csv
-import io
 from pathlib import Path
 
+from resnest_cli.csv_rows import csv_rows, read_csv_rows
 from resnest_cli.errors import ResnestError
-from resnest_cli.files import write_text
+from resnest_cli.files import write_text, writing
 from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder, opened_from
 
 _COLUMNS = ["path", "label", "class_name", "split", "error"]
@@ -20,22 +20,15 @@ def write_split(path: Path, dataset: DataSet) -> None:
     Raises:
         ResnestError: it cannot be written.
     """
-    text = io.StringIO()
-    # All quoted: else Python 3.11 leaves a carriage return in a name bare, which ends a row.
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(_COLUMNS)
+    rows = [_COLUMNS]
     for side, samples in (("train", dataset.train), ("val", dataset.val)):
         for sample in samples:
             id_, name = dataset.class_ids[sample.label], dataset.class_names[sample.label]
-            writer.writerow([sample.name, id_, name, side, ""])
-    for photo in dataset.bad:
-        writer.writerow([photo.name, photo.label, "", "bad", photo.error])
-    for photo in dataset.left_out:
-        writer.writerow([photo.name, photo.label, "", "same", photo.error])
-    try:
-        write_text(path, text.getvalue())
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
+            rows.append([sample.name, id_, name, side, ""])
+    rows += [[photo.name, photo.label, "", "bad", photo.error] for photo in dataset.bad]
+    rows += [[photo.name, photo.label, "", "same", photo.error] for photo in dataset.left_out]
+    with writing(path):
+        write_text(path, csv_rows(rows))
 
 
 def read_split(path: Path, data: str) -> DataSet:
@@ -49,7 +42,7 @@ def read_split(path: Path, data: str) -> DataSet:
     others: dict[str, list[BadPhoto]] = {"bad": [], "same": []}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = read_csv_rows(file)
             if next(reader) != _COLUMNS:
                 raise ValueError("other columns")  # noqa: TRY301
             for name, id_, class_name, side, error in reader:
