@@ -3,7 +3,8 @@
 As RFC 4180 has it: a cell with a comma, quote or line break (a lone carriage return is one) is
 quoted. A text that a spreadsheet would run as a formula, since it begins with = + - or @, gets an
 apostrophe in front, as OWASP advises against CSV injection; so does one that begins with a tab or a
-line break. Reading takes that apostrophe away again. Numbers stay as they are.
+line break. A sign that stands alone is none, such as "-", the name of stdin. Reading takes that
+apostrophe away again. Numbers stay as they are.
 
 Source: https://owasp.org/www-community/attacks/CSV_Injection
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 # With the wide forms that East Asian versions of spreadsheets take for the same, and with the
 # apostrophes that may stand before: what is written is never taken for what another text gives.
-_FORMULA = re.compile("'*(\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r\\n])")
+_FORMULA = re.compile("'*(\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20].|[\\t\\r\\n])", re.DOTALL)
 
 Cell = str | int | float | None
 

@@ -52,16 +52,18 @@ def check_name(target: Path) -> None:
 
 @contextmanager
 def held(target: Path) -> Iterator[None]:
-    """Holds all files of an output; at the end, parts that nothing can be done with are removed.
+    """Holds all files of an output, and makes its folder of parts, which goes if it is of no use.
 
     Raises:
         ResnestError: the folder cannot be written, or another command holds one of the files.
     """
+    folder = Store.folder_of(target)
     with locked(*outputs(target)):
+        with writing(target):
+            folder.mkdir(exist_ok=True)
         try:
             yield
         finally:
-            folder = Store.folder_of(target)
             if not (folder / "state.json").exists():
                 with suppress(OSError):
                     discard(folder)
