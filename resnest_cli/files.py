@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +43,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` for what shall take its name."""
-    return path.with_name(f"{_beginning(path)}{secrets.token_hex(4)}.tmp")
+    return path.with_name(f"{_beginning(path)}{os.urandom(4).hex()}.tmp")
 
 
 def _beginning(path: Path) -> str:
