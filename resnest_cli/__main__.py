@@ -3,8 +3,9 @@
 import gc
 import os
 import sys
-from pathlib import Path
 from typing import NoReturn
+
+from resnest_cli import standard_streams
 
 
 def main() -> NoReturn:
@@ -16,7 +17,7 @@ def main() -> NoReturn:
     gc.set_threshold(100_000, 50, 100)
     # Typer validates with pydantic, which would look for plugins in every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-    _fill_standard_streams()
+    standard_streams.prepare()
     try:
         elsewhere = any(
             word in {"--help", "-h"} or word.startswith("--runner") for word in sys.argv
@@ -30,20 +31,6 @@ def main() -> NoReturn:
         app.main()
     except KeyboardInterrupt:  # so early that nobody else could catch it
         sys.exit(130)
-
-
-def _fill_standard_streams() -> None:
-    """Where the shell closed 0, 1 or 2, the next file or pipe would take its number and its role.
-
-    Python's own `sys.stdout` stays None: writing records to it is an error, not a silent loss.
-    """
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-    if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - never closed
 
 
 if __name__ == "__main__":

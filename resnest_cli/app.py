@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from resnest_cli import __version__, output
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, reason, remedy
 from resnest_cli.machine_limits import limit_reached
 
 # Command -> its function in the module of `commands` that has the command's name.
@@ -88,6 +88,10 @@ def main() -> NoReturn:
         command_line(next(iter(sys.argv[1:]), None))(prog_name="resnest")
     except ResnestError as error:
         _fail(str(error), error, error.exit_code)
+    except OSError as error:  # where nobody has said it better: the machine's fault, not ours
+        where = output.printable_name(str(error.filename or "a file or pipe"))
+        text = f"{where}: cannot be read or written: {reason(error)}. {remedy(error)}".rstrip()
+        _fail(f"{text} --debug shows at which step.", error, 1)
     except Exception as error:
         if (limit := limit_reached(error)) is not None:
             _fail(limit, error, 1)

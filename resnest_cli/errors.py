@@ -17,6 +17,10 @@ Raise one of these for whatever a user can cause; assert for what only we can. `
 place that turns them into a message and an exit code.
 """
 
+import errno
+
+from resnest_cli.machine_limits import limit_reached
+
 
 class ResnestError(Exception):
     """Base of all errors meant for the user; `str(error)` is the whole message."""
@@ -70,6 +74,30 @@ class CheckpointError(ResnestError):
 
 class NewerFormatError(CheckpointError):
     """A checkpoint whose format is newer than this program."""
+
+
+_REMEDIES = {
+    "Make room, or name another place.": ("ENOSPC", "EDQUOT"),
+    "Check that its folder may be written, or name another place.": ("EACCES", "EPERM", "EROFS"),
+    "The disk fails: name another place.": ("EIO",),
+}
+
+
+def cannot_write(path: object, error: OSError) -> str:
+    """What to say where the system refuses to write a file: which, why, and what to do."""
+    return f"{path}: cannot be written: {reason(error)}. {remedy(error)}".rstrip()
+
+
+def reason(error: OSError) -> str:
+    """What the system says."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def remedy(error: OSError) -> str:
+    """What to do about it; empty where that is not known."""
+    name = errno.errorcode.get(error.errno or 0, "")
+    known = next((text for text, names in _REMEDIES.items() if name in names), "")
+    return known or limit_reached(error) or ""
 
 
 def one_line(text: str) -> str:

@@ -6,6 +6,7 @@ owner can write it, and it is used only if its owner is the user of this process
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import stat
@@ -13,7 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from resnest_cli.errors import ResnestError, cannot_write
+from resnest_cli.locks import short_name, try_lock
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_DIGITS = len("01234567.tmp")
 
 
 @contextlib.contextmanager
@@ -21,15 +26,17 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A file that takes the name `path` only once its bytes are safe on the disk.
 
     It replaces one of that name. Nobody but its owner can read or write it if it is `private`, else
-    the umask decides. Where the body raises, nothing is left behind; a kill may leave
-    a hidden `.<name>.<digits>.tmp`, see `remove_leftovers`. The folder must exist.
+    the umask decides. Where the body raises, nothing is left behind; a kill may leave a hidden
+    `.<name>.<digits>.tmp`, which the next one that writes this name removes. The folder must exist.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = temporary_name(path)
+    for left in _leftovers(path.parent).pop(_beginning(path), ()):
+        _remove_left(left)
+    temporary, opened = _begun(path, private=private)
     try:
-        with open(temporary, "xb", opener=_private if private else None) as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -42,18 +49,97 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
 
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` for what shall take its name."""
-    return path.with_name(f".{path.name[:80]}.{os.urandom(4).hex()}.tmp")
+    return path.with_name(f"{_beginning(path)}{os.urandom(4).hex()}.tmp")
+
+
+def _beginning(path: Path) -> str:
+    return f".{short_name(path.name)}."
+
+
+@functools.cache
+def _leftovers(folder: Path) -> dict[str, list[Path]]:
+    """By their beginnings, what killed processes have left in a folder: looked at once."""
+    found: dict[str, list[Path]] = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if _TEMPORARY.fullmatch(entry.name):
+                found.setdefault(entry.name[:-_DIGITS], []).append(folder / entry.name)
+    return found
+
+
+def _begun(path: Path, *, private: bool) -> tuple[Path, BinaryIO]:
+    """A temporary file, locked for as long as its process lives."""
+    while True:
+        temporary = temporary_name(path)
+        file = open(temporary, "xb", opener=_private if private else None)  # noqa: SIM115
+        if os.name != "posix":  # Windows removes no file that is open
+            return temporary, file
+        try:
+            if try_lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
+                return temporary, file
+        except OSError:  # a file system without locks, where nobody takes it for a leftover
+            return temporary, file
+        file.close()  # somebody has taken it for one before it was locked
+
+
+def _remove_left(path: Path) -> None:
+    """Removes a temporary file that no living process has open."""
+    with contextlib.suppress(OSError):  # it is in nobody's way, or nobody can say whose it is
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            if os.name != "posix" or try_lock(descriptor):
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(path: Path) -> None:
     """Removes what killed processes left of a file, half written beside `path`.
 
-    Its name may be a pattern, as of `Path.glob`. No other process may be writing that file.
+    Its name may be a pattern, as of `Path.glob`. What a living process is writing stays.
     """
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         if _TEMPORARY.fullmatch(left.name):
-            with contextlib.suppress(OSError):  # it is in nobody's way
-                left.unlink()
+            _remove_left(left)
+
+
+@contextlib.contextmanager
+def writing(path: Path, kind: type[ResnestError] = ResnestError) -> Iterator[None]:
+    """What the system refuses inside becomes an error about this file, or folder, in words.
+
+    Raises:
+        ResnestError: of this kind; says why, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(cannot_write(path, error)) from error
+
+
+def append(path: Path, data: bytes) -> None:
+    """Adds whole lines to a file, synced; where that fails, the file stays as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            # Nothing is buffered: else closing the file would write what is taken back here.
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+    if before == 0:
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

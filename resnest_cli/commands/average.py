@@ -9,6 +9,7 @@ from resnest_cli import options, output
 from resnest_cli.commands.inputs import picked
 from resnest_cli.data.listing import Reading
 from resnest_cli.errors import UsageError
+from resnest_cli.locks import locked
 
 EPILOG = """Examples:
 
@@ -68,22 +69,23 @@ def average(
     from resnest_cli.training.average import recomputed
     from resnest_cli.training.dataset import load_dataset
 
-    found = mean(checkpoints)
-    for note in found.info.notes:
-        output.message(note)
-    if data is not None:
-        with TrainingDisplay() as display:
-            with display.scanning() as progress:
-                dataset = load_dataset(
-                    data,
-                    val_split=0.2,
-                    seed=0,
-                    reading=picked(Reading, given),
-                    progress=progress,
-                )
-            for note in dataset.notes:
-                output.message(note)
-            found = recomputed(found, dataset.train, display.statistics)
-    checkpoint.save(output_, found.tensors, found.info)
+    with locked(output_):
+        found = mean(checkpoints)
+        for note in found.info.notes:
+            output.message(note)
+        if data is not None:
+            with TrainingDisplay() as display:
+                with display.scanning() as progress:
+                    dataset = load_dataset(
+                        data,
+                        val_split=0.2,
+                        seed=0,
+                        reading=picked(Reading, given),
+                        progress=progress,
+                    )
+                for note in dataset.notes:
+                    output.message(note)
+                found = recomputed(found, dataset.train, display.statistics)
+        checkpoint.save(output_, found.tensors, found.info)
     output.message(f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics "
                    f"{found.info.provenance['statistics']}.")  # fmt: skip

@@ -14,6 +14,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
 from resnest_cli.evaluation.truth import FolderNumbers
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.locks import locked
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def evaluate_command(
         from resnest_cli.model.loading import check_model_name
 
         check_model_name(compare)
-    _run(job, format_, output_, html, compare)
+    with locked(html, Path(model) if calibrate else None, folder=output_):
+        _run(job, format_, output_, html, compare)
 
 
 def _run(

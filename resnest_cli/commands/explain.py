@@ -13,6 +13,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.job import MOST_CLASSES, ExplainJob, Results, Target, explain
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.locks import locked
 from resnest_cli.model.variants import DEFAULT_MODEL
 from resnest_cli.output.explanations import ExplanationWriter
 
@@ -139,8 +140,10 @@ def explain_command(
         check_written(html, read)
     stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
     explicit = from_file is None and all(map(is_one, inputs))
-    _show(job, explain(job, predict_job.classifier, stdin), html, format_,
-          single=one, total=len(inputs) if explicit else None)  # fmt: skip
+    pictures = [one.path for one in (job.heat, job.attention) if one and not one.folder]
+    with locked(*pictures, html):
+        _show(job, explain(job, predict_job.classifier, stdin), html, format_,
+              single=one, total=len(inputs) if explicit else None)  # fmt: skip
 
 
 def _show(

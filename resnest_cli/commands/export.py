@@ -8,6 +8,7 @@ import typer
 from resnest_cli import options, output
 from resnest_cli.commands.inputs import check_not_read, check_place
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.locks import locked
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def export_command(
 
     found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
     if hub is not None:
-        _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
+        with locked(folder=hub):
+            _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
         return
     assert output_ is not None
     from resnest_cli.exporting.job import ExportJob
@@ -115,7 +117,8 @@ def export_command(
     job = ExportJob(
         output_, DEFAULT_OPSET if opset is None else opset, check, calibrate, calibrate_photos
     )
-    _to_file(found, job, format_)
+    with locked(output_):
+        _to_file(found, job, format_)
 
 
 def _push_target(

@@ -145,7 +145,7 @@ def features(
     from resnest_cli.features.job import FeaturesJob
     from resnest_cli.features.session import run
     from resnest_cli.features.stopping import InterruptedRunError
-    from resnest_cli.features.target import check_name, locked
+    from resnest_cli.features.target import check_name, held
 
     check_name(target)
     check_not_read(target, (*inputs, from_file, model, weights))
@@ -167,7 +167,7 @@ def features(
         go_on=go_on("features"),
     )
     try:
-        with locked(target), features_job.FeaturesProgress() as progress:
+        with held(target), features_job.FeaturesProgress() as progress:
             report = run(
                 job,
                 features_job.start,

@@ -108,6 +108,8 @@ def told(job: FeaturesJob, report: Report) -> str:
         lines.append(f"{report.photos:,} photos, {speed:.1f} photos/s; {times}.")
     else:
         lines.append("All was finished already.")
+    if report.damaged:
+        lines.append(f"{report.damaged:,} inputs were computed again: their parts were damaged.")
     if report.skipped:
         lines.append(
             f"{report.skipped:,} other file(s) without a known image extension were skipped."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -134,8 +135,6 @@ def write_page(page: "Page", path: Path) -> None:
     Raises:
         ResnestError: it cannot be written.
     """
-    try:
+    with writing(path):
         page.write(path)
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
     output.message(f"Page written to {path}.")

@@ -43,13 +43,13 @@ def merge(
     from resnest_cli.features.formats import check_suffix
     from resnest_cli.features.merge import merge as join
     from resnest_cli.features.readers import matrix_of
-    from resnest_cli.features.target import check_name, locked
+    from resnest_cli.features.target import check_name, held
 
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     check_name(output_)
     check_suffix(output_.suffix)
-    with locked(output_):
+    with held(output_):
         info = join(parts, output_, overwrite=overwrite)
     matrix = matrix_of(info)
     output.message(

@@ -20,6 +20,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.locks import locked
 from resnest_cli.model.variants import DEFAULT_MODEL
 
 EPILOG = """Examples:
@@ -135,18 +136,26 @@ def predict(
     run_options = picked(RunOptions, given, inputs=tuple(inputs), time_limit=limit)
     model_options = picked(ModelOptions, given)
     job = PredictJob(run_options, model_options, topk, threshold, reject_below, tta, quiet)
+    with locked(target, html):
+        _run(job, target, format_, html)
+
+
+def _run(
+    job: PredictJob, target: Path | None, format_: output.Format | None, html: Path | None
+) -> None:
+    inputs, from_file = job.options.inputs, job.options.from_file
     found = records(job)
     one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
     explicit = from_file is None and all(map(is_one, inputs))
     writer = output.record_writer(
         format_ or _format_of(target),
         target,
-        topk=topk,
+        topk=job.topk,
         single=one,
         many=not explicit or len(inputs) > _FEW,
-        rejecting=reject_below > 0,
+        rejecting=job.reject_below > 0,
     )
-    page = HtmlPage(html, f"Predictions of {model}") if html is not None else None
+    page = HtmlPage(html, f"Predictions of {job.model.model}") if html is not None else None
     _show(found, writer, page, total=len(inputs) if explicit else None)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast, get_args
 
+from resnest_cli.csv_rows import read_csv_rows
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
 from resnest_cli.errors import ResnestError, UsageError
 
@@ -69,18 +70,18 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
     """Name, label and side of each photo."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = read_csv_rows(file)
             next(reader)
-            return [_row(path, reader.line_num, row) for row in reader]
+            return [_row(path, number, row) for number, row in enumerate(reader, 2)]
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ResnestError(f"{path}: cannot be read: {reason}.") from error
 
 
-def _row(path: Path, line: int, row: list[str]) -> tuple[str, str, str]:
+def _row(path: Path, number: int, row: list[str]) -> tuple[str, str, str]:
     if len(row) < len(COLUMNS) or row[3] not in _SIDES.union(_LEFT_OUT):
         raise ResnestError(
-            f"{path}: line {line} is damaged: a photo of a run is train, val, test, bad or same."
+            f"{path}: row {number} is damaged: a photo of a run is train, val, test, bad or same."
         )
     return row[0], row[1], row[3]
 

@@ -1,18 +1,16 @@
 """An evaluation on disk: figures, a row per class, the confusion matrix, a record per photo."""
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.csv_rows import csv_rows
 from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.evaluation.job import Gathered
-from resnest_cli.files import write_text
+from resnest_cli.files import write_text, writing
 from resnest_cli.report import plots
 
 
@@ -29,20 +27,22 @@ def write_all(
     """
     names = found.told.class_names
     columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
-    classes = [[_cell(one[name]) for name in columns] for one in figures["classes"]]
+    classes = [[one[name] for name in columns] for one in figures["classes"]]
     matrix = zip(names, found.scores.confusion.tolist(), strict=True)
-    counts = [[name, *map(str, row)] for name, row in matrix]
-    try:
+    counts = [[name, *row] for name, row in matrix]
+    with writing(folder):
         folder.mkdir(exist_ok=True)
-        write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
-        write_text(folder / "classes.csv", _csv([columns, *classes]))
-        write_text(folder / "confusion.csv", _csv([["true \\ predicted", *names], *counts]))
-        write_text(folder / "records.jsonl", "".join(_lines(gathered)))
+    texts = {
+        "metrics.json": json.dumps(figures, indent=2) + "\n",
+        "classes.csv": csv_rows([columns, *classes]),
+        "confusion.csv": csv_rows([["true \\ predicted", *names], *counts]),
+        "records.jsonl": "".join(_lines(gathered)),
+    }
+    for name, text in texts.items():
+        with writing(folder / name):
+            write_text(folder / name, text)
+    with writing(folder):
         write_pictures(folder, found)
-    except OSError as error:
-        raise ResnestError(
-            f"{error.filename or folder}: cannot be written: {error.strerror or error}."
-        ) from error
 
 
 def write_pictures(folder: Path, found: Evaluated) -> None:
@@ -56,16 +56,6 @@ def write_pictures(folder: Path, found: Evaluated) -> None:
     names = [told.class_names[index] for index in occur]
     plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
     plots.reliability(folder / "reliability.png", found.calibration, told.temperature)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _lines(gathered: Gathered) -> Iterable[str]:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import UsageError
 from resnest_cli.explanation import heat
 from resnest_cli.explanation.attention import Block, watched
 from resnest_cli.explanation.job import Explained, ExplainJob
 from resnest_cli.explanation.looking import Looked
 from resnest_cli.explanation.regions import HOT, hot_region
+from resnest_cli.files import writing
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.inference.records import NOT_FINITE, Prediction, Record
@@ -139,10 +140,7 @@ def _summary(block: Block) -> dict[str, Any]:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What cannot be written becomes an error that names the file."""
-    try:
+    """What cannot be written becomes an error that names the file; its folder is made."""
+    with writing(path):
         path.parent.mkdir(exist_ok=True)
         yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ResnestError(f"{path}: cannot be written: {reason}.") from error

@@ -4,16 +4,21 @@ Source: the hub's description of model cards. Only what the checkpoint knows is 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.output.messages import printable_name
 
 _TOLD = {
     "top1": "top-1", "top5": "top-5", "recall": "mean recall", "mean_recall": "mean recall",
     "ece": "calibration error",
 }  # fmt: skip
 _FEW = 20  # classes that are named
+_NOT_STATED = "Not stated. Whoever publishes these weights must say."
+# ASCII's punctuation but for what is harmless within a line; an underscore is within a word.
+_MARKUP = re.compile(r"[!\"#$%&*+/:;<=>?@\[\\\]^`{|}~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
 def model_card(
@@ -23,12 +28,12 @@ def model_card(
     assert info.variant
     assert info.preprocessing
     fed = info.preprocessing
-    names = info.class_names or ()
+    names = [escaped(name) for name in info.class_names or ()]
     shown = ", ".join(names[:_FEW]) + (f", ... ({len(names)} in all)" if len(names) > _FEW else "")
     parts = [
         _front_matter(license_),
-        f"# {name}",
-        f"ResNeSt ({info.variant.id}), a network with split attention "
+        f"# {escaped(name)}",
+        f"ResNeSt ({escaped(info.variant.id)}), a network with split attention "
         "([arXiv 2004.08955](https://arxiv.org/abs/2004.08955)), for "
         f"{len(names):,} classes: {shown}.",
         f"Input: RGB photos, {fed.size} x {fed.size} pixels, {fed.interpolation}, crop "
@@ -39,9 +44,14 @@ def model_card(
         "With resnest-cli, from this folder:",
         "```\nresnest predict photo.jpg --model model.safetensors\n```",
         "## Licence",
-        f"`{license_}`" if license_ else "Not stated. Whoever publishes these weights must say.",
+        f"These weights: {escaped(license_)}." if license_ else _NOT_STATED,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown, and the HTML in it, show as it is, on one line: names are no markup."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable_name(text))
 
 
 def _front_matter(license_: str | None) -> str:
@@ -65,7 +75,7 @@ def _metrics(info: CheckpointInfo) -> list[str]:
     data = origin.get("data_source") or origin.get("data")
     photos = info.metrics.get("photos")
     on = f"on {photos:,} validation photos" if isinstance(photos, int) else "on validation photos"
-    on += f" of {data}" if data else ""
+    on += f" of {escaped(str(data))}" if data else ""
     on += ", as published; not measured again" if origin.get("published") else ""
     rows = [f"| {title} | {value:.2%} |" for title, value in found.items()]
     return ["## Metrics", f"Measured {on}.", "\n".join(["| | |", "|---|---|", *rows])]

@@ -17,7 +17,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.exporting.card import model_card
 from resnest_cli.exporting.description import described, is_published
 from resnest_cli.exporting.job import check_source
-from resnest_cli.files import write_text
+from resnest_cli.files import write_text, writing
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
@@ -56,16 +56,16 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
     license_ = license_ or (APACHE if is_published(model) else None)
     config = timm_config(info)
     weights = folder / "model.safetensors"
-    try:
+    texts = {
+        "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+        "README.md": model_card(info, folder.resolve().name, config, license_),
+    }
+    with writing(folder):
         folder.mkdir(exist_ok=True)
-        checkpoint.save(weights, model.load().tensors, info)
-        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        write_text(folder / "README.md", model_card(info, folder.resolve().name, config, license_))
-    except OSError as error:
-        raise ResnestError(
-            f"{error.filename or folder}: cannot be written: {error.strerror or error}. Check that "
-            "the folder may be written and has space."
-        ) from error
+    checkpoint.save(weights, model.load().tensors, info)
+    for name, text in texts.items():
+        with writing(folder / name):
+            write_text(folder / name, text)
     return {
         "file": str(folder),
         "model": model.name,

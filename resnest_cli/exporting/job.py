@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import UsageError
 from resnest_cli.exporting import cost, onnx_file, photos
 from resnest_cli.exporting.description import described, noted
 from resnest_cli.exporting.parity import TOLERANCE, Parity, Run, noise, parity
-from resnest_cli.files import atomic_file
+from resnest_cli.files import atomic_file, writing
 from resnest_cli.model.loading import Model
 
 if TYPE_CHECKING:
@@ -54,14 +54,8 @@ class Exported:
         Raises:
             ResnestError: it cannot be written.
         """
-        try:
-            with atomic_file(path) as file:
-                file.write(self.data)
-        except OSError as error:
-            raise ResnestError(
-                f"{path}: cannot be written: {error.strerror or error}. Check that its folder may "
-                "be written and has space."
-            ) from error
+        with writing(path), atomic_file(path) as file:
+            file.write(self.data)
 
 
 def check_source(model: Model, job: ExportJob | None = None) -> None:

@@ -1,12 +1,13 @@
 """Lines of `feats.csv`: `input,row,status,error` for every input; `row` is empty where it failed.
 
-UTF-8; a name that is no text keeps its own bytes, and one with a comma, quote or newline is quoted.
+UTF-8; a name that is no text keeps its own bytes; see `csv_rows` for commas, quotes and formulas.
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from resnest_cli.csv_rows import csv_row, read_csv_rows
 
 HEADER = "input,row,status,error\n"
 
@@ -21,16 +22,7 @@ class Line(NamedTuple):
 
 def formatted(name: str, row: int | None, error: str | None) -> bytes:
     """One line, or several where the name has newlines."""
-    number = "" if row is None else str(row)
-    status = "ok" if error is None else "error"
-    return encoded(f"{quoted(name)},{number},{status},{quoted(error or '')}\n")
-
-
-def quoted(cell: str) -> str:
-    r"""A cell as RFC 4180 has it; Python's writer leaves a lone \r bare, which no reader takes."""
-    if any(c in cell for c in ',"\r\n'):
-        return '"' + cell.replace('"', '""') + '"'
-    return cell
+    return encoded(csv_row((name, row, "ok" if error is None else "error", error)))
 
 
 def encoded(text: str) -> bytes:
@@ -49,7 +41,7 @@ def read_lines(path: Path, *, header: bool) -> Iterator[Line]:
         ValueError: it is damaged.
     """
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for cells in csv.reader(file, strict=True):
+        for cells in read_csv_rows(file):
             if header:
                 header = False
                 continue

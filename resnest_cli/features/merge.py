@@ -17,6 +17,8 @@ from resnest_cli.features.formats import Entry
 from resnest_cli.features.job import Shard
 from resnest_cli.features.readers import identity_of, read_entries, read_info
 from resnest_cli.features.store import Store, discard
+from resnest_cli.features.target import check_others
+from resnest_cli.files import writing
 
 Info = dict[str, Any]
 
@@ -24,46 +26,57 @@ Info = dict[str, Any]
 def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
     """Writes the joined output; what its `feats.json` says.
 
-    A merge that was killed is simply run again.
+    A merge that was killed, or could not be written, is simply run again; one that is there already
+    is left as it is.
 
     Raises:
-        UsageError: the output exists, or the parts are not all shards of one run, each once.
+        UsageError: another output exists, or the parts are not all shards of one run, each once.
         ResnestError: a part cannot be read, or the output cannot be written.
     """
     left = Store.load(target)
     if left is not None and left.kind != "merge" and not overwrite:
         raise UsageError(f"{left.folder} holds an unfinished run: finish it, or --overwrite.")
-    existing = [path for path in outputs(target) if path.exists()]
-    if existing and left is None and not overwrite:
-        raise UsageError(f"{existing[0]} exists: give -o another name, or --overwrite.")
     for part in parts:
         for path in outputs(part):
             if path in outputs(target):
                 raise UsageError(f"{path} is one of the parts: give -o another name.")
     found = [(part, read_info(part)) for part in parts]
     shards = _in_order(found)
+    info = _info(target, shards)
+    existing = [path for path in outputs(target) if path.exists()]
+    if existing and left is None and not overwrite:
+        if _is_there(target, info):
+            return info
+        raise UsageError(f"{existing[0]} exists: give -o another name, or --overwrite.")
+    check_others(target)
+    with writing(target):
+        store = Store.create(target, "merge", {})
+        try:
+            entries = _joined(shards, shards[0][1]["engine"]["batch_size"])
+            from_entries(store, target, entries, info)
+        except Exception:
+            # Names may have been given already: what stays here says that they are a merge's.
+            if left is None and not store.published:
+                discard(store.folder)
+            raise
+    return info
+
+
+def _is_there(target: Path, info: Info) -> bool:
+    """Whether the output is this merge: the files are complete once the last name is given."""
     try:
-        return _write(target, shards)
-    except OSError as error:
-        discard(Store.folder_of(target))
-        raise ResnestError(
-            f"{target}: cannot be written: {error.strerror or error}. The parts are unchanged: "
-            "make room and run again."
-        ) from error
+        return all(path.exists() for path in outputs(target)) and read_info(target) == info
     except ResnestError:
-        discard(Store.folder_of(target))
-        raise
+        return False
 
 
-def _write(target: Path, shards: list[tuple[Path, Info]]) -> Info:
+def _info(target: Path, shards: list[tuple[Path, Info]]) -> Info:
     first = shards[0][1]
     inputs = sum(info["counts"]["inputs"] for _, info in shards)
     rows = sum(info["counts"]["rows"] for _, info in shards)
     info = identity_of(first) | {"shard": None, "format": target.suffix.removeprefix(".")}
     info["list"] = first["list"]
     info["counts"] = {"inputs": inputs, "rows": rows, "failed": inputs - rows}
-    store = Store.create(target, "merge", {})
-    from_entries(store, target, _joined(shards, first["engine"]["batch_size"]), info)
     return info
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.features.assemble import from_parts, retried
 from resnest_cli.features.differences import differences
 from resnest_cli.features.job import Ending, FeaturesJob, Item, Mark, Opening, Todo
@@ -49,6 +49,7 @@ class Report:
     elapsed: float = 0.0
     skipped: int = 0
     finished_before: bool = False  # there was nothing to do
+    damaged: int = 0  # inputs that were computed again, since their parts were damaged
 
 
 def run(
@@ -73,14 +74,14 @@ def run(
     """
     state = look(job.target, resume=resume or retry, overwrite=overwrite)
     job = _kept(job, state.identity, find_batch_size)
-    report = Report()
+    report = Report(damaged=state.damaged)
     if state.info is None:
         begun = state.store is not None and state.store.inputs > state.store.rows
         _extract(job, work, progress, state.store, report)
         if not (retry and begun):
             return report
         state = State(info=report.info)  # rows that had failed before this start
-        report = Report(skipped=report.skipped)
+        report = Report(skipped=report.skipped, damaged=report.damaged)
     if state.store is not None or (retry and state.info and state.info["counts"]["failed"]):
         _retry(job, work, progress, state, report)
     else:
@@ -111,7 +112,7 @@ def _verify(job: FeaturesJob, work: Work, state: State, report: Report) -> None:
     with Stopping():
         _opened(results, job, _asked_for(state.info), _asked_for)
         _ended(results)
-    report.info, report.finished_before = state.info, True
+    report.info, report.finished_before = state.info, not state.published
 
 
 def _asked_for(identity: dict[str, Any]) -> dict[str, Any]:
@@ -248,12 +249,11 @@ def _writing(job: FeaturesJob, store: Store | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kept = ""
+        text = cannot_write(job.target, error)
         if store is not None:
-            kept = f" {store.inputs:,} inputs are done and kept in {store.folder}: make room and"
-            kept += f" go on with:\n  {job.go_on}"
-        reason = error.strerror or str(error)
-        raise _DiskError(f"{job.target}: cannot be written: {reason}.{kept}") from error
+            text += f" {store.inputs:,} inputs are done and kept in {store.folder}. Go on with:\n"
+            text += f"  {job.go_on}"
+        raise _DiskError(text) from error
 
 
 def _opened(

@@ -8,11 +8,11 @@
 A part is written under a temporary name, synced, renamed, and only then entered in the index, which
 is appended to and synced. So a kill at any moment leaves whole parts, and files that the index does
 not know, which are removed on the next start. A last line of the index that was cut off counts as
-not written. How the work is cut into parts has no influence on the output.
+not written; parts whose files are missing or damaged are computed again, with all after them. How
+the work is cut into parts has no influence on the output.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,12 +24,14 @@ from typing import Any, Literal
 from resnest_cli.errors import ResnestError
 from resnest_cli.features.job import Mark
 from resnest_cli.features.lines import Line, read_lines
-from resnest_cli.files import sync_folder
+from resnest_cli.files import append, atomic_file, sync_folder
 
 FORMAT = 1
 Kind = Literal["run", "retry", "merge"]
 
-_OURS = re.compile(r"\d{6,}\.(rows|csv)(\.tmp)?|(state\.json|index\.jsonl)(\.tmp)?|assembled\..*")
+_OURS = re.compile(
+    r"\d{6,}\.(rows|csv)(\.tmp)?|\.?(state\.json|index\.jsonl)(\..*)?|assembled\..*|lock"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Store:
         _remove_ours(folder, but="state.json")
         store = cls(folder, kind, identity)
         state = {"format": FORMAT, "kind": kind, "identity": identity}
-        write_whole(folder / "state.json", json.dumps(state, indent=1).encode())
+        _write_whole(folder / "state.json", json.dumps(state, indent=1).encode())
         return store
 
     @classmethod
@@ -168,49 +170,80 @@ class Store:
             if _OURS.fullmatch(path.name) and (foreign or path.name.endswith(".tmp")):
                 path.unlink()
 
-    def check(self) -> None:
-        """Whether the files are those of the index; rows may have gone to the output already.
+    def repair(self) -> int:
+        """Forgets the parts from the first one on whose files are missing or of another size.
+
+        Those are computed again; the number of their inputs. Rows may have gone to the output.
 
         Raises:
-            ResnestError: one is missing or of another size.
+            OSError: the folder cannot be read or written.
         """
+        moved = _row_bytes(self.folder / "assembled.npy") if self.complete else 0
+        whole = 0
         for part in self.parts:
-            sizes = {self.lines_path(part): part.line_bytes, self.rows_path(part): part.bytes}
-            for path, size in sizes.items() if part.inputs else ():
-                moved = path.suffix == ".rows" and self.complete and not path.exists()
-                if not moved and (not path.exists() or path.stat().st_size != size):
-                    raise ResnestError(
-                        f"{path} is missing or damaged. --overwrite starts the whole run afresh."
-                    )
+            if part.inputs and not self._is_whole(part, moved):
+                break
+            moved -= part.bytes
+            whole += 1
+        lost = self.parts[whole:]
+        if lost:
+            del self.parts[whole:]
+            entries = [asdict(part) for part in self.parts]
+            _write_whole(self._index, b"".join(map(_line, entries)))
+        return sum(part.inputs for part in lost)
+
+    def _is_whole(self, part: Part, moved: int) -> bool:
+        """Whether its files are there; `moved` bytes of the output may hold the rows instead."""
+        lines, rows = _size(self.lines_path(part)), _size(self.rows_path(part))
+        gone = rows is None and self.complete and part.bytes <= moved
+        return lines == part.line_bytes and (gone or rows == part.bytes)
+
+    @property
+    def _index(self) -> Path:
+        return self.folder / "index.jsonl"
 
     def _read_index(self) -> None:
-        path = self.folder / "index.jsonl"
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):  # cut off by a kill
-            with path.open("rb+") as file:
-                file.truncate(len(whole))
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            if "published" in entry:
-                self.published = True
-            else:
-                self.parts.append(Part(**(entry | {"mark": Mark(**entry["mark"])})))
+        """The parts up to the first line that a kill or a failing disk has left unreadable."""
+        data = self._index.read_bytes() if self._index.exists() else b""
+        end = 0
+        with suppress(ValueError, KeyError, TypeError):
+            for line in data.splitlines(keepends=True):
+                entry = json.loads(line)
+                if not line.endswith(b"\n"):
+                    break
+                if "published" in entry:
+                    self.published = True
+                else:
+                    self.parts.append(Part(**(entry | {"mark": Mark(**entry["mark"])})))
+                end += len(line)
+        if end < len(data):
+            with self._index.open("rb+") as file:
+                file.truncate(end)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        path = self.folder / "index.jsonl"
-        with path.open("ab") as file:
-            before = file.tell()
-            try:
-                file.write(json.dumps(entry).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                with suppress(OSError):  # half a line would make the next one unreadable
-                    os.ftruncate(file.fileno(), before)
-                raise
-        if before == 0:
-            sync_folder(self.folder)
+        append(self._index, _line(entry))
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
+
+
+def _size(path: Path) -> int | None:
+    """The size of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _row_bytes(path: Path) -> int:
+    """How many bytes of rows a file of numpy's format 1.0 holds; 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(10)
+        return max(0, path.stat().st_size - 10 - int.from_bytes(header[8:], "little"))
+    except FileNotFoundError:
+        return 0
 
 
 def temporary(path: Path) -> Path:
@@ -218,14 +251,10 @@ def temporary(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def _write_whole(path: Path, data: bytes) -> None:
     """A small file, there as a whole or not at all."""
-    with temporary(path).open("wb") as file:
+    with atomic_file(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary(path).replace(path)
-    sync_folder(path.parent)
 
 
 def discard(folder: Path) -> None:

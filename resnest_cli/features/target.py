@@ -11,19 +11,22 @@ from resnest_cli.features.assemble import outputs, publish
 from resnest_cli.features.formats import SUFFIXES
 from resnest_cli.features.readers import read_info
 from resnest_cli.features.store import Store, discard
-
-_PATIENCE = 10.0  # seconds; the processes of a run that was killed may hold the lock for an instant
+from resnest_cli.files import writing
+from resnest_cli.locks import locked
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """An unfinished run's `store`, a finished output's `info`; both where failed rows are retried.
 
-    Neither: there is nothing, or nothing that counts.
+    Neither: there is nothing, or nothing that counts. `published`: a killed run had done all but
+    the last renaming, so that it ends only now. `damaged` counts inputs to be computed again.
     """
 
     store: Store | None = None
     info: dict[str, Any] | None = None
+    published: bool = False
+    damaged: int = 0
 
     @property
     def identity(self) -> dict[str, Any] | None:
@@ -48,34 +51,22 @@ def check_name(target: Path) -> None:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Holds the folder of parts, which is created; removes it where nothing of use is left in it.
+def held(target: Path) -> Iterator[None]:
+    """Holds all files of an output, and makes its folder of parts, which goes if it is of no use.
 
     Raises:
-        ResnestError: the folder cannot be written, or another run holds it.
+        ResnestError: the folder cannot be written, or another command holds one of the files.
     """
-    from filelock import FileLock, Timeout
-
     folder = Store.folder_of(target)
-    lock = FileLock(folder / "lock", timeout=_PATIENCE)
-    try:
-        folder.mkdir(exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ResnestError(f"{target}: another run is writing it.") from None
-    except OSError as error:
-        with suppress(OSError):
-            folder.rmdir()
-        raise ResnestError(f"{target}: cannot be written: {error.strerror or error}.") from error
-    try:
-        yield
-    finally:
-        if not (folder / "state.json").exists():
-            with suppress(OSError):
-                discard(folder)
-                (folder / "lock").unlink(missing_ok=True)
-                folder.rmdir()
-        lock.release()
+    with locked(*outputs(target)):
+        with writing(target):
+            folder.mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            if not (folder / "state.json").exists():
+                with suppress(OSError):
+                    discard(folder)
 
 
 def look(target: Path, *, resume: bool, overwrite: bool) -> State:
@@ -86,6 +77,7 @@ def look(target: Path, *, resume: bool, overwrite: bool) -> State:
         ResnestError: what is there is damaged.
     """
     if overwrite:
+        check_others(target)
         return State()
     store = Store.load(target)
     existing = [path for path in outputs(target) if path.exists()]
@@ -99,16 +91,36 @@ def look(target: Path, *, resume: bool, overwrite: bool) -> State:
             raise UsageError(
                 f"{existing[0]} exists: --overwrite replaces it; give -o another name to keep it."
             )
+        check_others(target)
         return State()
     if store is not None and store.kind == "merge":
         raise UsageError(f"{store.folder} holds an unfinished merge: run `resnest merge` again.")
     if store is not None and store.published:
-        publish(store, target)
-        store = None
+        with writing(target):
+            publish(store, target)
+        return State(info=read_info(target), published=True)
     if store is None and not any(path.exists() for path in outputs(target)):
+        check_others(target)
         return State()
     if store is None:
         return State(info=read_info(target))
-    store.check()
-    store.tidy()
-    return State(store, read_info(target) if store.kind == "retry" else None)
+    with writing(store.folder):
+        damaged = store.repair()
+        store.tidy()
+    return State(store, read_info(target) if store.kind == "retry" else None, damaged=damaged)
+
+
+def check_others(target: Path) -> None:
+    """Whether no unfinished run of another format writes files of the same names.
+
+    Raises:
+        UsageError: one does.
+    """
+    for suffix in SUFFIXES:
+        other = target.with_suffix(suffix)
+        if other != target and (Store.folder_of(other) / "state.json").exists():
+            raise UsageError(
+                f"{Store.folder_of(other)} holds an unfinished run, which writes "
+                f"{target.with_suffix('.json')}, too: finish that with -o {other} --resume, remove "
+                "the folder, or give -o another name."
+            )

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError
-from resnest_cli.files import atomic_file
+from resnest_cli.files import atomic_file, writing
 from resnest_cli.model.checkpoint_header import (
     FORMAT_VERSION,
     CheckpointInfo,
@@ -281,11 +281,5 @@ def _versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with atomic_file(path) as file:
-            yield file
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be written: {error.strerror or error}. Check that its folder "
-            "exists, may be written and has space."
-        ) from error
+    with writing(path, CheckpointError), atomic_file(path) as file:
+        yield file

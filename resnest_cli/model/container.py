@@ -186,16 +186,18 @@ def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
     """
     import shutil
 
-    from resnest_cli.files import atomic_file
+    from resnest_cli.files import atomic_file, writing
 
     try:
-        with path.open("rb") as source, atomic_file(path) as target:
+        with (
+            writing(path, CheckpointError),
+            path.open("rb") as source,
+            atomic_file(path) as target,
+        ):
             length = int.from_bytes(source.read(8), "little")
             header = json.loads(source.read(length).decode("utf-8"))
             header["__metadata__"] = {**(header.get("__metadata__") or {}), **changes}
             target.write(_encoded(header))
             shutil.copyfileobj(source, target)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} could not be written: {getattr(error, 'strerror', None) or error}."
-        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}.") from error

@@ -1,5 +1,6 @@
 """Lines on stderr, and text that any terminal can show."""
 
+import contextlib
 import os
 import sys
 from typing import TextIO
@@ -41,9 +42,10 @@ def error(text: str) -> None:
 
 
 def _line(text: str) -> None:
-    # One write, so that the lines of several processes do not mix.
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    # One write, so that the lines of several processes do not mix. What cannot be shown is dropped.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def printable(text: str) -> str:

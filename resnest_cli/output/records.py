@@ -1,11 +1,11 @@
 """Records as tables, JSON, JSON lines or CSV, each written as soon as it is known."""
 
-import csv
-import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from resnest_cli.output.messages import printable_name
+from resnest_cli.csv_rows import Cell, csv_row
+from resnest_cli.output.messages import printable, printable_name
 from resnest_cli.output.sink import Sink
 from resnest_cli.output.tables import stdout_console, to_json
 
@@ -110,10 +110,10 @@ class CsvWriter:
     def write(self, record: "Record") -> None:
         """One row; ranks that the record does not have stay empty."""
         self._begin()
-        row = [record.input, record.status, record.error or "", record.model]
+        row: list[Cell] = [record.input, record.status, record.error, record.model]
         for prediction in record.predictions:
-            row += [str(prediction.index), prediction.label, repr(prediction.probability)]
-        row += [""] * (3 * (self._topk - len(record.predictions)))
+            row += [prediction.index, prediction.label, prediction.probability]
+        row += [None] * (3 * (self._topk - len(record.predictions)))
         if self._rejecting:
             row.append({None: "", True: "true", False: "false"}[record.unsure])
         self._row(row)
@@ -123,10 +123,10 @@ class CsvWriter:
             self._row(self._header)
             self._header = None
 
-    def _row(self, cells: list[str]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        self._sink.write(text.getvalue())
+    def _row(self, cells: Sequence[Cell]) -> None:
+        text = csv_row(cells)
+        # A file gets names as they are; on a terminal they must not act.
+        self._sink.write(printable(text) if self._sink.terminal else text)
 
     def close(self) -> None:
         """The header at least, where there was no record."""
@@ -158,7 +158,9 @@ class TableWriter:
         # A line of its own, not the table's title, which would be folded to the table's width.
         self._console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
         if record.error is not None:
-            self._console.print(Text(f"error: {record.error}", style="red"), soft_wrap=True)
+            self._console.print(
+                Text(f"error: {printable_name(record.error)}", style="red"), soft_wrap=True
+            )
             return
         if record.unsure:
             self._console.print(Text("unsure", style="yellow"), soft_wrap=True)

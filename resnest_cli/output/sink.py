@@ -1,11 +1,16 @@
 """Where records go: stdout or a file. What has been written is always whole records."""
 
+import errno
 import os
 import sys
 from pathlib import Path
 from typing import Self
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, cannot_write
+from resnest_cli.files import writing
+
+CLOSED = "standard output is closed. Use -o FILE."
+_WHOLE = "What was written before is whole."
 
 
 class Sink:
@@ -46,8 +51,8 @@ class Sink:
         if self._path is not None and self._own is None:
             self._own = _created(self._path)
         if self._own is None and sys.stdout is None:
-            raise ResnestError("standard output is closed. Use -o FILE.")
-        if self._own is None and sys.stdout.isatty():
+            raise ResnestError(CLOSED)
+        if self.terminal:
             # The terminal's own layer: on Windows it is not a stream of bytes.
             encoding = sys.stdout.encoding
             sys.stdout.write(text.encode(encoding, self._errors).decode(encoding, "replace"))
@@ -58,13 +63,16 @@ class Sink:
         try:
             _write_whole(descriptor, text.encode(encoding, self._errors))
         except BrokenPipeError:
-            raise _closed_pipe() from None
+            raise closed_pipe() from None
         except OSError as error:
-            where = str(self._path) if self._path is not None else "standard output"
-            raise ResnestError(
-                f"{where}: cannot be written: {error.strerror}. The records before are whole; "
-                "make room and run again."
-            ) from error
+            if self._path is None:
+                raise stdout_error(error) from error
+            raise ResnestError(f"{cannot_write(self._path, error)} {_WHOLE}") from error
+
+    @property
+    def terminal(self) -> bool:
+        """Whether people see what is written, as it is."""
+        return self._path is None and sys.stdout is not None and sys.stdout.isatty()
 
 
 def emit(text: str) -> None:
@@ -74,10 +82,8 @@ def emit(text: str) -> None:
 
 def _created(path: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-    try:
+    with writing(path):
         return os.open(path, flags, 0o666)
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
 def _stdout_descriptor() -> int:
@@ -107,7 +113,15 @@ def _take_back(descriptor: int, count: int) -> None:
         pass  # a pipe or a device: what is gone is gone
 
 
-def _closed_pipe() -> SystemExit:
+def stdout_error(error: OSError) -> ResnestError:
+    """What to say where standard output fails."""
+    if error.errno == errno.EBADF:
+        return ResnestError(CLOSED)
+    return ResnestError(f"{cannot_write('standard output', error)} {_WHOLE}")
+
+
+def closed_pipe() -> SystemExit:
+    """The end of a program whose reader has gone."""
     # Python flushes stdout once more at exit; what is left must go somewhere.
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())

@@ -7,14 +7,13 @@ learned.
 """
 
 import copy
-import csv
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnest_cli.csv_rows import csv_rows
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
 from resnest_cli.report.plots import lr_finder
@@ -131,11 +130,8 @@ def find_learning_rate(
             return Found(stop.exit_code, run)
         finally:
             ready.close()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["lr", "loss"])
-    writer.writerows(zip(found.rates, found.losses, strict=True))
-    write_text(run.path / "lr_finder.csv", text.getvalue())
+    points = zip(found.rates, found.losses, strict=True)
+    write_text(run.path / "lr_finder.csv", csv_rows([("lr", "loss"), *points]))
     rates, losses = found.rates[SKIPPED:], found.losses[SKIPPED:]
     if len(rates) > 1:
         lr_finder(run.path / "lr_finder.png", rates, losses, found.suggestion)

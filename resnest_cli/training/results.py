@@ -2,11 +2,11 @@
 
 import contextlib
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
+from resnest_cli.csv_rows import Cell, csv_rows, read_csv_rows
 from resnest_cli.files import write_text
 from resnest_cli.training.history import EpochRow
 from resnest_cli.training.lost_photos import LostPhoto
@@ -23,11 +23,7 @@ def write_results(path: Path, rows: Sequence[EpochRow]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(astuple(row) for row in rows)  # None becomes an empty cell, floats their repr
-    write_text(path, text.getvalue())
+    write_text(path, csv_rows([COLUMNS, *map(astuple, rows)]))
 
 
 def write_recall(
@@ -41,18 +37,15 @@ def write_recall(
     Raises:
         OSError: the file cannot be written.
     """
-    rows: list[list[str]] = []
+    known: list[list[str]] = []
     with (
         contextlib.suppress(FileNotFoundError, csv.Error),
         path.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        rows = [row for row in csv.reader(file) if row and row[0].isdecimal()]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", *class_names])
-    writer.writerows(row for row in rows if int(row[0]) < epoch)
-    writer.writerow([epoch, *("" if value is None else repr(value) for value in recall)])
-    write_text(path, text.getvalue())
+        known = [row for row in read_csv_rows(file) if row and row[0].isdecimal()]
+    rows: list[Sequence[Cell]] = [["epoch", *class_names]]
+    rows += [row for row in known if int(row[0]) < epoch]
+    write_text(path, csv_rows([*rows, [epoch, *recall]]))
 
 
 def write_lost(path: Path, photos: Sequence[LostPhoto], class_names: Sequence[str]) -> None:
@@ -61,10 +54,8 @@ def write_lost(path: Path, photos: Sequence[LostPhoto], class_names: Sequence[st
     Raises:
         OSError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # as `split.csv`
-    writer.writerow(["path", "class_name", "split", "epoch", "error"])
+    rows: list[Sequence[Cell]] = [["path", "class_name", "split", "epoch", "error"]]
     for photo in photos:
         name = class_names[photo.label] if photo.label < len(class_names) else photo.label
-        writer.writerow([photo.name, name, photo.side, photo.epoch, photo.error])
-    write_text(path, text.getvalue())
+        rows.append([photo.name, name, photo.side, photo.epoch, photo.error])
+    write_text(path, csv_rows(rows))

@@ -5,11 +5,11 @@ a file's SHA-256, in hex. As data for other commands, `data.run_split` reads it.
 """
 
 import csv
-import io
 from pathlib import Path
 
+from resnest_cli.csv_rows import csv_rows, read_csv_rows
 from resnest_cli.errors import ResnestError
-from resnest_cli.files import write_text
+from resnest_cli.files import write_text, writing
 from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder, opened_from
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
@@ -21,22 +21,15 @@ def write_split(path: Path, dataset: DataSet) -> None:
     Raises:
         ResnestError: it cannot be written.
     """
-    text = io.StringIO()
-    # All quoted: else Python 3.11 leaves a carriage return in a name bare, which ends a row.
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(_COLUMNS)
+    rows = [_COLUMNS]
     for side, samples in (("train", dataset.train), ("val", dataset.val)):
         for sample in samples:
             id_, name = dataset.class_ids[sample.label], dataset.class_names[sample.label]
-            writer.writerow([sample.name, id_, name, side, "", sample.digest.hex()])
-    for photo in dataset.bad:
-        writer.writerow([photo.name, photo.label, "", "bad", photo.error, ""])
-    for photo in dataset.left_out:
-        writer.writerow([photo.name, photo.label, "", "same", photo.error, ""])
-    try:
-        write_text(path, text.getvalue())
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
+            rows.append([sample.name, id_, name, side, "", sample.digest.hex()])
+    rows += [[photo.name, photo.label, "", "bad", photo.error, ""] for photo in dataset.bad]
+    rows += [[photo.name, photo.label, "", "same", photo.error, ""] for photo in dataset.left_out]
+    with writing(path):
+        write_text(path, csv_rows(rows))
 
 
 def read_split(path: Path, data: str) -> DataSet:
@@ -50,7 +43,7 @@ def read_split(path: Path, data: str) -> DataSet:
     others: dict[str, list[BadPhoto]] = {"bad": [], "same": []}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = read_csv_rows(file)
             columns = next(reader)
             if columns not in (_COLUMNS, _COLUMNS[:-1]):  # earlier versions wrote no hashes
                 raise ValueError("other columns")  # noqa: TRY301

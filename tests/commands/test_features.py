@@ -320,7 +320,9 @@ def test_shards_merge_to_the_bytes_of_one_run(
         for suffix in (".npy", ".csv", ".json"):
             assert out.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
         assert not list(place.glob("*.parts"))
-        assert cli("merge", *parts, "-o", out).code == 2
+        assert cli("merge", *parts, "-o", out).code == 0  # is there already
+        out.with_suffix(".json").write_bytes(parts[0].with_suffix(".json").read_bytes())
+        assert "exists" in cli("merge", *parts, "-o", out).err
         assert cli("merge", *parts, "-o", out, "--overwrite").code == 0
 
 

@@ -237,10 +237,10 @@ def test_two_runs_cannot_write_the_same_output(common: list[str | Path], tmp_pat
     out = tmp_path / "feats.npy"
     first = subprocess.Popen(program(*common, "-o", out, slow=0.2), stderr=subprocess.DEVNULL)
     wait_for((tmp_path / "feats.npy.parts" / "state.json").exists)
-    more = "from resnest_cli.features import target\ntarget._PATIENCE = 0.2"
+    more = "from resnest_cli import locks\nlocks.PATIENCE = 0.2"
     second = run(*common, "-o", out, "--resume", more=more)
     assert second.returncode == 1
-    assert "another run is writing it" in second.stderr
+    assert "another command is writing it" in second.stderr
     assert first.wait(60) == 3
 
 

@@ -1,5 +1,6 @@
 """The hub folder: timm loads it, the hub reads its card, and it is a checkpoint of ours as well."""
 
+import html
 import json
 import re
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from resnest.torch import resnest as original
 
 from resnest_cli import Classifier
+from resnest_cli.exporting.card import escaped
 from resnest_cli.exporting.description import described
 from resnest_cli.exporting.hub_folder import (
     TIMM_NAMES,
@@ -134,6 +136,19 @@ def test_the_card(tmp_path: Path) -> None:
     bare = saved(tmp_path / "bare.safetensors", get_variant("resnest14t"))
     write_folder(find_model(str(bare)), tmp_path / "hub")
     assert "No accuracy is known" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_names_are_no_markup_in_the_card() -> None:
+    hostile = ["<script>alert(1)</script>", "[click](https://x)", "*a* `b` |c| $d$", "two\nlines",
+               "# head", "&lt;", "_x_", "\x1b[31m"]  # fmt: skip
+    for name in hostile:
+        shown = escaped(name)
+        assert not re.search(r"[<>\[\]*`|$\n\x1b]|^_|_$|&(?!#\d+;)|(?<!&)#", shown), shown
+        plain = html.unescape(shown)
+        assert plain in (name, name.replace("\n", "\\n"), "\\x1b[31m")
+    assert escaped("great_white shark, jack-o'-lantern (n.)") == (
+        "great_white shark, jack-o'-lantern (n.)"
+    )
 
 
 def test_the_cards_examples_run_and_say_what_predict_says(tmp_path: Path) -> None:

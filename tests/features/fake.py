@@ -80,7 +80,7 @@ QUIET = SimpleNamespace(begin=lambda *_: None, update=lambda *_: None)
 
 def run(job: FeaturesJob, **flags: bool) -> session.Report:
     flags = {"resume": False, "overwrite": False, "retry": False} | flags
-    from resnest_cli.features.target import locked
+    from resnest_cli.features.target import held
 
-    with locked(job.target):
+    with held(job.target):
         return session.run(job, work, QUIET, **flags)

@@ -14,22 +14,20 @@ import random
 import signal
 import sys
 from collections import Counter
-from contextlib import nullcontext, suppress
 from pathlib import Path
 
 # Before numpy is imported: its threads would make forks unsafe.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from resnest_cli.errors import UsageError
 from resnest_cli.features import parts
 from resnest_cli.features.job import Shard
 from resnest_cli.features.merge import merge
-from resnest_cli.features.store import Store
-from resnest_cli.features.target import locked
+from resnest_cli.features.target import held
 from tests.features import fake
 
 COUNT = 21  # inputs, in batches of 4
 steps: Counter[str] = Counter()
+os_write = os.write
 deadly = 0  # the number of the step that kills; 0 for none
 
 
@@ -86,6 +84,13 @@ def armed() -> None:
         return Killing(original_open(self, mode, *arguments, **options))
 
     Path.open = opened
+
+    def written(descriptor, data):
+        half = bytes(data)[: len(data) // 2]
+        step("write", lambda: os_write(descriptor, half))
+        return os_write(descriptor, data)
+
+    os.write = written
     for name in ("fsync", "ftruncate"):
         stepping(os, name)
     for name in ("replace", "unlink", "mkdir", "rmdir"):
@@ -103,7 +108,7 @@ def trial(action, kill_at: int = 0) -> tuple[int, int]:
             deadly = kill_at
             armed()
             action()
-            os.write(tell, f"{steps.total()} {dict(steps)}".encode())
+            os_write(tell, f"{steps.total()} {dict(steps)}".encode())
             os._exit(0)
         except BaseException:
             import traceback
@@ -154,7 +159,7 @@ class Scenario:
 
     def first(self, target: Path) -> None:
         if self.kind == "merge":
-            with locked(target):
+            with held(target):
                 merge([target.with_name(f"part{i}.npy") for i in (2, 1, 3)], target,
                       overwrite=False)  # fmt: skip
             return
@@ -163,9 +168,7 @@ class Scenario:
     def again(self, target: Path) -> None:
         """What a user does after a kill."""
         if self.kind == "merge":
-            done = not (Store.folder_of(target) / "state.json").exists() and target.exists()
-            with suppress(UsageError) if done else nullcontext():  # it exists
-                self.first(target)
+            self.first(target)
             return
         if self.kind == "overwrite":  # killed before it began: the older run is still whole
             self._run(target, resume=True)

@@ -1,5 +1,6 @@
 """Records on stdout, messages on stderr: what each of them looks like."""
 
+import csv
 import io
 import json
 import os
@@ -98,6 +99,25 @@ def test_csv_gives_names_their_own_bytes_back(tmp_path: Path) -> None:
     writer.write(Record("caf\udce9.jpg", "m", error="x"))
     writer.close()
     assert path.read_bytes().splitlines()[1].startswith(b"caf\xe9.jpg,error,x,m,,,")
+
+
+def test_names_act_neither_in_rows_nor_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = [Record(f"{name}.jpg", "m", error="\x1b[2J") for name in ("a\rb", "=1+1", "\x1b[31m")]
+    rows = list(csv.reader(io.StringIO(write("csv", odd, tmp_path / "out"), newline="")))
+    assert [row[0] for row in rows] == ["input", "a\rb.jpg", "'=1+1.jpg", "\x1b[31m.jpg"]
+    for format_ in ("csv", "json", "jsonl", "table"):
+        terminal = Terminal()
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setattr(sys, "stdout", terminal)
+        writer = output.record_writer(format_, None, topk=1, single=False, many=False)
+        for record in odd:
+            writer.write(record)
+        writer.close()
+        assert "\x1b[31m" not in terminal.getvalue()
+        assert "\x1b[2J" not in terminal.getvalue()
+        assert "\r" not in terminal.getvalue()
 
 
 def test_tables_in_files_have_no_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

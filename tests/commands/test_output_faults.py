@@ -1,0 +1,218 @@
+"""stdout, stderr and outputs that fail: what is left, and what the next command makes of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.features import assemble, parts
+from resnest_cli.features.assemble import outputs
+from resnest_cli.features.job import Shard
+from resnest_cli.features.merge import merge
+from resnest_cli.features.store import Store
+from resnest_cli.features.target import held
+from resnest_cli.locks import locked
+from tests.conftest import Cli, make_photo
+from tests.features import fake
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"{i}{'bad' if i == 3 else ''}.jpg\n" for i in range(10)))
+    return path
+
+
+def content(target: Path) -> list[bytes]:
+    return [path.read_bytes() for path in outputs(target)]
+
+
+def resnest(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Through a shell, for its redirections; `$@` are the arguments."""
+    program = f'exec "{sys.executable}" -m resnest_cli {command}'
+    return subprocess.run(
+        ["sh", "-c", program, "sh", *map(str, arguments)],
+        capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+@needs_full
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_a_stderr_that_fails_loses_messages_only(
+    tiny_checkpoint: Path, tmp_path: Path, stderr: str
+) -> None:
+    photo = make_photo(tmp_path / "p.png")
+    command = f'predict "$@" --format jsonl {stderr}'
+    done = resnest(command, photo, tmp_path / "gone.png", "-m", tiny_checkpoint)
+    assert done.returncode == 3
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["status"] for one in records] == ["ok", "error"]
+
+
+@needs_full
+@pytest.mark.parametrize("command", ["--help", "--version", "models", "predict --help"])
+@pytest.mark.parametrize(
+    ("stdout", "words"), [(">/dev/full", "cannot be written: No space"), (">&-", "is closed")]
+)
+def test_a_stdout_that_fails_is_an_error(command: str, stdout: str, words: str) -> None:
+    done = resnest(f"{command} {stdout}")
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("error: standard output")
+    assert words in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["lines", "rows", "index"])
+def test_what_is_missing_of_parts_is_computed_again(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(parts, "MOST_INPUTS", 4)
+    fake.run(fake.job_for(tmp_path / "whole.npy", listed))
+    target = tmp_path / "out.npy"
+    original = Store.commit
+
+    def commit(self: Store, part: object) -> None:
+        original(self, part)  # type: ignore[arg-type]
+        if len(self.parts) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "commit", commit)
+    with pytest.raises(ResnestError, match=r"Make room.* 8 inputs are done and kept"):
+        fake.run(fake.job_for(target, listed))
+    monkeypatch.undo()
+    folder = Store.folder_of(target)
+    if damage == "lines":
+        (folder / "000001.csv").unlink()
+    elif damage == "rows":
+        (folder / "000001.rows").write_bytes(b"")
+    else:
+        index = folder / "index.jsonl"
+        index.write_bytes(index.read_bytes().splitlines(keepends=True)[0] + b"\0\0{\n")
+    report = fake.run(fake.job_for(target, listed), resume=True)
+    assert report.damaged == (0 if damage == "index" else 4)
+    assert content(target) == content(tmp_path / "whole.npy")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out.npy"])
+def test_names_that_could_not_be_given_are_given_by_the_next(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of a run, whose failures are not forgotten, and of a merge."""
+    target = tmp_path / "out.npy"
+    shards = [tmp_path / f"shard{i}.npy" for i in (1, 2)]
+    for number, shard in enumerate(shards, start=1):
+        fake.run(fake.job_for(shard, listed, shard=Shard(number, 2)))
+    original = Path.replace
+
+    def replace(self: Path, to: Path) -> Path:
+        if Path(to).name == name:
+            raise OSError(5, "Input/output error")
+        return original(self, to)
+
+    def failing(action: object) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            with pytest.raises(ResnestError, match="cannot be written: Input/output error"):
+                action()  # type: ignore[operator]
+
+    def merged() -> None:
+        with held(target):
+            merge(shards, target, overwrite=False)
+
+    failing(merged)
+    merged()
+    expected = content(target)
+    merged()  # a kill in the last clean-up: it is there already
+    for path in outputs(target):
+        path.unlink()
+    failing(lambda: fake.run(fake.job_for(target, listed)))
+    report = fake.run(fake.job_for(target, listed), resume=True)
+    assert not report.finished_before  # so the exit code is 3
+    assert report.info["counts"]["failed"] == 1
+    assert content(target) == expected
+    assert fake.run(fake.job_for(target, listed), resume=True).finished_before
+
+
+def test_two_formats_of_one_name(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnest_cli.locks.PATIENCE", 0.1)
+    one, two = fake.job_for(tmp_path / "f.npy", listed), fake.job_for(tmp_path / "f.npz", listed)
+    with held(one.target), pytest.raises(ResnestError, match=r"f\.csv: another command"):
+        fake.run(two)
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnest_cli.features.session.from_parts", fails)
+        with pytest.raises(ResnestError, match="Make room"):
+            fake.run(one)
+    with pytest.raises(UsageError, match=r"f\.npy\.parts holds an unfinished run"):
+        fake.run(two)
+    fake.run(one, resume=True)
+    assert sorted(path.name for path in tmp_path.glob("f.*")) == ["f.csv", "f.json", "f.npy"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("predict", "-o", "x.csv"), ("predict", "--html", "x.html"),
+                  ("export", "-o", "x.onnx"), ("export", "--hub", "hub"),
+                  ("explain", "-o", "x.png")],
+)  # fmt: skip
+def test_what_another_command_writes_is_refused(
+    cli: Cli, tiny_checkpoint: Path, photo: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str, str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("resnest_cli.locks.PATIENCE", 0.1)
+    command, option, name = arguments
+    place = tmp_path / name
+    photos = () if command == "export" else (photo,)
+    before = sorted(tmp_path.iterdir())
+    with locked(*(() if name == "hub" else (place,)), folder=place if name == "hub" else None):
+        result = cli(command, *photos, option, place, "-m", tiny_checkpoint)
+    assert result.code == 1, result.err
+    assert f"{place}: another command is writing it" in result.err
+    assert {p for p in tmp_path.iterdir() if p.suffix != ".cache"} - set(before) <= {
+        tmp_path / "resnest_home"
+    }
+
+
+def test_other_failures_of_the_machine_are_no_internal_errors(
+    cli: Cli, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(24, os.strerror(24), "feats.csv")
+
+    monkeypatch.setattr("resnest_cli.inference.classifier.find_model", full)
+    result = cli("predict", photo)
+    assert result.code == 1
+    assert "feats.csv: cannot be read or written: Too many open files" in result.err
+    assert "ulimit -n" in result.err
+
+
+def test_assembling_needs_the_rows_that_have_gone_to_it(tmp_path: Path, listed: Path) -> None:
+    """Rows are missing, and the file that they went to is missing, too."""
+    fake.run(fake.job_for(tmp_path / "whole.npy", listed))
+    target = tmp_path / "out.npy"
+    original = assemble._finish
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assemble._finish = killed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fake.run(fake.job_for(target, listed))
+    finally:
+        assemble._finish = original
+    (Store.folder_of(target) / "assembled.npy").unlink()
+    assert fake.run(fake.job_for(target, listed), resume=True).damaged == 10
+    assert content(target) == content(tmp_path / "whole.npy")
