@@ -25,7 +25,7 @@ from resnest_cli.errors import ImageError, one_line
 from resnest_cli.images.decode import UPRIGHT
 from resnest_cli.images.limits import check_pixels
 from resnest_cli.images.samples import Range, note_if_dark, to_bytes
-from resnest_cli.images.tiff_tags import Tags, read_tags
+from resnest_cli.images.tiff_tags import Tags, little_endian, read_tags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +80,7 @@ class _Layout:
     premultiplied: bool  # the colours, by the alpha that follows them
     range: Range | None  # the samples that are black and white, where that is said
     orientation: int
+    little_endian: bool
 
     @property
     def colours(self) -> int:
@@ -88,22 +89,23 @@ class _Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether Pillow reads this as it is meant."""
-        if self.compression not in _BY_PILLOW or (self.fill_order != 1 and self.bits > 8):
+        """Whether Pillow, if it opens this, reads it as it is meant."""
+        if self.compression not in _BY_PILLOW or (self.planar and self.samples > self.colours):
             return False
-        if self.photometric == _LAB and (self.samples != 3 or self.planar or self.bits != 8):
+        if self.bits <= 8:
+            plain = self.kind in (_UNSIGNED, _VOID) and (self.bits == 8 or self.samples == 1)
+            return plain and (self.photometric != _LAB or not self.planar)
+        if self.fill_order != 1 or self.kind == _VOID:
             return False
-        if self.kind in (_UNSIGNED, _VOID) and self.bits <= 8:
-            return self.bits == 8 or (self.bits in (1, 2, 4) and self.samples == 1)
         if self.photometric == _RGB:
-            deep = (self.kind, self.bits, self.planar) == (_UNSIGNED, 16, False)
-            return deep and self.samples <= 4 and self.range is None
-        grey = self.samples == 1 and self.photometric == 1
-        return grey and (self.kind, self.bits) in _DEEP_GREYS
+            deep = self.kind == _UNSIGNED and self.bits == 16 and not self.planar
+            return deep and self.range is None and not self.premultiplied
+        grey = self.samples == 1 and self.photometric == 1 and (self.kind, self.bits) in _DEEP_GREYS
+        return grey and (self.bits == 16 or self.little_endian)
 
     def __str__(self) -> str:
         kind = {_SIGNED: "signed ", _FLOAT: "floating-point "}.get(self.kind, "")
-        planes = " in planes" if self.planar and self.samples > 1 else ""
+        planes = " in planes" if self.planar else ""
         return f"{self.samples} x {self.bits} {kind}bits{planes} (compression {self.compression})"
 
 
@@ -116,12 +118,15 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     """
     layout = _layout(stream)
     check_pixels(*layout.size, max_pixels)
-    stream.seek(0)
     if not layout.plain:
         return _by_tifffile(stream, layout, max_pixels)
     from PIL.TiffImagePlugin import TiffImageFile
 
-    image = TiffImageFile(stream)
+    stream.seek(0)
+    try:
+        image = TiffImageFile(stream)
+    except SyntaxError:  # a kind that it does not know
+        return _by_tifffile(stream, layout, max_pixels)
     check_pixels(*image.size, max_pixels)
     _check_tiles(image)
     image.load()
@@ -156,12 +161,13 @@ def _layout(stream: BinaryIO) -> _Layout:
         samples=samples,
         kind=_same(tags.get(339, (_UNSIGNED,)), samples, "kinds of samples"),
         photometric=_YCBCR if old else whole(262),
-        planar=whole(284, 1) == 2,
+        planar=samples > 1 and whole(284, 1) == 2,
         compression=compression,
         fill_order=whole(266, 1),
         premultiplied=tags.get(338, (0,))[0] == 1,
         range=_stated(tags, bits),
         orientation=whole(274, 1),
+        little_endian=little_endian(stream),
     )
     reason = _unsupported(layout, tags)
     if reason:
@@ -206,7 +212,7 @@ def _unsupported(layout: _Layout, tags: Tags) -> str | None:
         bands: photometric in _GREYS and samples > 2,
         "of a volume": tags.get(32997, (1,)) != (1,),
         "with no palette, or indices that are no whole numbers": no_palette,
-        f"in L*a*b* with {layout}": photometric == _LAB and not layout.plain,
+        f"in L*a*b* with {layout}": photometric == _LAB and (samples, layout.bits) != (3, 8),
         "in other inks than CMYK": photometric == _CMYK and tags.get(332, (1,)) != (1,),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
@@ -264,6 +270,7 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
         install = 'pip install "resnest-cli[tiff]"'
         raise ImageError(f"is a TIFF of {layout}; to read those: {install}") from error
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it writes to stderr
+    stream.seek(0)
     try:
         with tifffile.TiffFile(stream) as file:
             page: Any = file.pages[0]

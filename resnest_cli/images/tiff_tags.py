@@ -23,8 +23,7 @@ def read_tags(stream: BinaryIO, wanted: frozenset[int]) -> Tags:
     Raises:
         ImageError: the tags are damaged, or not all there.
     """
-    stream.seek(0)
-    order = "<" if stream.read(2) == b"II" else ">"
+    order = "<" if little_endian(stream) else ">"
     big = _read(stream, order, "H") == (43,)
     if big:
         stream.seek(8)
@@ -51,6 +50,12 @@ def read_tags(stream: BinaryIO, wanted: frozenset[int]) -> Tags:
             values = tuple(a / (b or 1) for a, b in zip(values[::2], values[1::2], strict=True))
         tags[tag] = values
     return tags
+
+
+def little_endian(stream: BinaryIO) -> bool:
+    """The byte order of a TIFF; the stream then stands behind it."""
+    stream.seek(0)
+    return stream.read(2) == b"II"
 
 
 def _seek(stream: BinaryIO, place: int) -> None:
