@@ -1,7 +1,7 @@
 """Samples of any type -> 8 bits. One rule for every format, in this order:
 
-1. What the file states (`stated`, such as SMaxSampleValue in a TIFF or sBIT in a PNG) becomes
-   0 .. 255. A statement that a sample contradicts is not believed.
+1. What the file states (`Stated`, such as SMaxSampleValue in a TIFF or sBIT in a PNG) becomes
+   0 .. 255.
 2. Unsigned integers: the full range of their bits; 8 bits stay as they are, whatever is stated.
    32 and 64 bits, signed or not, that stay within 0 .. 65535 are 16 bits in a larger container, as
    Pillow writes them.
@@ -9,11 +9,11 @@
 4. Floats within [0, 1] are multiplied by 255; any others: the smallest to the largest finite value.
    NaN and -infinity are black, infinity is white.
 
-Nothing is clipped. Where nothing is stated and the largest sample needs 4 bits fewer than there
+Only a statement clips. Where nothing is stated and the largest sample needs 4 bits fewer than there
 are (12 bits in a container of 16), the photo stays nearly black, and a note says so.
 """
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -22,11 +22,20 @@ from resnest_cli.images import notes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Range = tuple[float, float]
+
+class Stated(NamedTuple):
+    """The samples that are black and white, by what a file says of itself.
+
+    Where that is not `certain`, a sample outside of it disproves it; else such samples are clipped.
+    """
+
+    low: float
+    high: float
+    certain: bool = True
 
 
 def to_bytes(
-    values: "NDArray[Any]", *, bits: int | None = None, stated: Range | None = None
+    values: "NDArray[Any]", *, bits: int | None = None, stated: Stated | None = None
 ) -> "NDArray[np.uint8]":
     """Samples of a photo -> uint8 of the same shape.
 
@@ -43,9 +52,13 @@ def to_bytes(
     low, high = int(values.min()), int(values.max())
     if not _believed(stated, low, high):
         stated = _range(values.dtype.kind == "i", bits, low, high)
-    if stated[0] == 0 and stated[1] == 65535:  # in whole numbers, which round alike everywhere
+    if high <= 65535 and (stated.low, stated.high) == (
+        0,
+        65535,
+    ):  # in whole numbers, which round alike everywhere
         return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    return _scaled(values.astype(np.float32 if bits <= 24 else np.float64), *stated)
+    floats = values.astype(np.float32 if bits <= 24 else np.float64)
+    return _scaled(floats, stated.low, stated.high)
 
 
 def note_if_dark(high: int, full: int) -> None:
@@ -58,30 +71,32 @@ def note_if_dark(high: int, full: int) -> None:
         )
 
 
-def _believed(stated: Range | None, low: float, high: float) -> TypeGuard[Range]:
-    return stated is not None and stated[0] <= low and high <= stated[1]
+def _believed(stated: Stated | None, low: float, high: float) -> TypeGuard[Stated]:
+    if stated is None or stated.certain:
+        return stated is not None
+    return stated.low <= low and high <= stated.high
 
 
-def _range(signed: bool, bits: int, low: int, high: int) -> Range:
+def _range(signed: bool, bits: int, low: int, high: int) -> Stated:
     if bits >= 32 and low >= 0 and high <= 65535:
         signed, bits = False, 16
     if signed:
-        return low, high
+        return Stated(low, high)
     note_if_dark(high, 2**bits - 1)
-    return 0, 2**bits - 1
+    return Stated(0, 2**bits - 1)
 
 
-def _from_floats(values: "NDArray[Any]", stated: Range | None) -> "NDArray[np.uint8]":
+def _from_floats(values: "NDArray[Any]", stated: Stated | None) -> "NDArray[np.uint8]":
     scaled = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
     finite = np.isfinite(scaled)
     low = float(scaled.min(where=finite, initial=np.inf))
     high = float(scaled.max(where=finite, initial=-np.inf))
     if not _believed(stated, low, high):
         whole = not finite.any() or (low >= 0.0 and high <= 1.0)
-        stated = (0.0, 1.0) if whole else (low, high)
+        stated = Stated(0.0, 1.0) if whole else Stated(low, high)
     # First: arithmetic on a signalling NaN is a warning.
-    scaled[np.isnan(scaled)] = stated[0]
-    return _scaled(scaled, *stated)
+    scaled[np.isnan(scaled)] = stated.low
+    return _scaled(scaled, stated.low, stated.high)
 
 
 def _scaled(scaled: "NDArray[Any]", low: float, high: float) -> "NDArray[np.uint8]":

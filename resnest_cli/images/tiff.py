@@ -24,7 +24,7 @@ from PIL import Image
 from resnest_cli.errors import ImageError, one_line
 from resnest_cli.images.decode import UPRIGHT
 from resnest_cli.images.limits import check_pixels
-from resnest_cli.images.samples import Range, note_if_dark, to_bytes
+from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
 from resnest_cli.images.tiff_tags import Tags, little_endian, read_tags
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class _Layout:
     compression: int
     fill_order: int
     premultiplied: bool  # the colours, by the alpha that follows them
-    range: Range | None  # the samples that are black and white, where that is said
+    stated: Stated | None  # the samples that are black and white, where that is said
+    narrow_palette: bool  # of 8 bits in place of 16, as some write it
     orientation: int
     little_endian: bool
 
@@ -92,14 +93,14 @@ class _Layout:
         """Whether Pillow, if it opens this, reads it as it is meant."""
         if self.compression not in _BY_PILLOW or (self.planar and self.samples > self.colours):
             return False
+        if (self.fill_order != 1 and self.bits != 1) or self.narrow_palette:
+            return False
         if self.bits <= 8:
             plain = self.kind in (_UNSIGNED, _VOID) and (self.bits == 8 or self.samples == 1)
             return plain and (self.photometric != _LAB or not self.planar)
-        if self.fill_order != 1 or self.kind == _VOID:
-            return False
         if self.photometric == _RGB:
             deep = self.kind == _UNSIGNED and self.bits == 16 and not self.planar
-            return deep and self.range is None and not self.premultiplied
+            return deep and self.stated is None and not self.premultiplied
         grey = self.samples == 1 and self.photometric == 1 and (self.kind, self.bits) in _DEEP_GREYS
         return grey and (self.bits == 16 or self.little_endian)
 
@@ -165,7 +166,8 @@ def _layout(stream: BinaryIO) -> _Layout:
         compression=compression,
         fill_order=whole(266, 1),
         premultiplied=tags.get(338, (0,))[0] == 1,
-        range=_stated(tags, bits),
+        stated=_stated(tags, bits),
+        narrow_palette=max(tags.get(320, (256,))) < 256,
         orientation=whole(274, 1),
         little_endian=little_endian(stream),
     )
@@ -183,16 +185,16 @@ def _same(values: tuple[float, ...], samples: int, what: str) -> int:
     return found.pop()
 
 
-def _stated(tags: Tags, bits: int) -> Range | None:
+def _stated(tags: Tags, bits: int) -> Stated | None:
     """The samples that are black and white, where the file says so."""
     if 341 in tags:
         low, high = min(tags.get(340, (0.0,))), max(tags[341])
-        return (low, high) if low < high else None
+        return Stated(low, high) if low < high else None
     most = {int(value) for value in tags.get(281, ())}
     if len(most) == 1:
         (all_bits,) = most
         if 255 <= all_bits < 2 ** (bits - 1) and all_bits & (all_bits + 1) == 0:
-            return 0, all_bits
+            return Stated(0, all_bits, certain=False)
     return None
 
 
@@ -210,6 +212,7 @@ def _unsupported(layout: _Layout, tags: Tags) -> str | None:
         f"of samples of kind {kind}": not 1 <= kind <= 6,
         f"with {samples} sample(s) for each pixel, too few": samples < layout.colours,
         bands: photometric in _GREYS and samples > 2,
+        f"of {layout.bits}-bit integers": layout.bits in (24, 40, 48, 56) and kind != _FLOAT,
         "of a volume": tags.get(32997, (1,)) != (1,),
         "with no palette, or indices that are no whole numbers": no_palette,
         f"in L*a*b* with {layout}": photometric == _LAB and (samples, layout.bits) != (3, 8),
@@ -248,7 +251,7 @@ def _deep(image: Image.Image, layout: _Layout) -> Image.Image:
     values: NDArray[Any] = np.asarray(image)
     if (layout.kind, layout.bits) == (_UNSIGNED, 32):
         values = values.view(np.uint32)  # Pillow has no such mode and takes them for signed
-    return _grey(to_bytes(values, stated=layout.range), layout)
+    return _grey(to_bytes(values, stated=layout.stated), layout)
 
 
 def _grey(pixels: "NDArray[np.uint8]", layout: _Layout) -> Image.Image:
@@ -311,10 +314,10 @@ def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) 
     """Samples (H, W, S) as an RGB image."""
     colours = values[..., : layout.colours]
     if layout.photometric == _PALETTE:
-        return _from_palette(colours[..., 0], palette)
+        return _from_palette(colours[..., 0], palette, layout)
     if layout.premultiplied and layout.samples > layout.colours and layout.kind != _SIGNED:
         colours = _divided(colours, values[..., layout.colours, None])
-    pixels = to_bytes(colours, bits=layout.bits, stated=layout.range)
+    pixels = to_bytes(colours, bits=layout.bits, stated=layout.stated)
     if layout.colours == 1:
         return _grey(pixels[..., 0], layout)
     mode = "CMYK" if layout.photometric == _CMYK else "RGB"
@@ -330,11 +333,11 @@ def _divided(colours: "NDArray[Any]", alpha: "NDArray[Any]") -> "NDArray[Any]":
     return np.clip(shares, 0, 1, out=shares)
 
 
-def _from_palette(indices: "NDArray[Any]", palette: "NDArray[Any]") -> Image.Image:
-    """`palette` is (3, colours), of 16 bits; or of 8, as some write it, if nothing is above 255."""
+def _from_palette(indices: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) -> Image.Image:
+    """Indices (H, W) into a palette (3, colours) as an RGB image."""
     import numpy as np
 
     if indices.max() >= palette.shape[1]:
         raise ImageError("is damaged: a colour is not in its palette")
-    table = (palette if palette.max() < 256 else palette >> 8).astype(np.uint8)
+    table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(table.T[indices]))
