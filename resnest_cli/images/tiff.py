@@ -44,24 +44,26 @@ _OTHERS = {
     34892: "linear raw (a raw photo: develop it first)",
 }
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
-_NO_COMPRESSION, _FAX, _OLD_JPEG, _JPEG = 1, (2, 3, 4), 6, 7
-_BY_PILLOW = {
-    _NO_COMPRESSION,
-    *_FAX,
-    5,
-    _OLD_JPEG,
-    _JPEG,
-    8,
-    32773,
-    32946,
-}  # LZW, deflate, packbits
+_NO_COMPRESSION, _OLD_JPEG, _JPEG = 1, 6, 7
+_LZW, _DEFLATE, _PACKBITS, _LZMA, _ZSTD = 5, (8, 32946), 32773, 34925, 50000
+_SHARED = {_NO_COMPRESSION, _LZW, *_DEFLATE, _PACKBITS}
+_BY_PILLOW = _SHARED | {2, 3, 4, _OLD_JPEG, _JPEG}  # 2, 3 and 4 are fax machines'
+# Those that tell damage, and that write no more bytes than they are allowed. What has a size of its
+# own inside, such as JPEG 2000, could take any amount of memory.
+_BY_TIFFFILE = _SHARED | {_LZMA, _ZSTD}
+_COMPRESSIONS = {
+    2: "fax", 3: "fax", 4: "fax", _OLD_JPEG: "old JPEG", _JPEG: "JPEG", 50001: "WebP",
+    33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34933: "PNG",
+    22610: "JPEG XR", 34934: "JPEG XR", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
 _DEEP_GREYS = {(_UNSIGNED, 16), (_UNSIGNED, 32), (_SIGNED, 32), (_FLOAT, 32)}
 _FULL_RANGE = (0, 255, 128, 255, 128, 255)
 _REC_601 = (0.299, 0.587, 0.114)
 # See `_layout` and `_unsupported` for what they are.
 _WANTED = frozenset(
-    (256, 257, 258, 259, 262, 266, 274, 277, 281, 284, 320, 332, 338, 339, 340, 341, 529, 530, 532)
-) | {32997}
+    (256, 257, 258, 259, 262, 266, 274, 277, 281, 284, 320, 322, 323, 332, 338, 339, 340, 341)
+) | {529, 530, 532, 32997}
+_MOST_OF_A_TILE = 2**20  # pixels, of a picture that is smaller
 _MOST_BYTES = 16  # of the samples of a pixel, on average
 
 
@@ -70,6 +72,7 @@ class _Layout:
     """What the tags of the first page say; `bits` of each sample."""
 
     size: tuple[int, int]
+    tile: tuple[int, int]  # (0, 0) where there are strips
     bits: int
     samples: int
     kind: int  # SampleFormat
@@ -106,8 +109,10 @@ class _Layout:
 
     def __str__(self) -> str:
         kind = {_SIGNED: "signed ", _FLOAT: "floating-point "}.get(self.kind, "")
-        planes = " in planes" if self.planar else ""
-        return f"{self.samples} x {self.bits} {kind}bits{planes} (compression {self.compression})"
+        planes = ", in planes" if self.planar else ""
+        by = _COMPRESSIONS.get(self.compression, f"compression {self.compression}")
+        compressed = "" if self.compression in _SHARED else f", compressed by {by}"
+        return f"{self.samples} x {self.bits} {kind}bits{planes}{compressed}"
 
 
 def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
@@ -119,6 +124,8 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     """
     layout = _layout(stream)
     check_pixels(*layout.size, max_pixels)
+    if math.prod(layout.tile) > max(_MOST_OF_A_TILE, 16 * math.prod(layout.size)):
+        raise ImageError("is damaged: its tiles are much larger than the picture")
     if not layout.plain:
         return _by_tifffile(stream, layout, max_pixels)
     from PIL.TiffImagePlugin import TiffImageFile
@@ -130,6 +137,8 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
         return _by_tifffile(stream, layout, max_pixels)
     check_pixels(*image.size, max_pixels)
     _check_tiles(image)
+    if layout.compression == _JPEG:
+        _check_jpegs(stream)
     image.load()
     if layout.bits > 8:
         return _deep(image, layout)
@@ -158,6 +167,7 @@ def _layout(stream: BinaryIO) -> _Layout:
     bits = _same(tags.get(258, (8.0 if old else 1.0,)), samples, "bits")
     layout = _Layout(
         size=(whole(256), whole(257)),
+        tile=(whole(322, 0), whole(323, 0)),
         bits=bits,
         samples=samples,
         kind=_same(tags.get(339, (_UNSIGNED,)), samples, "kinds of samples"),
@@ -239,6 +249,16 @@ def _check_tiles(image: "TiffImageFile") -> None:
         raise ImageError("is damaged: parts of the picture are missing")
 
 
+def _check_jpegs(stream: BinaryIO) -> None:
+    """Refuse strips and tiles that lack the end of their JPEG: libjpeg would fill them up."""
+    tags = read_tags(stream, frozenset((273, 279, 324, 325)))
+    places = tags.get(324, tags.get(273, ()))
+    for place, size in zip(places, tags.get(325, tags.get(279, ())), strict=False):
+        stream.seek(int(place + max(size - 16, 0)))
+        if not stream.read(int(min(size, 16))).rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
+            raise ImageError("is truncated: a JPEG in the TIFF has no end")
+
+
 def _deep(image: Image.Image, layout: _Layout) -> Image.Image:
     """More than 8 bits that Pillow has read: grey, or RGB of which it keeps the high bytes."""
     import numpy as np
@@ -259,6 +279,8 @@ def _grey(pixels: "NDArray[np.uint8]", layout: _Layout) -> Image.Image:
 
 
 def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Image:
+    if layout.compression not in _BY_TIFFFILE or layout.photometric in (_YCBCR, _LAB):
+        raise ImageError(f"is not supported: a TIFF of {layout}")
     width, height = layout.size
     size = width * height * layout.samples * max(layout.bits // 8, 1)
     if size > _MOST_BYTES * max_pixels:
@@ -302,8 +324,6 @@ def _check_page(page: Any, layout: _Layout) -> None:
     seen = page.imagewidth, page.imagelength, page.bitspersample, page.samplesperpixel
     if seen != (width, height, layout.bits, layout.samples) or page.imagedepth != 1:
         raise ImageError(f"is not supported: a TIFF of {layout} that can be read in two ways")
-    if page.is_tiled and page.tilewidth * page.tilelength > max(2**20, 16 * width * height):
-        raise ImageError("is damaged: its tiles are much larger than the picture")
     count = math.prod(page.chunked)
     places = page.dataoffsets[:count], page.databytecounts[:count]
     if not page.is_contiguous and any(len(p) < count or min(p) <= 0 for p in places):
