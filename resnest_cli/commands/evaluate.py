@@ -11,6 +11,7 @@ from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_written, picked, write_page
 from resnest_cli.errors import UsageError
 from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
 
@@ -78,6 +79,7 @@ def evaluate_command(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = "center",
     exif: options.Exif = True,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average each photo with its mirror image.")
     ] = False,

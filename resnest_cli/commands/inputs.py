@@ -105,8 +105,8 @@ def check_place(path: Path) -> None:
 class HtmlPage:
     """The page of a run over photos; Pillow and Jinja2 are imported with the first record."""
 
-    def __init__(self, path: Path, title: str) -> None:
-        self._path, self._title = path, title
+    def __init__(self, path: Path, title: str, max_pixels: int) -> None:
+        self._path, self._title, self._max_pixels = path, title, max_pixels
         self._page: Page | None = None
 
     def add(self, record: "Record") -> None:
@@ -114,7 +114,7 @@ class HtmlPage:
         if self._page is None:
             from resnest_cli.report.html import Page
 
-            self._page = Page(self._title, "")
+            self._page = Page(self._title, "", max_pixels=self._max_pixels)
         self._page.add(record)
 
     def write(self, subtitle: str) -> None:

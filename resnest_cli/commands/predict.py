@@ -17,6 +17,7 @@ from resnest_cli.commands.inputs import (
 )
 from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -87,6 +88,7 @@ def predict(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = "center",
     exif: options.Exif = True,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_decode: options.FastDecode = False,
     gpu_decode: options.GpuDecode = False,
     tta: Annotated[
@@ -145,7 +147,7 @@ def predict(
         many=not explicit or len(inputs) > _FEW,
         rejecting=reject_below > 0,
     )
-    page = HtmlPage(html, f"Predictions of {model}") if html is not None else None
+    page = HtmlPage(html, f"Predictions of {model}", max_pixels) if html is not None else None
     _show(found, writer, page, total=len(inputs) if explicit else None)
 
 

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from PIL import Image
 
 from resnest_cli.errors import ImageError, one_line
-from resnest_cli.images.limits import MAX_PIXELS, check_pixels
+from resnest_cli.images.limits import MAX_PIXELS, check_pixels, usual_limit
 
 if TYPE_CHECKING:
     from PIL import ImageFile
@@ -107,7 +107,7 @@ def decode(
     source: "str | os.PathLike[str] | bytes | BinaryIO",
     *,
     exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     at_least: int | None = None,
 ) -> Image.Image:
     """Decode one photo. Safe to call from several threads; never writes to its input.
@@ -115,7 +115,8 @@ def decode(
     Args:
         source: a path of a regular file, or the bytes of an image file, or a binary stream of them.
         exif: turn the photo upright as its EXIF orientation says.
-        max_pixels: refuse a photo of more pixels before memory is spent on them.
+        max_pixels: refuse a photo of more pixels before memory is spent on them. Above Pillow's own
+            limit, that one is raised, too, for this process. None: as RESNEST_MAX_PIXELS says.
         at_least: decode a JPEG smaller, but no side shorter than this many pixels (or than it is).
 
     Returns:
@@ -125,6 +126,9 @@ def decode(
         ImageError: whatever is wrong with the input. The message is one line that goes on after
             the input's name: "is empty (0 bytes)", "is truncated: ...".
     """
+    max_pixels = usual_limit() if max_pixels is None else max_pixels
+    if max_pixels > MAX_PIXELS and 0 < (Image.MAX_IMAGE_PIXELS or 0) < max_pixels:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # of GIF, WebP and whatever is cropped
     try:
         if isinstance(source, bytes):
             return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels, at_least)
@@ -163,7 +167,9 @@ class JpegHeader(NamedTuple):
     turn: Image.Transpose | None  # what turns it upright
 
 
-def jpeg_header(data: bytes, *, exif: bool = True) -> JpegHeader | None:
+def jpeg_header(
+    data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS
+) -> JpegHeader | None:
     """The header of a whole JPEG in RGB or grey, of no more pixels than `decode` takes; else None.
 
     `data` that it refuses, `decode` takes or says what is wrong with them.
@@ -172,7 +178,7 @@ def jpeg_header(data: bytes, *, exif: bool = True) -> JpegHeader | None:
         return None
     try:
         image = _plugin("JPEG")(io.BytesIO(data))
-        check_pixels(*image.size, MAX_PIXELS)
+        check_pixels(*image.size, max_pixels)
     except Exception:  # Pillow raises about anything on bad data
         return None
     if image.mode not in ("RGB", "L"):
