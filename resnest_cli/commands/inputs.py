@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.images.sources import EXTENSIONS, local_path
 
 if TYPE_CHECKING:
     from resnest_cli.inference.records import Record
@@ -53,7 +53,7 @@ def check_runner(given: Mapping[str, Any]) -> None:
     for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
         if given[name] is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
-    for place in map(str, (*(given["photos"] or ()), given["output_"])):
+    for place in map(str, (*map(local_path, given["photos"] or ()), given["output_"])):
         if "://" in place:
             from resnest_cli.cluster.filesystems import is_address
 
@@ -74,7 +74,8 @@ def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -
         UsageError: it is one of them.
     """
     for name in filter(None, read):
-        if path.exists() and Path(name).exists() and path.samefile(name):
+        other = Path(local_path(name))
+        if path.exists() and other.exists() and path.samefile(other):
             raise UsageError(f"{path} is read by this command; give {option} another name.")
 
 

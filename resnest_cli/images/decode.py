@@ -86,8 +86,16 @@ _OTHERS = (
     (b"\xff\x0a", "a JPEG XL image, a format that is not supported"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image, a format that is not supported"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image, a format that is not supported"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image, a format that is not supported"),
+    (b"II\xbc", "a JPEG XR image, a format that is not supported"),
+    (b"P7", "a PAM image, a format that is not supported"),
+    (b"PF", "a PFM image in colour, a format that is not supported"),
+    (b"qoif", "a QOI image, a format that is not supported"),
+    (b"\0\0\2\0", "a cursor, a format that is not supported"),
     (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image itself"),
 )
+
+_UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
 
 _ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -210,7 +218,7 @@ def _checked_file(path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise ImageError(f"is {kind}, not a regular file")
+        raise ImageError(f"is {kind}, not a regular file; - reads a photo from standard input")
     return status.st_size
 
 
@@ -219,7 +227,8 @@ def _decode_stream(
 ) -> Image.Image:
     if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
         warnings.filterwarnings("ignore", module=_QUIET_MODULES)
-    name = _format(stream.read(64))
+    head = stream.read(64)
+    name = _format(head)
     if name in _READ_WHOLE:
         _check_bytes(size)
     if name == "ICO":
@@ -236,6 +245,10 @@ def _decode_stream(
         loaded = _reduced(image, at_least)
     image.load()
     upright = _transposition(image) if exif else None
+    if name == "PNG" and head[24:25] == b"\x10":
+        from resnest_cli.images.deep_png import eight_bits
+
+        loaded = eight_bits(image, stream)
     rgb = _to_rgb(loaded)
     return rgb if upright is None else rgb.transpose(upright)
 
@@ -344,9 +357,11 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "does not fit into this machine's memory"
     if isinstance(error, Image.DecompressionBombError):
-        return f"is refused: {text}"
+        return f"is refused: {text}; --max-pixels raises the limit"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return f"is truncated: {text or 'the data end too early'}"
+    if _UNSUPPORTED.search(text):
+        return f"is not supported: {text}"
     if not isinstance(error, OSError | SyntaxError | ValueError):  # the text alone says too little
         text = f"{type(error).__name__} {text}"
     return f"is damaged: {text}"

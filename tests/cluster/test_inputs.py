@@ -124,7 +124,7 @@ def test_a_list_file(folder: Path, tmp_path: Path) -> None:
     kinds = [(item.kind, item.name) for item in found(from_file=listed)]
     assert kinds[:3] == [
         ("file", f"{folder}/b.jpeg"),
-        ("file", f"file://{folder}/img2.png"),
+        ("file", f"{folder}/img2.png"),
         ("url", "http://localhost/x.jpg"),
     ]
     assert len(kinds) == 7

@@ -581,7 +581,7 @@ def test_the_limit_can_be_chosen():
     message = error_of(data, max_pixels=pixels - 1)
     assert message == (
         f"has 61 x 43 pixels, more than the limit of {pixels - 1} (a decompression bomb?); "
-        f"--max-pixels {pixels} reads it, with up to 0.1 GB of memory"
+        f"--max-pixels {pixels}, or RESNEST_MAX_PIXELS, reads it, with up to 0.1 GB of memory"
     )
 
 
@@ -631,12 +631,12 @@ def test_link_to_a_photo(tmp_path):
 @pytest.mark.timeout(20)
 def test_pipes_sockets_and_devices_do_not_hang(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert error_of(tmp_path / "pipe.jpg") == "is a named pipe, not a regular file"
+    assert error_of(tmp_path / "pipe.jpg") == "is a named pipe, not a regular file; - reads a photo from standard input"
     monkeypatch.chdir(tmp_path)  # the names of sockets must be short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.jpg")
-        assert error_of("socket.jpg") == "is a socket, not a regular file"
-    assert error_of("/dev/zero") == "is a device, not a regular file"
+        assert error_of("socket.jpg") == "is a socket, not a regular file; - reads a photo from standard input"
+    assert error_of("/dev/zero") == "is a device, not a regular file; - reads a photo from standard input"
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
