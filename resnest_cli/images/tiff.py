@@ -126,6 +126,7 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     check_pixels(*layout.size, max_pixels)
     if math.prod(layout.tile) > max(_MOST_OF_A_TILE, 16 * math.prod(layout.size)):
         raise ImageError("is damaged: its tiles are much larger than the picture")
+    _check_data(stream, layout.compression)
     if not layout.plain:
         return _by_tifffile(stream, layout, max_pixels)
     from PIL.TiffImagePlugin import TiffImageFile
@@ -137,8 +138,6 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
         return _by_tifffile(stream, layout, max_pixels)
     check_pixels(*image.size, max_pixels)
     _check_tiles(image)
-    if layout.compression == _JPEG:
-        _check_jpegs(stream)
     image.load()
     if layout.bits > 8:
         return _deep(image, layout)
@@ -249,11 +248,18 @@ def _check_tiles(image: "TiffImageFile") -> None:
         raise ImageError("is damaged: parts of the picture are missing")
 
 
-def _check_jpegs(stream: BinaryIO) -> None:
-    """Refuse strips and tiles that lack the end of their JPEG: libjpeg would fill them up."""
+def _check_data(stream: BinaryIO, compression: int) -> None:
+    """Refuse what libtiff and tifffile would fill up: strips and tiles that are nowhere, or cut."""
+    if compression == _OLD_JPEG:  # lies elsewhere
+        return
     tags = read_tags(stream, frozenset((273, 279, 324, 325)))
     places = tags.get(324, tags.get(273, ()))
-    for place, size in zip(places, tags.get(325, tags.get(279, ())), strict=False):
+    sizes = tags.get(325, tags.get(279, ()))
+    if not all(places) or (compression != _NO_COMPRESSION and not all(sizes)):
+        raise ImageError("is damaged: parts of the picture are missing")
+    if compression != _JPEG:
+        return
+    for place, size in zip(places, sizes, strict=False):
         stream.seek(int(place + max(size - 16, 0)))
         if not stream.read(int(min(size, 16))).rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
             raise ImageError("is truncated: a JPEG in the TIFF has no end")
@@ -325,8 +331,8 @@ def _check_page(page: Any, layout: _Layout) -> None:
     if seen != (width, height, layout.bits, layout.samples) or page.imagedepth != 1:
         raise ImageError(f"is not supported: a TIFF of {layout} that can be read in two ways")
     count = math.prod(page.chunked)
-    places = page.dataoffsets[:count], page.databytecounts[:count]
-    if not page.is_contiguous and any(len(p) < count or min(p) <= 0 for p in places):
+    sizes = page.databytecounts[:count]
+    if not page.is_contiguous and (min(len(page.dataoffsets), len(sizes)) < count or 0 in sizes):
         raise ImageError("is damaged: parts of the picture are missing")
 
 
@@ -357,6 +363,7 @@ def _from_palette(indices: "NDArray[Any]", palette: "NDArray[Any]", layout: _Lay
     """Indices (H, W) into a palette (3, colours) as an RGB image."""
     import numpy as np
 
+    indices = indices.astype(np.intp)  # a single bit is a truth value, which would choose rows
     if indices.max() >= palette.shape[1]:
         raise ImageError("is damaged: a colour is not in its palette")
     table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)

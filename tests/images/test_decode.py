@@ -631,12 +631,13 @@ def test_link_to_a_photo(tmp_path):
 @pytest.mark.timeout(20)
 def test_pipes_sockets_and_devices_do_not_hang(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert error_of(tmp_path / "pipe.jpg") == "is a named pipe, not a regular file; - reads a photo from standard input"
+    rest = ", not a regular file; - reads a photo from standard input"
+    assert error_of(tmp_path / "pipe.jpg") == "is a named pipe" + rest
     monkeypatch.chdir(tmp_path)  # the names of sockets must be short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.jpg")
-        assert error_of("socket.jpg") == "is a socket, not a regular file; - reads a photo from standard input"
-    assert error_of("/dev/zero") == "is a device, not a regular file; - reads a photo from standard input"
+        assert error_of("socket.jpg") == "is a socket" + rest
+    assert error_of("/dev/zero") == "is a device" + rest
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
