@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import EXTENSIONS, local_path
+from resnest_cli.images.sources import EXTENSIONS, is_file_url, local_path
 
 if TYPE_CHECKING:
     from resnest_cli.inference.records import Record
@@ -53,7 +53,8 @@ def check_runner(given: Mapping[str, Any]) -> None:
     for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
         if given[name] is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
-    for place in map(str, (*map(local_path, given["photos"] or ()), given["output_"])):
+    photos = [text for text in given["photos"] or () if not is_file_url(text)]
+    for place in map(str, (*photos, given["output_"])):
         if "://" in place:
             from resnest_cli.cluster.filesystems import is_address
 

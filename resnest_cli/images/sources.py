@@ -229,7 +229,7 @@ def from_name(text: str) -> Source:
     if is_url(text):
         return Source(without_login(text) if "@" in text else text, url=text)
     path = local_path(text)
-    if _FILE_URL.match(path):
+    if is_file_url(path):
         return Source(text, error="is an address of a file on another machine")
     return Source(path, path=path)
 
@@ -239,9 +239,14 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def is_file_url(text: str) -> bool:
+    """Whether an input is a file:// address."""
+    return _FILE_URL.match(text) is not None
+
+
 def local_path(text: str) -> str:
     """An input as it is, but the path that a file:// address of this machine stands for."""
-    if _FILE_URL.match(text) is None:
+    if not is_file_url(text):
         return text
     from urllib.parse import unquote_to_bytes
     from urllib.request import url2pathname

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from resnest_cli.cluster import inputs, shards
+from resnest_cli.cluster.filesystems import opened
 from resnest_cli.cluster.inputs import Input, iter_inputs
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
 from resnest_cli.inference.run_options import RunOptions
 from tests.conftest import make_photo
@@ -86,6 +87,29 @@ def test_a_glob_on_a_file_system(folder: Path) -> None:
     assert missing == (missing.name, "error", "is a pattern that matches no file", 0, 0)
     with pytest.raises(UsageError, match="no \\*\\* here"):
         found(f"file://{folder}/**/*.png")
+
+
+def test_addresses_of_files_are_escaped(tmp_path: Path) -> None:
+    odd = tmp_path / "p q"
+    odd.mkdir()
+    photos = [make_photo(odd / name) for name in ("100%25.png", "a b.png", "é#?.png")]
+    address = f"file://{tmp_path}/p%20q"
+    for named in (address, f"{address}/*.png", f"FILE://localhost{tmp_path}/p%20q/"):
+        items = found(named)
+        assert len(items) == 3
+        assert [opened(item.where)[1] for item in items] == list(map(str, photos))
+    with pytest.raises(ResnestError, match="of this machine"):
+        found("file://nas/photos")
+
+
+def test_droppings_of_systems_are_no_photos(folder: Path) -> None:
+    for name in ("@eaDir/b.jpeg/SYNO.jpg", "__MACOSX/img2.png", "#recycle/a.png", "Thumbs.db"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    stats = SourceStats()
+    names = [i.name for i in iter_inputs(options(f"file://{folder}"), "path", stats)]
+    assert (len(names), stats.skipped) == (4, 1)
+    assert len(found(f"file://{folder}/*/*")) == 1
 
 
 def test_a_file_system_of_fsspec(memory) -> None:
