@@ -191,6 +191,15 @@ Exif = Annotated[
         help="Turn photos upright; published accuracies were measured without.",
     ),
 ]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        envvar="RESNEST_MAX_PIXELS",
+        help="Refuse photos of more pixels; one takes up to 12 bytes of memory for each.",
+    ),
+]
 FastDecode = Annotated[
     bool,
     typer.Option(

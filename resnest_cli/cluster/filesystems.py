@@ -10,8 +10,10 @@ import secrets
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_from_bytes
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.images.sources import local_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -34,12 +36,17 @@ def opened(text: str) -> "tuple[FileSystem, str]":
     """
     if not is_address(text):
         return _of("file:///")[0], os.path.abspath(text)  # noqa: PTH100 - keeps odd bytes
+    path = local_path(text)
+    if not is_address(path):
+        return _of("file:///")[0], path.rstrip("/") or "/"
     scheme, _, rest = text.partition("://")
     host = rest.partition("/")[0]
-    system, by_address = _of(f"{scheme}://{host}/" if scheme != "file" else "file:///")
+    if scheme.lower() == "file":
+        raise ResnestError(f"{text}: cannot be reached: a file:// address is of this machine.")
+    system, by_address = _of(f"{scheme}://{host}/")
     if by_address is not None:
         return system, by_address(text)
-    return system, rest.rstrip("/") if scheme != "file" else "/" + rest.lstrip("/").rstrip("/")
+    return system, rest.rstrip("/")
 
 
 @lru_cache(maxsize=64)
@@ -62,6 +69,13 @@ def _of(root: str) -> "tuple[FileSystem, Any]":
     except (ImportError, ValueError) as error:
         raise UsageError(f"{root}: {one_line(str(error))}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(system)), system._strip_protocol
+
+
+def address_of(name: str, folder: str) -> str:
+    """The address of a file in a folder; in a file:// address odd characters are escaped."""
+    if local_path(folder) != folder:
+        name = quote_from_bytes(os.fsencode(name))
+    return f"{folder}/{name}"
 
 
 def joined(folder: str, *names: str) -> str:

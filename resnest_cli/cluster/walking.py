@@ -1,7 +1,7 @@
 """A folder or a glob on a remote file system -> its photos, in the order of `images.folders`.
 
-The names of one folder are held at a time. Hidden names and other extensions are passed over, as on
-this machine. `**` is refused: a folder is read with all that is in it.
+The names of one folder are held at a time. Hidden names, droppings of systems and other extensions
+are passed over, as on this machine. `**` is refused: a folder is read with all that is in it.
 """
 
 import fnmatch
@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from resnest_cli.cluster.filesystems import opened
+from resnest_cli.cluster.filesystems import address_of, opened
 from resnest_cli.errors import UsageError, one_line
-from resnest_cli.images.folders import natural
-from resnest_cli.images.sources import EXTENSIONS, SourceStats
+from resnest_cli.images.folders import is_dropping, natural
+from resnest_cli.images.sources import EXTENSIONS, SourceStats, local_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -82,7 +82,10 @@ def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
     wildcard = _WILDCARD.search(pattern)
     assert wildcard is not None
     root = pattern[: pattern.rfind("/", 0, wildcard.start()) + 1]
-    parts = [part for part in pattern[len(root) :].split("/") if part]
+    rest = pattern[len(root) :]
+    if local_path(pattern) != pattern:
+        rest = local_path(f"file:///{rest}")
+    parts = [part for part in rest.split("/") if part]
     system, path = opened(root)
     found = False
     for entry in _select(system, path, root.rstrip("/"), parts):
@@ -97,6 +100,10 @@ def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
             stats.skipped += 1
     if not found:
         yield Found(pattern, "is a pattern that matches no file")
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and not is_dropping(name)
 
 
 class _Entry(NamedTuple):
@@ -116,12 +123,12 @@ def _scan(system: "FileSystem", path: str, address: str) -> Iterator[_Entry]:
         reason = f"is a folder that cannot be read: {one_line(str(error))}"
         yield _Entry("", path, address, error=reason)
         return
-    found = [info for info in found if info.base_name and not info.base_name.startswith(".")]
+    found = [info for info in found if info.base_name and _is_shown(info.base_name)]
     found.sort(key=lambda info: (natural(info.base_name), info.base_name))
     for info in found:
         name = info.base_name
         folder = info.type == fs.FileType.Directory
-        yield _Entry(name, info.path, f"{address}/{name}", folder)
+        yield _Entry(name, info.path, address_of(name, address), folder)
 
 
 def _select(system: "FileSystem", path: str, address: str, parts: list[str]) -> Iterator[_Entry]:

@@ -13,6 +13,7 @@ from resnest_cli.data.listing import Reading
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
 from resnest_cli.evaluation.truth import FolderNumbers
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.locks import locked
 from resnest_cli.model.variants import DEFAULT_MODEL
@@ -99,6 +100,7 @@ def evaluate_command(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = None,
     exif: options.Exif = True,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average each photo with its mirror image.")
     ] = False,

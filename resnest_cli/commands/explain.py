@@ -11,6 +11,7 @@ from resnest_cli.commands.inputs import check_inputs, check_written, picked, wri
 from resnest_cli.commands.targets import target
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.job import MOST_CLASSES, ExplainJob, Results, Target, explain
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.locks import locked
@@ -102,6 +103,7 @@ def explain_command(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = None,
     exif: options.Exif = True,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     isolate: options.Isolate = False,
     mirror: options.Mirror = None,
     offline: options.Offline = False,

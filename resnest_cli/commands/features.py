@@ -8,6 +8,7 @@ import typer
 from resnest_cli import options, output
 from resnest_cli.commands.inputs import check_inputs, check_not_read, check_runner, go_on, picked
 from resnest_cli.errors import UsageError
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.inference.extraction import Dtype, Extraction, Head, Pool
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.variants import DEFAULT_MODEL
@@ -102,6 +103,7 @@ def features(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = None,
     exif: options.Exif = True,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_decode: options.FastDecode = False,
     gpu_decode: options.GpuDecode = False,
     isolate: options.Isolate = False,

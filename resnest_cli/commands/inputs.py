@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
-from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.images.sources import EXTENSIONS, is_file_url, local_path
 
 if TYPE_CHECKING:
     from resnest_cli.inference.records import Record
@@ -54,7 +54,8 @@ def check_runner(given: Mapping[str, Any]) -> None:
     for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
         if given[name] is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
-    for place in map(str, (*(given["photos"] or ()), given["output_"])):
+    photos = [text for text in given["photos"] or () if not is_file_url(text)]
+    for place in map(str, (*photos, given["output_"])):
         if "://" in place:
             from resnest_cli.cluster.filesystems import is_address
 
@@ -75,7 +76,8 @@ def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -
         UsageError: it is one of them.
     """
     for name in filter(None, read):
-        if path.exists() and Path(name).exists() and path.samefile(name):
+        other = Path(local_path(name))
+        if path.exists() and other.exists() and path.samefile(other):
             raise UsageError(f"{path} is read by this command; give {option} another name.")
 
 
@@ -106,8 +108,8 @@ def check_place(path: Path) -> None:
 class HtmlPage:
     """The page of a run over photos; Pillow and Jinja2 are imported with the first record."""
 
-    def __init__(self, path: Path, title: str) -> None:
-        self._path, self._title = path, title
+    def __init__(self, path: Path, title: str, max_pixels: int) -> None:
+        self._path, self._title, self._max_pixels = path, title, max_pixels
         self._page: Page | None = None
 
     def add(self, record: "Record") -> None:
@@ -115,7 +117,7 @@ class HtmlPage:
         if self._page is None:
             from resnest_cli.report.html import Page
 
-            self._page = Page(self._title, "")
+            self._page = Page(self._title, "", max_pixels=self._max_pixels)
         self._page.add(record)
 
     def write(self, subtitle: str) -> None:

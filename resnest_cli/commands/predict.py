@@ -17,6 +17,7 @@ from resnest_cli.commands.inputs import (
 )
 from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.sources import is_one
 from resnest_cli.inference.records import Record
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -89,6 +90,7 @@ def predict(
     interpolation: options.Interpolation = None,
     crop_mode: options.CropMode = None,
     exif: options.Exif = True,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     fast_decode: options.FastDecode = False,
     gpu_decode: options.GpuDecode = False,
     tta: Annotated[
@@ -155,7 +157,8 @@ def _run(
         many=not explicit or len(inputs) > _FEW,
         rejecting=job.reject_below > 0,
     )
-    page = HtmlPage(html, f"Predictions of {job.model.model}") if html is not None else None
+    title = f"Predictions of {job.model.model}"
+    page = HtmlPage(html, title, job.model.max_pixels) if html is not None else None
     _show(found, writer, page, total=len(inputs) if explicit else None)
 
 

@@ -115,6 +115,7 @@ def classifier(
         interpolation=options.interpolation,
         crop_mode=options.crop_mode,
         exif=options.exif,
+        max_pixels=options.max_pixels,
         fast_decode=options.fast_decode,
         gpu_decode=options.gpu_decode,
         graphs=options.graphs,

@@ -7,7 +7,7 @@ from resnest_cli.commands.inputs import check_not_read, check_place
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.job import Target
 from resnest_cli.images import folders
-from resnest_cli.images.sources import is_url
+from resnest_cli.images.sources import is_url, local_path
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -55,7 +55,7 @@ def _folder_of(name: str) -> Path | None:
     """The folder that an input is, or that a glob begins in."""
     if is_url(name) or name == "-":
         return None
-    path = Path(name)
+    path = Path(local_path(name))
     while folders.is_glob(str(path)) and path != path.parent:
         path = path.parent
     return path.resolve() if folders.is_folder(str(path)) else None

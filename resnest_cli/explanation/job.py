@@ -117,6 +117,7 @@ def explain(job: ExplainJob, make: Make, stdin: Replay | None) -> Results:
 def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Results:
     from resnest_cli.explanation.explainer import Explainer
     from resnest_cli.explanation.looking import Look
+    from resnest_cli.images.notes import take
     from resnest_cli.images.sources import SourceStats
     from resnest_cli.inference.run import guarded, listed
 
@@ -126,7 +127,8 @@ def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Re
     stats = SourceStats()
     sources = islice(listed(job.options, stats, stdin), start.skip, None)
     with ExitStack() as stack:
-        prepare = guarded(classifier.read, look, look, job.options, start, stack)
+        limit = classifier.preparation.max_pixels
+        prepare = guarded(classifier.read, look, look, job.options, start, stack, limit)
         for index, source in enumerate(sources, start=start.skip):
             error = source.error or _ours(source, job)
             if error is None:
@@ -137,6 +139,7 @@ def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Re
                 except MemoryError:
                     error = "does not fit into this machine's memory"
                 else:
+                    classifier.note(source, take())
                     yield explainer.explained(index, source.name, looked)
                     if index % _SWEEP == 0:
                         gc.collect()

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError
+from resnest_cli.images import notes
 from resnest_cli.images.decode import decode, upright_rgb
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.preprocess import CropMode, preprocess, shorter_side
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
@@ -36,6 +38,7 @@ class Preparation:
     exif: bool = True
     fast: bool = False  # a large JPEG is decoded at reduced scale, see `decode`
     grey: bool = False  # for a network of one channel: float32 (1, size, size)
+    max_pixels: int = MAX_PIXELS
 
     @property
     def on_gpu(self) -> bool:
@@ -60,7 +63,7 @@ class Preparation:
         if isinstance(photo, str | bytes):
             # Twice what is needed, so that the resize still has something to average.
             at_least = 2 * shorter_side(self.preprocessing) if self.fast else None
-            return decode(photo, exif=self.exif, at_least=at_least)
+            return decode(photo, exif=self.exif, max_pixels=self.max_pixels, at_least=at_least)
         return upright_rgb(photo, exif=self.exif)
 
     def preprocessed(self, rgb: "Image.Image") -> Float32:
@@ -82,11 +85,15 @@ class Journal(Protocol):
 
 
 class Prepared(NamedTuple):
-    """A source with its array, float32 (3, size, size), or with what was wrong."""
+    """A source with its array, float32 (3, size, size), or with what was wrong.
+
+    `note` is worth saying although the photo could be read.
+    """
 
     source: Source
     photo: Float32 | None
     error: str | None
+    note: str | None = None
 
 
 Prepare = Callable[[int, Source], Float32]
@@ -122,7 +129,7 @@ def _prepare_one(prepare: Prepare, index: int, source: Source) -> Prepared:
     if source.error is not None:
         return Prepared(source, None, source.error)
     try:
-        return Prepared(source, prepare(index, source), None)
+        return Prepared(source, prepare(index, source), None, notes.take())
     except ImageError as error:
         return Prepared(source, None, str(error))
     except MemoryError:

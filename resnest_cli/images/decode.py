@@ -43,13 +43,11 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from PIL import Image
 
 from resnest_cli.errors import ImageError, one_line
+from resnest_cli.images.limits import MAX_PIXELS, check_pixels, usual_limit
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import ImageFile
 
-MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
 _MAX_BYTES = 2**30  # of a file that has to be read whole
 _MAX_HELD = 2**25  # of a file that is read before it is known whether it is a photo
 _MAX_ICON_PIXELS = 2**24  # Pillow decodes an icon while it opens it
@@ -61,7 +59,6 @@ _PLUGINS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
     "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
     "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
     "ICO": ("PIL.IcoImagePlugin", "IcoImageFile"),
     "HEIC": ("pillow_heif", "HeifImageFile"),
@@ -89,11 +86,19 @@ _OTHERS = (
     (b"\xff\x0a", "a JPEG XL image, a format that is not supported"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image, a format that is not supported"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image, a format that is not supported"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image, a format that is not supported"),
+    (b"II\xbc", "a JPEG XR image, a format that is not supported"),
+    (b"P7", "a PAM image, a format that is not supported"),
+    (b"PF", "a PFM image in colour, a format that is not supported"),
+    (b"qoif", "a QOI image, a format that is not supported"),
+    (b"\0\0\2\0", "a cursor, a format that is not supported"),
     (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image itself"),
 )
 
+_UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
+
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -110,7 +115,7 @@ def decode(
     source: "str | os.PathLike[str] | bytes | BinaryIO",
     *,
     exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     at_least: int | None = None,
 ) -> Image.Image:
     """Decode one photo. Safe to call from several threads; never writes to its input.
@@ -118,7 +123,8 @@ def decode(
     Args:
         source: a path of a regular file, or the bytes of an image file, or a binary stream of them.
         exif: turn the photo upright as its EXIF orientation says.
-        max_pixels: refuse a photo of more pixels before memory is spent on them.
+        max_pixels: refuse a photo of more pixels before memory is spent on them. Above Pillow's own
+            limit, that one is raised, too, for this process. None: as RESNEST_MAX_PIXELS says.
         at_least: decode a JPEG smaller, but no side shorter than this many pixels (or than it is).
 
     Returns:
@@ -128,6 +134,9 @@ def decode(
         ImageError: whatever is wrong with the input. The message is one line that goes on after
             the input's name: "is empty (0 bytes)", "is truncated: ...".
     """
+    max_pixels = usual_limit() if max_pixels is None else max_pixels
+    if max_pixels > MAX_PIXELS and 0 < (Image.MAX_IMAGE_PIXELS or 0) < max_pixels:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # of GIF, WebP and whatever is cropped
     try:
         if isinstance(source, bytes):
             return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels, at_least)
@@ -166,7 +175,9 @@ class JpegHeader(NamedTuple):
     turn: Image.Transpose | None  # what turns it upright
 
 
-def jpeg_header(data: bytes, *, exif: bool = True) -> JpegHeader | None:
+def jpeg_header(
+    data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS
+) -> JpegHeader | None:
     """The header of a whole JPEG in RGB or grey, of no more pixels than `decode` takes; else None.
 
     `data` that it refuses, `decode` takes or says what is wrong with them.
@@ -175,7 +186,7 @@ def jpeg_header(data: bytes, *, exif: bool = True) -> JpegHeader | None:
         return None
     try:
         image = _plugin("JPEG")(io.BytesIO(data))
-        _check_pixels(*image.size, MAX_PIXELS)
+        check_pixels(*image.size, max_pixels)
     except Exception:  # Pillow raises about anything on bad data
         return None
     if image.mode not in ("RGB", "L"):
@@ -207,7 +218,7 @@ def _checked_file(path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise ImageError(f"is {kind}, not a regular file")
+        raise ImageError(f"is {kind}, not a regular file; - reads a photo from standard input")
     return status.st_size
 
 
@@ -216,21 +227,28 @@ def _decode_stream(
 ) -> Image.Image:
     if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
         warnings.filterwarnings("ignore", module=_QUIET_MODULES)
-    name = _format(stream.read(64))
+    head = stream.read(64)
+    name = _format(head)
     if name in _READ_WHOLE:
         _check_bytes(size)
     if name == "ICO":
-        _check_icon(stream, size, min(max_pixels, _MAX_ICON_PIXELS))
+        _check_icon(stream, size, max_pixels)
+    if name == "TIFF":
+        from resnest_cli.images.tiff import read_tiff
+
+        return read_tiff(stream, max_pixels)
     stream.seek(0)
     image = _plugin(name)(stream)
-    _check_pixels(*image.size, max_pixels)
-    if name == "TIFF":
-        _check_tiles(image)
+    check_pixels(*image.size, max_pixels)
     loaded: Image.Image = image
     if name == "JPEG" and at_least is not None:
         loaded = _reduced(image, at_least)
     image.load()
     upright = _transposition(image) if exif else None
+    if name == "PNG" and head[24:25] == b"\x10":
+        from resnest_cli.images.deep_png import eight_bits
+
+        loaded = eight_bits(image, stream)
     rgb = _to_rgb(loaded)
     return rgb if upright is None else rgb.transpose(upright)
 
@@ -294,14 +312,6 @@ def _check_bytes(size: int) -> None:
         raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes")
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise ImageError(
-            f"has {width} x {height} pixels, more than the limit of {max_pixels} "
-            "(a decompression bomb?)"
-        )
-
-
 def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
     """Refuse an icon whose pictures are larger than the at most 256 x 256 of its directory."""
     stream.seek(4)
@@ -313,20 +323,15 @@ def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
         head = stream.read(24).ljust(24, b"\0")
         png = head.startswith(b"\x89PNG")
         width, height = struct.unpack_from(">II" if png else "<ii", head, 16 if png else 4)
-        _check_pixels(abs(width), abs(height), max_pixels)
-
-
-def _check_tiles(image: "ImageFile.ImageFile") -> None:
-    """Refuse a TIFF that lacks strips: Pillow would leave them black."""
-    extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
-    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
-        raise ImageError("is damaged: parts of the picture are missing")
+        check_pixels(abs(width), abs(height), max_pixels)
+        if abs(width * height) > _MAX_ICON_PIXELS:
+            raise ImageError(f"has {width} x {height} pixels, more than an icon has")
 
 
 def _transposition(image: Image.Image) -> Image.Transpose | None:
     """What turns the photo upright, if anything. Broken EXIF says nothing."""
     with suppress(Exception):
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        return UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     return None
 
 
@@ -336,39 +341,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         import numpy as np
 
-        values = np.asarray(image)
-        grey = _grey_from_floats(values) if image.mode == "F" else _grey_from_integers(values)
-        return Image.fromarray(grey).convert("RGB")
+        from resnest_cli.images.samples import to_bytes
+
+        return Image.fromarray(to_bytes(np.asarray(image))).convert("RGB")
     image.info.pop("transparency", None)  # of no use, and several such colours are a warning
     return image.convert("RGB")
-
-
-def _grey_from_integers(values: "NDArray[np.integer]") -> "NDArray[np.uint8]":
-    import numpy as np
-
-    if values.min() < 0 or values.max() > 65535:
-        return _grey_from_floats(values.astype(np.float32))
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _grey_from_floats(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":
-    import numpy as np
-
-    finite = np.isfinite(values)
-    low = float(values.min(where=finite, initial=np.inf))
-    high = float(values.max(where=finite, initial=-np.inf))
-    if not finite.any() or (low >= 0.0 and high <= 1.0):
-        low, high = 0.0, 1.0
-    # Halves keep the span finite. Infinity goes to either end; NaN, and all of a flat photo, to 0.
-    # Flat, too, is a span so small that float32 would round it to 0.
-    scaled = np.clip(values, low, high)
-    scaled[np.isnan(scaled)] = low  # first: arithmetic on a signalling NaN is a warning
-    scaled /= 2
-    scaled -= low / 2
-    span = high / 2 - low / 2
-    scaled /= span if span >= np.finfo(np.float32).tiny else 1.0
-    scaled *= 255
-    return np.rint(scaled).astype(np.uint8)
 
 
 def _explain(error: Exception) -> str:
@@ -380,9 +357,11 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "does not fit into this machine's memory"
     if isinstance(error, Image.DecompressionBombError):
-        return f"is refused: {text}"
+        return f"is refused: {text}; --max-pixels raises the limit"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return f"is truncated: {text or 'the data end too early'}"
+    if _UNSUPPORTED.search(text):
+        return f"is not supported: {text}"
     if not isinstance(error, OSError | SyntaxError | ValueError):  # the text alone says too little
         text = f"{type(error).__name__} {text}"
     return f"is damaged: {text}"

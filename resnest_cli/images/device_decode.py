@@ -45,7 +45,13 @@ class DevicePreparation(Preparation):
     @property
     def portable(self) -> Preparation:
         """The ordinary one: another process has no business on the device."""
-        return Preparation(self.preprocessing, self.crop_mode, self.exif, self.fast)
+        return Preparation(
+            self.preprocessing,
+            self.crop_mode,
+            self.exif,
+            self.fast,
+            max_pixels=self.max_pixels,
+        )
 
     def __call__(self, photo: Photo) -> Float32:
         """A path, the bytes of an image file or an open image -> float32 (3, size, size).
@@ -63,7 +69,7 @@ class DevicePreparation(Preparation):
     def _by_device(self, data: bytes) -> Float32 | None:
         import torch
 
-        header = jpeg_header(data, exif=self.exif)
+        header = jpeg_header(data, exif=self.exif, max_pixels=self.max_pixels)
         if header is None:
             return None
         with torch.inference_mode():

@@ -5,7 +5,8 @@ that a hundred million photos need no more memory than the largest folder among 
 
 Globs know `*`, `?`, `[...]` and `**` (any number of folders, links included). Unlike those of
 Python's `glob` their results are ordered, each comes once, and a folder that cannot be read is
-told. As with them, a wildcard matches no leading dot.
+told. As with them, a wildcard matches no leading dot; nor does it match a dropping of a system,
+which has to be named.
 """
 
 import fnmatch
@@ -16,6 +17,16 @@ from dataclasses import dataclass
 
 _WILDCARD = re.compile(r"[*?\[]")
 _SEPARATORS = os.sep + (os.altsep or "")
+
+# What systems leave in folders, in lower case. Synology and QNAP, zips from a Mac, Jupyter, waste
+# bins and snapshots, Windows, file systems after a check, macOS.
+_DROPPINGS = frozenset((
+    "@eadir", "@recycle", "@recently-snapshot", "@sharesnap", "@tmp", ".@__thumb", "__macosx",
+    ".ipynb_checkpoints", "#recycle", "#snapshot", "$recycle.bin", ".snapshot",
+    "~snapshot", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+    "lost+found", "found.000", ".ds_store", ".appledouble", ".spotlight-v100", ".fseventsd",
+    ".trashes", "network trash folder", "temporary items", "icon\r",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +43,12 @@ class Entry:
 
 
 def is_dropping(name: str) -> bool:
-    """Whether a system leaves files or folders of this name among photos."""
-    return name.lower() in {"@eadir", "__macosx", "thumbs.db", "#recycle", "$recycle.bin"}
+    """Whether a file or folder of this name is left by a system: no photo and no class.
+
+    Case does not count, since the file systems in question ignore it. A name that begins with
+    `._` is a Mac's, beside the file that it belongs to.
+    """
+    return name.startswith(("._", ".Trash-")) or name.casefold() in _DROPPINGS
 
 
 def is_folder(path: str) -> bool:
@@ -47,7 +62,9 @@ def is_glob(text: str) -> bool:
 
 
 def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator[Entry]:
-    """Files in a folder and below it, depth first, without hidden names unless asked for.
+    """Files in a folder and below it, depth first.
+
+    Without hidden names and droppings of systems (see `is_dropping`), unless `hidden`.
 
     Links between folders are followed, but not one that leads back to a folder it lies in. A
     folder that cannot be read is an entry with an `error`.
@@ -81,7 +98,11 @@ def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
     """Names of one folder in natural order, or why there are none."""
     try:
         with os.scandir(folder or os.curdir) as listing:
-            found = [(e.name, _leads_to_folder(e)) for e in listing if hidden or e.name[0] != "."]
+            found = [
+                (entry.name, _leads_to_folder(entry))
+                for entry in listing
+                if hidden or not (entry.name[0] == "." or is_dropping(entry.name))
+            ]
     except OSError as error:
         reason = f"is a folder that cannot be read: {(error.strerror or str(error)).lower()}"
         yield Entry("", folder, is_folder=True, error=reason)
@@ -131,7 +152,12 @@ def _matcher(part: str) -> Callable[[str], bool]:
     """Whether a name matches one part of a glob."""
     match = re.compile(fnmatch.translate(part), re.IGNORECASE if os.name == "nt" else 0).match
     dot = part.startswith(".")
-    return lambda name: (dot or not name.startswith(".")) and match(name) is not None
+
+    def matches(name: str) -> bool:
+        shown = name == part or not ((name.startswith(".") and not dot) or is_dropping(name))
+        return shown and match(name) is not None
+
+    return matches
 
 
 def _select(folder: str, parts: list[str]) -> Iterator[Entry]:
@@ -165,7 +191,7 @@ def _select_deep(anchor: str, parts: list[str]) -> Iterator[Entry]:
     if rest[-1] == "**":  # `a/**` stands for all files below a
         rest.append("*")
     matchers = [None if part == "**" else _matcher(part) for part in rest]
-    hidden = any(part.startswith(".") for part in rest)
+    hidden = any(part.startswith(".") or is_dropping(part) for part in rest)
     for root in _select(anchor, parts[:first]):
         if root.error:
             yield root
@@ -185,7 +211,7 @@ def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> b
         for index in at - {len(matchers)}:
             matches = matchers[index]
             if matches is None:
-                after |= set() if name.startswith(".") else {index}
+                after |= set() if name.startswith(".") or is_dropping(name) else {index}
             elif matches(name):
                 after.add(index + 1)
         at = _skip_stars(after, matchers)

@@ -10,6 +10,9 @@ killed; multiprocessing also runs the program's main script again in each worker
 without a guard starts itself over, and leaves semaphores behind when killed. Here a worker shares
 nothing with the others. See the measured comparison in `IsolatedDecoder`.
 
+A worker ends with its parent, `kill -9` included, whatever it is at: a thread sees that the pipe of
+requests is closed, and Linux kills the worker even while its decoder holds the GIL.
+
 Limits. Time: by the clock, everywhere. Memory: on Linux, of the private data of the worker beyond
 what it had when idle (RLIMIT_DATA: neither files nor address space that is only reserved). Windows
 and macOS have no such limit to set: there only the time counts.
@@ -17,6 +20,7 @@ and macOS have no such limit to set: there only the time counts.
 
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -34,7 +38,8 @@ R = TypeVar("R")
 
 TIME_LIMIT = 60.0
 MEMORY_LIMIT = 2 * 10**9
-_GRACE = 1  # seconds that a worker whose parent is gone may exceed its time
+_GRACE = 1  # seconds that a worker which nobody kills may exceed its time
+_PR_SET_PDEATHSIG = 1
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
 _CANCELLED = "decoding was cancelled"
@@ -219,6 +224,7 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 def serve(time_limit: float, memory_limit: int) -> NoReturn:
     """The worker: answers requests on stdin until the parent closes it, or dies."""
+    _die_with_parent()
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What a decoder prints must not get between the answers.
     os.dup2(2, 1)
@@ -227,19 +233,40 @@ def serve(time_limit: float, memory_limit: int) -> NoReturn:
     import resnest_cli.images.decode
     import resnest_cli.images.preprocess  # noqa: F401
 
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(requests, waiting), daemon=True).start()
     _limit_memory(memory_limit)
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(BrokenPipeError):
         pickle.dump(None, answers)
         answers.flush()
         while True:
-            request = pickle.load(requests)
-            # The parent keeps the time; this is for a worker that is stuck without a parent.
+            request = waiting.get()
+            # The parent keeps the time; this is for a worker that is stuck without a parent, on a
+            # system other than Linux.
             _alarm(time_limit + _GRACE)
             answer = _answer(request, memory_limit)
             _alarm(0)
             answers.write(answer)
             answers.flush()
     os._exit(0)
+
+
+def _receive(requests: IO[bytes], waiting: "queue.SimpleQueue[bytes]") -> None:
+    """Hands on requests, and ends the process with the last one: the parent is gone."""
+    try:
+        while True:
+            waiting.put(pickle.load(requests))
+    finally:
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """On Linux: with the thread that started this process, which lives as long as its decoder."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer(request: bytes, memory_limit: int) -> bytes:

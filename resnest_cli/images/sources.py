@@ -2,12 +2,13 @@
 
 Files, folders, quoted globs, a list file, http(s) addresses and one image on stdin, in any mix and
 number. Nothing is decoded or fetched here, and nothing is remembered: a million inputs pass through
-without being held at once.
+without being held at once. A file:// address of this machine is read as the path that it stands
+for, and its records show that path.
 
 What is named explicitly always becomes a `Source`, even if it does not exist: its record says so.
-Folders and globs give only known image extensions, pass over hidden names, and count the other
-files they skipped. As if the shell had expanded it, a folder that a glob without `**` matches is
-read like a folder named explicitly.
+Folders and globs give only known image extensions, pass over hidden names and what systems leave
+behind (`folders.is_dropping`), and count the other files they skipped. As if the shell had expanded
+it, a folder that a glob without `**` matches is read like a folder named explicitly.
 """
 
 import codecs
@@ -35,6 +36,7 @@ EXTENSIONS = frozenset((
 ))
 # fmt: on
 _URL = re.compile(r"https?://", re.IGNORECASE)
+_FILE_URL = re.compile(r"file:(?=/)", re.IGNORECASE)
 _MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
 
@@ -96,7 +98,7 @@ def iter_sources(
 def _iterate(
     inputs: Iterable[str], reader: "_Reader", from_file: str | None, null_separated: bool
 ) -> Iterator[Source]:
-    for text in inputs:
+    for text in map(local_path, inputs):
         if text == "-":
             if from_file == "-":
                 raise UsageError("standard input (-) cannot be both an image and the list of them")
@@ -106,7 +108,7 @@ def _iterate(
         else:
             yield from reader.literal(text)
     if from_file is not None:
-        for text in _list_entries(from_file, null_separated, reader):
+        for text in map(local_path, _list_entries(from_file, null_separated, reader)):
             yield from reader.literal(text)
 
 
@@ -139,12 +141,10 @@ class _Reader:
 
     def literal(self, text: str) -> Iterator[Source]:
         """A path or an address."""
-        if is_url(text):
-            yield from_url(text)
-        elif folders.is_folder(text):
+        if not is_url(text) and folders.is_folder(text):
             yield from self._known(folders.walk(text, recursive=self.recursive))
         else:
-            yield Source(text, path=text)
+            yield from_name(text)
 
     def glob(self, pattern: str) -> Iterator[Source]:
         before, found = self.stats.skipped, False
@@ -224,9 +224,14 @@ def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
     yield rest
 
 
-def from_url(url: str) -> Source:
-    """The source of an http(s) address; its record does not show the password that it may hold."""
-    return Source(without_login(url) if "@" in url else url, url=url)
+def from_name(text: str) -> Source:
+    """The source of a path or an address; its record shows no password that this may hold."""
+    if is_url(text):
+        return Source(without_login(text) if "@" in text else text, url=text)
+    path = local_path(text)
+    if is_file_url(path):
+        return Source(text, error="is an address of a file on another machine")
+    return Source(path, path=path)
 
 
 def is_url(text: str) -> bool:
@@ -234,8 +239,32 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def is_file_url(text: str) -> bool:
+    """Whether an input is a file:// address."""
+    return _FILE_URL.match(text) is not None
+
+
+def local_path(text: str) -> str:
+    """An input as it is, but the path that a file:// address of this machine stands for."""
+    if not is_file_url(text):
+        return text
+    from urllib.parse import unquote_to_bytes
+    from urllib.request import url2pathname
+
+    rest = text[len("file:") :]
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host.lower() not in {"", "localhost"}:
+            return text
+        rest = slash + path
+    if os.name == "nt":
+        return url2pathname(rest)
+    return os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+
+
 def is_one(text: str) -> bool:
     """Whether an input stands for exactly one image: not a folder, not a glob."""
+    text = local_path(text)
     if is_url(text) or text == "-":
         return True
     return not folders.is_glob(text) and not folders.is_folder(text)

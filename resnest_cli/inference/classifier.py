@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
+from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.preprocess import CropMode
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import (
@@ -61,6 +62,7 @@ class Classifier:
         crop_mode: "center", "border" or "squash" instead of the model's own; see
             `images.preprocess.preprocess`.
         exif: turn photos upright as their EXIF orientation says.
+        max_pixels: photos of more are an error; one takes up to 12 bytes of memory for each.
         fast_decode: decode large JPEGs at reduced scale; see `images.batches.Preparation`.
         gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.device_decode`.
         tta: average the logits of each photo and its mirror image (test-time augmentation).
@@ -88,6 +90,7 @@ class Classifier:
         interpolation: Interpolation | None = None,
         crop_mode: CropMode | None = None,
         exif: bool = True,
+        max_pixels: int = MAX_PIXELS,
         fast_decode: bool = False,
         gpu_decode: bool = False,
         tta: bool = False,
@@ -122,6 +125,7 @@ class Classifier:
             exif,
             fast_decode,
             grey=channels == 1,
+            max_pixels=max_pixels,
         )
         self.notify = access.notify
         sized = replace(self.model, preprocessing=self.preprocessing)
@@ -144,6 +148,7 @@ class Classifier:
         self.compiled = compiled
         self._tta = tta
         self._offline = access.offline
+        self._noted = False
 
     def _feed_what_it_takes(self, asked: int | None) -> None:
         """Takes over the size of photos that was fixed in an exported network.
@@ -173,7 +178,13 @@ class Classifier:
         if not device.startswith("cuda"):
             raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
         plain = self.preparation
-        return DevicePreparation(plain.preprocessing, plain.crop_mode, plain.exif, device=device)
+        return DevicePreparation(
+            plain.preprocessing,
+            plain.crop_mode,
+            plain.exif,
+            max_pixels=plain.max_pixels,
+            device=device,
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -428,7 +439,16 @@ class Classifier:
         ahead = 2 * batch_size + workers
         prepare = prepare or self.prepare
         items = prepared(sources, prepare, workers=workers, ahead=ahead, first=first)
-        return groups(items, batch_size)
+        for group in groups(items, batch_size):
+            for item in group:
+                self.note(item.source, item.note)
+            yield group
+
+    def note(self, source: Source, text: str | None) -> None:
+        """Says what is worth saying about a photo that could be read, of the first such only."""
+        if text is not None and not self._noted:
+            self._noted = True
+            self.notify(f"{source.name}: {text}.")
 
     def _run(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
         """The group with an error where logits are not finite, and the others' logits, in order."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnest_cli.images.sources import Source, from_url, is_url
+from resnest_cli.images.sources import Source, from_name
 
 Photo = Union[str, "os.PathLike[str]", bytes, Image.Image, NDArray[np.uint8]]
 
@@ -27,8 +27,7 @@ def as_sources(photos: Iterable[Photo]) -> Iterator[Source]:
 def as_source(photo: Photo, index: int = 0) -> Source:
     """A photo of any kind as a source; what has no name is called `photo <index>`."""
     if isinstance(photo, str | os.PathLike):
-        name = os.fspath(photo)
-        return from_url(name) if is_url(name) else Source(name, path=name)
+        return from_name(os.fspath(photo))
     if isinstance(photo, bytes):
         return Source(f"photo {index}", data=photo)
     if isinstance(photo, Image.Image):

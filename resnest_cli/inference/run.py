@@ -12,6 +12,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli.images.batches import Float32, Photo
+from resnest_cli.images.limits import memory_for
+from resnest_cli.images.notes import leave, noted
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
 from resnest_cli.inference.batch_size import batch_size_for
 from resnest_cli.inference.classifier import Classifier, Prepare
@@ -90,7 +92,8 @@ def careful(
     decoded: Callable[[Photo], Float32] = classifier.preparation
     if stopwatch is not None:
         read, decoded = stopwatch.timed("read", read), stopwatch.preparation(decoded)
-    return guarded(read, decoded, classifier.preparation.portable, options, start, stack)
+    portable = classifier.preparation.portable
+    return guarded(read, decoded, portable, options, start, stack, portable.max_pixels)
 
 
 def guarded(
@@ -100,22 +103,26 @@ def guarded(
     options: RunOptions,
     start: Start,
     stack: ExitStack,
+    max_pixels: int,
 ) -> Callable[[int, Source], T]:
     """A source's index, counted from 0, and the source -> what `decoded` makes of it.
 
     What is in flight stands in the journal; suspects are isolated, for which `portable` is a
-    `decoded` that can be sent to another process.
+    `decoded` that can be sent to another process, of photos of at most `max_pixels`.
     """
     journal, suspects = start.journal, start.suspects
     isolated = None
     if options.isolate or suspects:
-        isolated = stack.enter_context(_isolated_decoder(options))
+        isolated = stack.enter_context(_isolated_decoder(options, max_pixels))
 
     def prepare(index: int, source: Source) -> T:
         photo = read(source)  # outside of the journal: a slow server is no crash
         if isolated is not None and (options.isolate or index in suspects):
             assert isinstance(photo, str | bytes)
-            return isolated.submit(portable, photo).result()
+            result, note = isolated.submit(noted, portable, photo).result()
+            if note is not None:
+                leave(note)
+            return result
         if journal is None:
             return decoded(photo)
         journal.begin(index)
@@ -127,7 +134,10 @@ def guarded(
     return prepare
 
 
-def _isolated_decoder(options: RunOptions) -> "IsolatedDecoder":
-    from resnest_cli.images.isolation import IsolatedDecoder
+def _isolated_decoder(options: RunOptions, max_pixels: int) -> "IsolatedDecoder":
+    from resnest_cli.images.isolation import MEMORY_LIMIT, IsolatedDecoder
 
-    return IsolatedDecoder(max(1, options.workers), time_limit=options.time_limit)
+    memory = max(MEMORY_LIMIT, memory_for(max_pixels))
+    return IsolatedDecoder(
+        max(1, options.workers), time_limit=options.time_limit, memory_limit=memory
+    )

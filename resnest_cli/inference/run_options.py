@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from resnest_cli.images.limits import MAX_PIXELS
+
 if TYPE_CHECKING:
     from resnest_cli.images.preprocess import CropMode
     from resnest_cli.inference.engine import EngineName
@@ -52,3 +54,4 @@ class ModelOptions:
     gpu_decode: bool = False
     graphs: bool = False
     trust_onnx: bool = False
+    max_pixels: int = MAX_PIXELS

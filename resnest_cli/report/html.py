@@ -70,6 +70,7 @@ class Page:
     left_out: int = 0
     most: int = MOST_PHOTOS
     wide: bool = False
+    max_pixels: int | None = None  # of a photo that a thumbnail is made of
 
     def add(
         self,
@@ -109,7 +110,9 @@ class Page:
                 "text": f"{name} {label} {true}",
                 "ranked": ranked,
                 "error": printable_name(record.error) if record.error is not None else "",
-                "thumbnail": thumbnail(record.input) if not (record.error or tiles) else None,
+                "thumbnail": None
+                if record.error or tiles
+                else thumbnail(record.input, self.max_pixels),
                 "tiles": list(tiles),
             }
         )
@@ -165,14 +168,14 @@ def _state(record: "Record", right: bool | None) -> str:
     return "unsure" if record.unsure else "answered"
 
 
-def thumbnail(path: str) -> str | None:
+def thumbnail(path: str, max_pixels: int | None = None) -> str | None:
     """A small JPEG of a local photo as a data URI; None where there is no such file any more."""
     from resnest_cli.images.decode import decode
 
     if "://" in path or not Path(path).is_file():
         return None
     try:
-        image = decode(path)
+        image = decode(path, max_pixels=max_pixels)
     except (ImageError, MemoryError):
         return None
     image.thumbnail((_SIDE, _SIDE))

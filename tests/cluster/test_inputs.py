@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from resnest_cli.cluster import inputs, shards
+from resnest_cli.cluster.filesystems import opened
 from resnest_cli.cluster.inputs import Input, iter_inputs
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
 from resnest_cli.inference.run_options import RunOptions
 from tests.conftest import make_photo
@@ -88,6 +89,29 @@ def test_a_glob_on_a_file_system(folder: Path) -> None:
         found(f"file://{folder}/**/*.png")
 
 
+def test_addresses_of_files_are_escaped(tmp_path: Path) -> None:
+    odd = tmp_path / "p q"
+    odd.mkdir()
+    photos = [make_photo(odd / name) for name in ("100%25.png", "a b.png", "é#?.png")]
+    address = f"file://{tmp_path}/p%20q"
+    for named in (address, f"{address}/*.png", f"FILE://localhost{tmp_path}/p%20q/"):
+        items = found(named)
+        assert len(items) == 3
+        assert [opened(item.where)[1] for item in items] == list(map(str, photos))
+    with pytest.raises(ResnestError, match="of this machine"):
+        found("file://nas/photos")
+
+
+def test_droppings_of_systems_are_no_photos(folder: Path) -> None:
+    for name in ("@eaDir/b.jpeg/SYNO.jpg", "__MACOSX/img2.png", "#recycle/a.png", "Thumbs.db"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    stats = SourceStats()
+    names = [i.name for i in iter_inputs(options(f"file://{folder}"), "path", stats)]
+    assert (len(names), stats.skipped) == (4, 1)
+    assert len(found(f"file://{folder}/*/*")) == 1
+
+
 def test_a_file_system_of_fsspec(memory) -> None:
     for name in ("/bucket/b.png", "/bucket/a.png", "/bucket/deep/c.jpg", "/bucket/d.txt"):
         memory.pipe_file(name, b"photo")
@@ -124,7 +148,7 @@ def test_a_list_file(folder: Path, tmp_path: Path) -> None:
     kinds = [(item.kind, item.name) for item in found(from_file=listed)]
     assert kinds[:3] == [
         ("file", f"{folder}/b.jpeg"),
-        ("file", f"file://{folder}/img2.png"),
+        ("file", f"{folder}/img2.png"),
         ("url", "http://localhost/x.jpg"),
     ]
     assert len(kinds) == 7

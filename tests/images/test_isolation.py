@@ -176,16 +176,16 @@ ORPHANS = """
 import os, sys
 from resnest_cli.images.isolation import IsolatedDecoder
 from tests.images import hazards
-decoder = IsolatedDecoder(1, time_limit=0.5)
+decoder = IsolatedDecoder(1)  # with a minute for each photo
 print(decoder.submit(hazards.pid).result(), flush=True)
-if sys.argv[1] == "busy":
-    decoder.submit(hazards.hang_with_lock)
+if sys.argv[1] != "idle":
+    decoder.submit({"busy": hazards.hang, "stuck": hazards.hang_with_lock}[sys.argv[1]])
 sys.stdin.read()
 """
 
 
 @POSIX
-@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize("state", ["idle", "busy", pytest.param("stuck", marks=LINUX)])
 def test_workers_end_with_their_parent(state: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ORPHANS, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE

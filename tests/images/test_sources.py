@@ -10,7 +10,8 @@ import pytest
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.decode import decode
-from resnest_cli.images.sources import EXTENSIONS, Source, SourceStats, iter_sources
+from resnest_cli.images.sources import EXTENSIONS, Source, SourceStats, is_one, iter_sources
+from resnest_cli.inference.photos import as_source
 
 posix_names = pytest.mark.skipif(
     sys.platform in ("win32", "darwin"), reason="such names do not exist there"
@@ -531,3 +532,82 @@ def test_long_lists_are_not_held_in_memory(null_separated):
         assert tracemalloc.get_traced_memory()[1] < 2_000_000  # the list has 9 MB
     finally:
         tracemalloc.stop()
+
+
+# Addresses of files
+
+
+@pytest.mark.parametrize(
+    ("form", "path"),
+    [
+        ("file://{}/a.jpg", "a.jpg"),
+        ("FILE://{}/a.jpg", "a.jpg"),
+        ("file:{}/a.jpg", "a.jpg"),
+        ("file://localhost{}/a.jpg", "a.jpg"),
+        ("file://{}/a%20b.jpg", "a b.jpg"),
+        ("file://{}/caf%C3%A9.jpg", "café.jpg"),
+        ("file://{}/100%25.jpg", "100%.jpg"),
+        ("file://{}/gone.jpg", "gone.jpg"),
+    ],
+)
+def test_an_address_of_a_file_is_its_path(tree, form, path):
+    root = tree("a.jpg", "a b.jpg", "café.jpg", "100%.jpg")
+    address = form.format(root.as_posix())
+    expected = Source(str(root / path), path=str(root / path))
+    assert list(iter_sources([address])) == [expected]
+    assert as_source(address) == expected
+    Path("list").write_text(f"{address}\n")
+    assert list(iter_sources([], from_file="list")) == [expected]
+    assert is_one(address)
+
+
+def test_addresses_of_folders_and_globs(tree):
+    root = tree("p q/a.jpg", "p q/b.png", "p q/c.txt")
+    address = f"file://{root.as_posix()}/p%20q"
+    expected = [f"{root}/p q/a.jpg", f"{root}/p q/b.png"]
+    assert names(address) == names(f"{address}/") == names(f"{address}/*g") == expected
+    assert not is_one(address)
+    assert not is_one(f"{address}/*g")
+
+
+@pytest.mark.parametrize("address", ["file://nas/photos/a.jpg", "file://10.0.0.1/a.jpg"])
+def test_an_address_on_another_machine_is_an_error(tree, address):
+    error = "is an address of a file on another machine"
+    assert list(iter_sources([address])) == [Source(address, error=error)]
+    assert as_source(address) == Source(address, error=error)
+
+
+# What systems leave behind
+
+DROPPINGS = [
+    "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/p/._a.jpg", "__MACOSX/a.jpg",
+    ".ipynb_checkpoints/a-checkpoint.jpg", "#recycle/a.jpg", "#snapshot/a.jpg", "@Recycle/a.jpg",
+    "$RECYCLE.BIN/S-1-5/$R1.jpg", "System Volume Information/a.jpg", "lost+found/a.jpg",
+    ".Trash-1000/files/a.jpg", ".Trashes/a.jpg", ".@__thumb/a.jpg", "._a.jpg", "Thumbs.db",
+    "thumbs.db", "desktop.ini", "Desktop.ini", ".DS_Store", "deep/@eaDir/a.jpg",
+]  # fmt: skip
+
+
+def test_droppings_of_systems_are_no_photos(tree):
+    tree("p/a.jpg", "p/deep/b.jpg", *(f"p/{name}" for name in DROPPINGS))
+    stats = SourceStats()
+    photos = ["p/a.jpg", "p/deep/b.jpg"]
+    assert names("p", stats=stats) == photos
+    assert names("p/**", stats=stats) == names("p/**/*.jpg", stats=stats) == photos
+    assert names("p/*", stats=stats) == photos
+    assert names("p/.*", stats=stats) == ["E p/.*"]
+    assert stats.skipped == 0
+
+
+def test_a_dropping_that_is_named_is_read(tree):
+    tree("p/@eaDir/a.jpg", "p/q/@eaDir/b.jpg", "p/._c.jpg", "p/Thumbs.db")
+    assert names("p/._c.jpg", "p/Thumbs.db") == ["p/._c.jpg", "p/Thumbs.db"]
+    assert names("p/@eaDir") == names("p/@eaDir/*") == ["p/@eaDir/a.jpg"]
+    assert names("p/**/@eaDir/*.jpg") == ["p/@eaDir/a.jpg", "p/q/@eaDir/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "name", ["@ea", "macosx", "recycler", "thumbs", "Thumbs.jpg", "lost", "_a.jpg", ".a.jpg", "#1"]
+)
+def test_names_that_only_look_like_droppings(name):
+    assert not folders.is_dropping(name)

@@ -374,7 +374,7 @@ def test_photos_left_out_come_back_too(tmp_path: Path) -> None:
 def test_a_named_pipe_blocks_nobody(plain: Path) -> None:
     os.mkfifo(plain / "cat" / "pipe.jpg")
     assert [(bad.name, bad.error) for bad in load(plain).bad] == [
-        ("cat/pipe.jpg", "is a named pipe, not a regular file")
+        ("cat/pipe.jpg", "is a named pipe, not a regular file; - reads a photo from standard input")
     ]
 
 
