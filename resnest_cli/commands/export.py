@@ -107,6 +107,9 @@ def export_command(
 
     found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
     if hub is not None:
+        from resnest_cli.exporting.hub_folder import check_folder
+
+        check_folder(hub)
         with locked(folder=hub):
             _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
         return

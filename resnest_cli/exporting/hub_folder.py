@@ -45,10 +45,7 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         ResnestError: the folder cannot be written.
     """
     check_source(model)
-    if folder.exists() and not folder.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: is a file. Give --hub a folder.")
-    if not folder.parent.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
+    check_folder(folder)
     from resnest_cli.model import checkpoint
 
     # To be published: whether a photo was trained on is nobody's business.
@@ -77,6 +74,18 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         "license": license_,
         "files": ["config.json", "model.safetensors", "README.md"],
     }
+
+
+def check_folder(folder: Path) -> None:
+    """Whether the files can go there.
+
+    Raises:
+        ResnestError: it is a file, or its parent does not exist.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: is a file. Give --hub a folder.")
+    if not folder.parent.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
 
 
 def timm_config(info: CheckpointInfo) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def test_names_act_neither_in_rows_nor_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = [Record(f"{name}.jpg", "m", error="\x1b[2J") for name in ("a\rb", "=1+1", "\x1b[31m")]
-    rows = list(csv.reader(io.StringIO(write("csv", odd, tmp_path / "out"), newline="")))
+    write("csv", odd, tmp_path / "out")
+    text = (tmp_path / "out").read_bytes().decode()
+    rows = list(csv.reader(io.StringIO(text, newline="")))
     assert [row[0] for row in rows] == ["input", "a\rb.jpg", "'=1+1.jpg", "\x1b[31m.jpg"]
     for format_ in ("csv", "json", "jsonl", "table"):
         terminal = Terminal()
