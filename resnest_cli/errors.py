@@ -18,6 +18,7 @@ place that turns them into a message and an exit code.
 """
 
 import errno
+import os
 
 from resnest_cli.machine_limits import limit_reached
 
@@ -85,6 +86,9 @@ _REMEDIES = {
 
 def cannot_write(path: object, error: OSError) -> str:
     """What to say where the system refuses to write a file: which, why, and what to do."""
+    folder = os.path.dirname(str(path))  # noqa: PTH120 - "" is the working folder
+    if error.errno == errno.ENOENT and folder and not os.path.lexists(folder):
+        return f"{path}: cannot be written: there is no folder {folder}. Make it, or name another."
     return f"{path}: cannot be written: {reason(error)}. {remedy(error)}".rstrip()
 
 

@@ -99,6 +99,16 @@ def entries(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
+def is_file(path: Path) -> bool:
+    """Whether this is a file that can be seen; unlike `Path.is_file` it never raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder that can be seen; unlike `Path.is_dir` it never raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def private_folder(path: Path) -> Path:
     """A folder for what is trusted without a check, made with mode 0700 where it is not there.
 

@@ -53,7 +53,7 @@ def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
     found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
         return found
-    if _is_file(path := torch_path(variant.weights)):
+    if paths.is_file(path := torch_path(variant.weights)):
         found[path] = variant.weights.hash_prefix
     if variant.hub is None or (entry := _hub_file(variant.hub)) is None:
         return found
@@ -85,19 +85,19 @@ def hub_snapshot(repository: str, revision: str) -> Path | None:
     if not re.fullmatch(r"[\w-]+", commit):
         return None
     snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    return snapshot if paths.is_folder(snapshot) else None
 
 
 def weights_in(folder: Path) -> Path | None:
     """The file of weights that a folder's config.json describes."""
-    return next((path for name in WEIGHTS_NAMES if _is_file(path := folder / name)), None)
+    return next((path for name in WEIGHTS_NAMES if paths.is_file(path := folder / name)), None)
 
 
 def _hub_file(model: HubModel) -> Path | None:
     """timm's file: of the main branch's snapshot, else of the newest that has one."""
     snapshots = [main] if (main := hub_snapshot(model.id, "main")) else []
     with contextlib.suppress(OSError):
-        every = [p for p in (hub_folder(model.id) / "snapshots").iterdir() if p.is_dir()]
+        every = [p for p in (hub_folder(model.id) / "snapshots").iterdir() if paths.is_folder(p)]
         snapshots += sorted(every, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     return next((path for snapshot in snapshots if (path := weights_in(snapshot))), None)
 
@@ -186,7 +186,9 @@ def cached_files() -> list[CachedFile]:
     published = [
         (path, variant.id)
         for variant in VARIANTS.values()
-        if variant.weights and not variant.bundled and _is_file(path := torch_path(variant.weights))
+        if variant.weights
+        and not variant.bundled
+        and paths.is_file(path := torch_path(variant.weights))
     ]
     given = [(path, "") for path in _url_files() if not _LEFTOVER.fullmatch(path.name)]
     return [CachedFile(path, path.stat().st_size, model) for path, model in published + given]
@@ -246,10 +248,6 @@ def _owner(path: Path) -> Path:
 def _url_files() -> list[Path]:
     folders = paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*")
     return [path for folder in folders for path in _files(folder)]
-
-
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - which does not raise in a folder of others
 
 
 def _files(folder: Path) -> list[Path]:

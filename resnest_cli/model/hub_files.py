@@ -57,7 +57,7 @@ def ensure_file(repository: Repository, access: "Access") -> Path:
     """
     assert repository.file
     snapshot = hub_snapshot(repository.id, repository.revision or MAIN)
-    if snapshot and (path := snapshot / repository.file).is_file():
+    if snapshot and paths.is_file(path := snapshot / repository.file):
         return path
     _check_online(repository, access, [repository.file])
 
@@ -104,8 +104,8 @@ def mirrored_folder(repository: Repository, mirror: str | None) -> Path | None:
     """`MIRROR/USER/NAME`, where the mirror is a folder: as `hf download --local-dir` leaves it."""
     if not mirror or "://" in mirror or repository.revision not in {None, MAIN}:
         return None
-    folder = Path(mirror).expanduser() / repository.id
-    return folder if (folder / CONFIG_FILE).is_file() and weights_in(folder) else None
+    folder = paths.expanded(mirror) / repository.id
+    return folder if paths.is_file(folder / CONFIG_FILE) and weights_in(folder) else None
 
 
 def check_folder(folder: Path) -> Path:
@@ -115,7 +115,7 @@ def check_folder(folder: Path) -> Path:
         CheckpointError: one of the two is missing, or the weights are a Git LFS pointer.
     """
     found = weights_in(folder)
-    if found and (folder / CONFIG_FILE).is_file():
+    if found and paths.is_file(folder / CONFIG_FILE):
         try:
             _check_content(found)
         except DownloadError as error:
@@ -124,7 +124,7 @@ def check_folder(folder: Path) -> Path:
     lacks = " and ".join(
         name
         for name, there in (
-            (CONFIG_FILE, (folder / CONFIG_FILE).is_file()),
+            (CONFIG_FILE, paths.is_file(folder / CONFIG_FILE)),
             (" or ".join(WEIGHTS_NAMES), found is not None),
         )
         if not there
@@ -137,7 +137,7 @@ def check_folder(folder: Path) -> Path:
 def _inside(folder: Path) -> str:
     """What to give in the place of a folder that is none of a model."""
     best = folder / "weights" / "best.safetensors"
-    if best.is_file():
+    if paths.is_file(best):
         return f" Give the run's checkpoint: --model {best}"
     snapshots = sorted(folder.glob("snapshots/*/config.json"))
     if snapshots:
@@ -158,7 +158,7 @@ def _check_content(path: Path) -> None:
 def _cached(repository: Repository, access: "Access") -> Path | None:
     """The snapshot in the cache, if it is whole."""
     snapshot = hub_snapshot(repository.id, repository.revision or MAIN)
-    if snapshot is None or not (snapshot / CONFIG_FILE).is_file():
+    if snapshot is None or not paths.is_file(snapshot / CONFIG_FILE):
         return None
     path = weights_in(snapshot)
     if path is None:

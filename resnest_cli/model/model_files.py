@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from resnest_cli import paths
 from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
 from resnest_cli.model import hub_files, weights
 from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, understand
 from resnest_cli.model.variants import Variant
-from resnest_cli.paths import huggingface_hub_dir
 
 if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -41,7 +41,7 @@ def of_published(variant: Variant, access: weights.Access, *, hub_first: bool) -
     """The published weights of a variant, and the config.json beside them in the hub's cache."""
     path = weights.ensure(variant, access, hub_first=hub_first)
     beside = path.with_name(CONFIG_FILE)
-    if not path.is_relative_to(huggingface_hub_dir()) or not beside.is_file():
+    if not path.is_relative_to(paths.huggingface_hub_dir()) or not paths.is_file(beside):
         return Located(path)
     from resnest_cli.model.hub_config import read_config
 
@@ -118,7 +118,7 @@ def _beside(path: Path, access: weights.Access) -> "ModelConfig | None":
     from resnest_cli.model.checkpoint_header import read_info
 
     beside = path.with_name(CONFIG_FILE)
-    if path.suffix == ".onnx" or not beside.is_file():
+    if path.suffix == ".onnx" or not paths.is_file(beside):
         return None
     from resnest_cli.model.hub_config import names_resnest, parse_config, read_record
 

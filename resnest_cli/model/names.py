@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnest_cli.errors import UnknownModelError
 from resnest_cli.model.variants import VARIANTS, Variant, did_you_mean, find_variant
-from resnest_cli.paths import huggingface_endpoint
+from resnest_cli.paths import expanded, huggingface_endpoint
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
@@ -98,7 +98,7 @@ def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
         raise UnknownModelError("the name of the model is empty. `resnest models` lists variants.")
     repository = _repository(name)
     if repository is None or repository.plain:
-        path = Path(name).expanduser() if name.startswith("~") else Path(name)
+        path = expanded(name)
         if exists(path):
             return Meaning(path=path)
         if repository is None or path.suffix.lower() in WEIGHTS_SUFFIXES:
@@ -157,7 +157,7 @@ def known_near(repository: Repository) -> str:
 
 
 def _local(text: str, name: str, exists: Callable[[Path], bool]) -> Path:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not text or not exists(path):
         raise UnknownModelError(f"{name}: there is no such folder.")
     return path
