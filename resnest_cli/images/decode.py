@@ -123,8 +123,9 @@ def decode(
     Args:
         source: a path of a regular file, or the bytes of an image file, or a binary stream of them.
         exif: turn the photo upright as its EXIF orientation says.
-        max_pixels: refuse a photo of more pixels before memory is spent on them. Above Pillow's own
-            limit, that one is raised, too, for this process. None: as RESNEST_MAX_PIXELS says.
+        max_pixels: refuse a photo of more pixels before memory is spent on them. Pillow's own
+            limit, of this process, is raised where it needs to be. None: as RESNEST_MAX_PIXELS
+            says.
         at_least: decode a JPEG smaller, but no side shorter than this many pixels (or than it is).
 
     Returns:
@@ -135,8 +136,8 @@ def decode(
             the input's name: "is empty (0 bytes)", "is truncated: ...".
     """
     max_pixels = usual_limit() if max_pixels is None else max_pixels
-    if max_pixels > MAX_PIXELS and 0 < (Image.MAX_IMAGE_PIXELS or 0) < max_pixels:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # of GIF, WebP and whatever is cropped
+    if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
+        silence_pillow(max_pixels)
     try:
         if isinstance(source, bytes):
             return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels, at_least)
@@ -240,6 +241,7 @@ def _decode_stream(
     stream.seek(0)
     image = _plugin(name)(stream)
     check_pixels(*image.size, max_pixels)
+    silence_pillow(image.width * image.height)
     loaded: Image.Image = image
     if name == "JPEG" and at_least is not None:
         loaded = _reduced(image, at_least)
@@ -251,6 +253,15 @@ def _decode_stream(
         loaded = eight_bits(image, stream)
     rgb = _to_rgb(loaded)
     return rgb if upright is None else rgb.transpose(upright)
+
+
+def silence_pillow(pixels: int) -> None:
+    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
+
+    The limit is that of the whole process; it stays as it is for photos of the usual size.
+    """
+    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
+        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import Image
 
 from resnest_cli.errors import ImageError, one_line
-from resnest_cli.images.decode import UPRIGHT
+from resnest_cli.images.decode import UPRIGHT, silence_pillow
 from resnest_cli.images.limits import check_pixels
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
 from resnest_cli.images.tiff_tags import Tags, little_endian, read_tags
@@ -138,6 +138,7 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
         return _by_tifffile(stream, layout, max_pixels)
     check_pixels(*image.size, max_pixels)
     _check_tiles(image)
+    silence_pillow(image.width * image.height)
     image.load()
     if layout.bits > 8:
         return _deep(image, layout)

@@ -585,8 +585,10 @@ def test_the_limit_can_be_chosen():
     )
 
 
-def test_large_photos_below_the_limit_give_no_warning():
-    data = encoded(Image.new("1", (10_000, 9_500)))  # 95 million: Image.open would warn
+@pytest.mark.parametrize("options", [{}, {"format_": "TIFF", "compression": "tiff_deflate"}])
+def test_large_photos_below_the_limit_give_no_warning(options, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    data = encoded(Image.new("1", (10_000, 9_500)), **options)  # 95 million: Pillow would warn
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         assert decode(data).size == (10_000, 9_500)
