@@ -259,7 +259,7 @@ def test_a_runs_split_needs_to_know_its_data(
     path.with_name("args.toml").write_text(f"data = {json.dumps(str(data))}\n")
     path.write_text(path.read_text().replace('"bad"', '"worse"'))
     result = cli("evaluate", path, "-m", model)
-    assert (result.code, "line 12 is damaged" in result.err) == (1, True)
+    assert (result.code, "row 12 is damaged" in result.err) == (1, True)
 
 
 def test_every_checkpoint_of_a_run_knows_its_training_photos(

@@ -98,8 +98,7 @@ def test_the_list(tmp_path: Path) -> None:
     photos = [LostPhoto("val", "a,\udce9\n.jpg", 1, 2, "is empty (0 bytes)")]
     write_lost(tmp_path / "lost.csv", photos, ("cat", "dog"))
     assert (tmp_path / "lost.csv").read_bytes() == (
-        b'"path","class_name","split","epoch","error"\n'
-        b'"a,\xe9\n.jpg","dog","val","2","is empty (0 bytes)"\n'
+        b'path,class_name,split,epoch,error\n"a,\xe9\n.jpg",dog,val,2,is empty (0 bytes)\n'
     )
 
 
