@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import requests
 
 STOPPED = "it stopped sending"
+LARGEST = 8 << 30  # bytes; the largest ResNeSt, with all that a training keeps, has 2 GB
 MAX_WAIT = 60.0  # seconds; the longest Retry-After that is honoured in full
 TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))  # statuses that may pass
 
@@ -47,6 +48,16 @@ def length(response: "requests.Response") -> int | None:
     """Size of the body in bytes, None if the server does not say, or no number that there is."""
     length = response.headers.get("Content-Length", "")
     return int(length) if re.fullmatch("[0-9]{1,4000}", length) else None
+
+
+def too_large(limit: int) -> str:
+    """Why a file of more bytes than `limit` is not fetched."""
+    return f"it is larger than the limit of {limit:,} bytes"
+
+
+def too_slow(slowest: int) -> str:
+    """Why a server of fewer bytes a second than `slowest` is given up."""
+    return f"it sends less than {slowest:,} bytes a second"
 
 
 def retry_after(response: "requests.Response") -> float | None:

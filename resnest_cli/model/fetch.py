@@ -24,7 +24,7 @@ from resnest_cli.model.partial import Note, Partial, WrongFileError
 if TYPE_CHECKING:
     import requests
 
-    from resnest_cli.net.deadline import DeadlineSession
+    from resnest_cli.net.deadline import DeadlineSession, Pace
 
 CHUNK = 64 * 1024  # bytes; what a kill or a stall can lose
 _COPY_CHUNK = 1 << 20
@@ -68,28 +68,6 @@ class _TryAgainError(Exception):
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
-
-
-class _Pace:
-    """The least speed: puts the deadline off whenever a window's bytes have arrived in time."""
-
-    def __init__(self, patience: Patience) -> None:
-        from resnest_cli.net.deadline import Deadline
-
-        self.patience, self.arrived = patience, 0
-        self.deadline = Deadline(patience.window)
-
-    def advance(self, n: int) -> None:
-        """`n` more bytes of the body."""
-        self.arrived += n
-        if self.arrived >= self.least:
-            self.arrived = 0
-            self.deadline.restart(self.patience.window)
-
-    @property
-    def least(self) -> float:
-        """Bytes that each window must bring."""
-        return self.patience.slowest * self.patience.window
 
 
 def fetch(
@@ -153,9 +131,15 @@ class _Download:
         self.url, self.place, self.patience = url, place, patience
         self.progress, self.notify = progress, notify
         self.name = web.without_login(url)  # goes to the disk and into messages
-        self.pace = _Pace(patience)
+        self.pace = self.new_pace()
         self.answered = False  # whether the server ever sent an answer
         self.doubts = 0  # how often a finished file had the wrong hash
+
+    def new_pace(self) -> "Pace":
+        """The least speed of an attempt."""
+        from resnest_cli.net.deadline import Pace
+
+        return Pace(self.patience.window, self.patience.slowest)
 
     def run(self, session: "DeadlineSession") -> str:
         """Attempt until the file is here, or until attempts no longer bring it further."""
@@ -190,7 +174,7 @@ class _Download:
         if note:
             headers |= {"Range": f"bytes={have}-", "If-Range": note.validator}
         timeout = (self.patience.connect, self.patience.read)
-        self.pace = _Pace(self.patience)
+        self.pace = self.new_pace()
         try:
             with session.follow(self.url, self.pace.deadline, timeout, headers) as response:
                 self.answered = True
@@ -279,7 +263,7 @@ class _Download:
 
         reason = web.plain(error)
         if reason == web.STOPPED and self.pace.deadline.expired:
-            reason = f"it sends less than {self.patience.slowest:,} bytes a second"
+            reason = web.too_slow(self.patience.slowest)
         if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
             return DownloadError(reason)
         unreachable = bool(error.args) and isinstance(error.args[0], MaxRetryError)

@@ -220,6 +220,8 @@ def _hubs(access: "Access") -> "list[Hub]":
         paths.huggingface_endpoint(),
         paths.huggingface_hub_dir(),
         timeout=access.patience.connect,
+        window=access.patience.window,
+        slowest=access.patience.slowest,
         attempts=access.patience.attempts,
         progress=access.progress,
         notify=access.notify,

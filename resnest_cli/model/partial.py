@@ -20,8 +20,8 @@ from pathlib import Path
 
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError
+from resnest_cli.web import LARGEST, too_large
 
-LARGEST = 8 << 30  # bytes; the largest ResNeSt, with all that a training keeps, has 2 GB
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -143,7 +143,7 @@ class Partial:
             DownloadError: it is too large.
         """
         if size > self.largest:
-            raise DownloadError(f"it is larger than the limit of {self.largest:,} bytes")
+            raise DownloadError(too_large(self.largest))
 
     def check_room(self, needed: int) -> None:
         """Check that `needed` more bytes fit.

@@ -32,9 +32,9 @@ from resnest_cli.model.cache import (
 )
 from resnest_cli.model.fetch import Patience, Progress, copy, fetch
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
-from resnest_cli.model.partial import LARGEST, Partial, no_place
+from resnest_cli.model.partial import Partial, no_place
 from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
-from resnest_cli.web import without_login
+from resnest_cli.web import LARGEST, without_login
 
 __all__ = [
     "Access",

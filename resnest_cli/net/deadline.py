@@ -23,7 +23,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from requests import Response, Session
 from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidURL
+from requests.exceptions import InvalidHeader, InvalidURL
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # Set by the thread that makes the call, and read in the same thread when an answer arrives.
 _DEADLINE: ContextVar["Deadline"] = ContextVar("deadline")
+_NO_URL = "redirects to no valid URL"
 _LONGEST_LINE = 64 * 1024  # bytes; of a chunk's length or a trailer
 
 Login = tuple[str, str] | None
@@ -60,6 +61,25 @@ class Deadline:
     def expired(self) -> bool:
         """Whether it has passed."""
         return self.left == 0.0
+
+
+class Pace:
+    """The least speed of a body: its deadline is put off when a window's bytes arrive in time.
+
+    `window` is in seconds, `slowest` in bytes a second.
+    """
+
+    def __init__(self, window: float, slowest: int) -> None:
+        self.window, self.least = window, slowest * window
+        self.arrived = 0
+        self.deadline = Deadline(window)
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes."""
+        self.arrived += n
+        if self.arrived >= self.least:
+            self.arrived = 0
+            self.deadline.restart(self.window)
 
 
 class DeadlineSession(Session):
@@ -93,23 +113,34 @@ class DeadlineSession(Session):
         """
         address, login = _split(url)
         self.cookies.clear()  # those of another call must not change this one
-        for _ in range(redirects + 1):
-            response = self._ask(address, login, deadline, timeouts, headers)
-            target = super().get_redirect_target(response)
-            if target is None:
-                return response
-            response.close()
-            moved(target)  # already now: it may be none that can be joined
-            target = urljoin(address, target)
-            scheme = urlsplit(target).scheme
-            if scheme not in {"http", "https"}:
-                raise RedirectError(f"redirects to {scheme}:, which is not followed")
-            before, own = address, login
-            address, login = _split(target)
+        for hop in range(redirects + 1):
+            try:
+                response = self._ask(address, login, deadline, timeouts, headers)
+            except InvalidHeader:  # an answer's
+                raise
+            except ValueError as error:
+                raise (RedirectError(_NO_URL) if hop else error) from error
+            try:
+                target = super().get_redirect_target(response)
+                if target is None:
+                    return response
+                response.close()
+                address, login = self._next(address, login, target)
+            except ValueError as error:
+                raise RedirectError(_NO_URL) from error
             moved(address)
-            if login is None and not self.should_strip_auth(before, address):  # type: ignore[no-untyped-call]
-                login = own
         raise RedirectError(f"redirects more than {redirects} times")
+
+    def _next(self, before: str, login: Login, target: str) -> tuple[str, Login]:
+        """The address that an answer leads to, and the login that it may get."""
+        target = urljoin(before, target)
+        scheme = urlsplit(target).scheme
+        if scheme not in {"http", "https"}:
+            raise RedirectError(f"redirects to {scheme}:, which is not followed")
+        address, new = _split(target)
+        if new is None and not self.should_strip_auth(before, address):  # type: ignore[no-untyped-call]
+            new = login
+        return address, new
 
     def _ask(
         self,

@@ -2,9 +2,10 @@
 
 The only importer of `huggingface_hub`, which is imported when the hub is asked, and not before. The
 library does the work: its cache is timm's and transformers', too; it finds tokens and proxies.
-Three things are added. Its messages and bars are ours. A file whose name in the cache is a SHA-256
+Four things are added. Its messages and bars are ours. A file whose name in the cache is a SHA-256
 is hashed when it has arrived, since the library compares sizes only. The token goes to the hub
-alone: the library would send it to the public hub as well, where a private one redirects.
+alone: the library would send it to the public hub as well, where a private one redirects. A body
+has a least speed and a largest size.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 from resnest_cli import __version__
 from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
 from resnest_cli.paths import PUBLIC_HUB
-from resnest_cli.web import MAX_WAIT, TRY_AGAIN, without_login
+from resnest_cli.web import LARGEST, MAX_WAIT, TRY_AGAIN, too_large, too_slow, without_login
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -61,14 +62,17 @@ class Hub:
     """A hub and how to speak with it.
 
     `endpoint` is its address, `cache` the folder of huggingface_hub's cache. Without `login` no
-    token is sent. `timeout` is in seconds without an answer; of `attempts` all but the last are
-    repeated where the hub is busy; `sleep` waits a number of seconds.
+    token is sent. `timeout` is in seconds without an answer; every `window` seconds of a body must
+    bring `slowest` bytes a second. Of `attempts` all but the last are repeated where the hub is
+    busy; `sleep` waits a number of seconds.
     """
 
     endpoint: str
     cache: Path
     login: bool = True
     timeout: float = 10.0
+    window: float = 60.0
+    slowest: int = 1000
     attempts: int = 4
     progress: Progress | None = None
     notify: Callable[[str], None] = lambda _: None
@@ -188,6 +192,8 @@ def _look(hub: Hub, repository: str, file: str, revision: str) -> None:
         raise DownloadError(
             f"{_host(hub)} does not answer as a hub of Hugging Face does; see HF_ENDPOINT"
         )
+    if (found.size or 0) > LARGEST:
+        raise DownloadError(too_large(LARGEST))
 
 
 def _patiently(hub: Hub, repository: str, revision: str, ask: Callable[[], _T]) -> _T:
@@ -261,7 +267,8 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
         raise DownloadError(one_line(str(error))) from error
     except OSError as error:
         if error.errno is None:  # the library's words, such as a wrong size
-            raise DownloadError(one_line(str(error)).partition(" Please")[0]) from error
+            told = str(error).partition("\n")[0].partition(" Please")[0]
+            raise DownloadError(one_line(told).rstrip(".")) from error
         raise CacheError(
             f"cannot write to {hub.cache}: {error.strerror}. Free some space, make it writable, or "
             "set HF_HOME to another folder."
@@ -354,7 +361,10 @@ def _at_work(hub: Hub) -> Iterator[None]:
     without_xet = constants.HF_HUB_DISABLE_XET
     log.setLevel(logging.CRITICAL)
     try:
-        session.event_hooks = hooks | {"request": [*hooks["request"], _token_stays_with(hub)]}
+        session.event_hooks = hooks | {
+            "request": [*hooks["request"], _token_stays_with(hub)],
+            "response": [*hooks["response"], _body_ends(hub)],
+        }
         constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
         # Xet is the public hub's storage; every hub has the protocol of Git LFS.
         constants.HF_HUB_DISABLE_XET = without_xet or hub.endpoint != PUBLIC_HUB
@@ -399,8 +409,41 @@ def _token_stays_with(hub: Hub) -> Callable[[Any], None]:
     return check
 
 
+def _body_ends(hub: Hub) -> Callable[[Any], None]:
+    """A hook for answers whose body is given up where it is too slow or too large."""
+    import httpx2
+
+    from resnest_cli.net.deadline import Pace
+
+    class Body(httpx2.SyncByteStream):
+        def __init__(self, body: Any) -> None:
+            self.body = body
+
+        def __iter__(self) -> Iterator[bytes]:
+            pace, size = Pace(hub.window, hub.slowest), 0
+            for data in self.body:
+                pace.advance(len(data))
+                size += len(data)
+                if pace.deadline.expired:
+                    raise DownloadError(too_slow(hub.slowest))
+                if size > LARGEST:
+                    raise DownloadError(too_large(LARGEST))
+                yield data
+
+        def close(self) -> None:
+            self.body.close()
+
+    def wrap(response: Any) -> None:
+        response.stream = Body(response.stream)
+
+    return wrap
+
+
 def _bar(progress: Progress | None, name: str) -> type:
-    """A class in the place of tqdm's that shows the first bar of a download in our display."""
+    """A class in the place of tqdm's that shows the first bar of a download in our display.
+
+    It sees a body unpacked, and gives up one that becomes larger than the hub said.
+    """
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -412,10 +455,14 @@ def _bar(progress: Progress | None, name: str) -> type:
             )
             self.display_in = None if Bar.taken else progress
             Bar.taken = True  # a second bar counts the same bytes once more
+            self.left = (given.get("total") or LARGEST) - given.get("initial", 0)
             if self.display_in:
                 self.display_in.start(name, given.get("total"), given.get("initial", 0))
 
         def update(self, n: float | None = 1) -> None:
+            self.left -= n or 0
+            if self.left < 0:
+                raise DownloadError("it sends more than the whole file")
             if self.display_in and n:
                 self.display_in.advance(int(n))
 

@@ -1,5 +1,6 @@
 """Models of the hub, over real HTTP: fetched, cached, offline, and all that can go wrong."""
 
+import gzip
 import hashlib
 import json
 import subprocess
@@ -392,6 +393,38 @@ def test_a_storage_that_lies_is_found_out(
     with pytest.raises(DownloadError, match="another SHA-256"):
         find_model(ID, access=access)
     assert not list(Path(found_cache()).rglob("*.safetensors"))
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+LYING = {
+    "drips": (Reply(raw=_OK + b"Content-Length: 500\r\n\r\n" + b"2" * 500, pace=0.02), "less than"),
+    "goes on": (Reply(raw=_OK + b"\r\n", endless=b"2" * 65536), "more than the whole file"),
+    "unpacks": (
+        Reply(body=gzip.compress(bytes(10**8)), headers={"Content-Encoding": "gzip"}),
+        "more than the whole file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("reply", "message"), LYING.values(), ids=LYING)
+def test_a_storage_without_end_is_given_up(
+    reply: Reply, message: str, tiny: str, hub: HubServer, tiny_weights: bytes, access: Access
+) -> None:
+    hub.storage.script(f"/{hashlib.sha256(tiny_weights).hexdigest()}", reply)
+    patience = replace(access.patience, window=0.3)
+    with pytest.raises(DownloadError, match=message):
+        find_model(ID, access=replace(access, patience=patience))
+    left = [path.stat().st_size for path in found_cache().rglob("*") if path.is_file()]
+    assert max(left) < 10**7
+    assert find_model(ID, access=access).path.read_bytes() == tiny_weights
+
+
+def test_a_file_that_is_too_large_is_not_begun(tiny: str, hub: HubServer, access: Access) -> None:
+    for path in (f"/{ID}/resolve/{tiny}/model.safetensors", f"/{ID}/resolve/main/config.json"):
+        headers = {"X-Repo-Commit": tiny, "ETag": '"0"', "X-Linked-Size": str(10**12)}
+        hub.script(path, Reply(200, headers=headers))
+        with pytest.raises(DownloadError, match="larger than the limit"):
+            find_model(ID, access=access)
 
 
 def found_cache() -> Path:
