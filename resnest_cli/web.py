@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from resnest_cli.errors import one_line
+
 if TYPE_CHECKING:
     import requests
 
 STOPPED = "it stopped sending"
 LARGEST = 8 << 30  # bytes; the largest ResNeSt, with all that a training keeps, has 2 GB
 MAX_WAIT = 60.0  # seconds; the longest Retry-After that is honoured in full
+_MOST_WORDS = 300  # characters of what a server or a library says
 TRY_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))  # statuses that may pass
 
 _REFUSED = {
@@ -77,7 +80,8 @@ def retry_after(response: "requests.Response") -> float | None:
 
 def refusal(response: "requests.Response") -> str:
     """The status in words."""
-    reason = f"it answered {response.status_code} {response.reason or ''}".rstrip()
+    told = one_line(response.reason or "")[:_MOST_WORDS]
+    reason = f"it answered {response.status_code} {told}".rstrip()
     meaning = _REFUSED.get(response.status_code)
     return f"{reason}: {meaning}" if meaning else reason
 
@@ -112,7 +116,16 @@ def plain(error: Exception) -> str:
     elif isinstance(cause, NewConnectionError):
         reason = f"it cannot be reached: {str(cause).rpartition(': ')[2]}"
     elif isinstance(error, exceptions.ConnectionError | exceptions.ChunkedEncodingError):
-        reason = f"the connection broke: {cause}"
+        reason = f"the connection broke: {_innermost(cause)}"
+    elif isinstance(error, exceptions.ContentDecodingError):
+        reason = "its compression is damaged"
     else:
         reason = str(cause)
-    return reason
+    return one_line(reason)[:_MOST_WORDS]
+
+
+def _innermost(cause: object) -> object:
+    """The error that a chain of urllib3's is about: `("Connection aborted.", error)`."""
+    while isinstance(cause, Exception) and cause.args and isinstance(cause.args[-1], Exception):
+        cause = cause.args[-1]
+    return cause

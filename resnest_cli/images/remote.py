@@ -204,9 +204,6 @@ class _Fetch:
     def too_large(self, size: str = "") -> ImageError:
         return ImageError(f"is larger than the limit of {self.limits.max_bytes:,} bytes{size}")
 
-    def invalid(self) -> ImageError:
-        return ImageError("redirects to no valid URL" if self.via else "is no valid URL")
-
     def error(self, reason: str) -> ImageError:
         where = f" after a redirect to {self.via}" if self.via else ""
         return ImageError(f"cannot be fetched{where}: {reason}")
@@ -222,7 +219,7 @@ class _Fetch:
         if isinstance(error, ReadTimeoutError | TimeoutError):
             return self.error(web.STOPPED)
         if isinstance(error, ValueError) and not isinstance(error, exceptions.InvalidHeader):
-            return self.invalid()  # requests' InvalidURL is one of them
+            return ImageError("is no valid URL")  # requests' InvalidURL is one of them
         reason = web.plain(error)
         final = exceptions.SSLError, exceptions.ProxyError, exceptions.Timeout
         unreachable = bool(error.args) and isinstance(error.args[0], MaxRetryError)
