@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def limit_reached(error: BaseException | None) -> str | None:
-    """Which limit an error, or one that caused it, is about, and what to do; None for others."""
+    """Which limit an error, or one that it followed, is about, and what to do; None for others."""
     while error is not None:
         if isinstance(error, OSError):
             if error.errno in REMEDIES:
@@ -33,5 +33,5 @@ def limit_reached(error: BaseException | None) -> str | None:
             for words, number in _WORDS.items():
                 if words in text:
                     return REMEDIES[number]
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return None

@@ -88,7 +88,7 @@ def _no_home() -> str:
         return "HOME is not set, and the user has no entry in the password file"
     if os.name != "nt" and not os.environ.get("HOME", home).startswith("/"):
         return "HOME is not an absolute path"
-    return "" if os.path.isdir(home) else f"the home folder {home} does not exist"  # noqa: PTH112
+    return "" if os.path.isdir(home) else f"there is no home folder {home}"  # noqa: PTH112
 
 
 def entries(folder: Path, pattern: str) -> list[Path]:

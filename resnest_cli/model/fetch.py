@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from resnest_cli import __version__, web
 from resnest_cli.errors import DownloadError
 from resnest_cli.model import answers
 from resnest_cli.model.partial import Note, Partial, WrongFileError
+from resnest_cli.net.progress import Progress
 
 if TYPE_CHECKING:
     import requests
@@ -30,19 +31,6 @@ CHUNK = 64 * 1024  # bytes; what a kill or a stall can lose
 _COPY_CHUNK = 1 << 20
 MAX_CONNECTIONS = 50  # per URL, even if each of them brings a few bytes
 _HEAD = 512  # bytes; enough to recognise a web page or a Git LFS pointer
-
-
-class Progress(Protocol):
-    """What a progress display must offer. One download may start several times."""
-
-    def start(self, name: str, total: int | None, done: int) -> None:
-        """Show `done` of `total` bytes; None: the size is unknown."""
-
-    def advance(self, n: int) -> None:
-        """`n` more bytes."""
-
-    def stop(self) -> None:
-        """No more bytes, for whatever reason."""
 
 
 @dataclass(frozen=True, slots=True)

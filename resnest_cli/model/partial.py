@@ -20,6 +20,7 @@ from pathlib import Path
 
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError
+from resnest_cli.machine_limits import limit_reached
 from resnest_cli.web import LARGEST, too_large
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -212,10 +213,8 @@ def cannot_write(error: OSError, folder: Path, variable: str) -> CacheError:
     """The error of a cache folder that refuses: which one, why, and which variable moves it."""
     if missing := no_place(folder, variable):
         return CacheError(missing)
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return CacheError(
-            f"too many files are open to write to {folder}. Raise the limit, see `ulimit -n`."
-        )
+    if limit := limit_reached(error):
+        return CacheError(f"cannot write to the cache folder {folder}: {limit}")
     if error.errno in _FULL:
         return CacheError(
             f"the disk of {folder} is full. Free some space, or set {variable} to a folder on "

@@ -30,10 +30,11 @@ from resnest_cli.model.cache import (
     set_aside,
     torch_path,
 )
-from resnest_cli.model.fetch import Patience, Progress, copy, fetch
+from resnest_cli.model.fetch import Patience, copy, fetch
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.partial import Partial, no_place
 from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
+from resnest_cli.net.progress import Progress
 from resnest_cli.web import LARGEST, without_login
 
 __all__ = [
@@ -292,7 +293,11 @@ def _not_available(request: _Request, access: Access, reasons: list[str]) -> Wei
     origins = [origin for origin in request.origins if not origin.startswith(_HUB)]
     urls = [without_login(origin) for origin in origins if is_url(origin)]
     if access.offline:
-        looked = [f"{p}: {'damaged' if p.is_file() else 'not there'}" for p in request.looked_at]
+        looked = [
+            f"{p}: {'damaged' if p.is_file() else 'not there'}"
+            for p in request.looked_at
+            if not paths.homeless(p)
+        ]
         return OfflineError(
             f"{request.title} is not on this machine, and --offline (RESNEST_OFFLINE) forbids to "
             f"connect. Looked at\n{_listed([*looked, *reasons])}\n"

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from resnest_cli import __version__
 from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
+from resnest_cli.net.progress import Progress
 from resnest_cli.paths import PUBLIC_HUB
 from resnest_cli.web import LARGEST, MAX_WAIT, TRY_AGAIN, too_large, too_slow, without_login
 
@@ -42,19 +43,6 @@ _NAMED: dict[str, Any] = {"library_name": "resnest-cli", "library_version": __ve
 
 class NoSuchEntryError(DownloadError):
     """The repository is there, the file is not."""
-
-
-class Progress(Protocol):
-    """What a progress display must offer."""
-
-    def start(self, name: str, total: int | None, done: int) -> None:
-        """Show `done` of `total` bytes; None: the size is unknown."""
-
-    def advance(self, n: int) -> None:
-        """`n` more bytes."""
-
-    def stop(self) -> None:
-        """No more bytes, for whatever reason."""
 
 
 @dataclass(frozen=True, slots=True)

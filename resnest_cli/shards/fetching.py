@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from resnest_cli import web
 from resnest_cli.errors import DownloadError, ResnestError, UsageError
+from resnest_cli.machine_limits import limit_reached
 from resnest_cli.shards.index import Shard
 
 AHEAD = 3  # shards that are fetched while another is read
@@ -59,10 +60,8 @@ class Files:
         try:
             return pool.submit(fetch, shard, self._closed)
         except RuntimeError as error:  # this machine, or its container, has no thread left
-            raise ResnestError(
-                f"{shard.title}: the shard cannot be fetched: {error}. Raise the limit of "
-                "processes (ulimit -u, or the container's), or use fewer --workers."
-            ) from error
+            why = limit_reached(error) or f"{error}."
+            raise ResnestError(f"{shard.title}: the shard cannot be fetched: {why}") from error
 
     def give_up(self) -> None:
         """Ends all downloads soon; may be called from another thread."""
@@ -109,7 +108,7 @@ def wrong_size(shard: Shard, size: int) -> ResnestError:
 
 
 class _Watch:
-    """Ends a download that nobody waits for; see `model.fetch.Progress`."""
+    """Ends a download that nobody waits for; see `net.progress`."""
 
     def __init__(self, closed: threading.Event) -> None:
         self._closed = closed
@@ -152,6 +151,8 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
     except DownloadError as error:
         raise ResnestError(f"{shard.title}: the shard cannot be fetched: {error}.") from error
     except OSError as error:
+        if limit := limit_reached(error):
+            raise ResnestError(f"{shard.title}: the shard cannot be fetched: {limit}") from error
         raise ResnestError(
             f"{shard.title}: the shard has no place in the temporary folder: "
             f"{error.strerror or error}. Set TMPDIR to a folder with space for a few shards."

@@ -39,7 +39,11 @@ class Keeper:
         """Starts a child whenever the caller says so; the caller's end is ours."""
         while (start := self._command()) is not None:
             journal = Journal()
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError as error:  # no more processes allowed
+                send(self._data, Raised(error, "fork\n"))
+                continue
             if child == 0:
                 self._become_child(Start(start.skip, start.suspects, journal))
             try:

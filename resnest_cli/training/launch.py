@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, one_line
 
 _ASKED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
@@ -39,6 +39,7 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
 
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -56,6 +57,12 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
             elastic_launch(config, sys.executable)("-m", "resnest_cli", *arguments)
         except ChildFailedError as error:
             return _exit_code(error.failures)
+        except RendezvousError as error:
+            raise ResnestError(
+                f"--devices: the processes cannot meet on this machine: {one_line(str(error))} "
+                "It may refuse more processes or threads (`ulimit -u` and the pids limit of a "
+                "container say how many), or connections to localhost."
+            ) from error
         except SignalException as error:
             return 128 + int(error.sigval)
     return 0
