@@ -89,6 +89,8 @@ def main() -> NoReturn:
     except ResnestError as error:
         _fail(str(error), error, error.exit_code)
     except OSError as error:  # where nobody has said it better: the machine's fault, not ours
+        if error.filename is None and (limit := limit_reached(error)) is not None:
+            _fail(limit, error, 1)
         where = output.printable_name(str(error.filename or "a file or pipe"))
         text = f"{where}: cannot be read or written: {reason(error)}. {remedy(error)}".rstrip()
         _fail(f"{text} --debug shows at which step.", error, 1)

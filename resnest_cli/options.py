@@ -52,7 +52,7 @@ Weights = Annotated[
 TrustOnnx = Annotated[
     bool,
     typer.Option(
-        "--trust-onnx", help="Run an .onnx that is not made as `resnest export` makes them."
+        "--trust-onnx", help="Run an .onnx unlike those of `resnest export`, if you trust it."
     ),
 ]
 Labels = Annotated[
@@ -271,7 +271,7 @@ PathColumn = Annotated[
 READING = {
     "split_names": (
         "TRAIN,VAL[,TEST]",
-        "What the data call these sides, in folders or a column; usual names are known; or none.",
+        "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
     ),
     "path_column": ("NAME", "Of a table: the column of paths, where its name is not a usual one."),
     "label_column": ("NAME", "Of a table: the column of labels, likewise."),

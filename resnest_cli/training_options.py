@@ -174,7 +174,7 @@ SETTINGS: dict[str, Any] = {
         bool, "--cache/--no-cache", None, "Keep decoded photos in memory: 4 bytes a pixel.",
         _MACHINE,
     ),
-    "seed": _whole("--seed", "Another seed, another run; the same, the same.", _MACHINE),
+    "seed": _whole("--seed", "Random seed; the same seed repeats the run.", _MACHINE),
     "save_every": _number(
         "--save-every", "Seconds between states saved within an epoch; 0 is off (300).", _MACHINE
     ),

@@ -72,7 +72,7 @@ HOMELESS = {
     "not set": ({}, "HOME is not set, and the user has no entry in the password file"),
     "empty": ({"HOME": ""}, "HOME is not an absolute path"),
     "relative": ({"HOME": "home"}, "HOME is not an absolute path"),
-    "not there": ({"HOME": "/nonexistent"}, "the home folder /nonexistent does not exist"),
+    "not there": ({"HOME": "/nonexistent"}, "there is no home folder /nonexistent"),
     "relative cache": ({"XDG_CACHE_HOME": "cache"}, "HOME is not set, and the user has no entry"),
     "nowhere": ({"RESNEST_HOME": "/dev/null", "HOME": "/"}, "its variable names no folder"),
     "nobody's": (

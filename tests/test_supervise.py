@@ -285,3 +285,27 @@ def test_imports_nothing_heavy() -> None:
 
 def test_overhead() -> None:
     print("supervised:", job("overhead"))
+
+
+REFUSED = """
+import errno, os
+from resnest_cli.supervise.caller import supervised
+caller, fork = os.getpid(), os.fork
+def refused():
+    if os.getpid() != caller:
+        raise BlockingIOError(errno.EAGAIN, "refused")
+    return fork()
+os.fork = refused
+try:
+    list(supervised(lambda start: iter(()), time_limit=9))
+except BlockingIOError as error:
+    print(error)
+"""
+
+
+def test_a_child_that_the_system_refuses_is_an_error_of_the_system() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED],
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[Errno 11] refused\n", "")

@@ -56,13 +56,13 @@ def evaluate_command(
     html: options.Html = None,
     split: Annotated[
         Split,
-        typer.Option(help="Which side of data with a split: val, else test (auto), unless said."),
+        typer.Option(help="Which photos of data with a split; auto is val, else test, else all."),
     ] = "auto",
     folder_numbers: Annotated[
         FolderNumbers,
         typer.Option(
-            help="Whether folders 0, 1, 10, 11, 2, ... are named by the index of their class, or "
-            "made the indices in sorted order (auto: that, where the model knows no names)."
+            help="What folders 0, 1, 10, 11, 2, ... are: each its own index, or indices in this "
+            "sorted order; auto is sorted where the model knows no names."
         ),
     ] = "auto",
     split_names: options.SplitNames = None,

@@ -50,11 +50,11 @@ def export_command(
         ),
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="A new repository of --push is private.")
+        bool, typer.Option("--private", help="Make the new repository of --push private.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="With --push: list files and sizes; write, send nothing."),
+        typer.Option("--dry-run", help="With --push: only list files and sizes."),
     ] = False,
     check: Annotated[
         str | None,

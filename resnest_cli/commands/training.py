@@ -68,7 +68,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
             bool,
             typer.Option(
                 "--resume",
-                help="Go on with a run that was interrupted; DATA, if they were moved.",
+                help="Go on with an interrupted run; give DATA only if they were moved.",
             ),
         ],
         False,

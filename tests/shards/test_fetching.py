@@ -24,13 +24,21 @@ def test_a_shard_and_one_larger_than_its_index_says(server: Server) -> None:
             fetch(Shard(server.url("/a.tar"), 1, 999))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.ENOENT])
-def test_a_temporary_folder_that_cannot_be_made(monkeypatch, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "not today. Set TMPDIR"),
+        (errno.EACCES, "not today. Set TMPDIR"),
+        (errno.EMFILE, "with `ulimit -n 4096`"),
+        (errno.ENOENT, "not today. Set TMPDIR"),
+    ],
+)
+def test_a_temporary_folder_that_cannot_be_made(monkeypatch, number: int, words: str) -> None:
     def refuse(**_: object) -> None:
         raise OSError(number, "not today")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
-    with pytest.raises(ResnestError, match=r"a\.tar: .* not today\. Set TMPDIR"):
+    with pytest.raises(ResnestError, match=rf"a\.tar: .* {words}"):
         fetch(Shard("http://127.0.0.1:9/a.tar", 0, 0))
 
 
@@ -40,6 +48,6 @@ def test_a_machine_without_threads(monkeypatch) -> None:
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
     files = Files([Shard("http://127.0.0.1:9/a.tar", 0, 0)])
-    with pytest.raises(ResnestError, match=r"can't start new thread.*ulimit -u"):
+    with pytest.raises(ResnestError, match=r"refuses another process or thread.*ulimit -u"):
         files.open(0)
     files.close()

@@ -260,3 +260,6 @@ def test_limits_of_the_machine(error: Exception, words: str | None) -> None:
     assert found is None if words is None else words in str(found)
     outer.__cause__ = error
     assert limit_reached(outer) == found
+    later = RuntimeError("cannot join thread before it is started")
+    later.__context__ = error
+    assert limit_reached(later) == found
