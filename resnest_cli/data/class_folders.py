@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnest_cli.data.listing import AS_FOUND, SIDES, Listed, Listing, Reading, Side, canonical
+from resnest_cli.data.listing import AS_FOUND, SIDES, Listed, Listing, Reading, Side
 from resnest_cli.data.split_names import (
     is_decoration,
     mentioned_side,
@@ -24,6 +24,7 @@ from resnest_cli.data.split_names import (
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.model.class_names import canonical
 from resnest_cli.model.variants import did_you_mean_among
 
 _ASK = (

@@ -32,7 +32,7 @@ def is_run_split(path: Path) -> bool:
 def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
     """The photos of a run; `reading.base_folder` says where they are, if it is not where they were.
 
-    Names of photos are absolute paths, unless they lie in the folder of the file.
+    Names of photos are absolute paths, unless they lie in that folder, or in that of the file.
 
     Raises:
         UsageError: nothing says where the photos are, or none is there.
@@ -44,10 +44,11 @@ def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
         raise UsageError(f"{path}: lists no photo.")
     relative = [name for name, _, _ in used if not Path(name).is_absolute()]
     base = _base(path, relative, reading.base_folder) if relative else Path()
+    named_from = {path.parent, reading.base_folder and Path(reading.base_folder)}
     photos = [
         Listed(
             path=str(base / name),
-            name=name if base == path.parent else str((base / name).absolute()),
+            name=name if base in named_from else str((base / name).absolute()),
             label=label,
             side=cast("Side", side),
         )
@@ -100,7 +101,8 @@ def _base(path: Path, relative: Iterable[str], given: str | None) -> Path:
         )
     try:
         text = args.read_text(encoding="utf-8", errors="surrogateescape")
-        data = Path(str(tomllib.loads(text)["data"]))
+        settings = tomllib.loads(text)
+        data = Path(str(settings.get("base_folder") or settings["data"]))
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ResnestError(
             f"{args}: does not name the data of the run ({error!r:.200})."

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnest_cli.data.columns import Columns, find_columns
-from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side, canonical
+from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
 from resnest_cli.data.photo_paths import Cell, Place, find_photos
 from resnest_cli.data.table_file import Row, Table, read_table_file
 from resnest_cli.errors import UsageError
+from resnest_cli.model.class_names import canonical
 
 _WHOLE = re.compile(r"(-?\d+)(\.0+)?")
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # a line break is a quote left open

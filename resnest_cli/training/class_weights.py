@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from resnest_cli.data.encoding import decoded
-from resnest_cli.data.listing import canonical
 from resnest_cli.errors import UsageError
+from resnest_cli.model.class_names import canonical
 from resnest_cli.training.dataset import DataSet
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
-from resnest_cli.training.agreement import PLACES, agreed, check_world, same_job, settled
+from resnest_cli.training.agreement import (
+    DATA_PLACES,
+    PLACES,
+    agreed,
+    check_world,
+    same_job,
+    settled,
+)
 from resnest_cli.training.allocator import keep_memory
 from resnest_cli.training.budget import fitted
 from resnest_cli.training.config import Command, Config
@@ -259,7 +266,7 @@ def _ready_again(
         raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
     check_batches(ready)
     if not ready.cached:  # features that are computed need no photos
-        check_there(dataset, config.data, run)
+        check_there(dataset, config, run)
     if config.epochs != old.epochs:
         display.message(
             f"{config.epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
@@ -276,14 +283,14 @@ def _data_again(
     display: "TrainingDisplay",
 ) -> DataSet:
     """The data that the run began with, from where they lie now."""
-    dataset = read_data(run, config.data)
-    if (config.data, config.val_data) == (old.data, old.val_data):
+    dataset = read_data(run, config)
+    if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
         return dataset
     with display.scanning() as scanned:
         if dataset.shards is not None:
             return moved_shards(dataset, config, run, scanned)
         lost = [photo.name for photo in progress.lost] if progress is not None else []
-        check_same(dataset, config.data, run, lost, scanned)
+        check_same(dataset, config, run, lost, scanned)
     return dataset
 
 

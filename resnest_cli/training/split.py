@@ -32,8 +32,8 @@ def write_split(path: Path, dataset: DataSet) -> None:
         write_text(path, csv_rows(rows))
 
 
-def read_split(path: Path, data: str) -> DataSet:
-    """The data set of a file that `write_split` wrote; `data` is where the photos lie.
+def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
+    """The data set of a file that `write_split` wrote; see `base_folder` for where photos lie.
 
     Raises:
         ResnestError: it is missing or damaged.
@@ -60,7 +60,7 @@ def read_split(path: Path, data: str) -> DataSet:
         ) from error
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
-    base = base_folder(data)
+    base = base_folder(data, base)
     train, val = (
         tuple(
             Sample(opened_from(base, name), name, index[id_], digest)

@@ -27,7 +27,8 @@ def test_photos_are_where_the_user_says(data: Path, tmp_path: Path) -> None:
     for side, samples in (("train", before.train), ("val", before.val)):
         found = [(p.path, p.name, p.label) for p in listing.photos if p.side == side]
         places = [str(moved / sample.name) for sample in samples]
-        assert [(place, name) for place, name, _ in found] == [(p, p) for p in places]
+        names = [sample.name for sample in samples]
+        assert [(p, name) for p, name, _ in found] == list(zip(places, names, strict=True))
         assert [label for _, _, label in found] == [before.class_ids[s.label] for s in samples]
 
 
