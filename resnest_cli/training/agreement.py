@@ -24,7 +24,7 @@ CHANGEABLE = (
 )  # fmt: skip
 # Where something lies; the same may lie elsewhere now.
 DATA_PLACES = ("data", "val_data", "base_folder")
-PLACES = (*DATA_PLACES, "model", "weights")
+PLACES = (*DATA_PLACES, "model", "weights", "class_weights")
 
 
 def agreed(job: "TrainingJob", run: RunFolder, old: Config) -> Config:

@@ -25,6 +25,7 @@ from resnest_cli.training.agreement import (
 )
 from resnest_cli.training.allocator import keep_memory
 from resnest_cli.training.budget import fitted
+from resnest_cli.training.class_weights import digest
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
@@ -303,6 +304,13 @@ def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | 
             "same ones, or start a new run without --resume."
         )
     if state is not None:
+        began = state.progress.class_weights  # "" of an earlier version
+        if began and began != digest(ready.class_weights):
+            raise UsageError(
+                f"--class-weights {ready.config.class_weights}: these are not the weights of "
+                f"classes that {run.path} began with. Give the same ones, or start a new run "
+                "without --resume."
+            )
         found = found_again(state.progress.lost, ready.dataset)
         if found:
             display.message(f"{found:,} photo(s) that were lost are back.")
@@ -328,6 +336,7 @@ def _train(
             with logged(display, run, ready.config, state, world.main) as watched:
                 trainer = Trainer(task, keeper, watched, stop, state, job.began, world)
                 trainer.progress.origin = ready.origin
+                trainer.progress.class_weights = digest(ready.class_weights)
                 trainer.run()
         except BudgetUsedError:
             out_of_time(job, run, ready, trainer, display, world)
