@@ -125,6 +125,12 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
             continue
         for other, theirs in inside.items():
             same = sorted(mine & theirs)
+            if len(same) > 1 and sides_of(same):
+                raise UsageError(
+                    f"{path}: {other} and {name} hold {_listed(same)}. Put the sides of a split "
+                    f"outside: {path / same[0] / other}. --split-names none takes all photos of "
+                    f"{other}, those of {same[0]}, too, for its own, and splits them anew."
+                )
             if len(same) > 1:
                 raise UsageError(
                     f"{path}: {other} and {name} hold folders of the same names ({_listed(same)}), "
@@ -199,6 +205,13 @@ def _note_held_out(listing: Listing, sides: dict[str, Side]) -> None:
 
 
 def _no_photos(folder: Path) -> UsageError:
+    tar = next(folder.glob("*.tar"), None)
+    if tar is not None:
+        return UsageError(
+            f"{folder}: has no photos, but tar files without index.json. Name those that train and "
+            f"those that validate: --data '{folder / 'train-*.tar'}' --val-data "
+            f"'{folder / 'val-*.tar'}'"
+        )
     return UsageError(
         f"{folder}: no photos found. Put the photos of each class into a folder of its own: "
         f"{folder / '<class>' / '1.jpg'}"
@@ -313,8 +326,9 @@ def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
             return
         only = next(iter(counts), "none")
         deeper = Path(data) / only
-        inside = deeper.is_dir() and len(_subfolders(deeper)) > 1
-        hint = f" Did you mean {deeper}?" if inside else ""
+        while deeper.is_dir() and len(inside := _subfolders(deeper)) == 1:
+            deeper /= inside[0]
+        hint = f" Did you mean {deeper}?" if deeper.is_dir() and inside else ""
         raise UsageError(
             f"{data}: one class only ({only}). A classifier needs two or more class folders.{hint}"
         )
