@@ -205,13 +205,19 @@ def _note_held_out(listing: Listing, sides: dict[str, Side]) -> None:
 
 
 def _no_photos(folder: Path) -> UsageError:
-    tar = next(folder.glob("*.tar"), None)
-    if tar is not None:
+    if (folder / "split.csv").is_file():
         return UsageError(
-            f"{folder}: has no photos, but tar files without index.json. Name those that train and "
-            f"those that validate: --data '{folder / 'train-*.tar'}' --val-data "
-            f"'{folder / 'val-*.tar'}'"
+            f"{folder}: has no photos, but is a run. Did you mean {folder / 'split.csv'}?"
         )
+    if any(folder.glob("*.tar")):
+        if (folder / "index.json").exists():
+            text = "only `resnest train` and `resnest finetune` read; give class folders or a table"
+        else:
+            text = (
+                "have no index.json beside them. To train, name those that train and those that "
+                f"validate: --data '{folder / 'train-*.tar'}' --val-data '{folder / 'val-*.tar'}'"
+            )
+        return UsageError(f"{folder}: has no photos, but tar files, which {text}.")
     return UsageError(
         f"{folder}: no photos found. Put the photos of each class into a folder of its own: "
         f"{folder / '<class>' / '1.jpg'}"

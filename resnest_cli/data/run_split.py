@@ -7,6 +7,7 @@ left out, because it could not be read or training had the same photo, is left o
 import csv
 import tomllib
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
 
@@ -35,9 +36,15 @@ def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
     Names of photos are absolute paths, unless they lie in that folder, or in that of the file.
 
     Raises:
-        UsageError: nothing says where the photos are, or none is there.
+        UsageError: nothing says where the photos are, or none is there; another setting of
+            `reading`.
         ResnestError: the file is damaged or cannot be read.
     """
+    for name, value in asdict(reading).items():
+        if value is not None and name != "base_folder":
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for other tables; {path}, of a run, says it itself."
+            )
     rows = _rows(path)
     used = [row for row in rows if row[2] not in _LEFT_OUT]
     if not used:

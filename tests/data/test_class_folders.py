@@ -144,7 +144,13 @@ def test_the_folder_that_was_meant(tmp_path: Path) -> None:
 
 def test_shards_without_an_index_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar").touch()
-    with pytest.raises(UsageError, match=r"tar files without index.json.*--data '.*train-\*.tar'"):
+    with pytest.raises(UsageError, match=r"tar files, .* no index.json.*--data '.*train-\*.tar'"):
+        load(tmp_path)
+    (tmp_path / "index.json").touch()
+    with pytest.raises(UsageError, match="only `resnest train` and `resnest finetune` read"):
+        load(tmp_path)
+    (tmp_path / "split.csv").touch()
+    with pytest.raises(UsageError, match=r"is a run. Did you mean .*split.csv\?"):
         load(tmp_path)
 
 

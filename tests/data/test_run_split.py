@@ -7,6 +7,7 @@ import pytest
 from resnest_cli.data.class_folders import list_data
 from resnest_cli.data.listing import Reading
 from resnest_cli.data.run_split import is_run_split
+from resnest_cli.errors import UsageError
 from resnest_cli.training.split import write_split
 from tests.training.test_dataset import fill, load
 
@@ -40,6 +41,14 @@ def test_a_run_on_a_run_s_split_has_the_same_sides(data: Path, tmp_path: Path) -
     assert [s.path for s in again.train] == [s.path for s in before.train]
     assert [s.path for s in again.val] == [s.path for s in before.val]
     assert again.trained_on == before.trained_on
+
+
+@pytest.mark.parametrize("reading", [{"split_names": "none"}, {"label_column": "class_name"}])
+def test_it_says_itself_how_it_is_read(data: Path, reading: dict[str, str]) -> None:
+    write_split(data / "split.csv", load(data))
+    flag = next(iter(reading)).replace("_", "-")
+    with pytest.raises(UsageError, match=f"--{flag} is for other tables"):
+        list_data(str(data / "split.csv"), Reading(**reading))
 
 
 @pytest.mark.parametrize(
