@@ -175,6 +175,18 @@ def _spellings(text: str, windows: bool) -> Iterator[str]:
             yield os.fsdecode(usual.encode(WINDOWS, "replace"))
 
 
+def as_found(folder: str, name: str) -> str:
+    """The path of a photo in a folder: where it is not there, in Unicode's other form, if that is.
+
+    Copies to and from a Mac may change the form of names.
+    """
+    path = os.path.join(folder, name)  # noqa: PTH118
+    if name.isascii() or os.path.lexists(path):
+        return path
+    forms = [os.path.join(folder, unicodedata.normalize(f, name)) for f in ("NFC", "NFD")]  # noqa: PTH118
+    return next(filter(os.path.lexists, forms), path)
+
+
 def _usual(text: str) -> str:
     return text.strip().replace("\\", "/")
 

@@ -13,6 +13,7 @@ from typing import cast, get_args
 
 from resnest_cli.csv_rows import read_csv_rows
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
+from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError, UsageError
 
 COLUMNS = ("path", "label", "class_name", "split", "error")  # and sha256, in later versions
@@ -54,7 +55,7 @@ def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
     named_from = {path.parent, reading.base_folder and Path(reading.base_folder)}
     photos = [
         Listed(
-            path=str(base / name),
+            path=as_found(str(base), name),
             name=name if base in named_from else str((base / name).absolute()),
             label=label,
             side=cast("Side", side),

@@ -378,8 +378,3 @@ def base_folder(data: str, given: str | None = None) -> str:
     if given is not None:
         return given
     return data if Path(data).is_dir() else str(Path(data).parent)
-
-
-def opened_from(base: str, name: str) -> str:
-    """The path of a photo of this name; see `Sample` and `base_folder`."""
-    return name if os.path.isabs(name) else os.path.join(base, name)  # noqa: PTH117,PTH118

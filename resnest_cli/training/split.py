@@ -8,9 +8,10 @@ import csv
 from pathlib import Path
 
 from resnest_cli.csv_rows import csv_rows, read_csv_rows
+from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text, writing
-from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder, opened_from
+from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
 
@@ -63,7 +64,7 @@ def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
     base = base_folder(data, base)
     train, val = (
         tuple(
-            Sample(opened_from(base, name), name, index[id_], digest)
+            Sample(as_found(base, name), name, index[id_], digest)
             for name, id_, digest in sides[side]
         )
         for side in ("train", "val")

@@ -8,7 +8,7 @@ from resnest_cli.data.class_folders import list_data
 from resnest_cli.data.listing import Reading
 from resnest_cli.data.run_split import is_run_split
 from resnest_cli.errors import UsageError
-from resnest_cli.training.split import write_split
+from resnest_cli.training.split import read_split, write_split
 from tests.training.test_dataset import fill, load
 
 
@@ -31,6 +31,19 @@ def test_photos_are_where_the_user_says(data: Path, tmp_path: Path) -> None:
         names = [sample.name for sample in samples]
         assert [(p, name) for p, name, _ in found] == list(zip(places, names, strict=True))
         assert [label for _, _, label in found] == [before.class_ids[s.label] for s in samples]
+
+
+def test_photos_in_unicode_s_other_form(tmp_path: Path) -> None:
+    for place, label in enumerate(("caf\u00e9", "the\u0301")):
+        fill(tmp_path / "data" / label, 4, 100 * place)
+    path = tmp_path / "split.csv"
+    write_split(path, load(tmp_path / "data"))
+    (tmp_path / "data/caf\u00e9").rename(tmp_path / "data/cafe\u0301")
+    (tmp_path / "data/the\u0301").rename(tmp_path / "data/th\u00e9")
+    again = read_split(path, str(tmp_path / "data"))
+    assert all(Path(sample.path).exists() for sample in (*again.train, *again.val))
+    listing = list_data(str(path), Reading(base_folder=str(tmp_path / "data")))
+    assert all(Path(photo.path).exists() for photo in listing.photos)
 
 
 def test_a_run_on_a_run_s_split_has_the_same_sides(data: Path, tmp_path: Path) -> None:
