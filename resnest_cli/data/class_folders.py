@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnest_cli.data.listing import AS_FOUND, SIDES, Listed, Listing, Reading, Side, canonical
+from resnest_cli.data.listing import AS_FOUND, SIDES, Listed, Listing, Reading, Side
 from resnest_cli.data.split_names import (
     is_decoration,
     mentioned_side,
@@ -24,6 +24,7 @@ from resnest_cli.data.split_names import (
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.model.class_names import canonical
 from resnest_cli.model.variants import did_you_mean_among
 
 _ASK = (
@@ -124,6 +125,12 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
             continue
         for other, theirs in inside.items():
             same = sorted(mine & theirs)
+            if len(same) > 1 and sides_of(same):
+                raise UsageError(
+                    f"{path}: {other} and {name} hold {_listed(same)}. Put the sides of a split "
+                    f"outside: {path / same[0] / other}. --split-names none takes all photos of "
+                    f"{other}, those of {same[0]}, too, for its own, and splits them anew."
+                )
             if len(same) > 1:
                 raise UsageError(
                     f"{path}: {other} and {name} hold folders of the same names ({_listed(same)}), "
@@ -198,6 +205,19 @@ def _note_held_out(listing: Listing, sides: dict[str, Side]) -> None:
 
 
 def _no_photos(folder: Path) -> UsageError:
+    if (folder / "split.csv").is_file():
+        return UsageError(
+            f"{folder}: has no photos, but is a run. Did you mean {folder / 'split.csv'}?"
+        )
+    if any(folder.glob("*.tar")):
+        if (folder / "index.json").exists():
+            text = "only `resnest train` and `resnest finetune` read; give class folders or a table"
+        else:
+            text = (
+                "have no index.json beside them. To train, name those that train and those that "
+                f"validate: --data '{folder / 'train-*.tar'}' --val-data '{folder / 'val-*.tar'}'"
+            )
+        return UsageError(f"{folder}: has no photos, but tar files, which {text}.")
     return UsageError(
         f"{folder}: no photos found. Put the photos of each class into a folder of its own: "
         f"{folder / '<class>' / '1.jpg'}"
@@ -312,8 +332,9 @@ def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
             return
         only = next(iter(counts), "none")
         deeper = Path(data) / only
-        inside = deeper.is_dir() and len(_subfolders(deeper)) > 1
-        hint = f" Did you mean {deeper}?" if inside else ""
+        while deeper.is_dir() and len(inside := _subfolders(deeper)) == 1:
+            deeper /= inside[0]
+        hint = f" Did you mean {deeper}?" if deeper.is_dir() and inside else ""
         raise UsageError(
             f"{data}: one class only ({only}). A classifier needs two or more class folders.{hint}"
         )

@@ -101,7 +101,10 @@ class _Finder:
         if path is None or label is None:
             raise self._missing(path, label)
         sides = self._sides(split) if split is not None else {}
-        return Columns(path, label, split, sides, self._notes(path, label, split))
+        notes = self._notes(path, label, split)
+        if split is None and not self.no_split:
+            notes += self._unused_splits()
+        return Columns(path, label, split, sides, notes)
 
     def _named(self, kind: str, name: str | None) -> int | None:
         """The column that a flag names: exactly so, or but for case."""
@@ -276,3 +279,16 @@ class _Finder:
             return []
         said = ", ".join(f"{name} ({kind})" for kind, name in taken.items())
         return [f"{self.file}: columns taken: {said}"]
+
+    def _unused_splits(self) -> list[str]:
+        """Columns that may have been meant as a split, where none was taken."""
+        unused = []
+        for place, key in enumerate(self.keys):
+            values = sorted(set(self.table.values(place)) - {""})
+            maybe = key in _MAYBE_SPLITS or key in _YES_NO
+            if maybe and place not in self.taken and 1 < len(values) <= _FEW:
+                unused.append(
+                    f"{self.file}: the column {self.table.columns[place]} ({shown(values)}) is not "
+                    "taken as a split; --split-column and --split-names TRAIN,VAL[,TEST] would"
+                )
+        return unused

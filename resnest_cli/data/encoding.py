@@ -103,6 +103,6 @@ def _by_lines(data: bytes, name: str) -> Text:
     shown = one_line(lines[odd[0] - 1])[:_SHOWN]
     note = (
         f"{name}: {len(odd)} line(s) are not UTF-8 and read as Windows-1252, line {odd[0]} first: "
-        f"{shown}"
+        f"{shown} (if that is wrong, save the file as UTF-8)"
     )
     return Text("".join(lines), [note], windows=True)

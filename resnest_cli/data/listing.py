@@ -1,6 +1,5 @@
 """The photos of a data set as they were listed, before any is opened, and how to read it."""
 
-import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,8 +64,3 @@ class Reading:
 
 
 AS_FOUND = Reading()
-
-
-def canonical(label: str) -> str:
-    """What two spellings of one label share: `é` may be one character or two."""
-    return unicodedata.normalize("NFC", label)

@@ -41,7 +41,9 @@ class Cell(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a photo lies, and what it is called: relative to the table's folder, or absolute."""
+    """Where a photo lies, and what it is called: relative to the folder of `--base-folder`, else to
+    the table's, or absolute.
+    """
 
     path: str
     name: str
@@ -49,7 +51,7 @@ class Place(NamedTuple):
 
 
 class Base(NamedTuple):
-    """A folder that paths are relative to; `prefix` leads there from the table's folder."""
+    """A folder that paths are relative to; `prefix` leads there from what names are relative to."""
 
     folder: str
     prefix: str
@@ -123,16 +125,21 @@ def _local(table: Path, unit: str, cell: Cell, cells: Sequence[Cell]) -> str:
     )
 
 
-def _base(folder: str, table: Path) -> Base:
+def base_place(folder: str, table: Path) -> str:
     """The folder of `--base-folder`: from the working folder, else from the table's."""
-    beside = table.parent / folder
-    path = folder if os.path.isdir(folder) else str(beside)  # noqa: PTH112
+    beside = os.path.join(table.parent, folder)  # noqa: PTH118
+    here = os.path.isdir(folder) or not os.path.isdir(beside)  # noqa: PTH112
+    return folder if here else beside
+
+
+def _base(folder: str, table: Path) -> Base:
+    path = base_place(folder, table)
     if not os.path.isdir(path):  # noqa: PTH112
         raise UsageError(
             f"--base-folder {folder}: there is no such folder here"
             f"{'' if os.path.isabs(folder) else f', nor beside {table}'}."  # noqa: PTH117
         )
-    return Base(path, path if os.path.isabs(folder) else _from(table.parent, path))  # noqa: PTH117
+    return Base(path, "")
 
 
 def _from(start: Path, folder: str) -> str:
@@ -166,6 +173,18 @@ def _spellings(text: str, windows: bool) -> Iterator[str]:
         yield unicodedata.normalize("NFD", usual)
         if windows:
             yield os.fsdecode(usual.encode(WINDOWS, "replace"))
+
+
+def as_found(folder: str, name: str) -> str:
+    """The path of a photo in a folder: where it is not there, in Unicode's other form, if that is.
+
+    Copies to and from a Mac may change the form of names.
+    """
+    path = os.path.join(folder, name)  # noqa: PTH118
+    if name.isascii() or os.path.lexists(path):
+        return path
+    forms = [os.path.join(folder, unicodedata.normalize(f, name)) for f in ("NFC", "NFD")]  # noqa: PTH118
+    return next(filter(os.path.lexists, forms), path)
 
 
 def _usual(text: str) -> str:

@@ -7,11 +7,13 @@ left out, because it could not be read or training had the same photo, is left o
 import csv
 import tomllib
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
 
 from resnest_cli.csv_rows import read_csv_rows
 from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
+from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError, UsageError
 
 COLUMNS = ("path", "label", "class_name", "split", "error")  # and sha256, in later versions
@@ -32,22 +34,29 @@ def is_run_split(path: Path) -> bool:
 def read_run_split(path: Path, reading: Reading = AS_FOUND) -> Listing:
     """The photos of a run; `reading.base_folder` says where they are, if it is not where they were.
 
-    Names of photos are absolute paths, unless they lie in the folder of the file.
+    Names of photos are absolute paths, unless they lie in that folder, or in that of the file.
 
     Raises:
-        UsageError: nothing says where the photos are, or none is there.
+        UsageError: nothing says where the photos are, or none is there; another setting of
+            `reading`.
         ResnestError: the file is damaged or cannot be read.
     """
+    for name, value in asdict(reading).items():
+        if value is not None and name != "base_folder":
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for other tables; {path}, of a run, says it itself."
+            )
     rows = _rows(path)
     used = [row for row in rows if row[2] not in _LEFT_OUT]
     if not used:
         raise UsageError(f"{path}: lists no photo.")
     relative = [name for name, _, _ in used if not Path(name).is_absolute()]
     base = _base(path, relative, reading.base_folder) if relative else Path()
+    named_from = {path.parent, reading.base_folder and Path(reading.base_folder)}
     photos = [
         Listed(
-            path=str(base / name),
-            name=name if base == path.parent else str((base / name).absolute()),
+            path=as_found(str(base), name),
+            name=name if base in named_from else str((base / name).absolute()),
             label=label,
             side=cast("Side", side),
         )
@@ -100,7 +109,8 @@ def _base(path: Path, relative: Iterable[str], given: str | None) -> Path:
         )
     try:
         text = args.read_text(encoding="utf-8", errors="surrogateescape")
-        data = Path(str(tomllib.loads(text)["data"]))
+        settings = tomllib.loads(text)
+        data = Path(str(settings.get("base_folder") or settings["data"]))
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ResnestError(
             f"{args}: does not name the data of the run ({error!r:.200})."

@@ -8,8 +8,9 @@ sides share (`seg_train`, `seg_test`).
 import re
 from collections.abc import Iterable, Mapping
 
-from resnest_cli.data.listing import SIDES, Side, canonical
+from resnest_cli.data.listing import SIDES, Side
 from resnest_cli.errors import UsageError
+from resnest_cli.model.class_names import canonical
 
 WORDS: Mapping[Side, tuple[str, ...]] = {
     "train": ("train", "training", "trainval", "trn"),

@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnest_cli.data.columns import Columns, find_columns
-from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side, canonical
+from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
 from resnest_cli.data.photo_paths import Cell, Place, find_photos
 from resnest_cli.data.table_file import Row, Table, read_table_file
 from resnest_cli.errors import UsageError
+from resnest_cli.model.class_names import canonical
 
 _WHOLE = re.compile(r"(-?\d+)(\.0+)?")
+_MISSING = frozenset(("nan", "na", "n/a", "<na>", "#n/a", "null", "none"))
+_SEVERAL = re.compile(r"[|;,]")  # what stands between labels of one photo
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # a line break is a quote left open
 
 
@@ -37,11 +40,14 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> Listing:
     if not table.rows:
         raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
     columns = find_columns(table, reading, path)
+    unlabelled = _leave_out_unlabelled(table, columns)
     _check_rows(table, columns, path)
     cells = [Cell(row.number, row.cells[columns.path]) for row in table.rows]
     found = find_photos(path, table.unit, cells, reading, windows=table.windows)
     _check_once(table, found.places, path)
     notes = [*table.notes, *columns.notes, *found.notes]
+    if unlabelled:
+        notes.append(f"{path}: {unlabelled} photo(s) of the test split have no label; not used")
     labels = _labels(table, columns.label, notes, path)
     photos = [
         Listed(place.path, place.name, label, _side(row, columns))
@@ -49,6 +55,21 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> Listing:
     ]
     notes += _test_notes(photos, path)
     return Listing(photos, own_split=any(photo.side == "val" for photo in photos), notes=notes)
+
+
+def _leave_out_unlabelled(table: Table, columns: Columns) -> int:
+    """Takes away test rows without a label, as competitions have them; returns how many."""
+    used = [
+        row
+        for row in table.rows
+        if row.cells[columns.label].strip()
+        or columns.split is None
+        or columns.sides.get(row.cells[columns.split].strip()) != "test"
+    ]
+    left_out = len(table.rows) - len(used)
+    if used:
+        table.rows = used
+    return left_out
 
 
 def _check_rows(table: Table, columns: Columns, path: Path) -> None:
@@ -109,10 +130,36 @@ def _labels(table: Table, column: int, notes: list[str], path: Path) -> list[str
     by_case: dict[str, list[str]] = {}
     for key, label in first.items():
         by_case.setdefault(key.casefold(), []).append(label)
+    notes += _odd_labels(Counter(labels), path)
     alike = next((same for same in by_case.values() if len(same) > 1), None)
     if alike:
         notes.append(f"{path}: classes that differ in case alone are several: {', '.join(alike)}")
     return labels
+
+
+def _odd_labels(counts: Counter[str], path: Path) -> list[str]:
+    """What labels may mean that are taken as names of classes all the same."""
+    notes = []
+    missing = [label for label in counts if label.casefold() in _MISSING]
+    if missing:
+        photos = sum(counts[label] for label in missing)
+        notes.append(
+            f"{path}: {', '.join(missing)} is a class, of {photos} photo(s). If it means that they "
+            "have no label, take these rows away"
+        )
+    parts = {label: [part.strip() for part in _SEVERAL.split(label)] for label in counts}
+    words = Counter(part for several in parts.values() for part in set(several))
+    joint = [
+        label
+        for label, several in parts.items()
+        if several[1:] and any(words[part] > 1 for part in several)
+    ]
+    if joint:
+        notes.append(
+            f"{path}: a photo has one class here, so {joint[0]!r} is a class of its own "
+            f"({len(joint)} such label(s))"
+        )
+    return notes
 
 
 def _test_notes(photos: Sequence[Listed], path: Path) -> list[str]:

@@ -197,6 +197,9 @@ def _json(text: str, path: Path) -> Table:
         for name, value in record.items()
         if isinstance(value, dict | list)
     }
+    no_photo = len(odd) == len(columns) or any(map(is_photo, columns))
+    if no_photo and len(numbered) == 1 and unit == "line":
+        raise _one_object(path)
     rows = [
         Row(number, [_text(record.get(name)) for name in columns]) for number, record in numbered
     ]
@@ -211,11 +214,14 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _parsed(line, f"{path}: line {number} is")
             except UsageError:
                 if isinstance(_whole(text), dict):
-                    raise UsageError(
-                        f"{path}: is one JSON object; a table has one for each photo. Write "
-                        f"{_RECORDS}."
-                    ) from None
+                    raise _one_object(path) from None
                 raise
+
+
+def _one_object(path: Path) -> UsageError:
+    return UsageError(
+        f"{path}: is one JSON object; a table has one for each photo. Write {_RECORDS}."
+    )
 
 
 def _whole(text: str) -> Any:

@@ -1,10 +1,11 @@
-"""The names of the classes that training scripts leave beside the weights.
+"""The names of classes: which are the same, and those that training scripts leave beside weights.
 
 PyTorch's tutorials save `class_to_idx` of torchvision's ImageFolder, others a list; MMPretrain has
 them in `meta`, Lightning among the `hyper_parameters`. A list names the classes in the order of
 their indices; a mapping goes from name to index, or from index to name.
 """
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ KEYS = (
     "id2label", "labels",
 )  # fmt: skip
 _INSIDE = ("meta", "dataset_meta", "hyper_parameters", "hparams", "config")
+
+
+def canonical(name: str) -> str:
+    """What two spellings of one name share: `é` may be one character or two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def find_class_names(

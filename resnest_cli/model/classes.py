@@ -5,14 +5,17 @@ in ImageNet, that is an error that lists them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from resnest_cli.errors import UsageError
+from resnest_cli.model.class_names import canonical
 from resnest_cli.model.variants import did_you_mean_among
 
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
+
+Key = Callable[[str], str]
 
 
 def look_up(
@@ -21,24 +24,19 @@ def look_up(
     """The index of each label's class, and the labels that the model does not know, sorted.
 
     A label is a class's id (the name of its folder in training, ImageNet's WordNet id), else its
-    name, else a number below the classes. Upper and lower case, and underscores for spaces, make no
-    difference where nothing fits as it stands.
+    name, else a number below the classes. Unicode's form makes no difference where nothing fits as
+    it stands; where nothing fits then, nor do upper and lower case, and underscores for spaces.
 
     Raises:
         UsageError: several classes have the name; `remedy` is the sentence that says what to do.
     """
-    exact: list[dict[str, list[int]]] = [defaultdict(list), defaultdict(list)]
-    loose: dict[str, list[int]] = defaultdict(list)
-    for place, names in enumerate((model.class_ids or (), model.class_names)):
-        for index, name in enumerate(names):
-            exact[place][name].append(index)
-            if index not in loose[_loosened(name)]:
-                loose[_loosened(name)].append(index)
+    places = (model.class_ids or (), model.class_names)
+    exact = [(key, _by(key, names)) for key in (str, canonical) for names in places]
+    loose = [(_loosened, _by(_loosened, names)) for names in places]
     found: dict[str, int] = {}
     unknown: list[str] = []
     for label in sorted(set(labels)):
-        fitting = exact[0].get(label) or exact[1].get(label) or _by_number(label, model)
-        fitting = fitting or loose.get(_loosened(label), [])
+        fitting = _fitting(label, exact) or _by_number(label, model) or _fitting(label, loose)
         if len(fitting) > 1:
             raise UsageError(f"{_ambiguous(label, fitting, model)} {remedy}")
         if fitting:
@@ -59,8 +57,20 @@ def unknown_classes(unknown: Sequence[str], model: "Model") -> str:
     )
 
 
+def _by(key: Key, names: Sequence[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        found[key(name)].append(index)
+    return found
+
+
+def _fitting(label: str, tables: Iterable[tuple[Key, dict[str, list[int]]]]) -> list[int]:
+    """The indices in the first table that has any."""
+    return next((found for key, table in tables if (found := table.get(key(label)))), [])
+
+
 def _loosened(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return " ".join(canonical(name).replace("_", " ").casefold().split())
 
 
 def _by_number(label: str, model: "Model") -> list[int]:

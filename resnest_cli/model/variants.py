@@ -315,8 +315,9 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 def did_you_mean_among(name: str, known: list[str]) -> str:
     """A sentence that names the nearest of the known names; empty where none is near."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    by_case = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), by_case, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(by_case[one] for one in near)}?" if near else ""
 
 
 def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:

@@ -305,7 +305,7 @@ def _counts(dataset: "DataSet") -> str:
     """How many photos and classes there are, and the names of the first classes."""
     names = dataset.class_names
     shown = ", ".join(map(printable_name, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
-    split = "as the folders have it" if dataset.own_split else "split by class"
+    split = "as the data have it" if dataset.own_split else "split by class"
     if (shards := dataset.shards) is not None:
         split = f"in {len(shards.train):,} and {len(shards.val):,} shards"
     return (

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.files import remove_leftovers, write_text
 from resnest_cli.packing.layout import Planned, planned
 from resnest_cli.packing.parallel import Tell, run
@@ -91,7 +91,7 @@ def pack(
     except Timeout:
         raise ResnestError(f"{folder}: another `resnest pack` is writing there.") from None
     except OSError as error:
-        raise ResnestError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+        raise ResnestError(cannot_write(folder, error)) from error
 
 
 def _pack(

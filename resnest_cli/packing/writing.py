@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, cannot_write
 from resnest_cli.files import atomic_file
 from resnest_cli.packing.layout import Entry, Planned, gone
 from resnest_cli.packing.parallel import Tell
@@ -37,8 +37,7 @@ def write_shard(folder: Path, planned: Planned, classes: int, tell: Tell) -> Sha
             _verify(Path(file.name), path, shard, planned, digests, classes)
     except OSError as error:
         raise ResnestError(
-            f"{path}: cannot be written: {error.strerror or error}. Make room, or give another "
-            "folder with -o; the same command goes on with what is there."
+            f"{cannot_write(path, error)} The same command goes on with what is there."
         ) from error
     return shard
 

@@ -23,7 +23,8 @@ CHANGEABLE = (
     "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
 )  # fmt: skip
 # Where something lies; the same may lie elsewhere now.
-PLACES = ("data", "val_data", "model", "weights")
+DATA_PLACES = ("data", "val_data", "base_folder")
+PLACES = (*DATA_PLACES, "model", "weights", "class_weights")
 
 
 def agreed(job: "TrainingJob", run: RunFolder, old: Config) -> Config:
@@ -47,6 +48,7 @@ def agreed(job: "TrainingJob", run: RunFolder, old: Config) -> Config:
         return _without_changes(run, old, replace(whole, **given))
     if job.data is not None:
         given["data"] = job.data
+        given.setdefault("base_folder", _moved_along(old, job.data))
     return _without_changes(run, old, replace(old, **given))
 
 
@@ -63,6 +65,14 @@ def _without_changes(run: RunFolder, old: Config, new: Config) -> Config:
         )
     changed = {name: getattr(new, name) for name in free}
     return replace(old, **{name: value for name, value in changed.items() if value is not None})
+
+
+def _moved_along(old: Config, data: str) -> str | None:
+    """The base folder of a table that lies in another place now: beside it, if it was so before."""
+    beside = Path(old.data).parent
+    if old.base_folder is None or not Path(old.base_folder).is_relative_to(beside):
+        return old.base_folder
+    return str(Path(data).parent / Path(old.base_folder).relative_to(beside))
 
 
 def _moved(old: str | None, new: str | None) -> bool:

@@ -1,14 +1,15 @@
 """`--class-weights`: what each class weighs in the loss, for data with rare classes."""
 
 import csv
+import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from resnest_cli.data.encoding import decoded
-from resnest_cli.data.listing import canonical
 from resnest_cli.errors import UsageError
+from resnest_cli.model.class_names import canonical
 from resnest_cli.training.dataset import DataSet
 
 
@@ -41,13 +42,18 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
     return torch.tensor([found[id_] for id_ in ids], dtype=torch.float32)
 
 
+def digest(weights: Tensor | None) -> str:
+    """What tells them from others; "" of none."""
+    return "" if weights is None else hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+
+
 def _read(path: Path) -> dict[str, float]:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"--class-weights {path}: cannot be read: {error.strerror or error}. Give none, "
-            "balanced, or a file of lines id,weight."
+            "balanced, or a file of lines id,weight; to --resume, the same one."
         ) from error
     text = decoded(data, f"--class-weights {path}").text  # a wrong guess names no class
     found = {}

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.encoding import decoded
-from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, canonical
+from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading
 from resnest_cli.errors import ImageError, ResnestError, UsageError
 from resnest_cli.images.decode import decode
 from resnest_cli.machine_limits import limit_reached
+from resnest_cli.model.class_names import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
 from resnest_cli.training.seeds import derived_seed
 
@@ -372,11 +373,8 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...
     return tuple(names[canonical(id_)] for id_ in ids), notes
 
 
-def base_folder(data: str) -> str:
-    """What the names of photos are relative to: the folder, or that of the manifest."""
+def base_folder(data: str, given: str | None = None) -> str:
+    """What the names of photos are relative to: `--base-folder`, the folder, or the table's."""
+    if given is not None:
+        return given
     return data if Path(data).is_dir() else str(Path(data).parent)
-
-
-def opened_from(base: str, name: str) -> str:
-    """The path of a photo of this name; see `Sample` and `base_folder`."""
-    return name if os.path.isabs(name) else os.path.join(base, name)  # noqa: PTH117,PTH118

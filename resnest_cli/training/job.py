@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
 from resnest_cli.model.weights import Access
 from resnest_cli.training import runs
-from resnest_cli.training.agreement import PLACES, agreed, check_world, same_job, settled
+from resnest_cli.training.agreement import (
+    DATA_PLACES,
+    PLACES,
+    agreed,
+    check_world,
+    same_job,
+    settled,
+)
 from resnest_cli.training.allocator import keep_memory
 from resnest_cli.training.budget import fitted
+from resnest_cli.training.class_weights import digest
 from resnest_cli.training.config import Command, Config
 from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
@@ -259,7 +267,7 @@ def _ready_again(
         raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
     check_batches(ready)
     if not ready.cached:  # features that are computed need no photos
-        check_there(dataset, config.data, run)
+        check_there(dataset, config, run)
     if config.epochs != old.epochs:
         display.message(
             f"{config.epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
@@ -276,14 +284,14 @@ def _data_again(
     display: "TrainingDisplay",
 ) -> DataSet:
     """The data that the run began with, from where they lie now."""
-    dataset = read_data(run, config.data)
-    if (config.data, config.val_data) == (old.data, old.val_data):
+    dataset = read_data(run, config)
+    if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
         return dataset
     with display.scanning() as scanned:
         if dataset.shards is not None:
             return moved_shards(dataset, config, run, scanned)
         lost = [photo.name for photo in progress.lost] if progress is not None else []
-        check_same(dataset, config.data, run, lost, scanned)
+        check_same(dataset, config, run, lost, scanned)
     return dataset
 
 
@@ -296,6 +304,13 @@ def _state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | 
             "same ones, or start a new run without --resume."
         )
     if state is not None:
+        began = state.progress.class_weights  # "" of an earlier version
+        if began and began != digest(ready.class_weights):
+            raise UsageError(
+                f"--class-weights {ready.config.class_weights}: these are not the weights of "
+                f"classes that {run.path} began with. Give the same ones, or start a new run "
+                "without --resume."
+            )
         found = found_again(state.progress.lost, ready.dataset)
         if found:
             display.message(f"{found:,} photo(s) that were lost are back.")
@@ -321,6 +336,7 @@ def _train(
             with logged(display, run, ready.config, state, world.main) as watched:
                 trainer = Trainer(task, keeper, watched, stop, state, job.began, world)
                 trainer.progress.origin = ready.origin
+                trainer.progress.class_weights = digest(ready.class_weights)
                 trainer.run()
         except BudgetUsedError:
             out_of_time(job, run, ready, trainer, display, world)

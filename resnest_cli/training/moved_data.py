@@ -14,6 +14,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from resnest_cli.data.photo_paths import base_place
 from resnest_cli.errors import UsageError
 from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import find_variant
@@ -34,6 +35,8 @@ def anchored(config: Config) -> Config:
     changes: dict[str, Any] = {
         name: _absolute(getattr(config, name)) for name in ("data", "val_data")
     }
+    if config.base_folder is not None:
+        changes["base_folder"] = _absolute(base_place(config.base_folder, Path(config.data)))
     for name in ("weights", "class_names", "class_weights"):
         changes[name] = _absolute_file(getattr(config, name))
     if find_variant(config.model) is None:
@@ -50,7 +53,7 @@ def _absolute_file(place: str | None) -> str | None:
     return _absolute(place) if place is not None and os.path.exists(place) else place  # noqa: PTH110
 
 
-def check_there(dataset: DataSet, data: str, run: RunFolder) -> None:
+def check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
     """Tells data that are all gone, before a run goes on without them.
 
     Raises:
@@ -63,14 +66,15 @@ def check_there(dataset: DataSet, data: str, run: RunFolder) -> None:
     looked_for = paths[:: max(1, len(paths) // _LOOKED_FOR)]
     if looked_for and not any(map(os.path.exists, looked_for)):
         what = "photos" if dataset.shards is None else "shards"
+        flag = "DATA" if config.base_folder is None else "--base-folder DIR"
         raise UsageError(
-            f"{run.path}: its {what} are not in {data} any more. Say where they lie now: --resume "
-            "DATA."
+            f"{run.path}: its {what} are not in {config.base_folder or config.data} any more. Say "
+            f"where they lie now: --resume {flag}."
         )
 
 
 def check_same(
-    dataset: DataSet, data: str, run: RunFolder, lost: Sequence[str], progress: Progress
+    dataset: DataSet, config: Config, run: RunFolder, lost: Sequence[str], progress: Progress
 ) -> None:
     """Compares the photos in a new place with those that a run began with.
 
@@ -87,10 +91,12 @@ def check_same(
         progress(done, len(samples))
     if wrong:
         more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
+        also = "" if config.base_folder is None else ", or the --base-folder,"
         raise UsageError(
-            f"{data}: these are not the photos that {run.path} began with. Of {len(samples):,}, "
-            f"{len(wrong):,} differ: {'; '.join(wrong[:_NAMED])}{more}. Name the folder or the CSV "
-            "that holds the same photos, or start a new run without --resume."
+            f"{config.base_folder or config.data}: these are not the photos that {run.path} began "
+            f"with. Of {len(samples):,}, {len(wrong):,} differ: {'; '.join(wrong[:_NAMED])}{more}. "
+            f"Name the folder or the CSV{also} that holds the same photos, or start a new run "
+            "without --resume."
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.model.checkpoint import Checkpoint
+from resnest_cli.model.class_names import canonical
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Variant
 from resnest_cli.training.config import Config
@@ -57,6 +58,7 @@ def from_checkpoint(
 
 def _rows(old: tuple[str, ...], new: tuple[str, ...]) -> list[int] | None:
     """Where each new class stands among the old ones; None unless each stands there once."""
+    old, new = (tuple(map(canonical, names)) for names in (old, new))
     if len(set(old)) < len(old) and any(old.count(name) > 1 for name in new):
         return None
     places = {name: index for index, name in enumerate(old)}

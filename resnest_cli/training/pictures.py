@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import softmax
@@ -148,6 +148,8 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
         with contextlib.suppress(ImageError):  # lost meanwhile
             found.append(preparation(source))
             labels.append(label)
+    if not found:
+        raise ResnestError("none of its photos can be read any more")
     photos = np.stack(found)
     with torch.inference_mode():
         logits = network(torch.from_numpy(photos)).numpy()

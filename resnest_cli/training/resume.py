@@ -46,7 +46,8 @@ class Progress:
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
     all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of
     the averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
-    with, by their hash. `lost` are the photos that could not be read any more.
+    with, by their hash, `class_weights` those of the classes. `lost` are the photos that could not
+    be read any more.
     """
 
     epoch: int = 0
@@ -62,6 +63,7 @@ class Progress:
     rows: list[EpochRow] = field(default_factory=list)
     finished: bool = False
     origin: str = ""
+    class_weights: str = ""
     lost: list[LostPhoto] = field(default_factory=list)
 
     def best_score(self, which: str) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.files import remove_leftovers, temporary_name, write_text
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -229,9 +229,7 @@ def _unwritable(path: Path, error: OSError) -> ResnestError:
 
 
 def _no_room(path: Path, error: OSError) -> ResnestError:
-    return ResnestError(
-        f"{path} cannot be written: {error.strerror or error}. Make room and go on with --resume."
-    )
+    return ResnestError(f"{cannot_write(path, error)} After that go on with --resume.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class Ready:
     """Everything about a run but its folder. `config` is resolved.
 
     `frozen` are the modules in evaluation mode; `cached` says whether the backbone's features are
-    computed once. `origin` is the hash of the weights that it starts from, "" for none.
+    computed once. `origin` is the hash of the weights that it starts from, "" for none;
+    `class_weights` are float32 (classes,).
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Ready:
     frozen: list[nn.Module]
     cached: bool
     origin: str
+    class_weights: Tensor | None
     model: Model | None
     _engine: Engine | None = None
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -159,7 +161,7 @@ class Ready:
             len(data.class_ids),
             frozen=self.frozen,
             thawing=network.thawing(self.network, config.freeze) if gradual else (),
-            class_weights=class_weights(config.class_weights, data),
+            class_weights=self.class_weights,
             train_counts=data.train_counts,
             val_photos=data.val_photos,
         )
@@ -204,7 +206,7 @@ class Ready:
             train,
             val,
             len(data.class_ids),
-            class_weights=class_weights(config.class_weights, data),
+            class_weights=self.class_weights,
             train_counts=data.train_counts,
             val_photos=data.val_photos,
         )
@@ -268,6 +270,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         frozen=network.freeze(start.network, config.freeze),
         cached=config.freeze == "backbone" and config.device == "cpu",
         origin=known_sha256(model.path) if model is not None else "",
+        class_weights=class_weights(config.class_weights, dataset),
         model=model,
     )
 

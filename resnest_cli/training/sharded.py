@@ -120,13 +120,15 @@ def write_data(run: RunFolder, dataset: DataSet) -> None:
         write_shards(run.shards, dataset)
 
 
-def read_data(run: RunFolder, data: str) -> DataSet:
-    """The data set that `write_data` kept; `data` is where photos of folders lie.
+def read_data(run: RunFolder, config: Config) -> DataSet:
+    """The data set that `write_data` kept; `config` says where photos of folders lie.
 
     Raises:
         ResnestError: missing or damaged.
     """
-    return read_shards(run.shards) if run.shards.exists() else read_split(run.split, data)
+    if run.shards.exists():
+        return read_shards(run.shards)
+    return read_split(run.split, config.data, config.base_folder)
 
 
 def check_sharded(config: Config) -> None:

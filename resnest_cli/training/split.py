@@ -8,9 +8,10 @@ import csv
 from pathlib import Path
 
 from resnest_cli.csv_rows import csv_rows, read_csv_rows
+from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text, writing
-from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder, opened_from
+from resnest_cli.training.dataset import BadPhoto, DataSet, Sample, base_folder
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
 
@@ -32,8 +33,8 @@ def write_split(path: Path, dataset: DataSet) -> None:
         write_text(path, csv_rows(rows))
 
 
-def read_split(path: Path, data: str) -> DataSet:
-    """The data set of a file that `write_split` wrote; `data` is where the photos lie.
+def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
+    """The data set of a file that `write_split` wrote; see `base_folder` for where photos lie.
 
     Raises:
         ResnestError: it is missing or damaged.
@@ -60,10 +61,10 @@ def read_split(path: Path, data: str) -> DataSet:
         ) from error
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
-    base = base_folder(data)
+    base = base_folder(data, base)
     train, val = (
         tuple(
-            Sample(opened_from(base, name), name, index[id_], digest)
+            Sample(as_found(base, name), name, index[id_], digest)
             for name, id_, digest in sides[side]
         )
         for side in ("train", "val")

@@ -152,6 +152,25 @@ def test_weights_that_were_moved(
     assert tomllib.loads(args.read_text())["model"] == str(tiny_checkpoint)
 
 
+def test_weights_of_classes_that_were_moved(
+    cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep
+) -> None:
+    none = cli(*given, "--class-weights", "w.csv", "--dry-run")
+    assert (none.code, "w.csv: cannot be read" in none.err) == (2, True)
+    (place / "w.csv").write_text("c0,1\nc1,2\nc2,3\n")
+    at_step(1, lambda: signal.raise_signal(signal.SIGHUP))
+    assert cli(*given, "--class-weights", "w.csv").code == 129
+    moved = (place / "w.csv").rename(place / "moved.csv")
+    gone = cli("finetune", "--resume")
+    assert (gone.code, "to --resume, the same one" in gone.err) == (2, True)
+    (place / "others.csv").write_text("c0,1\nc1,2\nc2,4\n")
+    others = cli("finetune", "--resume", "--class-weights", "others.csv")
+    assert (others.code, "these are not the weights of classes" in others.err) == (2, True)
+    assert cli("finetune", "--resume", "--class-weights", "balanced").code == 2
+    again = cli("finetune", "--resume", "--class-weights", moved)
+    assert again.code == 0, again.err
+
+
 def test_a_named_run_must_be_there(cli: Cli, place: Path, stopped: Path) -> None:
     before = snapshot(place / "runs")
     for arguments, hint in (

@@ -44,11 +44,12 @@ def test_the_flags_go_through_training(cli: Cli, place: Path, tiny_checkpoint: P
     assert "3 photo(s) of the test split are held out" in words
     run = place / "runs/finetune/exp"
     settings = tomllib.loads((run / "args.toml").read_text())
-    assert {name: settings[name] for name in FLAGS} == FLAGS
+    photos = place / "pictures"
+    assert {name: settings[name] for name in FLAGS} == FLAGS | {"base_folder": str(photos)}
     listed = (run / "split.csv").read_text()
     assert listed.count(",train,") == 9
     assert listed.count(",val,") == 6
-    assert "../pictures/000.png," in listed
+    assert "\n000.png," in listed
     again = cli("finetune", "--config", run / "args.toml", "--run", "again")
     assert again.code == 0, again.err
     outcomes = [kills.outcome(place / "runs/finetune" / name) for name in ("exp", "again")]
@@ -56,7 +57,48 @@ def test_the_flags_go_through_training(cli: Cli, place: Path, tiny_checkpoint: P
     more = cli("finetune", "--resume", "--run", "exp", "--epochs", "3", "--base-folder", "pictures")
     assert more.code == 0, more.err
     other = cli("finetune", "--resume", "--run", "exp", "--base-folder", "lists")
-    assert (other.code, "base_folder: pictures there, lists now" in other.err) == (2, True)
+    assert (other.code, "lists: these are not the photos that" in other.err) == (2, True)
+
+
+def test_a_base_folder_is_found_again(
+    cli: Cli, place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cli("finetune", "lists/t.csv", *GIVEN, "--model", tiny_checkpoint, *SHORT,
+                "--freeze", "none")  # fmt: skip
+    assert first.code == 0, first.err
+    run, table = place / "runs/finetune/exp", place / "lists/t.csv"
+    monkeypatch.chdir(place / "runs")
+    resume = ("finetune", "--resume", "-o", place / "runs", "--dry-run", "--epochs", "3")
+    photos = place / "pictures"
+    for more in ((), (table,), ("--base-folder", photos), (table, "--base-folder", photos)):
+        again = cli(*resume, *more)
+        assert again.code == 0, again.err
+    again = cli("finetune", "--config", run / "args.toml", "--dry-run")
+    assert again.code == 0, again.err
+
+    photos = photos.rename(place / "moved")
+    gone = cli(*resume)
+    assert (gone.code, "where they lie now: --resume --base-folder DIR" in gone.err) == (2, True)
+    again = cli(*resume, "--base-folder", photos)
+    assert again.code == 0, again.err
+    judged = cli("evaluate", run / "split.csv", "--base-folder", photos,
+                 "--model", tiny_checkpoint, "--format", "json")  # fmt: skip
+    assert (judged.code, '"photos": 6' in judged.out) == (0, True), judged.err
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_base_folder_beside_the_table_moves_with_it(
+    cli: Cli, place: Path, tiny_checkpoint: Path, there: bool
+) -> None:
+    (place / "pictures").rename(place / "lists/pictures")
+    first = cli("finetune", "lists/t.csv", *GIVEN, "--model", tiny_checkpoint, *SHORT)
+    assert first.code == 0, first.err
+    (place / "lists").rename(place / "moved")
+    if not there:
+        (place / "moved/pictures").rename(place / "elsewhere")
+    again = cli("finetune", place / "moved/t.csv", "--resume", "--epochs", "3", "--dry-run")
+    assert again.code == (0 if there else 2), again.err
+    assert there or "or the --base-folder" in again.err
 
 
 def test_the_flags_go_through_the_other_commands(

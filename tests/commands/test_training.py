@@ -182,7 +182,7 @@ def test_train_takes_its_own_split_and_readable_names(cli: Cli, data: Path, plac
     info = checkpoint.read_info(best)
     assert info.class_names == ("Blau", "Grün", "Rot")
     assert info.provenance["class_ids"] == ["blue", "green", "red"]
-    assert "24 photos to train on, 6 to validate (as the folders have it)" in result.err
+    assert "24 photos to train on, 6 to validate (as the data have it)" in result.err
 
 
 def test_timm_loads_the_checkpoint_and_gives_the_same_logits(

@@ -125,6 +125,35 @@ def test_what_may_be_a_side_or_a_class_is_refused(
     assert "--split-names" in str(error.value)
 
 
+def test_sides_inside_of_classes_are_refused(tmp_path: Path) -> None:
+    data = photos(tmp_path, "a/train", "a/test", "b/train", "b/test")
+    with pytest.raises(UsageError, match=r"a and b hold test, train. .* outside: .*test/a\."):
+        load(data)
+    assert sides(list_data(str(data), Reading(split_names="none"))) == {"None": 8}
+
+
+def test_the_folder_that_was_meant(tmp_path: Path) -> None:
+    photos(tmp_path / "x", "deep/data/a", "deep/data/b", "upper/train/Cat", "upper/train/b",
+           "upper/val/cat", "upper/val/b")  # fmt: skip
+    shutil.move(tmp_path / "x/upper", tmp_path)
+    with pytest.raises(UsageError, match=r"one class only \(deep\).* Did you mean .*deep/data\?"):
+        load(tmp_path / "x")
+    with pytest.raises(UsageError, match=r"the class 'cat', .* Did you mean Cat\?"):
+        load(tmp_path / "upper")
+
+
+def test_shards_without_an_index_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").touch()
+    with pytest.raises(UsageError, match=r"tar files, .* no index.json.*--data '.*train-\*.tar'"):
+        load(tmp_path)
+    (tmp_path / "index.json").touch()
+    with pytest.raises(UsageError, match="only `resnest train` and `resnest finetune` read"):
+        load(tmp_path)
+    (tmp_path / "split.csv").touch()
+    with pytest.raises(UsageError, match=r"is a run. Did you mean .*split.csv\?"):
+        load(tmp_path)
+
+
 def test_split_names_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no folder Fold3, but Fold1, Fold2"):
         list_data(str(photos(tmp_path, "Fold1/a", "Fold2/a")), Reading(split_names="Fold1,Fold3"))

@@ -212,7 +212,9 @@ def test_parquet_without_pyarrow(place: Path, monkeypatch: pytest.MonkeyPatch) -
         ('{"path": {"0": "cat/0.jpg"},\n "label": {"0": "cat"}}', "is one JSON object.*orient="),
         ('["cat/0.jpg"]', "row 1 is no JSON object"),
         ("[]", "has no record"),
-        ('{"images": [{"file_name": "cat/0.jpg"}], "annotations": [1]}', "images .path. holds"),
+        ('{"images": [{"file_name": "cat/0.jpg"}], "annotations": [1]}', "is one JSON object"),
+        ('{"cat/0.jpg": "cat", "dog/1.jpg": "dog"}', "is one JSON object"),
+        ('{"path": {"0": "cat/0.jpg"}, "label": {"0": "cat"}}', "is one JSON object"),
         ('{"path": "cat/0.jpg", "label": ["cat", "dog"]}', "label .label. holds lists"),
         ('{"path": "cat/0.jpg", "label": "\\ud800"}', "line 1: .*no text"),
         ("[" * 100_000, "is not JSON"),
@@ -262,7 +264,26 @@ def test_labels(place: Path, labels: list[str], expected: list[str]) -> None:
     rows = [f"{name},{label}" for name, label in zip(PHOTOS, labels, strict=False)]
     listing = read(place, "\n".join(["path,label", *rows]))
     assert [photo.label for photo in listing.photos] == expected
-    assert bool(listing.notes) == (labels[0] in {"1.0", "Cat"})
+    assert bool(listing.notes) == (labels[0] in {"1.0", "Cat", "nan"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (("1.0", "NaN", "NaN"), "NaN is a class, of 2 photo(s)"),
+        (("cat", "None", "null"), "None, null is a class, of 2 photo(s)"),
+        (("cat", "dog", "cat|dog"), "'cat|dog' is a class of its own (1 such"),
+        (("cat;wet", "dog;wet", "cat; dry"), "'cat;wet' is a class of its own (3 such"),
+        (("crane, bird", "crane (machine)", "tiger, big cat"), None),
+    ],
+)
+def test_labels_that_may_mean_something_else(
+    place: Path, labels: tuple[str, ...], note: str | None
+) -> None:
+    rows = [f'{name},"{label}"' for name, label in zip(PHOTOS, labels, strict=False)]
+    notes = read(place, "\n".join(["path,label", *rows])).notes
+    assert [note in said for said in notes if note] == ([True] if note else [])
+    assert bool(notes) == bool(note)
 
 
 @pytest.mark.parametrize(
@@ -301,10 +322,10 @@ IDS = "id,breed\n0,cat\n1,cat\n"
 @pytest.mark.parametrize(
     ("table", "text", "flags", "names"),
     [
-        ("t.csv", IDS, {"base_folder": "cat", "extension": ".jpg"}, ["cat/0.jpg", "cat/1.jpg"]),
-        ("t.csv", IDS, {"base_folder": "cat", "extension": "jpg"}, ["cat/0.jpg", "cat/1.jpg"]),
+        ("t.csv", IDS, {"base_folder": "cat", "extension": ".jpg"}, ["0.jpg", "1.jpg"]),
+        ("t.csv", IDS, {"base_folder": "cat", "extension": "jpg"}, ["0.jpg", "1.jpg"]),
         ("sub/t.csv", IDS, {"base_folder": "cat", "extension": "jpg"},  # from the working folder
-         ["../cat/0.jpg", "../cat/1.jpg"]),
+         ["0.jpg", "1.jpg"]),
         ("sub/t.csv", "path,label\n../cat/0.jpg,cat\n", {}, ["../cat/0.jpg"]),
         ("cat/t.csv", "path,label\n0,c\n1.jpg,c\n", {"extension": ".jpg"}, ["0.jpg", "1.jpg"]),
         # Of another machine: all have C:/data/x in common.
@@ -312,7 +333,7 @@ IDS = "id,breed\n0,cat\n1,cat\n"
          {"base_folder": "."}, ["cat/0.jpg", "dog/0.jpg"]),
         ("t.csv", "path,label\n/home/me/cat/0.jpg,c\n/home/me/cat/1.jpg,c\n",
          {"base_folder": "."}, ["cat/0.jpg", "cat/1.jpg"]),
-        ("t.csv", "path,label\n/home/me/cat/0.jpg,c\n", {"base_folder": "cat"}, ["cat/0.jpg"]),
+        ("t.csv", "path,label\n/home/me/cat/0.jpg,c\n", {"base_folder": "cat"}, ["0.jpg"]),
         ("t.csv", "path,label\n\\\\nas\\x\\cat\\0.jpg,c\n", {"base_folder": "."}, ["cat/0.jpg"]),
     ],
 )  # fmt: skip
@@ -324,7 +345,7 @@ def test_base_folder_and_extension(
     (place / "sub").mkdir()
     photos = read(place, text, table, **flags).photos
     assert [os.path.normpath(photo.name) for photo in photos] == names
-    folder = (place / table).parent
+    folder = Path(flags.get("base_folder", (place / table).parent))
     assert all(Path(photo.path).samefile(folder / photo.name) for photo in photos)
 
 
@@ -411,6 +432,8 @@ def test_splits(
     assert listing.own_split == ("val" in sides)
     held_out = [note for note in listing.notes if "of the test split are held out" in note]
     assert len(held_out) == ("test" in sides)
+    unused = any("is not taken as a split" in note for note in listing.notes)
+    assert unused == (values[0] in {"dataset", "fold"} and not flags)
     assert any("(split)" in note for note in listing.notes) == (
         sides[0] is not None and values[0].lower() != "split"
     )
@@ -443,6 +466,16 @@ def test_two_columns_that_look_like_splits(place: Path) -> None:
     with pytest.raises(UsageError, match=r"several columns may be the split: a, b.*--split-column"):
         read(place, text)
     assert [photo.side for photo in read(place, text, split_column="b").photos] == ["test", "train"]
+
+
+def test_test_photos_without_labels_are_left_out(place: Path) -> None:
+    text = "path,label,split\ncat/0.jpg,c,train\ncat/1.jpg,c,val\ndog/0.jpg,,test\n"
+    listing = read(place, text)
+    assert [photo.side for photo in listing.photos] == ["train", "val"]
+    assert "1 photo(s) of the test split have no label; not used" in listing.notes[-1]
+    for other in (text.replace("test", "val"), "path,label,split\ncat/0.jpg,,test\n"):
+        with pytest.raises(UsageError, match="lacks a path or a label"):
+            read(place, other)
 
 
 def test_a_class_of_the_test_split_alone_is_said(place: Path) -> None:

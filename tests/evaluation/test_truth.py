@@ -38,6 +38,26 @@ def test_by_id_by_name_and_by_index() -> None:
     assert class_indices(["dog"], replace(PETS, noted_ids=None))[0] == {"dog": 1}
 
 
+@pytest.mark.parametrize(
+    ("label", "index"),
+    [
+        ("caf\u00e9", 0),
+        ("cafe\u0301", 1),  # a name as it stands comes first
+        ("the\u0301", 3),  # then Unicode's other form
+        ("th\u00e9", 3),
+        ("THE\u0301", 2),
+        ("o\u0301le_OLE\u0301", 4),  # then case and underscores, too
+    ],
+)
+def test_forms_of_unicode(label: str, index: int) -> None:
+    names = ("caf\u00e9", "cafe\u0301", "TH\u00c9", "th\u00e9", "\u00d3le Ol\u00e9")
+    for model in (
+        replace(PETS, class_names=names, noted_ids=None),
+        replace(PETS, noted_ids=names),
+    ):
+        assert class_indices([label], model)[0] == {label: index}
+
+
 def test_imagenets_ids() -> None:
     ids = imagenet_ids()
     assert len(set(ids)) == 1000

@@ -188,7 +188,7 @@ def test_a_dry_run_goes_to_stdout_and_is_complete(capfd: Captured) -> None:
         ["all", "1,500", "300"],
         ["n03", "has", "no", "photo", "to", "validate."],
     ]
-    assert "as the folders have it" in printed.out
+    assert "as the data have it" in printed.out
     assert sum("is empty" in line for line in lines) == 12
     assert lines[-1] == "memory    about 2 GB"
 

@@ -175,7 +175,9 @@ def test_a_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(writing.os, "fsync", full)
-        with pytest.raises(ResnestError, match=r"\.tar: cannot be written: No space left .* -o"):
+        with pytest.raises(
+            ResnestError, match=r"\.tar: cannot be written: No space left .*same command"
+        ):
             packed(data, out)
     assert files(out) == {}
 

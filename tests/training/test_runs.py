@@ -151,5 +151,5 @@ def test_no_room_for_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run = runs.new_run(tmp_path, None)
     keeper = runs.RunKeeper(run, CheckpointInfo(variant=TINY), dict)
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(ResnestError, match=r"weights cannot be written: No space .*--resume"):
+    with pytest.raises(ResnestError, match=r"weights: cannot be written: No space .*--resume"):
         keeper.save_weights(["last"], {}, {"epoch": 1})
