@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli import paths
-from resnest_cli.errors import CheckpointError, DownloadError, OfflineError, WeightsError
+from resnest_cli.errors import CheckpointError, DownloadError, OfflineError
 from resnest_cli.model import answers, hashes
 from resnest_cli.model.cache import blob_hash, hub_folder, hub_snapshot, weights_in
 from resnest_cli.model.names import CONFIG_FILE, WEIGHTS_NAMES, Repository, known_near
@@ -35,37 +35,37 @@ def ensure_folder(repository: Repository, access: "Access", *, refresh: bool = F
         OfflineError: it is not on this machine, and connecting is forbidden.
         DownloadError: no hub gives it, or it holds no weights.
         CacheError: the cache cannot be written.
-        WeightsError: it names a file that no config.json describes.
     """
-    if repository.foreign_file:
-        raise WeightsError(
-            f"{repository.id}: {repository.file} is not what its config.json describes, which is "
-            f"{' or '.join(WEIGHTS_NAMES)}. Give the file to --weights, with the variant as "
-            "--model."
-        )
     if found := mirrored_folder(repository, access.mirror):
         return found
     cached = None if refresh else _cached(repository, access)
     return cached or _fetched(repository, access)
 
 
-def ensure_file(repository: Repository, access: "Access") -> Path:
-    """The one file that a repository's address names, which may lie in a folder of it.
+def ensure_file(repository: Repository, access: "Access", *, refresh: bool = False) -> Path:
+    """The one file that a repository's address names, with the config.json beside it, if any.
+
+    It may lie in a folder of the repository. `refresh` as in `ensure_folder`.
 
     Raises:
         OfflineError, DownloadError, CacheError: as `ensure_folder`.
     """
     assert repository.file
-    snapshot = hub_snapshot(repository.id, repository.revision or MAIN)
-    if snapshot and paths.is_file(path := snapshot / repository.file):
-        return path
-    _check_online(repository, access, [repository.file])
+    file, revision = repository.file, repository.revision or MAIN
+    snapshot = hub_snapshot(repository.id, revision)
+    if not refresh and snapshot and paths.is_file(snapshot / file):
+        return snapshot / file
+    _check_online(repository, access, [file])
 
     def fetch(hub: "Hub") -> Path:
-        from resnest_cli.net.hub import download
+        from resnest_cli.net.hub import NoSuchEntryError, download
 
-        assert repository.file
-        return download(hub, repository.id, repository.file, repository.revision or MAIN)
+        folder, slash, _ = file.rpartition("/")
+        commit = revision
+        with contextlib.suppress(NoSuchEntryError):
+            config = download(hub, repository.id, f"{folder}{slash}{CONFIG_FILE}", revision)
+            commit = config.parents[file.count("/")].name  # what follows is of the same commit
+        return download(hub, repository.id, file, commit)
 
     return _in_full(repository, access, fetch)
 

@@ -61,7 +61,8 @@ class Repository:
         return self.file.lower().endswith(WEIGHTS_SUFFIXES)
 
     def __str__(self) -> str:
-        return f"{self.id}@{self.revision}" if self.revision else self.id
+        branch = f"{self.id}@{self.revision}" if self.revision else self.id
+        return f"hf://{branch}/{self.file}" if self.foreign_file else branch
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,7 +292,7 @@ BUSY = Reply(429, b"", headers={"Retry-After": "300"})
         (ID, scripted(Reply(200, b"{}")), ("does not answer as a hub",)),
         (ID, pointer, ("Git LFS pointer",)),
         (ID, other_network, ("resnet50, which is no ResNeSt",)),
-        (f"hf://{ID}/sub/best.pth", lambda _: None, ("is not what its config.json describes",)),
+        (f"hf://{ID}/sub/best.pth", lambda _: None, ("it has no such file", f"hf://{ID}/sub/best")),
     ],
 )  # fmt: skip
 def test_errors_in_words(
@@ -583,6 +583,43 @@ def test_weights_of_the_hub_for_a_named_variant(
             "resnest50d", source=f"https://huggingface.co/{ID}/blob/main/old/net.pth", access=access
         )
     assert (found_cache() / "models--user--model").is_dir()
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "runs/best.safetensors"])
+def test_any_file_of_weights_by_its_address(
+    hub: HubServer, tiny_checkpoint: Path, tiny_weights: bytes, access: Access, cli: Cli, file: str
+) -> None:
+    folder = file.rpartition("best")[0]
+    hub.add("user/ours", {file: tiny_checkpoint.read_bytes()})
+    hub.add("user/bare", {file: tiny_weights, f"{folder}config.json": config()})
+    expected = find_model(str(tiny_checkpoint))
+    for id_ in ("user/ours", "user/bare"):  # it describes itself, or what lies beside it does
+        address = f"https://huggingface.co/{id_}/blob/main/{file}"
+        with pytest.raises(OfflineError, match=f"resnest download hf://{id_}@main/{file}"):
+            find_model(address, access=replace(access, offline=True))
+        assert cli("download", address).code == 0
+        for name in (address, f"hf://{id_}/{file}"):
+            check_tiny(find_model(name, access=Access(offline=True)), expected)
+
+
+def test_a_backbone_is_compiled_for_its_features(
+    hub: HubServer, tiny_weights: bytes, cli: Cli, photo: Path, tmp_path: Path
+) -> None:
+    import safetensors.numpy
+
+    tensors = safetensors.numpy.load(tiny_weights)
+    body = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+    files = {
+        "config.json": config(num_classes=0),
+        "model.safetensors": safetensors.numpy.save(body),
+    }
+    hub.add(ID, files)
+    done = cli("download", ID)
+    assert (done.code, "not stored" in done.err) == (0, False)
+    assert cli("features", photo, "--model", ID, "-o", tmp_path / "f.npy").code == 0
+    refused = cli("predict", photo, "--model", ID)
+    assert refused.code == 1
+    assert "has no classifier" in refused.err
 
 
 @pytest.mark.parametrize("offline", [False, True])
