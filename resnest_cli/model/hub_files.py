@@ -102,7 +102,7 @@ def fetch_published(variant: "Variant", access: "Access") -> Path:
 
 def mirrored_folder(repository: Repository, mirror: str | None) -> Path | None:
     """`MIRROR/USER/NAME`, where the mirror is a folder: as `hf download --local-dir` leaves it."""
-    if not mirror or "://" in mirror or repository.revision not in {None, MAIN}:
+    if not mirror or paths.is_url(mirror) or repository.revision not in {None, MAIN}:
         return None
     folder = paths.expanded(mirror) / repository.id
     return folder if paths.is_file(folder / CONFIG_FILE) and weights_in(folder) else None
@@ -226,7 +226,7 @@ def _hubs(access: "Access") -> "list[Hub]":
         sleep=access.patience.sleep,
     )
     mirror = (access.mirror or "").rstrip("/")
-    if "://" not in mirror or mirror.lower().startswith("file://") or mirror == hub.endpoint:
+    if not paths.is_url(mirror) or mirror == hub.endpoint:
         return [hub]
     return [replace(hub, endpoint=mirror, login=False, attempts=1), hub]
 
@@ -257,13 +257,21 @@ def _in_full(repository: Repository, access: "Access", fetch: "Callable[[Hub], P
 
 
 def _from_hub(hub: "Hub", repository: Repository, *, with_config: bool) -> Path:
-    """Fetches config.json and weights of one commit; the snapshot's folder."""
+    """Fetches config.json and weights of one commit; the snapshot's folder.
+
+    Raises:
+        CheckpointError: its config.json is no ResNeSt's; no weights are fetched.
+        DownloadError: the hub does not give it.
+    """
+    from resnest_cli.model.hub_config import read_config
     from resnest_cli.net.hub import NoSuchEntryError, download
 
     revision = repository.revision or MAIN
     try:
         config = download(hub, repository.id, CONFIG_FILE, revision)
         revision = config.parent.name  # what follows is of the same commit
+        if with_config:
+            read_config(config)  # or gigabytes come that are no ResNeSt's
     except NoSuchEntryError as error:
         if with_config:
             raise _without(hub, repository, CONFIG_FILE, error) from error

@@ -92,7 +92,7 @@ def locate(name: str, meaning: Meaning, source: str | None, access: weights.Acce
 
 def _of_source(source: str, variant: Variant, access: weights.Access) -> Located:
     """What `--weights` names: a file, a folder, a URL, or anything that `--model` takes."""
-    if there(path := Path(source)):
+    if there(path := paths.expanded(source)):
         return _of_folder(path) if path.is_dir() else Located(path, _beside(path, access))
     try:
         meaning = understand(source)

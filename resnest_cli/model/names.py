@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnest_cli.errors import UnknownModelError
 from resnest_cli.model.variants import VARIANTS, Variant, did_you_mean, find_variant
-from resnest_cli.paths import expanded, huggingface_endpoint
+from resnest_cli.paths import expanded, huggingface_endpoint, is_url
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
@@ -165,7 +165,7 @@ def _local(text: str, name: str, exists: Callable[[Path], bool]) -> Path:
 
 
 def _unknown(name: str, path: Path) -> UnknownModelError:
-    if "://" in name:
+    if is_url(name):
         return UnknownModelError(
             f"{name} is no address of a model on the hub. The address of a file goes to --weights, "
             "with the variant as --model."

@@ -64,7 +64,7 @@ def test_timms_folder_gives_timms_probabilities(fed: dict, safe: bool, tmp_path:
     network = enliven(timm_network("resnest14d", fed))
     folder = saved(network, tmp_path / "saved", safe=safe)
     expected = dict(zip(NAMES, theirs(network, folder).tolist(), strict=True))
-    for name in (folder, f"local-dir:{folder}", next(folder.glob("*el*.*[sn]"))):
+    for name in (folder, f"local-dir:{folder}", folder.as_uri(), next(folder.glob("*el*.*[sn]"))):
         assert ours(name) == pytest.approx(expected, abs=1e-5), name
     assert max(expected.values()) - min(expected.values()) > 0.01
 

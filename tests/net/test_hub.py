@@ -307,6 +307,15 @@ def test_errors_in_words(
     assert "Traceback" not in str(error.value)
 
 
+def test_the_weights_of_other_networks_are_not_fetched(hub: HubServer, access: Access) -> None:
+    record = config(architecture="vit_giant_patch14_224")
+    hub.add(ID, {"config.json": record, "model.safetensors": b"gigabytes"})
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="vit_giant_patch14_224, which is no ResNeSt"):
+            find_model(ID, access=access)
+    assert not [request for request in hub.requests if "model.safetensors" in request.path]
+
+
 def test_a_hub_that_is_busy_is_asked_again(
     tiny: str, hub: HubServer, access: Access, slept: list[float], said: list[str]
 ) -> None:
