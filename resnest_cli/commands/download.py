@@ -73,11 +73,11 @@ def _remote(name: str) -> Meaning:
 def _fetched(meaning: Meaning, access: weights.Access) -> Path:
     if meaning.variant is not None:
         return weights.ensure(meaning.variant, access, hub_first=meaning.repository is not None)
-    repository, refresh = meaning.repository, not access.offline
+    repository = meaning.repository
     assert repository is not None
     if repository.foreign_file:
-        return ensure_file(repository, access, refresh=refresh)
-    return check_folder(ensure_folder(repository, access, refresh=refresh))
+        return ensure_file(repository, access, refresh=True)
+    return check_folder(ensure_folder(repository, access, refresh=True))
 
 
 def _compile(

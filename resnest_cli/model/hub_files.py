@@ -29,7 +29,7 @@ _HEAD = 512  # bytes; enough to recognise a web page or a Git LFS pointer
 def ensure_folder(repository: Repository, access: "Access", *, refresh: bool = False) -> Path:
     """A folder with the repository's config.json and weights; fetched where there is none.
 
-    With `refresh` the hub is asked whether there is a newer version than the cached one.
+    With `refresh` the hub is asked, if it may be, for a newer version than the cached one.
 
     Raises:
         OfflineError: it is not on this machine, and connecting is forbidden.
@@ -38,7 +38,7 @@ def ensure_folder(repository: Repository, access: "Access", *, refresh: bool = F
     """
     if found := mirrored_folder(repository, access.mirror):
         return found
-    cached = None if refresh else _cached(repository, access)
+    cached = None if refresh and not _forbidden(access) else _cached(repository, access)
     return cached or _fetched(repository, access)
 
 
@@ -53,7 +53,9 @@ def ensure_file(repository: Repository, access: "Access", *, refresh: bool = Fal
     assert repository.file
     file, revision = repository.file, repository.revision or MAIN
     snapshot = hub_snapshot(repository.id, revision)
-    if not refresh and snapshot and paths.is_file(snapshot / file):
+    if refresh and not _forbidden(access):
+        snapshot = None
+    if snapshot and paths.is_file(snapshot / file):
         return snapshot / file
     _check_online(repository, access, [file])
 

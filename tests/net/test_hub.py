@@ -609,6 +609,19 @@ def test_any_file_of_weights_by_its_address(
         assert cli("download", address).code == 0
         for name in (address, f"hf://{id_}/{file}"):
             check_tiny(find_model(name, access=Access(offline=True)), expected)
+        assert cli("download", address, "--offline").code == 0
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_download_of_what_is_here_needs_no_hub(
+    tiny: str, hub: HubServer, cli: Cli, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("download", ID).code == 0
+    hub.requests.clear()
+    if how == "variable":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert cli("download", ID, *(["--offline"] if how == "option" else [])).code == 0
+    assert not hub.requests
 
 
 def test_a_backbone_is_compiled_for_its_features(
