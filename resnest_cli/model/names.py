@@ -135,7 +135,7 @@ def repository_id(name: str) -> str:
     """
     repository = _repository(name)
     if repository is None or repository.revision or repository.file:
-        raise _no_name(name)
+        raise UnknownModelError(f"{name} is no repository to send to: give USER/NAME, no more.")
     return repository.id
 
 
