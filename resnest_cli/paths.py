@@ -64,7 +64,11 @@ def resnest_home() -> Path:
 
 
 def expanded(path: str) -> Path:
-    """The path with `~` replaced by the home folder; below `NOWHERE` where there is none."""
+    """The path with `~` replaced by the home folder; below `NOWHERE` where there is none.
+
+    Of a file:// address, the path that it stands for.
+    """
+    path = local_path(path)
     parts = Path(path).parts
     if not (parts and parts[0].startswith("~")):
         return Path(path)
@@ -72,6 +76,34 @@ def expanded(path: str) -> Path:
         if not (parts[0] == "~" and _no_home()):
             return Path(path).expanduser()
     return NOWHERE.joinpath(*parts[1:])
+
+
+def is_file_url(text: str) -> bool:
+    """Whether a text is a file:// address."""
+    return text[:6].lower() == "file:/"
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is an address, but none of a file of this machine."""
+    return "://" in text and not is_file_url(text)
+
+
+def local_path(text: str) -> str:
+    """A text as it is, but the path that a file:// address of this machine stands for."""
+    if not is_file_url(text):
+        return text
+    from urllib.parse import unquote_to_bytes
+    from urllib.request import url2pathname
+
+    rest = text[len("file:") :]
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host.lower() not in {"", "localhost"}:
+            return text
+        rest = slash + path
+    if os.name == "nt":
+        return url2pathname(rest)
+    return os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
 
 
 def homeless(path: Path) -> str:

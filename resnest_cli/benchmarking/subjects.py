@@ -48,7 +48,8 @@ def subjects(
             notify(message)
 
     try:
-        find_model(job.model, access=Access(offline=True, notify=tell)).need_classifier()
+        model = find_model(job.model, access=Access(offline=True, notify=tell))
+        model.need_classifier()
     except OfflineError as error:
         variant = find_named(job.model)
         if variant is None:
@@ -63,6 +64,11 @@ def subjects(
         with _home(folder):
             yield _engines(job, str(_drawn(variant, folder)), tell), True
     else:
+        if model.exported:
+            raise UsageError(
+                f"{model.name} is an exported network, whose stages cannot be timed. Give the "
+                "checkpoint that it was exported from."
+            )
         yield _engines(job, job.model, tell), False
 
 

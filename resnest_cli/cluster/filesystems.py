@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
-from resnest_cli.images.sources import local_path
+from resnest_cli.paths import local_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

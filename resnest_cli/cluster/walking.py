@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from resnest_cli.cluster.filesystems import address_of, opened
 from resnest_cli.errors import UsageError, one_line
 from resnest_cli.images.folders import is_dropping, natural
-from resnest_cli.images.sources import EXTENSIONS, SourceStats, local_path
+from resnest_cli.images.sources import EXTENSIONS, SourceStats
+from resnest_cli.paths import local_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

@@ -10,7 +10,7 @@ from resnest_cli import options, output
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import compiled
 from resnest_cli.model import weights
-from resnest_cli.model.hub_files import check_folder, ensure_folder
+from resnest_cli.model.hub_files import check_folder, ensure_file, ensure_folder
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import VARIANTS, Variant
 
@@ -53,7 +53,8 @@ def download(
         try:
             path = _fetched(meaning, access)
         except (WeightsError, CheckpointError) as error:  # the others may still be had
-            output.error(f"{title}: {error}")
+            told = str(error)
+            output.error(told if told.startswith(title) else f"{title}: {told}")
             failed += 1
         else:
             output.emit(f"{title}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
@@ -72,8 +73,11 @@ def _remote(name: str) -> Meaning:
 def _fetched(meaning: Meaning, access: weights.Access) -> Path:
     if meaning.variant is not None:
         return weights.ensure(meaning.variant, access, hub_first=meaning.repository is not None)
-    assert meaning.repository is not None
-    return check_folder(ensure_folder(meaning.repository, access, refresh=not access.offline))
+    repository = meaning.repository
+    assert repository is not None
+    if repository.foreign_file:
+        return ensure_file(repository, access, refresh=True)
+    return check_folder(ensure_folder(repository, access, refresh=True))
 
 
 def _compile(

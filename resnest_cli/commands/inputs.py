@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
-from resnest_cli.images.sources import EXTENSIONS, is_file_url, local_path
+from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.paths import is_file_url, local_path
 
 if TYPE_CHECKING:
     from resnest_cli.inference.records import Record

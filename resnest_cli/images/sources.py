@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from resnest_cli.errors import UsageError
 from resnest_cli.images import folders
+from resnest_cli.paths import is_file_url, local_path
 from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ EXTENSIONS = frozenset((
 ))
 # fmt: on
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_FILE_URL = re.compile(r"file:(?=/)", re.IGNORECASE)
 _MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
 
@@ -237,29 +237,6 @@ def from_name(text: str) -> Source:
 def is_url(text: str) -> bool:
     """Whether an input is an http(s) address."""
     return _URL.match(text) is not None
-
-
-def is_file_url(text: str) -> bool:
-    """Whether an input is a file:// address."""
-    return _FILE_URL.match(text) is not None
-
-
-def local_path(text: str) -> str:
-    """An input as it is, but the path that a file:// address of this machine stands for."""
-    if not is_file_url(text):
-        return text
-    from urllib.parse import unquote_to_bytes
-    from urllib.request import url2pathname
-
-    rest = text[len("file:") :]
-    if rest.startswith("//"):
-        host, slash, path = rest[2:].partition("/")
-        if host.lower() not in {"", "localhost"}:
-            return text
-        rest = slash + path
-    if os.name == "nt":
-        return url2pathname(rest)
-    return os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
 
 
 def is_one(text: str) -> bool:

@@ -50,8 +50,9 @@ class Classifier:
         classifier.predict("dog.jpg", topk=5).predictions[0].label
 
     Args:
-        model: id or alias of a variant, or the path of a checkpoint or of an exported .onnx.
-        weights: path or URL of other weights for a named variant.
+        model: id or alias of a variant, a name of the hub, or the path of a folder with a
+            config.json, of a checkpoint or of an exported .onnx.
+        weights: path, URL or name of the hub of other weights for a named variant.
         labels: file of class names, one a line, instead of the model's own.
         device: auto, cpu, cuda, cuda:1 or mps.
         engine: auto, torch or onnx.
@@ -76,9 +77,9 @@ class Classifier:
 
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
+        model: str | Path = DEFAULT_MODEL,
         *,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         labels: str | Path | None = None,
         device: str = "auto",
         engine: EngineName = "auto",
@@ -104,7 +105,11 @@ class Classifier:
             _check_gpu_decode(engine, device, fast_decode)
         access = access or Access()
         self.model = find_model(
-            model, source=weights, labels=labels, access=access, trust_onnx=trust_onnx
+            str(model),
+            source=None if weights is None else str(weights),
+            labels=labels,
+            access=access,
+            trust_onnx=trust_onnx,
         )
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
         settings = asdict(self.model.preprocessing)

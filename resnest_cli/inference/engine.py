@@ -102,18 +102,13 @@ def create_engine(
 
 
 def _check_exported(model: "Model", device: str, engine: str, *, special: bool) -> None:
-    wrong = (
-        "--engine torch"
-        if engine == "torch"
-        else "--amp, --compile and --cuda-graphs"
-        if special
-        else ""
-    )
+    wrong = "--amp, --compile and --cuda-graphs" if special else ""
     wrong = wrong or ("" if device in {"auto", "cpu"} else f"--device {device}")
-    if wrong:
+    if engine == "torch" or wrong:  # that engine is asked for by commands as well
+        leave = "Torch cannot run it: " if engine == "torch" else f"Leave out {wrong}, or "
         raise UsageError(
-            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU: leave "
-            f"out {wrong}, or give the checkpoint that it was exported from."
+            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU. {leave}"
+            "give the checkpoint that it was exported from."
         )
 
 

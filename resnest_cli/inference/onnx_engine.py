@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-LOGITS = ("logits",)
+LOGITS, FEATURES = ("logits",), ("features",)
 EXPORTED = ("features", "logits")  # what an exported network gives
 
 _FATAL_ONLY = 4  # of the runtime's log levels
@@ -205,13 +205,16 @@ def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
         raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
 
-def compile_model(model: "Model", outputs: tuple[str, ...] = LOGITS) -> bool:
+def compile_model(model: "Model") -> bool:
     """Compiles a model unless that is done already; whether its compiled form is stored now.
+
+    For its logits, or for features where it has no classifier.
 
     Raises:
         EngineError: the graph cannot be built or run here.
         CheckpointError: the weights cannot be used.
     """
+    outputs = EXPORTED if model.exported else LOGITS if model.num_classes else FEATURES
     compilation = _Compilation(model, outputs)
     return compiled.obtain(compilation.entry, compilation.write)
 

@@ -149,7 +149,7 @@ def _settle_variant(
         assert info.variant is not None
         if asked is not None and asked.architecture != info.variant.architecture:
             raise CheckpointError(
-                f"{path} is a checkpoint of {_title(info.variant)}; {_title(asked)} was expected. "
+                f"{path} is a checkpoint of {info.variant.title}; {asked.title} was expected. "
                 "Leave the model to the file, or give other weights."
             )
         return info.variant
@@ -161,14 +161,10 @@ def _settle_variant(
     if fitting and not fits(asked, shapes):
         found = " or ".join(variant.id for variant in fitting)
         raise CheckpointError(
-            f"{path} holds weights of {found}; {_title(asked)} was expected. "
+            f"{path} holds weights of {found}; {asked.title} was expected. "
             f"Use --model {fitting[0].id}, or other weights."
         )
     return asked
-
-
-def _title(variant: Variant) -> str:
-    return variant.id if variant.parameters is not None else f"an altered {variant.id}"
 
 
 def _agreed(path: Path | str, what: str, found: int | None, expected: int | None) -> int:

@@ -13,6 +13,7 @@ KEYS = (
     "class_names", "classes", "CLASSES", "class_to_idx", "idx_to_class", "names", "label_names",
     "id2label", "labels",
 )  # fmt: skip
+NAMED_FROM = "class names from "  # begins the note that says where they were found
 _INSIDE = ("meta", "dataset_meta", "hyper_parameters", "hparams", "config")
 
 
@@ -39,7 +40,7 @@ def find_class_names(
             if num_classes:  # without a classifier there is nothing to name
                 notes.append(f"{key} not used: it {error}")
             continue
-        return names, (*notes, f"class names from {key}")
+        return names, (*notes, f"{NAMED_FROM}{key}")
     return None, tuple(notes)
 
 

@@ -55,7 +55,8 @@ class ModelConfig:
     """What a config.json says.
 
     `variant` has the architecture only; its preprocessing is the table's. `class_names` and
-    `class_ids` are None where it names no classes, the numbers where it does not say.
+    `class_ids` are None where it names no classes, the numbers where it does not say; 0 classes are
+    a network without a classifier.
     """
 
     source: str
@@ -151,8 +152,10 @@ def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConf
     names, ids = _classes(record, fed)
     if classes is None and names is not None:
         classes = len(names)
-    if classes is not None and (type(classes) is not int or classes < 1):
-        raise ValueError(f"num_classes is {shortened(classes)}: the network has no classifier")
+    if classes is not None and (type(classes) is not int or classes < 0):
+        raise ValueError(f"num_classes must be an integer of 0 or more, not {shortened(classes)}")
+    if classes == 0:  # timm's way to say that there is no classifier; names may be left over
+        names = ids = None
     if names is not None and len(names) != classes:
         raise ValueError(f"it names {len(names)} classes, and num_classes is {classes}")
     size = fed.get("input_size") or _DEFAULTS["input_size"]

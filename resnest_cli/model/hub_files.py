@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli import paths
-from resnest_cli.errors import CheckpointError, DownloadError, OfflineError, WeightsError
+from resnest_cli.errors import CheckpointError, DownloadError, OfflineError
 from resnest_cli.model import answers, hashes
 from resnest_cli.model.cache import blob_hash, hub_folder, hub_snapshot, weights_in
 from resnest_cli.model.names import CONFIG_FILE, WEIGHTS_NAMES, Repository, known_near
@@ -29,43 +29,45 @@ _HEAD = 512  # bytes; enough to recognise a web page or a Git LFS pointer
 def ensure_folder(repository: Repository, access: "Access", *, refresh: bool = False) -> Path:
     """A folder with the repository's config.json and weights; fetched where there is none.
 
-    With `refresh` the hub is asked whether there is a newer version than the cached one.
+    With `refresh` the hub is asked, if it may be, for a newer version than the cached one.
 
     Raises:
         OfflineError: it is not on this machine, and connecting is forbidden.
         DownloadError: no hub gives it, or it holds no weights.
         CacheError: the cache cannot be written.
-        WeightsError: it names a file that no config.json describes.
     """
-    if repository.foreign_file:
-        raise WeightsError(
-            f"{repository.id}: {repository.file} is not what its config.json describes, which is "
-            f"{' or '.join(WEIGHTS_NAMES)}. Give the file to --weights, with the variant as "
-            "--model."
-        )
     if found := mirrored_folder(repository, access.mirror):
         return found
-    cached = None if refresh else _cached(repository, access)
+    cached = None if refresh and not _forbidden(access) else _cached(repository, access)
     return cached or _fetched(repository, access)
 
 
-def ensure_file(repository: Repository, access: "Access") -> Path:
-    """The one file that a repository's address names, which may lie in a folder of it.
+def ensure_file(repository: Repository, access: "Access", *, refresh: bool = False) -> Path:
+    """The one file that a repository's address names, with the config.json beside it, if any.
+
+    It may lie in a folder of the repository. `refresh` as in `ensure_folder`.
 
     Raises:
         OfflineError, DownloadError, CacheError: as `ensure_folder`.
     """
     assert repository.file
-    snapshot = hub_snapshot(repository.id, repository.revision or MAIN)
-    if snapshot and paths.is_file(path := snapshot / repository.file):
-        return path
-    _check_online(repository, access, [repository.file])
+    file, revision = repository.file, repository.revision or MAIN
+    snapshot = hub_snapshot(repository.id, revision)
+    if refresh and not _forbidden(access):
+        snapshot = None
+    if snapshot and paths.is_file(snapshot / file):
+        return snapshot / file
+    _check_online(repository, access, [file])
 
     def fetch(hub: "Hub") -> Path:
-        from resnest_cli.net.hub import download
+        from resnest_cli.net.hub import NoSuchEntryError, download
 
-        assert repository.file
-        return download(hub, repository.id, repository.file, repository.revision or MAIN)
+        folder, slash, _ = file.rpartition("/")
+        commit = revision
+        with contextlib.suppress(NoSuchEntryError):
+            config = download(hub, repository.id, f"{folder}{slash}{CONFIG_FILE}", revision)
+            commit = config.parents[file.count("/")].name  # what follows is of the same commit
+        return download(hub, repository.id, file, commit)
 
     return _in_full(repository, access, fetch)
 
@@ -102,7 +104,7 @@ def fetch_published(variant: "Variant", access: "Access") -> Path:
 
 def mirrored_folder(repository: Repository, mirror: str | None) -> Path | None:
     """`MIRROR/USER/NAME`, where the mirror is a folder: as `hf download --local-dir` leaves it."""
-    if not mirror or "://" in mirror or repository.revision not in {None, MAIN}:
+    if not mirror or paths.is_url(mirror) or repository.revision not in {None, MAIN}:
         return None
     folder = paths.expanded(mirror) / repository.id
     return folder if paths.is_file(folder / CONFIG_FILE) and weights_in(folder) else None
@@ -228,7 +230,7 @@ def _hubs(access: "Access") -> "list[Hub]":
         sleep=access.patience.sleep,
     )
     mirror = (access.mirror or "").rstrip("/")
-    if "://" not in mirror or mirror.lower().startswith("file://") or mirror == hub.endpoint:
+    if not paths.is_url(mirror) or mirror == hub.endpoint:
         return [hub]
     return [replace(hub, endpoint=mirror, login=False, attempts=1), hub]
 
@@ -259,13 +261,21 @@ def _in_full(repository: Repository, access: "Access", fetch: "Callable[[Hub], P
 
 
 def _from_hub(hub: "Hub", repository: Repository, *, with_config: bool) -> Path:
-    """Fetches config.json and weights of one commit; the snapshot's folder."""
+    """Fetches config.json and weights of one commit; the snapshot's folder.
+
+    Raises:
+        CheckpointError: its config.json is no ResNeSt's; no weights are fetched.
+        DownloadError: the hub does not give it.
+    """
+    from resnest_cli.model.hub_config import read_config
     from resnest_cli.net.hub import NoSuchEntryError, download
 
     revision = repository.revision or MAIN
     try:
         config = download(hub, repository.id, CONFIG_FILE, revision)
         revision = config.parent.name  # what follows is of the same commit
+        if with_config:
+            read_config(config)  # or gigabytes come that are no ResNeSt's
     except NoSuchEntryError as error:
         if with_config:
             raise _without(hub, repository, CONFIG_FILE, error) from error

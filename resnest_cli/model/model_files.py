@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resnest_cli import paths
 from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
 from resnest_cli.model import hub_files, weights
+from resnest_cli.model.class_names import NAMED_FROM
 from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, understand
 from resnest_cli.model.variants import Variant
 
@@ -76,6 +77,9 @@ def locate(name: str, meaning: Meaning, source: str | None, access: weights.Acce
     if source is not None:
         assert meaning.variant is not None
         return _of_source(source, meaning.variant, access)
+    if meaning.repository is not None and meaning.repository.foreign_file:
+        path = hub_files.ensure_file(meaning.repository, access)
+        return Located(path, _beside(path, access))
     if meaning.repository is not None:
         return _of_folder(hub_files.ensure_folder(meaning.repository, access))
     if meaning.variant is not None:
@@ -88,7 +92,7 @@ def locate(name: str, meaning: Meaning, source: str | None, access: weights.Acce
 
 def _of_source(source: str, variant: Variant, access: weights.Access) -> Located:
     """What `--weights` names: a file, a folder, a URL, or anything that `--model` takes."""
-    if there(path := Path(source)):
+    if there(path := paths.expanded(source)):
         return _of_folder(path) if path.is_dir() else Located(path, _beside(path, access))
     try:
         meaning = understand(source)
@@ -97,8 +101,6 @@ def _of_source(source: str, variant: Variant, access: weights.Access) -> Located
             raise
         path = weights.ensure(variant, access, source)  # a URL, or it says what is wrong
         return Located(path, None if "://" in source else _beside(path, access))
-    if meaning.repository is not None and meaning.repository.foreign_file:
-        return Located(hub_files.ensure_file(meaning.repository, access))
     return find_file(source, meaning, access)
 
 
@@ -158,7 +160,7 @@ def expected_variant(
         return variant or (config.variant if config else None)
     if variant.architecture != config.variant.architecture:
         raise CheckpointError(
-            f"{config.source} says that {path.name} is a {config.variant.id}; {variant.id} was "
+            f"{config.source} says that {path.name} is {config.variant.title}; {variant.title} was "
             "expected. Leave the model to the file, or give other weights."
         )
     return variant
@@ -183,10 +185,13 @@ def configured(
     """What is known of a file, with its classes and preprocessing as its config.json has them.
 
     Raises:
-        CheckpointError: the file's tensors are others than those that config.json describes.
+        CheckpointError: the file's tensors are others than those that config.json describes. Only
+            the classifier may be missing, as in what transformers saves of a backbone.
     """
     if config is None:
         return known
+    if known.num_classes == 0:
+        config = replace(config, num_classes=0, class_names=None, class_ids=None)
     for what, said, found in (
         ("classes", config.num_classes, known.num_classes),
         ("input channels", config.in_channels, known.in_channels),
@@ -196,9 +201,12 @@ def configured(
                 f"{path} has {found} {what}; {config.source} says {said}. Correct the one that is "
                 "wrong, or move the config.json away."
             )
-    provenance = dict(known.provenance)
+    provenance, notes = dict(known.provenance), known.notes
     if config.class_names is not None and config.class_names != known.class_names:
         provenance.pop("class_ids", None)
+        if known.class_names is not None:
+            notes = (*(note for note in notes if not note.startswith(NAMED_FROM)),
+                     f"{NAMED_FROM}{CONFIG_FILE}, which names others than the file")  # fmt: skip
     if config.class_ids is not None:
         provenance["class_ids"] = list(config.class_ids)
     assert known.variant is not None
@@ -208,4 +216,5 @@ def configured(
         preprocessing=config.preprocessing,
         class_names=config.class_names or known.class_names,
         provenance=provenance,
+        notes=notes,
     )

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnest_cli.errors import UnknownModelError
 from resnest_cli.model.variants import VARIANTS, Variant, did_you_mean, find_variant
-from resnest_cli.paths import expanded, huggingface_endpoint
+from resnest_cli.paths import expanded, huggingface_endpoint, is_url
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
 
@@ -61,7 +61,8 @@ class Repository:
         return self.file.lower().endswith(WEIGHTS_SUFFIXES)
 
     def __str__(self) -> str:
-        return f"{self.id}@{self.revision}" if self.revision else self.id
+        branch = f"{self.id}@{self.revision}" if self.revision else self.id
+        return f"hf://{branch}/{self.file}" if self.foreign_file else branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def repository_id(name: str) -> str:
     """
     repository = _repository(name)
     if repository is None or repository.revision or repository.file:
-        raise _no_name(name)
+        raise UnknownModelError(f"{name} is no repository to send to: give USER/NAME, no more.")
     return repository.id
 
 
@@ -164,7 +165,7 @@ def _local(text: str, name: str, exists: Callable[[Path], bool]) -> Path:
 
 
 def _unknown(name: str, path: Path) -> UnknownModelError:
-    if "://" in name:
+    if is_url(name):
         return UnknownModelError(
             f"{name} is no address of a model on the hub. The address of a file goes to --weights, "
             "with the variant as --model."

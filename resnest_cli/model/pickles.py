@@ -53,6 +53,11 @@ class _Unread:
         pass
 
 
+def _history(*_: Any) -> OrderedDict[Any, Any]:
+    """Stands for a defaultdict, in which training loops keep their figures."""
+    return OrderedDict()
+
+
 # The classes and functions that a pickle may name beside torch's own, and what is called instead.
 _HARMLESS: list[Any] = [
     argparse.Namespace,  # timm's training script stores its arguments so
@@ -64,6 +69,8 @@ _HARMLESS: list[Any] = [
     *((_Unread, f"pathlib.{module}{system}Path") for module in ("", "_local.")
       for system in ("Posix", "Windows", "PurePosix", "PureWindows")),
     *((_Unread, f"datetime.{name}") for name in ("datetime", "date", "timedelta")),
+    (_history, "collections.defaultdict"),
+    *((_Unread, f"builtins.{name}") for name in ("list", "dict", "int", "float")),
     (OrderedDict, "lightning_fabric.utilities.data.AttributeDict"),
     (OrderedDict, "lightning.fabric.utilities.data.AttributeDict"),
     (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),

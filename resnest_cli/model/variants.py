@@ -125,6 +125,11 @@ class Variant:
         return self.weights is not None and self.weights.bundled
 
     @property
+    def title(self) -> str:
+        """Its id, in words where the architecture is not that of the table."""
+        return self.id if self.parameters is not None else f"an altered {self.id}"
+
+    @property
     def num_features(self) -> int:
         """Channels of the last feature map, and length of the pooled features."""
         return self.widths[3] * EXPANSION

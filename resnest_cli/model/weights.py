@@ -35,6 +35,7 @@ from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.partial import Partial, no_place
 from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
 from resnest_cli.net.progress import Progress
+from resnest_cli.paths import is_url
 from resnest_cli.web import LARGEST, without_login
 
 __all__ = [
@@ -332,7 +333,7 @@ def _from_source(source: str, access: Access) -> Path:
     """What `--weights` names: a path as it is, or a URL's file."""
     if is_url(source):
         return _from_url(source, access)
-    path = _local(source)
+    path = paths.expanded(source)
     if path.is_file():
         return path
     problem = "it is a folder" if path.is_dir() else "there is no such file"
@@ -374,17 +375,4 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
         return ()
     if is_url(mirror):
         return (f"{mirror.rstrip('/')}/{name}",)
-    return (str(_local(mirror) / name),)
-
-
-def is_url(text: str) -> bool:
-    """Whether it is an address, and no file: of this machine, `file://` ones included."""
-    return "://" in text and not text.lower().startswith("file://")
-
-
-def _local(text: str) -> Path:
-    if text.lower().startswith("file://"):
-        from urllib.request import url2pathname  # 30 ms: it brings ssl and http
-
-        return Path(url2pathname(urlsplit(text).path))
-    return paths.expanded(text)
+    return (str(paths.expanded(mirror) / name),)

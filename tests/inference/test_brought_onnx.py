@@ -76,6 +76,17 @@ def test_a_fixed_size_is_fed_and_said(exported: Path, tmp_path: Path, cli: Cli) 
         engine.logits(np.zeros((1, 3, 48, 48), np.float32))
 
 
+def test_what_an_exported_network_is_not_fit_for(
+    exported: Path, cli: Cli, photo: Path, tmp_path: Path
+) -> None:
+    refused = cli("benchmark", "--model", exported)
+    assert refused.code == 2
+    assert "stages cannot be timed. Give the checkpoint" in refused.err
+    refused = cli("explain", photo, "--model", exported, "-o", tmp_path / "e.png")
+    assert refused.code == 2
+    assert "Torch cannot run it: give the checkpoint" in refused.err
+
+
 @pytest.mark.parametrize("sides", [(48, 64), (64, "width")])
 def test_photos_that_are_not_square(
     exported: Path, tmp_path: Path, sides: tuple[int | str, ...]

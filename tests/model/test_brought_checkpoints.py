@@ -1,6 +1,7 @@
 """Files of weights as people have them: each gives the answers of the bare file, and says so."""
 
 import argparse
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -78,6 +79,7 @@ def numpy_metrics(state: State) -> State:
         "accuracy": np.float64(0.5),
         "loss": [np.float32(1), np.int64(2), np.bool_(True), np.str_("x")],
         "confusion": np.zeros((2, 2)),
+        "history": defaultdict(list, loss=[1.0]),
         "rng": np.random.default_rng(0).bit_generator.state,
         "args": argparse.Namespace(output_dir=PurePosixPath("/x"), path=Path("y")),
     }

@@ -63,6 +63,7 @@ def fed(**changes: object) -> dict:
         (fed(label_names=["a", "b"]) | {"label_names": None}, ("a", "b"), None),
         (with_(num_classes=1000, label_names=list(imagenet_ids())), None, None),
         (with_(num_classes=None), ("cat", "dog"), None),
+        (with_(num_classes=0), None, None),
     ],
 )  # fmt: skip
 def test_classes(record: dict, names: object, ids: object) -> None:
@@ -124,7 +125,7 @@ def test_model_args_are_the_architecture(args: dict, expected: str) -> None:
         ({"architecture": "resnet50.a1_in1k"}, "resnet50, which is no ResNeSt"),
         ({"model_type": "vit", "architectures": ["ViTForImageClassification"]},
          "ViTForImageClassification, which is no ResNeSt"),
-        (with_(num_classes=0, label_names=None), "no classifier"),
+        (with_(num_classes=-1, label_names=None), "num_classes must be"),
         (with_(num_classes=3), "names 2 classes, and num_classes is 3"),
         (with_(label_names={"0": "cat", "2": "dog"}), "without a gap"),
         (with_(label_names=["cat", 7]), "no name of a class"),

@@ -64,7 +64,7 @@ def test_timms_folder_gives_timms_probabilities(fed: dict, safe: bool, tmp_path:
     network = enliven(timm_network("resnest14d", fed))
     folder = saved(network, tmp_path / "saved", safe=safe)
     expected = dict(zip(NAMES, theirs(network, folder).tolist(), strict=True))
-    for name in (folder, f"local-dir:{folder}", next(folder.glob("*el*.*[sn]"))):
+    for name in (folder, f"local-dir:{folder}", folder.as_uri(), next(folder.glob("*el*.*[sn]"))):
         assert ours(name) == pytest.approx(expected, abs=1e-5), name
     assert max(expected.values()) - min(expected.values()) > 0.01
 
@@ -127,6 +127,42 @@ def test_what_transformers_saves(own: Path, tmp_path: Path) -> None:
     network = transformers.AutoModelForImageClassification.from_pretrained(own)
     network.save_pretrained(tmp_path / "saved")
     assert ours(tmp_path / "saved") == pytest.approx(ours(own), abs=1e-5)
+
+
+def timms_backbone(own: Path, folder: Path) -> None:
+    network = timm.create_model(f"local-dir:{own}", pretrained=True, num_classes=0)
+    timm.models.save_for_hf(network, folder, model_config={"num_classes": 0})
+
+
+def transformers_backbone(own: Path, folder: Path) -> None:
+    """Its config.json goes on to name the five classes."""
+    transformers = pytest.importorskip("transformers")
+    transformers.AutoModel.from_pretrained(own).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("save", [timms_backbone, transformers_backbone])
+def test_a_backbone_serves_features(save, own: Path, tmp_path: Path) -> None:
+    save(own, tmp_path / "saved")
+    found = Classifier(tmp_path / "saved", device="cpu")
+    assert found.class_names == ()
+    expected = Classifier(own, device="cpu").features(PHOTO)
+    assert found.features(PHOTO) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(CheckpointError, match="has no classifier"):
+        found.predict(PHOTO)
+
+
+def test_names_in_a_config_win_over_those_in_a_pickle(own: Path) -> None:
+    tensors = safetensors.torch.load_file(own / "model.safetensors")
+    torch.save({"model": tensors, "classes": list("pqrst")}, own / "pytorch_model.bin")
+    (own / "model.safetensors").unlink()
+    for _ in range(2):  # read, and remembered
+        said: list[str] = []
+        found = find_model(str(own), access=Access(notify=said.append))
+        assert found.class_names == CLASSES
+        assert "class names from config.json" in said[0]
+        assert "from classes" not in said[0]
+    changed(own, label_names=None)
+    assert find_model(str(own)).class_names == tuple("pqrst")
 
 
 def bare(own: Path) -> Path:

@@ -105,6 +105,8 @@ def test_the_page_of_a_private_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         ("./resnest50d", "resnest50d"),
         ("local-dir:resnest50d", "resnest50d"),
         ("local-dir:a/b", "a/b"),
+        ("file:///a/b", "/a/b"),
+        ("FILE://localhost/a%20b/best.pth", "/a b/best.pth"),
     ],
 )
 def test_a_path_that_exists_wins_over_a_name_of_the_hub(name: str, path: str) -> None:
@@ -129,6 +131,8 @@ def test_a_prefix_of_the_hub_means_the_hub(name: str) -> None:
         ("resnest50d_1s1x64d.in1k", "timm has none"),
         ("resnst50d", "Did you mean resnest50d"),
         ("best.pth", "no such checkpoint file"),
+        ("file:///best.pth", "no such checkpoint file"),
+        ("file://server/best.pth", "no such checkpoint file"),
         ("runs/best.safetensors", "no such checkpoint file"),
         ("runs/best.safetensors", "hf-hub:runs/best.safetensors"),
         ("a/b/c", "no such checkpoint file or folder"),

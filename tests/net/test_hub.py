@@ -293,7 +293,7 @@ BUSY = Reply(429, b"", headers={"Retry-After": "300"})
         (ID, scripted(Reply(200, b"{}")), ("does not answer as a hub",)),
         (ID, pointer, ("Git LFS pointer",)),
         (ID, other_network, ("resnet50, which is no ResNeSt",)),
-        (f"hf://{ID}/sub/best.pth", lambda _: None, ("is not what its config.json describes",)),
+        (f"hf://{ID}/sub/best.pth", lambda _: None, ("it has no such file", f"hf://{ID}/sub/best")),
     ],
 )  # fmt: skip
 def test_errors_in_words(
@@ -306,6 +306,15 @@ def test_errors_in_words(
     for text in told:
         assert text in str(error.value)
     assert "Traceback" not in str(error.value)
+
+
+def test_the_weights_of_other_networks_are_not_fetched(hub: HubServer, access: Access) -> None:
+    record = config(architecture="vit_giant_patch14_224")
+    hub.add(ID, {"config.json": record, "model.safetensors": b"gigabytes"})
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="vit_giant_patch14_224, which is no ResNeSt"):
+            find_model(ID, access=access)
+    assert not [request for request in hub.requests if "model.safetensors" in request.path]
 
 
 def test_a_hub_that_is_busy_is_asked_again(
@@ -616,6 +625,56 @@ def test_weights_of_the_hub_for_a_named_variant(
             "resnest50d", source=f"https://huggingface.co/{ID}/blob/main/old/net.pth", access=access
         )
     assert (found_cache() / "models--user--model").is_dir()
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "runs/best.safetensors"])
+def test_any_file_of_weights_by_its_address(
+    hub: HubServer, tiny_checkpoint: Path, tiny_weights: bytes, access: Access, cli: Cli, file: str
+) -> None:
+    folder = file.rpartition("best")[0]
+    hub.add("user/ours", {file: tiny_checkpoint.read_bytes()})
+    hub.add("user/bare", {file: tiny_weights, f"{folder}config.json": config()})
+    expected = find_model(str(tiny_checkpoint))
+    for id_ in ("user/ours", "user/bare"):  # it describes itself, or what lies beside it does
+        address = f"https://huggingface.co/{id_}/blob/main/{file}"
+        with pytest.raises(OfflineError, match=f"resnest download hf://{id_}@main/{file}"):
+            find_model(address, access=replace(access, offline=True))
+        assert cli("download", address).code == 0
+        for name in (address, f"hf://{id_}/{file}"):
+            check_tiny(find_model(name, access=Access(offline=True)), expected)
+        assert cli("download", address, "--offline").code == 0
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_download_of_what_is_here_needs_no_hub(
+    tiny: str, hub: HubServer, cli: Cli, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("download", ID).code == 0
+    hub.requests.clear()
+    if how == "variable":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert cli("download", ID, *(["--offline"] if how == "option" else [])).code == 0
+    assert not hub.requests
+
+
+def test_a_backbone_is_compiled_for_its_features(
+    hub: HubServer, tiny_weights: bytes, cli: Cli, photo: Path, tmp_path: Path
+) -> None:
+    import safetensors.numpy
+
+    tensors = safetensors.numpy.load(tiny_weights)
+    body = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+    files = {
+        "config.json": config(num_classes=0),
+        "model.safetensors": safetensors.numpy.save(body),
+    }
+    hub.add(ID, files)
+    done = cli("download", ID)
+    assert (done.code, "not stored" in done.err) == (0, False)
+    assert cli("features", photo, "--model", ID, "-o", tmp_path / "f.npy").code == 0
+    refused = cli("predict", photo, "--model", ID)
+    assert refused.code == 1
+    assert "has no classifier" in refused.err
 
 
 @pytest.mark.parametrize("offline", [False, True])
