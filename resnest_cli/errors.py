@@ -101,7 +101,8 @@ def remedy(error: OSError) -> str:
     """What to do about it; empty where that is not known."""
     name = errno.errorcode.get(error.errno or 0, "")
     known = next((text for text, names in _REMEDIES.items() if name in names), "")
-    return known or limit_reached(error) or ""
+    limit = known or limit_reached(error) or ""
+    return limit[:1].upper() + limit[1:]
 
 
 def one_line(text: str) -> str:
