@@ -75,6 +75,7 @@ def expected(name: str, stored: np.ndarray, kind: str) -> np.ndarray:
     if extra == ("assocalpha",):
         if kind[0] == "i":  # alpha makes no sense there, and is only dropped
             colours = SHARES[..., : count - 1] * SHARES[..., 3:4]
+            colours = colours / colours.max()
         else:
             values = stored.astype(float)
             colours = values[..., :-1] / values[..., -1:]
