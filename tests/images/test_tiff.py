@@ -68,16 +68,16 @@ def samples(shares: np.ndarray, kind: str) -> np.ndarray:
 
 
 def expected(name: str, stored: np.ndarray, kind: str) -> np.ndarray:
-    photometric, count, extra = COLOURS[name]
+    photometric, _, extra = COLOURS[name]
     if photometric == "separated":
         return 255 * (1 - SHARES[..., :3]) * (1 - SHARES[..., 3:4])
     grey = photometric != "rgb"
     if extra == ("assocalpha",):
+        values = stored.astype(float)
         if kind[0] == "i":  # alpha makes no sense there, and is only dropped
-            colours = SHARES[..., : count - 1] * SHARES[..., 3:4]
-            colours = colours / colours.max()
+            least, most = values[..., :-1].min(), values[..., :-1].max()
+            colours = (values[..., :-1] - least) / (most - least)
         else:
-            values = stored.astype(float)
             colours = values[..., :-1] / values[..., -1:]
         return 255 * np.clip(colours, 0, 1).repeat(3 if grey else 1, axis=-1)
     colours = 255 * SHARES[..., : 1 if grey else 3].repeat(3 if grey else 1, axis=-1)
