@@ -1,5 +1,6 @@
 """Table of contents of the command line, and its one error boundary."""
 
+import re
 import sys
 from importlib import import_module
 from typing import Annotated, NoReturn
@@ -85,6 +86,7 @@ def resnest(
 def main() -> NoReturn:
     """Runs the command line and exits; every error becomes a message and an exit code here."""
     try:
+        sys.argv[1:] = _local_paths(sys.argv[1:])
         command_line(next(iter(sys.argv[1:]), None))(prog_name="resnest")
     except ResnestError as error:
         _fail(str(error), error, error.exit_code)
@@ -100,6 +102,19 @@ def main() -> NoReturn:
         what = f"{type(error).__name__}: {error}"
         _fail(f"internal error: {what}\nRun again with --debug and report it.", error, 1)
     sys.exit(0)
+
+
+def _local_paths(words: list[str]) -> list[str]:
+    """The command line with the path that each file:// address of this machine stands for.
+
+    Ray's runner has addresses of its own, file:// among them.
+    """
+    if "file:/" not in "\n".join(words).lower() or "ray" in words or "--runner=ray" in words:
+        return words
+    from resnest_cli.images.sources import local_path
+
+    parts = [re.fullmatch("(--[a-z-]+=)?(.*)", word, re.DOTALL) for word in words]
+    return [(part[1] or "") + local_path(part[2]) for part in parts if part is not None]
 
 
 def _fail(text: str, error: Exception, code: int) -> NoReturn:

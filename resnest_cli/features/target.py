@@ -103,7 +103,9 @@ def look(target: Path, *, resume: bool, overwrite: bool) -> State:
         check_others(target)
         return State()
     if store is None:
-        return State(info=read_info(target))
+        # Whoever made the output was killed while it removed the parts.
+        left = any(Store.folder_of(target).glob("[0-9]*"))
+        return State(info=read_info(target), published=left)
     with writing(store.folder):
         damaged = store.repair()
         store.tidy()
@@ -111,13 +113,19 @@ def look(target: Path, *, resume: bool, overwrite: bool) -> State:
 
 
 def check_others(target: Path) -> None:
-    """Whether no unfinished run of another format writes files of the same names.
+    """Whether nothing of another format has, or will have, files of the same names.
 
     Raises:
-        UsageError: one does.
+        UsageError: an unfinished run, or an output whose .csv and .json would be replaced.
     """
     for suffix in SUFFIXES:
         other = target.with_suffix(suffix)
+        if other.exists() and other not in outputs(target) and target.with_suffix(".json").exists():
+            raise UsageError(
+                f"{other} is there: its {target.with_suffix('.csv').name} and "
+                f"{target.with_suffix('.json').name} would be replaced. Remove it, or give -o "
+                "another name."
+            )
         if other != target and (Store.folder_of(other) / "state.json").exists():
             raise UsageError(
                 f"{Store.folder_of(other)} holds an unfinished run, which writes "

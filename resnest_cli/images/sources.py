@@ -230,7 +230,9 @@ def from_name(text: str) -> Source:
         return Source(without_login(text) if "@" in text else text, url=text)
     path = local_path(text)
     if is_file_url(path):
-        return Source(text, error="is an address of a file on another machine")
+        return Source(
+            text, error="is an address of a file on another machine; file:/// begins one of this"
+        )
     return Source(path, path=path)
 
 

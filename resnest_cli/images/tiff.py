@@ -96,6 +96,8 @@ class _Layout:
         """Whether Pillow, if it opens this, reads it as it is meant."""
         if self.compression not in _BY_PILLOW or (self.planar and self.samples > self.colours):
             return False
+        if self.premultiplied and self.photometric != _RGB and self.samples > self.colours:
+            return False
         if (self.fill_order != 1 and self.bits != 1) or self.narrow_palette:
             return False
         if self.bits <= 8:

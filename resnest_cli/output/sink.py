@@ -9,7 +9,7 @@ from typing import Self
 from resnest_cli.errors import ResnestError, cannot_write
 from resnest_cli.files import writing
 
-CLOSED = "standard output is closed. Use -o FILE."
+CLOSED = "standard output is closed. Let it lead to a file, or to /dev/null."
 _WHOLE = "What was written before is whole."
 
 

@@ -135,7 +135,22 @@ def test_an_address_of_a_file(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -
     assert "data:image/jpeg" in page.read_text()
     other = cli("predict", "file://nas/a.jpg", "-m", tiny_checkpoint, "--format", "json")
     assert other.code == 3
-    assert json.loads(other.out)["error"] == "is an address of a file on another machine"
+    assert json.loads(other.out)["error"].startswith("is an address of a file on another machine")
+
+
+def test_an_address_of_a_file_wherever_a_file_is_named(
+    cli: Cli, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    make_photo(tmp_path / "a b.png")
+    place = f"file://{tmp_path.as_posix()}"
+    (tmp_path / "list.txt").write_text(f"{place}/a%20b.png\n")
+    (tmp_path / "names.txt").write_text("v\nw\nx\ny\nz\n")
+    model = ["-m", f"file://{tiny_checkpoint.as_posix()}", f"--labels={place}/names.txt"]
+    table = [f"--output={place}/a%20b.csv"]
+    assert cli("predict", "--from-file", f"{place}/list.txt", *model, *table).code == 0
+    assert (tmp_path / "a b.csv").read_text().splitlines()[1].split(",")[5] in "vwxyz"
+    assert cli("features", f"{place}/a%20b.png", *model[:2], "-o", f"{place}/f.npy").code == 0
+    assert (tmp_path / "f.npy").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")

@@ -216,3 +216,22 @@ def test_assembling_needs_the_rows_that_have_gone_to_it(tmp_path: Path, listed: 
     (Store.folder_of(target) / "assembled.npy").unlink()
     assert fake.run(fake.job_for(target, listed), resume=True).damaged == 10
     assert content(target) == content(tmp_path / "whole.npy")
+
+
+def test_another_format_keeps_its_lines(tmp_path: Path, listed: Path) -> None:
+    fake.run(fake.job_for(tmp_path / "f.npy", listed))
+    with pytest.raises(UsageError, match=r"f\.npy is there: its f\.csv and f\.json would be"):
+        fake.run(fake.job_for(tmp_path / "f.npz", listed), overwrite=True)
+    fake.run(fake.job_for(tmp_path / "f.npy", listed), overwrite=True)
+    (tmp_path / "f.npy").unlink()
+    fake.run(fake.job_for(tmp_path / "f.csv", listed), overwrite=True)
+
+
+def test_a_kill_while_tidying_is_no_run_that_was_told(tmp_path: Path, listed: Path) -> None:
+    target = tmp_path / "f.npy"
+    fake.run(fake.job_for(target, listed))
+    assert fake.run(fake.job_for(target, listed), resume=True).finished_before
+    Store.folder_of(target).mkdir()
+    (Store.folder_of(target) / "000000.csv").touch()  # the state goes first
+    assert not fake.run(fake.job_for(target, listed), resume=True).finished_before
+    assert not Store.folder_of(target).exists()

@@ -42,6 +42,7 @@ COLOURS = {
     "RGBA": ("rgb", 4, ("unassalpha",)),
     "RGB and five more": ("rgb", 8, ("unspecified",) * 5),
     "premultiplied": ("rgb", 4, ("assocalpha",)),
+    "premultiplied grey": ("minisblack", 2, ("assocalpha",)),
     "CMYK": ("separated", 4, ()),
 }
 STORAGE = [  # compression, tiles, predictor
@@ -70,12 +71,15 @@ def expected(name: str, stored: np.ndarray, kind: str) -> np.ndarray:
     photometric, _, extra = COLOURS[name]
     if photometric == "separated":
         return 255 * (1 - SHARES[..., :3]) * (1 - SHARES[..., 3:4])
+    grey = photometric != "rgb"
     if extra == ("assocalpha",):
         values = stored.astype(float)
         if kind[0] == "i":  # alpha makes no sense there, and is only dropped
-            return 255 * SHARES[..., :3] * SHARES[..., 3:4]
-        return 255 * np.clip(values[..., :3] / values[..., 3:4], 0, 1)
-    grey = photometric != "rgb"
+            least, most = values[..., :-1].min(), values[..., :-1].max()
+            colours = (values[..., :-1] - least) / (most - least)
+        else:
+            colours = values[..., :-1] / values[..., -1:]
+        return 255 * np.clip(colours, 0, 1).repeat(3 if grey else 1, axis=-1)
     colours = 255 * SHARES[..., : 1 if grey else 3].repeat(3 if grey else 1, axis=-1)
     return 255 - colours if photometric == "miniswhite" else colours
 
@@ -107,7 +111,8 @@ def test_every_combination(name: str, kind: str) -> None:
     photometric, count, extra = COLOURS[name]
     shares = SHARES[..., :count]
     if extra == ("assocalpha",):
-        shares = np.concatenate([shares[..., :3] * shares[..., 3:4], shares[..., 3:4]], axis=-1)
+        alpha = SHARES[..., 3:4]
+        shares = np.concatenate([shares[..., :-1] * alpha, alpha], axis=-1)
     stored = samples(shares, kind)
     levels = expected(name, stored, kind)
     layouts = ["contig"] if count == 1 else ["contig", "separate"]
