@@ -111,7 +111,7 @@ def _local_paths(words: list[str]) -> list[str]:
     """
     if "file:/" not in "\n".join(words).lower() or "ray" in words or "--runner=ray" in words:
         return words
-    from resnest_cli.images.sources import local_path
+    from resnest_cli.paths import local_path
 
     parts = [re.fullmatch("(--[a-z-]+=)?(.*)", word, re.DOTALL) for word in words]
     return [(part[1] or "") + local_path(part[2]) for part in parts if part is not None]
