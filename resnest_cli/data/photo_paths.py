@@ -17,16 +17,15 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
-from urllib.request import url2pathname
 
 from resnest_cli.data.encoding import WINDOWS
 from resnest_cli.data.listing import Reading
 from resnest_cli.data.table_file import is_photo
 from resnest_cli.errors import UsageError, one_line
 from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.paths import local_path
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive has one letter
-_FILE = re.compile(r"file:(?://(?:localhost)?)?(/(?!/).*)", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[a-z]:[\\/]|\\\\|/", re.IGNORECASE)  # on any machine
 _SEPARATORS = re.compile(r"[\\/]+")
 _TRIED = 20  # photos, to find out how many folders to leave out
@@ -113,9 +112,8 @@ def _extension(text: str | None) -> str:
 def _local(table: Path, unit: str, cell: Cell, cells: Sequence[Cell]) -> str:
     """The text of a cell; of an address with file: its path."""
     text = cell.text.strip()
-    local = _FILE.fullmatch(text)
-    if local:
-        return url2pathname(local[1])
+    if (local := local_path(text)) != text:
+        return local
     if not _ADDRESS.match(text):
         return cell.text
     count = sum(_ADDRESS.match(other.text.strip()) is not None for other in cells)
