@@ -105,7 +105,9 @@ def _check_exported(model: "Model", device: str, engine: str, *, special: bool) 
     wrong = "--amp, --compile and --cuda-graphs" if special else ""
     wrong = wrong or ("" if device in {"auto", "cpu"} else f"--device {device}")
     if engine == "torch" or wrong:  # that engine is asked for by commands as well
-        leave = "Torch cannot run it: " if engine == "torch" else f"Leave out {wrong}, or "
+        leave = f"Leave out {wrong}, or "
+        if engine == "torch":
+            leave = "Torch cannot run it: leave out --engine torch, if it was given, or "
         raise UsageError(
             f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU. {leave}"
             "give the checkpoint that it was exported from."

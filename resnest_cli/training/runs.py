@@ -9,7 +9,6 @@ runs/<command>/<name>/       exp, exp2, ... unless named
 
 import contextlib
 import difflib
-import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,7 +185,8 @@ def _no_such_run(base: Path, name: str) -> str:
     """The error, with the runs that there are."""
     known = sorted(path.name for path in base.glob("*") if RunFolder(path).started)
     near = difflib.get_close_matches(name, known, n=1)
-    elsewhere = [path for path in base.parent.glob(f"*/{glob.escape(name)}") if path.is_dir()]
+    others = (base.with_name(command) / name for command in ("train", "finetune"))
+    elsewhere = [path for path in others if path.is_dir()]
     if near:
         hint = f"Did you mean {near[0]}?"
     elif elsewhere:
