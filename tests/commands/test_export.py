@@ -114,9 +114,9 @@ def test_what_an_exported_network_cannot_do(
 ) -> None:
     for more, said in (
         (["--engine", "torch"], "leave out --engine torch"),
-        (["--device", "cuda"], "leave out --device cuda"),
+        (["--device", "cuda"], "Leave out --device cuda"),
         (["--engine", "torch", "--compile"], "leave out --engine torch"),
-        (["--amp", "bfloat16"], "leave out --amp, --compile and --cuda-graphs"),
+        (["--amp", "bfloat16"], "Leave out --amp, --compile and --cuda-graphs"),
         (["--weights", "x.pth"], "--weights gives weights to a named model"),
     ):
         result = cli("predict", photo, "-m", exported, *more)

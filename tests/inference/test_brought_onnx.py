@@ -84,7 +84,7 @@ def test_what_an_exported_network_is_not_fit_for(
     assert "stages cannot be timed. Give the checkpoint" in refused.err
     refused = cli("explain", photo, "--model", exported, "-o", tmp_path / "e.png")
     assert refused.code == 2
-    assert "Torch cannot run it: give the checkpoint" in refused.err
+    assert "Torch cannot run it: leave out --engine torch, if it was given" in refused.err
 
 
 @pytest.mark.parametrize("sides", [(48, 64), (64, "width")])

@@ -51,9 +51,10 @@ def test_the_newest_that_has_begun_is_resumed(tmp_path: Path) -> None:
     for name, hint in (("exq", "Did you mean exp?"), ("none", "There are exp, exp2, mine.")):
         with pytest.raises(UsageError, match=rf"{name}: there is no such run to .* {hint}"):
             runs.find_run(tmp_path, name)
-    elsewhere = rf"There is {tmp_path}/exp, of `resnest {tmp_path.name}`"
+    started(tmp_path / "finetune", "exp", 200)
+    elsewhere = rf"There is {tmp_path}/finetune/exp, of `resnest finetune`"
     with pytest.raises(UsageError, match=elsewhere):
-        runs.find_run(tmp_path.with_name("other"), "exp")
+        runs.find_run(tmp_path / "train", "exp")
 
 
 LOCK = """
