@@ -116,21 +116,24 @@ def _asked_sides(path: Path, names: Sequence[str], asked: str) -> dict[str, Side
 
 
 def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
-    """Tells folders that hold folders of the same names: the classes, most likely."""
+    """Tells folders that hold sides, or folders of the same names: the classes, most likely."""
     inside: dict[str, set[str]] = {}
     for name in names:
         folder = path / name
-        mine = {canonical(inner) for inner in _subfolders(folder)}
+        inner = _subfolders(folder)
+        sides = sides_of(inner)
+        if len(names) > 1 and "train" in sides.values() and len(sides) > 1:
+            first = next(iter(sides))
+            raise UsageError(
+                f"{folder}: holds {_listed(list(sides))}. Put the sides of a split outside of the "
+                f"classes: {path / first / name}. --split-names none takes all photos of {name}, "
+                f"those of {first}, too, for its own, and splits them anew."
+            )
+        mine = {canonical(folder) for folder in inner}
         if len(mine) < 2 or _count_loose(folder):
             continue
         for other, theirs in inside.items():
             same = sorted(mine & theirs)
-            if len(same) > 1 and sides_of(same):
-                raise UsageError(
-                    f"{path}: {other} and {name} hold {_listed(same)}. Put the sides of a split "
-                    f"outside: {path / same[0] / other}. --split-names none takes all photos of "
-                    f"{other}, those of {same[0]}, too, for its own, and splits them anew."
-                )
             if len(same) > 1:
                 raise UsageError(
                     f"{path}: {other} and {name} hold folders of the same names ({_listed(same)}), "

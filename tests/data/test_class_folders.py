@@ -125,9 +125,16 @@ def test_what_may_be_a_side_or_a_class_is_refused(
     assert "--split-names" in str(error.value)
 
 
-def test_sides_inside_of_classes_are_refused(tmp_path: Path) -> None:
-    data = photos(tmp_path, "a/train", "a/test", "b/train", "b/test")
-    with pytest.raises(UsageError, match=r"a and b hold test, train. .* outside: .*test/a\."):
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("a/train", "a/test", "b/train", "b/test"),
+        ("a/train", "a/test", "labels/train", "labels"),  # as of data for detection
+    ],
+)
+def test_sides_inside_of_classes_are_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    data = photos(tmp_path, *folders)
+    with pytest.raises(UsageError, match=r"a: holds test, train\. .* classes: .*test/a\."):
         load(data)
     assert sides(list_data(str(data), Reading(split_names="none"))) == {"None": 8}
 
