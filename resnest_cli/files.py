@@ -103,6 +103,18 @@ def remove_leftovers(path: Path) -> None:
             _remove_left(left)
 
 
+def check_folder(folder: Path, flag: str) -> None:
+    """Whether files can go into a folder that `flag` names; before anything slow begins.
+
+    Raises:
+        ResnestError: it is a file, or its parent does not exist.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: is a file. Give {flag} a folder.")
+    if not folder.parent.is_dir():
+        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
+
+
 @contextlib.contextmanager
 def writing(path: Path, kind: type[ResnestError] = ResnestError) -> Iterator[None]:
     """What the system refuses inside becomes an error about this file, or folder, in words.

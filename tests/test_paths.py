@@ -130,26 +130,28 @@ def test_variables_give_caches_without_a_home(environment, tmp_path: Path) -> No
 
 
 def test_a_home_of_another_user_counts_as_empty(
-    environment, cli: Cli, photo: Path, monkeypatch
+    environment, cli: Cli, photo: Path, monkeypatch, tmp_path: Path
 ) -> None:
-    """As with `docker run --user`, which leaves HOME=/root: nothing in it may be looked at."""
-    environment(HOME="/root")
+    """As with `docker run --user`, which leaves root's HOME: nothing in it may be looked at."""
+    home = tmp_path / "other"
+    home.mkdir()
+    environment(HOME=str(home))
     real = os.stat
 
     def stat(path, *args, **kwargs):
-        if str(path).startswith("/root/"):
+        if str(path).startswith(f"{home}/"):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "stat", stat)
-    monkeypatch.setattr(os, "mkdir", lambda path, *_: stat("/root/x"))
+    monkeypatch.setattr(os, "mkdir", lambda path, *_: stat(f"{home}/x"))
     result = cli("predict", photo, "--model", "demo", "--format", "jsonl")
     assert (result.code, result.out.count('"ok"')) == (0, 1)
-    assert "cannot be kept in /root/.cache/resnest/compiled: Permission denied" in result.err
+    assert f"cannot be kept in {home}/.cache/resnest/compiled: Permission denied" in result.err
     assert cli("models").code == 0
     result = cli("download", "resnest14d")
     assert result.code == 1
-    assert "cannot write to the cache folder /root/.cache/torch" in result.err
+    assert f"cannot write to the cache folder {home}/.cache/torch" in result.err
 
 
 @pytest.mark.skipif(

@@ -11,8 +11,9 @@ from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_written, picked, write_page
 from resnest_cli.data.listing import Reading
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, check_folder, gather
+from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, gather
 from resnest_cli.evaluation.truth import FolderNumbers
+from resnest_cli.files import check_folder
 from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.locks import locked
@@ -138,7 +139,7 @@ def evaluate_command(
     if html is not None:
         check_written(html, (model, weights, labels))
     if output_ is not None:
-        check_folder(output_)
+        check_folder(output_, "-o")
     if calibrate:
         _check_calibrated(job)
     if compare is not None:

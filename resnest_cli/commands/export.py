@@ -107,9 +107,9 @@ def export_command(
 
     found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
     if hub is not None:
-        from resnest_cli.exporting.hub_folder import check_folder
+        from resnest_cli.files import check_folder
 
-        check_folder(hub)
+        check_folder(hub, "--hub")
         with locked(folder=hub):
             _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
         return

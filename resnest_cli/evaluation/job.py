@@ -80,18 +80,6 @@ class Told:
     notes: tuple[str, ...]
 
 
-def check_folder(folder: Path) -> None:
-    """Whether results can go there; before anything slow begins.
-
-    Raises:
-        ResnestError: it is a file, or its parent does not exist.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: is a file. Give -o a folder.")
-    if not folder.parent.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
-
-
 Make = Callable[[ModelOptions, bool], "Classifier"]
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from resnest_cli.errors import ResnestError
 from resnest_cli.exporting.card import model_card
 from resnest_cli.exporting.description import described, is_published
 from resnest_cli.exporting.job import check_source
-from resnest_cli.files import write_text, writing
+from resnest_cli.files import check_folder, write_text, writing
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
@@ -45,7 +44,7 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         ResnestError: the folder cannot be written.
     """
     check_source(model)
-    check_folder(folder)
+    check_folder(folder, "--hub")
     from resnest_cli.model import checkpoint
 
     # To be published: whether a photo was trained on is nobody's business.
@@ -74,18 +73,6 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         "license": license_,
         "files": ["config.json", "model.safetensors", "README.md"],
     }
-
-
-def check_folder(folder: Path) -> None:
-    """Whether the files can go there.
-
-    Raises:
-        ResnestError: it is a file, or its parent does not exist.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: is a file. Give --hub a folder.")
-    if not folder.parent.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
 
 
 def timm_config(info: CheckpointInfo) -> dict[str, Any]:
