@@ -17,8 +17,8 @@ from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE, set_temperature
 
 if TYPE_CHECKING:
+    from resnest_cli.evaluation.evaluate import Gathered
     from resnest_cli.evaluation.figures import Evaluated
-    from resnest_cli.evaluation.job import Gathered
 
 BINS = 15
 FEWEST = 20  # photos that a temperature is fitted on
@@ -93,11 +93,7 @@ def _slope(
 
 
 def check_enough(gathered: "Gathered") -> None:
-    """Tells too few photos that the model has not learned from.
-
-    Raises:
-        ResnestError: there are fewer than `FEWEST`.
-    """
+    """Raises a ResnestError where fewer than `FEWEST` photos are left to fit a temperature on."""
     left = sum(not item.trained and item.record.error is None for item in gathered.items)
     if left < FEWEST:
         seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
@@ -110,9 +106,9 @@ def check_enough(gathered: "Gathered") -> None:
 def calibrate(found: "Evaluated") -> dict[str, Any]:
     """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
 
-    The photos are such that the model has not learned from, see `check_enough`. The temperature
-    goes into the header of the checkpoint that was evaluated. Returns, as JSON has it, the
-    temperature, the number of photos, and calibration error and loss before and after.
+    The model has not learned from the photos, see `check_enough`. The temperature goes into the
+    header of the checkpoint that was evaluated. Returns, as JSON has it, the temperature, the
+    number of photos, and calibration error and loss before and after.
 
     Raises:
         CheckpointError: the file cannot be written.

@@ -5,18 +5,19 @@ stand beside them under `all`; where nothing but training photos is left, theirs
 `trained`, and none under the names that promise more.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.evaluation.calibration import Calibration, calibration
-from resnest_cli.evaluation.comparison import compare
-from resnest_cli.evaluation.job import Gathered, Told
+from resnest_cli.evaluation.evaluate import Gathered, Told
 from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
 from resnest_cli.inference.records import Record
+
+_LISTED = 20  # confusions and mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,6 @@ class Evaluated:
     scores: Scores
     calibration: Calibration
     logits: NDArray[np.float32] | None
-
-    @property
-    def readable(self) -> list[int]:
-        """The photos that `answers` are about."""
-        return [index for index, record in enumerate(self.records) if record.error is None]
 
 
 def evaluated(gathered: Gathered) -> Evaluated:
@@ -68,6 +64,49 @@ def evaluated(gathered: Gathered) -> Evaluated:
     )
 
 
+def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
+    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level.
+
+    `found` are the judged photos of all that were `gathered`.
+    """
+    told, answers, figures = found.told, found.answers, found.scores
+    names, ids = told.class_names, told.class_ids
+    readable = [record for record in found.records if record.error is None]
+    trained, overall = gathered.trained, _overall(found)
+    others = trained > 0 and len(found.records) < len(gathered.items)
+    only_trained = trained > 0 and not others
+    every = evaluated(gathered) if others else None
+    return {
+        "model": told.model,
+        "split": told.split,
+        "photos": figures.photos,
+        "trained_on": None if told.trained_on is None else trained,
+        "unreadable": len(found.records) - figures.photos,
+        **(dict.fromkeys(overall) if only_trained else overall),
+        "trained": {"photos": trained, **overall} if only_trained else None,
+        "all": {"photos": every.scores.photos, **_overall(every)} if every else None,
+        "temperature": told.temperature,
+        "classes": [
+            {"index": index, "id": ids[index] if ids else None, "label": names[index]} | asdict(one)
+            for index, one in enumerate(figures.classes)
+        ],
+        "confusions": [
+            {"truth": names[t], "predicted": names[p], "photos": count}
+            for t, p, count in confusions(figures, _LISTED)
+        ],
+        "worst": [
+            {
+                "input": readable[index].input,
+                "truth": names[int(answers.truth[index])],
+                "predicted": names[int(answers.predicted[index])],
+                "probability": float(answers.confidence[index]),
+            }
+            for index in worst(answers, _LISTED)
+        ],
+        "reliability": [asdict(one) for one in found.calibration.bins],
+    }
+
+
 def _overall(found: Evaluated) -> dict[str, Any]:
     figures = found.scores
     return {
@@ -82,108 +121,44 @@ def _overall(found: Evaluated) -> dict[str, Any]:
     }
 
 
-def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
-    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level.
-
-    `found` are the judged photos of all that were `gathered`.
-    """
-    told, answers = found.told, found.answers
-    names = told.class_names
-    figures, calibrated = found.scores, found.calibration
-    good, overall = found.readable, _overall(found)
-    trained = gathered.trained
-    others = trained > 0 and len(found.records) < len(gathered.items)
-    return {
-        "model": told.model,
-        "split": told.split,
-        "photos": figures.photos,
-        "trained_on": None if told.trained_on is None else trained,
-        "unreadable": len(found.records) - figures.photos,
-        **(dict.fromkeys(overall) if trained and not others else overall),
-        "trained": {"photos": trained, **overall} if trained and not others else None,
-        "all": _with_trained(gathered) if others else None,
-        "temperature": told.temperature,
-        "classes": [
-            {
-                "index": index,
-                "id": told.class_ids[index] if told.class_ids else None,
-                "label": names[index],
-                "support": one.support,
-                "predicted": one.predicted,
-                "precision": one.precision,
-                "recall": one.recall,
-                "f1": one.f1,
-            }
-            for index, one in enumerate(figures.classes)
-        ],
-        "confusions": [
-            {"truth": names[t], "predicted": names[p], "photos": count}
-            for t, p, count in confusions(figures, 20)
-        ],
-        "worst": [
-            {
-                "input": found.records[good[index]].input,
-                "truth": names[int(answers.truth[index])],
-                "predicted": names[int(answers.predicted[index])],
-                "probability": float(answers.confidence[index]),
-            }
-            for index in worst(answers, 20)
-        ],
-        "reliability": [
-            {
-                "low": one.low,
-                "high": one.high,
-                "photos": one.photos,
-                "confidence": one.confidence,
-                "accuracy": one.accuracy,
-            }
-            for one in calibrated.bins
-        ],
-    }
-
-
-def _with_trained(gathered: Gathered) -> dict[str, Any]:
-    every = evaluated(gathered)
-    return {"photos": every.scores.photos, **_overall(every)}
-
-
 def compared(found: Gathered, other: Gathered) -> dict[str, Any]:
     """Another model on the same photos, as JSON has it; of photos that both could read.
 
-    Photos that one of the two has learned from do not count, unless there are no others.
+    Photos that one of the two has learned from do not count, unless there are no others. `mended`
+    are those that only the other has right, `broken` those it alone has wrong.
     """
     ours, theirs = _by_input(found), _by_input(other)
     readable = [name for name in ours if name in theirs]
     seen = {item.record.input for item in (*found.items, *other.items) if item.trained}
-    both = [name for name in readable if name not in seen]
-    trained = len(readable) - len(both)
-    both = both or readable
+    unseen = [name for name in readable if name not in seen]
+    both = unseen or readable
     first = np.array([ours[name][0] == ours[name][1] for name in both], np.bool_)
     second = np.array([theirs[name][0] == theirs[name][1] for name in both], np.bool_)
-    result = compare(first, second)
 
-    def listed(indices: Sequence[int]) -> list[dict[str, str]]:
+    def listed(changed: NDArray[np.bool_]) -> list[dict[str, str]]:
         return [
             {
-                "input": both[index],
-                "truth": found.told.class_names[ours[both[index]][0]],
-                "this": found.told.class_names[ours[both[index]][1]],
-                "other": other.told.class_names[theirs[both[index]][1]],
+                "input": name,
+                "truth": found.told.class_names[ours[name][0]],
+                "this": found.told.class_names[ours[name][1]],
+                "other": other.told.class_names[theirs[name][1]],
             }
-            for index in indices
+            for name, is_one in zip(both, changed, strict=True)
+            if is_one
         ]
 
+    mended, broken = listed(second & ~first), listed(first & ~second)
     return {
         "model": other.told.model,
         "photos": len(both),
-        "trained_on": trained,
+        "trained_on": len(readable) - len(unseen),
         "top1": float(second.mean()) if both else None,
         "this_top1": float(first.mean()) if both else None,
-        "mended_count": len(result.mended),
-        "broken_count": len(result.broken),
-        "p_value": result.p_value,
-        "mended": listed(result.mended),
-        "broken": listed(result.broken),
+        "mended_count": len(mended),
+        "broken_count": len(broken),
+        "p_value": mcnemar(len(mended), len(broken)),
+        "mended": mended,
+        "broken": broken,
     }
 
 
@@ -194,3 +169,17 @@ def _by_input(found: Gathered) -> dict[str, tuple[int, int]]:
         for item in found.items
         if item.record.error is None
     }
+
+
+def mcnemar(one: int, other: int) -> float:
+    """Two-sided p-value of the exact McNemar test: how often a fair coin differs as much."""
+    total, fewer = one + other, min(one, other)
+    if total == 0:
+        return 1.0
+    logs = [
+        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1)
+        for k in range(fewer + 1)
+    ]
+    most = max(logs)
+    tail = math.exp(most - total * math.log(2)) * sum(math.exp(value - most) for value in logs)
+    return min(1.0, 2 * tail)

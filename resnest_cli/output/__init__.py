@@ -1,13 +1,12 @@
 """The only printer: records on stdout, messages and progress on stderr.
 
-    messages.py   lines on stderr; what `--quiet` and `--debug` mean
+    messages.py   lines on stderr; what `--quiet` and `--debug` mean; names and numbers for people
+    progress.py   live lines on stderr: how far work has come
     sink.py       where records go: stdout or a file, always whole
-    records.py    records as table, JSON, JSON lines or CSV
-    tables.py     tables of anything else
-    progress.py   bars on stderr
-    status.py     one live line on stderr
+    records.py    records and explanations as table, JSON, JSON lines or CSV
+    tables.py     tables of anything else, and JSON
+    results.py    what `evaluate`, `export` and `benchmark` found, as tables
     training.py   what the training commands print
-    evaluation.py what `evaluate` prints; explanations.py: `explain`; benchmark.py: `benchmark`
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
 NO_COLOR or TERM=dumb: no colour, no bars.
@@ -23,13 +22,13 @@ from resnest_cli.output.messages import (
     set_debug,
     set_quiet,
 )
-from resnest_cli.output.progress import DownloadBar, RecordProgress
+from resnest_cli.output.progress import Bar, DownloadBar, Line, RecordProgress, StatusLine
 from resnest_cli.output.records import Format, RecordWriter, record_writer
 from resnest_cli.output.sink import Sink, emit
-from resnest_cli.output.status import Line, StatusLine
 from resnest_cli.output.tables import show_table, to_json
 
 __all__ = [
+    "Bar",
     "DownloadBar",
     "Format",
     "Line",

@@ -1,4 +1,4 @@
-"""Lines on stderr, and text that any terminal can show."""
+"""Lines on stderr, and names and numbers as people read them."""
 
 import contextlib
 import os
@@ -74,3 +74,20 @@ def megabytes(size: int) -> str:
     if size < 10_000_000:
         return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
     return f"{size / 1e6:,.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in at most 8 characters: 3.2 s, 45 s, 12:34, 1:02:03, 2 d 3 h."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes}:{rest:02}"
+    if hours < 24:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days < 100 else f"{days:,} d"

@@ -1,122 +1,234 @@
-"""Bars on stderr: downloads, and the photos of a long run."""
+"""Live lines on stderr that show how far work has come.
+
+On a terminal a line is redrawn in place, and whatever else goes to stderr appears above it.
+Elsewhere it becomes an ordinary line now and then, for logs, or nothing. No thread is behind it:
+the work's own steps redraw it, so that a process may fork at any time.
+"""
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
 
-from resnest_cli.output.messages import decorated, is_quiet, megabytes, message
+from resnest_cli.output.messages import (
+    decorated,
+    duration,
+    is_quiet,
+    megabytes,
+    message,
+    printable_name,
+)
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.live import Live
+
+Unit = Literal["photos", "bytes", "steps"]
+
+_BAR = 6, 40  # columns, least and most
 
 
-class DownloadBar:
-    """Progress of a download: a Rich bar on a terminal, else one line."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a live line says: a title, so many of so many, and more, the most important first."""
+
+    title: str
+    done: int
+    total: int | None
+    parts: tuple[str, ...] = ()
+    unit: Unit = "photos"
+
+    def __str__(self) -> str:
+        return "  ".join((f"{self._name}{self._count()}", *self.parts))
+
+    @property
+    def _name(self) -> str:
+        return f"{printable_name(self.title)} " if self.title else ""
+
+    def _count(self) -> str:
+        shown = megabytes if self.unit == "bytes" else "{:,}".format
+        return shown(self.done) if self.total is None else f"{shown(self.done)}/{shown(self.total)}"
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        """The title, a bar as wide as there is room, the count, and the parts that fit."""
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        width = options.max_width - 1  # the last column makes some terminals wrap
+        parts = list(self.parts)
+        while parts and len("  ".join((f"{self._name}{self._count()}", *parts))) > width:
+            parts.pop()
+        rest = "  ".join((self._count(), *parts))
+        room = min(width - len(self._name) - len(rest) - 1, _BAR[1])
+        yield Text(self._name[:width], end="")
+        if self.total and room >= _BAR[0]:
+            yield ProgressBar(total=self.total, completed=self.done, width=room)
+            yield Text(" ", end="")
+        yield Text(rest[: max(0, width - len(self._name))], end="")
+
+
+class StatusLine:
+    """Shows `Line`s; nothing with `--quiet`. `clear` ends it, `show` may begin it again."""
+
+    FRAME = 0.1  # seconds between two drawings on a terminal
+    PLAIN = 30.0  # and between two lines elsewhere
+    DELAY = 0.5  # before the first drawing: what is quick is not worth a bar
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._task: Any = None
+        self._live: Live | None = None
+        self._next: float | None = None
 
-    def start(self, name: str, total: int | None, done: int) -> None:
-        """A download begins, or goes on after `done` bytes; `total` where it is known."""
-        if is_quiet():
+    def show(self, line: Callable[[], Line]) -> None:
+        """The line as it is now; made only if it is time to show one, so this may be called often.
+
+        Rich is not imported before the first drawing.
+        """
+        now = time.monotonic()
+        if self._next is None:
+            self._next = now + (self.DELAY if decorated(sys.stderr) else self.PLAIN)
+        if now < self._next or is_quiet():
             return
-        if not decorated(sys.stderr):
-            size = f" ({megabytes(total)})" if total else ""
-            message(f"{'Resuming' if done else 'Downloading'} {name}{size}")
+        if self._live is None and not decorated(sys.stderr):
+            message(str(line()))
+            self._next = now + self.PLAIN
             return
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        self._begin().update(line(), refresh=True)
+        self._next = now + self.FRAME
 
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
-            transient=True,
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(name, total=total, completed=done)
+    def _begin(self) -> "Live":
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live
 
-    def advance(self, n: int) -> None:
-        """Another `n` bytes have come."""
-        if self._bar is not None:
-            self._bar.advance(self._task, n)
+            console = Console(file=sys.stderr, highlight=False)
+            self._live = Live(
+                console=console, auto_refresh=False, transient=True, redirect_stdout=False
+            )
+            self._live.start()
+            # Rich hides the cursor, and after `kill -9` nobody would bring it back.
+            console.show_cursor(True)
+        return self._live
 
-    def stop(self) -> None:
-        """The download has ended, well or not."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def clear(self) -> None:
+        """Removes the line from the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._next = None
 
 
-class RecordProgress:
-    """How far a run has come: photos, photos/s, failures; on a terminal, once it takes a while.
+class Pace:
+    """How fast a count grows, and how long the rest takes at that speed."""
 
-    A context manager. `total` is None where the number of photos is not known beforehand.
-    `beside_records`: records may go to stdout meanwhile.
+    def __init__(self, unit: Unit = "photos") -> None:
+        self.unit = unit
+        self._start: tuple[float, int] | None = None
+
+    def begin(self, done: int) -> None:
+        """Time counts from now on, the speed is of what follows these."""
+        self._start = time.monotonic(), done
+
+    def parts(self, done: int, total: int | None) -> tuple[str, ...]:
+        """Time left and speed, once they are known; the first call begins."""
+        if self._start is None:
+            self.begin(done)
+            return ()
+        seconds, count = time.monotonic() - self._start[0], done - self._start[1]
+        if count <= 0 or seconds <= 0:
+            return ()
+        speed = count / seconds
+        left = () if total is None else (f"{duration((total - done) / speed)} left",)
+        if self.unit == "bytes":
+            return *left, f"{megabytes(round(speed))}/s"
+        return *left, f"{speed:,.0f} photos/s" if speed >= 10 else f"{speed:.1f} photos/s"
+
+
+class Bar(StatusLine):
+    """Shows one piece of work: a `progress.Progress`, and a context manager that ends it.
+
+    `beside_records`: records may go to stdout meanwhile. Records that scroll by on the same
+    terminal and a live line would fight for the last line: then nothing is shown. Off a terminal
+    only a `logged` one is.
     """
 
-    DELAY = 1.0  # seconds before anything is drawn: a quick run is not worth a bar
-
-    def __init__(self, total: int | None, *, beside_records: bool = True) -> None:
-        self._total = total
-        self._start = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: Any = None
-        # Records that scroll by on the same terminal and a live bar would fight for the last line.
+    def __init__(
+        self, title: str = "", unit: Unit = "photos", *,
+        beside_records: bool = False, logged: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._title, self._pace, self._begun = title, Pace(unit), False
         fought_for = beside_records and sys.stdout is not None and sys.stdout.isatty()
-        self.wanted = decorated(sys.stderr) and not fought_for and not is_quiet()
-        self._before = 0
+        self.wanted = (logged or decorated(sys.stderr)) and not fought_for and not is_quiet()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.clear()
 
     def begin(self, done: int) -> None:
-        """The run goes on after so many photos, which say nothing about its speed."""
-        self._before, self._start = done, time.monotonic()
+        """The work goes on after so many, which say nothing about its speed."""
+        self._begun = True
+        self._pace.begin(done)
+
+    def __call__(
+        self, done: int, total: int | None = None, *, failed: int = 0, title: str = ""
+    ) -> None:
+        """See `progress.Progress`."""
+        if not self.wanted:
+            return
+        if not self._begun:
+            self.begin(done)
+
+        def line() -> Line:
+            speed = () if self._pace.unit == "steps" else self._pace.parts(done, total)
+            parts = (*((f"{failed:,} failed",) if failed else ()), *speed)
+            return Line(title or self._title, done, total, parts, self._pace.unit)
+
+        self.show(line)
+
+
+class DownloadBar:
+    """A download as `net` shows it: a live line on a terminal, else one line at its start."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._done, self._total = 0, None  # type: int, int | None
+
+    def start(self, name: str, total: int | None, done: int) -> None:
+        """A download begins, or goes on after `done` bytes; `total` where it is known."""
+        if not decorated(sys.stderr):
+            size = f" ({megabytes(total)})" if total else ""
+            message(f"{'Resuming' if done else 'Downloading'} {name}{size}")
+            return
+        self._bar, self._done, self._total = Bar(name, "bytes"), done, total
+        self._bar.DELAY = 0.0
+        self._bar(done, total)
+
+    def advance(self, n: int) -> None:
+        """Another `n` bytes have come."""
+        if self._bar is not None:
+            self._done += n
+            self._bar(self._done, self._total)
+
+    def stop(self) -> None:
+        """The download has ended, well or not."""
+        if self._bar is not None:
+            self._bar.clear()
+            self._bar = None
+
+
+class RecordProgress(Bar):
+    """The photos of a long run, as commands show them that do not use `Bar` yet."""
+
+    DELAY = 1.0
+
+    def __init__(self, total: int | None, *, beside_records: bool = True) -> None:
+        super().__init__(beside_records=beside_records)
+        self._total = total
 
     def update(self, done: int, failed: int, total: int | None = None) -> None:
         """So many records are out, so many of them failures; a new `total` where it is given."""
-        if not self.wanted:
-            return
-        elapsed = time.monotonic() - self._start
-        if self._bar is None:
-            if elapsed < self.DELAY:
-                return
-            self._draw(done)
-        assert self._bar is not None
-        speed = f"{(done - self._before) / elapsed:.1f} photos/s"
-        speed += f", {failed} failed" if failed else ""
-        if total is not None:
-            self._total = total
-        self._bar.update(self._task, completed=done, total=self._total, info=speed)
-
-    def _draw(self, done: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        self._bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[info]}", markup=False),
-            Remaining(),
-            console=Console(file=sys.stderr),
-            transient=True,
-        )
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self._total, completed=done, info="")
+        self._total = self._total if total is None else total
+        self(done, self._total, failed=failed)

@@ -1,8 +1,10 @@
-"""Records as tables, JSON, JSON lines or CSV, each written as soon as it is known."""
+"""Records and explanations as tables, JSON, JSON lines or CSV, each written as soon as it is known.
 
-from collections.abc import Sequence
+`record_writer` and `explanation_writer` choose the writer for a format.
+"""
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnest_cli.csv_rows import Cell, csv_row
 from resnest_cli.output.messages import printable, printable_name
@@ -10,11 +12,16 @@ from resnest_cli.output.sink import Sink
 from resnest_cli.output.tables import stdout_console, to_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resnest_cli.explanation.explain import Explained
+    from resnest_cli.explanation.photo_view import Region
     from resnest_cli.inference.records import Record
 
 Format = Literal["table", "json", "jsonl", "csv"]
 
 _BARS_FROM = 66  # columns; a narrower terminal has room for the names only
+_WIDEST = 40  # columns for a class's name in an explanation; a longer one runs over
 
 
 class RecordWriter(Protocol):
@@ -28,14 +35,9 @@ class RecordWriter(Protocol):
 
 
 def record_writer(
-    format_: Format,
-    path: Path | None,
-    *,
-    topk: int,
-    single: bool,
-    many: bool,
+    format_: Format, path: Path | None, *, topk: int, single: bool, many: bool,
     rejecting: bool = False,
-) -> RecordWriter:
+) -> RecordWriter:  # fmt: skip
     """The writer for a format, to a file or, without `path`, to stdout.
 
     `single`: there is one input, for which JSON is one object instead of an array. `many`: one line
@@ -45,43 +47,60 @@ def record_writer(
     Raises:
         ResnestError: the file cannot be written.
     """
-    errors = "surrogateescape" if format_ == "csv" else "backslashreplace"
-    sink = Sink(path, errors=errors)
+    sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
     if format_ == "jsonl":
-        return JsonLinesWriter(sink)
+        return _JsonLines(sink)
     if format_ == "json":
-        return JsonWriter(sink, single=single)
+        return _Json(sink, single=single)
     if format_ == "csv":
-        return CsvWriter(sink, topk, rejecting=rejecting)
-    if many:
-        return CompactTableWriter(sink, to_file=path is not None)
-    return TableWriter(sink, to_file=path is not None)
+        return _Csv(sink, topk, rejecting=rejecting)
+    console = stdout_console(to_file=path is not None)
+    return _Lines(sink, console) if many else _Tables(sink, console)
 
 
-class JsonLinesWriter:
+class ExplanationWriter(Protocol):
+    """Takes explanations one by one and writes them in its format."""
+
+    def write(self, found: "Explained") -> None:
+        """One explanation."""
+
+    def close(self) -> None:
+        """No explanation follows."""
+
+
+def explanation_writer(format_: Literal["table", "json"], *, single: bool) -> ExplanationWriter:
+    """To stdout: lines for people, or the JSON object of a `single` photo, else an array."""
+    if format_ == "json":
+        return _Json(Sink(), single=single)
+    return _Explanations(Sink())
+
+
+class _Written(Protocol):
+    """What has a form in JSON."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+class _JsonLines:
     """One JSON object a line."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    def write(self, record: "Record") -> None:
-        """One line."""
+    def write(self, record: _Written) -> None:
         self._sink.write(to_json(record.as_dict()) + "\n")
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        pass
 
 
-class JsonWriter:
+class _Json:
     """One JSON document: the object of a single input, else an array, streamed."""
 
     def __init__(self, sink: Sink, *, single: bool) -> None:
-        self._sink = sink
-        self._single = single
-        self._count = 0
+        self._sink, self._single, self._count = sink, single, 0
 
-    def write(self, record: "Record") -> None:
-        """The object, or the next element of the array."""
+    def write(self, record: _Written) -> None:
         text = to_json(record.as_dict(), indent=2)
         if not self._single:
             text = ("[\n" if self._count == 0 else ",\n") + text
@@ -89,78 +108,68 @@ class JsonWriter:
         self._count += 1
 
     def close(self) -> None:
-        """Ends the document, an empty array where there was no record."""
         if self._single:
             self._sink.write("\n" if self._count else "")
         else:
             self._sink.write("\n]\n" if self._count else "[]\n")
 
 
-class CsvWriter:
-    """One row for each input: input, status, error, model, and for each rank three columns."""
+class _Csv:
+    """One row for each input: input, status, error, model, and for each rank three columns.
+
+    The header is written in any case, also where there is no record.
+    """
 
     def __init__(self, sink: Sink, topk: int, *, rejecting: bool) -> None:
-        self._sink = sink
-        self._topk, self._rejecting = topk, rejecting
-        header = ["input", "status", "error", "model"]
+        self._sink, self._topk, self._rejecting = sink, topk, rejecting
+        header: list[Cell] = ["input", "status", "error", "model"]
         for rank in range(1, topk + 1):
             header += [f"index_{rank}", f"label_{rank}", f"probability_{rank}"]
-        self._header: list[str] | None = header + (["unsure"] if rejecting else [])
+        self._header = header + (["unsure"] if rejecting else [])
 
     def write(self, record: "Record") -> None:
-        """One row; ranks that the record does not have stay empty."""
-        self._begin()
+        self.close()  # the header comes first
         row: list[Cell] = [record.input, record.status, record.error, record.model]
         for prediction in record.predictions:
             row += [prediction.index, prediction.label, prediction.probability]
-        row += [None] * (3 * (self._topk - len(record.predictions)))
+        row += [None] * (3 * (self._topk - len(record.predictions)))  # ranks that it does not have
         if self._rejecting:
             row.append({None: "", True: "true", False: "false"}[record.unsure])
         self._row(row)
 
-    def _begin(self) -> None:
-        if self._header is not None:
-            self._row(self._header)
-            self._header = None
-
-    def _row(self, cells: Sequence[Cell]) -> None:
+    def _row(self, cells: list[Cell]) -> None:
         text = csv_row(cells)
         # A file gets names as they are; on a terminal they must not act.
         self._sink.write(printable(text) if self._sink.terminal else text)
 
     def close(self) -> None:
-        """The header at least, where there was no record."""
-        self._begin()
+        if self._header:
+            header, self._header = self._header, []
+            self._row(header)
 
 
-class TableWriter:
+class _Tables:
     """A table for each photo: rank, class, probability with a bar; or its error."""
 
-    def __init__(self, sink: Sink, *, to_file: bool) -> None:
-        self._sink = sink
-        self._console = stdout_console(to_file=to_file)
-        self._count = 0
+    def __init__(self, sink: Sink, console: "Console") -> None:
+        self._sink, self._console, self._first = sink, console, True
 
     def write(self, record: "Record") -> None:
-        """The photo's table, or its error."""
         with self._console.capture() as capture:
+            if not self._first:
+                self._console.print()
+            self._first = False
             self._print(record)
         self._sink.write(capture.get())
-        self._count += 1
 
     def _print(self, record: "Record") -> None:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        if self._count:
-            self._console.print()
         # A line of its own, not the table's title, which would be folded to the table's width.
-        self._console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
+        _print_heading(self._console, record)
         if record.error is not None:
-            self._console.print(
-                Text(f"error: {printable_name(record.error)}", style="red"), soft_wrap=True
-            )
             return
         if record.unsure:
             self._console.print(Text("unsure", style="yellow"), soft_wrap=True)
@@ -171,35 +180,29 @@ class TableWriter:
         bars = self._console.width >= _BARS_FROM
         if bars:
             table.add_column("", no_wrap=True, width=20)
-        for prediction in record.predictions:
-            bar = ProgressBar(total=1, completed=prediction.probability, width=20)
-            table.add_row(
-                str(prediction.rank),
-                Text(printable_name(prediction.label)),
-                f"{prediction.probability:.2%}",
-                *([bar] if bars else []),
-            )
+        for one in record.predictions:
+            bar = ProgressBar(total=1, completed=one.probability, width=20)
+            label = Text(printable_name(one.label))
+            table.add_row(str(one.rank), label, f"{one.probability:.2%}", *([bar] if bars else []))
         self._console.print(table)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        pass
 
 
-class CompactTableWriter:
+class _Lines:
     """One line for each photo: its name, the best class, its probability; or the error.
 
     The columns have fixed widths, since the lines are written before the next photos are known.
     """
 
-    def __init__(self, sink: Sink, *, to_file: bool) -> None:
-        self._sink = sink
-        self._console = stdout_console(to_file=to_file)
-        rest = self._console.width - len("  Probability  ")
+    def __init__(self, sink: Sink, console: "Console") -> None:
+        self._sink, self._console = sink, console
+        rest = console.width - len("  Probability  ")
         self._widths = max(10, rest * 55 // 100), max(10, rest * 45 // 100)
         self._started = False
 
     def write(self, record: "Record") -> None:
-        """One line."""
         if not self._started:
             self._started = True
             rule = "-" if self._console.options.ascii_only else "─"
@@ -229,7 +232,50 @@ class CompactTableWriter:
         self._sink.write(capture.get())
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        pass
+
+
+class _Explanations:
+    """A photo, and a line for each class: rank, name, probability, and where it is hot."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._console = sink, stdout_console()
+
+    def write(self, found: "Explained") -> None:
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        record = found.record
+        names = [printable_name(one.label) for one in record.predictions]
+        width = min(_WIDEST, max(map(cell_len, names), default=0))
+        with self._console.capture() as capture:
+            _print_heading(self._console, record)
+            for name, one, region in zip(names, record.predictions, found.regions, strict=True):
+                name += " " * max(0, width - cell_len(name))  # noqa: PLW2901
+                line = f"{one.rank:>4}  {name}  {one.probability:>7.2%}  {_where(region)}"
+                self._console.print(Text(line), soft_wrap=True)
+        self._sink.write(capture.get())
+
+    def close(self) -> None:
+        pass
+
+
+def _print_heading(console: "Console", record: "Record") -> None:
+    """The photo's name, and its error where it has one."""
+    from rich.text import Text
+
+    console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
+    if record.error is not None:
+        error = f"error: {printable_name(record.error)}"
+        console.print(Text(error, style="red"), soft_wrap=True)
+
+
+def _where(region: "Region | None") -> str:
+    """The hot box in words: fractions of the photo's width and height."""
+    if region is None:
+        return "nothing speaks for it"
+    left, top, right, bottom = region.box
+    return f"x {left:.0%} to {right:.0%}, y {top:.0%} to {bottom:.0%}"
 
 
 def _shortened(name: str, width: int) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
 from resnest_cli.errors import ImageError
-from resnest_cli.files import write_text
+from resnest_cli.files import write_text, writing
 from resnest_cli.output.messages import percent, printable_name
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Page:
         best = record.predictions[0] if record.predictions else None
         label = printable_name(best.label) if best else ""
         true = printable_name(truth) if truth is not None else ""
+        thumb = None if record.error or tiles else thumbnail(record.input, self.max_pixels)
         self.cards.append(
             {
                 "input": name,
@@ -110,9 +111,7 @@ class Page:
                 "text": f"{name} {label} {true}",
                 "ranked": ranked,
                 "error": printable_name(record.error) if record.error is not None else "",
-                "thumbnail": None
-                if record.error or tiles
-                else thumbnail(record.input, self.max_pixels),
+                "thumbnail": thumb,
                 "tiles": list(tiles),
             }
         )
@@ -210,3 +209,16 @@ def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[l
 
 def _cell(value: Any) -> str:
     return percent(value) if value is None or isinstance(value, float) else str(value)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes text files by name into a folder, which is made; each whole or not at all.
+
+    Raises:
+        ResnestError: the folder or a file cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        with writing(folder / name):
+            write_text(folder / name, text)

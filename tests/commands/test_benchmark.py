@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from resnest_cli.benchmarking import job as jobs
-from resnest_cli.benchmarking import measure, subjects
+from resnest_cli.benchmark import benchmark as jobs
+from resnest_cli.benchmark import engines, measure
 from resnest_cli.errors import EngineError
 from resnest_cli.model.multiply_adds import STAGES, multiply_adds
 from resnest_cli.model.variants import VARIANTS
@@ -85,14 +85,14 @@ def test_table_of_the_bundled_model_in_80_columns(
 
 
 def test_a_disturbed_machine_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    from resnest_cli.output.benchmark import _show_runs
+    from resnest_cli.output.results import show_runs
 
     ms = {"median": 2.0, "min": 1.0, "p25": 2.0, "p75": 2.4, "max": 9.0}
     run = {"engine": "onnx", "device": "cpu", "batch_size": 1, "ms": ms, "photos_per_second": 500,
            "gmacs_per_second": 100, "matmul_share": 0.5}  # fmt: skip
-    _show_runs({"runs": [run]})
+    show_runs({"runs": [run]})
     assert capfd.readouterr().err == ""
-    _show_runs({"runs": [run, run | {"ms": ms | {"p75": 2.6}}]})
+    show_runs({"runs": [run, run | {"ms": ms | {"p75": 2.6}}]})
     assert "something else is running" in capfd.readouterr().err
 
 
@@ -137,9 +137,9 @@ def test_random_weights_leave_nothing_behind(cli: Cli, homes: Path) -> None:
 def test_both_engines_compute_the_same_network(cli: Cli, tmp_path: Path) -> None:
     """What is timed is the same work: the drawn weights reach both engines."""
     job = jobs.BenchmarkJob("resnest14d", img_size=64)
-    with subjects.subjects(job, tmp_path, lambda _: None) as (classifiers, drawn):
+    with engines.engines(job, tmp_path, lambda _: None) as (classifiers, drawn):
         assert drawn
-        batch = measure._photos(measure.np.random.default_rng(0), classifiers[0], 2)
+        batch = measure.noise(measure.np.random.default_rng(0), classifiers[0], 2)
         one, two = (classifier.engine.logits(batch) for classifier in classifiers)
     assert one.std() > 0.01
     assert abs(one - two).max() < 1e-4 * abs(one).max()

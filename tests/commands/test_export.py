@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from resnest_cli import Classifier
-from resnest_cli.exporting import description, onnx_file
-from resnest_cli.exporting import job as exporting
+from resnest_cli.export import export as exporting
+from resnest_cli.export import formats
 from resnest_cli.inference import onnx_engine
 from resnest_cli.model.checkpoint_header import set_temperature
 from resnest_cli.model.loading import find_model
@@ -208,7 +208,7 @@ def test_a_network_that_says_something_else_is_not_written(
 ) -> None:
     target = tmp_path / f"m.{kind}"
     target.write_bytes(b"older")
-    original = onnx_file.onnx_model
+    original = formats.onnx_model
 
     def damaged(*arguments: object) -> onnx.ModelProto:
         proto = original(*arguments)  # type: ignore[arg-type]
@@ -216,17 +216,15 @@ def test_a_network_that_says_something_else_is_not_written(
         bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) * 1.01).tobytes()
         return proto
 
-    monkeypatch.setattr(onnx_file, "onnx_model", damaged)
+    monkeypatch.setattr(formats, "onnx_model", damaged)
     if kind == "pt2":  # torch.export itself takes seconds; test_pt2_file.py runs it
-        from resnest_cli.exporting import pt2_file
-
         session = onnx_engine.open_exported(
-            onnx_file.serialized(
-                original(find_model(str(own)), 17), description.described(find_model(str(own)), {})
+            formats.onnx_bytes(
+                original(find_model(str(own)), 17), formats.described(find_model(str(own)), {})
             )
         )
-        monkeypatch.setattr(pt2_file, "serialized", lambda *_: b"program")
-        monkeypatch.setattr(pt2_file, "runner", lambda _: lambda x: 1.01 * session.logits(x))
+        monkeypatch.setattr(formats, "pt2_bytes", lambda *_: b"program")
+        monkeypatch.setattr(formats, "pt2_runner", lambda _: lambda x: 1.01 * session.logits(x))
     result = cli("export", "-m", own, "-o", target)
     assert result.code == 1
     assert f"{target} was not written" in result.err

@@ -161,6 +161,7 @@ def test_progress_appears_only_in_long_runs_on_a_terminal(monkeypatch: pytest.Mo
         quick.update(1, 0)
     assert terminal.getvalue() == ""
     monkeypatch.setattr(progress.RecordProgress, "DELAY", 0.0)
+    monkeypatch.setattr(progress.RecordProgress, "FRAME", 0.0)
     with output.RecordProgress(10) as slow:
         slow.update(3, 1)
         slow.update(4, 1)
@@ -175,12 +176,13 @@ def test_progress_appears_only_in_long_runs_on_a_terminal(monkeypatch: pytest.Mo
 def test_download_bar_on_a_terminal_and_off_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(output.StatusLine, "FRAME", 0.0)
     bar = output.DownloadBar()
     bar.start("weights.pth", 1000, 100)
     bar.advance(400)
     bar.stop()
     assert "weights.pth" in terminal.getvalue()
-    assert "0.5/1.0 kB" in terminal.getvalue()
+    assert "0.5 kB/1.0 kB" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
     bar.start("weights.pth", 110_000_000, 0)
     bar.advance(5)

@@ -24,3 +24,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     monkeypatch.setattr(canvas, "figure", caught)
     return figures
+
+
+@pytest.fixture
+def only_dejavu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a font but matplotlib's own."""
+    own = canvas._candidates()[:1]
+    monkeypatch.setattr(canvas, "_candidates", lambda: own)
+    canvas._fonts.cache_clear()
+    yield
+    canvas._fonts.cache_clear()

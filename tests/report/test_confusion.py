@@ -10,8 +10,8 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnest_cli.report import confusion, fonts
-from resnest_cli.report.confusion import confusion_matrix
+from resnest_cli.report import canvas, plots
+from resnest_cli.report.plots import confusion_matrix
 
 
 def names_of(count: int) -> list[str]:
@@ -34,7 +34,7 @@ def texts(figure: Figure) -> list[str]:
 
 def colour(path: Path, names: list[str], row: int, column: int) -> tuple[int, int, int]:
     """The colour of a cell, beside its centre, where its count may stand."""
-    layout = confusion._layout(names, fonts.faces_for(names))
+    layout = plots._layout(names, canvas.fonts_for(names))
     at = layout.cell * (np.array([column, row]) // layout.block) + layout.cell // 5 + 1
     with Image.open(path) as image:
         pixel = image.convert("RGB").getpixel((int(layout.left + at[0]), int(110 + at[1])))
@@ -84,7 +84,7 @@ def test_names_are_legible_and_on_the_picture(
     for text in figure.texts:
         assert text.get_window_extent().x1 <= figure.bbox.x1
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert shown[0] == fonts.shortened(names[0], 24)
+    assert shown[0] == canvas.shortened(names[0], 24)
     if count <= 250:
         assert shown[1:] == names[1:]
     else:
@@ -130,25 +130,22 @@ def test_many_classes_list_the_worst(tmp_path: Path, drawn: list[Figure]) -> Non
 
 def test_more_classes_than_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A single mistake is not lost where several classes share a cell."""
-    monkeypatch.setattr(confusion, "_MOST_CELLS", 60)
+    monkeypatch.setattr(plots, "_MOST_CELLS", 60)
     names = names_of(150)
     matrix = 50 * np.eye(150, dtype=np.int64)
     matrix[0, 149] = 1
     confusion_matrix(path := tmp_path / "matrix.png", matrix, names)
-    assert confusion._layout(names, fonts.faces_for(names)).cells == 50
+    assert plots._layout(names, canvas.fonts_for(names)).cells == 50
     assert is_orange(colour(path, names, 0, 149))
     assert is_blue(colour(path, names, 149, 149))
     assert colour(path, names, 149, 0) == (255, 255, 255)
 
 
-def test_odd_names(tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_names(tmp_path: Path, drawn: list[Figure], only_dejavu: None) -> None:
     """Dollars are no formula; what no font draws has its number; nothing warns."""
-    monkeypatch.setattr(fonts, "_candidates", list)
-    fonts._faces.cache_clear()
     names = ["$5 bill$", "狗", "кошка", "a\x1b[31m\nb", r"\frac{1}", "_[bold]",
              "caf\udce9"]  # fmt: skip
     confusion_matrix(tmp_path / "matrix.png", random_matrix(7), names)
-    fonts._faces.cache_clear()
     shown = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
     assert shown == ["$5 bill$", "#1", "кошка", r"a\x1b[31m\nb", r"\frac{1}", "_[bold]",
                      r"caf\xe9"]  # fmt: skip

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from resnest_cli.report import fonts, sheets
+from resnest_cli.report import canvas, sheets
 from resnest_cli.report.sheets import train_batch, val_predictions
 
 RED, GREEN = np.array([198, 40, 40]), np.array([26, 127, 55])
@@ -64,36 +65,28 @@ def test_right_is_green_and_wrong_is_red(tmp_path: Path) -> None:
     assert np.abs(pixels(path)[100, 14 + 2 * 206 - 2] - GREEN).max() < 30
 
 
-def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fonts, "_candidates", list)
-    fonts._faces.cache_clear()
-    written: list[tuple[str, str]] = []
-
-    def caught(draw: object, at: object, text: str, colour: str, faces: object) -> None:
-        written.append((text, colour))
-
-    monkeypatch.setattr(sheets, "_text", caught)
+def test_captions(tmp_path: Path, drawn: list[Figure], only_dejavu: None) -> None:
     photos = plain_photos(5)
     long = "a name of many words that goes on and on without any end to it"
     train_batch(tmp_path / "a.jpg", photos, ["cat", "cat 0.7 + wire-haired fox terrier 0.3", long,
                                              "x" * 99, "a\nb\x1b"])  # fmt: skip
-    assert [text for text, _ in written] == [
-        "cat", "cat 0.7 + wire-haired fox", "terrier 0.3", "a name of many words", written[4][0],
-        written[5][0], r"a\nb\x1b",
+    fonts = canvas.fonts_for(["x"])
+    written = [text.get_text() for text in drawn[0].texts]
+    assert written == [
+        "cat", "cat 0.7 + wire-haired fox", "terrier 0.3", "a name of many words", written[4],
+        written[5], r"a\nb\x1b",
     ]  # fmt: skip
-    assert "…" in written[4][0]
-    assert "…" in written[5][0]
-    faces = fonts.faces_for(["x"])
-    assert all(fonts.width(text, 15, faces) <= 192 for text, _ in written)
-    written.clear()
+    assert "…" in written[4]
+    assert "…" in written[5]
+    assert all(fonts.width(text, 15) <= 192 for text in written)
     val_predictions(tmp_path / "b.jpg", photos[:2], ["cat", long], ["cat", "x" * 99], [0.999, 0.5])
-    assert [colour for _, colour in written] == ["#1a7f37", "#c62828", "#c62828"]
-    assert written[0][0] == "✓ cat 100%"
-    assert written[1][0].startswith("✗ xxx")
-    assert written[1][0].endswith("xxx 50%")
-    assert written[2][0].startswith("truth: a na")
-    assert all(fonts.width(text, 15, faces) <= 192 for text, _ in written)
-    fonts._faces.cache_clear()
+    assert [text.get_color() for text in drawn[1].texts] == ["#1a7f37", "#c62828", "#c62828"]
+    right, wrong, truth = (text.get_text() for text in drawn[1].texts)
+    assert right == "✓ cat 100%"
+    assert wrong.startswith("✗ xxx")
+    assert wrong.endswith("xxx 50%")
+    assert truth.startswith("truth: a na")
+    assert all(fonts.width(text, 15) <= 192 for text in (right, wrong, truth))
 
 
 def test_letters_without_a_font_are_escaped_and_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What `resnest benchmark` does: a network -> how fast it is here.
+
+Everything runs in one working process, in turn. This one waits, so that Ctrl-C ends at once what a
+library would not let go of for seconds, and a process that the system kills for its memory becomes
+a message.
+"""
+
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from resnest_cli.errors import EngineError
+from resnest_cli.progress import Notify, Progress, silent
+from resnest_cli.signals import heeded
+from resnest_cli.supervise import Start, supervised
+
+Engines = Literal["all", "auto", "onnx", "torch"]
+
+_NO_LIMIT = 86_400.0  # seconds; nothing here is watched one by one
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkJob:
+    """What was asked for; see the options of `resnest benchmark`. `min_time` is in seconds."""
+
+    model: str
+    engine: Engines = "all"
+    device: str = "auto"
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    img_size: int | None = None
+    repeats: int = 5
+    min_time: float = 0.5
+    photos: str | None = None
+
+
+class Step(NamedTuple):
+    """So many steps of so many are done, and what comes next."""
+
+    done: int
+    total: int
+    title: str
+
+
+def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) -> dict[str, Any]:
+    """The figures, JSON-ready; `notify` gets what the user should know.
+
+    Call it before numpy is imported, whose threads would leave the work without protection.
+
+    Raises:
+        UsageError: an unknown model or device, or an engine that does not run on it.
+        ResnestError: the network cannot be run, or no photo can be read.
+    """
+    with _scratch() as folder:
+        steps = supervised(partial(_work, job, folder, notify), time_limit=_NO_LIMIT)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                found: dict[str, Any] = end.value
+                return found
+            progress(step.done, step.total, title=step.title)
+
+
+def benchmark_in_steps(
+    job: BenchmarkJob, notify: Notify, progress: Callable[[Step], None] = lambda _: None
+) -> dict[str, Any]:
+    """`benchmark` for a command that shows a `Step`; goes with it."""
+
+    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
+        progress(Step(done, total or 0, title))
+
+    return benchmark(job, notify, shown)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for weights that nobody learned and for profiles; gone after a signal, too."""
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not the main thread, where signals are somebody else's
+        for number in heeded():
+            if number != signal.SIGINT:  # which raises by itself
+                before[number] = signal.signal(number, lambda got, _: sys.exit(128 + got))
+    try:
+        with tempfile.TemporaryDirectory(prefix="resnest-", ignore_cleanup_errors=True) as name:
+            yield Path(name)
+    finally:
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
+
+
+def _work(
+    job: BenchmarkJob, folder: Path, notify: Notify, start: Start
+) -> Generator[Step, None, dict[str, Any]]:
+    """In the working process: a step before each thing that takes a while, then the figures."""
+    if start.skip:  # the process before this one has died
+        raise EngineError(
+            "the process that measured was killed, probably because memory ran out: give smaller "
+            "batches with --batch-size, or a smaller --img-size."
+        )
+    yield Step(0, 1, "getting ready")
+    from resnest_cli.benchmark.measure import measure
+
+    return (yield from measure(job, folder, notify))

@@ -1,0 +1,356 @@
+"""What `resnest evaluate` does: labelled photos -> what the model answers for each.
+
+A working process lists the labelled photos, finds each one's class and asks the model, exactly as
+`predict` does; a photo that crashes the decoder costs its own record alone. `evaluate` gathers the
+answers, as plain data; `figures` makes figures of them.
+
+Folders named by numbers mean one of two things: the index of the class, or a name like any other,
+of which the sorted order made the indices (torchvision's ImageFolder and most programs: 0, 1, 10,
+11, 2). Where the model has names or ids for its classes they decide, and a number that is none of
+them is an index. Where it has none, folders are taken in sorted order; labels in a table are
+indices.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from resnest_cli.data.listing import AS_FOUND, Reading
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.inference.records import Record
+from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.model.classes import look_up, unknown_classes
+from resnest_cli.model.labels import labels_for
+from resnest_cli.progress import Progress, silent
+from resnest_cli.supervise import Start, supervised
+
+if TYPE_CHECKING:
+    from resnest_cli.data.listing import Listed, Listing
+    from resnest_cli.images.sources import Source
+    from resnest_cli.inference.classifier import Classifier, Float32, Prepare
+    from resnest_cli.model.loading import Model
+
+Split = Literal["auto", "train", "val", "test", "all"]
+FolderNumbers = Literal["auto", "index", "sorted"]
+Make = Callable[[ModelOptions, bool], "Classifier"]  # of a model, with its mirror images or not
+
+TOPK = 5  # classes in the record of each photo
+SIDES = ("val", "test", "train")  # in the order in which one is chosen
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_ALIKE = 10  # so many numbers from 0 on have one order
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateJob:
+    """What was asked for; see the options of `resnest evaluate`."""
+
+    data: str
+    split: Split
+    known_only: bool
+    options: RunOptions
+    model: ModelOptions
+    tta: bool = False
+    keep_logits: bool = False
+    folder_numbers: FolderNumbers = "auto"
+    reading: Reading = AS_FOUND
+
+
+class Answered(NamedTuple):
+    """One photo of `total`: its record, true class, place of that class, loss in nats; logits if
+    kept. `trained`: the model is known to have learned from it.
+    """
+
+    total: int
+    record: Record
+    truth: int
+    place: int = 0
+    loss: float = 0.0
+    logits: bytes | None = None
+    trained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the working process knows of the model and the data.
+
+    `split` is the side of the data that was judged, "all" for all of several, None without a split.
+    `trained_on` is how many photos the model has learned from, None where that is not known.
+    """
+
+    model: str
+    path: str
+    split: str | None
+    trained_on: int | None
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...] | None
+    temperature: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the working process answered. Plain data: nothing of it needs numpy."""
+
+    items: tuple[Answered, ...]
+    told: Told
+
+    @property
+    def trained(self) -> int:
+        """How many of the photos the model has learned from."""
+        return sum(item.trained for item in self.items)
+
+    @property
+    def judged(self) -> "Gathered":
+        """The photos that the figures are of: those that the model has not learned from, and all
+        where no readable one is left.
+        """
+        left = tuple(item for item in self.items if not item.trained)
+        if all(item.record.error is not None for item in left):
+            return self
+        return Gathered(left, self.told)
+
+
+def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathered:
+    """Asks the model about every labelled photo. `make` gives a classifier, in either process.
+
+    Call it before numpy is imported, whose threads would leave the work without protection.
+
+    Raises:
+        UsageError: the data have no photos, or classes that the model does not know.
+        ResnestError: the model or the data cannot be had, or no photo can be read.
+    """
+    found = supervised(partial(_work, job, make), time_limit=job.options.time_limit)
+    items: list[Answered] = []
+    failed = 0
+    while True:
+        try:
+            item = next(found)
+        except StopIteration as end:
+            told: Told = end.value
+            break
+        items.append(item)
+        failed += item.record.error is not None
+        progress(len(items), item.total, failed=failed)
+    if failed == len(items):
+        first = items[0].record
+        raise ResnestError(
+            f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
+            f"{first.error}."
+        )
+    return Gathered(tuple(items), told)
+
+
+def gather(
+    job: EvaluateJob, make: Make, progress: Callable[[int, int, int], None] = lambda *_: None
+) -> Gathered:
+    """`evaluate` for a command that counts done, failed and total; goes with it."""
+
+    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
+        progress(done, failed, total or 0)
+
+    return evaluate(job, make, shown)
+
+
+def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Told]:
+    from resnest_cli.data.class_folders import list_data
+    from resnest_cli.evaluation.scores import answer
+    from resnest_cli.images.sources import Source
+    from resnest_cli.inference.run import careful
+
+    listing = list_data(job.data, job.reading)
+    photos, split = _chosen(job, listing)
+    classifier = make(job.model, job.tta)
+    model = classifier.model
+    model.need_classifier()
+    photos, indices, notes = _with_classes(job, listing, photos, model)
+    if model.trained_on is None and Path(job.model.model).exists():
+        notes.append(
+            f"{model.name} does not say which photos it was trained on; any of them among these "
+            "make the figures too good."
+        )
+    trained: set[int] = set()
+    sources = (Source(photo.path, path=photo.path) for photo in islice(photos, start.skip, None))
+    with ExitStack() as stack:
+        answers = classifier.answers(
+            sources,
+            topk=TOPK,
+            batch_size=job.options.batch_size,
+            workers=job.options.workers,
+            first=start.skip,
+            prepare=_noting(model, trained, careful(classifier, job.options, start, stack)),
+        )
+        rest = zip(photos[start.skip :], answers, strict=True)
+        for index, (photo, (record, logits)) in enumerate(rest, start.skip):
+            truth = indices[photo.label]
+            if logits is None:
+                yield Answered(len(photos), record, truth)
+                continue
+            place, loss = answer(logits, truth, model.temperature)
+            kept = logits.tobytes() if job.keep_logits else None
+            yield Answered(len(photos), record, truth, place, loss, kept, index in trained)
+    return Told(
+        model=model.name,
+        path=str(model.path),
+        split=split,
+        trained_on=model.trained_on.photos if model.trained_on else None,
+        class_names=model.class_names,
+        class_ids=model.class_ids,
+        temperature=model.temperature,
+        notes=tuple(notes),
+    )
+
+
+def _chosen(job: EvaluateJob, listing: "Listing") -> "tuple[list[Listed], str | None]":
+    """The photos of the wanted side, and which that is; None where the data have no split."""
+    sides = {photo.side for photo in listing.photos}
+    there = [side for side in SIDES if side in sides]
+    if job.split in SIDES and job.split not in there:
+        has = f"has {', '.join(sorted(there))}, but no {job.split}" if there else "has no split"
+        raise UsageError(f"--split {job.split}: {job.data} {has}.")
+    side = job.split if job.split != "auto" else [*there, "all"][0]
+    photos = [photo for photo in listing.photos if side in {"all", photo.side}]
+    return photos, side if there else None
+
+
+def _with_classes(
+    job: EvaluateJob, listing: "Listing", photos: "list[Listed]", model: "Model"
+) -> "tuple[list[Listed], dict[str, int], list[str]]":
+    """The photos of classes that the model knows, the index of each label, and what to say."""
+    indices, unknown, more = class_indices(
+        {photo.label for photo in photos},
+        model,
+        known_only=job.known_only,
+        folders=folder_names(job.data, listing),
+        numbers=job.folder_numbers,
+    )
+    notes = [*listing.notes, *more]
+    if unknown:
+        before = len(photos)
+        photos = [photo for photo in photos if photo.label in indices]
+        notes.append(
+            f"{before - len(photos)} photo(s) of {len(unknown)} class(es) left out: the model does "
+            "not know them."
+        )
+    if not photos:
+        raise UsageError(f"{job.data}: has no photo of a class that the model knows.")
+    return photos, indices, notes
+
+
+def _noting(model: "Model", trained: set[int], prepare: "Prepare") -> "Prepare":
+    """The same `prepare`, which also notes the numbers of photos that the model was trained on."""
+    from resnest_cli.model.training_photos import digest_of
+
+    if model.trained_on is None:
+        return prepare
+    known = model.trained_on.membership(model.path)
+
+    def noting(index: int, source: "Source") -> "Float32":
+        photo = prepare(index, source)
+        assert source.path is not None
+        with contextlib.suppress(OSError):  # read again, from the system's memory
+            if known(digest_of(source.path)):
+                trained.add(index)
+        return photo
+
+    return noting
+
+
+# The classes of folders
+
+
+class Truth(NamedTuple):
+    """The index of each label's class, labels that the model does not know, and what to say."""
+
+    indices: dict[str, int]
+    unknown: list[str]
+    notes: list[str]
+
+
+def folder_names(data: str, listing: "Listing") -> set[str]:
+    """The names of all class folders, of every side, empty ones too; none of a table."""
+    if not Path(data).is_dir():
+        return set()
+    return {photo.label for photo in listing.photos} | {Path(name).name for name in listing.empty}
+
+
+def class_indices(
+    labels: Iterable[str],
+    model: "Model",
+    *,
+    known_only: bool = False,
+    folders: Collection[str] = (),
+    numbers: FolderNumbers = "auto",
+) -> Truth:
+    """The index of each label's class, as `model.classes.look_up` finds it; of numbers see above.
+
+    `folders` are all class folders where labels are their names. With `known_only` labels that the
+    model does not know are returned, too.
+
+    Raises:
+        UsageError: a label that the model does not know, or that several of its classes have;
+            numbers that cannot be taken as `numbers` says.
+    """
+    labels = set(labels)
+    names, notes = set(folders) or labels, list[str]()
+    only_numbers = all(map(_NUMBER.fullmatch, names))
+    found: dict[str, int] = {}
+    if numbers == "sorted" or (numbers == "auto" and folders and only_numbers and _nameless(model)):
+        order = _sorted_order(names, model, asked=numbers == "sorted")
+        found = {label: order[label] for label in labels if label in order}
+        if numbers == "auto" and found:
+            notes.append(
+                f"Folders named by numbers are taken in sorted order ({_shown(order)}), as most "
+                "training programs take them; --folder-numbers index takes each number as the "
+                "index of its class."
+            )
+    elif numbers == "index":
+        found = {n: int(n) for n in filter(_NUMBER.fullmatch, labels) if int(n) < model.num_classes}
+    remedy = "Name the folder by the class's index or id."
+    more, unknown = look_up(labels - found.keys(), model, remedy=remedy)
+    if unknown and not known_only:
+        hint = ""
+        if only_numbers and len(names) == model.num_classes:
+            hint = " --folder-numbers sorted takes the folders in sorted order."
+        raise UsageError(
+            f"{unknown_classes(unknown, model)} Folders are named by a class's name, id or index; "
+            f"--known-only leaves the others out.{hint}"
+        )
+    return Truth(found | more, unknown, notes)
+
+
+def _nameless(model: "Model") -> bool:
+    """Whether nothing says what the classes are called, and more than ten make two orders."""
+    known = model.class_ids is not None or model.class_names != labels_for(model.num_classes)
+    return not known and model.num_classes > _ALIKE
+
+
+def _sorted_order(names: Collection[str], model: "Model", *, asked: bool) -> dict[str, int]:
+    """The index of each class by the sorted names of as many folders as the model has classes.
+
+    Of fewer folders the others are taken to have the missing numbers from 0 on; empty where they
+    cannot.
+    """
+    count = model.num_classes
+    if len(names) != count:
+        every = {str(index) for index in range(count)}
+        if not set(names) <= every:
+            if not asked:
+                return {}
+            raise UsageError(
+                f"--folder-numbers sorted: {model.name} has {count} classes, and the {len(names)} "
+                f"folder(s) are neither as many nor all named by numbers below {count}."
+            )
+        names = every
+    elif not asked and not set(names) <= {str(index) for index in range(count)}:
+        return {}
+    return {name: index for index, name in enumerate(sorted(names))}
+
+
+def _shown(order: dict[str, int]) -> str:
+    return ", ".join(list(order)[:5]) + ", ..."

@@ -1,0 +1,183 @@
+"""What `resnest explain` does: photos -> explanations, and the page of them.
+
+A working process decodes, runs the network and draws, one photo after the other, so that memory
+stays flat and a photo that crashes the decoder costs its own record alone. This process imports
+neither numpy nor torch.
+"""
+
+import gc
+import re
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import ImageError
+from resnest_cli.inference.records import Record
+from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.supervise import Replay, Start, supervised
+
+if TYPE_CHECKING:
+    from resnest_cli.explanation.photo_view import Region
+    from resnest_cli.images.sources import Source
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.report.html import Page
+
+MOST_CLASSES = 12  # in one picture
+_MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
+
+# Photos after which figures, which hold each other in circles, are swept up: Python itself would
+# wait until there are hundreds of MB of them. It takes a tenth of a second.
+_SWEEP = 10
+
+Make = Callable[[ModelOptions], "Classifier"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where pictures go: a file, or a `folder` with a file for each photo."""
+
+    path: Path
+    folder: bool
+
+    def of(self, index: int, name: str, ending: str) -> Path:
+        """The file for the photo `name`, the input number `index` from 0: 00001-cat.png."""
+        if not self.folder:
+            return self.path
+        # The number makes it unique, whatever photos are called.
+        stem = re.sub(r"[^\w.-]+", "_", Path(name).stem.encode("utf-8", "replace").decode())
+        return self.path / f"{index + 1:05}-{stem[:60] or 'photo'}{ending}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainJob:
+    """What was asked for; see the options of `resnest explain`.
+
+    `stage` is None for the one that suits the photos' size. With `tiles` explanations bring small
+    pictures for a page.
+    """
+
+    options: RunOptions
+    model: ModelOptions
+    classes: tuple[str, ...]
+    topk: int
+    stage: int | None
+    heat: Target | None
+    attention: Target | None
+    tiles: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The answer for one photo. `regions` are where it is hot, for each class of the record.
+
+    `heat` and `attention` are the files that were written. `tiles` are JPEG files, of the photo and
+    of each class.
+    """
+
+    record: Record
+    stage: int | None = None
+    regions: "tuple[Region | None, ...]" = ()
+    blocks: tuple[dict[str, Any], ...] = ()
+    heat: str | None = None
+    attention: str | None = None
+    tiles: tuple[bytes, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON has it; `hot` is where, in fractions of the upright photo's sides."""
+        found = self.record.as_dict()
+        for prediction, region in zip(found["predictions"], self.regions, strict=True):
+            prediction["hot"] = region and {
+                "box": [round(value, 4) for value in region.box],
+                "centre": [round(value, 4) for value in region.centre],
+            }
+        found |= {"stage": self.stage, "heat": self.heat}
+        if self.blocks:
+            found |= {"attention": self.attention, "blocks": list(self.blocks)}
+        return found
+
+
+Results = Generator[Explained, None, int]
+
+
+def explain(job: ExplainJob, make: Make, stdin: Replay | None) -> Results:
+    """An explanation for each input, in order; returns how many other files were passed over.
+
+    `make` gives a classifier with the torch engine, in the working process.
+
+    Raises:
+        UsageError: a class that the model does not know, or that several of its classes are called.
+        ResnestError: the model cannot be had, or a picture cannot be written.
+    """
+    return supervised(partial(_work, job, make, stdin), time_limit=job.options.time_limit)
+
+
+def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Results:
+    from resnest_cli.explanation.explainer import Explainer
+    from resnest_cli.explanation.photo_view import Look
+    from resnest_cli.images.notes import take
+    from resnest_cli.images.sources import SourceStats
+    from resnest_cli.inference.run import guarded, listed
+
+    classifier = make(job.model)
+    explainer = Explainer(job, classifier)
+    look = Look(classifier.preparation)
+    stats = SourceStats()
+    sources = islice(listed(job.options, stats, stdin), start.skip, None)
+    with ExitStack() as stack:
+        limit = classifier.preparation.max_pixels
+        prepare = guarded(classifier.read, look, look, job.options, start, stack, limit)
+        for index, source in enumerate(sources, start=start.skip):
+            error = source.error or _ours(source, job)
+            if error is None:
+                try:
+                    view = prepare(index, source)
+                except ImageError as wrong:
+                    error = str(wrong)
+                except MemoryError:
+                    error = "does not fit into this machine's memory"
+                else:
+                    classifier.note(source, take())
+                    yield explainer.explained(index, source.name, view)
+                    if index % _SWEEP == 0:
+                        gc.collect()
+                    continue
+            yield Explained(Record(source.name, classifier.model.name, error=error))
+    return stats.skipped
+
+
+def _ours(source: "Source", job: ExplainJob) -> str | None:
+    """What is wrong with a photo in a folder that is being written to: there would be no end."""
+    targets = [target for target in (job.heat, job.attention) if target and target.folder]
+    folders = {target.path.resolve() for target in targets}
+    if source.path is not None and Path(source.path).resolve().parent in folders:
+        return "lies in the folder that pictures are written to"
+    return None
+
+
+class ExplanationPage:
+    """The page of explanations: for each photo its classes, with the heat of each."""
+
+    def __init__(self, model: str) -> None:
+        from resnest_cli.report.html import Page
+
+        self._page = Page(f"Where {model} looked", "", most=_MOST_ON_PAGE, wide=True)
+
+    def add(self, found: Explained) -> None:
+        """One explanation, with its tiles."""
+        from resnest_cli.report.html import jpeg_uri
+
+        self._page.add(found.record, tiles=[jpeg_uri(tile) for tile in found.tiles])
+
+    def finished(self, done: int, failed: int) -> "Page":
+        """The page, once all are there."""
+        self._page.subtitle = (
+            f"{done:,} photo(s), {failed:,} of them unreadable. The lighter and the more yellow a "
+            "place, the more it speaks for the class (Grad-CAM, each map on its own scale); the "
+            "white line goes where it is half the most, the orange frame around what the network "
+            "saw."
+        )
+        return self._page

@@ -1,0 +1,240 @@
+"""What `resnest export` does: a model -> a file, compared with the model.
+
+Everything is made in memory and checked there; only then `Exported.write` gives it a name.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.export import formats, parity
+from resnest_cli.files import atomic_file, writing
+from resnest_cli.model.loading import Model
+from resnest_cli.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
+
+CHECK_AT_MOST = 1000  # photos of a folder
+CALIBRATE_AT_MOST = 200
+NOISE = "random inputs"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """What was asked for; see the options of `resnest export`."""
+
+    output: Path
+    opset: int = formats.DEFAULT_OPSET
+    check: str | None = None
+    calibrate: str | None = None  # with it, int8
+    calibrate_photos: int = CALIBRATE_AT_MOST
+
+
+@dataclass(slots=True)
+class Exported:
+    """A file that has not been written yet: its bytes, and what was found out about it."""
+
+    data: bytes
+    summary: dict[str, Any]
+    broken: bool = False  # it says something else than the model
+    unreadable: dict[str, str] = field(default_factory=dict)  # photo -> why
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all.
+
+        Raises:
+            ResnestError: it cannot be written.
+        """
+        with writing(path), atomic_file(path) as file:
+            file.write(self.data)
+
+
+def check_source(model: Model, job: ExportJob | None = None) -> None:
+    """Whether this model can be exported; before anything slow begins.
+
+    Raises:
+        UsageError: it is an exported one, or photos are no input for it.
+        CheckpointError: it has no classifier.
+    """
+    if model.exported:
+        raise UsageError(
+            f"{model.name} is an exported network. Give the checkpoint that it was exported from."
+        )
+    model.need_classifier()
+    if model.crop_mode != "center":
+        raise UsageError(
+            f"{model.config} asks for the crop mode {model.crop_mode}, which no file of ours can "
+            "hold. Copy the model, and write center there; then give --crop-mode to `predict`."
+        )
+    if job and (job.check or job.calibrate) and model.in_channels != 3:
+        raise UsageError(
+            f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Leave "
+            "out --check and --int8."
+        )
+
+
+def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exported:
+    """Makes the .onnx or .pt2 file, and compares it with the model.
+
+    Raises:
+        UsageError: an opset or a folder that does not serve.
+        CheckpointError: the weights cannot be used.
+        EngineError: the exported network cannot be run here.
+        ResnestError: no photo can be read.
+    """
+    check_source(model, job)
+    for folder in filter(None, (job.check, job.calibrate)):
+        parity.photos_of(folder)  # raises before the work
+    if job.output.suffix.lower() == ".pt2":
+        return _pt2(model, job, progress)
+    formats.check_opset(job.opset)
+    return _onnx(model, job, progress)
+
+
+def counted_export(
+    model: Model, job: ExportJob, progress: Callable[[int, int], None] = lambda *_: None
+) -> Exported:
+    """`export` for a command that counts done and total; goes with it."""
+
+    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
+        progress(done, total or 0)
+
+    return export(model, job, shown)
+
+
+def _pt2(model: Model, job: ExportJob, progress: Progress) -> Exported:
+    import torch
+
+    info = formats.described(model, {"torch": str(torch.__version__)})
+    data = formats.pt2_bytes(model.network(), formats.noted(info, precision="float32"))
+    found = Exported(data, _summary(model, job, data, outputs=["logits"]))
+    _compare(model, job, found, formats.pt2_runner(data), progress)
+    return found
+
+
+def _onnx(model: Model, job: ExportJob, progress: Progress) -> Exported:
+    import onnx
+
+    from resnest_cli.inference import onnx_engine
+
+    proto = formats.onnx_model(model, job.opset)
+    info = formats.described(model, {"onnx": onnx.__version__})
+    info = formats.noted(info, precision="float32", opset=job.opset)
+    data = formats.onnx_bytes(proto, info)
+    outputs = list(onnx_engine.EXPORTED)
+    found = Exported(data, _summary(model, job, data, opset=job.opset, outputs=outputs))
+    if job.calibrate is not None:
+        _to_int8(model, job, found, proto, info, progress)
+    engine = onnx_engine.open_exported(found.data, found.summary["precision"])
+    _compare(model, job, found, engine.logits, progress)
+    return found
+
+
+def _summary(model: Model, job: ExportJob, data: bytes, **more: Any) -> dict[str, Any]:
+    return {
+        "file": str(job.output),
+        "model": model.name,
+        "variant": model.variant.id,
+        "classes": model.num_classes,
+        "precision": "float32",
+        "bytes": len(data),
+        **more,
+        "parity": [],
+    }
+
+
+def _compare(
+    model: Model, job: ExportJob, found: Exported, exported: parity.Run, progress: Progress
+) -> None:
+    """Fills in the parity with the model, and whether it is broken."""
+    runs = _plain(model), exported
+    results: list[dict[str, Any]] = []
+
+    def add(on: str, result: parity.Agreement, unreadable: int = 0) -> None:
+        # Noise and photos of other kinds lie beyond the ranges of a calibration.
+        found.broken |= job.calibrate is None and result.difference > parity.TOLERANCE
+        results.append({"on": on, **asdict(result), "unreadable": unreadable})
+        del results[-1]["top1"]
+
+    if job.calibrate is None:
+        add(NOISE, parity.compared([([], parity.noise(model))], *runs, model.temperature))
+    if job.check is not None:
+        every = parity.photos_of(job.check)
+        chosen = parity.evenly(every, CHECK_AT_MOST)
+        if len(chosen) < len(every):
+            found.notes.append(
+                f"{len(chosen):,} of the {len(every):,} photos of {job.check}, evenly chosen, were "
+                "checked."
+            )
+        with parity.Reader(model.preprocessing, progress) as reader:
+            result = parity.compared(reader.batches(chosen), *runs, model.temperature)
+        if not result.photos:
+            raise ResnestError(f"{job.check}: no photo in it can be read.")
+        found.unreadable |= reader.unreadable
+        add(job.check, result, len(reader.unreadable))
+    found.summary["parity"] = results
+
+
+def _plain(model: Model) -> parity.Run:
+    """The torch network as it was trained: nothing folded, nothing laid out in another way."""
+    import numpy as np
+    import torch
+
+    network = model.network()
+
+    def run(batch: parity.Float32) -> parity.Float32:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(batch)).numpy(), np.float32)
+
+    return run
+
+
+def _to_int8(
+    model: Model, job: ExportJob, found: Exported, proto: "ModelProto", info: "CheckpointInfo",
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Puts the network in 8 bits in the place of the other, and measures what that changes."""
+    import onnxruntime
+
+    from resnest_cli.export import int8
+    from resnest_cli.inference.cores import usable_cores
+    from resnest_cli.inference.onnx_engine import open_exported
+
+    assert job.calibrate is not None
+    plan = int8.planned(job.calibrate, model, job.calibrate_photos)
+    found.notes += plan.notes
+    with parity.Reader(model.preprocessing, progress) as reader:
+        small = int8.quantized(proto, (batch for _, batch in reader.batches(plan.calibration)))
+        used = len(plan.calibration) - len(reader.unreadable)
+        info = formats.noted(info, precision="int8", calibration_photos=used)
+        info = replace(info, versions={**info.versions, "onnxruntime": onnxruntime.__version__})
+        before, found.data = found.data, formats.onnx_bytes(small, info)
+        made = {"float32": before, "int8": found.data}
+        runs = {name: open_exported(data, name).logits for name, data in made.items()}
+        batches = reader.batches(plan.held_out)
+        result = parity.compared(batches, *runs.values(), model.temperature, plan.truth)
+    if not result.photos:
+        raise ResnestError("none of the photos kept apart from the calibration can be read.")
+    found.unreadable |= reader.unreadable
+    found.summary |= {
+        "precision": "int8",
+        "bytes": len(found.data),
+        "int8": {
+            "calibrated_on": used,
+            "bytes_before": len(before),
+            "bytes_after": len(found.data),
+            "cores": usable_cores(),
+            "speed": int8.speeds(runs, parity.noise(model)),
+            "photos": result.photos,
+            "agreement": result.agreement,
+            "difference": result.difference,
+            "top1_before": result.top1 and result.top1[0],
+            "top1_after": result.top1 and result.top1[1],
+        },
+    }

@@ -1,0 +1,288 @@
+"""A folder as Hugging Face's hub and timm read it: config.json, model.safetensors, README.md.
+
+Source: `timm.models._hub.save_config_for_hf` (timm 1.0), whose keys config.json has. Every network
+of ours is one of timm's `ResNet`: a variant that timm has no name for is given by the arguments of
+one that it has. model.safetensors is a checkpoint of ours as well; which photos trained it is left
+out. README.md is the model card: front matter for the hub, then what a reader needs, and only what
+the checkpoint knows (source: the hub's description of model cards).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from resnest_cli.export.export import check_source
+from resnest_cli.export.formats import described, is_published
+from resnest_cli.files import check_folder, writing
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.loading import Model
+from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
+from resnest_cli.output.messages import printable_name
+from resnest_cli.report.html import write_texts
+
+TIMM_NAMES = tuple(id_ for id_, variant in VARIANTS.items() if variant.hub)
+_STANDS_IN = "resnest14d"  # for what timm has no name for
+APACHE = "apache-2.0"  # of the published weights and of the bundled ones
+
+_METRICS = {
+    "top1": "top-1", "top5": "top-5", "recall": "mean recall", "mean_recall": "mean recall",
+    "ece": "calibration error",
+}  # fmt: skip
+_FEW = 20  # classes that are named
+_NOT_STATED = "Not stated. Whoever publishes these weights must say."
+# ASCII's punctuation but for what is harmless within a line; an underscore is within a word.
+_MARKUP = re.compile(r"[!\"#$%&*+/:;<=>?@\[\\\]^`{|}~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Where a folder is sent: USER/NAME, made private if it is new."""
+
+    repository: str
+    private: bool = False
+    notify: Callable[[str], None] = lambda _: None
+
+
+def write_folder(model: Model, folder: Path, license_: str | None = None) -> dict[str, Any]:
+    """Writes the folder, each file whole or not at all; what was written, for people.
+
+    Raises:
+        UsageError: the model is an exported one.
+        CheckpointError: the weights cannot be used, or not be written.
+        ResnestError: the folder cannot be written.
+    """
+    check_source(model)
+    check_folder(folder, "--hub")
+    from resnest_cli.model import checkpoint
+
+    # To be published: whether a photo was trained on is nobody's business.
+    info = replace(described(model, {}), trained_on=None)
+    license_ = license_ or (APACHE if is_published(model) else None)
+    config = timm_config(info)
+    weights = folder / "model.safetensors"
+    texts = {
+        "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+        "README.md": model_card(info, folder.resolve().name, config, license_),
+    }
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    checkpoint.save(weights, model.load().tensors, info)
+    write_texts(folder, texts)
+    return {
+        "file": str(folder),
+        "model": model.name,
+        "variant": model.variant.id,
+        "classes": model.num_classes,
+        "precision": "float32",
+        "bytes": weights.stat().st_size,
+        "timm": config["architecture"] in TIMM_NAMES,
+        "license": license_,
+        "files": ["config.json", "model.safetensors", "README.md"],
+    }
+
+
+def timm_config(info: CheckpointInfo) -> dict[str, Any]:
+    """config.json for a network of `info`; `architecture` is our own name where timm cannot."""
+    variant, fed = info.variant, info.preprocessing
+    assert variant
+    assert fed
+    named = variant.id in TIMM_NAMES and variant.architecture == VARIANTS[variant.id].architecture
+    args = {} if named else timm_arguments(variant)
+    if info.in_channels != 3:
+        args["in_chans"] = info.in_channels
+    able = named or timm_fits(variant)
+    config = {
+        "architecture": variant.id if named or not able else _STANDS_IN,
+        "num_classes": info.num_classes,
+        "num_features": variant.num_features,
+        "global_pool": "avg",
+        "label_names": _label_names(info),
+        "label_descriptions": _label_descriptions(info),
+        "model_args": args,
+        "pretrained_cfg": {
+            "tag": "resnest_cli",
+            "custom_load": False,
+            "input_size": [info.in_channels, fed.size, fed.size],
+            "fixed_input_size": False,
+            "interpolation": fed.interpolation,
+            "crop_pct": fed.crop_pct,
+            "crop_mode": "center",
+            "mean": list(fed.mean),
+            "std": list(fed.std),
+            "num_classes": info.num_classes,
+            "first_conv": "conv1.0",
+            "classifier": "fc",
+        },
+    }
+    return {key: value for key, value in config.items() if value not in ({}, None)}
+
+
+def timm_arguments(variant: Variant) -> dict[str, Any]:
+    """The arguments of timm's `ResNet` for this architecture."""
+    return {
+        "layers": list(variant.blocks),
+        "channels": list(variant.widths),
+        "stem_width": variant.stem_width,
+        "base_width": variant.base_width,
+        "cardinality": variant.cardinality,
+        "block_args": {"radix": variant.radix, "avd": True, "avd_first": variant.avd_first},
+    }
+
+
+def timm_fits(variant: Variant) -> bool:
+    """Whether timm builds the same: it rounds the attention's inner channels to multiples of 8."""
+    for width in variant.widths:
+        channels = int(width * (variant.base_width / 64)) * variant.cardinality
+        exact = channels * variant.radix / EXPANSION
+        rounded = max(32, int(exact + 4) // 8 * 8)  # timm.layers.make_divisible
+        rounded += 8 if rounded < 0.9 * exact else 0
+        if rounded != max(channels * variant.radix // EXPANSION, 32):
+            return False
+    return True
+
+
+def _label_names(info: CheckpointInfo) -> list[str]:
+    """What identifies a class: its name, which transformers shows; its id where two share one."""
+    return list(_ids_needed(info) or info.class_names or ())
+
+
+def _label_descriptions(info: CheckpointInfo) -> dict[str, str] | None:
+    ids = _ids_needed(info)
+    return dict(zip(ids, info.class_names or (), strict=True)) if ids else None
+
+
+def _ids_needed(info: CheckpointInfo) -> list[str] | None:
+    names = info.class_names or ()
+    return info.provenance.get("class_ids") if len(set(names)) < len(names) else None
+
+
+def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, Any]:
+    """Sends what `write_folder` wrote to the hub; the summary with the repository's address.
+
+    Raises:
+        ResnestError: the hub refuses, or cannot be reached. The folder stays.
+    """
+    from resnest_cli.net import hub
+    from resnest_cli.paths import huggingface_endpoint, huggingface_hub_dir
+
+    there = hub.Hub(huggingface_endpoint(), huggingface_hub_dir(), notify=push.notify)
+    address = hub.push(
+        there, folder, summary["files"], push.repository, private=push.private,
+        message="Upload with resnest-cli",
+    )  # fmt: skip
+    return summary | {"repository": push.repository, "address": address}
+
+
+def rehearse(model: Model, folder: Path, license_: str | None, push: Push) -> dict[str, Any]:
+    """What `push_folder` would send: each file and its bytes. Nothing is left on the disk.
+
+    Raises:
+        UsageError, CheckpointError, ResnestError: as `write_folder`.
+    """
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary) / folder.resolve().name
+        summary = write_folder(model, place, license_)
+        sizes = {name: (place / name).stat().st_size for name in summary["files"]}
+    return summary | {
+        "file": str(folder),
+        "dry_run": True,
+        "repository": push.repository,
+        "private": push.private,
+        "sizes": sizes,
+    }
+
+
+# The model card
+
+
+def model_card(
+    info: CheckpointInfo, name: str, config: Mapping[str, Any], license_: str | None
+) -> str:
+    """README.md of a folder called `name`, with the `config.json` that lies beside it."""
+    assert info.variant
+    assert info.preprocessing
+    fed = info.preprocessing
+    names = [escaped(name) for name in info.class_names or ()]
+    shown = ", ".join(names[:_FEW]) + (f", ... ({len(names)} in all)" if len(names) > _FEW else "")
+    parts = [
+        _front_matter(license_),
+        f"# {escaped(name)}",
+        f"ResNeSt ({escaped(info.variant.id)}), a network with split attention "
+        "([arXiv 2004.08955](https://arxiv.org/abs/2004.08955)), for "
+        f"{len(names):,} classes: {shown}.",
+        f"Input: RGB photos, {fed.size} x {fed.size} pixels, {fed.interpolation}, crop "
+        f"{fed.crop_pct:g}, mean {_numbers(fed.mean)}, std {_numbers(fed.std)}.",
+        *_metrics(info),
+        "## Use",
+        *_with_timm(info, config),
+        "With resnest-cli, from this folder:",
+        "```\nresnest predict photo.jpg --model model.safetensors\n```",
+        "## Licence",
+        f"These weights: {escaped(license_)}." if license_ else _NOT_STATED,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown, and the HTML in it, show as it is, on one line: names are no markup."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable_name(text))
+
+
+def _front_matter(license_: str | None) -> str:
+    lines = ["---", "library_name: timm", "pipeline_tag: image-classification", "tags:"]
+    lines += [f"- {tag}" for tag in ("image-classification", "timm", "resnest")]
+    # JSON's text is YAML's, too.
+    lines += [f"license: {json.dumps(license_)}"] if license_ else []
+    return "\n".join([*lines, "---"])
+
+
+def _metrics(info: CheckpointInfo) -> list[str]:
+    """What the checkpoint says it was measured at, on what data."""
+    found = {
+        title: value
+        for key, title in _METRICS.items()
+        if isinstance(value := info.metrics.get(key), int | float)
+    }
+    if not found:
+        return ["No accuracy is known: the checkpoint carries none."]
+    origin = info.provenance
+    data = origin.get("data_source") or origin.get("data")
+    photos = info.metrics.get("photos")
+    on = f"on {photos:,} validation photos" if isinstance(photos, int) else "on validation photos"
+    on += f" of {escaped(str(data))}" if data else ""
+    on += ", as published; not measured again" if origin.get("published") else ""
+    rows = [f"| {title} | {value:.2%} |" for title, value in found.items()]
+    return ["## Metrics", f"Measured {on}.", "\n".join(["| | |", "|---|---|", *rows])]
+
+
+def _with_timm(info: CheckpointInfo, config: Mapping[str, Any]) -> list[str]:
+    if config["architecture"] not in TIMM_NAMES:
+        return ["timm cannot build this network."]
+    scale = f" / {info.temperature:g}" if info.temperature != 1 else ""
+    warm = " The logits are divided by the temperature that was fitted." if scale else ""
+    named = 'model.pretrained_cfg["label_descriptions"][label]'
+    described = named if "label_descriptions" in config else "label"
+    code = [
+        "import timm",
+        "import torch",
+        "from PIL import Image",
+        "",
+        'model = timm.create_model("local-dir:.", pretrained=True).eval()  # or "hf-hub:USER/NAME"',
+        "config = timm.data.resolve_model_data_config(model)",
+        "transform = timm.data.create_transform(**config, is_training=False)",
+        'photo = transform(Image.open("photo.jpg").convert("RGB"))',
+        "with torch.inference_mode():",
+        f"    probabilities = (model(photo[None]){scale}).softmax(-1)[0]",
+        "index = int(probabilities.argmax())",
+        'label = model.pretrained_cfg["label_names"][index]',
+        f"print({described}, float(probabilities[index]))",
+    ]
+    return [f"With timm, from this folder:{warm}", "```python\n" + "\n".join(code) + "\n```"]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,296 @@
+"""What `evaluate`, `export` and `benchmark` found, as people read it; on stdout."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resnest_cli.output.messages import megabytes, message, percent, printable_name
+from resnest_cli.output.sink import emit
+from resnest_cli.output.tables import show_table
+
+Figures = Mapping[str, Any]
+
+_FEW = 5  # classes, mistakes and photos that are listed
+_DISTURBED = 1.25  # quartiles of times that lie farther apart than this
+_SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"}
+
+
+# Evaluation
+
+
+def headline(figures: Figures) -> list[tuple[str, str, str]]:
+    """The figures of the judged photos: name, value, and what belongs to it."""
+    temperature, trained = figures["temperature"], figures["trained"]
+    figures, which = (figures, "") if trained is None else (trained, ", trained on")
+    shares = [
+        (name + which, percent(figures[key]), f"{percent(low)} to {percent(high)} (95%)")
+        for name, key in (("top-1", "top1"), ("top-5", "top5"))
+        if figures[key] is not None
+        for low, high in [figures[f"{key}_interval"]]
+    ]
+    warmed = "" if temperature == 1 else f"at temperature {temperature:.3g}"
+    return [
+        *shares,
+        ("loss", f"{figures['loss']:.4f}", "nats"),
+        ("mean recall", percent(figures["mean_recall"]), ""),
+        ("mean F1", percent(figures["mean_f1"]), ""),
+        ("calibration error", percent(figures["ece"]), warmed),
+    ]
+
+
+def photos_of(figures: Figures) -> str:
+    """How many photos and classes were judged, of which split, and whether training saw them."""
+    classes = sum(bool(one["support"]) for one in figures["classes"])
+    split = {None: "", "all": ", all sides of the split"}
+    side = split.get(figures["split"], f", split {figures['split']}")
+    known = {None: ""}.get(figures["trained_on"], ", none of them trained on")
+    known = ", all of them trained on" if figures["trained"] else known
+    return f"{figures['photos']:,} photos of {classes:,} classes{side}{known}"
+
+
+def with_trained(figures: Figures) -> str | None:
+    """A sentence about the figures with the photos that trained the model; None without such."""
+    every = figures["all"]
+    if every is None:
+        return None
+    return (
+        f"With the {figures['trained_on']:,} photos that it was trained on: top-1 "
+        f"{percent(every['top1'])}, loss {every['loss']:.4f}."
+    )
+
+
+def show_evaluation(figures: Figures) -> None:
+    """The figures, the hardest classes, the commonest mistakes and the surest."""
+    emit(f"{printable_name(figures['model'])}: {photos_of(figures)}\n\n")
+    show_table([("", "left"), ("", "right"), ("", "left")], headline(figures))
+    every = with_trained(figures)
+    if every is not None:
+        emit(f"\n{every}\n")
+    known = [one for one in figures["classes"] if one["support"]]
+    hardest = sorted(known, key=lambda one: (one["f1"], one["index"]))[:_FEW]
+    emit("\nThe hardest classes\n\n")
+    columns = [("Class", "left"), ("Photos", "right"), ("Precision", "right"), ("Recall", "right")]
+    rows = [
+        [one["label"], str(one["support"]), *map(percent, _precision_recall_f1(one))]
+        for one in hardest
+    ]
+    show_table([*columns, ("F1", "right")], rows)
+    if not figures["confusions"]:
+        return
+    emit("\nTaken for another most often\n\n")
+    columns = [("True class", "left"), ("Taken for", "left"), ("Photos", "right")]
+    rows = [
+        [one["truth"], one["predicted"], str(one["photos"])] for one in figures["confusions"][:_FEW]
+    ]
+    show_table(columns, rows)
+    emit("\nThe surest mistakes\n\n")
+    columns = [("Photo", "left"), ("True class", "left"), ("Taken for", "left"), ("", "right")]
+    rows = [
+        [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
+        for one in figures["worst"][:_FEW]
+    ]
+    show_table(columns, rows)
+
+
+def _precision_recall_f1(one: Figures) -> list[float | None]:
+    return [one["precision"], one["recall"], one["f1"]]
+
+
+def show_calibration(record: Figures) -> None:
+    """What the temperature mends."""
+    emit(
+        f"\nTemperature {record['temperature']:.4g} written into {printable_name(record['file'])}: "
+        f"calibration error {percent(record['ece_before'])} before, {percent(record['ece_after'])} "
+        f"after (on these {record['photos']:,} photos); loss {record['loss_before']:.4f}, "
+        f"{record['loss_after']:.4f}.\n"
+    )
+
+
+def show_comparison(record: Figures) -> None:
+    """Which photos changed, and whether that is more than chance."""
+    emit(
+        f"\nAgainst {printable_name(record['model'])} (top-1 {percent(record['top1'])}): it has "
+        f"{record['mended_count']:,} photo(s) right that this one has wrong, and "
+        f"{record['broken_count']:,} wrong that this one has right; p = {record['p_value']:.3g} "
+        "(exact McNemar test).\n"
+    )
+    if record["trained_on"]:
+        seen = f"{record['trained_on']:,} photo(s) that one of the two was trained on"
+        every = record["trained_on"] == record["photos"]
+        emit(
+            f"All are {seen}: this says nothing about which is better.\n"
+            if every
+            else f"Without {seen}.\n"
+        )
+    for title, key in (("right with the other only", "mended"), ("wrong with it only", "broken")):
+        changed: Sequence[Figures] = record[key]
+        if changed:
+            emit(f"\n{title}:\n")
+            for one in changed[:_FEW]:
+                name, truth, this, other = (
+                    printable_name(one[of]) for of in ("input", "truth", "this", "other")
+                )
+                emit(f"  {name}: {truth}; {this} / {other}\n")
+            if len(changed) > _FEW:
+                emit(f"  and {len(changed) - _FEW:,} more\n")
+
+
+# Export
+
+
+def show_export(summary: Figures) -> None:
+    """The file in a line, how it agrees with the model, and what 8 bits changed."""
+    what = [summary["variant"], f"{summary['classes']:,} classes", summary["precision"]]
+    what += [f"opset {summary['opset']}"] if "opset" in summary else []
+    what += [megabytes(summary["bytes"])]
+    emit(f"{printable_name(summary['file'])}: {', '.join(what)}\n")
+    if "sizes" in summary:
+        rows = [[name, f"{size:,}"] for name, size in summary["sizes"].items()]
+        rows.append(["all", f"{sum(summary['sizes'].values()):,}"])
+        show_table([("File", "left"), ("Bytes", "right")], rows)
+        kind = "private " if summary["private"] else ""
+        message(f"Dry run: nothing was written, nothing sent to {kind}{summary['repository']}.")
+    if "address" in summary:
+        emit(f"{summary['address']}\n")
+    if summary.get("parity"):
+        emit("\n")
+        columns = [("Compared on", "left"), ("Inputs", "right")]
+        columns += [("Largest difference", "right"), ("Same first class", "right")]
+        show_table(columns, [
+            [one["on"], f"{one['photos']:,}", f"{one['difference']:.1e}", percent(one["agreement"])]
+            for one in summary["parity"]
+        ])  # fmt: skip
+    if "int8" in summary:
+        emit("\n")
+        _show_int8(summary["int8"])
+
+
+def _show_int8(found: Figures) -> None:
+    before, after = found["speed"]["float32"], found["speed"]["int8"]
+
+    def row(name: str, before: float, after: float, shown: Callable[[Any], str]) -> list[str]:
+        return [name, shown(before), shown(after), f"x {after / before:.2f}"]
+
+    rates = before["photos_per_second"], after["photos_per_second"]
+    rows = [
+        row("size", found["bytes_before"], found["bytes_after"], megabytes),
+        row("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
+        row("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
+    ]
+    if found["top1_before"] is not None:
+        top1 = found["top1_before"], found["top1_after"]
+        rows.append(["top-1", *map(percent, top1), f"{(top1[1] - top1[0]) * 100:+.2f} points"])
+    rows.append(["same first class", "", percent(found["agreement"]), ""])
+    rows.append(["largest difference", "", f"{found['difference']:.3f}", "of a probability"])
+    show_table([("", "left"), ("float32", "right"), ("int8", "right"), ("", "left")], rows)
+    emit(
+        f"\nCalibrated on {found['calibrated_on']:,} photos, measured on {found['photos']:,} "
+        f"others; speed on {found['cores']} core(s) of this machine.\n"
+    )
+    faster = rates[1] / rates[0]
+    if faster < 1:
+        message(
+            f"int8 is slower than float32 here ({faster:.2f} times as fast): this processor or "
+            "this network gains nothing but size."
+        )
+
+
+# Benchmark
+
+
+def show_benchmark(found: Figures) -> None:
+    """What was measured on, the runs, the stages, and the pipeline if any."""
+    emit(_heading(found) + "\n\n")
+    show_runs(found)
+    emit("\n")
+    _show_stages(found)
+    if found["pipeline"] is not None:
+        emit("\n")
+        _show_pipeline(found["pipeline"])
+
+
+def _heading(found: Figures) -> str:
+    model, machine = found["model"], found["machine"]
+    size, versions = model["img_size"], machine["versions"]
+    weights = "random weights" if model["weights"] == "random" else f"{model['classes']} classes"
+    features = f", {machine['features'][-1]}" if machine["features"] else ""
+    used = {f"{one['engine']} {one['threads']}": None for one in found["runs"] if one["threads"]}
+    lines = [
+        f"{printable_name(model['name'])}: {model['multiply_adds'] / 1e9:.2f} GMACs for a photo of "
+        f"{size} x {size}, {weights}",
+        f"machine   {machine['processor']}{features}",
+        f"          {machine['cores']} core(s)" + f"; threads: {', '.join(used)}" * bool(used),
+        f"programs  torch {versions['torch']}, onnxruntime {versions['onnxruntime']}, "
+        f"Python {versions['python']}",
+    ]
+    for one in found["matmul"]:
+        on = f"{one['threads']} thread(s)" if one["device"] == "cpu" else str(one["device"])
+        lines.append(
+            f"product   {one['gmacs_per_second']:,.0f} GMAC/s: {one['side']} x {one['side']} "
+            f"float32 matrices, {on}"
+        )
+    return "\n".join(lines)
+
+
+def _engine(one: Figures) -> str:
+    return one["engine"] + ("" if one["device"] == "cpu" else f" {one['device']}")
+
+
+def show_runs(found: Figures) -> None:
+    """A row for each engine and size of batch."""
+    titles = ["Batch", "ms a batch", "least", "quartiles", "photos/s", "GMAC/s", "of product"]
+    rows = [
+        [
+            _engine(one),
+            str(one["batch_size"]),
+            _number(ms["median"]),
+            _number(ms["min"]),
+            f"{_number(ms['p25'])} to {_number(ms['p75'])}",
+            _number(one["photos_per_second"]),
+            _number(one["gmacs_per_second"]),
+            f"{one['matmul_share']:.0%}",
+        ]
+        for one in found["runs"]
+        for ms in [one["ms"]]
+    ]
+    show_table([("Engine", "left"), *((title, "right") for title in titles)], rows)
+    if any(one["ms"]["p75"] > _DISTURBED * one["ms"]["p25"] for one in found["runs"]):
+        message("Times of the same work differ much: something else is running on this machine.")
+
+
+def _show_stages(found: Figures) -> None:
+    shares, stages = found["model"]["multiply_add_shares"], found["stages"]
+    emit(f"Share of time by stage, batch of {stages['batch_size']}\n\n")
+    engines = stages["engines"]
+    columns = [("", "left"), ("multiply-adds", "right"), *((_engine(e), "right") for e in engines)]
+    rows = [
+        [stage, f"{share:.1%}", *(f"{one['shares'][stage]:.1%}" for one in engines)]
+        for stage, share in shares.items()
+    ]
+    show_table(columns, rows)
+    for one in engines:
+        if one["convolutions"] is not None:
+            emit(f"{_engine(one)}: {one['convolutions']:.0%} of the time in convolutions.\n")
+
+
+def _show_pipeline(found: Figures) -> None:
+    emit(
+        f"From files to answers: {found['photos']} photo(s) of {printable_name(found['input'])}, "
+        f"decoded by {found['threads']} thread(s)\n\n"
+    )
+    rates = found["photos_per_second"]
+    rows = [("read and decode", rates["decode"]), ("resize and normalise", rates["resize"])]
+    for one in found["engines"]:
+        what = f"{_engine(one)}, batch of {one['batch_size']}"
+        rows.append((f"network, {what}", one["network_photos_per_second"]))
+        rows.append((f"everything, {what}", one["photos_per_second"]))
+    columns = [("", "left"), ("ms a photo", "right"), ("photos/s", "right")]
+    show_table(columns, [[name, _number(1e3 / rate), _number(rate)] for name, rate in rows])
+    for one in found["engines"]:
+        emit(f"{_engine(one)}: the slowest step is {_SLOWEST[one['slowest']]}.\n")
+    if found["unreadable"]:
+        emit(f"{found['unreadable']} photo(s) could not be read and were left out.\n")
+
+
+def _number(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,30 @@
+"""How far work has come: the one way in which every part of the program says it.
+
+What takes a while takes a `Progress` and calls it after each step, as often as it likes; whoever
+shows it decides when to draw. `output.progress.Bar` draws it.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+Notify = Callable[[str], None]  # takes a line that the user should read
+
+
+class Progress(Protocol):
+    """Shows how far a piece of work has come. The first call says where it begins or goes on."""
+
+    def __call__(
+        self, done: int, total: int | None = None, *, failed: int = 0, title: str = ""
+    ) -> None:
+        """`done` of `total` steps, photos or bytes are done; None: nobody knows how many there are.
+
+        `failed` of the done ones failed. `title` says what is done now, where that changes.
+        """
+
+
+Begin = Callable[[str], AbstractContextManager[Progress]]  # title -> shows that work until its end
+
+
+def silent(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:
+    """A `Progress` that shows nothing."""

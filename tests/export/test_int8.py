@@ -1,0 +1,118 @@
+"""8 bits: what comes out is calibrated on the photos, and what is said of it is measured."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from resnest_cli import Classifier
+from resnest_cli.export.export import Exported, ExportJob, export
+from resnest_cli.export.int8 import planned, speeds
+from resnest_cli.export.parity import Agreement, compared
+from resnest_cli.model.loading import find_model
+from tests.conftest import CLASSES, make_photo
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8") / "data"
+    for place, name in enumerate(CLASSES[:3]):
+        (folder / name).mkdir(parents=True)
+        for index in range(8):
+            make_photo(folder / name / f"{index}.png", seed=100 * place + index)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(data: Path) -> tuple[Exported, Path]:
+    """The bundled network in 8 bits."""
+    path = data.parent / "small.onnx"
+    found = export(find_model("demo"), ExportJob(path, calibrate=str(data), check=str(data)))
+    found.write(path)
+    return found, path
+
+
+def test_integers_are_inside_and_the_file_is_small(made: tuple[Exported, Path]) -> None:
+    found, path = made
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = {node.op_type for node in proto.graph.node}
+    assert kinds >= {"QuantizeLinear", "DequantizeLinear", "Conv"}
+    by_type = {tensor.data_type for tensor in proto.graph.initializer if len(tensor.dims) == 4}
+    assert by_type == {onnx.TensorProto.INT8}
+    told = found.summary["int8"]
+    assert path.stat().st_size == told["bytes_after"] == found.summary["bytes"]
+    assert told["bytes_after"] < 0.35 * told["bytes_before"]
+    model = find_model(str(path))
+    assert model.exported == "int8"
+    assert len(model.class_names) == 200
+    assert model.temperature == find_model("demo").temperature
+
+
+def test_what_is_said_of_the_answers_is_what_predict_says(
+    made: tuple[Exported, Path], data: Path
+) -> None:
+    found, path = made
+    told = found.summary["int8"]
+    plan = planned(str(data), find_model("demo"), 200)
+    assert (told["calibrated_on"], told["photos"]) == (12, 12)
+    before, after = Classifier("demo"), Classifier(str(path))
+    pairs = list(zip(before.predict(plan.held_out), after.predict(plan.held_out), strict=True))
+    same = [a.predictions[0].index == b.predictions[0].index for a, b in pairs]
+    assert told["agreement"] == sum(same) / len(same)
+    first, second = (c.features(plan.held_out, head="probabilities") for c in (before, after))
+    assert told["difference"] == pytest.approx(float(np.abs(first - second).max()), abs=1e-4)
+    assert 0 < told["difference"] < 0.5
+    assert told["top1_before"] is None  # demo has no class of these names
+    (checked,) = found.summary["parity"]  # noise says nothing of 8 bits
+    assert checked["photos"] == 24
+
+
+def test_calibration_acts(data: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Ranges come from the photos: others give another network."""
+    model = find_model(str(tiny_checkpoint))
+    dark = tmp_path / "dark"
+    dark.mkdir()
+    for index in range(4):
+        make_photo(dark / f"{index}.png", seed=index)
+    one, two = (
+        export(model, ExportJob(tmp_path / "x.onnx", calibrate=str(folder))).data
+        for folder in (data, dark)
+    )
+    fewer = ExportJob(tmp_path / "x.onnx", calibrate=str(data), calibrate_photos=3)
+    assert one != two
+    assert export(model, fewer).summary["int8"]["calibrated_on"] == 3
+
+
+def test_true_top1_before_and_after() -> None:
+    photos = np.arange(6, dtype=np.float32)[:, None]
+    right = {f"{index}": index % 2 for index in range(6)}
+
+    def perfect(batch: np.ndarray) -> np.ndarray:
+        return np.stack([1 - batch[:, 0] % 2, batch[:, 0] % 2], axis=1).astype(np.float32)
+
+    def always_first(batch: np.ndarray) -> np.ndarray:
+        return np.tile(np.array([1, 0], np.float32), (len(batch), 1))
+
+    batches = [(["0", "1", "2", "3"], photos[:4]), (["4", "5"], photos[4:])]
+    found = compared(batches, perfect, always_first, 1.0, right)
+    assert found == Agreement(6, pytest.approx(0.4621, abs=1e-4), 0.5, (1.0, 0.5))
+    assert compared(batches, perfect, perfect, 1.0) == Agreement(6, 0.0, 1.0, None)
+
+
+def test_speeds_are_those_of_the_runs() -> None:
+    import time
+
+    shapes = []
+
+    def slow(batch: np.ndarray) -> np.ndarray:
+        shapes.append(batch.shape)
+        time.sleep(0.004 * len(batch))
+        return batch
+
+    told = speeds({"slow": slow, "quick": lambda batch: batch}, np.zeros((3, 3, 4, 4), "f"))
+    assert set(shapes) == {(1, 3, 4, 4), (8, 3, 4, 4)}
+    assert told["slow"]["ms"] >= 4
+    assert told["slow"]["photos_per_second"] <= 250
+    assert told["quick"]["ms"] < 1
