@@ -31,11 +31,6 @@ def engines(
 
     Published weights that are not on this machine are not fetched: a network with others takes as
     long. Drawn ones, and what is compiled of them, lie in `folder` and nowhere else.
-
-    Raises:
-        UsageError: an unknown model or device, or an engine that does not run on it.
-        EngineError: no engine can run the network here.
-        CheckpointError: the weights cannot be used.
     """
     check_device_name(job.device)
     if job.engine != "all":

@@ -201,11 +201,7 @@ def _machine() -> dict[str, Any]:
 
 
 class Pipeline:
-    """Files to answers, on the first photos of `inputs`, a folder or whatever `predict` takes.
-
-    Raises:
-        ResnestError: none of them can be read.
-    """
+    """Files to answers, on the first photos of `inputs`, a folder or whatever `predict` takes."""
 
     def __init__(self, inputs: str, classifiers: Sequence[Classifier]) -> None:
         self._inputs, self._classifiers = inputs, classifiers

@@ -69,10 +69,6 @@ def torch_stages(engine: "TorchEngine", batch: Float32, runs: int) -> dict[str, 
 def onnx_stages(model: "Model", batch: Float32, runs: int, folder: Path) -> dict[str, Any]:
     """Seconds by stage, medians of `runs` runs after one that is not counted, and the share of
     convolutions. The profiler's file goes to `folder`.
-
-    Raises:
-        EngineError: ONNX Runtime cannot run the network here.
-        CheckpointError: the weights cannot be used.
     """
     from resnest_cli.inference.onnx_engine import profiled
     from resnest_cli.inference.onnx_graph import build_graph

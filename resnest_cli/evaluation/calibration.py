@@ -109,23 +109,20 @@ def calibrate(found: "Evaluated") -> dict[str, Any]:
     The model has not learned from the photos, see `check_enough`. The temperature goes into the
     header of the checkpoint that was evaluated. Returns, as JSON has it, the temperature, the
     number of photos, and calibration error and loss before and after.
-
-    Raises:
-        CheckpointError: the file cannot be written.
     """
     assert found.logits is not None
-    truth = found.answers.truth
+    told, truth = found.gathered.told, found.answers.truth
     temperature = fit_temperature(found.logits, truth)
     record: dict[str, Any] = {
         "temperature": temperature,
-        "file": found.told.path,
+        "file": told.path,
         "photos": len(truth),
     }
-    for when, used in (("before", found.told.temperature), ("after", temperature)):
+    for when, used in (("before", told.temperature), ("after", temperature)):
         probabilities = softmax(found.logits, used)
         own = probabilities[np.arange(len(truth)), truth]
         right = found.answers.right
         record[f"ece_{when}"] = calibration(probabilities.max(axis=1), right).ece
         record[f"loss_{when}"] = float(-np.log(np.maximum(own, 1e-300)).mean())
-    set_temperature(Path(found.told.path), temperature)
+    set_temperature(Path(told.path), temperature)
     return record

@@ -13,24 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.evaluation.calibration import Calibration, calibration
-from resnest_cli.evaluation.evaluate import Gathered, Told
+from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
-from resnest_cli.inference.records import Record
 
 _LISTED = 20  # confusions and mistakes
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """All photos in the order of the data, and what the answers come to.
-
-    `truth` is each photo's true class; `answers`, and `logits` (N, K) if they were kept, are of the
-    readable photos, in the same order.
+    """What the answers come to; `answers`, and `logits` (N, K) if they were kept, are of the
+    readable photos among those `gathered`, in the same order.
     """
 
-    told: Told
-    records: tuple[Record, ...]
-    truth: tuple[int, ...]
+    gathered: Gathered
     answers: Answers
     scores: Scores
     calibration: Calibration
@@ -39,8 +34,7 @@ class Evaluated:
 
 def evaluated(gathered: Gathered) -> Evaluated:
     """Of at least one readable photo."""
-    items = gathered.items
-    good = [item for item in items if item.record.error is None]
+    good = [item for item in gathered.items if item.record.error is None]
     best = [item.record.predictions[0] for item in good]
     answers = Answers(
         truth=np.array([item.truth for item in good], np.int64),
@@ -53,15 +47,9 @@ def evaluated(gathered: Gathered) -> Evaluated:
     if all(item.logits is not None for item in good):
         joined = b"".join(item.logits or b"" for item in good)
         logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
-    return Evaluated(
-        told=gathered.told,
-        records=tuple(item.record for item in items),
-        truth=tuple(item.truth for item in items),
-        answers=answers,
-        scores=scores(answers, len(gathered.told.class_names)),
-        calibration=calibration(answers.confidence, answers.right),
-        logits=logits,
-    )
+    figures = scores(answers, len(gathered.told.class_names))
+    calibrated = calibration(answers.confidence, answers.right)
+    return Evaluated(gathered, answers, figures, calibrated, logits)
 
 
 def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
@@ -69,11 +57,11 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
 
     `found` are the judged photos of all that were `gathered`.
     """
-    told, answers, figures = found.told, found.answers, found.scores
-    names, ids = told.class_names, told.class_ids
-    readable = [record for record in found.records if record.error is None]
+    told, answers, figures = gathered.told, found.answers, found.scores
+    names, ids, judged = told.class_names, told.class_ids, found.gathered.items
+    readable = [item.record for item in judged if item.record.error is None]
     trained, overall = gathered.trained, _overall(found)
-    others = trained > 0 and len(found.records) < len(gathered.items)
+    others = trained > 0 and len(judged) < len(gathered.items)
     only_trained = trained > 0 and not others
     every = evaluated(gathered) if others else None
     return {
@@ -81,7 +69,7 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
         "split": told.split,
         "photos": figures.photos,
         "trained_on": None if told.trained_on is None else trained,
-        "unreadable": len(found.records) - figures.photos,
+        "unreadable": len(judged) - figures.photos,
         **(dict.fromkeys(overall) if only_trained else overall),
         "trained": {"photos": trained, **overall} if only_trained else None,
         "all": {"photos": every.scores.photos, **_overall(every)} if every else None,
@@ -108,12 +96,12 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
 
 
 def _overall(found: Evaluated) -> dict[str, Any]:
-    figures = found.scores
+    figures, top5 = found.scores, found.scores.top5
     return {
         "top1": figures.top1.value,
         "top1_interval": [figures.top1.low, figures.top1.high],
-        "top5": figures.top5.value if figures.top5 else None,
-        "top5_interval": [figures.top5.low, figures.top5.high] if figures.top5 else None,
+        "top5": top5.value if top5 else None,
+        "top5_interval": [top5.low, top5.high] if top5 else None,
         "loss": figures.loss,
         "mean_recall": figures.mean_recall,
         "mean_f1": figures.mean_f1,

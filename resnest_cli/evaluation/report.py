@@ -24,11 +24,8 @@ def write_all(
 
     Each appears whole or not at all; `figures` are those of `figures.summary`. Records are of all
     photos, everything else of those that were judged.
-
-    Raises:
-        ResnestError: the folder or a file cannot be written.
     """
-    names = found.told.class_names
+    names = gathered.told.class_names
     columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
     classes = [[one[name] for name in columns] for one in figures["classes"]]
     matrix = zip(names, found.scores.confusion.tolist(), strict=True)
@@ -61,7 +58,7 @@ def _lines(gathered: Gathered) -> Iterator[str]:
 
 def _write_pictures(folder: Path, found: Evaluated) -> None:
     """`confusion_matrix.png`, of the classes that occur, and `reliability.png`."""
-    told, matrix = found.told, found.scores.confusion
+    told, matrix = found.gathered.told, found.scores.confusion
     occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
     names = [told.class_names[index] for index in occur]
     plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
@@ -105,8 +102,9 @@ def evaluation_page(
             ),
         ],
     )
-    names = found.told.class_names
-    for record, truth in zip(found.records, found.truth, strict=True):
-        right = bool(record.predictions) and record.predictions[0].index == truth
-        page.add(record, names[truth], right=right)
+    names = found.gathered.told.class_names
+    for item in found.gathered.items:
+        answers = item.record.predictions
+        right = bool(answers) and answers[0].index == item.truth
+        page.add(item.record, names[item.truth], right=right)
     return page

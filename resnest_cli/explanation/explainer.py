@@ -61,12 +61,7 @@ Float32 = NDArray[np.float32]
 
 
 class Explainer:
-    """A network that is ready to explain what it says of photos, one by one.
-
-    Raises:
-        UsageError: a class that the model does not know, or that several of its classes are called.
-        CheckpointError: the network has no classifier.
-    """
+    """A network that is ready to explain what it says of photos, one by one."""
 
     def __init__(self, job: ExplainJob, classifier: Classifier) -> None:
         engine = classifier.engine
@@ -80,11 +75,7 @@ class Explainer:
         self.stage = job.stage or chosen_stage(classifier.preprocessing.size)
 
     def explained(self, index: int, name: str, view: PhotoView) -> Explained:
-        """The explanation of the photo `name`, input number `index` from 0; its pictures are drawn.
-
-        Raises:
-            ResnestError: a picture cannot be written.
-        """
+        """The explanation of the photo `name`, input number `index` from 0; draws its pictures."""
         photo = torch.from_numpy(view.input)[None].to(self._device)
         with watched(self._network) as blocks:
             logits, maps = run(self._network, photo, self.stage)

@@ -42,11 +42,7 @@ class Look:
     preparation: Preparation
 
     def __call__(self, photo: Photo) -> PhotoView:
-        """A path, the bytes of an image file or an open image.
-
-        Raises:
-            ImageError: whatever is wrong with the photo.
-        """
+        """A path, the bytes of an image file or an open image."""
         how = self.preparation
         rgb = how.decoded(photo)
         array = how.preprocessed(rgb)

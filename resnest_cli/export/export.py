@@ -46,22 +46,13 @@ class Exported:
     notes: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all.
-
-        Raises:
-            ResnestError: it cannot be written.
-        """
+        """Writes the file, whole or not at all."""
         with writing(path), atomic_file(path) as file:
             file.write(self.data)
 
 
 def check_source(model: Model, job: ExportJob | None = None) -> None:
-    """Whether this model can be exported; before anything slow begins.
-
-    Raises:
-        UsageError: it is an exported one, or photos are no input for it.
-        CheckpointError: it has no classifier.
-    """
+    """Whether this model can be exported; before anything slow begins."""
     if model.exported:
         raise UsageError(
             f"{model.name} is an exported network. Give the checkpoint that it was exported from."
@@ -217,8 +208,10 @@ def _to_int8(
         before, found.data = found.data, formats.onnx_bytes(small, info)
         made = {"float32": before, "int8": found.data}
         runs = {name: open_exported(data, name).logits for name, data in made.items()}
-        batches = reader.batches(plan.held_out)
-        result = parity.compared(batches, *runs.values(), model.temperature, plan.truth)
+        result = parity.compared(
+            reader.batches(plan.held_out), runs["float32"], runs["int8"], model.temperature,
+            plan.truth,
+        )  # fmt: skip
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")
     found.unreadable |= reader.unreadable

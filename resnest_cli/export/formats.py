@@ -57,9 +57,6 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
     `versions` are those of the libraries that write the file. What the model's own file says of
     its metrics, its training photos and its origin is kept; published weights get their published
     accuracy.
-
-    Raises:
-        CheckpointError: the model's file cannot be read.
     """
     known = read_info(model.path)
     metrics, provenance = dict(known.metrics), dict(known.provenance)
@@ -119,11 +116,7 @@ def check_opset(opset: int) -> None:
 
 
 def onnx_model(model: Model, opset: int) -> "ModelProto":
-    """The network with its weights inside, checked by the package onnx; without metadata.
-
-    Raises:
-        CheckpointError: the weights cannot be used.
-    """
+    """The network with its weights inside, checked by the package onnx; without metadata."""
     from onnx import checker
 
     from resnest_cli.inference.onnx_engine import EXPORTED
@@ -138,11 +131,7 @@ def onnx_model(model: Model, opset: int) -> "ModelProto":
 
 
 def onnx_bytes(proto: "ModelProto", info: CheckpointInfo) -> bytes:
-    """The file's bytes, with what it says about itself.
-
-    Raises:
-        CheckpointError: class names and the like are too long for any reader.
-    """
+    """The file's bytes, with what it says about itself."""
     assert info.variant
     proto.producer_name, proto.producer_version = "resnest-cli", __version__
     proto.doc_string = (

@@ -95,13 +95,16 @@ def timm_config(info: CheckpointInfo) -> dict[str, Any]:
     if info.in_channels != 3:
         args["in_chans"] = info.in_channels
     able = named or timm_fits(variant)
+    names = info.class_names or ()
+    ids = info.provenance.get("class_ids") if len(set(names)) < len(names) else None
     config = {
         "architecture": variant.id if named or not able else _STANDS_IN,
         "num_classes": info.num_classes,
         "num_features": variant.num_features,
         "global_pool": "avg",
-        "label_names": _label_names(info),
-        "label_descriptions": _label_descriptions(info),
+        # What identifies a class: its name, which transformers shows; its id where two share one.
+        "label_names": list(ids or names),
+        "label_descriptions": dict(zip(ids, names, strict=True)) if ids else None,
         "model_args": args,
         "pretrained_cfg": {
             "tag": "resnest_cli",
@@ -145,21 +148,6 @@ def timm_fits(variant: Variant) -> bool:
     return True
 
 
-def _label_names(info: CheckpointInfo) -> list[str]:
-    """What identifies a class: its name, which transformers shows; its id where two share one."""
-    return list(_ids_needed(info) or info.class_names or ())
-
-
-def _label_descriptions(info: CheckpointInfo) -> dict[str, str] | None:
-    ids = _ids_needed(info)
-    return dict(zip(ids, info.class_names or (), strict=True)) if ids else None
-
-
-def _ids_needed(info: CheckpointInfo) -> list[str] | None:
-    names = info.class_names or ()
-    return info.provenance.get("class_ids") if len(set(names)) < len(names) else None
-
-
 def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, Any]:
     """Sends what `write_folder` wrote to the hub; the summary with the repository's address.
 
@@ -178,11 +166,7 @@ def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, 
 
 
 def rehearse(model: Model, folder: Path, license_: str | None, push: Push) -> dict[str, Any]:
-    """What `push_folder` would send: each file and its bytes. Nothing is left on the disk.
-
-    Raises:
-        UsageError, CheckpointError, ResnestError: as `write_folder`.
-    """
+    """What `push_folder` would send: each file and its bytes. Nothing is left on the disk."""
     with TemporaryDirectory() as temporary:
         place = Path(temporary) / folder.resolve().name
         summary = write_folder(model, place, license_)

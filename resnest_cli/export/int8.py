@@ -67,9 +67,6 @@ def planned(folder: str, model: "Model", most: int) -> Plan:
     """Chooses at most `most` photos to calibrate, at most half of them all, and others to measure.
 
     Data with a split of their own calibrate on the one side and measure on the other.
-
-    Raises:
-        UsageError: there are fewer than two photos.
     """
     every = photos_of(folder)
     listing, truth, notes = _class_folders(folder, every, model)
@@ -137,12 +134,7 @@ def _class_folders(
 
 
 def quantized(proto: "ModelProto", batches: Iterable[Float32]) -> "ModelProto":
-    """The network in 8 bits, calibrated on batches of photos (N, 3, H, W).
-
-    Raises:
-        ResnestError: there is no batch, or no room for temporary files.
-        EngineError: ONNX Runtime's tools cannot do it.
-    """
+    """The network in 8 bits, calibrated on batches of photos (N, 3, H, W)."""
     import onnx
 
     try:

@@ -56,11 +56,7 @@ def compared(
     temperature: float,
     truth: Mapping[str, int] | None = None,
 ) -> Agreement:
-    """Runs both on all batches, which have paths and arrays; `truth` is the class of each path.
-
-    Raises:
-        EngineError: the exported network gives no numbers.
-    """
+    """Runs both on all batches, which have paths and arrays; `truth` is the class of each path."""
     photos = same = 0
     right = [0, 0]
     largest = 0.0
@@ -88,12 +84,7 @@ def noise(model: "Model") -> Float32:
 
 
 def photos_of(folder: str) -> list[str]:
-    """The paths of all photos in a folder and below it, in order.
-
-    Raises:
-        UsageError: there is no such folder, or no photo in it.
-        ResnestError: a folder cannot be read.
-    """
+    """The paths of all photos in a folder and below it, in order."""
     if not Path(folder).is_dir():
         raise UsageError(f"{folder}: there is no such folder of photos.")
     found = []

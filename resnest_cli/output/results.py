@@ -70,7 +70,8 @@ def show_evaluation(figures: Figures) -> None:
     emit("\nThe hardest classes\n\n")
     columns = [("Class", "left"), ("Photos", "right"), ("Precision", "right"), ("Recall", "right")]
     rows = [
-        [one["label"], str(one["support"]), *map(percent, _precision_recall_f1(one))]
+        [one["label"], str(one["support"])]
+        + [percent(one[key]) for key in ("precision", "recall", "f1")]
         for one in hardest
     ]
     show_table([*columns, ("F1", "right")], rows)
@@ -89,10 +90,6 @@ def show_evaluation(figures: Figures) -> None:
         for one in figures["worst"][:_FEW]
     ]
     show_table(columns, rows)
-
-
-def _precision_recall_f1(one: Figures) -> list[float | None]:
-    return [one["precision"], one["recall"], one["f1"]]
 
 
 def show_calibration(record: Figures) -> None:
@@ -115,12 +112,10 @@ def show_comparison(record: Figures) -> None:
     )
     if record["trained_on"]:
         seen = f"{record['trained_on']:,} photo(s) that one of the two was trained on"
-        every = record["trained_on"] == record["photos"]
-        emit(
-            f"All are {seen}: this says nothing about which is better.\n"
-            if every
-            else f"Without {seen}.\n"
-        )
+        if record["trained_on"] == record["photos"]:
+            emit(f"All are {seen}: this says nothing about which is better.\n")
+        else:
+            emit(f"Without {seen}.\n")
     for title, key in (("right with the other only", "mended"), ("wrong with it only", "broken")):
         changed: Sequence[Figures] = record[key]
         if changed:
@@ -232,7 +227,7 @@ def _heading(found: Figures) -> str:
 
 
 def _engine(one: Figures) -> str:
-    return one["engine"] + ("" if one["device"] == "cpu" else f" {one['device']}")
+    return f"{one['engine']}" + f" {one['device']}" * (one["device"] != "cpu")
 
 
 def show_runs(found: Figures) -> None:

@@ -155,7 +155,7 @@ def _renderer() -> Any:
     """Measures text."""
     from matplotlib.backends.backend_agg import RendererAgg
 
-    return RendererAgg(1, 1, DPI)
+    return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
 
 
 def shortened(name: str, most: int) -> str:

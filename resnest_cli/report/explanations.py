@@ -67,9 +67,6 @@ def heat_figure(
     """Draws the photo, uint8 (h, w, 3) with the `window` that was seen, and a panel a class.
 
     `name` is what the photo is called; `how` says in a sentence or two what the heat is.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     fonts = canvas.fonts_for([name, how, *(panel.label for panel in panels)])
     columns = min(_ACROSS, len(panels) + 1)
@@ -185,11 +182,7 @@ def jpeg(pixels: Pixels) -> bytes:
 
 
 def attention_figure(path: Path, name: str, model: str, blocks: Sequence["Block"]) -> None:
-    """Draws the attention of all blocks, at least one, for the photo `name`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Draws the attention of all blocks, at least one, for the photo `name`."""
     radix, cardinality = len(blocks[0].weights), blocks[0].cardinality
     strip_height, gap, points = (30, 8, 9.0) if len(blocks) <= 20 else (16, 3, 6.5)
     stages = {stage: list(group) for stage, group in groupby(blocks, lambda one: one.stage)}

@@ -33,15 +33,6 @@ class Table:
     rows: Sequence[Sequence[str]]
     numbers: frozenset[int] = frozenset()
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the template."""
-        columns = [
-            {"title": title, "number": index in self.numbers}
-            for index, title in enumerate(self.columns)
-        ]
-        rows = [[printable_name(cell) for cell in row] for row in self.rows]
-        return {"title": self.title, "columns": columns, "rows": rows}
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -73,13 +64,9 @@ class Page:
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
 
     def add(
-        self,
-        record: "Record",
-        truth: str | None = None,
-        *,
-        right: bool = False,
+        self, record: "Record", truth: str | None = None, *, right: bool = False,
         tiles: Sequence[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
 
         `truth` is the name of its true class where that is known, `right` whether it stands first.
@@ -87,8 +74,9 @@ class Page:
         thumbnail and the bars.
         """
         name = printable_name(record.input)
+        error = printable_name(record.error or "")
         if record.error is not None:
-            self.errors.append({"input": name, "error": printable_name(record.error)})
+            self.errors.append({"input": name, "error": error})
         if len(self.cards) >= self.most:
             self.left_out += 1
             return
@@ -98,8 +86,8 @@ class Page:
         ]
         best = record.predictions[0] if record.predictions else None
         label = printable_name(best.label) if best else ""
-        true = printable_name(truth) if truth is not None else ""
-        thumb = None if record.error or tiles else thumbnail(record.input, self.max_pixels)
+        true = printable_name(truth or "")
+        no_thumbnail = record.error is not None or tiles
         self.cards.append(
             {
                 "input": name,
@@ -110,8 +98,8 @@ class Page:
                 "probability": repr(best.probability) if best else "",
                 "text": f"{name} {label} {true}",
                 "ranked": ranked,
-                "error": printable_name(record.error) if record.error is not None else "",
-                "thumbnail": thumb,
+                "error": error,
+                "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
                 "tiles": list(tiles),
             }
         )
@@ -122,39 +110,23 @@ class Page:
         Raises:
             OSError: it cannot be written.
         """
-        # No tool can open a page with half a surrogate; `printable_name` left none.
+        # No tool can open a page with half a surrogate; `printable_name` leaves none.
         write_text(path, self._rendered())
 
     def _rendered(self) -> str:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
-            loader=PackageLoader("resnest_cli.report"),
-            autoescape=True,
-            undefined=StrictUndefined,
+            loader=PackageLoader("resnest_cli.report"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True,
-        )
-        states = sorted({card["state"] for card in self.cards})
+        )  # fmt: skip
+        environment.filters["printable"] = printable_name
+        more = f"{self.left_out:,} more are left out here, to keep the page quick."
         return environment.get_template("page.html").render(
-            title=printable_name(self.title),
-            subtitle=printable_name(self.subtitle),
-            figures=[
-                {"name": name, "value": printable_name(value), "note": note}
-                for name, value, note in self.figures
-            ],
-            pictures=self.pictures,
-            tables=[table.as_dict() for table in self.tables],
-            photos_title=self.photos_title,
-            cards=self.cards,
-            wide=self.wide,
+            page=self,
             classes=sorted({card["label"] for card in self.cards if card["label"]}),
-            states=states,
-            errors=self.errors,
-            left_out=(
-                f"{self.left_out:,} more are left out here, to keep the page quick."
-                if self.left_out
-                else ""
-            ),
+            states=sorted({card["state"] for card in self.cards}),
+            left_out=more if self.left_out else "",
             footer=f"Made by resnest-cli {__version__}.",
         )
 
@@ -184,39 +156,31 @@ def thumbnail(path: str, max_pixels: int | None = None) -> str | None:
 
 
 def picture_of(title: str, path: Path) -> Picture:
-    """A PNG or JPEG file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    kind = "image/png" if path.suffix.lower() == ".png" else "image/jpeg"
-    return Picture(title, _uri(kind, path.read_bytes()))
+    """A PNG or JPEG file."""
+    data = path.read_bytes()
+    return Picture(title, _uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data))
 
 
 def jpeg_uri(data: bytes) -> str:
     """A JPEG file as a data URI."""
-    return _uri("image/jpeg", data)
+    return _uri("jpeg", data)
 
 
 def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
     """Cells of these keys, formatted: fractions as percentages, None as a dash."""
-    return [[_cell(record[key]) for key in keys] for record in records]
 
+    def cell(value: Any) -> str:
+        return percent(value) if value is None or isinstance(value, float) else str(value)
 
-def _cell(value: Any) -> str:
-    return percent(value) if value is None or isinstance(value, float) else str(value)
+    return [[cell(record[key]) for key in keys] for record in records]
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes text files by name into a folder, which is made; each whole or not at all.
-
-    Raises:
-        ResnestError: the folder or a file cannot be written.
-    """
+    """Writes text files by name into a folder, which is made; each whole or not at all."""
     with writing(folder):
         folder.mkdir(exist_ok=True)
     for name, text in texts.items():

@@ -52,9 +52,6 @@ def curves(path: Path, rows: Sequence["EpochRow"]) -> None:
     """Draws losses, accuracies and learning rate of the rows (at least one), best epoch marked.
 
     Takes about a second, most of it to import matplotlib the first time.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     assert rows
     with canvas.figure(path, 1440, 1300) as figure:
@@ -151,11 +148,7 @@ def _epochs(loss: "Axes", accuracy: "Axes", rate: "Axes", rows: Sequence["EpochR
 def lr_finder(
     path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: float | None
 ) -> None:
-    """Draws the loss over the learning rate, and the suggested rate.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Draws the loss over the learning rate, and the suggested rate."""
     assert len(rates) == len(losses) > 1
     with canvas.figure(path, 1200, 760) as figure:
         axes = figure.add_axes((0.1, 0.13, 0.86, 0.78))
@@ -195,9 +188,6 @@ def confusion_matrix(path: Path, confusion: Int, class_names: Sequence[str]) -> 
 
     Beside each row stands its recall. A class without photos has a grey row. Takes one to a few
     seconds.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     assert confusion.shape == (len(class_names), len(class_names))
     fonts = canvas.fonts_for(class_names)
@@ -370,11 +360,7 @@ def _lists(confusion: Int, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def reliability(path: Path, found: "Calibration", temperature: float) -> None:
-    """Accuracy against confidence, bin by bin, and how many photos each bin has.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Accuracy against confidence, bin by bin, and how many photos each bin has."""
     with canvas.figure(path, 1080, 1240) as figure:
         grid = figure.add_gridspec(
             2, 1, height_ratios=(4, 1), hspace=0.1, left=0.12, right=0.96, top=0.92, bottom=0.07

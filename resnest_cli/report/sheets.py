@@ -38,9 +38,6 @@ def train_batch(path: Path, photos: Float32, titles: Sequence[str]) -> None:
 
     `photos` are float32 (B, 3, H, W) in [0, 1], not normalised; `titles` may be as long as
     "cat 0.7 + dog 0.3" or longer and take up to two lines.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     fonts, side = canvas.fonts_for(titles), _size(photos)
     tiles = [
@@ -63,9 +60,6 @@ def val_predictions(
     `photos` as for `train_batch`. A right prediction has a green frame and a check mark, a wrong
     one a red frame and a cross. `right` says which is which, needed where two classes have one
     name; by default equal names are right.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     fonts, side = canvas.fonts_for([*truths, *predictions]), _size(photos)
     if right is None:

@@ -51,26 +51,21 @@ def is_orange(rgb: tuple[int, int, int]) -> bool:
     return rgb[0] > rgb[2] + 30
 
 
-@pytest.mark.parametrize("count", [2, 20, 40, 300])
-def test_cells_have_their_colours(tmp_path: Path, count: int) -> None:
-    path, names = tmp_path / "matrix.png", names_of(count)
-    matrix = 50 * np.eye(count, dtype=np.int64)
-    matrix[0] = 0
-    matrix[0, 0], matrix[0, count - 1] = 49, 1  # row: the truth
-    confusion_matrix(path, matrix, names)
-    assert is_blue(colour(path, names, 0, 0))
-    assert is_blue(colour(path, names, count - 1, count - 1))
-    assert is_orange(colour(path, names, 0, count - 1))
-    assert colour(path, names, count - 1, 0) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("count", [2, 10, 60, 300])
-def test_names_are_legible_and_on_the_picture(
+@pytest.mark.parametrize("count", [2, 20, 60, 300])
+def test_cells_have_their_colours_and_names_are_legible(
     tmp_path: Path, drawn: list[Figure], count: int
 ) -> None:
-    names = names_of(count)
+    path, names = tmp_path / "matrix.png", names_of(count)
     names[0] = "a very long name that would take all the room there is, and more"
-    confusion_matrix(tmp_path / "matrix.png", random_matrix(count), names)
+    matrix = random_matrix(count)
+    matrix[[0, -1]] = 0
+    matrix[0, 0], matrix[0, -1], matrix[-1, -1] = 49, 1, 50  # row: the truth
+    confusion_matrix(path, matrix, names)
+    shortened = [canvas.shortened(name, 24) for name in names]
+    assert is_blue(colour(path, shortened, 0, 0))
+    assert is_blue(colour(path, shortened, count - 1, count - 1))
+    assert is_orange(colour(path, shortened, 0, count - 1))
+    assert colour(path, shortened, count - 1, 0) == (255, 255, 255)
     figure = drawn[0]
     for axes in filter(lambda axes: axes.axison, figure.axes):
         for labels, side in ((axes.get_yticklabels(), "y"), (axes.get_xticklabels(), "x")):

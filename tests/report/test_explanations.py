@@ -76,8 +76,7 @@ def test_strips(size: tuple[int, int], window: tuple[float, float, float, float]
     assert min(shown.shape[:2]) >= 1
 
 
-@pytest.mark.parametrize("count", [1, 3, 12])
-@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize(("count", "ending"), [(1, "png"), (3, "jpg"), (12, "png")])
 def test_the_figure_of_heat(tmp_path: Path, drawn: list[Figure], count: int, ending: str) -> None:
     tile = np.full((SIDE, SIDE, 3), 60, np.uint8)
     names = ["$1 bill", "собака", "a" * 90, "[x]", "кот"] * 3
