@@ -10,11 +10,12 @@ import math
 import os
 import platform
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ from resnest_cli.benchmark.engines import engines, threads
 from resnest_cli.benchmark.stages import onnx_stages, torch_stages
 from resnest_cli.benchmark.timing import LEAST_REPEATS, Case, Matmul, in_turn, spread
 from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.images.batches import Preparation
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.compiled import cpu_feature_names
@@ -40,7 +42,7 @@ Float32 = NDArray[np.float32]
 
 _USUAL = 8  # photos in a batch of `predict`; stages are shown for the batch nearest to it
 _MOST_RUNS = 50  # with instruments
-COUNT = 64  # photos that a pass from files to answers takes
+_PASS = 64  # photos that a pass from files to answers takes
 _VERSIONS = ("torch", "onnxruntime", "numpy", "pillow")
 
 
@@ -64,11 +66,13 @@ def measure(
 ) -> Generator[Step, None, dict[str, Any]]:
     """The figures of everything; see `benchmark.benchmark`."""
     with engines(job, folder, notify) as (classifiers, drawn):
-        pipeline = Pipeline(job.photos, classifiers) if job.photos is not None else None
+        photos = None
+        if job.photos is not None:
+            photos = _readable(job.photos, classifiers[0].preparation)
         timed, matmuls = _cases(job, classifiers)
         cases = [*(Case(one.title, one.run) for one in matmuls), *(one.case for one in timed)]
         rounds = len(cases) * (job.repeats + 1)
-        extra = (1 + len(classifiers)) * job.repeats if pipeline else 0
+        extra = (1 + len(classifiers)) * job.repeats if photos else 0
         total = rounds + len(classifiers) + extra
         for done, title in in_turn(cases, job.repeats, job.min_time):
             yield Step(done, total, title)
@@ -80,12 +84,12 @@ def measure(
         found = _figures(job, classifiers[0], timed, matmuls, drawn)
         found["stages"] = {"batch_size": size, "engines": stages}
         found["pipeline"] = None
-        if pipeline is not None:
-            batches = [max(_of(timed, one), key=lambda t: t.rate) for one in classifiers]
-            steps = pipeline.measure(job.repeats, [(one.batch, one.rate) for one in batches])
-            for number, title in enumerate(steps):
-                yield Step(total - extra + number, total, title)
-            found["pipeline"] = pipeline.figures()
+        if photos is not None:
+            best = [max(_of(timed, one), key=lambda t: t.rate) for one in classifiers]
+            numbers = count(total - extra)
+            found["pipeline"] = yield from _pipeline(
+                job, *photos, best, lambda title: Step(next(numbers), total, title)
+            )
         return found
 
 
@@ -106,10 +110,10 @@ def _cases(job: BenchmarkJob, classifiers: list[Classifier]) -> tuple[list[_Time
     return timed, list(matmuls.values())
 
 
-def noise(rng: np.random.Generator, classifier: Classifier, count: int) -> Float32:
+def noise(rng: np.random.Generator, classifier: Classifier, photos: int) -> Float32:
     """In the place of preprocessed photos."""
     size = classifier.preprocessing.size
-    shape = (count, classifier.model.in_channels, size, size)
+    shape = (photos, classifier.model.in_channels, size, size)
     return rng.standard_normal(shape, dtype=np.float32)
 
 
@@ -200,89 +204,82 @@ def _machine() -> dict[str, Any]:
     }
 
 
-class Pipeline:
-    """Files to answers, on the first photos of `inputs`, a folder or whatever `predict` takes."""
+# From files to answers
 
-    def __init__(self, inputs: str, classifiers: Sequence[Classifier]) -> None:
-        self._inputs, self._classifiers = inputs, classifiers
-        self._preparation, self._workers = classifiers[0].preparation, usable_cores()
-        self._network: list[tuple[int, float]] = []
-        self._steps: dict[str, list[float]] = {"decode": [], "resize": []}
-        self._whole: list[list[float]] = [[] for _ in classifiers]
-        sources = list(islice(iter_sources([inputs]), COUNT))
-        found = [source for source in sources if self._readable(source)]
-        if not found:
-            raise ResnestError(f"{inputs}: has no photo that can be read; give --photos a folder.")
-        self.different, self.unreadable = len(found), len(sources) - len(found)
-        self._sources = list(islice(cycle(found), COUNT))
 
-    def measure(self, repeats: int, network: Sequence[tuple[int, float]]) -> Iterator[str]:
-        """Times everything in turn; before each step its title.
+def _readable(inputs: str, preparation: Preparation) -> tuple[list[Source], int]:
+    """The first photos of a folder, or whatever `predict` takes, and how many cannot be read."""
+    sources = list(islice(iter_sources([inputs]), _PASS))
+    found = []
+    for source in sources:
+        if source.error is None and source.path is not None:
+            with suppress(ImageError):
+                preparation(source.path)
+                found.append(source)
+    if not found:
+        raise ResnestError(f"{inputs}: has no photo that can be read; give --photos a folder.")
+    return found, len(sources) - len(found)
 
-        `network` has the batch of each classifier and the photos a second that its network reached
-        alone.
-        """
-        self._network = list(network)
-        for _ in range(repeats):
-            yield "decoding and resizing"
-            self._prepare()
-            each = zip(self._classifiers, network, self._whole, strict=True)
-            for one, (batch, _), passes in each:
-                yield f"files to answers, {one.engine.name}"
-                start = time.perf_counter()
-                for _ in one.answers(self._sources, batch_size=batch, workers=self._workers):
-                    pass
-                passes.append(time.perf_counter() - start)
 
-    def figures(self) -> dict[str, Any]:
-        """What was found, JSON-ready; every rate is photos a second on all cores."""
-        rates = {
-            step: COUNT * self._workers / median(seconds) for step, seconds in self._steps.items()
-        }
-        found = []
-        each = zip(self._classifiers, self._network, self._whole, strict=True)
-        for one, (batch, network), passes in each:
-            every = rates | {"network": network}
-            found.append(
-                {
-                    "engine": one.engine.name,
-                    "device": one.engine.device,
-                    "batch_size": batch,
-                    "network_photos_per_second": network,
-                    "photos_per_second": COUNT / median(passes),
-                    "slowest": min(every, key=lambda step: every[step]),
-                }
-            )
-        return {
-            "input": self._inputs,
-            "photos": self.different,
-            "unreadable": self.unreadable,
-            "threads": self._workers,
-            "photos_per_second": rates,
-            "engines": found,
-        }
+def _pipeline(
+    job: BenchmarkJob, photos: list[Source], unreadable: int, best: list[_Timed],
+    step: Callable[[str], Step],
+) -> Generator[Step, None, dict[str, Any]]:  # fmt: skip
+    """Times everything in turn; the figures, JSON-ready.
 
-    def _readable(self, source: Source) -> bool:
-        if source.error is not None or source.path is None:
-            return False
-        try:
-            self._preparation(source.path)
-        except ImageError:
-            return False
-        return True
-
-    def _prepare(self) -> None:
-        """One pass over the photos in all threads; adds the seconds of each step over all."""
-
-        def prepare(source: Source) -> tuple[float, float]:
-            assert source.path is not None
+    `best` has for each engine its quickest size of batch. Every rate is photos a second, on all
+    cores.
+    """
+    workers, preparation = usable_cores(), best[0].classifier.preparation
+    sources = list(islice(cycle(photos), _PASS))
+    seconds: dict[str, list[float]] = {"decode": [], "resize": []}
+    whole: list[list[float]] = [[] for _ in best]
+    for _ in range(job.repeats):
+        yield step("decoding and resizing")
+        taken = _prepared(sources, preparation, workers)
+        for passes, one in zip(seconds.values(), taken, strict=True):
+            passes.append(one)
+        for timed, passes in zip(best, whole, strict=True):
+            yield step(f"files to answers, {timed.classifier.engine.name}")
             start = time.perf_counter()
-            image = self._preparation.decoded(source.path)
-            decoded = time.perf_counter()
-            self._preparation.preprocessed(image)
-            return decoded - start, time.perf_counter() - decoded
+            for _ in timed.classifier.answers(sources, batch_size=timed.batch, workers=workers):
+                pass
+            passes.append(time.perf_counter() - start)
+    rates = {name: _PASS * workers / median(passes) for name, passes in seconds.items()}
+    figures = []
+    for timed, passes in zip(best, whole, strict=True):
+        engine, every = timed.classifier.engine, rates | {"network": timed.rate}
+        figures.append(
+            {
+                "engine": engine.name,
+                "device": engine.device,
+                "batch_size": timed.batch,
+                "network_photos_per_second": timed.rate,
+                "photos_per_second": _PASS / median(passes),
+                "slowest": min(every, key=lambda name: every[name]),
+            }
+        )
+    return {
+        "input": job.photos,
+        "photos": len(photos),
+        "unreadable": unreadable,
+        "threads": workers,
+        "photos_per_second": rates,
+        "engines": figures,
+    }
 
-        with ThreadPoolExecutor(self._workers) as pool:
-            found = list(pool.map(prepare, self._sources))
-        for step, seconds in zip(self._steps.values(), zip(*found, strict=True), strict=True):
-            step.append(sum(seconds))
+
+def _prepared(sources: list[Source], preparation: Preparation, workers: int) -> tuple[float, float]:
+    """Seconds of decoding and of resizing, over all photos and threads."""
+
+    def prepare(source: Source) -> tuple[float, float]:
+        assert source.path is not None
+        start = time.perf_counter()
+        image = preparation.decoded(source.path)
+        decoded = time.perf_counter()
+        preparation.preprocessed(image)
+        return decoded - start, time.perf_counter() - decoded
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(prepare, sources))
+    return sum(decode for decode, _ in found), sum(resize for _, resize in found)

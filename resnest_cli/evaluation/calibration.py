@@ -99,7 +99,7 @@ def check_enough(gathered: "Gathered") -> None:
         seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
         raise ResnestError(
             f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
-            f"{gathered.told.path} stays as it is. Give photos that were held out."
+            f"{gathered.subject.path} stays as it is. Give photos that were held out."
         )
 
 
@@ -111,18 +111,18 @@ def calibrate(found: "Evaluated") -> dict[str, Any]:
     number of photos, and calibration error and loss before and after.
     """
     assert found.logits is not None
-    told, truth = found.gathered.told, found.answers.truth
+    subject, truth = found.gathered.subject, found.answers.truth
     temperature = fit_temperature(found.logits, truth)
     record: dict[str, Any] = {
         "temperature": temperature,
-        "file": told.path,
+        "file": subject.path,
         "photos": len(truth),
     }
-    for when, used in (("before", told.temperature), ("after", temperature)):
+    for when, used in (("before", subject.temperature), ("after", temperature)):
         probabilities = softmax(found.logits, used)
         own = probabilities[np.arange(len(truth)), truth]
         right = found.answers.right
         record[f"ece_{when}"] = calibration(probabilities.max(axis=1), right).ece
         record[f"loss_{when}"] = float(-np.log(np.maximum(own, 1e-300)).mean())
-    set_temperature(Path(told.path), temperature)
+    set_temperature(Path(subject.path), temperature)
     return record

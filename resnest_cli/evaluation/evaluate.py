@@ -76,8 +76,8 @@ class Answered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What the working process knows of the model and the data.
+class Subject:
+    """The model and the data that are judged.
 
     `split` is the side of the data that was judged, "all" for all of several, None without a split.
     `trained_on` is how many photos the model has learned from, None where that is not known.
@@ -98,7 +98,12 @@ class Gathered:
     """What the working process answered. Plain data: nothing of it needs numpy."""
 
     items: tuple[Answered, ...]
-    told: Told
+    subject: Subject
+
+    @property
+    def told(self) -> Subject:
+        """`subject`, as a command calls it; goes with that."""
+        return self.subject
 
     @property
     def trained(self) -> int:
@@ -113,7 +118,7 @@ class Gathered:
         left = tuple(item for item in self.items if not item.trained)
         if all(item.record.error is not None for item in left):
             return self
-        return Gathered(left, self.told)
+        return Gathered(left, self.subject)
 
 
 def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathered:
@@ -132,7 +137,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         try:
             item = next(found)
         except StopIteration as end:
-            told: Told = end.value
+            subject: Subject = end.value
             break
         items.append(item)
         failed += item.record.error is not None
@@ -143,7 +148,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
             f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
             f"{first.error}."
         )
-    return Gathered(tuple(items), told)
+    return Gathered(tuple(items), subject)
 
 
 def gather(
@@ -157,7 +162,7 @@ def gather(
     return evaluate(job, make, shown)
 
 
-def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Told]:
+def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Subject]:
     from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.scores import answer
     from resnest_cli.images.sources import Source
@@ -194,7 +199,7 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
             place, loss = answer(logits, truth, model.temperature)
             kept = logits.tobytes() if job.keep_logits else None
             yield Answered(len(photos), record, truth, place, loss, kept, index in trained)
-    return Told(
+    return Subject(
         model=model.name,
         path=str(model.path),
         split=split,

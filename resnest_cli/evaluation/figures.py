@@ -47,7 +47,7 @@ def evaluated(gathered: Gathered) -> Evaluated:
     if all(item.logits is not None for item in good):
         joined = b"".join(item.logits or b"" for item in good)
         logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
-    figures = scores(answers, len(gathered.told.class_names))
+    figures = scores(answers, len(gathered.subject.class_names))
     calibrated = calibration(answers.confidence, answers.right)
     return Evaluated(gathered, answers, figures, calibrated, logits)
 
@@ -57,23 +57,23 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
 
     `found` are the judged photos of all that were `gathered`.
     """
-    told, answers, figures = gathered.told, found.answers, found.scores
-    names, ids, judged = told.class_names, told.class_ids, found.gathered.items
+    subject, answers, figures = gathered.subject, found.answers, found.scores
+    names, ids, judged = subject.class_names, subject.class_ids, found.gathered.items
     readable = [item.record for item in judged if item.record.error is None]
     trained, overall = gathered.trained, _overall(found)
     others = trained > 0 and len(judged) < len(gathered.items)
     only_trained = trained > 0 and not others
     every = evaluated(gathered) if others else None
     return {
-        "model": told.model,
-        "split": told.split,
+        "model": subject.model,
+        "split": subject.split,
         "photos": figures.photos,
-        "trained_on": None if told.trained_on is None else trained,
+        "trained_on": None if subject.trained_on is None else trained,
         "unreadable": len(judged) - figures.photos,
         **(dict.fromkeys(overall) if only_trained else overall),
         "trained": {"photos": trained, **overall} if only_trained else None,
         "all": {"photos": every.scores.photos, **_overall(every)} if every else None,
-        "temperature": told.temperature,
+        "temperature": subject.temperature,
         "classes": [
             {"index": index, "id": ids[index] if ids else None, "label": names[index]} | asdict(one)
             for index, one in enumerate(figures.classes)
@@ -127,9 +127,9 @@ def compared(found: Gathered, other: Gathered) -> dict[str, Any]:
         return [
             {
                 "input": name,
-                "truth": found.told.class_names[ours[name][0]],
-                "this": found.told.class_names[ours[name][1]],
-                "other": other.told.class_names[theirs[name][1]],
+                "truth": found.subject.class_names[ours[name][0]],
+                "this": found.subject.class_names[ours[name][1]],
+                "other": other.subject.class_names[theirs[name][1]],
             }
             for name, is_one in zip(both, changed, strict=True)
             if is_one
@@ -137,7 +137,7 @@ def compared(found: Gathered, other: Gathered) -> dict[str, Any]:
 
     mended, broken = listed(second & ~first), listed(first & ~second)
     return {
-        "model": other.told.model,
+        "model": other.subject.model,
         "photos": len(both),
         "trained_on": len(readable) - len(unseen),
         "top1": float(second.mean()) if both else None,

@@ -25,7 +25,7 @@ def write_all(
     Each appears whole or not at all; `figures` are those of `figures.summary`. Records are of all
     photos, everything else of those that were judged.
     """
-    names = gathered.told.class_names
+    names = gathered.subject.class_names
     columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
     classes = [[one[name] for name in columns] for one in figures["classes"]]
     matrix = zip(names, found.scores.confusion.tolist(), strict=True)
@@ -46,23 +46,23 @@ def _lines(gathered: Gathered) -> Iterator[str]:
     """`predict`'s own records, each with the true class, whether it stands first, and whether the
     photo trained the model, where that is known.
     """
-    told = gathered.told
+    subject = gathered.subject
     for item in gathered.items:
         record, truth = item.record, item.truth
         right = record.predictions[0].index == truth if record.predictions else None
-        trained = item.trained if record.predictions and told.trained_on is not None else None
-        more: dict[str, Any] = {"truth": {"index": truth, "label": told.class_names[truth]}}
+        trained = item.trained if record.predictions and subject.trained_on is not None else None
+        more: dict[str, Any] = {"truth": {"index": truth, "label": subject.class_names[truth]}}
         more |= {"right": right, "trained_on": trained}
         yield json.dumps(record.as_dict() | more) + "\n"
 
 
 def _write_pictures(folder: Path, found: Evaluated) -> None:
     """`confusion_matrix.png`, of the classes that occur, and `reliability.png`."""
-    told, matrix = found.gathered.told, found.scores.confusion
+    subject, matrix = found.gathered.subject, found.scores.confusion
     occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
-    names = [told.class_names[index] for index in occur]
+    names = [subject.class_names[index] for index in occur]
     plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
-    plots.reliability(folder / "reliability.png", found.calibration, told.temperature)
+    plots.reliability(folder / "reliability.png", found.calibration, subject.temperature)
 
 
 def evaluation_page(
@@ -102,7 +102,7 @@ def evaluation_page(
             ),
         ],
     )
-    names = found.gathered.told.class_names
+    names = found.gathered.subject.class_names
     for item in found.gathered.items:
         answers = item.record.predictions
         right = bool(answers) and answers[0].index == item.truth

@@ -51,7 +51,7 @@ _SECONDS = 10.0  # for the rounds of one batch size
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PhotoPlan:
     """Which photos calibrate, and which are kept apart to measure; paths.
 
     `truth` is the class of each, where the folder is one of class folders that the model knows.
@@ -63,7 +63,7 @@ class Plan:
     notes: list[str]
 
 
-def planned(folder: str, model: "Model", most: int) -> Plan:
+def planned(folder: str, model: "Model", most: int) -> PhotoPlan:
     """Chooses at most `most` photos to calibrate, at most half of them all, and others to measure.
 
     Data with a split of their own calibrate on the one side and measure on the other.
@@ -93,7 +93,7 @@ def planned(folder: str, model: "Model", most: int) -> Plan:
             f"{trained} of the {len(measured)} photos that measure top-1 are ones that the model "
             "was trained on: both figures are too good, their difference stands."
         )
-    return Plan(calibration, measured, truth, notes)
+    return PhotoPlan(calibration, measured, truth, notes)
 
 
 def _trained_on(paths: list[str], model: "Model") -> int:

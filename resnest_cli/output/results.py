@@ -227,7 +227,8 @@ def _heading(found: Figures) -> str:
 
 
 def _engine(one: Figures) -> str:
-    return f"{one['engine']}" + f" {one['device']}" * (one["device"] != "cpu")
+    device = "" if one["device"] == "cpu" else f" {one['device']}"
+    return f"{one['engine']}{device}"
 
 
 def show_runs(found: Figures) -> None:
