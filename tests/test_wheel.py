@@ -41,7 +41,7 @@ def test_wheel_holds_the_package_and_the_labels_only(wheel: Path) -> None:
     assert recipes == {f"{recipe}.toml" for recipe in RECIPES}
     bundled = {name for name in names if name.startswith("resnest_cli/model/bundled/")}
     assert {name.rpartition("/")[2] for name in bundled} == {get_variant("demo").weights.name}
-    for name in ("report/templates/page.html", "report/templates/page.js",
+    for name in ("report/templates/page.html", "report/templates/page.js", "export/model_card.md",
                  "model/imagenet_wnids.txt"):  # fmt: skip
         assert f"resnest_cli/{name}" in names
     assert wheel.stat().st_size < 8_000_000
