@@ -5,7 +5,6 @@ shows it decides when to draw. `output.progress.Bar` draws it.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 Notify = Callable[[str], None]  # takes a line that the user should read
@@ -21,9 +20,6 @@ class Progress(Protocol):
 
         `failed` of the done ones failed. `title` says what is done now, where that changes.
         """
-
-
-Begin = Callable[[str], AbstractContextManager[Progress]]  # title -> shows that work until its end
 
 
 def silent(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:

@@ -14,7 +14,7 @@ from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import writing
 from resnest_cli.output.results import headline, photos_of, with_trained
 from resnest_cli.report import plots
-from resnest_cli.report.html import Page, Table, picture_of, rows_of, write_texts
+from resnest_cli.report.pages import Page, Table, picture_of, rows_of, write_texts
 
 
 def write_all(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resnest_cli.explanation.photo_view import Region
     from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.report.html import Page
+    from resnest_cli.report.pages import Page
 
 MOST_CLASSES = 12  # in one picture
 _MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
@@ -162,13 +162,13 @@ class ExplanationPage:
     """The page of explanations: for each photo its classes, with the heat of each."""
 
     def __init__(self, model: str) -> None:
-        from resnest_cli.report.html import Page
+        from resnest_cli.report.pages import Page
 
         self._page = Page(f"Where {model} looked", "", most=_MOST_ON_PAGE, wide=True)
 
     def add(self, found: Explained) -> None:
         """One explanation, with its tiles."""
-        from resnest_cli.report.html import jpeg_uri
+        from resnest_cli.report.pages import jpeg_uri
 
         self._page.add(found.record, tiles=[jpeg_uri(tile) for tile in found.tiles])
 

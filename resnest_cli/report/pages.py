@@ -1,0 +1,188 @@
+"""Pages that people open: one self-contained file, no network, no external script.
+
+Jinja2 with autoescape on: whatever a file or a class is called stands in the page as text. A
+Content-Security-Policy forbids every connection besides. The pages are read in light and dark, on
+a phone and by keyboard; sorting and filtering are in `templates/page.js`.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli import __version__
+from resnest_cli.errors import ImageError
+from resnest_cli.files import write_text, writing
+from resnest_cli.output.messages import percent, printable_name
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.records import Record
+
+MOST_PHOTOS = 10_000  # in a page; more make it slow to open
+_SIDE, _QUALITY = 208, 72  # pixels and JPEG quality of thumbnails: about 6 kB each
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose columns can be sorted by; `numbers` are the columns that hold numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in a page: what it shows, and all of it as a data URI."""
+
+    title: str
+    data: str
+
+
+@dataclass(slots=True)
+class Page:
+    """What a page shows; `records` come one by one with `add`.
+
+    `figures` are (name, value, note). At most `most` photos are shown. A `wide` page has room for
+    the tiles of a photo.
+    """
+
+    title: str
+    subtitle: str
+    figures: Sequence[tuple[str, str, str]] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    photos_title: str = "Photos"
+    cards: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, str]] = field(default_factory=list)
+    left_out: int = 0
+    most: int = MOST_PHOTOS
+    wide: bool = False
+    max_pixels: int | None = None  # of a photo that a thumbnail is made of
+
+    def add(
+        self, record: "Record", truth: str | None = None, *, right: bool = False,
+        tiles: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
+
+        `truth` is the name of its true class where that is known, `right` whether it stands first.
+        `tiles` are data URIs of pictures, of the photo and of each of its classes, in place of the
+        thumbnail and the bars.
+        """
+        name = printable_name(record.input)
+        error = printable_name(record.error or "")
+        if record.error is not None:
+            self.errors.append({"input": name, "error": error})
+        if len(self.cards) >= self.most:
+            self.left_out += 1
+            return
+        ranked = [
+            {"label": printable_name(p.label), "percent": f"{100 * p.probability:.2f}"}
+            for p in record.predictions
+        ]
+        best = record.predictions[0] if record.predictions else None
+        label = printable_name(best.label) if best else ""
+        true = printable_name(truth or "")
+        no_thumbnail = record.error is not None or tiles
+        self.cards.append(
+            {
+                "input": name,
+                "name": name if len(name) <= 60 else "..." + name[-57:],
+                "state": _state(record, right if truth is not None else None),
+                "label": label,
+                "truth": true if record.error is None else "",
+                "probability": repr(best.probability) if best else "",
+                "text": f"{name} {label} {true}",
+                "ranked": ranked,
+                "error": error,
+                "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
+                "tiles": list(tiles),
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes the page, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        # No tool can open a page with half a surrogate; `printable_name` leaves none.
+        write_text(path, self._rendered())
+
+    def _rendered(self) -> str:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("resnest_cli.report"), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True,
+        )  # fmt: skip
+        environment.filters["printable"] = printable_name
+        more = f"{self.left_out:,} more are left out here, to keep the page quick."
+        return environment.get_template("page.html").render(
+            page=self,
+            classes=sorted({card["label"] for card in self.cards if card["label"]}),
+            states=sorted({card["state"] for card in self.cards}),
+            left_out=more if self.left_out else "",
+            footer=f"Made by resnest-cli {__version__}.",
+        )
+
+
+def _state(record: "Record", right: bool | None) -> str:
+    if record.error is not None:
+        return "error"
+    if right is not None:
+        return "right" if right else "wrong"
+    return "unsure" if record.unsure else "answered"
+
+
+def thumbnail(path: str, max_pixels: int | None = None) -> str | None:
+    """A small JPEG of a local photo as a data URI; None where there is no such file any more."""
+    from resnest_cli.images.decode import decode
+
+    if "://" in path or not Path(path).is_file():
+        return None
+    try:
+        image = decode(path, max_pixels=max_pixels)
+    except (ImageError, MemoryError):
+        return None
+    image.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY)
+    return jpeg_uri(file.getvalue())
+
+
+def picture_of(title: str, path: Path) -> Picture:
+    """A PNG or JPEG file."""
+    data = path.read_bytes()
+    return Picture(title, _uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data))
+
+
+def jpeg_uri(data: bytes) -> str:
+    """A JPEG file as a data URI."""
+    return _uri("jpeg", data)
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
+    """Cells of these keys, formatted: fractions as percentages, None as a dash."""
+
+    def cell(value: Any) -> str:
+        return percent(value) if value is None or isinstance(value, float) else str(value)
+
+    return [[cell(record[key]) for key in keys] for record in records]
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes text files by name into a folder, which is made; each whole or not at all."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        with writing(folder / name):
+            write_text(folder / name, text)
