@@ -10,7 +10,8 @@ from resnest_cli import options, output
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import compiled
 from resnest_cli.model import weights
-from resnest_cli.model.hub_files import check_folder, ensure_file, ensure_folder
+from resnest_cli.model.hub_models import check_folder, ensure_file, ensure_folder
+from resnest_cli.model.model_files import read_config
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import VARIANTS, Variant
 
@@ -77,7 +78,7 @@ def _fetched(meaning: Meaning, access: weights.Access) -> Path:
     assert repository is not None
     if repository.foreign_file:
         return ensure_file(repository, access, refresh=True)
-    return check_folder(ensure_folder(repository, access, refresh=True))
+    return check_folder(ensure_folder(repository, access, read_config, refresh=True))
 
 
 def _compile(

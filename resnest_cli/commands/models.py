@@ -156,7 +156,7 @@ def clean(dry_run: DryRun = False) -> None:
     Only published ResNeSt files and our own leftovers: nothing else in torch.hub's folder, and
     nothing of timm's.
     """
-    sizes = {file.path: file.size for file in weights.cached_files()}
+    sizes = {path: path.stat().st_size for path in weights.cached_files()}
     sizes |= {path: path.stat().st_size for path in weights.leftovers()}
     ours = {path: path.stat().st_size for path in compiled.everything()}
     freed = 0

@@ -17,9 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from resnest_cli import web
-from resnest_cli.errors import DownloadError, ResnestError, UsageError
-from resnest_cli.machine_limits import limit_reached
+from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
+from resnest_cli.net import HttpError, Patience, without_login
+from resnest_cli.net.download import Place, download
 from resnest_cli.shards.index import Shard
 
 AHEAD = 3  # shards that are fetched while another is read
@@ -134,15 +134,11 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
     Raises:
         ResnestError: no attempt brought the bytes that it should have, or the disk is full.
     """
-    from resnest_cli.model.fetch import Patience
-    from resnest_cli.model.fetch import fetch as download
-    from resnest_cli.model.partial import Partial
-
     watch = _Watch(closed or threading.Event())
     try:
         with tempfile.TemporaryDirectory(prefix="resnest-shard-") as folder:
             target = Path(folder) / (hashlib.sha256(shard.place.encode()).hexdigest()[:16] + ".tar")
-            place = Partial(target, shard.sha256, "TMPDIR", shard.size or _LARGEST)
+            place = Place(target, shard.sha256, "TMPDIR", shard.size or _LARGEST)
             download(shard.place, place, Patience(sleep=watch.sleep), watch)
             size = target.stat().st_size
             if shard.size and size != shard.size:
@@ -165,12 +161,11 @@ def fetch_text(address: str) -> bytes | None:
     Raises:
         UsageError: the server refuses, or cannot be reached.
     """
-    from resnest_cli.errors import ImageError
-    from resnest_cli.images.remote import Limits, fetch_photo
+    from resnest_cli.images.remote import fetch
 
     try:
-        return fetch_photo(address, limits=Limits(max_bytes=_MOST_TEXT, total=600))
-    except ImageError as error:
-        if any(f"it answered {code} " in str(error) for code in (403, 404, 410)):
+        return fetch(address, _MOST_TEXT, Patience(total=600.0, attempts=3, pause=0.5))
+    except HttpError as error:
+        if error.status in {403, 404, 410}:
             return None
-        raise UsageError(f"{web.without_login(address)} {error}.") from error
+        raise UsageError(f"{without_login(address)} cannot be fetched: {error}.") from error

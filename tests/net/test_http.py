@@ -5,11 +5,11 @@ from http.client import HTTPException
 
 import pytest
 
-from resnest_cli.net import deadline
+from resnest_cli.net import http
 
 
-def reader(data: bytes) -> deadline._Reader:
-    return deadline._Reader(io.BytesIO(data))
+def reader(data: bytes) -> http._Reader:
+    return http._Reader(io.BytesIO(data))
 
 
 def test_a_line_without_end_is_not_read_to_its_end() -> None:
@@ -26,8 +26,13 @@ def test_nothing_is_read_to_its_end(size: int | None) -> None:
         reader(b"x" * 10).read(size)
 
 
-def test_a_deadline_is_put_off() -> None:
-    end = deadline.Deadline(0)
-    assert end.expired
-    end.restart(60)
-    assert 0 < end.left <= 60
+def test_a_deadline_is_put_off_while_enough_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 0.0, 1.9, 2.0, 2.0, 3.9))
+    monkeypatch.setattr(http.time, "monotonic", lambda: next(clock))
+    deadline, fixed = http.Deadline(2, slowest=10), http.Deadline(2)
+    deadline.advance(10)
+    fixed.advance(1000)
+    deadline.advance(10)  # at 1.9
+    assert not deadline.expired
+    assert fixed.expired
+    assert deadline.expired  # at 3.9
