@@ -124,6 +124,16 @@ def find_file(name: str, meaning: Meaning, access: Access) -> Located:
     return locate(name, meaning, None, access)
 
 
+def refresh(meaning: Meaning, access: Access) -> Path:
+    """The file of weights of a variant or a repository; fetched where the hub has a newer one."""
+    if meaning.variant is not None:
+        return weights.ensure(meaning.variant, access, hub_first=meaning.repository is not None)
+    assert meaning.repository is not None
+    if meaning.repository.foreign_file:
+        return ensure_file(meaning.repository, access, refresh=True)
+    return check_folder(ensure_folder(meaning.repository, access, read_config, refresh=True))
+
+
 def locate(name: str, meaning: Meaning, source: str | None, access: Access) -> Located:
     """The file of weights that is not a published one, and the config.json that describes it."""
     if source is not None and meaning.variant is None:

@@ -9,15 +9,13 @@ look-up of a host's name, which ends when the system's resolver gives up.
 Source: RFC 9110. Imports requests: to be imported where a connection is made.
 """
 
+import contextlib
 import io
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
@@ -28,10 +26,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     HTTPError,
+    InvalidHeader,
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
 )
+from urllib3.util import Retry
 
 from resnest_cli import __version__
 from resnest_cli.errors import one_line
@@ -48,6 +48,7 @@ _REDIRECTS = 10
 _LONGEST_LINE = 64 * 1024  # bytes; of a chunk's length or a trailer
 _MOST_WORDS = 300  # characters of what a server or a library says
 _STOPPED = "it stopped sending"
+_CONTRADICTION = exceptions.InvalidHeader
 _NO_URL = "it redirects to no valid URL"
 _REFUSED = {
     401: "it asks for a login",
@@ -129,7 +130,7 @@ class DeadlineSession(Session):
                 response = self.get(
                     address, stream=True, timeout=timeouts, headers=headers, auth=login
                 )
-            except exceptions.InvalidHeader:  # an answer's
+            except _CONTRADICTION:  # it is the answer's
                 raise
             except ValueError as error:
                 raise (HttpError(_NO_URL) if hop else error) from error
@@ -262,28 +263,23 @@ def persevere(
     Raises:
         HttpError: the last attempt's.
     """
-    failures = 0
-    for connections in range(1, _MAX_CONNECTIONS + 1):
+    failures, connections = 0, 1
+    while True:
         try:
             return attempt()
         except HttpError as error:
             failures = 0 if furthered() else failures + 1
             pause = min(patience.pause * 2.0 ** max(failures - 1, 0), MAX_WAIT)
-            if error.wait is not None:
-                pause = error.wait
-            if (
-                not error.again
-                or failures >= patience.attempts
-                or connections == _MAX_CONNECTIONS
-                or (deadline is not None and pause >= deadline.left)
-            ):
+            pause = pause if error.wait is None else error.wait
+            last = failures >= patience.attempts or connections >= _MAX_CONNECTIONS
+            if last or not error.again or (deadline is not None and pause >= deadline.left):
                 raise
             notify(f"{error}; trying again in {pause:.0f} s")
         patience.sleep(pause)
-    raise AssertionError("at least one attempt")
+        connections += 1
 
 
-@contextmanager
+@contextlib.contextmanager
 def answer(
     session: DeadlineSession,
     url: str,
@@ -307,15 +303,11 @@ def answer(
         error.via = session.via
         raise
     except (OSError, ValueError, HTTPError) as error:  # requests' errors are OSErrors
-        if not begun and isinstance(error, ValueError) and not _is_headers(error):
+        if not begun and isinstance(error, ValueError) and not isinstance(error, _CONTRADICTION):
             raise HttpError("it is no valid URL") from error
         failure = _failure(error, deadline, patience, answered=answered or begun)
         failure.via = session.via
         raise failure from error
-
-
-def _is_headers(error: Exception) -> bool:
-    return isinstance(error, exceptions.InvalidHeader)
 
 
 def _failure(
@@ -324,9 +316,10 @@ def _failure(
     """What an exception means, and whether another attempt may help."""
     reason = _plain(error)
     silent = reason == _STOPPED or isinstance(error, exceptions.Timeout)
-    if silent and deadline.expired:
-        slow = f"it took longer than {deadline.seconds:g} s"
-        reason = too_slow(patience) if deadline.least else slow
+    if silent and deadline.expired and deadline.least:
+        reason = too_slow(patience)
+    elif silent and deadline.expired:
+        reason = f"it took longer than {deadline.seconds:g} s"
     broken = exceptions.ConnectionError | exceptions.Timeout | exceptions.ChunkedEncodingError
     again = isinstance(error, broken)
     if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
@@ -347,7 +340,7 @@ def _plain(error: Exception) -> str:
             f"it does not speak TLS as expected ({cause}): is http:// meant? Behind a proxy see "
             f"HTTPS_PROXY and REQUESTS_CA_BUNDLE"
         )
-    elif _is_headers(error):
+    elif isinstance(error, _CONTRADICTION):
         reason = "its answer contradicts itself"
     elif isinstance(error, exceptions.SSLError):
         reason = (
@@ -386,25 +379,16 @@ def refused(response: Response) -> HttpError:
     said = one_line(response.reason or "")[:_MOST_WORDS]
     reason = f"it answered {status} {said}".rstrip()
     meaning = _REFUSED.get(status)
+    wait = None
+    with contextlib.suppress(InvalidHeader, ValueError):
+        if value := response.headers.get("Retry-After"):
+            wait = min(Retry().parse_retry_after(value), MAX_WAIT)
     return HttpError(
         f"{reason}: {meaning}" if meaning else reason,
         status=status,
         again=status in TRY_AGAIN,
-        wait=_retry_after(response) if status in TRY_AGAIN else None,
+        wait=wait,
     )
-
-
-def _retry_after(response: Response) -> float | None:
-    """Seconds to wait as the server asks, at most `MAX_WAIT`; None: it does not say."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdecimal() and value.isascii():
-        return min(float(value), MAX_WAIT)
-    try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return min(max((date - datetime.now(UTC)).total_seconds(), 0.0), MAX_WAIT)
 
 
 def length_of(response: Response) -> int | None:

@@ -185,7 +185,7 @@ def push(
     Raises:
         ResnestError: the hub refuses, or cannot be reached; the message says what to do.
     """
-    with _at_work(hub), _no_bars(), _pushed_in_words(hub, repository):
+    with _at_work(hub), _pushed_in_words(hub, repository):
         api = _api(hub)
         address = str(api.create_repo(repository, private=private or None, exist_ok=True))
         if private and not api.model_info(repository).private:
@@ -243,6 +243,8 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
         raise NoSuchEntryError("it has no such file") from error
     except errors.HfHubHTTPError as error:
         raise _refused(hub, error) from error
+    except errors.LocalTokenNotFoundError as error:
+        raise HttpError(f"there is no token: {_LOGIN}") from error
     except errors.LocalEntryNotFoundError as error:
         raise HttpError(f"{hub.host} stopped answering") from error
     except httpx2.HTTPError as error:
@@ -302,19 +304,17 @@ def _refused(hub: Hub, error: Any) -> HttpError:
 @contextmanager
 def _pushed_in_words(hub: Hub, repository: str) -> Iterator[None]:
     """Turns what goes wrong in `push` into an error that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         with _in_words(hub, repository, "main"):
             yield
-    except LocalTokenNotFoundError as error:
-        raise ResnestError(f"{repository}: {_LOGIN} (one that may write).") from error
     except DownloadError as error:
         cause = error.__cause__
-        told = getattr(cause, "server_message", None) if isinstance(cause, HfHubHTTPError) else None
-        told = f" ({one_line(told)})" if told else ""
+        said = getattr(cause, "server_message", None) if isinstance(cause, HfHubHTTPError) else None
+        said = f" ({one_line(said)})" if said else ""
         raise ResnestError(
-            f"{repository} was not sent: {error}{told}. The token needs the right to write."
+            f"{repository} was not sent: {error}{said}. The token needs the right to write."
         ) from error
     except (ValueError, RuntimeError) as error:
         raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
@@ -326,11 +326,16 @@ def _at_work(hub: Hub) -> Iterator[None]:
     import logging
 
     from huggingface_hub import constants, get_session
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     log = logging.getLogger("huggingface_hub")
     level, session = log.level, get_session()
     hooks, chunk = session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE
-    without_xet = constants.HF_HUB_DISABLE_XET
+    without_xet, with_bars = constants.HF_HUB_DISABLE_XET, not are_progress_bars_disabled()
     log.setLevel(logging.CRITICAL)
     try:
         session.event_hooks = hooks | {
@@ -342,28 +347,13 @@ def _at_work(hub: Hub) -> Iterator[None]:
         constants.HF_HUB_DISABLE_XET = without_xet or hub.endpoint != paths.PUBLIC_HUB
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            disable_progress_bars()  # an upload takes no class of ours for them
             yield
     finally:
         session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE = hooks, chunk
         constants.HF_HUB_DISABLE_XET = without_xet
         log.setLevel(level)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keeps the library's bars off the terminal: an upload takes no class of ours for them."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
+        if with_bars:
             enable_progress_bars()
 
 
