@@ -11,7 +11,7 @@ import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from resnest_cli.errors import ImageError, one_line
+from resnest_cli.errors import ErrorKind, ImageError, one_line
 from resnest_cli.net import HEAD, HttpError, Patience, TooLargeError, is_web_page
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def fetch_photo(
         line = one_line(f"cannot be fetched{where}: {error}")
         if len(line) > _MOST_WORDS:
             line = f"{line[: _MOST_WORDS - 3]}..."
-        kind = "too large" if isinstance(error, TooLargeError) else "not fetched"
+        kind: ErrorKind = "too large" if isinstance(error, TooLargeError) else "not fetched"
         raise ImageError(line, kind=kind) from error.__cause__
     if not data:
         raise ImageError("is empty (0 bytes)", kind="empty")

@@ -127,7 +127,7 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
                 url, token=token, timeout=timeout, endpoint=hub.endpoint, **_NAMED
             )
 
-        def fetch() -> str:
+        def fetch() -> Any:
             return hf_hub_download(
                 repository,
                 file,
