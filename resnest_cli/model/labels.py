@@ -225,7 +225,7 @@ def _ordered(value: object) -> tuple[str, ...]:
         value = [by_index[index] for index in range(len(value))]
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise ValueError("is no list of texts")
-    if not all(name.strip() and _is_text(name) for name in value):
+    if not all(name.strip() and is_text(name) for name in value):
         raise ValueError("has names that are empty or no valid text")
     return tuple(value)
 
@@ -237,7 +237,8 @@ def _index(value: object) -> int | None:
     return value if type(value) is int else None
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -23,7 +23,7 @@ from resnest_cli import paths
 from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
 from resnest_cli.model import weights
 from resnest_cli.model.hub_models import check_folder, ensure_file, ensure_folder, mirrored_folder
-from resnest_cli.model.labels import NAMED_FROM, imagenet_ids
+from resnest_cli.model.labels import NAMED_FROM, imagenet_ids, is_text
 from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, understand
 from resnest_cli.model.state_dict import shortened
 from resnest_cli.model.variants import (
@@ -244,9 +244,8 @@ def blamed(config: ModelConfig | None) -> Iterator[None]:
 def configured(known: "CheckpointInfo", config: ModelConfig | None, path: Path) -> "CheckpointInfo":
     """What is known of a file, with its classes and preprocessing as its config.json has them.
 
-    Raises:
-        CheckpointError: the file's tensors are others than those that config.json describes. Only
-            the classifier may be missing, as in what transformers saves of a backbone.
+    The config.json must describe the file's tensors. Only the classifier may be missing, as in what
+    transformers saves of a backbone.
     """
     if config is None:
         return known
@@ -284,11 +283,7 @@ def configured(known: "CheckpointInfo", config: ModelConfig | None, path: Path) 
 
 
 def read_config(path: Path) -> ModelConfig:
-    """What a config.json says.
-
-    Raises:
-        CheckpointError: it cannot be read, is no ResNeSt's, or asks for what cannot be done here.
-    """
+    """What a config.json says; see `parse_config`."""
     return parse_config(_read_record(path), str(path))
 
 
@@ -347,14 +342,12 @@ def parse_config(record: Mapping[str, Any], source: str) -> ModelConfig:
 
 def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConfig:
     fed = record.get("pretrained_cfg")
-    if fed is None:
-        fed = record  # the legacy form
+    fed = record if fed is None else fed  # the legacy form has all of it at the top
     args = record.get("model_args") or {}
     if not isinstance(fed, Mapping) or not isinstance(args, Mapping):
         raise ValueError("`pretrained_cfg` and `model_args` must be objects")  # noqa: TRY004
     _check(record, fed, args)
-    classes = _first("num_classes", record, fed, args)
-    names, ids = _classes(record, fed)
+    classes, (names, ids) = _first("num_classes", record, fed, args), _classes(record, fed)
     if classes is None and names is not None:
         classes = len(names)
     if classes is not None and (type(classes) is not int or classes < 0):
@@ -372,14 +365,14 @@ def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConf
     # Earlier versions of timm left the 3 of the weights that a network was made from.
     certain = channels != 3 or args.get("in_chans") is not None
     return ModelConfig(
-        source,
-        _variant(table, args),
-        _preprocessing(fed, size, channels),
-        classes,
-        channels if certain else None,
-        fed.get("crop_mode") or "center",
-        names,
-        ids,
+        source=source,
+        variant=_variant(table, args),
+        preprocessing=_preprocessing(fed, size, channels),
+        num_classes=classes,
+        in_channels=channels if certain else None,
+        crop_mode=fed.get("crop_mode") or "center",
+        class_names=names,
+        class_ids=ids,
     )
 
 
@@ -430,14 +423,10 @@ def _preprocessing(fed: Mapping[str, Any], size: list[int], channels: int) -> Pr
     given = _DEFAULTS | {key: fed[key] for key in _DEFAULTS if fed.get(key) is not None}
     if size[1] != size[2]:
         raise ValueError(f"input_size {shortened(size)} is not square; only squares are supported")
-    record = {
-        "size": size[1],
-        "crop_pct": given["crop_pct"],
-        "interpolation": given["interpolation"],
-        "mean": _per_channel(given["mean"], channels),
-        "std": _per_channel(given["std"], channels),
-    }
-    return preprocessing_from_dict(record)
+    record = {key: given[key] for key in ("crop_pct", "interpolation")} | {"size": size[1]}
+    return preprocessing_from_dict(
+        record | {key: _per_channel(given[key], channels) for key in ("mean", "std")}
+    )
 
 
 def _per_channel(values: Any, channels: int) -> Any:
@@ -449,9 +438,7 @@ def _per_channel(values: Any, channels: int) -> Any:
     values = values if isinstance(values, list) else [values]
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         return values  # the check that follows says so
-    if len(values) == 1:
-        return values * 3
-    if channels != 3 and len(values) > 1:
+    if len(values) == 1 or (channels != 3 and values):
         return [sum(values) / len(values)] * 3
     return values
 
@@ -494,8 +481,6 @@ def _ordered(labels: Any) -> tuple[str, ...]:
 def _text(label: Any) -> str:
     if not isinstance(label, str):
         raise ValueError(f"{shortened(label)} is no text, and so no name of a class")  # noqa: TRY004
-    try:
-        label.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the name {shortened(label)} is no text that can be written") from error
+    if not is_text(label):
+        raise ValueError(f"the name {shortened(label)} is no text that can be written")
     return label

@@ -27,14 +27,7 @@ from resnest_cli.model import hashes
 from resnest_cli.model.hub_models import MAIN, fetch_published, forbidden, weights_in
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.names import WEIGHTS_NAMES
-from resnest_cli.model.variants import (
-    BUNDLED_MODEL,
-    VARIANTS,
-    HubModel,
-    Variant,
-    WeightsFile,
-    get_variant,
-)
+from resnest_cli.model.variants import BUNDLED_MODEL, VARIANTS, Variant, WeightsFile, get_variant
 from resnest_cli.net import LARGEST, Access, Patience, download, hub, ignore
 from resnest_cli.net import without_login as shown
 from resnest_cli.net.download import NoOriginError, Place, lock_of, no_place, writing
@@ -128,23 +121,19 @@ def ensure(
 
 
 def verify(variant: Variant) -> VerifyResult:
-    """Hashes the variant's file anew, whatever is remembered of it.
-
-    Raises:
-        CacheError: the file cannot be read.
-        WeightsError: the variant has no published weights.
-    """
+    """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
     for path, expected in copies(variant).items():
         try:
             actual = hashes.sha256_of(path)
         except OSError as error:
             raise _unreadable(path, error) from error
-        if not actual.startswith(expected):
+        good = actual.startswith(expected)
+        if good:
+            hashes.remember(path, actual)
+        else:
             hashes.forget(path)
-            return VerifyResult("damaged", path, expected, actual)
-        hashes.remember(path, actual)
-        return VerifyResult("ok", path, expected, actual)
+        return VerifyResult("ok" if good else "damaged", path, expected, actual)
     return VerifyResult("missing", torch_path(weights), weights.hash_prefix)
 
 
@@ -195,21 +184,21 @@ def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
         return found
     if paths.is_file(path := torch_path(variant.weights)):
         found[path] = variant.weights.hash_prefix
-    if variant.hub is None or (entry := _hub_file(variant.hub)) is None:
+    if variant.hub is None or (entry := _timms_file(variant.hub.id)) is None:
         return found
     known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
     copy = {entry: known or hub.blob_hash(entry)}
     return copy | found if hub_first else found | copy
 
 
-def _hub_file(model: HubModel) -> Path | None:
-    """timm's file: of the main branch's snapshot, else of the newest that has one."""
-    snapshots = [main] if (main := hub.cached_snapshot(model.id, MAIN)) else []
+def _timms_file(repository: str) -> Path | None:
+    """The file of the main branch's snapshot, else of the newest that has one."""
+    snapshots = [main] if (main := hub.cached_snapshot(repository, MAIN)) else []
     with contextlib.suppress(OSError):
-        folder = hub.cached_repository(model.id) / "snapshots"
+        folder = hub.cached_repository(repository) / "snapshots"
         every = [path for path in folder.iterdir() if paths.is_folder(path)]
         snapshots += sorted(every, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return next((path for snapshot in snapshots if (path := weights_in(snapshot))), None)
+    return next(filter(None, map(weights_in, snapshots)), None)
 
 
 def _published(variant: Variant) -> WeightsFile:
@@ -337,9 +326,9 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
     """Where the mirror, a URL prefix or a folder, keeps a file."""
     if not mirror:
         return ()
-    if is_url(mirror):
-        return (f"{mirror.rstrip('/')}/{name}",)
-    return (str(paths.expanded(mirror) / name),)
+    return (
+        f"{mirror.rstrip('/')}/{name}" if is_url(mirror) else str(paths.expanded(mirror) / name),
+    )
 
 
 def _from_source(source: str, access: Access) -> Path:
@@ -383,11 +372,7 @@ def _from_url(url: str, access: Access) -> Path:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file, so that it is fetched again; see `net.download`.
-
-    Raises:
-        CacheError: the folder cannot be written.
-    """
+    """Renames a damaged file, so that it is fetched again; see `net.download`."""
     return download.set_aside(path, _variable(path))
 
 
@@ -397,34 +382,36 @@ def cached_files() -> list[Path]:
     Other files in torch.hub's folder and timm's downloads are not ours to remove and not listed.
     """
     published = [torch_path(v.weights) for v in VARIANTS.values() if v.weights and not v.bundled]
-    given = [path for path in _url_files() if not _LEFTOVER.fullmatch(path.name)]
+    given = [path for path in _url_files() if not _left_of(path)]
     return [*filter(paths.is_file, published), *given]
 
 
 def leftovers() -> list[Path]:
     """What interrupted downloads and damaged files have left, but for downloads under way now."""
     published = {variant.weights.name for variant in VARIANTS.values() if variant.weights}
-
-    def left_of(path: Path) -> str:
-        return _owner(path).name if _LEFTOVER.fullmatch(path.name) else ""
-
-    found = [path for path in _files(paths.torch_checkpoints_dir()) if left_of(path) in published]
+    found = [path for path in _files(paths.torch_checkpoints_dir()) if _left_of(path) in published]
     found += [
         path
         for path in _files(paths.resnest_home())
-        if left_of(path) == LABELS_FILE
+        if _left_of(path) == LABELS_FILE
         or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
-    found += [path for path in _url_files() if left_of(path)]
+    found += filter(_left_of, _url_files())
     return [path for path in found if not _is_locked(_owner(path))]
 
 
-def remove(path: Path) -> bool:
-    """Removes one of `cached_files` or `leftovers`; False while a download of it is under way.
+def _left_of(path: Path) -> str:
+    """The name of the file that a leftover belongs to; empty for a file of its own."""
+    match = _LEFTOVER.fullmatch(path.name)
+    return match["name"] if match else ""
 
-    Raises:
-        CacheError: the file cannot be removed.
-    """
+
+def _owner(path: Path) -> Path:
+    return path.with_name(_left_of(path) or path.name)
+
+
+def remove(path: Path) -> bool:
+    """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
     from filelock import FileLock, Timeout
 
     lock_file = lock_of(_owner(path))
@@ -455,12 +442,6 @@ def _is_locked(target: Path) -> bool:
             return False
     except (Timeout, OSError):
         return True
-
-
-def _owner(path: Path) -> Path:
-    """The file that a leftover belongs to."""
-    match = _LEFTOVER.fullmatch(path.name)
-    return path.with_name(match["name"]) if match else path
 
 
 def _variable(path: Path) -> str:
