@@ -31,7 +31,7 @@ from resnest_cli.images.remote import fetch_photo
 from resnest_cli.net import Patience
 from tests.server import File, Reply, Server
 
-QUICK = Patience(connect=2, read=1, total=5, attempts=3, pause=0.5)
+QUICK = Patience(connect=2, read=1, total=5, attempts=3, pause=0.5, sleep=lambda _: None)
 LARGEST = 100_000
 
 
@@ -614,7 +614,7 @@ def test_many_threads_at_once(server) -> None:
         if number % 5 == 0:
             server.script(name, Reply(503, b""), Reply(send=100, then="close"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda name: fetch_photo(server.url(name)), names))
+        found = list(pool.map(lambda name: fetch_photo(server.url(name), patience=QUICK), names))
     assert [len(set(data)) for data in found] == [1] * 40
     assert [data[0] for data in found] == list(range(1, 41))
 

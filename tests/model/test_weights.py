@@ -495,12 +495,12 @@ CHILD = """
 """
 
 
-def test_sixteen_first_runs_at_once(variant, server, target) -> None:
-    server.script("/a/" + NAME, Reply(delay=1.5))  # until then the others have come
+def test_eight_first_runs_at_once(variant, server, target) -> None:
+    server.script("/a/" + NAME, Reply(delay=1.2))  # until then the others have come
     command = [sys.executable, "-c", textwrap.dedent(CHILD), NAME, server.url("/a/")]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
-        for _ in range(16)
+        for _ in range(8)
     ]
     ends = [(process.communicate(timeout=60), process.returncode) for process in processes]
     assert [error for (_, error), code in ends if code] == []
