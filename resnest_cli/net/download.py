@@ -95,11 +95,7 @@ def obtain(
 
 @contextmanager
 def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of a file to be fetched; waits, and says so once, while another process does.
-
-    Raises:
-        CacheError: the folder cannot be written, so that there can be no lock.
-    """
+    """Holds the lock of a file to be fetched; waits, and says so, while another process does."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(lock_of(target))
@@ -128,12 +124,9 @@ def lock_of(target: Path) -> Path:
 
 
 def set_aside(path: Path, variable: str) -> Path:
-    """Renames a damaged file to `<name>.damaged` (numbered if taken), so that it is fetched again.
+    """Renames a damaged file to `<name>.damaged`, numbered if taken, and returns the new path.
 
-    Returns the new path. A file that another process has already set aside is no error.
-
-    Raises:
-        CacheError: the folder cannot be written.
+    A file that another process has already set aside is no error.
     """
     aside, number = path.with_name(f"{path.name}.damaged"), 2
     while aside.exists():
@@ -226,11 +219,7 @@ class Place:
         return note if sound and note.url == url and note.validator and self.size() else None
 
     def begin(self, note: Note) -> None:
-        """Starts afresh: no bytes yet, of the file that the note describes.
-
-        Raises:
-            TooLargeError: it is too large.
-        """
+        """Starts afresh: no bytes yet, of the file that the note describes."""
         if note.total is not None:
             if note.total > self.largest:
                 raise TooLargeError(self.largest)
@@ -253,13 +242,9 @@ class Place:
             return FileIO(self.part, "ab", opener=self._open)
 
     def write(self, file: FileIO, data: bytes, left: int | None) -> None:
-        """Writes data to the file that `append` opened; `left` bytes are to come, these included.
-
-        Raises:
-            TooLargeError: the file has become too large; what has arrived is of no use.
-        """
+        """Writes to the file that `append` opened; `left` bytes are to come, these included."""
         if file.tell() + len(data) > self.largest:
-            self.discard()
+            self.discard()  # what has arrived is of no use
             raise TooLargeError(self.largest)
         view = memoryview(data)
         with self.writing():
@@ -280,11 +265,7 @@ class Place:
             raise self._full(needed - free)
 
     def finish(self) -> str:
-        """Checks the hash and gives the file its final name. Returns its SHA-256.
-
-        Raises:
-            WrongFileError: another hash than expected; the bytes are discarded.
-        """
+        """Gives a file with the right hash its final name, discards others. Returns its SHA-256."""
         with self.writing():
             with self.part.open("r+b") as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -347,12 +328,7 @@ def download(
 
 
 def copy(source: Path, place: Place, progress: Progress | None = None) -> str:
-    """Copies a file of a local mirror to `place`, with the same checks. Returns its SHA-256.
-
-    Raises:
-        DownloadError: the file cannot be read or is not the right one.
-        CacheError: the cache folder cannot be written, or is full.
-    """
+    """Copies a file of a local mirror to `place`, with the same checks and errors as `download`."""
     try:  # `place` turns its own OSErrors into CacheErrors: those caught here are the source's
         with source.open("rb") as file:
             note = Note(str(source), total=source.stat().st_size)
@@ -407,40 +383,39 @@ class _Download:
     patience: Patience
     progress: Progress | None
     session: "DeadlineSession"
-    answered = False  # whether the server ever sent an answer
-    doubts = 0  # how often a finished file had the wrong hash
+    deadline: "Deadline | None" = None  # of the last attempt
+    answered: bool = False  # whether the server ever sent an answer
+    doubts: int = 0  # how often a finished file had the wrong hash
 
     def __post_init__(self) -> None:
         self.name = without_login(self.url)  # goes to the disk and into messages
         self.most = self.place.size()
-        self.deadline = self._new_deadline()
-
-    def _new_deadline(self) -> "Deadline":
-        from resnest_cli.net.http import Deadline
-
-        return Deadline(self.patience.window, self.patience.slowest)
 
     def furthered(self) -> bool:
         """Whether the last attempt brought more than the drips of one that was too slow."""
         size = self.place.size()
-        furthered = size - self.most > (self.deadline.least if self.deadline.expired else 0)
+        drips = self.deadline.least if self.deadline and self.deadline.expired else 0
+        furthered = size - self.most > drips
         self.most = max(self.most, size)
         return furthered
 
     def attempt(self) -> str:
         """Asks for what is missing, stores it, and checks the whole."""
-        from resnest_cli.net.http import HEADERS, answer
+        from resnest_cli.net.http import HEADERS, Deadline, answer
 
         note = self.place.resumable(self.name)
         have = self.place.size() if note else 0
         if note and note.total == have:
             return self._finish(doubtful=True)  # killed between the last byte and the rename
-        headers = dict(HEADERS)
-        if note:
-            headers |= {"Range": f"bytes={have}-", "If-Range": note.validator}
-        self.deadline = self._new_deadline()
+        wanted = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
+        self.deadline = deadline = Deadline(self.patience.window, self.patience.slowest)
         with answer(
-            self.session, self.url, self.deadline, self.patience, headers, answered=self.answered
+            self.session,
+            self.url,
+            deadline,
+            self.patience,
+            HEADERS | wanted,
+            answered=self.answered,
         ) as response:
             self.answered = True
             if note and response.status_code == 416:
@@ -450,7 +425,7 @@ class _Download:
                     self._start_over("it has no bytes beyond those here")
                 return self._finish(doubtful=True)
             note, have = self._understand(response, note, have)
-            body, arrived = response.iter_content(CHUNK), self.deadline.advance
+            body, arrived = response.iter_content(CHUNK), deadline.advance
             size = _store(self.place, note, have, body, self.progress, arrived)
             if note.total is not None and size > note.total:
                 self._start_over("it sent more than the whole file")

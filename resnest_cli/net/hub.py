@@ -185,22 +185,41 @@ def push(
     Raises:
         ResnestError: the hub refuses, or cannot be reached; the message says what to do.
     """
-    with _at_work(hub), _pushed_in_words(hub, repository):
-        api = _api(hub)
-        address = str(api.create_repo(repository, private=private or None, exist_ok=True))
-        if private and not api.model_info(repository).private:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _at_work(hub):
+        try:
+            with _in_words(hub, repository, "main"):
+                return _push(hub, folder, files, repository, private=private, message=message)
+        except DownloadError as error:
+            cause = error.__cause__
+            said = isinstance(cause, HfHubHTTPError) and getattr(cause, "server_message", "")
+            more = f" ({one_line(said)})" if said else ""
             raise ResnestError(
-                f"{repository} exists and is public; nothing was sent. Make it private on its "
-                "page, or leave --private out."
-            )
-        if api.file_exists(repository, "README.md"):
-            hub.notify(f"{repository} has a README.md, which is kept")
-            files = [name for name in files if name != "README.md"]
-        size = sum((folder / name).stat().st_size for name in files)
-        hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
-        api.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
+                f"{repository} was not sent: {error}{more}. The token needs the right to write."
+            ) from error
+        except (ValueError, RuntimeError) as error:
+            raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
+
+
+def _push(
+    hub: Hub, folder: Path, files: list[str], repository: str, *, private: bool, message: str
+) -> str:
+    api = _api(hub)
+    address = str(api.create_repo(repository, private=private or None, exist_ok=True))
+    if private and not api.model_info(repository).private:
+        raise ResnestError(
+            f"{repository} exists and is public; nothing was sent. Make it private on its page, or "
+            "leave --private out."
         )
+    if api.file_exists(repository, "README.md"):
+        hub.notify(f"{repository} has a README.md, which is kept")
+        files = [name for name in files if name != "README.md"]
+    size = sum((folder / name).stat().st_size for name in files)
+    hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
+    api.upload_folder(
+        repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
+    )
     return address
 
 
@@ -299,25 +318,6 @@ def _refused(hub: Hub, error: Any) -> HttpError:
         reason = f"answered {status} {one_line(error.response.reason_phrase or '')}".rstrip()
     again = status in TRY_AGAIN and (wait is None or wait <= MAX_WAIT)
     return HttpError(f"{hub.host} {reason}", status=status, again=again, wait=wait)
-
-
-@contextmanager
-def _pushed_in_words(hub: Hub, repository: str) -> Iterator[None]:
-    """Turns what goes wrong in `push` into an error that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        with _in_words(hub, repository, "main"):
-            yield
-    except DownloadError as error:
-        cause = error.__cause__
-        said = getattr(cause, "server_message", None) if isinstance(cause, HfHubHTTPError) else None
-        said = f" ({one_line(said)})" if said else ""
-        raise ResnestError(
-            f"{repository} was not sent: {error}{said}. The token needs the right to write."
-        ) from error
-    except (ValueError, RuntimeError) as error:
-        raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
 
 
 @contextmanager
