@@ -185,15 +185,12 @@ def push(
     Raises:
         ResnestError: the hub refuses, or cannot be reached; the message says what to do.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     with _at_work(hub):
         try:
             with _in_words(hub, repository, "main"):
                 return _push(hub, folder, files, repository, private=private, message=message)
         except DownloadError as error:
-            cause = error.__cause__
-            said = isinstance(cause, HfHubHTTPError) and getattr(cause, "server_message", "")
+            said = str(getattr(error.__cause__, "server_message", None) or "")
             more = f" ({one_line(said)})" if said else ""
             raise ResnestError(
                 f"{repository} was not sent: {error}{more}. The token needs the right to write."
