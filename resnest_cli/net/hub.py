@@ -243,26 +243,25 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
     import httpx2
     from huggingface_hub import errors
 
+    page = f"{hub.endpoint}/{repository}"
+    known: dict[type[Exception], str] = {
+        errors.GatedRepoError: f"access to it is granted on request: ask on {page}, then {_LOGIN}",
+        errors.RepositoryNotFoundError: (
+            f"{hub.host} has no such repository, or it is private: then {_LOGIN}"
+        ),
+        errors.RevisionNotFoundError: f"it has no revision {revision}",
+        errors.LocalTokenNotFoundError: f"there is no token: {_LOGIN}",
+        errors.LocalEntryNotFoundError: f"{hub.host} stopped answering",
+    }
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise HttpError(
-            f"access to it is granted on request: ask on {hub.endpoint}/{repository}, then {_LOGIN}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise HttpError(
-            f"{hub.host} has no such repository, or it is private: then {_LOGIN}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HttpError(f"it has no revision {revision}") from error
     except errors.RemoteEntryNotFoundError as error:
         raise NoSuchEntryError("it has no such file") from error
+    except tuple(known) as error:
+        words = next(words for kind, words in known.items() if isinstance(error, kind))
+        raise HttpError(words) from error
     except errors.HfHubHTTPError as error:
         raise _refused(hub, error) from error
-    except errors.LocalTokenNotFoundError as error:
-        raise HttpError(f"there is no token: {_LOGIN}") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise HttpError(f"{hub.host} stopped answering") from error
     except httpx2.HTTPError as error:
         raise _broken(hub, error) from error
     except RuntimeError as error:  # of hf_xet, which fetches from the public hub's storage

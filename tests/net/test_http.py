@@ -5,7 +5,7 @@ from http.client import HTTPException
 
 import pytest
 
-from resnest_cli.net import http
+from resnest_cli.net import HttpError, Patience, http
 
 
 def reader(data: bytes) -> http._Reader:
@@ -36,3 +36,28 @@ def test_a_deadline_is_put_off_while_enough_arrives(monkeypatch: pytest.MonkeyPa
     assert not deadline.expired
     assert fixed.expired
     assert deadline.expired  # at 3.9
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "attempts", "pauses"),
+    [
+        (HttpError("no", again=True), {}, 3, [0.5, 1.0]),
+        (HttpError("no", again=True, wait=7), {}, 3, [7, 7]),
+        (HttpError("no"), {}, 1, []),
+        (HttpError("no", again=True), {"furthered": lambda: True}, 50, [0.5] * 49),
+        (HttpError("no", again=True, wait=7), {"deadline": http.Deadline(5)}, 1, []),
+    ],
+    ids=["as often as asked", "as the server asks", "final", "while it helps", "no time left"],
+)
+def test_one_loop_of_attempts(error, options, attempts, pauses) -> None:
+    slept, made, said = [], [], []
+
+    def attempt() -> None:
+        made.append(1)
+        raise error
+
+    patience = Patience(attempts=3, pause=0.5, sleep=slept.append)
+    with pytest.raises(HttpError, match="no"):
+        http.persevere(attempt, patience, notify=said.append, **options)
+    assert (len(made), slept) == (attempts, pauses)
+    assert len(said) == len(pauses)
