@@ -35,9 +35,6 @@ from resnest_cli.net import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# Before the library is imported: it asks the public hub which programs it may be run by.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 _LOGIN = "set HF_TOKEN to a token that may, or run `hf auth login`"
 _T = TypeVar("_T")
 _CHUNK = 1 << 18  # bytes that a broken connection loses; the library's 10 MB are a coarse bar, too
@@ -321,6 +318,8 @@ def _at_work(hub: Hub) -> Iterator[None]:
     """Keeps the library silent, and the token with the hub, until the block ends."""
     import logging
 
+    # Before the library is imported: it asks the public hub which programs it may be run by.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
