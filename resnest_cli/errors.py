@@ -19,8 +19,14 @@ place that turns them into a message and an exit code.
 
 import errno
 import os
+from typing import Literal
 
-from resnest_cli.machine_limits import limit_reached
+# What is wrong with an input, in the words of a run's summary ("3 damaged, 1 missing").
+ErrorKind = Literal[
+    "missing", "unreadable", "not an image", "empty", "truncated", "damaged", "too large",
+    "timed out", "crashed the decoder", "not fetched", "matched nothing", "no finite numbers",
+    "beyond float16", "other",
+]  # fmt: skip
 
 
 class ResnestError(Exception):
@@ -40,9 +46,17 @@ class UnknownModelError(UsageError):
 
 
 class ImageError(ResnestError):
-    """One input that could not be read as a photo."""
+    """One input that could not be read as a photo.
+
+    `kind` says what is wrong; it travels with the error between processes. "other" is for whoever
+    raises one without saying so.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", *, kind: ErrorKind = "other") -> None:
+        super().__init__(message)
+        self.kind: ErrorKind = kind
 
 
 class LabelsError(ResnestError):
@@ -82,10 +96,29 @@ _REMEDIES = {
     "Check that its folder may be written, or name another place.": ("EACCES", "EPERM", "EROFS"),
     "The disk fails: name another place.": ("EIO",),
 }
+# What this machine, or its limits for a user, refuse, and what to do.
+LIMIT_REMEDIES = {
+    errno.EMFILE: "this process may open no more files (`ulimit -n` says how many). Raise the "
+    "limit, such as with `ulimit -n 4096`, or use fewer --workers.",
+    errno.ENFILE: "the whole machine may open no more files. End other programs, or use fewer "
+    "--workers.",
+    errno.EAGAIN: "the system refuses another process or thread (`ulimit -u` and the pids limit of "
+    "a container say how many). Raise the limit, or use --workers 0.",
+    errno.ENOMEM: "the system refuses more memory. End other programs, or use fewer --workers and "
+    "a smaller --batch-size.",
+}
+# What torch, multiprocessing and Python's threads say in place of a number.
+_LIMIT_WORDS = {
+    "too many open files": errno.EMFILE,
+    "items of ancdata": errno.EMFILE,  # a descriptor that was sent found no place here
+    "can't start new thread": errno.EAGAIN,
+    "resource temporarily unavailable": errno.EAGAIN,
+    "cannot allocate memory": errno.ENOMEM,
+}
 
 
 def cannot_write(path: object, error: OSError) -> str:
-    """What to say where the system refuses to write a file: which, why, and what to do."""
+    """The message for a file that the system refuses to write: which, why, and what to do."""
     folder = os.path.dirname(str(path))  # noqa: PTH120 - "" is the working folder
     if error.errno == errno.ENOENT and folder and not os.path.lexists(folder):
         return f"{path}: cannot be written: there is no folder {folder}. Make it, or name another."
@@ -93,7 +126,7 @@ def cannot_write(path: object, error: OSError) -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the system says."""
+    """The system's words for an error."""
     return error.strerror or str(error) or type(error).__name__
 
 
@@ -103,6 +136,21 @@ def remedy(error: OSError) -> str:
     known = next((text for text, names in _REMEDIES.items() if name in names), "")
     limit = limit_reached(error) or ""
     return known or limit[:1].upper() + limit[1:]
+
+
+def limit_reached(error: BaseException | None) -> str | None:
+    """Which limit an error, or one that it followed, is about, and what to do; None for others."""
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.errno in LIMIT_REMEDIES:
+                return LIMIT_REMEDIES[error.errno]
+        elif isinstance(error, RuntimeError):
+            text = str(error).lower()
+            for words, number in _LIMIT_WORDS.items():
+                if words in text:
+                    return LIMIT_REMEDIES[number]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def one_line(text: str) -> str:

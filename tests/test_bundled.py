@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnest_cli import Classifier
 from resnest_cli.errors import WeightsError
-from resnest_cli.model import cache, weights
+from resnest_cli.model import weights
 from resnest_cli.model.checkpoint import read_info
 from resnest_cli.model.variants import get_variant
 from resnest_cli.model.weights import Access
@@ -145,7 +145,7 @@ def test_a_damaged_installation_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     with damaged.open("r+b") as file:
         file.seek(-100, 2)
         file.write(b"\0" * 50)
-    monkeypatch.setattr(cache, "_BUNDLED", tmp_path)
+    monkeypatch.setattr(weights, "_BUNDLED", tmp_path)
     for variant in (DEMO, replace(DEMO, weights=replace(DEMO.weights, name="gone-00000000.st"))):
         with pytest.raises(WeightsError, match="Install resnest-cli again"):
             weights.ensure(variant, OFFLINE)

@@ -9,10 +9,10 @@ import typer
 from resnest_cli import options, output
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import compiled
-from resnest_cli.model import weights
-from resnest_cli.model.hub_files import check_folder, ensure_file, ensure_folder
+from resnest_cli.model.model_files import refresh
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import VARIANTS, Variant
+from resnest_cli.net import Access
 
 EPILOG = """Examples:
 
@@ -51,10 +51,10 @@ def download(
     for name, meaning in meanings:
         title = meaning.variant.id if meaning.variant else str(meaning.repository)
         try:
-            path = _fetched(meaning, access)
+            path = refresh(meaning, access)
         except (WeightsError, CheckpointError) as error:  # the others may still be had
-            told = str(error)
-            output.error(told if told.startswith(title) else f"{title}: {told}")
+            text = str(error)
+            output.error(text if text.startswith(title) else f"{title}: {text}")
             failed += 1
         else:
             output.emit(f"{title}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
@@ -70,19 +70,7 @@ def _remote(name: str) -> Meaning:
     return meaning
 
 
-def _fetched(meaning: Meaning, access: weights.Access) -> Path:
-    if meaning.variant is not None:
-        return weights.ensure(meaning.variant, access, hub_first=meaning.repository is not None)
-    repository = meaning.repository
-    assert repository is not None
-    if repository.foreign_file:
-        return ensure_file(repository, access, refresh=True)
-    return check_folder(ensure_folder(repository, access, refresh=True))
-
-
-def _compile(
-    title: str, name: str, variant: Variant | None, path: Path, access: weights.Access
-) -> None:
+def _compile(title: str, name: str, variant: Variant | None, path: Path, access: Access) -> None:
     """Compiles the model, so that its first run need not; failing that, says why and goes on."""
     from resnest_cli.inference.engine import compile_model
     from resnest_cli.model import checkpoint

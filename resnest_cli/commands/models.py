@@ -1,27 +1,14 @@
 """`resnest models`: what there is, what is on this machine, and what a file of weights says."""
 
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from resnest_cli import options, output
 from resnest_cli.inference import compiled
 from resnest_cli.model import weights
-from resnest_cli.model.names import get_named, understand
-from resnest_cli.model.variants import (
-    BUNDLED_MODEL,
-    DEFAULT_MODEL,
-    RECOMMENDED,
-    VARIANTS,
-    Variant,
-    get_variant,
-    preprocessing_to_dict,
-)
-
-if TYPE_CHECKING:
-    from resnest_cli.model.checkpoint import CheckpointInfo
+from resnest_cli.model.names import get_named
+from resnest_cli.model.variants import VARIANTS
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -44,80 +31,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 @app.callback()
 def list_models(context: typer.Context, format_: options.TableFormat = "table") -> None:
     """List the variants and which of them are on this machine."""
-    if context.invoked_subcommand is not None:
-        return
-    described = [_described(variant) for variant in VARIANTS.values()]
-    if format_ == "json":
-        output.emit(output.to_json(described, indent=2) + "\n")
-        return
-    columns = [("Model", "left"), ("Alias", "left")]
-    columns += [(title, "right") for title in ("Params", "GMACs", "Size", "Top-1", "On disk")]
-    output.show_table(columns, [_row(record) for record in described])
-    picks = ", ".join(f"{why}: {model}" for model, why in RECOMMENDED.items())
-    output.emit(
-        f"{picks} (default: {DEFAULT_MODEL}).\n"
-        "On disk: size of cached weights; * compiled as well.\n"
-        f"{_bundled()}\n"
-    )
+    from resnest_cli.output.models import show_variants
 
-
-def _bundled() -> str:
-    small, usual = get_variant(BUNDLED_MODEL), VARIANTS[DEFAULT_MODEL]
-    return (
-        f"{small.id} ({BUNDLED_MODEL}) comes with the program, for {small.num_classes} classes;\n"
-        f"its top-1 is on {small.dataset}, the others' on {usual.dataset} "
-        f"({usual.num_classes} classes)."
-    )
-
-
-def _described(variant: Variant) -> dict[str, Any]:
-    cached = weights.find_cached(variant)
-    return {
-        "id": variant.id,
-        "aliases": list(variant.aliases),
-        "parameters": variant.parameters,
-        "gmacs": variant.gmacs,
-        "size": variant.preprocessing.size,
-        "top1": variant.top1,
-        "top5": variant.top5,
-        "classes": variant.num_classes,
-        "dataset": variant.dataset,
-        "bundled": variant.bundled,
-        "recommended": RECOMMENDED.get(variant.id),
-        "cached": cached is not None,
-        "path": str(cached) if cached else None,
-        "bytes": cached.stat().st_size if cached else None,
-        "compiled": _compiled(variant, cached) if cached else [],
-        "preprocessing": preprocessing_to_dict(variant.preprocessing),
-        "urls": list(variant.weights.urls) if variant.weights else [],
-        "hub": variant.hub.id if variant.hub else None,
-    }
-
-
-def _row(record: dict[str, Any]) -> list[str]:
-    return [
-        record["id"],
-        " ".join(record["aliases"]),
-        f"{record['parameters'] / 1e6:.1f}M",
-        f"{record['gmacs']:.2f}",
-        str(record["size"]),
-        f"{record['top1']:.2f}",
-        _on_disk(record),
-    ]
-
-
-def _on_disk(record: dict[str, Any]) -> str:
-    size = output.megabytes(record["bytes"]) if record["cached"] else "-"
-    return size + ("*" if record["compiled"] else "")
-
-
-def _compiled(variant: Variant, path: Path) -> list[dict[str, Any]]:
-    """What this version of the program has compiled of the cached weights, for whatever CPU."""
-    return [
-        {"path": str(file.path), "bytes": file.bytes}
-        | {key: file.origin.get(key) for key in ("outputs", "cpu", "onnxruntime")}
-        for file in compiled.compiled_from(path, variant.architecture)
-    ]
+    if context.invoked_subcommand is None:
+        show_variants(as_json=format_ == "json")
 
 
 @app.command(epilog="Examples:\n\n  resnest models verify\n\n  resnest models verify resnest50d")
@@ -156,20 +73,19 @@ def clean(dry_run: DryRun = False) -> None:
     Only published ResNeSt files and our own leftovers: nothing else in torch.hub's folder, and
     nothing of timm's.
     """
-    sizes = {file.path: file.size for file in weights.cached_files()}
-    sizes |= {path: path.stat().st_size for path in weights.leftovers()}
-    ours = {path: path.stat().st_size for path in compiled.everything()}
+    removers = dict.fromkeys((*weights.cached_files(), *weights.leftovers()), weights.remove)
+    removers |= dict.fromkeys(compiled.everything(), compiled.remove)
+    sizes = {path: path.stat().st_size for path in removers}
     freed = 0
-    for path, size in (sizes | ours).items():
-        remove = compiled.remove if path in ours else weights.remove
+    for path, remove in removers.items():
         if not dry_run and not remove(path):
             output.message(f"kept {path}: it is in use now.")
             continue
-        freed += size
+        freed += sizes[path]
         output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
     output.message(
         f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
-        if sizes or ours
+        if removers
         else "Nothing to clean."
     )
 
@@ -191,76 +107,6 @@ def show(
     Where a config.json belongs to it, what that says is shown, and what the table says if it
     differs. Published weights that are not on this machine are not fetched. Nothing is executed.
     """
-    record = _record(model, options.access(mirror, offline))
-    if format_ == "json":
-        output.emit(output.to_json(record, indent=2) + "\n")
-        return
-    rows = [[name, _text(value)] for name, value in record.items() if value not in (None, {}, [])]
-    output.show_table([("", "left"), (model, "left")], rows)
+    from resnest_cli.output.models import show_file
 
-
-def _record(name: str, access: weights.Access) -> dict[str, Any]:
-    from resnest_cli.model.checkpoint import read_info, read_state_dict
-    from resnest_cli.model.loading import find_model
-    from resnest_cli.model.model_files import configured, find_file
-
-    meaning = understand(name)
-    variant = meaning.variant
-    if variant is not None and weights.find_cached(variant) is None:
-        return {"variant": variant.id, "file": None} | _of_table(variant)
-    path, config = find_file(name, meaning, access)
-    info = read_info(path)
-    if info.format == "pickle":  # only its content tells
-        info, _ = read_state_dict(path)
-    if config is None and variant is None:
-        return _shown(path, info)
-    found = find_model(name, access=access)
-    info = configured(replace(info, variant=found.variant), config, path)
-    record = _shown(path, replace(info, preprocessing=found.preprocessing))
-    table = _of_table(variant or VARIANTS[found.variant.id])
-    told = {} if table["preprocessing"] == record["preprocessing"] else table
-    return record | {
-        "config": str(found.config) if found.config else None,
-        "preprocessing_of_table": told.get("preprocessing"),
-    }
-
-
-def _of_table(variant: Variant) -> dict[str, Any]:
-    return {
-        "architecture": variant.architecture,
-        "parameters": variant.parameters,
-        "num_classes": variant.num_classes,
-        "preprocessing": asdict(variant.preprocessing),
-        "hub": variant.hub.id if variant.hub else None,
-    }
-
-
-def _shown(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
-    return {
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "format": info.format,
-        "format_version": info.format_version,
-        "variant": info.variant.id if info.variant else None,
-        "architecture": info.variant.architecture if info.variant else None,
-        "parameters": info.parameters,
-        "tensors": info.tensors,
-        "num_classes": info.num_classes,
-        "in_channels": info.in_channels,
-        "class_names": list(info.class_names) if info.class_names else None,
-        "preprocessing": asdict(info.preprocessing) if info.preprocessing else None,
-        "trained_on": {"photos": info.trained_on.photos} if info.trained_on else None,
-        "metrics": dict(info.metrics),
-        "provenance": dict(info.provenance),
-        "versions": dict(info.versions),
-        "notes": list(info.notes),
-    }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
-    if isinstance(value, list):
-        shown = ", ".join(str(item) for item in value[:12])
-        return shown + (f", ... ({len(value)} in all)" if len(value) > 12 else "")
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    show_file(model, options.access(mirror, offline), as_json=format_ == "json")

@@ -94,7 +94,10 @@ def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
     if variant := find_variant(name):
         return Meaning(variant=variant)
     if name.lower().startswith(_LOCAL_PREFIX):
-        return Meaning(path=_local(name[len(_LOCAL_PREFIX) :], name, exists))
+        text = name[len(_LOCAL_PREFIX) :]
+        if not text or not exists(expanded(text)):
+            raise UnknownModelError(f"{name}: there is no such folder.")
+        return Meaning(path=expanded(text))
     if not name.strip():
         raise UnknownModelError("the name of the model is empty. `resnest models` lists variants.")
     repository = _repository(name)
@@ -157,13 +160,6 @@ def known_near(repository: Repository) -> str:
     return f" timm's weights of {variant.id} are {variant.hub.id}."
 
 
-def _local(text: str, name: str, exists: Callable[[Path], bool]) -> Path:
-    path = expanded(text)
-    if not text or not exists(path):
-        raise UnknownModelError(f"{name}: there is no such folder.")
-    return path
-
-
 def _unknown(name: str, path: Path) -> UnknownModelError:
     if is_url(name):
         return UnknownModelError(
@@ -206,13 +202,11 @@ def _repository(name: str) -> Repository | None:
 
 def _prefixed(name: str, rest: str, *, uri: bool) -> Repository:
     """`rest` is what stands behind the prefix; a `uri` may name a file as well."""
-    rest = rest.strip("/")
-    rest, at, branch = rest.partition("@")
+    rest, at, branch = rest.strip("/").partition("@")
     parts = rest.split("/")
-    if uri and parts[0] in _OTHER_KINDS:
-        raise UnknownModelError(f"{name} is {_OTHER_KINDS[parts[0]]}, not a model.")
-    if uri and parts[0] == "models":
-        parts = parts[1:]
+    if uri:
+        _check_kind(name, parts[0])
+        parts = parts[1:] if parts[0] == "models" else parts
     if len(parts) == 1 and (variant := find_variant(parts[0])) and variant.hub:
         parts = variant.hub.id.split("/")  # timm's name without timm
     revision, file = unquote(branch) or None, "/".join(parts[2:]) or None
@@ -241,23 +235,23 @@ def _page(name: str) -> str | None:
 
 def _addressed(name: str, path: str) -> Repository:
     """The repository of an address' path, such as USER/NAME/tree/main."""
-    owner, _, rest = path.partition("/")
-    if owner in _OTHER_KINDS:
-        raise UnknownModelError(f"{name} is the address of {_OTHER_KINDS[owner]}, not of a model.")
-    title, _, rest = rest.partition("/")
+    owner, title, kind, rest = (*path.split("/", 3), "", "", "")[:4]
+    _check_kind(name, owner)
     title, at, revision = title.partition("@")
-    if at:
-        if not revision or rest:
-            raise _no_name(name)
-        return _checked(name, f"{owner}/{title}", unquote(revision), None)
-    kind, _, rest = rest.partition("/")
-    if not kind or kind not in {"tree", "blob", "resolve", "raw", "commit"}:
-        return _checked(name, f"{owner}/{title}", None, None)  # a tab of the page
-    match = re.fullmatch(_BRANCH, rest)
-    if match is None:
-        return _checked(name, f"{owner}/{title}", None, None)
-    file = unquote(match["file"]) if match["file"] else None
-    return _checked(name, f"{owner}/{title}", unquote(match["revision"]), file)
+    if at and (kind or not revision):
+        raise _no_name(name)
+    match = None
+    if kind in {"tree", "blob", "resolve", "raw", "commit"}:  # others are tabs of the page
+        match = re.fullmatch(_BRANCH, rest)
+    revision, file = (match["revision"], match["file"]) if match else (revision, "")
+    return _checked(
+        name, f"{owner}/{title}", unquote(revision) or None, unquote(file or "") or None
+    )
+
+
+def _check_kind(name: str, first: str) -> None:
+    if first in _OTHER_KINDS:
+        raise UnknownModelError(f"{name} is {_OTHER_KINDS[first]} of the hub, not a model.")
 
 
 def _checked(name: str, id_: str, revision: str | None, file: str | None) -> Repository:

@@ -1,15 +1,21 @@
-"""Published weights: locate, download, verify.
+"""Published weights: where they are, which hash they have, and what of them is on this machine.
 
 `ensure` is the one road to a file of weights: the user's own file, else torch.hub's cache, else
 the hub's, else a download from the mirror, the published hosts and the hub in turn. The first
 digits of the SHA-256 in a published file's name decide whether a file is whole (torch.hub's
 convention, torch.hub.load_state_dict_from_url); where it came from they do not prove.
+
+Two caches belong to others and are shared: torch.hub's (`$TORCH_HOME/hub/checkpoints`, where files
+are kept under their published names) and Hugging Face's, where timm's downloads lie, too.
 """
 
+import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -17,67 +23,25 @@ from urllib.parse import unquote, urlsplit
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
 from resnest_cli.files import distrusted
-from resnest_cli.model import hashes, hub_files
-from resnest_cli.model.cache import (
-    CachedFile,
-    cached_files,
-    copies,
-    find_cached,
-    hub_folder,
-    leftovers,
-    locked,
-    remove,
-    set_aside,
-    torch_path,
-)
-from resnest_cli.model.fetch import Patience, copy, fetch
+from resnest_cli.model import hashes
+from resnest_cli.model.hub_models import MAIN, fetch_published, forbidden, weights_in
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
-from resnest_cli.model.partial import Partial, no_place
-from resnest_cli.model.variants import BUNDLED_MODEL, Variant, WeightsFile, get_variant
-from resnest_cli.net.progress import Progress
+from resnest_cli.model.names import WEIGHTS_NAMES
+from resnest_cli.model.variants import BUNDLED_MODEL, VARIANTS, Variant, WeightsFile, get_variant
+from resnest_cli.net import LARGEST, Access, Patience, download, hub, ignore
+from resnest_cli.net import without_login as shown
+from resnest_cli.net.download import NoOriginError, Place, lock_of, no_place, writing
 from resnest_cli.paths import is_url
-from resnest_cli.web import LARGEST, without_login
 
-__all__ = [
-    "Access",
-    "CachedFile",
-    "Progress",
-    "VerifyResult",
-    "cached_files",
-    "ensure",
-    "fetch_labels",
-    "find_cached",
-    "is_url",
-    "leftovers",
-    "remove",
-    "set_aside",
-    "verify",
-]
+__all__ = ["Access", "ensure", "is_url"]
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
-PATIENCE = Patience()
+_ACCESS = Access()
 LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)
 _LARGEST_LABELS = 100_000  # bytes
 _HUB = "hf://"  # begins the origin that stands for the hub
-
-
-def ignore(_message: str) -> None:
-    """Say nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How weights may be had.
-
-    `mirror` is a private URL prefix or a folder, asked first; `offline` forbids every connection;
-    `progress` shows a download, `notify` tells what the user should know while it waits.
-    """
-
-    mirror: str | None = None
-    offline: bool = False
-    progress: Progress | None = None
-    notify: Callable[[str], None] = ignore
-    patience: Patience = PATIENCE
+_BUNDLED = Path(__file__).with_name("bundled")
+_LEFTOVER = re.compile(r"(?P<name>.+?)\.(part|part\.json|lock|damaged|damaged\.\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +62,7 @@ class VerifyResult:
 class _Request:
     """A file to be had: where it belongs, where it may come from, and how to speak of it."""
 
-    place: Partial
+    place: Place
     origins: tuple[str, ...]  # URLs and paths, asked in turn
     title: str
     advice: str  # how else to get it
@@ -107,7 +71,7 @@ class _Request:
 
 def ensure(
     variant: Variant,
-    access: Access = Access(),
+    access: Access = _ACCESS,
     source: str | None = None,
     *,
     hub_first: bool = False,
@@ -129,27 +93,27 @@ def ensure(
     weights = _published(variant)
     if found := _good_copy(variant, access.notify, hub_first=hub_first):
         return found
+    target = torch_path(weights)
     if weights.bundled:
         raise WeightsError(
-            f"{torch_path(weights)}, which comes with the program, is missing or damaged. Install "
-            "resnest-cli again."
+            f"{target}, which comes with the program, is missing or damaged. Install resnest-cli "
+            "again."
         )
-    target = torch_path(weights)
-    hub = (f"{_HUB}{variant.hub.id}",) if variant.hub else ()
+    on_hub = (f"{_HUB}{variant.hub.id}",) if variant.hub else ()
     first = hub_first or paths.huggingface_endpoint() != paths.PUBLIC_HUB
-    hosts = (*hub, *weights.urls) if first else (*weights.urls, *hub)
+    hosts = (*on_hub, *weights.urls) if first else (*weights.urls, *on_hub)
     request = _Request(
-        Partial(target, weights.hash_prefix, "TORCH_HOME", 8 * (variant.parameters or LARGEST)),
+        Place(target, weights.hash_prefix, "TORCH_HOME", 8 * (variant.parameters or LARGEST)),
         (*_mirrored(access.mirror, weights.name), *hosts),
         f"{weights.name}, the weights of {variant.id},",
         f"run `resnest download {variant.id}` where there is a network, ",
-        (target, *((hub_folder(variant.hub.id),) if variant.hub else ())),
+        (target, *((hub.cached_repository(variant.hub.id),) if variant.hub else ())),
     )
     path, origin = _obtain(
         request,
         access,
         lambda: _good_copy(variant, ignore, hub_first=hub_first),
-        lambda: hub_files.fetch_published(variant, access),
+        lambda: fetch_published(variant, access),
     )
     if origin and not origin.startswith(_HUB):
         fetch_labels(access, public=is_url(origin))
@@ -157,34 +121,30 @@ def ensure(
 
 
 def verify(variant: Variant) -> VerifyResult:
-    """Hash the variant's file anew, whatever is remembered of it.
-
-    Raises:
-        CacheError: the file cannot be read.
-        WeightsError: the variant has no published weights.
-    """
+    """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
     for path, expected in copies(variant).items():
         try:
             actual = hashes.sha256_of(path)
         except OSError as error:
             raise _unreadable(path, error) from error
-        if not actual.startswith(expected):
+        good = actual.startswith(expected)
+        if good:
+            hashes.remember(path, actual)
+        else:
             hashes.forget(path)
-            return VerifyResult("damaged", path, expected, actual)
-        hashes.remember(path, actual)
-        return VerifyResult("ok", path, expected, actual)
+        return VerifyResult("ok" if good else "damaged", path, expected, actual)
     return VerifyResult("missing", torch_path(weights), weights.hash_prefix)
 
 
-def fetch_labels(access: Access = Access(), *, public: bool = True) -> Path | None:
-    """Fetch the published class file into `$RESNEST_HOME`; None, without a word, if that fails.
+def fetch_labels(access: Access = _ACCESS, *, public: bool = True) -> Path | None:
+    """Fetches the published class file into `$RESNEST_HOME`; None, without a word, if that fails.
 
     One quick attempt per place: the mirror, then the public host unless `public` is false.
     """
     target = paths.resnest_home() / LABELS_FILE
     request = _Request(
-        Partial(target, LABELS_SHA256, "RESNEST_HOME", _LARGEST_LABELS),
+        Place(target, LABELS_SHA256, "RESNEST_HOME", _LARGEST_LABELS),
         (*_mirrored(access.mirror, LABELS_FILE), *((LABELS_URL,) if public else ())),
         LABELS_FILE,
         "",
@@ -199,6 +159,46 @@ def fetch_labels(access: Access = Access(), *, public: bool = True) -> Path | No
         return look() or _obtain(request, quick, look)[0]
     except WeightsError:
         return None  # the same labels come with the program
+
+
+def torch_path(weights: WeightsFile) -> Path:
+    """Where torch.hub and we keep a published file, or where a bundled one lies."""
+    if weights.bundled:
+        return _BUNDLED / weights.name
+    return paths.torch_checkpoints_dir() / weights.name
+
+
+def find_cached(variant: Variant) -> Path | None:
+    """The variant's file, ours or timm's, if there is one. Quick: its content is not looked at."""
+    return next(iter(copies(variant)), None)
+
+
+def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
+    """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
+
+    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known: a
+    file of the hub's cache without the usual link to its blob.
+    """
+    found: dict[Path, str] = {}
+    if variant.weights is None:  # a network of one's own, whatever its id
+        return found
+    if paths.is_file(path := torch_path(variant.weights)):
+        found[path] = variant.weights.hash_prefix
+    if variant.hub is None or (entry := _timms_file(variant.hub.id)) is None:
+        return found
+    known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
+    copy = {entry: known or hub.blob_hash(entry)}
+    return copy | found if hub_first else found | copy
+
+
+def _timms_file(repository: str) -> Path | None:
+    """The file of the main branch's snapshot, else of the newest that has one."""
+    snapshots = [main] if (main := hub.cached_snapshot(repository, MAIN)) else []
+    with contextlib.suppress(OSError):
+        folder = hub.cached_repository(repository) / "snapshots"
+        every = [path for path in folder.iterdir() if paths.is_folder(path)]
+        snapshots += sorted(every, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return next(filter(None, map(weights_in, snapshots)), None)
 
 
 def _published(variant: Variant) -> WeightsFile:
@@ -251,53 +251,46 @@ def _obtain(
     Returns its path and the origin, which is empty for a file that another process has fetched.
     What `from_hub` fetches lies in the hub's own cache.
     """
-    place, reasons = request.place, []
+    place = request.place
     if missing := no_place(place.target.parent, place.variable):
         raise CacheError(
             f"{request.title} is not on this machine, and {missing}{_instead(request)}"
         )
-    offline = paths.huggingface_offline()
-    origins = [
-        origin
-        for origin in request.origins
-        if not (access.offline and is_url(origin)) and not (offline and origin.startswith(_HUB))
-    ]
+
+    def fetch(origin: str) -> Path:
+        if is_url(origin):
+            sha256 = download.download(
+                origin, place, access.patience, access.progress, access.notify
+            )
+        else:
+            sha256 = download.copy(Path(origin), place, access.progress)
+        hashes.remember(place.target, sha256)
+        return place.target
+
+    origins: dict[str, Callable[[], Path]] = {}
+    for origin in request.origins:
+        if origin.startswith(_HUB):
+            if from_hub and not forbidden(access):
+                origins[origin] = from_hub
+        elif not (access.offline and is_url(origin)):
+            origins[origin] = partial(fetch, origin)
     if not origins:
         raise _not_available(request, access, [])
-    with locked(place.target, place.variable, access.notify):
-        if found := look():
-            return found, ""
-        if place.target.is_file():
-            aside = set_aside(place.target)
-            access.notify(
-                f"{place.target} is damaged: set aside as {aside.name}, fetching it again"
-            )
-        for origin in origins:
-            try:
-                if from_hub and origin.startswith(_HUB):
-                    return from_hub(), origin
-                if is_url(origin):
-                    sha256 = fetch(origin, place, access.patience, access.progress, access.notify)
-                else:
-                    sha256 = copy(Path(origin), place, access.progress)
-            except DownloadError as error:
-                reasons.append(f"{without_login(origin)}: {error}")
-            else:
-                hashes.remember(place.target, sha256)
-                return place.target, origin
-        raise _not_available(request, access, reasons)
+    try:
+        return download.obtain(place.target, place.variable, origins, look, access.notify)
+    except NoOriginError as error:
+        raise _not_available(request, access, error.reasons) from error
 
 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:
     """The error after every origin was asked in vain, or none may be asked."""
     target = request.place.target
-    origins = [origin for origin in request.origins if not origin.startswith(_HUB)]
-    urls = [without_login(origin) for origin in origins if is_url(origin)]
+    urls = [shown(url) for url in request.origins if is_url(url) and not url.startswith(_HUB)]
     if access.offline:
         looked = [
-            f"{p}: {'damaged' if p.is_file() else 'not there'}"
-            for p in request.looked_at
-            if not paths.homeless(p)
+            f"{path}: {'damaged' if path.is_file() else 'not there'}"
+            for path in request.looked_at
+            if not paths.homeless(path)
         ]
         return OfflineError(
             f"{request.title} is not on this machine, and --offline (RESNEST_OFFLINE) forbids to "
@@ -327,6 +320,15 @@ def _instead(request: _Request) -> str:
 
 def _listed(lines: list[str]) -> str:
     return "\n".join(f"  {line}" for line in lines)
+
+
+def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
+    """Where the mirror, a URL prefix or a folder, keeps a file."""
+    if not mirror:
+        return ()
+    return (
+        f"{mirror.rstrip('/')}/{name}" if is_url(mirror) else str(paths.expanded(mirror) / name),
+    )
 
 
 def _from_source(source: str, access: Access) -> Path:
@@ -359,20 +361,101 @@ def _from_url(url: str, access: Access) -> Path:
             return None
         if not expected and (why := distrusted(target)):  # nothing but its owner vouches for it
             raise CacheError(
-                f"{target}, the file of {without_login(url)}, is not used: it {why}. Remove it, or "
-                "set RESNEST_HOME to a folder of your own."
+                f"{target}, the file of {shown(url)}, is not used: it {why}. Remove it, or set "
+                "RESNEST_HOME to a folder of your own."
             )
         return target
 
-    place = Partial(target, expected, "RESNEST_HOME")
-    request = _Request(place, (url,), without_login(url), "", (target,))
+    place = Place(target, expected, "RESNEST_HOME")
+    request = _Request(place, (url,), shown(url), "", (target,))
     return look() or _obtain(request, access, look)[0]
 
 
-def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
-    """Where the mirror, a URL prefix or a folder, keeps a file."""
-    if not mirror:
-        return ()
-    if is_url(mirror):
-        return (f"{mirror.rstrip('/')}/{name}",)
-    return (str(paths.expanded(mirror) / name),)
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file, so that it is fetched again; see `net.download`."""
+    return download.set_aside(path, _variable(path))
+
+
+def cached_files() -> list[Path]:
+    """Whole files: the published ones in torch.hub's folder, and those of URLs given by the user.
+
+    Other files in torch.hub's folder and timm's downloads are not ours to remove and not listed.
+    """
+    published = [torch_path(v.weights) for v in VARIANTS.values() if v.weights and not v.bundled]
+    given = [path for path in _url_files() if not _left_of(path)]
+    return [*filter(paths.is_file, published), *given]
+
+
+def leftovers() -> list[Path]:
+    """What interrupted downloads and damaged files have left, but for downloads under way now."""
+    published = {variant.weights.name for variant in VARIANTS.values() if variant.weights}
+    found = [path for path in _files(paths.torch_checkpoints_dir()) if _left_of(path) in published]
+    found += [
+        path
+        for path in _files(paths.resnest_home())
+        if _left_of(path) == LABELS_FILE
+        or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
+    ]
+    found += filter(_left_of, _url_files())
+    return [path for path in found if not _is_locked(_owner(path))]
+
+
+def _left_of(path: Path) -> str:
+    """The name of the file that a leftover belongs to; empty for a file of its own."""
+    match = _LEFTOVER.fullmatch(path.name)
+    return match["name"] if match else ""
+
+
+def _owner(path: Path) -> Path:
+    return path.with_name(_left_of(path) or path.name)
+
+
+def remove(path: Path) -> bool:
+    """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
+    from filelock import FileLock, Timeout
+
+    lock_file = lock_of(_owner(path))
+    with writing(path.parent, _variable(path)):
+        try:
+            with FileLock(lock_file, timeout=0):
+                path.unlink(missing_ok=True)
+                if os.name != "nt":  # elsewhere an unlinked lock is still held until it is released
+                    lock_file.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        if os.name == "nt":  # Windows refuses to remove it while anybody has it open
+            with contextlib.suppress(OSError):
+                lock_file.unlink()
+    if path.parent.parent == paths.resnest_home() / "weights":
+        with contextlib.suppress(OSError):  # not empty yet
+            path.parent.rmdir()
+    return True
+
+
+def _is_locked(target: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    if not lock_of(target).exists():
+        return False
+    try:
+        with FileLock(lock_of(target), timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def _variable(path: Path) -> str:
+    folders = {"RESNEST_HOME": paths.resnest_home(), "HF_HOME": paths.huggingface_hub_dir()}
+    return next((name for name, at in folders.items() if path.is_relative_to(at)), "TORCH_HOME")
+
+
+def _url_files() -> list[Path]:
+    folders = paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*")
+    return [path for folder in folders for path in _files(folder)]
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []

@@ -10,10 +10,8 @@ has a least speed and a largest size.
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,26 +20,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from resnest_cli import __version__
+from resnest_cli import __version__, paths
 from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
-from resnest_cli.net.progress import Progress
-from resnest_cli.paths import PUBLIC_HUB
-from resnest_cli.web import LARGEST, MAX_WAIT, TRY_AGAIN, too_large, too_slow, without_login
+from resnest_cli.net import (
+    LARGEST,
+    PATIENCE,
+    HttpError,
+    Patience,
+    Progress,
+    TooLargeError,
+    without_login,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# Before the library is imported: it asks the public hub which programs it may be run by.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 _LOGIN = "set HF_TOKEN to a token that may, or run `hf auth login`"
 _T = TypeVar("_T")
 _CHUNK = 1 << 18  # bytes that a broken connection loses; the library's 10 MB are a coarse bar, too
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAMED: dict[str, Any] = {"library_name": "resnest-cli", "library_version": __version__}
 
 
-class NoSuchEntryError(DownloadError):
+class NoSuchEntryError(HttpError):
     """The repository is there, the file is not."""
 
 
@@ -50,26 +50,58 @@ class Hub:
     """A hub and how to speak with it.
 
     `endpoint` is its address, `cache` the folder of huggingface_hub's cache. Without `login` no
-    token is sent. `timeout` is in seconds without an answer; every `window` seconds of a body must
-    bring `slowest` bytes a second. Of `attempts` all but the last are repeated where the hub is
-    busy; `sleep` waits a number of seconds.
+    token is sent.
     """
 
     endpoint: str
     cache: Path
     login: bool = True
-    timeout: float = 10.0
-    window: float = 60.0
-    slowest: int = 1000
-    attempts: int = 4
+    patience: Patience = PATIENCE
     progress: Progress | None = None
     notify: Callable[[str], None] = lambda _: None
-    sleep: Callable[[float], None] = time.sleep
 
     @property
     def token(self) -> bool | None:
         """What the library takes: None, its own search for a token; False, no token."""
         return None if self.login else False
+
+    @property
+    def host(self) -> str:
+        """Its name in messages."""
+        return urlsplit(without_login(self.endpoint)).netloc or self.endpoint
+
+
+def cached_repository(repository: str) -> Path:
+    """The folder in which the hub's cache keeps a repository."""
+    return paths.huggingface_hub_dir() / f"models--{repository.replace('/', '--')}"
+
+
+def cached_snapshot(repository: str, revision: str) -> Path | None:
+    """The snapshot of a branch, tag or commit in the hub's cache, if it was ever fetched.
+
+    Read by hand: importing huggingface_hub takes a fifth of a second, which a warm start has not.
+    """
+    folder = cached_repository(repository)
+    commit = revision
+    with contextlib.suppress(OSError, ValueError):
+        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+    if not re.fullmatch(r"[\w-]+", commit):
+        return None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if paths.is_folder(snapshot) else None
+
+
+def blob_hash(path: Path) -> str:
+    """The SHA-256 by which the hub's cache names a large file; empty where it does not."""
+    name = path.resolve().name
+    return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else ""
+
+
+def discard(path: Path) -> None:
+    """Removes a file of the cache and what it links to."""
+    for one in (path.resolve(), path):
+        with contextlib.suppress(OSError):
+            one.unlink()
 
 
 def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
@@ -83,36 +115,51 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
         CacheError: the cache cannot be written, or is full.
     """
     with _at_work(hub):
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-        _look(hub, repository, file, revision)
-
-        def fetch() -> Path:
-            return Path(
-                hf_hub_download(
-                    repository,
-                    file,
-                    revision=revision,
-                    cache_dir=hub.cache,
-                    endpoint=hub.endpoint,
-                    token=hub.token,
-                    tqdm_class=_bar(hub.progress, file),
-                    **_NAMED,
-                )
+        def ask() -> Any:
+            url = hf_hub_url(repository, file, revision=revision, endpoint=hub.endpoint)
+            timeout, token = hub.patience.connect, hub.token
+            return get_hf_file_metadata(
+                url, token=token, timeout=timeout, endpoint=hub.endpoint, **_NAMED
             )
 
-        path = _patiently(hub, repository, revision, fetch)
-        if _is_whole(path):
-            return path
-        # Resumed bytes can be those of another version: the library asks for a range without a
-        # condition.
-        hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
-        _discard(path)
-        path = _patiently(hub, repository, revision, fetch)
-        if not _is_whole(path):
-            _discard(path)
-            raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
-        return path
+        def fetch() -> Any:
+            return hf_hub_download(
+                repository,
+                file,
+                revision=revision,
+                cache_dir=hub.cache,
+                endpoint=hub.endpoint,
+                token=hub.token,
+                tqdm_class=_bar(hub.progress, file),
+                **_NAMED,
+            )
+
+        # The metadata first: their errors are plain, where those of a download are not.
+        found = _patiently(hub, repository, revision, ask)
+        if found.commit_hash is None or found.etag is None:
+            raise DownloadError(
+                f"{hub.host} does not answer as a hub of Hugging Face does; see HF_ENDPOINT"
+            )
+        if (found.size or 0) > LARGEST:
+            raise TooLargeError(LARGEST)
+        for again in (False, True):
+            path = Path(_patiently(hub, repository, revision, fetch))
+            expected = blob_hash(path)
+            if not expected or _sha256(path) == expected:
+                return path
+            discard(path)
+            # Resumed bytes can be those of another version: the library asks for a range without
+            # a condition.
+            if not again:
+                hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
+        raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(hub: Hub, repository: str, revision: str) -> list[str]:
@@ -135,22 +182,38 @@ def push(
     Raises:
         ResnestError: the hub refuses, or cannot be reached; the message says what to do.
     """
-    with _at_work(hub), _no_bars(), _pushed_in_words(hub, repository):
-        api = _api(hub)
-        address = str(api.create_repo(repository, private=private or None, exist_ok=True))
-        if private and not api.model_info(repository).private:
+    with _at_work(hub):
+        try:
+            with _in_words(hub, repository, "main"):
+                return _push(hub, folder, files, repository, private=private, message=message)
+        except DownloadError as error:
+            said = str(getattr(error.__cause__, "server_message", None) or "")
+            more = f" ({one_line(said)})" if said else ""
             raise ResnestError(
-                f"{repository} exists and is public; nothing was sent. Make it private on its "
-                "page, or leave --private out."
-            )
-        if api.file_exists(repository, "README.md"):
-            hub.notify(f"{repository} has a README.md, which is kept")
-            files = [name for name in files if name != "README.md"]
-        size = sum((folder / name).stat().st_size for name in files)
-        hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
-        api.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
+                f"{repository} was not sent: {error}{more}. The token needs the right to write."
+            ) from error
+        except (ValueError, RuntimeError) as error:
+            raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
+
+
+def _push(
+    hub: Hub, folder: Path, files: list[str], repository: str, *, private: bool, message: str
+) -> str:
+    api = _api(hub)
+    address = str(api.create_repo(repository, private=private or None, exist_ok=True))
+    if private and not api.model_info(repository).private:
+        raise ResnestError(
+            f"{repository} exists and is public; nothing was sent. Make it private on its page, or "
+            "leave --private out."
         )
+    if api.file_exists(repository, "README.md"):
+        hub.notify(f"{repository} has a README.md, which is kept")
+        files = [name for name in files if name != "README.md"]
+    size = sum((folder / name).stat().st_size for name in files)
+    hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
+    api.upload_folder(
+        repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
+    )
     return address
 
 
@@ -160,193 +223,114 @@ def _api(hub: Hub) -> "HfApi":
     return HfApi(endpoint=hub.endpoint, token=hub.token, **_NAMED)
 
 
-def _look(hub: Hub, repository: str, file: str, revision: str) -> None:
-    """Asks for the file's metadata first: its errors are plain, where a download's are not.
-
-    Raises:
-        DownloadError: as `download` does.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    url = hf_hub_url(repository, file, revision=revision, endpoint=hub.endpoint)
-
-    def ask() -> Any:
-        return get_hf_file_metadata(
-            url, token=hub.token, timeout=hub.timeout, endpoint=hub.endpoint, **_NAMED
-        )
-
-    found = _patiently(hub, repository, revision, ask)
-    if found.commit_hash is None or found.etag is None:
-        raise DownloadError(
-            f"{_host(hub)} does not answer as a hub of Hugging Face does; see HF_ENDPOINT"
-        )
-    if (found.size or 0) > LARGEST:
-        raise DownloadError(too_large(LARGEST))
-
-
 def _patiently(hub: Hub, repository: str, revision: str, ask: Callable[[], _T]) -> _T:
     """What `ask` returns, which is called again where the hub is busy or the connection breaks."""
-    for left in reversed(range(hub.attempts)):
-        try:
-            with _in_words(hub, repository, revision):
-                return ask()
-        except DownloadError as error:
-            seconds = _pause(error.__cause__, hub.attempts - left) if left else None
-            if seconds is None:
-                raise
-            hub.notify(f"{repository}: {error}; trying again in {seconds:.0f} s")
-            hub.sleep(seconds)
-    raise AssertionError("at least one attempt")
+    from resnest_cli.net.http import persevere
 
+    def attempt() -> _T:
+        with _in_words(hub, repository, revision):
+            return ask()
 
-def _pause(error: BaseException | None, attempt: int) -> float | None:
-    """Seconds after which it makes sense to ask again; None: it makes none."""
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
-
-    seconds = None
-    if isinstance(error, HfHubHTTPError):
-        if error.response.status_code not in TRY_AGAIN:
-            return None
-        seconds = _retry_after(error.response)
-    elif isinstance(error, httpx2.ConnectError) or not isinstance(
-        error, httpx2.NetworkError | httpx2.RemoteProtocolError | httpx2.TimeoutException
-    ):
-        return None
-    if seconds is not None and seconds > MAX_WAIT:
-        return None
-    return 2.0 ** (attempt - 1) if seconds is None else seconds
-
-
-def _retry_after(response: Any) -> float | None:
-    value = response.headers.get("Retry-After", "").strip()
-    return float(value) if value.isdecimal() and value.isascii() else None
+    return persevere(attempt, hub.patience, notify=lambda text: hub.notify(f"{repository}: {text}"))
 
 
 @contextmanager
 def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
-    """Turns what the library raises into a DownloadError or CacheError in plain words."""
+    """Turns what the library raises into an HttpError or CacheError in plain words."""
     import httpx2
     from huggingface_hub import errors
 
+    page = f"{hub.endpoint}/{repository}"
+    known: dict[type[Exception], str] = {
+        errors.GatedRepoError: f"access to it is granted on request: ask on {page}, then {_LOGIN}",
+        errors.RepositoryNotFoundError: (
+            f"{hub.host} has no such repository, or it is private: then {_LOGIN}"
+        ),
+        errors.RevisionNotFoundError: f"it has no revision {revision}",
+        errors.LocalTokenNotFoundError: f"there is no token: {_LOGIN}",
+        errors.LocalEntryNotFoundError: f"{hub.host} stopped answering",
+    }
     try:
         yield
-    except (DownloadError, CacheError):
-        raise
-    except errors.GatedRepoError as error:
-        raise DownloadError(
-            f"access to it is granted on request: ask on {hub.endpoint}/{repository}, then {_LOGIN}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise DownloadError(
-            f"{_host(hub)} has no such repository, or it is private: then {_LOGIN}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise DownloadError(f"it has no revision {revision}") from error
     except errors.RemoteEntryNotFoundError as error:
         raise NoSuchEntryError("it has no such file") from error
+    except tuple(known) as error:
+        words = next(words for kind, words in known.items() if isinstance(error, kind))
+        raise HttpError(words) from error
     except errors.HfHubHTTPError as error:
         raise _refused(hub, error) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise DownloadError(f"{_host(hub)} stopped answering") from error
     except httpx2.HTTPError as error:
-        raise DownloadError(_broken(hub, error)) from error
+        raise _broken(hub, error) from error
     except RuntimeError as error:  # of hf_xet, which fetches from the public hub's storage
-        raise DownloadError(one_line(str(error))) from error
+        raise HttpError(one_line(str(error))) from error
     except OSError as error:
         if error.errno is None:  # the library's words, such as a wrong size
-            told = str(error).partition("\n")[0].partition(" Please")[0]
-            raise DownloadError(one_line(told).rstrip(".")) from error
+            words = str(error).partition("\n")[0].partition(" Please")[0]
+            raise HttpError(one_line(words).rstrip(".")) from error
         raise CacheError(
             f"cannot write to {hub.cache}: {error.strerror}. Free some space, make it writable, or "
             "set HF_HOME to another folder."
         ) from error
 
 
-def _broken(hub: Hub, error: Exception) -> str:
+def _broken(hub: Hub, error: Exception) -> HttpError:
     """What happened to the connection."""
     import httpx2
 
-    told = one_line(str(error))
+    words = one_line(str(error))
     if isinstance(error, httpx2.ProxyError):
-        return f"the proxy refused ({told}); see HTTPS_PROXY"
+        return HttpError(f"the proxy refused ({words}); see HTTPS_PROXY")
     if isinstance(error, httpx2.TimeoutException):
-        return f"{_host(hub)} does not answer in time"
+        return HttpError(f"{hub.host} does not answer in time", again=True)
     if isinstance(error, httpx2.ConnectError):
-        hint = "; see SSL_CERT_FILE" if "CERTIFICATE" in told.upper() else ""
-        return f"{_host(hub)} cannot be reached: {told}{hint}"
-    return f"the connection broke: {told}"
+        hint = "; see SSL_CERT_FILE" if "CERTIFICATE" in words.upper() else ""
+        return HttpError(f"{hub.host} cannot be reached: {words}{hint}")
+    again = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
+    return HttpError(f"the connection broke: {words}", again=again)
 
 
-def _refused(hub: Hub, error: Any) -> DownloadError:
-    status = error.response.status_code
-    if status == 401:
-        return DownloadError(f"{_host(hub)} does not accept the token (401): {_LOGIN}")
-    if status == 403:
-        return DownloadError(f"{_host(hub)} refuses access (403): {_LOGIN}")
+def _refused(hub: Hub, error: Any) -> HttpError:
+    """What a status means; the hub is asked again where it may pass within a minute."""
+    from resnest_cli.net.http import MAX_WAIT, TRY_AGAIN
+
+    status, value = error.response.status_code, error.response.headers.get("Retry-After", "")
     if status == 404:
-        return NoSuchEntryError(f"{_host(hub)} has no such file (404)")
-    if status == 429:
-        seconds = _retry_after(error.response)
-        when = "later" if seconds is None else f"in {seconds:.0f} s"
-        return DownloadError(
-            f"{_host(hub)} is asked too often from here (429): try again {when}. With a token "
-            "(HF_TOKEN) more is allowed"
+        return NoSuchEntryError(f"{hub.host} has no such file (404)")
+    wait = float(value) if value.strip().isdecimal() and value.isascii() else None
+    if status == 401:
+        reason = f"does not accept the token (401): {_LOGIN}"
+    elif status == 403:
+        reason = f"refuses access (403): {_LOGIN}"
+    elif status == 429:
+        when = "later" if wait is None else f"in {wait:.0f} s"
+        reason = (
+            f"is asked too often from here (429): try again {when}. With a token (HF_TOKEN) more "
+            "is allowed"
         )
-    reason = one_line(error.response.reason_phrase or "")
-    return DownloadError(f"{_host(hub)} answered {status} {reason}".rstrip())
-
-
-@contextmanager
-def _pushed_in_words(hub: Hub, repository: str) -> Iterator[None]:
-    """Turns what goes wrong in `push` into an error that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    try:
-        with _in_words(hub, repository, "main"):
-            yield
-    except LocalTokenNotFoundError as error:
-        raise ResnestError(f"{repository}: {_LOGIN} (one that may write).") from error
-    except DownloadError as error:
-        cause = error.__cause__
-        told = getattr(cause, "server_message", None) if isinstance(cause, HfHubHTTPError) else None
-        told = f" ({one_line(told)})" if told else ""
-        raise ResnestError(
-            f"{repository} was not sent: {error}{told}. The token needs the right to write."
-        ) from error
-    except (ValueError, RuntimeError) as error:
-        raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
-
-
-def _host(hub: Hub) -> str:
-    return urlsplit(without_login(hub.endpoint)).netloc or hub.endpoint
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the content has the SHA-256 that is its name in the cache; true where it has none."""
-    blob = path.resolve()
-    if not path.is_symlink() or not _SHA256.fullmatch(blob.name):
-        return True
-    with blob.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == blob.name
-
-
-def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.resolve().unlink()
-    with contextlib.suppress(OSError):
-        path.unlink()
+    else:
+        reason = f"answered {status} {one_line(error.response.reason_phrase or '')}".rstrip()
+    again = status in TRY_AGAIN and (wait is None or wait <= MAX_WAIT)
+    return HttpError(f"{hub.host} {reason}", status=status, again=again, wait=wait)
 
 
 @contextmanager
 def _at_work(hub: Hub) -> Iterator[None]:
     """Keeps the library silent, and the token with the hub, until the block ends."""
+    import logging
+
+    # Before the library is imported: it asks the public hub which programs it may be run by.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import constants, get_session
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     log = logging.getLogger("huggingface_hub")
     level, session = log.level, get_session()
     hooks, chunk = session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE
-    without_xet = constants.HF_HUB_DISABLE_XET
+    without_xet, with_bars = constants.HF_HUB_DISABLE_XET, not are_progress_bars_disabled()
     log.setLevel(logging.CRITICAL)
     try:
         session.event_hooks = hooks | {
@@ -355,31 +339,16 @@ def _at_work(hub: Hub) -> Iterator[None]:
         }
         constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
         # Xet is the public hub's storage; every hub has the protocol of Git LFS.
-        constants.HF_HUB_DISABLE_XET = without_xet or hub.endpoint != PUBLIC_HUB
+        constants.HF_HUB_DISABLE_XET = without_xet or hub.endpoint != paths.PUBLIC_HUB
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            disable_progress_bars()  # an upload takes no class of ours for them
             yield
     finally:
         session.event_hooks, constants.DOWNLOAD_CHUNK_SIZE = hooks, chunk
         constants.HF_HUB_DISABLE_XET = without_xet
         log.setLevel(level)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keeps the library's bars off the terminal: an upload takes no class of ours for them."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
+        if with_bars:
             enable_progress_bars()
 
 
@@ -401,21 +370,21 @@ def _body_ends(hub: Hub) -> Callable[[Any], None]:
     """A hook for answers whose body is given up where it is too slow or too large."""
     import httpx2
 
-    from resnest_cli.net.deadline import Pace
+    from resnest_cli.net.http import Deadline, too_slow
 
     class Body(httpx2.SyncByteStream):
         def __init__(self, body: Any) -> None:
             self.body = body
 
         def __iter__(self) -> Iterator[bytes]:
-            pace, size = Pace(hub.window, hub.slowest), 0
+            deadline, size = Deadline(hub.patience.window, hub.patience.slowest), 0
             for data in self.body:
-                pace.advance(len(data))
+                deadline.advance(len(data))
                 size += len(data)
-                if pace.deadline.expired:
-                    raise DownloadError(too_slow(hub.slowest))
+                if deadline.expired:
+                    raise HttpError(too_slow(hub.patience))
                 if size > LARGEST:
-                    raise DownloadError(too_large(LARGEST))
+                    raise TooLargeError(LARGEST)
                 yield data
 
         def close(self) -> None:
@@ -450,7 +419,7 @@ def _bar(progress: Progress | None, name: str) -> type:
         def update(self, n: float | None = 1) -> None:
             self.left -= n or 0
             if self.left < 0:
-                raise DownloadError("it sends more than the whole file")
+                raise HttpError("it sends more than the whole file")
             if self.display_in and n:
                 self.display_in.advance(int(n))
 

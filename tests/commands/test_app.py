@@ -139,7 +139,7 @@ def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
         for module in pkgutil.walk_packages(resnest_cli.__path__, "resnest_cli.")
         if module.name not in needs_torch and not module.name.startswith("resnest_cli.training.")
     ]
-    assert "resnest_cli.model.fetch" in names
+    assert "resnest_cli.net.download" in names
     code = (
         "import sys, importlib\n"
         "import platformdirs, filelock, typer, rich.console, requests, PIL.Image, numpy\n"

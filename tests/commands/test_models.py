@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.model import cache
+from resnest_cli.model import weights
 from resnest_cli.model.variants import VARIANTS
 from tests.conftest import CLASSES, Cli, Published
 from tests.server import Reply
@@ -146,7 +146,7 @@ def test_verify_names_what_is_missing(cli: Cli) -> None:
 def test_verify_tells_bundled_weights_that_are_gone(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_BUNDLED", tmp_path)
+    monkeypatch.setattr(weights, "_BUNDLED", tmp_path)
     result = cli("models", "verify")
     assert result.code == 1
     assert "resnest14t" in result.err

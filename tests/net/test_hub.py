@@ -19,11 +19,10 @@ from resnest_cli.errors import (
     WeightsError,
 )
 from resnest_cli.model import variants
-from resnest_cli.model.cache import find_cached
-from resnest_cli.model.fetch import Patience
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.variants import VARIANTS, HubModel, Variant, WeightsFile
-from resnest_cli.model.weights import Access
+from resnest_cli.model.weights import find_cached
+from resnest_cli.net import Access, Patience
 from tests.conftest import CLASSES, Cli, make_photo
 from tests.hub_server import HubServer
 from tests.model.test_names import SPELLINGS

@@ -116,11 +116,11 @@ def test_a_resumed_epoch_opens_no_shard_before_it(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    from resnest_cli.shards import fetching
+    from resnest_cli.data import shard_files
 
-    original = fetching.open_local
+    original = shard_files.open_local
     monkeypatch.setattr(
-        fetching, "open_local", lambda shard: (opened.append(shard.name), original(shard))[1]
+        shard_files, "open_local", lambda shard: (opened.append(shard.name), original(shard))[1]
     )
     loader = batches(index)
     list(loader.epoch(0))
@@ -211,7 +211,7 @@ def test_a_broken_connection_is_taken_up_again(
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr(
-        "resnest_cli.shards.fetching._Watch.sleep", lambda _, seconds: waited.append(seconds)
+        "resnest_cli.data.shard_files._Watch.sleep", lambda _, seconds: waited.append(seconds)
     )
     server.script("/train-000002.tar", Reply(503), Reply(send=6000, then="reset"), Reply(500))
     server.script("/train-000004.tar", Reply(send=100, then="close"))
@@ -224,7 +224,7 @@ def test_a_broken_connection_is_taken_up_again(
 def test_an_address_that_does_not_give_the_shard(
     far: Index, server: Server, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("resnest_cli.shards.fetching._Watch.sleep", lambda *_: None)
+    monkeypatch.setattr("resnest_cli.data.shard_files._Watch.sleep", lambda *_: None)
     name, whole = "/train-000001.tar", server.files["/train-000001.tar"].data
     if what == "gone":
         del server.files[name]

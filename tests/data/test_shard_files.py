@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from resnest_cli.data.shard_files import Files, fetch
 from resnest_cli.errors import ResnestError
-from resnest_cli.shards.fetching import Files, fetch
 from resnest_cli.shards.index import Shard
 from tests.server import File, Reply, Server
 

@@ -7,8 +7,8 @@ import pytest
 import timm
 
 from resnest_cli.errors import CheckpointError
-from resnest_cli.model.hub_config import parse_config, read_config
 from resnest_cli.model.labels import imagenet_ids
+from resnest_cli.model.model_files import parse_config, read_config
 from resnest_cli.model.variants import VARIANTS, Preprocessing
 
 FED = {

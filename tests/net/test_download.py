@@ -19,11 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli import web
+from resnest_cli import net
 from resnest_cli.errors import CacheError, DownloadError
-from resnest_cli.model import answers, fetch, partial
-from resnest_cli.model.fetch import CHUNK, Patience
-from resnest_cli.model.partial import Note, Partial, WrongFileError
+from resnest_cli.net import Patience, download
+from resnest_cli.net.download import CHUNK, Note, Place, WrongFileError
 from tests.server import File, Reply, Server
 
 DATA = random.Random(1).randbytes(5 * CHUNK + 123)
@@ -65,24 +64,26 @@ def patience(recorder: Recorder) -> Patience:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Partial:
+def place(tmp_path: Path) -> Place:
     folder = tmp_path / "cache"
     folder.mkdir()
-    return Partial(folder / "net.pth", SHA256[:8], "TORCH_HOME")
+    return Place(folder / "net.pth", SHA256[:8], "TORCH_HOME")
 
 
 @pytest.fixture
-def get(server: Server, place: Partial, patience: Patience, recorder: Recorder):
+def get(server: Server, place: Place, patience: Patience, recorder: Recorder):
     server.files["/net.pth"] = File(DATA)
 
-    def run(*replies: Reply, place: Partial = place) -> str:
+    def run(*replies: Reply, place: Place = place) -> str:
         server.script("/net.pth", *replies)
-        return fetch.fetch(server.url("/net.pth"), place, patience, recorder, recorder.said.append)
+        return download.download(
+            server.url("/net.pth"), place, patience, recorder, recorder.said.append
+        )
 
     return run
 
 
-def assert_whole(place: Partial, data: bytes = DATA) -> None:
+def assert_whole(place: Place, data: bytes = DATA) -> None:
     assert place.target.read_bytes() == data
     assert [path.name for path in place.target.parent.iterdir()] == ["net.pth"]
 
@@ -91,7 +92,7 @@ def ranges(server: Server) -> list[str | None]:
     return [request.range for request in server.requests]
 
 
-def begin(place: Partial, server: Server, data: bytes = DATA[:HALF], **note: object) -> None:
+def begin(place: Place, server: Server, data: bytes = DATA[:HALF], **note: object) -> None:
     """Leave what an interrupted run leaves."""
     record = Note(server.url("/net.pth"), File(DATA).etag or "", len(DATA))
     place.begin(replace(record, **note))
@@ -177,38 +178,38 @@ def test_no_server_fails_at_once(place, patience, recorder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(DownloadError, match=r"cannot be reached.*refused"):
-        fetch.fetch(f"http://127.0.0.1:{port}/net.pth", place, patience)
+        download.download(f"http://127.0.0.1:{port}/net.pth", place, patience)
     assert recorder.pauses == []
 
 
 def test_unknown_host_name(place, patience) -> None:
     with pytest.raises(DownloadError, match="cannot be resolved"):
-        fetch.fetch("http://weights.invalid/net.pth", place, patience)
+        download.download("http://weights.invalid/net.pth", place, patience)
 
 
 def test_a_tls_error_names_the_variable(get, place, server, patience) -> None:
     url = server.url("/net.pth").replace("http", "https")
     with pytest.raises(DownloadError, match="REQUESTS_CA_BUNDLE"):
-        fetch.fetch(url, place, patience)
+        download.download(url, place, patience)
 
 
 def test_a_missing_certificate_file_is_named(place, server, patience, monkeypatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     with pytest.raises(DownloadError, match=r"/nowhere/ca\.pem"):
-        fetch.fetch(server.url("/net.pth").replace("http", "https"), place, patience)
+        download.download(server.url("/net.pth").replace("http", "https"), place, patience)
 
 
 def test_the_proxy_variable_is_honoured(place, server, patience, monkeypatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url(""))
     server.files["/net.pth"] = File(DATA)
-    assert fetch.fetch("http://weights.invalid/net.pth", place, patience) == SHA256
+    assert download.download("http://weights.invalid/net.pth", place, patience) == SHA256
     assert server.requests[0].headers["host"] == "weights.invalid"
 
 
 @pytest.mark.parametrize("url", ["http://[", "http:///net.pth", "s3://bucket/net.pth"])
 def test_a_malformed_url_is_an_error_not_a_crash(place, patience, url) -> None:
     with pytest.raises(DownloadError):
-        fetch.fetch(url, place, patience)
+        download.download(url, place, patience)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -371,7 +372,7 @@ def test_damaged_part_is_noticed_and_fetched_afresh(get, place, server) -> None:
 
 def test_redirect_is_followed(get, place, server) -> None:
     server.script("/a", Reply(302, headers={"Location": "/net.pth"}))
-    assert fetch.fetch(server.url("/a"), place) == SHA256
+    assert download.download(server.url("/a"), place) == SHA256
 
 
 def test_redirect_loop_is_an_error(get, place, server) -> None:
@@ -429,7 +430,7 @@ IMPATIENT = Patience(connect=2, read=1, window=0.3, slowest=10_000, attempts=1)
 def test_a_server_that_drips_is_given_up(server, place, reply) -> None:
     server.script("/net.pth", reply)
     with pytest.raises(DownloadError, match="it sends less than 10,000 bytes a second"):
-        fetch.fetch(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
+        download.download(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
     assert not place.target.exists()
 
 
@@ -437,7 +438,7 @@ def test_a_server_that_drips_is_given_up(server, place, reply) -> None:
 def test_a_broken_answer_is_an_error_in_words(server, place, reply) -> None:
     server.script("/net.pth", reply)
     with pytest.raises(DownloadError, match=r"^(the connection broke|it sent|its answer)"):
-        fetch.fetch(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
+        download.download(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
     assert not place.target.exists()
 
 
@@ -447,7 +448,7 @@ def test_drips_of_every_attempt_count_as_failures(server, place, recorder) -> No
     server.script("/net.pth", *[SLOW["chunks"]] * 9)
     patience = replace(IMPATIENT, attempts=2, sleep=recorder.pauses.append)
     with pytest.raises(DownloadError, match="less than"):
-        fetch.fetch(server.url("/net.pth"), place, patience)
+        download.download(server.url("/net.pth"), place, patience)
     assert len(server.requests) == 2
 
 
@@ -457,7 +458,7 @@ def test_a_steady_server_is_waited_for_longer_than_a_window(server, place) -> No
     server.files["/net.pth"] = File(DATA)
     server.script("/net.pth", steady)
     patience = Patience(read=1, window=0.4, slowest=1, attempts=2, sleep=lambda _: None)
-    assert fetch.fetch(server.url("/net.pth"), place, patience) == SHA256
+    assert download.download(server.url("/net.pth"), place, patience) == SHA256
 
 
 @pytest.mark.parametrize("length", ["100001", "9" * 15, "9" * 30, "9" * 3999])
@@ -522,9 +523,9 @@ def test_body_that_is_no_weights(get, place, server, body, message, known) -> No
 
 def test_other_beginnings_of_a_web_page() -> None:
     for head in (b"\xef\xbb\xbf\n<HTML>", b"<!-- moved -->", b"<?xml version='1.0'?>", b" <head>"):
-        assert "web page" in answers.misfit(head)
+        assert "web page" in net.misfit(head)
     for head in (b"PK\x03\x04", b"\x80\x02", b"<\0\0\0\0\0\0\0{", b"a"):
-        assert answers.misfit(head) == ""
+        assert net.misfit(head) == ""
 
 
 def test_wrong_hash_shows_both_and_keeps_nothing(get, place, server) -> None:
@@ -576,7 +577,7 @@ def test_too_little_room_is_found_before_the_download(get, place, server, monkey
     begin(place, server)
     left = len(DATA) - HALF
     usage = shutil.disk_usage(place.target.parent)
-    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage._replace(free=left - 1000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=left - 1000))
     with pytest.raises(CacheError, match=r"lacks 1,000 bytes .* set TORCH_HOME"):
         get()
     assert place.size() == HALF
@@ -587,7 +588,7 @@ def test_too_little_room_is_found_before_the_download(get, place, server, monkey
 
 def test_too_little_room_for_the_whole(get, place, monkeypatch) -> None:
     usage = shutil.disk_usage(place.target.parent)
-    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage._replace(free=len(DATA) - 5))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=len(DATA) - 5))
     with pytest.raises(CacheError, match="lacks 5 bytes"):
         get()
     assert list(place.target.parent.iterdir()) == []
@@ -597,7 +598,7 @@ def test_a_part_that_is_replaced_makes_room(get, place, server, monkeypatch) -> 
     begin(place, server, url="http://other/net.pth")
     left = len(DATA) - HALF
     usage = shutil.disk_usage(place.target.parent)
-    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage._replace(free=left))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=left))
     assert get() == SHA256
 
 
@@ -605,20 +606,20 @@ CHILD = """
     import sys
     from pathlib import Path
     from resnest_cli.errors import CacheError
-    from resnest_cli.model.fetch import Patience, fetch
-    from resnest_cli.model.partial import Partial
+    from resnest_cli.net import Patience
+    from resnest_cli.net.download import Place, download
     url, target, sha256, limit = sys.argv[1:]
     if int(limit):
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     try:
-        fetch(url, Partial(Path(target), sha256, "TORCH_HOME"), Patience(read=20))
+        download(url, Place(Path(target), sha256, "TORCH_HOME"), Patience(read=20))
     except CacheError as error:
         sys.exit(str(error))
 """
 
 
-def child(server: Server, place: Partial, limit: int = 0) -> subprocess.Popen[str]:
+def child(server: Server, place: Place, limit: int = 0) -> subprocess.Popen[str]:
     arguments = [server.url("/net.pth"), str(place.target), place.sha256, str(limit)]
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(CHILD), *arguments],
@@ -644,9 +645,9 @@ def test_full_disk_while_writing_stays_resumable(get, place, server) -> None:
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
 def test_each_kind_of_full_disk_tells_what_to_do(place, name) -> None:
     number = getattr(errno, name, errno.ENOSPC)  # Windows has no EDQUOT
-    error = partial.cannot_write(OSError(number, "full"), place.target.parent, "RESNEST_HOME")
-    assert "is full" in str(error)
-    assert "RESNEST_HOME" in str(error)
+    full = pytest.raises(CacheError, match=r"is full.* RESNEST_HOME")
+    with full, download.writing(place.target.parent, "RESNEST_HOME"):
+        raise OSError(number, "full")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
@@ -700,7 +701,7 @@ def test_kill_9_is_resumed(get, place, server, total_known) -> None:
 def test_copy_of_a_local_mirror(place, tmp_path, recorder) -> None:
     source = tmp_path / "mirror.pth"
     source.write_bytes(DATA)
-    assert fetch.copy(source, place, recorder) == SHA256
+    assert download.copy(source, place, recorder) == SHA256
     assert_whole(place)
     assert recorder.events[0] == ("start", "net.pth", len(DATA), 0)
 
@@ -713,9 +714,9 @@ def test_copy_of_a_bad_mirror(place, tmp_path, content, message) -> None:
     if content:
         source.write_bytes(content)
     with pytest.raises(DownloadError, match=message):
-        fetch.copy(source, place)
+        download.copy(source, place)
     assert not place.target.exists()
 
 
 def test_passwords_are_not_shown() -> None:
-    assert web.without_login("https://me:secret@host:8/x") == "https://host:8/x"
+    assert net.without_login("https://me:secret@host:8/x") == "https://host:8/x"

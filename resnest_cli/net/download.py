@@ -1,0 +1,463 @@
+"""A file from one of several origins onto the disk: resumed, verified, written by one process.
+
+A file on its way is `<name>.part`, and `<name>.part.json` says which file its bytes belong to. The
+note is removed before the bytes are, and written before new bytes are, so that a kill at any moment
+leaves fewer bytes or none, never bytes of another file. The final name appears in one step, and
+only when the SHA-256 is right. The folder may be shared: a link under one of these names is not
+followed.
+
+A call ends, whatever the server does: an answer must begin, and go on faster than the least speed,
+and the file has a largest size.
+
+Source: RFC 9110, sections 8.8 (validators), 13.1.5 (If-Range) and 14 (ranges). Deviation: a
+`Last-Modified` date serves for If-Range even where it is not strong, but only when the partial
+answer repeats it; the hash at the end has the last word anyway.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from resnest_cli import paths
+from resnest_cli.errors import CacheError, DownloadError, limit_reached
+from resnest_cli.net import (
+    HEAD,
+    LARGEST,
+    PATIENCE,
+    HttpError,
+    Patience,
+    Progress,
+    TooLargeError,
+    misfit,
+    without_login,
+)
+
+if TYPE_CHECKING:
+    from requests import Response
+
+    from resnest_cli.net.http import Deadline, DeadlineSession
+
+CHUNK = 64 * 1024  # bytes; what a kill or a stall can lose
+_COPY_CHUNK = 1 << 20
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class WrongFileError(DownloadError):
+    """All bytes have arrived, and they are not those of the published file."""
+
+
+class NoOriginError(DownloadError):
+    """No origin gave the file; `reasons` has a line for each."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
+def obtain(
+    target: Path,
+    variable: str,
+    origins: Mapping[str, Callable[[], Path]],
+    look: Callable[[], Path | None],
+    notify: Callable[[str], None],
+) -> tuple[Path, str]:
+    """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
+
+    Returns its path and the origin, which is empty for a file that another process has fetched.
+
+    Raises:
+        NoOriginError: none gave it.
+        CacheError: the folder cannot be written, or is full.
+    """
+    with locked(target, variable, notify):
+        if found := look():
+            return found, ""
+        if target.is_file():
+            aside = set_aside(target, variable)
+            notify(f"{target} is damaged: set aside as {aside.name}, fetching it again")
+        reasons = []
+        for origin, get in origins.items():
+            try:
+                return get(), origin
+            except DownloadError as error:
+                reasons.append(f"{without_login(origin)}: {error}")
+        raise NoOriginError(reasons)
+
+
+@contextmanager
+def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a file to be fetched; waits, and says so, while another process does."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(lock_of(target))
+    with writing(target.parent, variable):
+        if variable == "RESNEST_HOME":  # one user's; the others are as their owners make them
+            paths.make_private(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            notify(f"another process is downloading {target.name}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+        # Nobody needs the lock of a file that is there: whoever waits looks for the file first.
+        # After an error it stays, so that those who wait keep one lock between them.
+        with contextlib.suppress(OSError):  # Windows does not remove an open file
+            lock_of(target).unlink()
+    finally:
+        lock.release()
+
+
+def lock_of(target: Path) -> Path:
+    """The lock's file; left by a kill, it holds nothing."""
+    return target.with_name(f"{target.name}.lock")
+
+
+def set_aside(path: Path, variable: str) -> Path:
+    """Renames a damaged file to `<name>.damaged`, numbered if taken, and returns the new path.
+
+    A file that another process has already set aside is no error.
+    """
+    aside, number = path.with_name(f"{path.name}.damaged"), 2
+    while aside.exists():
+        aside, number = path.with_name(f"{path.name}.damaged.{number}"), number + 1
+    with writing(path.parent, variable), contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+    return aside
+
+
+def no_place(folder: Path, variable: str) -> str:
+    """Why a cache folder cannot be, and which variable names another; empty if it may be."""
+    why = paths.homeless(folder)
+    if not why:
+        return ""
+    return f"there is no cache folder: {why}. Set {variable} to one that can be written."
+
+
+@contextmanager
+def writing(folder: Path, variable: str) -> Iterator[None]:
+    """What the system refuses becomes a CacheError: which folder, why, what variable moves it."""
+    try:
+        yield
+    except OSError as error:
+        if missing := no_place(folder, variable):
+            raise CacheError(missing) from error
+        if limit := limit_reached(error):
+            raise CacheError(f"cannot write to the cache folder {folder}: {limit}") from error
+        if error.errno in _FULL:
+            raise CacheError(
+                f"the disk of {folder} is full. Free some space, or set {variable} to a folder on "
+                f"another disk."
+            ) from error
+        raise CacheError(
+            f"cannot write to the cache folder {folder}: {error.strerror or error}. Make it "
+            f"writable, or set {variable} to a folder that is."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the bytes in `<name>.part` are the beginning of.
+
+    `validator` is the server's strong ETag or Last-Modified; empty: cannot be resumed. `total` is
+    the size of the whole file in bytes; None: the server did not say.
+    """
+
+    url: str
+    validator: str = ""
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a download goes.
+
+    `sha256` is the expected hash, its first digits, or empty where none is known; `variable` is the
+    environment variable that moves the cache, for messages; `largest` is how many bytes the file
+    may have. What is wrong with the disk is a CacheError.
+    """
+
+    target: Path
+    sha256: str
+    variable: str
+    largest: int = LARGEST
+
+    @property
+    def part(self) -> Path:
+        """The bytes so far."""
+        return self.target.with_name(f"{self.target.name}.part")
+
+    @property
+    def note(self) -> Path:
+        """The record of what they belong to."""
+        return self.target.with_name(f"{self.target.name}.part.json")
+
+    def size(self) -> int:
+        """Number of bytes so far."""
+        try:
+            return self.part.stat().st_size
+        except OSError:
+            return 0
+
+    def resumable(self, url: str) -> Note | None:
+        """The note, if the bytes so far are the beginning of this URL's file and can be resumed."""
+        try:
+            note = Note(**json.loads(self.note.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        sound = isinstance(note.validator, str) and (note.total is None or type(note.total) is int)
+        return note if sound and note.url == url and note.validator and self.size() else None
+
+    def begin(self, note: Note) -> None:
+        """Starts afresh: no bytes yet, of the file that the note describes."""
+        if note.total is not None:
+            if note.total > self.largest:
+                raise TooLargeError(self.largest)
+            self.check_room(note.total - self.size())  # the old part makes room
+        self.discard()
+        with self.writing():
+            with FileIO(self.note, "xb", opener=self._open) as file:
+                file.write(json.dumps(asdict(note)).encode())
+            FileIO(self.part, "xb", opener=self._open).close()
+
+    def discard(self) -> None:
+        """Forgets the bytes so far."""
+        with self.writing():
+            self.note.unlink(missing_ok=True)
+            self.part.unlink(missing_ok=True)
+
+    def append(self) -> FileIO:
+        """A file for more bytes; unbuffered, so that what was written survives a kill."""
+        with self.writing():
+            return FileIO(self.part, "ab", opener=self._open)
+
+    def write(self, file: FileIO, data: bytes, left: int | None) -> None:
+        """Writes to the file that `append` opened; `left` bytes are to come, these included."""
+        if file.tell() + len(data) > self.largest:
+            self.discard()  # what has arrived is of no use
+            raise TooLargeError(self.largest)
+        view = memoryview(data)
+        with self.writing():
+            try:
+                while view:
+                    view = view[file.write(view) :]
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                needed = len(view) if left is None else left - len(data) + len(view)
+                free = self._free() or 0
+                raise self._full(needed - free if needed > free else needed) from error
+
+    def check_room(self, needed: int) -> None:
+        """Whether `needed` more bytes fit; the error says how many are missing."""
+        free = self._free()
+        if free is not None and needed > free:
+            raise self._full(needed - free)
+
+    def finish(self) -> str:
+        """Gives a file with the right hash its final name, discards others. Returns its SHA-256."""
+        with self.writing():
+            with self.part.open("r+b") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            if actual.startswith(self.sha256):
+                self.part.replace(self.target)
+                self.note.unlink(missing_ok=True)
+                return actual
+        self.discard()
+        digits = "is to begin with" if len(self.sha256) < len(actual) else "is to be"
+        raise WrongFileError(f"wrong file: its SHA-256 {digits} {self.sha256}, but is {actual}")
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Turns what the system refuses into a CacheError."""
+        return writing(self.target.parent, self.variable)
+
+    def _open(self, path: str, flags: int) -> int:
+        mode = 0o600 if self.variable == "RESNEST_HOME" else 0o666  # others share torch.hub's
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
+    def _free(self) -> int | None:
+        try:
+            return shutil.disk_usage(self.target.parent).free
+        except OSError:  # some network file systems do not say
+            return None
+
+    def _full(self, missing: int) -> CacheError:
+        return CacheError(
+            f"the disk is full: {self.target.parent} lacks {missing:,} bytes for "
+            f"{self.target.name}. Free some space, or set {self.variable} to a folder on another "
+            f"disk. What has arrived is kept, and the next run continues there."
+        )
+
+
+def download(
+    url: str,
+    place: Place,
+    patience: Patience = PATIENCE,
+    progress: Progress | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Fetches `url` to `place`, continuing what an earlier run has left. Returns its SHA-256.
+
+    The caller holds the lock of `place`, or is the only one who knows it.
+
+    Raises:
+        DownloadError: this URL does not give the file; the message is the reason alone.
+        CacheError: the cache folder cannot be written, or is full.
+    """
+    from resnest_cli.net.http import DeadlineSession, persevere
+
+    with DeadlineSession() as session:
+        one = _Download(url, place, patience, progress, session)
+        return persevere(
+            one.attempt,
+            patience,
+            furthered=one.furthered,
+            notify=lambda text: notify(f"{one.name}: {text}"),
+        )
+
+
+def copy(source: Path, place: Place, progress: Progress | None = None) -> str:
+    """Copies a file of a local mirror to `place`, with the same checks and errors as `download`."""
+    try:  # `place` turns its own OSErrors into CacheErrors: those caught here are the source's
+        with source.open("rb") as file:
+            note = Note(str(source), total=source.stat().st_size)
+            _store(place, note, 0, iter(lambda: file.read(_COPY_CHUNK), b""), progress)
+    except OSError as error:
+        raise DownloadError(error.strerror or str(error)) from error
+    return place.finish()
+
+
+def _store(
+    place: Place,
+    note: Note,
+    have: int,
+    chunks: Iterator[bytes],
+    progress: Progress | None,
+    arrived: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Stores a body that begins at offset `have`; returns how many bytes are there afterwards."""
+    data = next(chunks, b"")
+    if have:
+        place.check_room((note.total or have) - have)
+    else:
+        # Looked at before the old part goes: a login page must not cost what has arrived.
+        while len(data) < HEAD and (more := next(chunks, b"")):
+            data += more
+        if reason := misfit(data):
+            raise DownloadError(reason)
+        place.begin(note)
+    if progress:
+        progress.start(place.target.name, note.total, have)
+    try:
+        with place.append() as part:
+            while data:
+                place.write(part, data, note.total and note.total - have)
+                have += len(data)
+                arrived(len(data))
+                if progress:
+                    progress.advance(len(data))
+                data = next(chunks, b"")
+    finally:
+        if progress:
+            progress.stop()
+    return have
+
+
+@dataclass
+class _Download:
+    """One URL, one place, as many attempts as it takes."""
+
+    url: str
+    place: Place
+    patience: Patience
+    progress: Progress | None
+    session: "DeadlineSession"
+    deadline: "Deadline | None" = None  # of the last attempt
+    answered: bool = False  # whether the server ever sent an answer
+    doubts: int = 0  # how often a finished file had the wrong hash
+
+    def __post_init__(self) -> None:
+        self.name = without_login(self.url)  # goes to the disk and into messages
+        self.most = self.place.size()
+
+    def furthered(self) -> bool:
+        """Whether the last attempt brought more than the drips of one that was too slow."""
+        size = self.place.size()
+        drips = self.deadline.least if self.deadline and self.deadline.expired else 0
+        furthered = size - self.most > drips
+        self.most = max(self.most, size)
+        return furthered
+
+    def attempt(self) -> str:
+        """Asks for what is missing, stores it, and checks the whole."""
+        from resnest_cli.net.http import HEADERS, Deadline, answer
+
+        note = self.place.resumable(self.name)
+        have = self.place.size() if note else 0
+        if note and note.total == have:
+            return self._finish(doubtful=True)  # killed between the last byte and the rename
+        wanted = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
+        self.deadline = deadline = Deadline(self.patience.window, self.patience.slowest)
+        with answer(
+            self.session,
+            self.url,
+            deadline,
+            self.patience,
+            HEADERS | wanted,
+            answered=self.answered,
+        ) as response:
+            self.answered = True
+            if note and response.status_code == 416:
+                # The bytes here are either all there are or those of another file.
+                found = response.headers.get("Content-Range", "").replace(" ", "")
+                if not (self.place.sha256 or found == f"bytes*/{have}"):
+                    self._start_over("it has no bytes beyond those here")
+                return self._finish(doubtful=True)
+            note, have = self._understand(response, note, have)
+            body, arrived = response.iter_content(CHUNK), deadline.advance
+            size = _store(self.place, note, have, body, self.progress, arrived)
+            if note.total is not None and size > note.total:
+                self._start_over("it sent more than the whole file")
+            if note.total is not None and size < note.total:
+                raise HttpError(f"it sent {size:,} of {note.total:,} bytes", again=True)
+        return self._finish(doubtful=have > 0 or note.total is None)
+
+    def _understand(self, response: "Response", note: Note | None, have: int) -> tuple[Note, int]:
+        """What the body is: the note of its file, and the offset at which it begins."""
+        from resnest_cli.net import http
+
+        if note and response.status_code == 206:
+            if not http.continues(response, have, note.total, note.validator):
+                self._start_over("the rest that it offers belongs to another file")
+            return note, have
+        if response.status_code != 200:
+            raise http.refused(response)
+        if http.encoding_of(response):
+            return Note(self.name), 0  # lengths and ranges count compressed bytes: no resuming
+        return Note(self.name, http.validator_of(response), http.length_of(response)), 0
+
+    def _start_over(self, reason: str) -> NoReturn:
+        """Forgets the bytes so far and asks again at once, without a range."""
+        self.place.discard()
+        raise HttpError(reason, again=True, wait=0)
+
+    def _finish(self, *, doubtful: bool) -> str:
+        """Checks the whole. `doubtful`: bytes may be missing or mixed, so a second try can help."""
+        try:
+            return self.place.finish()
+        except WrongFileError as error:
+            self.doubts += 1
+            if doubtful and self.doubts <= 2:
+                raise HttpError(str(error), again=True, wait=0) from error
+            raise
