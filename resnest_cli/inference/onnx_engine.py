@@ -1,7 +1,7 @@
 """The engine that runs the network in ONNX Runtime on the CPU, from a compiled model. No torch.
 
 The first use of a model compiles it: `onnx_graph` writes the graph, ONNX Runtime optimises it for
-this CPU and saves it, `compiled` keeps it. Later uses map that file into memory and run.
+this CPU and saves it, `onnx_cache` keeps it. Later uses map that file into memory and run.
 
 Measured on 2 cores with AVX-512 and resnest50d, ONNX Runtime 1.32 (session, ms; peak of the whole
 process, MB): the plain graph optimised on every start 290 ms, 313 MB; the optimised one as .onnx
@@ -25,18 +25,19 @@ against 48 ms per photo with two of them).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.cpu import cpu_features, usable_cores
 from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError, one_line
-from resnest_cli.inference import compiled
-from resnest_cli.inference.cores import usable_cores
-from resnest_cli.inference.fingerprint import Fingerprint
-from resnest_cli.model.onnx_structure import check_structure
+from resnest_cli.inference import onnx_cache
+from resnest_cli.inference.engine import Fingerprint
+from resnest_cli.model.onnx_file import check_structure
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
 # this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
@@ -54,6 +55,18 @@ EXPORTED = ("features", "logits")  # what an exported network gives
 
 _FATAL_ONLY = 4  # of the runtime's log levels
 _said: set[str] = set()
+
+
+@contextmanager
+def _runtime() -> Iterator[None]:
+    """Raises EngineError for whatever the runtime refuses, in a dozen kinds of its own."""
+    try:
+        yield
+    except ResnestError:
+        raise
+    except Exception as error:
+        reason = one_line(str(error)).rstrip(".")
+        raise EngineError(f"ONNX Runtime cannot run the network: {reason}.") from error
 
 
 class OnnxEngine:
@@ -122,27 +135,19 @@ class OnnxEngine:
             missing = size - len(part)
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
-            parts.append(self._answered(part, outputs))
+            with _runtime():
+                parts.append(self._session.run(list(outputs), {"photos": part}))
         if len(parts) == 1 and len(photos) == size:
             return parts[0]
         return [np.concatenate(found)[: len(photos)] for found in zip(*parts, strict=True)]
-
-    def _answered(self, photos: Float32, outputs: tuple[str, ...]) -> list[Float32]:
-        try:
-            found: list[Float32] = self._session.run(list(outputs), {"photos": photos})
-        except Exception as error:  # the runtime has a dozen kinds of its own
-            raise EngineError(
-                f"ONNX Runtime cannot run the network: {one_line(str(error))}"
-            ) from error
-        return found
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
         """What decides the bits of its answers, beside the model and the photos."""
         return Fingerprint(
             engine=self.name,
-            version=f"{ort.__version__}+graph{compiled.GRAPH_VERSION}",
+            version=f"{ort.__version__}+graph{onnx_cache.GRAPH_VERSION}",
             precision="float32",
-            device=compiled.cpu_features(),
+            device=cpu_features(),
             batch_size=batch_size,
         )
 
@@ -156,10 +161,9 @@ def create(
 ) -> OnnxEngine:
     """The engine for this model, from its compiled form; compiles it where there is none.
 
-    It is made for photos of the size of `model.preprocessing`, or for `any_size`.
-
-    A compiled model that cannot be loaded is built anew; one that cannot be stored serves from
-    memory, which is still quicker than torch, and `notify` is told once.
+    It is made for photos of the size of `model.preprocessing`, or for `any_size`. A compiled model
+    that cannot be loaded is built anew; one that cannot be stored serves from memory, which is
+    still quicker than torch, and `notify` is given the reason, once.
 
     Raises:
         EngineError: the graph cannot be built or run here.
@@ -167,8 +171,7 @@ def create(
         UsageError: an exported network lacks an output.
     """
     if model.exported:
-        missing = set(outputs) - set(EXPORTED)
-        if missing:
+        if not set(outputs) <= set(EXPORTED):
             raise UsageError(
                 f"{model.name} is an exported network, which gives {' and '.join(EXPORTED)} only. "
                 "Give the checkpoint that it was exported from."
@@ -177,8 +180,10 @@ def create(
     compilation = _Compilation(model, outputs, any_size=any_size)
     entry = compilation.entry
     for rebuild in (False, True):
-        if not compiled.obtain(entry, compilation.write, rebuild=rebuild):
-            _say_once(compiled.refusal(), notify)
+        if not onnx_cache.obtain(entry, compilation.write, rebuild=rebuild):
+            if (refusal := onnx_cache.refusal()) not in _said:
+                _said.add(refusal)
+                notify(refusal)
             break
         try:
             return OnnxEngine(_open(entry.path, packed=_packed(model)), model=model)
@@ -187,22 +192,14 @@ def create(
     return compilation.in_memory()
 
 
-def _say_once(text: str, notify: Callable[[str], None]) -> None:
-    if text not in _said:
-        _said.add(text)
-        notify(text)
-
-
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
     """The engine for the bytes of an .onnx file that `resnest export` makes.
 
     Raises:
         EngineError: ONNX Runtime does not run it.
     """
-    try:
+    with _runtime():
         return OnnxEngine(_session(data, _options(packed=precision == "int8")))
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
 
 def compile_model(model: "Model") -> bool:
@@ -216,7 +213,7 @@ def compile_model(model: "Model") -> bool:
     """
     outputs = EXPORTED if model.exported else LOGITS if model.num_classes else FEATURES
     compilation = _Compilation(model, outputs)
-    return compiled.obtain(compilation.entry, compilation.write)
+    return onnx_cache.obtain(compilation.entry, compilation.write)
 
 
 class _Compilation:
@@ -228,7 +225,7 @@ class _Compilation:
         self._outputs = outputs
         self._graph: Graph | None = None
         try:
-            self.entry = compiled.entry_for(model, outputs, ort.__version__, self._size)
+            self.entry = onnx_cache.entry_for(model, outputs, ort.__version__, self._size)
         except OSError as error:
             raise EngineError(f"{model.path} cannot be read: {error}.") from error
 
@@ -246,14 +243,10 @@ class _Compilation:
 
     def in_memory(self) -> OnnxEngine:
         """The engine without a stored form."""
-        try:
+        with _runtime():
             if self._model.exported:
                 return OnnxEngine(_optimised_file(self._model, self._size), model=self._model)
             return OnnxEngine(*_optimised(self._built(), size=self._size), self._model)
-        except ResnestError:
-            raise
-        except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
     def _built(self) -> "Graph":
         if self._graph is None:
@@ -313,10 +306,8 @@ def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSess
     options = _options()
     options.enable_profiling = True
     options.profile_file_prefix = str(prefix)
-    try:
+    with _runtime():
         return _optimised(graph, size=size, options=options)
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
 
 def _optimised(
@@ -344,7 +335,7 @@ def _optimised_file(
     """The same for an exported network.
 
     Raises:
-        CheckpointError: it is not the network that its metadata tell of, or not made as ours are.
+        CheckpointError: it is not the network of its metadata, or not made as ours are.
     """
     options = _options(packed=_packed(model))
     _made_for(options, path, size)

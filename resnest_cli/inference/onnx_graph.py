@@ -261,7 +261,7 @@ def _bottleneck(
     output: str | None,
 ) -> str:
     """(B, in_channels, H, W) -> (B, width * 4, H / stride, W / stride), odd sizes rounded up."""
-    group_width = int(width * (variant.base_width / 64)) * variant.cardinality
+    group_width = variant.group_width(width)
     out_channels = width * EXPANSION
     pool: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     pool["count_include_pad"] = 1  # as torch by default

@@ -93,8 +93,6 @@ def _update(key: str, entry: dict[str, Any] | None) -> None:
     new = {k: v for k, v in old.items() if k != key and os.path.exists(k)}  # noqa: PTH110 - no error
     if entry is not None:
         new[key] = entry
-    if new == old:
-        return
-    memory = _memory()
-    paths.make_private(memory.parent)
-    write_private(memory, json.dumps(new, indent=1).encode())
+    if new != old:
+        paths.make_private(_memory().parent)
+        write_private(_memory(), json.dumps(new, indent=1).encode())

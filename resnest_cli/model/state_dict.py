@@ -30,10 +30,10 @@ _PARALLEL = "module."  # DataParallel, DistributedDataParallel, AveragedModel, t
 _FOREIGN = {"n_averaged", "total_ops", "total_params", "__flops__", "__params__"}
 _STEM, _CLASSIFIER = "conv1.0.weight", ("fc.weight", "fc.bias")
 _BODY = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
-_COUNTER = ".num_batches_tracked"  # batch norm has it since torch 0.4.1
+COUNTER = ".num_batches_tracked"  # batch norm has it since torch 0.4.1
 _SMALLEST_BLOCK = 20  # tensors; a whole block has at least 23 without counters
 
-_AGAIN = "Download or copy it again."
+AGAIN = "Download or copy it again."
 
 
 def shortened(value: object, limit: int = 80) -> str:
@@ -102,9 +102,7 @@ def _unwrapped(name: str) -> str:
 
 def _prefix(path: Path | str, names: Iterable[str]) -> str:
     """What stands before the stem's name; empty where there is no stem."""
-    found = sorted(
-        name.removesuffix(_STEM) for name in names if f".{name}".endswith(f".{_STEM}")
-    )  # fmt: skip
+    found = sorted(n.removesuffix(_STEM) for n in names if f".{n}".endswith(f".{_STEM}"))
     if len(found) > 1:
         listed = " and ".join(shortened(prefix) for prefix in found[:4])
         raise CheckpointError(
@@ -174,27 +172,20 @@ def _traits(shapes: Mapping[str, Shape]) -> tuple[Any, ...]:
     for name in shapes:
         if match := re.match(r"layer([1-4])\.(\d+)\.", name):
             blocks[int(match[1]) - 1].add(match[2])
-    stem = shapes.get("conv1.0.weight", ())[:1]
     firsts = [
         tuple(shapes.get(f"layer{stage}.0.{conv}.weight") for conv in ("conv2.conv", "conv3"))
         for stage in range(1, 5)
     ]
-    return tuple(len(found) for found in blocks), stem, firsts
+    return tuple(len(found) for found in blocks), shapes.get(_STEM, ())[:1], firsts
 
 
 def _traits_of(variant: Variant) -> tuple[Any, ...]:
     firsts = []
     for width in variant.widths:
-        group = _group_width(variant, width)
-        splits = variant.radix * variant.cardinality
-        firsts.append(
-            ((group * variant.radix, group // splits, 3, 3), (width * EXPANSION, group, 1, 1))
-        )
+        group = variant.group_width(width)
+        splits = group * variant.radix, group // (variant.radix * variant.cardinality), 3, 3
+        firsts.append((splits, (width * EXPANSION, group, 1, 1)))
     return variant.blocks, (variant.stem_width,), firsts
-
-
-def _group_width(variant: Variant, width: int) -> int:
-    return int(width * (variant.base_width / 64)) * variant.cardinality
 
 
 def expected_tensors(
@@ -213,14 +204,13 @@ def expected_tensors(
     if sum(variant.blocks) * _SMALLEST_BLOCK > found:
         raise CheckpointError(
             f"{path} has {found} tensors, too few for {variant.id} with {sum(variant.blocks)} "
-            f"blocks. {_AGAIN}"
+            f"blocks. {AGAIN}"
         )
     try:
-        if not all(_group_width(variant, width) for width in variant.widths):
+        if not all(map(variant.group_width, variant.widths)):
             raise ValueError("groups without channels")  # noqa: TRY301
-        return build(
-            variant, num_classes=num_classes, in_channels=in_channels, init=False
-        ).state_dict()
+        network = build(variant, num_classes=num_classes, in_channels=in_channels, init=False)
+        return network.state_dict()
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
         architecture = shortened(variant.architecture, 200)
         raise CheckpointError(
@@ -237,7 +227,7 @@ def check_shapes(
         CheckpointError: names the first tensor that is missing, unknown or of another shape.
     """
     remedy = "Give the weights' own --model, or other weights."
-    missing = [name for name in expected if name not in shapes and not name.endswith(_COUNTER)]
+    missing = [name for name in expected if name not in shapes and not name.endswith(COUNTER)]
     if missing:
         raise CheckpointError(
             f"{path} lacks {missing[0]} of shape {_text(expected[missing[0]].shape)}"
@@ -285,11 +275,11 @@ def convert(
             converted[name] = torch.zeros(want.shape, dtype=want.dtype)
             continue
         found = tensors.pop(name).detach()
-        kinds = (found.dtype.is_floating_point, want.dtype.is_floating_point)
-        if kinds[0] != kinds[1] or found.is_complex() or found.dtype == torch.bool:
+        other_kind = found.dtype.is_floating_point != want.dtype.is_floating_point
+        if other_kind or found.is_complex() or found.dtype == torch.bool:
+            kinds = [str(dtype).removeprefix("torch.") for dtype in (found.dtype, want.dtype)]
             raise CheckpointError(
-                f"{path}: {name} is {str(found.dtype).removeprefix('torch.')}; "
-                f"{str(want.dtype).removeprefix('torch.')} was expected. Convert it first."
+                f"{path}: {name} is {kinds[0]}; {kinds[1]} was expected. Convert it first."
             )
         value = found.to("cpu", want.dtype, copy=copy).contiguous()
         if not bool(torch.isfinite(value).all()):

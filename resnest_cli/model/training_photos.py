@@ -45,11 +45,7 @@ class TrainingPhotos:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TrainingPhotos":
-        """The inverse of `record`.
-
-        Raises:
-            ValueError: it is damaged, as far as can be seen without a look at the hashes.
-        """
+        """The inverse of `record`; ValueError where it is damaged, without a look at the hashes."""
         photos, hashes = record.get("photos"), record.get("hashes")
         if type(photos) is not int or not isinstance(hashes, str):
             raise ValueError("needs the number photos and the text hashes")
@@ -104,7 +100,8 @@ class TrainingPhotos:
         if len(data) != _bytes(count):
             raise damaged
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
-        unary, low = np.split(bits[: _bits(count)], [count + (1 << upper)])
+        unary, low = np.split(bits, [count + (1 << upper)])
+        low = low[: count * (BITS - upper)]  # of the last byte some are left over
         places = np.flatnonzero(unary)
         if len(places) != count:
             raise damaged
@@ -146,13 +143,10 @@ def _upper_bits(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def _bits(count: int) -> int:
-    upper = _upper_bits(count)
-    return count + (1 << upper) + count * (BITS - upper)
-
-
 def _bytes(count: int) -> int:
-    return -(-_bits(count) // 8)
+    """Of the unary upper bits, about two for each photo, and the lower ones."""
+    upper = _upper_bits(count)
+    return -(-(count + (1 << upper) + count * (BITS - upper)) // 8)
 
 
 def _written(numbers: "NDArray[np.uint64]") -> TrainingPhotos | None:

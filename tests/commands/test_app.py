@@ -128,11 +128,9 @@ def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     """Every module imports where torch and the POSIX-only modules do not exist."""
     needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
                    "resnest_cli.inference.torch_engine", "resnest_cli.explanation.heat",
-                   "resnest_cli.model.weighted_sum", "resnest_cli.model.winograd",
                    "resnest_cli.model.convolutions",
-                   "resnest_cli.inference.fixed_batches",
                    "resnest_cli.explanation.attention", "resnest_cli.explanation.explainer",
-                   "resnest_cli.model.folding", "resnest_cli.exporting.pt2_file",
+                   "resnest_cli.exporting.pt2_file",
                    "resnest_cli.benchmarking.matmul",
                    "resnest_cli.benchmarking.measure"}  # fmt: skip
     names = [

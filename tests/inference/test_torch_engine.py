@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from resnest_cli import Classifier
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.inference.fixed_batches import FixedBatches, Run
-from resnest_cli.inference.torch_engine import BatchTooLargeError, TorchEngine
+from resnest_cli.inference.torch_engine import BatchTooLargeError, FixedBatches, Run, TorchEngine
 from resnest_cli.model.resnest import ResNeSt, build
 from tests.conftest import Cli
 from tests.networks import enliven

@@ -13,9 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from resnest_cli.model import pickled_arrays
-from resnest_cli.model.arrays import read_arrays
-from resnest_cli.model.checkpoint import CheckpointInfo, load, save
+from resnest_cli.model import pickles
+from resnest_cli.model.checkpoint import CheckpointInfo, load, read_arrays, save
 from resnest_cli.model.resnest import build
 from tests.networks import TINY, enliven
 
@@ -137,4 +136,4 @@ def test_a_pickle_cannot_change_what_reads_it(target: str) -> None:
     """Opcode BUILD sets attributes on whatever lies on the stack."""
     program = target.encode() + b"(N}V__call__\nI1\nstb."  # object, (None, {"__call__": 1}), BUILD
     with pytest.raises((AttributeError, TypeError)):
-        pickled_arrays._Unpickler(io.BytesIO(program)).load()
+        pickles._Unpickler(io.BytesIO(program)).load()

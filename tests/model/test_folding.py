@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnest_cli.model.folding import folded
+from resnest_cli.inference.torch_engine import folded
 from resnest_cli.model.resnest import build
 from tests.networks import enliven
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from resnest_cli.model.multiply_adds import STAGES, multiply_adds
 from resnest_cli.model.resnest import build
-from resnest_cli.model.variants import VARIANTS, Variant
+from resnest_cli.model.variants import STAGES, VARIANTS, Variant, multiply_adds
 from tests.model.test_parity import multiply_adds as counted
 from tests.networks import TINY
 

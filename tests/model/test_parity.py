@@ -13,8 +13,8 @@ from resnest.torch import ablation
 from resnest.torch import resnest as original
 from torch import Tensor, nn
 
-from resnest_cli.model import convolutions, winograd
-from resnest_cli.model.convolutions import SplitConvolution
+from resnest_cli.model import convolutions
+from resnest_cli.model.convolutions import SplitConvolution, winograd
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.resnest import build as build_network
 from resnest_cli.model.variants import VARIANTS, Variant
@@ -154,7 +154,7 @@ def test_float64_training_with_channels_last_equals_the_references(
 
     def counted(x: Tensor, weight: Tensor, groups: int) -> Tensor:
         taken.append(x.shape)
-        return winograd.winograd(x, weight, groups)
+        return winograd(x, weight, groups)
 
     monkeypatch.setattr(convolutions, "winograd", counted)
     monkeypatch.setattr(SplitConvolution, "MIN_CHANNELS", 16)

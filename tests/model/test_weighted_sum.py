@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnest_cli.model.weighted_sum import weighted_sum
+from resnest_cli.model.resnest import weighted_sum
 
 
 def inputs(radix: int, layout: torch.memory_format, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
