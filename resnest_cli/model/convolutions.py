@@ -6,14 +6,11 @@ Everywhere else, in evaluation above all, they are `nn.Conv2d`, whose keys they 
 Neural Networks" (arXiv 1509.09308): the input is cut into overlapping tiles of 6x6, tiles and
 kernels are transformed, multiplied element by element and added up over the channels, which is one
 matrix product for each of the 36 elements, and transformed back into tiles of 4x4. A quarter of the
-multiplications is left. Everything is a matrix product or a copy of torch's; tiles lie as
-(36, tiles, channels), so that all transforms of a map are one product, too.
-
-Its points of interpolation are 0, 3/4, -3/4, 3/2, -3/2 and infinity. Root mean square errors in
-float32, as shares of the values', of 256 to 128 channels in two groups (`test_winograd` prints
-them): output 9e-7, gradient of the input 8e-7, of the kernels 7e-7; a direct convolution's are
-4e-7, 4e-7 and 1.5e-7, and with the usual points 0, 1, -1, 2, -2 all are twice ours. In float64
-results agree to 1e-13.
+multiplications is left. Tiles lie as (36, tiles, channels): all transforms are one product, too.
+Root mean square errors in float32, as shares of the values', of 256 to 128 channels in two groups
+(`test_winograd` prints them): output 9e-7, gradient of the input 8e-7, of the kernels 7e-7; a
+direct convolution's are 4e-7, 4e-7 and 1.5e-7, and with the usual points 0, 1, -1, 2, -2 all are
+twice ours. In float64 results agree to 1e-13.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +43,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H, W), in the memory format of `x`."""
+        """As `nn.Conv2d`, in the memory format of `x`."""
         batch, channels, height, width = x.shape
         if (
             not self.training  # exporters would take the map's size for fixed
@@ -156,12 +153,11 @@ class _Winograd(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, groups: int) -> Tensor:
         by = _Matrices.of(x.dtype)
+        batch, channels, height, width = x.shape
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        batch, height, width, channels = x.shape
         v = (by.of_input @ _cut_overlapping(x)).view(_IN**2, -1, channels)  # (36, T, C)
-        out = torch.empty(
-            (batch, len(weight), height, width), dtype=x.dtype, memory_format=torch.channels_last
-        )
+        shape = batch, len(weight), height, width
+        out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         parts = zip(
             v.chunk(groups, dim=2),
             _transformed(weight, by).chunk(groups, dim=1),
@@ -259,10 +255,8 @@ def _join_overlapping(tiles: Tensor, padded: Tensor) -> None:
 
 def _cut(x: Tensor) -> Tensor:
     """The tiles of 4x4, which do not overlap, of a map (B, H, W, C): (16, T * C)."""
-    batch, height, width, channels = x.shape
-    shape = _OUT, _OUT, batch, _tiles(height), _tiles(width), channels
-    whole = height % _OUT == width % _OUT == 0
-    tiles = x.new_empty(shape) if whole else x.new_zeros(shape)
+    cut_off = any(size % _OUT for size in x.shape[1:3])
+    tiles = (x.new_zeros if cut_off else x.new_empty)(_tiled(x))
     for tile, part in _pairs(tiles, x):
         tile.copy_(part)
     return tiles.view(_OUT**2, -1)
@@ -270,10 +264,13 @@ def _cut(x: Tensor) -> Tensor:
 
 def _join(tiles: Tensor, out: Tensor) -> None:
     """The reverse: tiles (16, T * C) to a map (B, H, W, C); what is beyond its edges is left."""
-    batch, height, width, channels = out.shape
-    shape = _OUT, _OUT, batch, _tiles(height), _tiles(width), channels
-    for tile, part in _pairs(tiles.view(shape), out):
+    for tile, part in _pairs(tiles.view(_tiled(out)), out):
         part.copy_(tile)
+
+
+def _tiled(x: Tensor) -> tuple[int, ...]:
+    batch, height, width, channels = x.shape
+    return _OUT, _OUT, batch, _tiles(height), _tiles(width), channels
 
 
 def _pairs(tiles: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

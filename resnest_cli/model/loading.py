@@ -88,11 +88,7 @@ class Model:
         return len(self.class_names)
 
     def sha256(self) -> str:
-        """SHA-256 of what holds the weights: of the file, or of the hashes of all files.
-
-        Raises:
-            OSError: one cannot be read.
-        """
+        """SHA-256 of the file of weights, or of the hashes of all files; OSError if unreadable."""
         found = [known_sha256(path) for path in (self.path, *self.data_files)]
         return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
@@ -102,11 +98,7 @@ class Model:
             raise no_classifier(self.path)
 
     def network(self) -> "ResNeSt":
-        """The torch network with its weights: evaluation mode, float32, on the CPU.
-
-        Raises:
-            CheckpointError: the weights cannot be used.
-        """
+        """The torch network with its weights: evaluation mode, float32, on the CPU."""
         from resnest_cli.model.checkpoint import instantiate
 
         return instantiate(self.load())
@@ -115,9 +107,6 @@ class Model:
         """The weights as float32 arrays; without torch where the file is a plain one.
 
         Names and shapes are then the file's; with `checked` they are the network's, for sure.
-
-        Raises:
-            CheckpointError: the weights cannot be used.
         """
         from resnest_cli.model.checkpoint import read_arrays
 
@@ -164,12 +153,7 @@ def find_model(
         found = _published(variant, access, hub_first=meaning.repository is not None)
     else:
         found = _located(name, meaning, source, access)
-    path, config = found.path, found.config
-    known = configured(found.known, config, path)
-    assert known.variant is not None
-    assert known.preprocessing is not None
-    assert known.num_classes is not None
-    assert known.in_channels is not None
+    known = found.known
     if variant is not None and published and variant.bundled:
         access.notify(
             f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
@@ -177,27 +161,41 @@ def find_model(
             f"For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
         )
     if known.notes:
-        access.notify(f"{path}: {'; '.join(known.notes)}.")
+        access.notify(f"{found.path}: {'; '.join(known.notes)}.")
     if labels is not None and not known.num_classes:
-        raise no_classifier(path)
-    trusted = trust_onnx and known.format == "onnx"
+        raise no_classifier(found.path)
+    title = variant.id if variant else str(meaning.repository or name)
+    return _model(title, found, labels, trusted=trust_onnx and known.format == "onnx")
+
+
+def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bool) -> Model:
+    path, known, config, load = found
+    assert known.variant is not None
+    assert known.preprocessing is not None
+    assert known.num_classes is not None
+    assert known.in_channels is not None
+    if labels is not None:
+        class_names = read_labels(labels, known.num_classes)
+    else:
+        class_names = known.class_names or labels_for(known.num_classes)
+    ids = known.provenance.get("class_ids")
+    export = known.provenance.get("export")
+    precision = str(export.get("precision")) if isinstance(export, dict) else "float32"
     return Model(
-        name=variant.id if variant else str(meaning.repository or name),
+        name=name,
         variant=known.variant,
         preprocessing=known.preprocessing,
-        class_names=(
-            read_labels(labels, known.num_classes)
-            if labels is not None
-            else known.class_names or labels_for(known.num_classes)
-        ),
+        class_names=class_names,
         in_channels=known.in_channels,
         path=path,
-        load=found.load,
-        noted_ids=_noted_ids(known),
+        load=load,
+        noted_ids=tuple(map(str, ids))
+        if isinstance(ids, list) and len(ids) == known.num_classes
+        else None,
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         trained_on=known.trained_on,
-        exported=_precision(known),
+        exported=precision if known.format == "onnx" else None,
         trusted=trusted,
         data_files=_data_files(path) if trusted else (),
         config=Path(config.source) if config else None,
@@ -215,7 +213,7 @@ def check_model_name(name: str) -> None:
 
 
 class _Found(NamedTuple):
-    """A file of weights: what it says about itself, its config.json, and how to load it."""
+    """A file of weights: what it and its config.json say about it, and how to load it."""
 
     path: Path
     known: "CheckpointInfo"
@@ -249,7 +247,7 @@ def _published(variant: Variant, access: weights.Access, *, hub_first: bool) -> 
         num_classes=variant.num_classes,
         in_channels=3,
     )
-    return _Found(path, known, config, load)
+    return _Found(path, configured(known, config, path), config, load)
 
 
 def _located(name: str, meaning: Meaning, source: str | None, access: weights.Access) -> _Found:
@@ -266,7 +264,7 @@ def _located(name: str, meaning: Meaning, source: str | None, access: weights.Ac
         with blamed(config):
             return unblamed()
 
-    return _Found(path, known, config, load)
+    return _Found(path, configured(known, config, path), config, load)
 
 
 def _describe(path: Path, variant: Variant | None) -> "tuple[CheckpointInfo, Load]":
@@ -383,17 +381,3 @@ def _data_files(path: Path) -> tuple[Path, ...]:
     from resnest_cli.model.onnx_file import external_files
 
     return external_files(path)
-
-
-def _precision(known: "CheckpointInfo") -> str | None:
-    if known.format != "onnx":
-        return None
-    noted = known.provenance.get("export")
-    return str(noted.get("precision")) if isinstance(noted, dict) else "float32"
-
-
-def _noted_ids(known: "CheckpointInfo") -> tuple[str, ...] | None:
-    found = known.provenance.get("class_ids")
-    if not isinstance(found, list) or len(found) != known.num_classes:
-        return None
-    return tuple(map(str, found))

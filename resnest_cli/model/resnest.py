@@ -108,10 +108,7 @@ def _weighted_sum(splits: Tensor, weights: Tensor) -> Tensor:
 
 
 class _WeightedSum(Function):
-    """`_weighted_sum`, whose gradients are written where they belong.
-
-    Autograd makes one of every split and copies them together.
-    """
+    """`_weighted_sum`; autograd would make a gradient of every split and copy them together."""
 
     @staticmethod
     def forward(ctx: Any, splits: Tensor, weights: Tensor) -> Tensor:
@@ -147,7 +144,7 @@ class DropBlock(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drops blocks in training; the identity in evaluation."""
+        """The identity in evaluation."""
         if not self.training or self.rate == 0:
             return x
         height, width = x.shape[-2:]
@@ -173,7 +170,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drops branches in training; the identity in evaluation."""
+        """The identity in evaluation."""
         if not self.training or self.rate == 0:
             return x
         kept = x.new_empty((len(x), 1, 1, 1)).bernoulli_(1 - self.rate)
@@ -267,13 +264,13 @@ class ResNeSt(nn.Module):
         self.grad_checkpointing = False
         stem = variant.stem_width
         self.conv1 = nn.Sequential(
-            nn.Conv2d(in_channels, stem, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.Conv2d(in_channels, stem, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
-            nn.Conv2d(stem, stem, kernel_size=3, padding=1, bias=False),
+            nn.Conv2d(stem, stem, 3, padding=1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
-            nn.Conv2d(stem, stem * 2, kernel_size=3, padding=1, bias=False),
+            nn.Conv2d(stem, stem * 2, 3, padding=1, bias=False),
         )
         self.bn1 = nn.BatchNorm2d(stem * 2)
         self.act1 = nn.ReLU(inplace=True)
@@ -333,11 +330,7 @@ class ResNeSt(nn.Module):
         return self.layer1, self.layer2, self.layer3, self.layer4
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Puts a fresh classifier of `num_classes` outputs in place; 0 removes it (identity).
-
-        Its weights are drawn anew from torch's generator, on the device and in the dtype of the
-        network.
-        """
+        """Replaces the classifier by one of `num_classes` outputs, freshly drawn; 0 removes it."""
         weight = self.bn1.weight
         self.fc = _classifier(self.num_features, num_classes).to(weight.device, weight.dtype)
         self.num_classes = num_classes
@@ -372,28 +365,26 @@ def _make_stages(
             # The first block keeps the dilation of the stage before, the others double it.
             stride, dilation = 1, dilation * 2
         net_stride *= stride
-        out_channels = width * EXPANSION
         stage = nn.Sequential()
         for index in range(blocks):
             first = index == 0
             downsample = None
-            if first and (stride > 1 or in_channels != out_channels):
-                downsample = _downsample(in_channels, out_channels, stride)
-            stage.append(
-                Bottleneck(
-                    in_channels,
-                    width,
-                    variant,
-                    stride=stride if first else 1,
-                    dilation=first_dilation if first else dilation,
-                    pool=first and number > 0,
-                    downsample=downsample,
-                    drop_block_rate=drop_block_rate if number >= 2 else 0.0,
-                    # The linear decay rule of the stochastic-depth paper, section 4.
-                    drop_path_rate=drop_path_rate * done / max(depth - 1, 1),
-                )
+            if first and (stride > 1 or in_channels != width * EXPANSION):
+                downsample = _downsample(in_channels, width * EXPANSION, stride)
+            block = Bottleneck(
+                in_channels,
+                width,
+                variant,
+                stride=stride if first else 1,
+                dilation=first_dilation if first else dilation,
+                pool=first and number > 0,
+                downsample=downsample,
+                drop_block_rate=drop_block_rate if number >= 2 else 0.0,
+                # The linear decay rule of the stochastic-depth paper, section 4.
+                drop_path_rate=drop_path_rate * done / max(depth - 1, 1),
             )
-            in_channels = out_channels
+            stage.append(block)
+            in_channels = width * EXPANSION
             done += 1
         stages.append(stage)
     return stages
@@ -437,10 +428,9 @@ def init_weights(model: ResNeSt, *, zero_init_last: bool = True) -> None:
                 nn.init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Linear | nn.BatchNorm2d):
             module.reset_parameters()
-    if zero_init_last:
-        for module in model.modules():
-            if isinstance(module, Bottleneck):
-                nn.init.zeros_(module.bn3.weight)
+    for module in model.modules():
+        if zero_init_last and isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
 
 
 def build(

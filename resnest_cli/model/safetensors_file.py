@@ -33,11 +33,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Metadata and shapes of a safetensors file whose whole layout has been checked.
-
-    Raises:
-        CheckpointError: the header is damaged or does not fit the file.
-    """
+    """Metadata and shapes, the whole layout checked; CheckpointError where it is damaged."""
     try:
         with path.open("rb") as file:
             prefix = file.read(8)
@@ -107,11 +103,7 @@ def _encoded(header: Mapping[str, Any]) -> bytes:
 
 
 def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
-    """Changes the metadata of a safetensors file, whole or not at all; its tensors are copied.
-
-    Raises:
-        CheckpointError: it cannot be read or written.
-    """
+    """Changes the metadata of a file, whole or not at all; the tensors' bytes are copied."""
     try:
         with writing(path, CheckpointError), path.open("rb") as source, atomic_file(path) as target:
             length = int.from_bytes(source.read(8), "little")

@@ -43,10 +43,7 @@ def shortened(value: object, limit: int = 80) -> str:
 
 
 class Named(NamedTuple):
-    """The network among a file's tensors: its name for each -> the name in the file.
-
-    `notes` say what is not plain about it, in words for people.
-    """
+    """The network's name of each tensor -> that in the file; `notes` say what is not plain."""
 
     names: dict[str, str]
     notes: tuple[str, ...] = ()
@@ -140,8 +137,8 @@ def _left_out(names: list[str]) -> list[str]:
 def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
     """The published variants whose tensors these can be, from cleaned names and shapes.
 
-    More than one can fit: whether pooling comes before or after the split attention leaves no trace
-    in the tensors, so resnest50d and resnest50d_2s1x64d look the same. Empty when none fits.
+    Several can fit: whether pooling comes before or after the split attention leaves no trace in
+    the tensors, so that resnest50d and resnest50d_2s1x64d look the same.
     """
     found = _traits(shapes)
     return tuple(variant for variant in VARIANTS.values() if _traits_of(variant) == found)
@@ -194,10 +191,7 @@ def expected_tensors(
     """Names, shapes and dtypes of the network's state dict, on the meta device.
 
     `found` is the number of tensors in the file: a header that claims far more blocks than the file
-    can hold is refused before they are built.
-
-    Raises:
-        CheckpointError: no such network can be built.
+    can hold is refused before they are built. Raises CheckpointError where nothing can be built.
     """
     from resnest_cli.model.resnest import build
 
@@ -221,10 +215,9 @@ def expected_tensors(
 def check_shapes(
     path: Path | str, shapes: Mapping[str, Shape], expected: Mapping[str, "Tensor"]
 ) -> None:
-    """Holds cleaned names and shapes against the network; only counters may be missing.
+    """Raises CheckpointError for the first tensor that is missing, unknown or of another shape.
 
-    Raises:
-        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+    Names are cleaned ones; only counters may be missing.
     """
     remedy = "Give the weights' own --model, or other weights."
     missing = [name for name in expected if name not in shapes and not name.endswith(COUNTER)]
@@ -292,11 +285,7 @@ def convert(
 
 
 def halved(source: str, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The tensors with floats rounded to float16.
-
-    Raises:
-        CheckpointError: names the first tensor with a value that float16 cannot hold.
-    """
+    """The tensors with floats rounded to float16; CheckpointError where it cannot hold them."""
     rounded = {}
     for name, tensor in tensors.items():
         rounded[name] = tensor.half() if tensor.is_floating_point() else tensor

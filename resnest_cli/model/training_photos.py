@@ -59,10 +59,9 @@ class TrainingPhotos:
         return {"photos": self.photos, "hashes": self.hashes}
 
     def membership(self, where: object) -> Callable[[bytes], bool]:
-        """What says of a SHA-256 digest whether the photo is in the set; in microseconds.
+        """A test of SHA-256 digests, of microseconds, for photos of the set.
 
-        Raises:
-            CheckpointError: the hashes, which are from the file `where`, are damaged.
+        Raises CheckpointError where the hashes, which are from the file `where`, are damaged.
         """
         import numpy as np
 
@@ -76,11 +75,7 @@ class TrainingPhotos:
         return contains
 
     def union(self, other: "TrainingPhotos", where: object) -> "TrainingPhotos | None":
-        """The photos of both; None where they are too many.
-
-        Raises:
-            CheckpointError: the hashes of one, which are from the file `where`, are damaged.
-        """
+        """The photos of both; None where they are too many. Raises as `membership`."""
         import numpy as np
 
         return _written(np.union1d(self._numbers(where), other._numbers(where)))
@@ -115,22 +110,14 @@ class TrainingPhotos:
 def joined(
     where: object, one: TrainingPhotos | None, other: TrainingPhotos | None
 ) -> TrainingPhotos | None:
-    """The photos of both; None where one does not know its own, or they are too many.
-
-    Raises:
-        CheckpointError: the hashes of one are damaged; names the file.
-    """
+    """As `TrainingPhotos.union`; None, too, where one of the two is not known."""
     if one is None or other is None or one == other:
         return one and other
     return one.union(other, where)
 
 
 def digest_of(path: str | Path) -> bytes:
-    """SHA-256 of a photo's file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a photo's file; OSError where it cannot be read."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -48,8 +48,8 @@ class Preprocessing:
 class WeightsFile:
     """A published file of weights, or one that comes with the program (`bundled`, no hosts).
 
-    The eight hex digits before the extension are the first eight of its SHA-256: they prove that
-    the file is whole, not where it came from. `hosts` are URL prefixes, tried in turn.
+    The eight hex digits in its name begin its SHA-256: they prove that the file is whole, not where
+    it came from. `hosts` are URL prefixes, tried in turn.
     """
 
     name: str
@@ -145,8 +145,7 @@ class Variant:
     def overridden(self, overrides: Mapping[str, Any]) -> "Variant":
         """This variant with other architecture fields, as a checkpoint's header records them.
 
-        Raises:
-            ValueError: an unknown field, or a value of the wrong type or sign.
+        Raises ValueError for an unknown field, or a value of the wrong type or sign.
         """
         if not overrides:
             return self
@@ -289,11 +288,7 @@ def find_variant(name: str) -> Variant | None:
 
 
 def get_variant(name: str) -> Variant:
-    """The variant of this id, alias or name of timm's, in any case.
-
-    Raises:
-        UnknownModelError: no such name; the message says which name is nearest.
-    """
+    """As `find_variant`; raises UnknownModelError, with the nearest names, where there is none."""
     variant = find_variant(name)
     if variant is None:
         raise UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, list(_BY_NAME))}")
@@ -314,11 +309,7 @@ def did_you_mean_among(name: str, known: list[str]) -> str:
 
 
 def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:
-    """The inverse of `dataclasses.asdict`, with every value checked.
-
-    Raises:
-        ValueError: a field is missing, unknown, of the wrong type or out of range.
-    """
+    """The inverse of `dataclasses.asdict`; ValueError for a bad, missing or unknown field."""
     names = [field.name for field in fields(Preprocessing)]
     if sorted(record) != sorted(names):
         raise ValueError(f"preprocessing needs exactly {', '.join(names)}, not {sorted(record)}")
