@@ -230,15 +230,12 @@ class Classifier:
             ImageError: a photo cannot be read, or the network gives no finite numbers; names it.
             CheckpointError: the network has no classifier.
         """
-        self.model.need_classifier()
         rows = []
-        for group in self._groups(_as_sources([photos] if isinstance(photos, _SINGLE) else photos)):
-            checked, logits = self._run(group)
-            for item in checked:
-                if item.error is not None:
-                    raise ImageError(f"{item.source.name}: {item.error}")
+        for record, logits in self.answers(_as_sources(_several(photos)), topk=1):
+            if logits is None:
+                raise ImageError(f"{record.input}: {record.error}")
             rows.append(logits)
-        return np.concatenate(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
+        return np.stack(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
 
     @overload
     def features(
@@ -282,18 +279,17 @@ class Classifier:
             UsageError: a stage that does not exist, or options that exclude each other.
         """
         extraction = Extraction(pool, stage, head)
-        if isinstance(photos, _SINGLE):
-            photos = [photos]
-        elif not isinstance(photos, list | tuple):
-            return self._feature_rows(photos, extraction)
+        photos = _several(photos)
+        found = self._feature_rows(photos, extraction)
+        if not isinstance(photos, list | tuple):
+            return found
         rows = []
-        for row in self._feature_rows(photos, extraction):
+        for row in found:
             if isinstance(row, ImageError):
                 raise row
             rows.append(row)
-        if rows:
-            return np.stack(rows)
-        return np.empty((0, *extraction.row_shape(self.model, self.preprocessing.size)), np.float32)
+        shape = extraction.row_shape(self.model, self.preprocessing.size)
+        return np.stack(rows) if rows else np.empty((0, *shape), np.float32)
 
     def _feature_rows(
         self, photos: Iterable[Photo], extraction: Extraction
@@ -356,38 +352,26 @@ class Classifier:
     def answers(
         self, sources: Iterable[Source], *, topk: int = 5, **reading: Unpack[Reading]
     ) -> Iterator[tuple[Record, Float32 | None]]:
-        """The records of `records`, each with its logits float32 (classes,); None for an error.
-
-        Raises:
-            CheckpointError: the network has no classifier.
-        """
+        """The records of `records`, each with its logits float32 (classes,); None for an error."""
         self.model.need_classifier()
+        name, temperature = self.model.name, self.model.temperature
         for read in self._groups(sources, **reading):
-            group, logits = self._run(read)
-            names, temperature = self.class_names, self.model.temperature
-            ranked = iter(rank(logits, names, topk, temperature) if len(logits) else ())
-            rows = iter(logits)
+            group, logits = self._logits(read)
+            ranked = rank(logits, self.class_names, topk, temperature) if len(logits) else []
+            found = iter(zip(ranked, logits, strict=True))
             for item in group:
                 if item.error is not None:
-                    yield Record(item.source.name, self.model.name, error=item.error), None
+                    yield Record(item.source.name, name, error=item.error), None
                 else:
-                    record = Record(item.source.name, self.model.name, predictions=next(ranked))
-                    yield record, next(rows)
+                    predictions, row = next(found)
+                    yield Record(item.source.name, name, predictions=predictions), row
 
     def prepare(self, _index: int, source: Source) -> Float32:
-        """Reads and preprocesses one source: float32 (3, size, size).
-
-        Raises:
-            ImageError: whatever is wrong with it.
-        """
+        """Reads and preprocesses one source: float32 (3, size, size), or raises ImageError."""
         return self.preparation(self.read(source))
 
     def read(self, source: Source) -> "Found":
-        """What there is to decode: a path, bytes (fetched where it is a URL), or an open image.
-
-        Raises:
-            ImageError: the photo cannot be fetched.
-        """
+        """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
         if source.url is not None:
             from resnest_cli.images.remote import fetch_photo
 
@@ -423,7 +407,7 @@ class Classifier:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
 
-    def _run(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
+    def _logits(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
         """The group with an error where logits are not finite, and the others' logits, in order."""
         arrays = [item.photo for item in group if item.photo is not None]
         if not arrays:
@@ -463,6 +447,10 @@ def _decoding_on_gpu(
     if not device.startswith("cuda"):
         raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
     return DevicePreparation(preprocessing, crop_mode, exif, max_pixels=max_pixels, device=device)
+
+
+def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:
+    return [photos] if isinstance(photos, _SINGLE) else photos
 
 
 _NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"

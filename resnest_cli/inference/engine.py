@@ -101,8 +101,7 @@ def create_engine(
         _check_exported(model, device, engine, special=_is_special(special))
     if engine == "onnx" or model.exported:
         return _onnx(model, output, notify)
-    on_cpu = device == "cpu" or (device == "auto" and not _accelerated())
-    if engine == "auto" and on_cpu and not _is_special(special):
+    if engine == "auto" and not _is_special(special) and _is_cpu(device):
         try:
             return _onnx(model, output, notify)
         except EngineError as error:
@@ -160,13 +159,13 @@ def _loading() -> Iterator[None]:
         ) from error
 
 
-def _accelerated() -> bool:
-    """Whether torch would take an accelerator; torch is asked only where there may be one."""
-    if not accelerator_likely():
-        return False
-    from resnest_cli.inference.torch_engine import resolve_device
+def _is_cpu(device: str) -> bool:
+    """Whether this is the CPU; of auto torch is asked, but only where it may have a choice."""
+    if device == "auto" and accelerator_likely():
+        from resnest_cli.inference.torch_engine import resolve_device
 
-    return resolve_device("auto") != "cpu"
+        return resolve_device("auto") == "cpu"
+    return device in {"auto", "cpu"}
 
 
 def accelerator_likely() -> bool:

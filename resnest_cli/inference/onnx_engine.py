@@ -12,8 +12,8 @@ hold already.
 
 Photos of the model's own size get a model that is compiled for it, photos of any other size one for
 all sizes. Where the runtime knows all shapes, it adds the shortcut and takes the ReLU inside of the
-convolution before them. CPU time on one core (AVX-512), in turn, medians of ratios: resnest50d
-0.97 for one photo and 0.94 in batches of 8, 50d_2s1x64d 0.90 and 101e 0.93 (batches of 8 and 4).
+convolution before them: resnest50d takes 0.97 of the time for one photo and 0.94 in batches of 8,
+50d_2s1x64d 0.90 and 101e 0.93 (one core with AVX-512, in turn, medians of ratios).
 
 A network that `resnest export` wrote is compiled from its own file in the same way, to the same
 bits. Weights of int8 have to be packed (14t on one core: 0.6 ms for one photo, 7.3 without).
@@ -99,11 +99,7 @@ class OnnxEngine:
         """Preprocessed photos (N, 3, H, W) -> one output of `onnx_graph.OUTPUTS`, float32.
 
         An output that the compiled model lacks, and photos of another size than the model's, get a
-        compiled model of their own, once.
-
-        Raises:
-            EngineError: the graph for it cannot be built or run here.
-            CheckpointError: the weights cannot be used.
+        compiled model of their own, once. Raises as `create`.
         """
         pairs = zip(self._sides, batch.shape[2:], strict=True)
         fits = all(isinstance(side, str) or side == length for side, length in pairs)
@@ -123,9 +119,6 @@ class OnnxEngine:
         """Preprocessed photos (N, 3, H, W) -> the named outputs of the graph, float32.
 
         A network for batches of one size gets its photos in such batches, the last one filled up.
-
-        Raises:
-            EngineError: ONNX Runtime cannot run it on these photos.
         """
         photos = np.ascontiguousarray(batch, np.float32)
         size = self._batch if isinstance(self._batch, int) else len(photos)
@@ -205,11 +198,7 @@ def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
 def compile_model(model: "Model") -> bool:
     """Compiles a model unless that is done already; whether its compiled form is stored now.
 
-    For its logits, or for features where it has no classifier.
-
-    Raises:
-        EngineError: the graph cannot be built or run here.
-        CheckpointError: the weights cannot be used.
+    For its logits, or for features where it has no classifier. Raises as `create`.
     """
     outputs = EXPORTED if model.exported else LOGITS if model.num_classes else FEATURES
     compilation = _Compilation(model, outputs)
@@ -270,13 +259,21 @@ def _packed(model: "Model") -> bool:
     return model.exported == "int8"
 
 
-def _options(*, packed: bool = False) -> ort.SessionOptions:
+def _options(
+    *, packed: bool = False, size: int | None = None, save: Path | None = None
+) -> ort.SessionOptions:
+    """For photos of one size, or any; the optimised graph is saved where there is a path."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not packed:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    for side in ("height", "width") if size is not None else ():
+        options.add_free_dimension_override_by_name(side, size)
+    if save is not None:
+        options.optimized_model_filepath = str(save)
+        options.add_session_config_entry("session.save_model_format", "ORT")
     return options
 
 
@@ -303,29 +300,28 @@ def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSess
     Raises:
         EngineError: ONNX Runtime cannot run the graph here.
     """
-    options = _options()
-    options.enable_profiling = True
-    options.profile_file_prefix = str(prefix)
     with _runtime():
-        return _optimised(graph, size=size, options=options)
+        return _optimised(graph, None, size, profile=prefix)
 
 
 def _optimised(
     graph: "Graph",
     path: Path | None = None,
     size: int | None = None,
-    options: ort.SessionOptions | None = None,
+    *,
+    profile: Path | None = None,
 ) -> tuple[ort.InferenceSession, Any]:
-    """A session that optimises the graph, for photos of one size where it is given, and saves the
-    result where there is a path.
+    """A session that optimises the graph, and what the session's memory belongs to.
 
-    The second value is what the session's memory belongs to. The weights are handed over as they
-    are: inside the graph they would be copied three times, which takes a second.
+    The weights are handed over as they are: inside the graph they would be copied three times,
+    which takes a second.
     """
-    options = options or _options()
+    options = _options(size=size, save=path)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
-    _made_for(options, path, size)
     return _session(graph.model.SerializeToString(), options), (values, graph.weights)
 
 
@@ -337,8 +333,7 @@ def _optimised_file(
     Raises:
         CheckpointError: it is not the network of its metadata, or not made as ours are.
     """
-    options = _options(packed=_packed(model))
-    _made_for(options, path, size)
+    options = _options(packed=_packed(model), size=size, save=path)
     source: str | bytes = str(model.path)  # by its path, as files with its tensors lie beside it
     if not model.trusted:
         source = model.path.read_bytes()
@@ -364,12 +359,3 @@ def _optimised_file(
             f"{model.path} takes photos of {sides[0]} x {sides[1]} pixels; they must be square."
         )
     return session
-
-
-def _made_for(options: ort.SessionOptions, path: Path | None, size: int | None) -> None:
-    """Has the graph optimised for one size of photos, or any, and saved where there is a path."""
-    for side in ("height", "width") if size is not None else ():
-        options.add_free_dimension_override_by_name(side, size)
-    if path is not None:
-        options.optimized_model_filepath = str(path)
-        options.add_session_config_entry("session.save_model_format", "ORT")
