@@ -66,7 +66,7 @@ def cpu_feature_names() -> tuple[str, ...]:
     """The instruction sets of this CPU, such as AVX2, the newest last.
 
     Numpy finds them out at its import, on every platform: no file is read for it. The interface
-    is private; without it the platform alone tells, and ONNX Runtime's own checks remain.
+    is private; without it the platform alone counts, and ONNX Runtime's own checks remain.
     """
     import numpy as np  # noqa: F401 - not at the top: `resnest models` has no use for it
 

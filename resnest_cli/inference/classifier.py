@@ -402,7 +402,7 @@ class Classifier:
             yield group
 
     def note(self, source: Source, text: str | None) -> None:
-        """Says what is worth saying about a photo that could be read, of the first such only."""
+        """Notifies of a remark about a photo that could be read; of the first one only."""
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")

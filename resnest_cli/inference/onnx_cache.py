@@ -1,12 +1,9 @@
 """The cache of compiled models under `$RESNEST_HOME/compiled`. Knows files; runs nothing.
 
 A compiled model is `<key>.ort`, and `<key>.json` beside it: what it was made of, and a checksum.
-The key is a hash of everything that decides the content: the SHA-256 of the weights, the
-architecture (two variants can share a file of weights), the outputs, the size of photos, the
-versions of this program, of the graph and of ONNX Runtime, and the features of the CPU, for which
-the weights are laid out.
-Not the version of the `onnx` package: it only carries the graph, whose operators and format are
-pinned.
+The key is a hash of everything that decides the content; see `entry_for`. The architecture is part
+of it since two variants can share a file of weights, the features of the CPU since the weights are
+laid out for them; not the version of the `onnx` package, which only carries the graph.
 
 A file counts only if its note names the very same origin and its content has the noted checksum,
 which is computed on every start: sums of the pages of the mapped file, 4 ms for the 110 MB of
@@ -90,10 +87,7 @@ def entry_for(
     """The place of this model's compiled form; reads its weights once if their hash is not known.
 
     `runtime` is the version of ONNX Runtime, `size` the side of the photos that it is made for;
-    None for any.
-
-    Raises:
-        OSError: the weights cannot be read.
+    None for any. Raises OSError where the weights cannot be read.
     """
     origin = {
         "weights": model.sha256(),
@@ -131,11 +125,7 @@ def is_good(entry: Entry) -> bool:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of the sums, as 64-bit numbers, of each 4 KiB of a file, and of what is left over.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """SHA-256 of the sums, as 64-bit numbers, of each 4 KiB of a file, and of what is left over."""
     import numpy as np
 
     size = path.stat().st_size

@@ -24,11 +24,11 @@ from resnest_cli.images.sources import Source, SourceStats, iter_sources
 from resnest_cli.inference.classifier import Classifier, Prepare
 from resnest_cli.inference.ranking import Record
 from resnest_cli.inference.run_options import AUTO, RunOptions
-from resnest_cli.supervise import Start
 
 if TYPE_CHECKING:
     from resnest_cli.images.isolation import IsolatedDecoder
     from resnest_cli.inference.engine import Output
+    from resnest_cli.supervise import Start
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -44,7 +44,7 @@ _REPEATS, _ENOUGH = 3, 0.5  # runs of a size, and seconds after which no more ar
 def run(
     classifier: Classifier,
     options: RunOptions,
-    start: Start,
+    start: "Start",
     stdin: RawIOBase | None = None,
     *,
     topk: int = 5,
@@ -93,7 +93,7 @@ def listed(
 def careful(
     classifier: Classifier,
     options: RunOptions,
-    start: Start,
+    start: "Start",
     stack: ExitStack,
     stopwatch: "Stopwatch | None" = None,
 ) -> Prepare:
@@ -114,7 +114,7 @@ def guarded(
     decoded: Callable[[Photo], B],
     portable: Callable[[Photo], B],
     options: RunOptions,
-    start: Start,
+    start: "Start",
     stack: ExitStack,
     max_pixels: int,
 ) -> Callable[[int, Source], B]:
@@ -230,10 +230,7 @@ def batch_size_for(classifier: Classifier, output: "Output", batch_size: int) ->
 def measured_rates(run: Callable[[int], None], *, most: int) -> dict[int, float]:
     """Photos a second of `run(count)` for 8, 16, 32, ... photos, as long as they fit into memory.
 
-    If 8 do not fit, for the most of 4, 2 or 1 that do.
-
-    Raises:
-        EngineError: what `run` raises for one photo.
+    If 8 do not fit, for the most of 4, 2 or 1 that do; raises what `run` raises for one.
     """
     rates: dict[int, float] = {}
     count = _FIRST

@@ -132,11 +132,7 @@ def load(
 
 
 def read_state_dict(path: Path) -> "tuple[CheckpointInfo, dict[str, Tensor]]":
-    """What a file of torch.save's holds: the record, and the tensors as they are.
-
-    Raises:
-        CheckpointError: damaged, possibly malicious, or without a state dict.
-    """
+    """What a file of torch.save's holds: the record, and the tensors as they are."""
     tensors, class_names, notes, arch = unwrap(path, read_pickle(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     info = bare_info("pickle", shapes)
@@ -176,7 +172,7 @@ def _agreed(path: Path | str, what: str, found: int | None, expected: int | None
     if found is None or (what == "input channels" and not found):
         name = "fc.weight" if what == "classes" else "conv1.0.weight"
         raise CheckpointError(
-            f"{path} lacks a usable {name}, which tells the number of {what}. Give a file of all "
+            f"{path} lacks a usable {name}, which gives the number of {what}. Give a file of all "
             "the network's weights."
         )
     if expected is not None and found != expected:

@@ -19,8 +19,8 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
 
 Unknown keys are tolerated, so that later minor versions can add some.
 
-The same keys but `format` stand in the `metadata_props` of an .onnx file of ours, and two more that
-a checkpoint's tensors tell:
+An .onnx file of ours has the same keys but `format` in its `metadata_props`, and two more, which a
+checkpoint has no need of:
 
     num_classes, in_channels    integers
 """
@@ -247,7 +247,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def bare_info(
     format_: Literal["resnest", "safetensors", "pickle"], shapes: Mapping[str, Shape]
 ) -> CheckpointInfo:
-    """What cleaned names and shapes alone tell."""
+    """The record of bare weights, from cleaned names and shapes."""
     fitting = infer_variant(shapes)
     variant = fitting[0] if len(fitting) == 1 else None
     stem, classifier = (shapes.get(f"{name}.weight", ()) for name in ("conv1.0", "fc"))

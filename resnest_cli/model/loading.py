@@ -1,7 +1,7 @@
 """From a name or a file to a model that is ready, with its preprocessing and class names.
 
 The one place where `--model`, `--weights` and `--labels` meet. `find_model` imports no torch and
-reads no weights, unless nothing but a pickle tells what it holds; `Model.checkpoint` reads them.
+reads no weights, except those of a pickle that it has not seen before; `Model.load` reads them.
 """
 
 import contextlib

@@ -98,7 +98,7 @@ def _varint(file: BinaryIO) -> int:
 
 
 def check_structure(path: Path, data: bytes) -> None:
-    """Whether a file is made as `resnest export` makes it; `data` is its content.
+    """Checks that a file is made as `resnest export` makes it; `data` is its content.
 
     Raises:
         CheckpointError: it is not; names the first thing that ours never have, and the remedy.
@@ -119,11 +119,9 @@ def check_structure(path: Path, data: bytes) -> None:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside an .onnx in which it keeps its tensors, sorted.
+    """The files beside an .onnx in which it keeps its tensors, sorted; all must be in its folder.
 
-    Raises:
-        CheckpointError: it is no ONNX file, or one of the files is missing or not in its folder.
-        EngineError: the package onnx cannot be loaded.
+    Raises as `check_structure`.
     """
     try:
         data = path.read_bytes()
@@ -197,11 +195,10 @@ def _wrong_node(node: "NodeProto") -> str:
 def _is_small(attribute: Any) -> bool:
     numbers = [attribute.i, attribute.f, *attribute.ints, *attribute.floats]
     return (
-        not (attribute.HasField("t") or attribute.HasField("g") or attribute.HasField("tp"))
+        not any(map(attribute.HasField, ("t", "g", "tp", "sparse_tensor")))
         and not (attribute.tensors or attribute.graphs or attribute.type_protos)
-        and not attribute.HasField("sparse_tensor")
-        and len(attribute.s) < 100
         and not attribute.strings
+        and len(attribute.s) < 100
         and len(numbers) < 20
         and all(abs(number) < _LARGEST_NUMBER for number in numbers)
     )

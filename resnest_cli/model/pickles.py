@@ -51,11 +51,9 @@ class _Unread:
         """Takes whatever the pickle gives."""
         return super().__new__(cls)
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    def __setstate__(self, _: Any) -> None: ...
 
 
 def _history(*_: Any) -> OrderedDict[Any, Any]:
@@ -91,10 +89,7 @@ def read_pickle(path: Path) -> Any:
     """What `torch.save` put into the file, in its zip or its legacy form; tensors on the CPU.
 
     Only tensors, plain containers, numbers and argparse's Namespace are unpickled; what `_HARMLESS`
-    lists becomes empty objects.
-
-    Raises:
-        CheckpointError: damaged, or the pickle asks for anything else; nothing of it was run.
+    lists becomes empty objects; anything else, and damage, is a CheckpointError.
     """
     import torch
 
@@ -150,8 +145,8 @@ def _check_archive(path: Path) -> None:
 class Unwrapped(NamedTuple):
     """The network within a loaded pickle: its tensors, by cleaned names.
 
-    `class_names` holds as many as the classifier has rows, or is None. `notes` say what was taken
-    where there was a choice, in words for people. `arch` is what the training called the network.
+    There are as many class names as rows of the classifier, if any. `notes` say what was taken
+    where there was a choice; `arch` is what the training called the network.
     """
 
     tensors: "dict[str, Tensor]"
@@ -247,10 +242,9 @@ def _check_plain(path: Path | str, name: str, value: object) -> None:
 
 # The plain case without torch, whose import takes longer than compiling the network: published
 # weights are a dictionary of contiguous float tensors, bare, in torch's zip or legacy form.
-# Follows torch.serialization (`_load`, `_legacy_load`) and torch._utils._rebuild_tensor_v2. The
-# unpickler knows an ordered dictionary, one callable of ours and the names of four storage types;
-# asked for anything else, it raises. What it hands out is immutable, since a pickle may also set
-# attributes (opcode BUILD).
+# Follows torch.serialization (`_load`, `_legacy_load`). The unpickler knows an ordered dictionary,
+# one callable of ours and the names of four storage types; asked for anything else, it raises. What
+# it hands out is immutable, since a pickle may also set attributes (opcode BUILD).
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_PICKLE = 16 << 20  # bytes; resnest269e's has 0.3 MB

@@ -1,9 +1,9 @@
 """State dicts from anywhere: named as ours and checked against the network.
 
 `clean_names` finds the network among a file's tensors and says what it left out; `infer_variant`
-tells which published variants the tensors fit; `check_shapes` and `convert` hold them against the
-network that they are meant for. Importing this module does not import torch: names and shapes are
-judged without it. `path` is the file that messages name, or words for what stands in for one.
+finds the published variants that the tensors fit; `check_shapes` and `convert` check them against
+the network that they are meant for. Importing this module does not import torch. `path` is the file
+that messages name, or words for what stands in for one.
 
 Source: timm.models._helpers.clean_state_dict for the prefixes. Deviations: any prefix is stripped,
 the order of keys never matters, and whatever does not fit is an error that names the first tensor,
@@ -164,7 +164,7 @@ def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointErr
 
 
 def _traits(shapes: Mapping[str, Shape]) -> tuple[Any, ...]:
-    """What tells variants apart: blocks per stage, stem, and the first block of every stage."""
+    """What variants differ in: blocks per stage, stem, and the first block of every stage."""
     blocks = [set[str]() for _ in range(4)]
     for name in shapes:
         if match := re.match(r"layer([1-4])\.(\d+)\.", name):

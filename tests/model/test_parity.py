@@ -17,7 +17,7 @@ from resnest_cli.model import convolutions
 from resnest_cli.model.convolutions import SplitConvolution, winograd
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.resnest import build as build_network
-from resnest_cli.model.variants import VARIANTS, Variant
+from resnest_cli.model.variants import VARIANTS, Variant, multiply_adds
 from tests.networks import enliven, photos
 
 OURS = "resnest14t"  # in nobody's table: built of timm's parts
@@ -198,7 +198,7 @@ def test_dilated_networks_equal_the_original(name: str, stride: int, options: di
     assert distance(mine, everything(theirs.eval(), x), relative=False) < 1e-9
 
 
-def multiply_adds(network: nn.Module, size: int) -> int:
+def counted(network: nn.Module, size: int) -> int:
     """Multiply-adds of convolutions and linear layers for one photo, counted on meta tensors."""
     total = 0
 
@@ -221,7 +221,8 @@ def test_parameters_and_multiply_adds_are_the_references_and_the_tables(name: st
     networks = {"ours": build(name, init=False)} | theirs
     for key, network in networks.items():
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        macs = multiply_adds(network, variant.preprocessing.size)
+        macs = counted(network, variant.preprocessing.size)
         print(f"{name} {key}: {parameters:,} parameters, {macs:,} multiply-adds")
         assert parameters == variant.parameters
         assert round(macs / 1e9, 2) == variant.gmacs
+        assert sum(multiply_adds(variant, variant.preprocessing.size).values()) == macs
