@@ -255,31 +255,29 @@ def _join_overlapping(tiles: Tensor, padded: Tensor) -> None:
 
 def _cut(x: Tensor) -> Tensor:
     """The tiles of 4x4, which do not overlap, of a map (B, H, W, C): (16, T * C)."""
-    cut_off = any(size % _OUT for size in x.shape[1:3])
-    tiles = (x.new_zeros if cut_off else x.new_empty)(_tiled(x))
+    batch, height, width, channels = x.shape
+    shape = _OUT**2, batch * _tiles(height) * _tiles(width) * channels
+    tiles = x.new_zeros(shape) if height % _OUT or width % _OUT else x.new_empty(shape)
     for tile, part in _pairs(tiles, x):
         tile.copy_(part)
-    return tiles.view(_OUT**2, -1)
+    return tiles
 
 
 def _join(tiles: Tensor, out: Tensor) -> None:
     """The reverse: tiles (16, T * C) to a map (B, H, W, C); what is beyond its edges is left."""
-    for tile, part in _pairs(tiles.view(_tiled(out)), out):
+    for tile, part in _pairs(tiles, out):
         part.copy_(tile)
-
-
-def _tiled(x: Tensor) -> tuple[int, ...]:
-    batch, height, width, channels = x.shape
-    return _OUT, _OUT, batch, _tiles(height), _tiles(width), channels
 
 
 def _pairs(tiles: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Views of the same pixels in tiles and map: whole tiles, and those cut off at the edges."""
-    for top, rows, height in _whole_and_rest(x.shape[1]):
-        for left, columns, width in _whole_and_rest(x.shape[2]):
-            part = x[:, top * _OUT :, left * _OUT :][:, : rows * height, : columns * width]
-            part = part.view(len(x), rows, height, columns, width, x.shape[3])
-            tile = tiles[:height, :width, :, top : top + rows, left : left + columns]
+    batch, height, width, channels = x.shape
+    tiles = tiles.view(_OUT, _OUT, batch, _tiles(height), _tiles(width), channels)
+    for top, rows, high in _whole_and_rest(height):
+        for left, columns, wide in _whole_and_rest(width):
+            part = x[:, top * _OUT :, left * _OUT :][:, : rows * high, : columns * wide]
+            part = part.view(batch, rows, high, columns, wide, channels)
+            tile = tiles[:high, :wide, :, top : top + rows, left : left + columns]
             yield tile, part.permute(2, 4, 0, 1, 3, 5)
 
 

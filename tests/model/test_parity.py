@@ -18,15 +18,11 @@ from resnest_cli.model.convolutions import SplitConvolution, winograd
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.resnest import build as build_network
 from resnest_cli.model.variants import VARIANTS, Variant, multiply_adds
-from tests.networks import enliven, photos
+from tests.networks import EACH, enliven, photos
 
 OURS = "resnest14t"  # in nobody's table: built of timm's parts
 TIMM = [name for name in VARIANTS if timm.is_model(name) or name == OURS]
 ORIGINAL = [name for name, variant in VARIANTS.items() if variant.aliases and name != OURS]
-
-# The deepest take a minute, and have no block that the others lack.
-DEEPEST = {"resnest101e", "resnest200e", "resnest269e"}
-EACH = [pytest.param(n, marks=pytest.mark.slow) if n in DEEPEST else n for n in VARIANTS]
 
 References = dict[str, nn.Module]
 
