@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnest_cli.errors import ResnestError
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.inference.records import Prediction, Record
+    from resnest_cli.inference.ranking import Prediction, Record
     from resnest_cli.model.resnest import build
 
 __version__ = "0.1.0"
@@ -23,8 +23,8 @@ __all__ = ["Classifier", "Prediction", "Record", "ResnestError", "__version__", 
 
 _HOMES = {
     "Classifier": "resnest_cli.inference.classifier",
-    "Prediction": "resnest_cli.inference.records",
-    "Record": "resnest_cli.inference.records",
+    "Prediction": "resnest_cli.inference.ranking",
+    "Record": "resnest_cli.inference.ranking",
     "ResnestError": "resnest_cli.errors",
     "build": "resnest_cli.model.resnest",
 }

@@ -6,10 +6,11 @@ inside the block reaches the output. `enliven` draws every parameter and every r
 
 from typing import TypeVar
 
+import pytest
 import torch
 from torch import nn
 
-from resnest_cli.model.variants import get_variant
+from resnest_cli.model.variants import VARIANTS, get_variant
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -18,6 +19,10 @@ Network = TypeVar("Network", bound=nn.Module)
 TINY = get_variant("resnest50d_2s2x40d").overridden(
     {"blocks": [1, 2, 1, 1], "widths": [16, 16, 16, 32], "stem_width": 8, "base_width": 32}
 )
+
+# Every variant; the deepest take long, and have no block that the others lack.
+_DEEPEST = {"resnest101e", "resnest200e", "resnest269e"}
+EACH = [pytest.param(n, marks=pytest.mark.slow) if n in _DEEPEST else n for n in VARIANTS]
 
 
 @torch.no_grad()

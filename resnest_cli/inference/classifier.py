@@ -1,46 +1,68 @@
 """From inputs to records: decode, preprocess, run the engine, rank. The command is built on it."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Union, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
 from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.preprocess import CropMode
-from resnest_cli.images.sources import Source
+from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
     EngineName,
     Output,
+    TorchOptions,
     check_device_name,
     check_engine_name,
     create_engine,
 )
-from resnest_cli.inference.extraction import BEYOND_FLOAT16, Extraction, Head, Pool
-from resnest_cli.inference.photos import SINGLE, Photo, as_source, as_sources
-from resnest_cli.inference.ranking import rank
-from resnest_cli.inference.records import NOT_FINITE, Record
+from resnest_cli.inference.extraction import Extraction, Head, Pool, finite
+from resnest_cli.inference.ranking import Record, rank
 from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.variants import DEFAULT_MODEL, Interpolation, preprocessing_from_dict
+from resnest_cli.model.variants import (
+    DEFAULT_MODEL,
+    Interpolation,
+    Preprocessing,
+    preprocessing_from_dict,
+)
 from resnest_cli.model.weights import Access
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.stopwatch import Stopwatch
+    from resnest_cli.inference.run import Stopwatch
 
 Float32 = NDArray[np.float32]
+Photo = Union[str, "os.PathLike[str]", bytes, Image.Image, NDArray[np.uint8]]  # of the library
 Prepare = Callable[[int, Source], Float32]
 
 # ONNX Runtime on two cores, resnest50d, ms per photo in batches of 1, 2, 4, 8, 16 and 32: 45, 42,
 # 40, 40, 41 and 43; memory grows with the batch.
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
+
+_SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+
+
+class Reading(TypedDict, total=False):
+    """How sources are read, in batches of `batch_size` while the network runs on others.
+
+    `workers` threads decode; `prepare` replaces `Classifier.prepare`, and is given each source's
+    index, counted from `first`.
+    """
+
+    batch_size: int
+    workers: int
+    first: int
+    prepare: Prepare | None
 
 
 class Classifier:
@@ -99,61 +121,46 @@ class Classifier:
         ready_for: Output = "logits",
         trust_onnx: bool = False,
     ) -> None:
+        special: TorchOptions = {"amp": amp, "compiled": compiled, "graphs": graphs}
         check_device_name(device)  # before weights are fetched
-        check_engine_name(engine, device, amp=amp, compiled=compiled, graphs=graphs)
+        check_engine_name(engine, device, **special)
         if gpu_decode:
             _check_gpu_decode(engine, device, fast_decode)
+            engine = "torch"
         access = access or Access()
+        self.notify = access.notify
+        self.compiled = compiled
+        self._tta = tta
+        self._offline = access.offline
+        self._noted = False
+        source = None if weights is None else str(weights)
         self.model = find_model(
-            str(model),
-            source=None if weights is None else str(weights),
-            labels=labels,
-            access=access,
-            trust_onnx=trust_onnx,
+            str(model), source=source, labels=labels, access=access, trust_onnx=trust_onnx
         )
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
-        settings = asdict(self.model.preprocessing)
-        settings |= {name: value for name, value in changes.items() if value is not None}
-        try:
-            self.preprocessing = preprocessing_from_dict(settings)
-        except ValueError as error:
-            raise UsageError(f"{error}.") from error
+        self.preprocessing = _changed(self.model.preprocessing, changes)
+        if ready_for == "logits" and not self.model.num_classes:
+            ready_for = "features"  # whatever asks for more raises that there is no classifier
+        grey = self._takes_grey(gpu_decode)
+        sized = replace(self.model, preprocessing=self.preprocessing)
+        self.engine = create_engine(sized, device, engine, self.notify, ready_for, **special)
+        if self.model.exported:
+            self._feed_what_it_takes(img_size)
+        fed = self.preprocessing, crop_mode or self.model.crop_mode, exif
+        if gpu_decode:
+            self.preparation = _decoding_on_gpu(*fed, max_pixels, self.engine.device)
+        else:
+            self.preparation = Preparation(*fed, fast_decode, grey, max_pixels)
+
+    def _takes_grey(self, gpu_decode: bool) -> bool:
+        """Whether the network has one input channel; UsageError where photos do not fit it."""
         channels = self.model.in_channels
         if channels not in {1, 3} or (gpu_decode and channels != 3):
             raise UsageError(
                 f"{self.model.path}: the network takes {channels} channels; photos have 3, or 1 in "
                 "grey without --gpu-decode. Give another --model."
             )
-        self.preparation = Preparation(
-            self.preprocessing,
-            crop_mode or self.model.crop_mode,
-            exif,
-            fast_decode,
-            grey=channels == 1,
-            max_pixels=max_pixels,
-        )
-        self.notify = access.notify
-        sized = replace(self.model, preprocessing=self.preprocessing)
-        if ready_for == "logits" and not self.model.num_classes:
-            ready_for = "features"  # what asks for more is told that there is no classifier
-        self.engine = create_engine(
-            sized,
-            device,
-            "torch" if gpu_decode else engine,
-            access.notify,
-            ready_for,
-            amp=amp,
-            compiled=compiled,
-            graphs=graphs,
-        )
-        if self.model.exported:
-            self._feed_what_it_takes(img_size)
-        if gpu_decode:
-            self.preparation = self._decoding_on_gpu()
-        self.compiled = compiled
-        self._tta = tta
-        self._offline = access.offline
-        self._noted = False
+        return channels == 1
 
     def _feed_what_it_takes(self, asked: int | None) -> None:
         """Takes over the size of photos that was fixed in an exported network.
@@ -164,32 +171,14 @@ class Classifier:
         side = getattr(self.engine, "side", None)
         if side is None or side == self.preprocessing.size:
             return
+        only = f"{self.model.path} takes photos of {side} x {side} pixels only:"
         if asked is not None:
-            raise UsageError(
-                f"{self.model.path} takes photos of {side} x {side} pixels only: leave out "
-                "--img-size."
-            )
+            raise UsageError(f"{only} leave out --img-size.")
         self.notify(
-            f"{self.model.path} takes photos of {side} x {side} pixels only: they are prepared for "
-            f"that, not for the {self.preprocessing.size} that it names."
+            f"{only} they are prepared for that, not for the {self.preprocessing.size} that it "
+            "names."
         )
         self.preprocessing = replace(self.preprocessing, size=side)
-        self.preparation = replace(self.preparation, preprocessing=self.preprocessing)
-
-    def _decoding_on_gpu(self) -> Preparation:
-        from resnest_cli.images.device_decode import DevicePreparation
-
-        device = self.engine.device
-        if not device.startswith("cuda"):
-            raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
-        plain = self.preparation
-        return DevicePreparation(
-            plain.preprocessing,
-            plain.crop_mode,
-            plain.exif,
-            max_pixels=plain.max_pixels,
-            device=device,
-        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -210,11 +199,7 @@ class Classifier:
     ) -> Iterator[Record]: ...
 
     def predict(
-        self,
-        photos: Photo | Iterable[Photo],
-        *,
-        topk: int = 5,
-        threshold: float = 0.0,
+        self, photos: Photo | Iterable[Photo], *, topk: int = 5, threshold: float = 0.0
     ) -> Record | list[Record] | Iterator[Record]:
         """The `topk` most probable classes of one photo, a list of them, or an iterator.
 
@@ -230,12 +215,12 @@ class Classifier:
         """
         if topk < 1 or not 0 <= threshold <= 1:
             raise ValueError(f"bad topk {topk} or threshold {threshold}")
-        if isinstance(photos, SINGLE):
+        if isinstance(photos, _SINGLE):
             record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
             if record.error is not None:
                 raise ImageError(f"{record.input}: {record.error}")
             return record
-        answers = self.records(as_sources(photos), topk=topk, threshold=threshold)
+        answers = self.records(_as_sources(photos), topk=topk, threshold=threshold)
         return list(answers) if isinstance(photos, list | tuple) else answers
 
     def logits(self, photos: Photo | Iterable[Photo]) -> Float32:
@@ -245,16 +230,12 @@ class Classifier:
             ImageError: a photo cannot be read, or the network gives no finite numbers; names it.
             CheckpointError: the network has no classifier.
         """
-        self.model.need_classifier()
-        sources = as_sources([photos] if isinstance(photos, SINGLE) else photos)
         rows = []
-        for group in self._groups(sources, DEFAULT_BATCH_SIZE, DEFAULT_WORKERS):
-            checked, logits = self._run(group)
-            for item in checked:
-                if item.error is not None:
-                    raise ImageError(f"{item.source.name}: {item.error}")
+        for record, logits in self.answers(_as_sources(_several(photos)), topk=1):
+            if logits is None:
+                raise ImageError(f"{record.input}: {record.error}")
             rows.append(logits)
-        return np.concatenate(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
+        return np.stack(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
 
     @overload
     def features(
@@ -298,22 +279,22 @@ class Classifier:
             UsageError: a stage that does not exist, or options that exclude each other.
         """
         extraction = Extraction(pool, stage, head)
-        if not isinstance(photos, SINGLE) and not isinstance(photos, list | tuple):
-            return self._feature_rows(photos, extraction)
+        photos = _several(photos)
+        found = self._feature_rows(photos, extraction)
+        if not isinstance(photos, list | tuple):
+            return found
         rows = []
-        listed = [photos] if isinstance(photos, SINGLE) else photos
-        for row in self._feature_rows(listed, extraction):
+        for row in found:
             if isinstance(row, ImageError):
                 raise row
             rows.append(row)
-        if rows:
-            return np.stack(rows)
-        return np.empty((0, *extraction.row_shape(self.model, self.preprocessing.size)), np.float32)
+        shape = extraction.row_shape(self.model, self.preprocessing.size)
+        return np.stack(rows) if rows else np.empty((0, *shape), np.float32)
 
     def _feature_rows(
         self, photos: Iterable[Photo], extraction: Extraction
     ) -> Iterator[Float32 | ImageError]:
-        for group, rows in self.feature_groups(as_sources(photos), extraction):
+        for group, rows in self.feature_groups(_as_sources(photos), extraction):
             found = iter(rows)
             for item in group:
                 if item.error is None:
@@ -326,20 +307,16 @@ class Classifier:
         sources: Iterable[Source],
         extraction: Extraction,
         *,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        workers: int = DEFAULT_WORKERS,
-        first: int = 0,
-        prepare: Prepare | None = None,
         stopwatch: "Stopwatch | None" = None,
+        **reading: Unpack[Reading],
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error.
-        `prepare`, `first` and `workers` as in `records`; a `stopwatch` is told the network's time.
+        A photo whose row is not finite becomes one with an error. A `stopwatch` times the network.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
         running = stopwatch.running if stopwatch else lambda _: nullcontext()
-        for group in self._groups(sources, batch_size, workers, first, prepare):
+        for group in self._groups(sources, **reading):
             arrays = [item.photo for item in group if item.photo is not None]
             rows = np.empty((0, *shape), extraction.dtype)
             if arrays:
@@ -347,7 +324,7 @@ class Classifier:
                     out = self.engine.output(np.stack(arrays), extraction.output)
                     rows = extraction.rows(out, self.model.temperature)
                 assert rows.shape == (len(arrays), *shape)
-                group, rows = _finite(group, rows, out)  # noqa: PLW2901
+                group, rows = finite(group, rows, out)  # noqa: PLW2901
             yield group, rows
 
     def records(
@@ -357,22 +334,14 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        workers: int = DEFAULT_WORKERS,
-        first: int = 0,
-        prepare: Prepare | None = None,
+        **reading: Unpack[Reading],
     ) -> Iterator[Record]:
         """One record per source, in order, as batches finish while the next photos are decoded.
 
         Classes less probable than `threshold` are left out; with `reject_below` above 0 a record
         says whether its best class is less probable than that.
-        `workers` threads decode; `prepare` replaces what they do, and is given each source's index,
-        counted from `first`.
         """
-        answers = self.answers(
-            sources, topk=topk, batch_size=batch_size, workers=workers, first=first, prepare=prepare
-        )
-        for record, _ in answers:
+        for record, _ in self.answers(sources, topk=topk, **reading):
             if not record.predictions or (threshold <= 0 and reject_below <= 0):
                 yield record
                 continue
@@ -381,47 +350,28 @@ class Classifier:
             yield replace(record, predictions=kept, unsure=unsure)
 
     def answers(
-        self,
-        sources: Iterable[Source],
-        *,
-        topk: int = 5,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        workers: int = DEFAULT_WORKERS,
-        first: int = 0,
-        prepare: Prepare | None = None,
+        self, sources: Iterable[Source], *, topk: int = 5, **reading: Unpack[Reading]
     ) -> Iterator[tuple[Record, Float32 | None]]:
-        """The records of `records`, each with its logits float32 (classes,); None for an error.
-
-        Raises:
-            CheckpointError: the network has no classifier.
-        """
+        """The records of `records`, each with its logits float32 (classes,); None for an error."""
         self.model.need_classifier()
-        for read in self._groups(sources, batch_size, workers, first, prepare):
-            group, logits = self._run(read)
-            names, temperature = self.class_names, self.model.temperature
-            ranked = iter(rank(logits, names, topk, temperature) if len(logits) else ())
-            rows = iter(logits)
+        name, temperature = self.model.name, self.model.temperature
+        for read in self._groups(sources, **reading):
+            group, logits = self._logits(read)
+            ranked = rank(logits, self.class_names, topk, temperature) if len(logits) else []
+            found = iter(zip(ranked, logits, strict=True))
             for item in group:
                 if item.error is not None:
-                    yield Record(item.source.name, self.model.name, error=item.error), None
+                    yield Record(item.source.name, name, error=item.error), None
                 else:
-                    record = Record(item.source.name, self.model.name, predictions=next(ranked))
-                    yield record, next(rows)
+                    predictions, row = next(found)
+                    yield Record(item.source.name, name, predictions=predictions), row
 
     def prepare(self, _index: int, source: Source) -> Float32:
-        """Reads and preprocesses one source: float32 (3, size, size).
-
-        Raises:
-            ImageError: whatever is wrong with it.
-        """
+        """Reads and preprocesses one source: float32 (3, size, size), or raises ImageError."""
         return self.preparation(self.read(source))
 
     def read(self, source: Source) -> "Found":
-        """What there is to decode: a path, bytes (fetched where it is a URL), or an open image.
-
-        Raises:
-            ImageError: the photo cannot be fetched.
-        """
+        """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
         if source.url is not None:
             from resnest_cli.images.remote import fetch_photo
 
@@ -435,11 +385,13 @@ class Classifier:
     def _groups(
         self,
         sources: Iterable[Source],
-        batch_size: int,
-        workers: int,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int = DEFAULT_WORKERS,
         first: int = 0,
         prepare: Prepare | None = None,
     ) -> Iterator[list[Prepared]]:
+        """The sources, read and prepared, in batches; see `Reading`."""
         # One batch waits ready while the network runs on another and a third is decoded.
         ahead = 2 * batch_size + workers
         prepare = prepare or self.prepare
@@ -450,12 +402,12 @@ class Classifier:
             yield group
 
     def note(self, source: Source, text: str | None) -> None:
-        """Says what is worth saying about a photo that could be read, of the first such only."""
+        """Notifies of a remark about a photo that could be read; of the first one only."""
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
 
-    def _run(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
+    def _logits(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
         """The group with an error where logits are not finite, and the others' logits, in order."""
         arrays = [item.photo for item in group if item.photo is not None]
         if not arrays:
@@ -466,26 +418,16 @@ class Classifier:
             mirrored = self.engine.logits(np.ascontiguousarray(batch[..., ::-1]))
             with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
                 logits = (logits + mirrored) / np.float32(2)
-        return _finite(group, logits, logits)
+        return finite(group, logits, logits)
 
 
-def _finite(
-    group: list[Prepared], rows: NDArray[Any], out: Float32
-) -> tuple[list[Prepared], NDArray[Any]]:
-    """The group with an error for each photo whose row is not finite, and the rows that are.
-
-    `out` is what the engine gave for them, before it was rounded.
-    """
-    if np.isfinite(rows).all():
-        return group, rows
-    good, before = ([bool(np.isfinite(row).all()) for row in array] for array in (rows, out))
-    fine = iter(zip(good, before, strict=True))
-    checked = []
-    for item in group:
-        well, rounded = next(fine) if item.photo is not None else (True, True)
-        error = BEYOND_FLOAT16 if rounded else NOT_FINITE
-        checked.append(item if well else item._replace(photo=None, error=error))
-    return checked, rows[good]
+def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:
+    """The preprocessing with what is not None changed; UsageError where that is out of range."""
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return preprocessing_from_dict(asdict(preprocessing) | wanted)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
 
 
 def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
@@ -495,3 +437,43 @@ def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
     if engine == "onnx" or device in {"cpu", "mps"}:
         where = "--engine onnx" if engine == "onnx" else f"--device {device}"
         raise UsageError(f"--gpu-decode needs an NVIDIA GPU and torch: leave out {where}.")
+
+
+def _decoding_on_gpu(
+    preprocessing: Preprocessing, crop_mode: CropMode, exif: bool, max_pixels: int, device: str
+) -> Preparation:
+    from resnest_cli.images.device_decode import DevicePreparation
+
+    if not device.startswith("cuda"):
+        raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
+    return DevicePreparation(preprocessing, crop_mode, exif, max_pixels=max_pixels, device=device)
+
+
+def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:
+    return [photos] if isinstance(photos, _SINGLE) else photos
+
+
+_NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"
+
+
+def _as_sources(photos: Iterable[Photo]) -> Iterator[Source]:
+    if not isinstance(photos, Iterable):
+        raise TypeError(_NO_PHOTO.format(type(photos)))
+    return (as_source(photo, index) for index, photo in enumerate(photos))
+
+
+def as_source(photo: Photo, index: int = 0) -> Source:
+    """A photo of any kind as a source; what has no name is called `photo <index>`."""
+    if isinstance(photo, str | os.PathLike):
+        return from_name(os.fspath(photo))
+    if isinstance(photo, bytes):
+        return Source(f"photo {index}", data=photo)
+    if isinstance(photo, Image.Image):
+        return Source(getattr(photo, "filename", "") or f"photo {index}", image=photo)
+    if isinstance(photo, np.ndarray):
+        grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
+        if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
+            error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
+            return Source(f"photo {index}", error=error)
+        return Source(f"photo {index}", image=Image.fromarray(photo))
+    raise TypeError(_NO_PHOTO.format(type(photo)))

@@ -1,29 +1,29 @@
 """What runs the network: batches of photos in, logits or features out.
 
-Engines know no files, no terminal.
-
-Two engines: ONNX Runtime on the CPU, which starts in a tenth of torch's time, and torch on any
-device. `auto` is the first unless the device is, or may be, an accelerator.
+Engines know no files and no terminal. There are two: ONNX Runtime on the CPU, which starts in a
+tenth of torch's time, and torch on any device. `auto` is the first unless the device is, or may be,
+an accelerator.
 """
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.inference.fingerprint import Fingerprint
 from resnest_cli.inference.run_options import Amp
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from resnest_cli.model.loading import Model
 
-Float32 = NDArray[np.float32]
+    Float32 = NDArray[np.float32]
+
 EngineName = Literal["auto", "torch", "onnx"]
 # What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes.
 Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
@@ -32,17 +32,41 @@ Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/usr/lib/wsl/lib/libcuda.so.1", "/dev/kfd")
 
 
+class TorchOptions(TypedDict, total=False):
+    """What only the torch engine can do; see `torch_engine`."""
+
+    amp: Amp
+    compiled: bool
+    graphs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What decides the bits of an engine's answers, beside the model and the photos.
+
+    A job that is resumed must find it unchanged. `device` is the kind of processor, whose
+    instruction set decides how sums are rounded; `batch_size` stands for the batch boundaries. The
+    number of threads is not part of it: it changes no bit, see tests/inference/test_onnx_engine.py.
+    """
+
+    engine: str
+    version: str
+    precision: str
+    device: str
+    batch_size: int
+
+
 class Engine(Protocol):
     """A network with weights, ready to run."""
 
     name: str
     device: str
 
-    def logits(self, batch: Float32) -> Float32:
+    def logits(self, batch: "Float32") -> "Float32":
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes)."""
         ...
 
-    def output(self, batch: Float32, name: Output) -> Float32:
+    def output(self, batch: "Float32", name: Output) -> "Float32":
         """Preprocessed photos (N, 3, H, W) -> one output; nothing is computed beyond it."""
         ...
 
@@ -57,20 +81,13 @@ def create_engine(
     engine: EngineName = "auto",
     notify: Callable[[str], None] = lambda _: None,
     output: Output = "logits",
-    *,
-    amp: Amp = "off",
-    compiled: bool = False,
-    graphs: bool = False,
+    **special: Unpack[TorchOptions],
 ) -> Engine:
     """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
 
-    `amp`, `compiled` and `graphs` are the torch engine's (see `torch_engine`), which auto then
-    means.
-
     It is ready for `output` and photos of the size of `model.preprocessing`; what getting ready for
-    others costs is paid when that is asked for.
-
-    Where `engine` is auto and ONNX Runtime cannot serve, torch does, and `notify` is told why.
+    others costs is paid when that is asked for. Where `engine` is auto, `special` options mean
+    torch, and torch serves where ONNX Runtime cannot, which `notify` is given the reason for.
 
     Raises:
         UsageError: the machine has no such device, or the engine does not run on it; an exported
@@ -79,25 +96,24 @@ def create_engine(
         CheckpointError: the weights cannot be used.
     """
     check_device_name(device)
-    check_engine_name(engine, device, amp=amp, compiled=compiled, graphs=graphs)
-    special = amp != "off" or compiled or graphs
+    check_engine_name(engine, device, **special)
     if model.exported:
-        _check_exported(model, device, engine, special=special)
+        _check_exported(model, device, engine, special=_is_special(special))
     if engine == "onnx" or model.exported:
         return _onnx(model, output, notify)
-    if (
-        engine == "auto"
-        and not special
-        and (device == "cpu" or (device == "auto" and not _accelerated()))
-    ):
+    if engine == "auto" and not _is_special(special) and _is_cpu(device):
         try:
             return _onnx(model, output, notify)
         except EngineError as error:
             notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
 
-    return TorchEngine(
-        model.network(), device, amp=amp, compiled=compiled, graphs=graphs, notify=notify
+    return TorchEngine(model.network(), device, notify=notify, **special)
+
+
+def _is_special(options: TorchOptions) -> bool:
+    return options.get("amp", "off") != "off" or any(
+        options.get(name) for name in ("compiled", "graphs")
     )
 
 
@@ -143,17 +159,17 @@ def _loading() -> Iterator[None]:
         ) from error
 
 
-def _accelerated() -> bool:
-    """Whether torch would take an accelerator; torch is asked only where there may be one."""
-    if not accelerator_likely():
-        return False
-    from resnest_cli.inference.torch_engine import resolve_device
+def _is_cpu(device: str) -> bool:
+    """Whether this is the CPU; of auto torch is asked, but only where it may have a choice."""
+    if device == "auto" and accelerator_likely():
+        from resnest_cli.inference.torch_engine import resolve_device
 
-    return resolve_device("auto") != "cpu"
+        return resolve_device("auto") == "cpu"
+    return device in {"auto", "cpu"}
 
 
 def accelerator_likely() -> bool:
-    """Whether this machine may have an accelerator, told by its drivers within microseconds.
+    """Whether this machine may have an accelerator, judged by its drivers within microseconds.
 
     An Apple processor, or the driver of an NVIDIA or AMD GPU, unless CUDA_VISIBLE_DEVICES hides
     them all. Torch has the last word.
@@ -168,11 +184,7 @@ def accelerator_likely() -> bool:
 
 
 def check_device_name(device: str) -> None:
-    """Tells a misspelt device before any weights are loaded.
-
-    Raises:
-        UsageError: not one of auto, cpu, cuda, cuda:N, mps.
-    """
+    """Raises UsageError for a device other than auto, cpu, cuda, cuda:N, mps; needs no weights."""
     kind, _, number = device.partition(":")
     if kind not in {"auto", "cpu", "cuda", "mps"} or (
         ":" in device and (kind != "cuda" or not number.isdecimal())
@@ -180,15 +192,14 @@ def check_device_name(device: str) -> None:
         raise UsageError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:1 or mps.")
 
 
-def check_engine_name(
-    engine: str, device: str, *, amp: str = "off", compiled: bool = False, graphs: bool = False
-) -> None:
-    """Tells a misspelt engine, or one that does not run on the device or in that way.
+def check_engine_name(engine: str, device: str, **special: Unpack[TorchOptions]) -> None:
+    """Checks an engine's name, and whether it runs on the device and in that way.
 
     Raises:
         UsageError: not one of auto, torch, onnx; or onnx on anything but the CPU, or with the torch
             engine's options; a misspelt precision.
     """
+    amp, graphs = special.get("amp", "off"), special.get("graphs")
     if engine not in get_args(EngineName):
         raise UsageError(f"unknown engine {engine!r}: use auto, torch or onnx.")
     if engine == "onnx" and device not in {"auto", "cpu"}:
@@ -198,11 +209,11 @@ def check_engine_name(
         )
     if amp not in get_args(Amp):
         raise UsageError(f"unknown precision {amp!r}: use off, bfloat16 or float16.")
-    if engine == "onnx" and (amp != "off" or compiled or graphs):
+    if engine == "onnx" and _is_special(special):
         raise UsageError(
             "--amp, --compile and --cuda-graphs belong to the torch engine, not to --engine onnx."
         )
-    if graphs and compiled:
+    if graphs and special.get("compiled"):
         raise UsageError("--compile records CUDA graphs itself: leave out --cuda-graphs.")
     if graphs and device in {"cpu", "mps"}:
         raise UsageError(f"--cuda-graphs needs an NVIDIA GPU; the device is {device}.")

@@ -9,14 +9,16 @@ Numpy is imported where numbers are handled: a process that only writes them nee
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnest_cli.errors import UsageError
+from resnest_cli.inference.ranking import NOT_FINITE, softmax
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from resnest_cli.images.batches import Prepared
     from resnest_cli.inference.engine import Output
     from resnest_cli.model.loading import Model
 
@@ -92,8 +94,6 @@ class Extraction:
 
         with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what comes out
             if self.head == "probabilities":
-                from resnest_cli.inference.ranking import softmax
-
                 out = softmax(out, temperature).astype(np.float32)
             elif out.ndim == 4 and self.pool == "avg":
                 out = out.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)  # (N, channels)
@@ -101,3 +101,24 @@ class Extraction:
                 norms = np.sqrt(np.square(out, dtype=np.float64).sum(axis=1, keepdims=True))
                 out = (out / np.maximum(norms, _TINY)).astype(np.float32)
             return np.ascontiguousarray(out, self.dtype)
+
+
+def finite(
+    group: "list[Prepared]", rows: "NDArray[Any]", out: "NDArray[np.float32]"
+) -> "tuple[list[Prepared], NDArray[Any]]":
+    """The group with an error for each photo whose row is not finite, and the rows that are.
+
+    `out` is what the engine gave for them, before it was rounded.
+    """
+    import numpy as np
+
+    if np.isfinite(rows).all():
+        return group, rows
+    good, before = ([bool(np.isfinite(row).all()) for row in array] for array in (rows, out))
+    fine = iter(zip(good, before, strict=True))
+    checked = []
+    for item in group:
+        well, rounded = next(fine) if item.photo is not None else (True, True)
+        error = BEYOND_FLOAT16 if rounded else NOT_FINITE
+        checked.append(item if well else item._replace(photo=None, error=error))
+    return checked, rows[good]

@@ -1,7 +1,7 @@
 """The engine that runs the network in ONNX Runtime on the CPU, from a compiled model. No torch.
 
 The first use of a model compiles it: `onnx_graph` writes the graph, ONNX Runtime optimises it for
-this CPU and saves it, `compiled` keeps it. Later uses map that file into memory and run.
+this CPU and saves it, `onnx_cache` keeps it. Later uses map that file into memory and run.
 
 Measured on 2 cores with AVX-512 and resnest50d, ONNX Runtime 1.32 (session, ms; peak of the whole
 process, MB): the plain graph optimised on every start 290 ms, 313 MB; the optimised one as .onnx
@@ -12,8 +12,8 @@ hold already.
 
 Photos of the model's own size get a model that is compiled for it, photos of any other size one for
 all sizes. Where the runtime knows all shapes, it adds the shortcut and takes the ReLU inside of the
-convolution before them. CPU time on one core (AVX-512), in turn, medians of ratios: resnest50d
-0.97 for one photo and 0.94 in batches of 8, 50d_2s1x64d 0.90 and 101e 0.93 (batches of 8 and 4).
+convolution before them: resnest50d takes 0.97 of the time for one photo and 0.94 in batches of 8,
+50d_2s1x64d 0.90 and 101e 0.93 (one core with AVX-512, in turn, medians of ratios).
 
 A network that `resnest export` wrote is compiled from its own file in the same way, to the same
 bits. Weights of int8 have to be packed (14t on one core: 0.6 ms for one photo, 7.3 without).
@@ -25,18 +25,19 @@ against 48 ms per photo with two of them).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.cpu import cpu_features, usable_cores
 from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError, one_line
-from resnest_cli.inference import compiled
-from resnest_cli.inference.cores import usable_cores
-from resnest_cli.inference.fingerprint import Fingerprint
-from resnest_cli.model.onnx_structure import check_structure
+from resnest_cli.inference import onnx_cache
+from resnest_cli.inference.engine import Fingerprint
+from resnest_cli.model.onnx_file import check_structure
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
 # this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
@@ -54,6 +55,18 @@ EXPORTED = ("features", "logits")  # what an exported network gives
 
 _FATAL_ONLY = 4  # of the runtime's log levels
 _said: set[str] = set()
+
+
+@contextmanager
+def _runtime() -> Iterator[None]:
+    """Raises EngineError for whatever the runtime refuses, in a dozen kinds of its own."""
+    try:
+        yield
+    except ResnestError:
+        raise
+    except Exception as error:
+        reason = one_line(str(error)).rstrip(".")
+        raise EngineError(f"ONNX Runtime cannot run the network: {reason}.") from error
 
 
 class OnnxEngine:
@@ -86,11 +99,7 @@ class OnnxEngine:
         """Preprocessed photos (N, 3, H, W) -> one output of `onnx_graph.OUTPUTS`, float32.
 
         An output that the compiled model lacks, and photos of another size than the model's, get a
-        compiled model of their own, once.
-
-        Raises:
-            EngineError: the graph for it cannot be built or run here.
-            CheckpointError: the weights cannot be used.
+        compiled model of their own, once. Raises as `create`.
         """
         pairs = zip(self._sides, batch.shape[2:], strict=True)
         fits = all(isinstance(side, str) or side == length for side, length in pairs)
@@ -110,9 +119,6 @@ class OnnxEngine:
         """Preprocessed photos (N, 3, H, W) -> the named outputs of the graph, float32.
 
         A network for batches of one size gets its photos in such batches, the last one filled up.
-
-        Raises:
-            EngineError: ONNX Runtime cannot run it on these photos.
         """
         photos = np.ascontiguousarray(batch, np.float32)
         size = self._batch if isinstance(self._batch, int) else len(photos)
@@ -122,27 +128,19 @@ class OnnxEngine:
             missing = size - len(part)
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
-            parts.append(self._answered(part, outputs))
+            with _runtime():
+                parts.append(self._session.run(list(outputs), {"photos": part}))
         if len(parts) == 1 and len(photos) == size:
             return parts[0]
         return [np.concatenate(found)[: len(photos)] for found in zip(*parts, strict=True)]
-
-    def _answered(self, photos: Float32, outputs: tuple[str, ...]) -> list[Float32]:
-        try:
-            found: list[Float32] = self._session.run(list(outputs), {"photos": photos})
-        except Exception as error:  # the runtime has a dozen kinds of its own
-            raise EngineError(
-                f"ONNX Runtime cannot run the network: {one_line(str(error))}"
-            ) from error
-        return found
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
         """What decides the bits of its answers, beside the model and the photos."""
         return Fingerprint(
             engine=self.name,
-            version=f"{ort.__version__}+graph{compiled.GRAPH_VERSION}",
+            version=f"{ort.__version__}+graph{onnx_cache.GRAPH_VERSION}",
             precision="float32",
-            device=compiled.cpu_features(),
+            device=cpu_features(),
             batch_size=batch_size,
         )
 
@@ -156,10 +154,9 @@ def create(
 ) -> OnnxEngine:
     """The engine for this model, from its compiled form; compiles it where there is none.
 
-    It is made for photos of the size of `model.preprocessing`, or for `any_size`.
-
-    A compiled model that cannot be loaded is built anew; one that cannot be stored serves from
-    memory, which is still quicker than torch, and `notify` is told once.
+    It is made for photos of the size of `model.preprocessing`, or for `any_size`. A compiled model
+    that cannot be loaded is built anew; one that cannot be stored serves from memory, which is
+    still quicker than torch, and `notify` is given the reason, once.
 
     Raises:
         EngineError: the graph cannot be built or run here.
@@ -167,8 +164,7 @@ def create(
         UsageError: an exported network lacks an output.
     """
     if model.exported:
-        missing = set(outputs) - set(EXPORTED)
-        if missing:
+        if not set(outputs) <= set(EXPORTED):
             raise UsageError(
                 f"{model.name} is an exported network, which gives {' and '.join(EXPORTED)} only. "
                 "Give the checkpoint that it was exported from."
@@ -177,8 +173,10 @@ def create(
     compilation = _Compilation(model, outputs, any_size=any_size)
     entry = compilation.entry
     for rebuild in (False, True):
-        if not compiled.obtain(entry, compilation.write, rebuild=rebuild):
-            _say_once(compiled.refusal(), notify)
+        if not onnx_cache.obtain(entry, compilation.write, rebuild=rebuild):
+            if (refusal := onnx_cache.refusal()) not in _said:
+                _said.add(refusal)
+                notify(refusal)
             break
         try:
             return OnnxEngine(_open(entry.path, packed=_packed(model)), model=model)
@@ -187,36 +185,24 @@ def create(
     return compilation.in_memory()
 
 
-def _say_once(text: str, notify: Callable[[str], None]) -> None:
-    if text not in _said:
-        _said.add(text)
-        notify(text)
-
-
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
     """The engine for the bytes of an .onnx file that `resnest export` makes.
 
     Raises:
         EngineError: ONNX Runtime does not run it.
     """
-    try:
+    with _runtime():
         return OnnxEngine(_session(data, _options(packed=precision == "int8")))
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
 
 def compile_model(model: "Model") -> bool:
     """Compiles a model unless that is done already; whether its compiled form is stored now.
 
-    For its logits, or for features where it has no classifier.
-
-    Raises:
-        EngineError: the graph cannot be built or run here.
-        CheckpointError: the weights cannot be used.
+    For its logits, or for features where it has no classifier. Raises as `create`.
     """
     outputs = EXPORTED if model.exported else LOGITS if model.num_classes else FEATURES
     compilation = _Compilation(model, outputs)
-    return compiled.obtain(compilation.entry, compilation.write)
+    return onnx_cache.obtain(compilation.entry, compilation.write)
 
 
 class _Compilation:
@@ -228,7 +214,7 @@ class _Compilation:
         self._outputs = outputs
         self._graph: Graph | None = None
         try:
-            self.entry = compiled.entry_for(model, outputs, ort.__version__, self._size)
+            self.entry = onnx_cache.entry_for(model, outputs, ort.__version__, self._size)
         except OSError as error:
             raise EngineError(f"{model.path} cannot be read: {error}.") from error
 
@@ -246,14 +232,10 @@ class _Compilation:
 
     def in_memory(self) -> OnnxEngine:
         """The engine without a stored form."""
-        try:
+        with _runtime():
             if self._model.exported:
                 return OnnxEngine(_optimised_file(self._model, self._size), model=self._model)
             return OnnxEngine(*_optimised(self._built(), size=self._size), self._model)
-        except ResnestError:
-            raise
-        except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
 
     def _built(self) -> "Graph":
         if self._graph is None:
@@ -277,13 +259,21 @@ def _packed(model: "Model") -> bool:
     return model.exported == "int8"
 
 
-def _options(*, packed: bool = False) -> ort.SessionOptions:
+def _options(
+    *, packed: bool = False, size: int | None = None, save: Path | None = None
+) -> ort.SessionOptions:
+    """For photos of one size, or any; the optimised graph is saved where there is a path."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not packed:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    for side in ("height", "width") if size is not None else ():
+        options.add_free_dimension_override_by_name(side, size)
+    if save is not None:
+        options.optimized_model_filepath = str(save)
+        options.add_session_config_entry("session.save_model_format", "ORT")
     return options
 
 
@@ -310,31 +300,28 @@ def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSess
     Raises:
         EngineError: ONNX Runtime cannot run the graph here.
     """
-    options = _options()
-    options.enable_profiling = True
-    options.profile_file_prefix = str(prefix)
-    try:
-        return _optimised(graph, size=size, options=options)
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot run the network: {error}.") from error
+    with _runtime():
+        return _optimised(graph, None, size, profile=prefix)
 
 
 def _optimised(
     graph: "Graph",
     path: Path | None = None,
     size: int | None = None,
-    options: ort.SessionOptions | None = None,
+    *,
+    profile: Path | None = None,
 ) -> tuple[ort.InferenceSession, Any]:
-    """A session that optimises the graph, for photos of one size where it is given, and saves the
-    result where there is a path.
+    """A session that optimises the graph, and what the session's memory belongs to.
 
-    The second value is what the session's memory belongs to. The weights are handed over as they
-    are: inside the graph they would be copied three times, which takes a second.
+    The weights are handed over as they are: inside the graph they would be copied three times,
+    which takes a second.
     """
-    options = options or _options()
+    options = _options(size=size, save=path)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
-    _made_for(options, path, size)
     return _session(graph.model.SerializeToString(), options), (values, graph.weights)
 
 
@@ -344,10 +331,9 @@ def _optimised_file(
     """The same for an exported network.
 
     Raises:
-        CheckpointError: it is not the network that its metadata tell of, or not made as ours are.
+        CheckpointError: it is not the network of its metadata, or not made as ours are.
     """
-    options = _options(packed=_packed(model))
-    _made_for(options, path, size)
+    options = _options(packed=_packed(model), size=size, save=path)
     source: str | bytes = str(model.path)  # by its path, as files with its tensors lie beside it
     if not model.trusted:
         source = model.path.read_bytes()
@@ -373,12 +359,3 @@ def _optimised_file(
             f"{model.path} takes photos of {sides[0]} x {sides[1]} pixels; they must be square."
         )
     return session
-
-
-def _made_for(options: ort.SessionOptions, path: Path | None, size: int | None) -> None:
-    """Has the graph optimised for one size of photos, or any, and saved where there is a path."""
-    for side in ("height", "width") if size is not None else ():
-        options.add_free_dimension_override_by_name(side, size)
-    if path is not None:
-        options.optimized_model_filepath = str(path)
-        options.add_session_config_entry("session.save_model_format", "ORT")

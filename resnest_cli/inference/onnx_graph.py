@@ -10,7 +10,6 @@ Deviations, none of which changes the answer but in the last bits:
   one interpolation.
 - The shortcut's ceil-mode average pool is written with padding at the end that is not counted:
   the same numbers, and no doubt about the size of the output.
-
 - Where the channels of a split fill the runtime's blocks, each split has convolutions of its own.
 
 Measured with ONNX Runtime 1.32 on one core with AVX-512, CPU time in turn: reshaping and summing,
@@ -19,7 +18,7 @@ Convolutions of each split's own spare the copies of its map; medians of the rat
 resnest50d 0.97 (one photo) and 0.96 (batches of 8), 101e 0.98, 14d 0.96, 50d_2s1x64d 0.97,
 50d_4s1x64d 0.96, 14t 0.94.
 
-Whoever changes the graph raises `compiled.GRAPH_VERSION`.
+Whoever changes the graph raises `onnx_cache.GRAPH_VERSION`.
 """
 
 from collections.abc import Iterable
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from resnest_cli.model.state_dict import COUNTER
 from resnest_cli.model.variants import EXPANSION, Variant
 
 OUTPUTS = ("map0", "map1", "map2", "map3", "map4", "features", "logits")
@@ -37,7 +37,6 @@ OPSET = 17  # unless another is asked for
 OLDEST_OPSET = 13  # before it Split and Softmax were other operators
 _BLOCK = 16  # channels that the runtime's convolutions work on at once, with AVX-512; 8 without
 _EPSILON = 1e-5  # of torch's BatchNorm2d
-_COUNTER = ".num_batches_tracked"
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -147,9 +146,8 @@ class _Builder:
         """ValueError if a tensor has no place in the network up to the output number `last`."""
         beyond = tuple(f"layer{n}." for n in range(last + 1, 5))
         beyond += () if last == OUTPUTS.index("logits") else ("fc.",)
-        unknown = [
-            n for n in self._tensors if not n.endswith(_COUNTER) and not n.startswith(beyond)
-        ]
+        rest = [name for name in self._tensors if not name.endswith(COUNTER)]
+        unknown = [name for name in rest if not name.startswith(beyond)]
         if unknown:
             raise ValueError(f"the network has no {unknown[0]}")
 
@@ -162,17 +160,14 @@ class _Builder:
     def split(self, x: str, parts: int, size: int, axis: int) -> list[str]:
         """Cuts a value into equal parts."""
         names = [f"Split{len(self.nodes)}.{part}" for part in range(parts)]
-        sizes = self._integers((size,) * parts)
-        self.nodes.append(helper.make_node("Split", [x, sizes], names, axis=axis))
+        sizes = (size,) * parts
+        if sizes not in self._constants:
+            name = self._constants[sizes] = f"integers{len(self._constants)}"
+            tensor = helper.make_tensor(name, TensorProto.INT64, [parts], sizes)
+            self.initializers.append(tensor)
+        inputs = [x, self._constants[sizes]]
+        self.nodes.append(helper.make_node("Split", inputs, names, axis=axis))
         return names
-
-    def _integers(self, values: tuple[int, ...]) -> str:
-        if values not in self._constants:
-            name = self._constants[values] = f"integers{len(self._constants)}"
-            self.initializers.append(
-                helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
-            )
-        return self._constants[values]
 
     def weight(self, name: str, value: Array) -> str:
         """Puts a tensor beside the graph."""
@@ -251,17 +246,11 @@ def _network(b: _Builder, variant: Variant, in_channels: int, last: int) -> dict
 
 
 def _bottleneck(
-    b: _Builder,
-    x: str,
-    name: str,
-    variant: Variant,
-    in_channels: int,
-    width: int,
-    stride: int,
+    b: _Builder, x: str, name: str, variant: Variant, in_channels: int, width: int, stride: int,
     output: str | None,
-) -> str:
+) -> str:  # fmt: skip
     """(B, in_channels, H, W) -> (B, width * 4, H / stride, W / stride), odd sizes rounded up."""
-    group_width = int(width * (variant.base_width / 64)) * variant.cardinality
+    group_width = variant.group_width(width)
     out_channels = width * EXPANSION
     pool: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     pool["count_include_pad"] = 1  # as torch by default
@@ -270,9 +259,8 @@ def _bottleneck(
     if stride > 1 or in_channels != out_channels:
         if stride > 1:
             # As ceil_mode: an odd edge is averaged over the pixels that exist.
-            shortcut = b.op(
-                "AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER"
-            )
+            halves: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+            shortcut = b.op("AveragePool", x, **halves, auto_pad="SAME_UPPER")
         shape = (out_channels, in_channels, 1, 1)
         shortcut = b.conv_norm(shortcut, f"{name}.downsample.1", f"{name}.downsample.2", shape)
 
@@ -286,14 +274,9 @@ def _bottleneck(
 
 
 def _splits(
-    b: _Builder,
-    x: str,
-    name: str,
-    variant: Variant,
-    in_channels: int,
-    channels: int,
+    b: _Builder, x: str, name: str, variant: Variant, in_channels: int, channels: int,
     pool: dict[str, Any] | None,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """(B, in_channels, H, W) -> radix of (B, channels, H, W): the block's first convolution, a pool
     where there is one, and the convolution into the splits.
 
@@ -348,19 +331,15 @@ def _attention(b: _Builder, splits: list[str], name: str, variant: Variant, chan
         return b.op("Mul", splits[0], b.op("Sigmoid", logits))
     if radix == 2:
         first, second = splits
-        logits = b.conv(
-            hidden, f"{name}.fc2", weights[0] - weights[1], biases[0] - biases[1], group=groups
-        )
+        weight, bias = weights[0] - weights[1], biases[0] - biases[1]
+        logits = b.conv(hidden, f"{name}.fc2", weight, bias, group=groups)
         change = b.op("Mul", b.op("Sub", first, second), b.op("Sigmoid", logits))
         return b.op("Add", second, change)  # (B, C, H, W)
-    logits = b.op(
-        "Concat",
-        *(
-            b.conv(hidden, f"{name}.fc2.{index}", weights[index], biases[index], group=groups)
-            for index in range(radix)
-        ),
-        axis=2,
-    )  # (B, C, radix, 1)
+    each = [
+        b.conv(hidden, f"{name}.fc2.{index}", weights[index], biases[index], group=groups)
+        for index in range(radix)
+    ]
+    logits = b.op("Concat", *each, axis=2)  # (B, C, radix, 1)
     attention = b.split(b.op("Softmax", logits, axis=2), radix, 1, axis=2)  # radix of (B, C, 1, 1)
     weighted = [b.op("Mul", split, a) for split, a in zip(splits, attention, strict=True)]
     return b.op("Sum", *weighted)  # (B, C, H, W)

@@ -1,18 +1,67 @@
-"""Logits -> probabilities -> ranked classes. Plain numpy."""
+"""Logits -> probabilities -> ranked classes, and the record of every input. Plain numpy.
+
+Numpy is imported where numbers are handled: a process that only writes records needs none.
+"""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-from resnest_cli.inference.records import Prediction
+NOT_FINITE = "gives no finite numbers: the weights or the preprocessing are not fit for it"
 
 
-def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One ranked class: `rank` from 1, class `index` from 0, `probability` in [0, 1]."""
+
+    rank: int
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The answer for one input: ranked classes, or the reason why there are none.
+
+    `unsure` says whether the best class is less probable than what the user accepts as an answer;
+    None where nothing was said, or there is an error.
+    """
+
+    input: str
+    model: str
+    error: str | None = None
+    predictions: tuple[Prediction, ...] = ()
+    unsure: bool | None = None
+
+    @property
+    def status(self) -> Literal["ok", "error"]:
+        """`ok`, or `error` where the input could not be read."""
+        return "ok" if self.error is None else "error"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON has it; the order of the keys is fixed, `unsure` last, if at all."""
+        record: dict[str, Any] = {
+            "input": self.input,
+            "status": self.status,
+            "error": self.error,
+            "model": self.model,
+            "predictions": [asdict(prediction) for prediction in self.predictions],
+        }
+        return record if self.unsure is None else record | {"unsure": self.unsure}
+
+
+def softmax(logits: "NDArray[np.float32]", temperature: float = 1.0) -> "NDArray[np.float64]":
     """Probabilities along the last axis, in float64: (..., classes) -> (..., classes).
 
     Logits are divided by the `temperature` first (arXiv 1706.04599, section 4.2).
     """
+    import numpy as np
+
     shifted = logits.astype(np.float64)
     if temperature != 1:
         shifted /= temperature
@@ -23,7 +72,7 @@ def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np
 
 
 def rank(
-    logits: NDArray[np.float32],
+    logits: "NDArray[np.float32]",
     class_names: Sequence[str],
     topk: int = 5,
     temperature: float = 1.0,
@@ -33,6 +82,8 @@ def rank(
     Of equal probabilities the lower index comes first, so that a run can be repeated; a `topk`
     above the number of classes gives them all.
     """
+    import numpy as np
+
     probabilities = softmax(logits, temperature)
     order = np.argsort(-probabilities, axis=-1, kind="stable")[:, :topk]
     return [

@@ -2,6 +2,7 @@
 
     read_info(path)          what the file says about itself, without torch
     load(path)               -> Checkpoint: the record, and every tensor checked
+    read_arrays(path)        the tensors as numpy arrays, without torch
     instantiate(checkpoint)  -> the network, ready to predict
     save(path, network, CheckpointInfo(variant=..., class_names=...))
 
@@ -9,17 +10,13 @@
 keys as timm has them, so that timm loads the file too. `load` also takes bare weights in
 safetensors and what `torch.save` wrote; see `pickles` and `state_dict`. Importing this module does
 not import torch.
-
-Deviation from the safetensors library: the file is written here, since the library's order of
-metadata changes from run to run and equal input must give equal bytes.
 """
 
-import contextlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 from safetensors import SafetensorError, safe_open
@@ -31,13 +28,16 @@ from resnest_cli.model.checkpoint_header import (
     FORMAT_VERSION,
     CheckpointInfo,
     bare_info,
+    file_kind,
     info_from_header,
     metadata_of,
     read_info,
 )
-from resnest_cli.model.container import Header, file_kind, read_header, write_container
-from resnest_cli.model.pickles import read_pickle, unwrap
+from resnest_cli.model.pickles import read_pickle, read_pickled_arrays, unwrap
+from resnest_cli.model.safetensors_file import Header, read_header, write_container
 from resnest_cli.model.state_dict import (
+    AGAIN,
+    COUNTER,
     Shape,
     check_shapes,
     clean_names,
@@ -51,6 +51,8 @@ from resnest_cli.model.state_dict import (
 from resnest_cli.model.variants import Variant, find_variant
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from resnest_cli.model.resnest import ResNeSt
@@ -62,10 +64,13 @@ __all__ = [
     "infer_variant",
     "instantiate",
     "load",
+    "read_arrays",
     "read_info",
     "read_state_dict",
     "save",
 ]
+
+_NUMPY_FLOATS = {"F16", "F32", "F64"}  # numpy has no bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +132,7 @@ def load(
 
 
 def read_state_dict(path: Path) -> "tuple[CheckpointInfo, dict[str, Tensor]]":
-    """What a file of torch.save's holds: the record, and the tensors as they are.
-
-    Raises:
-        CheckpointError: damaged, possibly malicious, or without a state dict.
-    """
+    """What a file of torch.save's holds: the record, and the tensors as they are."""
     tensors, class_names, notes, arch = unwrap(path, read_pickle(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     info = bare_info("pickle", shapes)
@@ -171,7 +172,7 @@ def _agreed(path: Path | str, what: str, found: int | None, expected: int | None
     if found is None or (what == "input channels" and not found):
         name = "fc.weight" if what == "classes" else "conv1.0.weight"
         raise CheckpointError(
-            f"{path} lacks a usable {name}, which tells the number of {what}. Give a file of all "
+            f"{path} lacks a usable {name}, which gives the number of {what}. Give a file of all "
             "the network's weights."
         )
     if expected is not None and found != expected:
@@ -188,9 +189,48 @@ def _read_tensors(path: Path, names: Mapping[str, str]) -> "dict[str, Tensor]":
         with safe_open(path, framework="pt") as file:
             return {clean: file.get_tensor(raw) for clean, raw in names.items()}
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}. Download or copy it again."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {error}. {AGAIN}") from error
+
+
+def read_arrays(path: Path) -> "dict[str, NDArray[np.float32]] | None":
+    """Cleaned name -> float32 tensor, finite, without batch norm's counters; without torch.
+
+    Safetensors and the plain kind of torch.save's files are read; None for all others and for
+    whatever is wrong with a file, which `load` looks at.
+    """
+    import numpy as np
+
+    try:
+        safe = file_kind(path) == "safetensors"
+        raw = _numpy_tensors(path) if safe else read_pickled_arrays(path)
+        if raw is None:
+            return None
+        arrays = {}
+        shapes = {name: array.shape for name, array in raw.items()}
+        for clean, name in clean_names(path, shapes).names.items():
+            array = raw.pop(name)
+            if clean.endswith(COUNTER):
+                continue
+            with np.errstate(over="ignore"):  # shows as infinite below
+                value = array.astype(np.float32, copy=False)
+            if array.dtype.kind != "f" or not np.isfinite(value).all():
+                return None
+            arrays[clean] = value
+    except (CheckpointError, OSError):
+        return None
+    return arrays
+
+
+def _numpy_tensors(path: Path) -> "dict[str, NDArray[Any]] | None":
+    names = read_header(path).shapes
+    try:
+        with safe_open(path, framework="numpy") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in names if COUNTER not in name}
+            if kinds <= _NUMPY_FLOATS:
+                return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError, TypeError):
+        pass
+    return None
 
 
 def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
@@ -236,7 +276,13 @@ def save(
     source = f"the network to be saved as {path}"
     tensors = unwrap(source, dict(state)).tensors
     shapes: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    metadata = metadata_of(replace(info, versions=_versions()))
+    versions = {
+        "python": platform.python_version(),
+        "resnest-cli": __version__,
+        "safetensors": safetensors.__version__,
+        "torch": str(torch.__version__),
+    }
+    metadata = metadata_of(replace(info, versions=versions))
     found = bare_info("resnest", shapes)
     classes = _agreed(source, "classes", found.num_classes, None)
     channels = _agreed(source, "input channels", found.in_channels, None)
@@ -253,7 +299,7 @@ def save(
     tensors = convert(source, tensors, expected, copy=False)
     if half:
         tensors = halved(source, tensors)
-    with _written(path) as file:
+    with writing(path, CheckpointError), atomic_file(path) as file:
         try:
             write_container(file, metadata, tensors)
         except ValueError as error:
@@ -262,20 +308,3 @@ def save(
                 f"{error} Shorten them."
             ) from error
     return replace(known, tensors=len(tensors))
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "resnest-cli": __version__,
-        "safetensors": safetensors.__version__,
-        "torch": str(torch.__version__),
-    }
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    with writing(path, CheckpointError), atomic_file(path) as file:
-        yield file

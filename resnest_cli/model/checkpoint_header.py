@@ -19,8 +19,8 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
 
 Unknown keys are tolerated, so that later minor versions can add some.
 
-The same keys but `format` stand in the `metadata_props` of an .onnx file of ours, and two more that
-a checkpoint's tensors tell:
+An .onnx file of ours has the same keys but `format` in its `metadata_props`, and two more, which a
+checkpoint has no need of:
 
     num_classes, in_channels    integers
 """
@@ -29,21 +29,21 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, NewerFormatError
 from resnest_cli.model.class_names import KEYS, find_class_names
-from resnest_cli.model.container import (
+from resnest_cli.model.onnx_file import read_metadata
+from resnest_cli.model.safetensors_file import (
     Header,
-    file_kind,
     read_header,
     rewrite_metadata,
     without_duplicates,
 )
-from resnest_cli.model.onnx_metadata import read_metadata
-from resnest_cli.model.state_dict import Shape, clean_names, infer_variant, shortened
+from resnest_cli.model.state_dict import AGAIN, Shape, clean_names, infer_variant, shortened
 from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import (
     VARIANTS,
@@ -60,7 +60,6 @@ MINIMUM_RESNEST_CLI = "0.1.0"  # first version that reads FORMAT_VERSION
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-_AGAIN = "Download or copy it again."
 _DEEPEST = 32  # levels of JSON; what goes on with it is recursive
 
 
@@ -99,6 +98,76 @@ class CheckpointInfo:
     notes: tuple[str, ...] = ()
 
 
+def file_kind(path: Path) -> Literal["safetensors", "pickle", "onnx"]:
+    """How the file is to be read; its content decides, its extension only when that is damaged.
+
+    Raises:
+        CheckpointError: missing, unreadable, or none of them.
+    """
+    start, size = _start(path)
+    if size == 0:
+        raise CheckpointError(f"{path} is empty. {AGAIN}")
+    brace = start[8:9] == b"{"
+    if brace and int.from_bytes(start[:8], "little") <= size - 8:
+        return "safetensors"
+    if start.startswith(b"PK\x03\x04") and path.suffix.lower() == ".pt2":
+        raise CheckpointError(
+            f"{path} is a network for torch.export.load. Give the checkpoint that it was exported "
+            "from, or export it as .onnx."
+        )
+    if start.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", start):
+        return "pickle"
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise CheckpointError(
+            f"{path} is a web page, not a file of weights. Download the file that it links to."
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, not the weights themselves. Run: git lfs pull"
+        )
+    if brace or path.suffix.lower() == ".safetensors":
+        return "safetensors"
+    if path.suffix.lower() == ".onnx":  # protobuf begins with nothing of its own
+        return "onnx"
+    raise CheckpointError(
+        f"{path} is not a file of weights: neither safetensors nor written by torch.save."
+    )
+
+
+def _start(path: Path) -> tuple[bytes, int]:
+    """The first bytes and the size of an existing regular file."""
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder. {_in_folder(path)}")
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is not a regular file. Give a file of weights.")
+        with path.open("rb") as file:
+            return file.read(64), path.stat().st_size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist. Check the path.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no system allows
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read: {reason}.") from error
+
+
+def _in_folder(path: Path) -> str:
+    """What to do with a folder, by what lies in it."""
+    names = {entry.name for entry in path.iterdir()}
+    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        return (
+            "It holds a distributed checkpoint of PyTorch (FSDP). Join it first: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pth"
+        )
+    if names & {"zero_to_fp32.py", "mp_rank_00_model_states.pt"}:
+        return (
+            "It holds a checkpoint of DeepSpeed. Join it first with the zero_to_fp32.py that lies "
+            "beside it."
+        )
+    if "data.pkl" in names:
+        return "It is an unpacked file of torch.save's: give the file itself, not its content."
+    return "Give a file of weights in it."
+
+
 def read_info(path: Path | str) -> CheckpointInfo:
     """What the file says about itself; reads its header only, in milliseconds, without torch.
 
@@ -132,7 +201,7 @@ def info_from_header(path: Path, header: Header) -> CheckpointInfo:
     version = _format_version(path, header.metadata)
     info = replace(bare_info("resnest", shapes), format_version=version)
     if not info.num_classes or not info.in_channels:
-        raise CheckpointError(f"{path} lacks fc.weight or conv1.0.weight. {_AGAIN}")
+        raise CheckpointError(f"{path} lacks fc.weight or conv1.0.weight. {AGAIN}")
     try:
         return replace(info, **_described(header.metadata, info.num_classes))
     except (ValueError, RecursionError) as error:
@@ -150,22 +219,20 @@ def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
         )
     version = _format_version(path, metadata)
     try:
-        classes, channels = (_count(metadata, key) for key in ("num_classes", "in_channels"))
+        for key in ("num_classes", "in_channels"):
+            if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
+                text = shortened(metadata[key])
+                raise ValueError(f"{key} must be a positive integer, not {text}")  # noqa: TRY301
+        classes = int(metadata["num_classes"])
         return CheckpointInfo(
             format="onnx",
             format_version=version,
             num_classes=classes,
-            in_channels=channels,
+            in_channels=int(metadata["in_channels"]),
             **_described(metadata, classes),
         )
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
-
-
-def _count(metadata: Mapping[str, str], key: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
-        raise ValueError(f"{key} must be a positive integer, not {shortened(metadata[key])}")
-    return int(metadata[key])
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -180,29 +247,22 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def bare_info(
     format_: Literal["resnest", "safetensors", "pickle"], shapes: Mapping[str, Shape]
 ) -> CheckpointInfo:
-    """What cleaned names and shapes alone tell."""
+    """The record of bare weights, from cleaned names and shapes."""
     fitting = infer_variant(shapes)
     variant = fitting[0] if len(fitting) == 1 else None
-    stem = shapes.get("conv1.0.weight", ())
+    stem, classifier = (shapes.get(f"{name}.weight", ()) for name in ("conv1.0", "fc"))
+    classes = (classifier[0] or None) if len(classifier) == 2 else None
+    if "conv1.0.weight" in shapes and not any(name.startswith("fc.") for name in shapes):
+        classes = 0  # a network without a classifier
     return CheckpointInfo(
         format=format_,
         variant=variant,
         preprocessing=variant.preprocessing if variant else None,
-        num_classes=_classes(shapes),
+        num_classes=classes,
         in_channels=stem[1] if len(stem) == 4 else None,
         tensors=len(shapes),
-        parameters=sum(
-            _elements(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS)
-        ),
+        parameters=sum(prod(side) for name, side in shapes.items() if not name.endswith(_BUFFERS)),
     )
-
-
-def _classes(shapes: Mapping[str, Shape]) -> int | None:
-    """Rows of the classifier; 0 where there is none; None where that is no network."""
-    if "conv1.0.weight" in shapes and not any(name.startswith("fc.") for name in shapes):
-        return 0
-    classifier = shapes.get("fc.weight", ())
-    return (classifier[0] or None) if len(classifier) == 2 else None
 
 
 def _parsed(text: str) -> Any:
@@ -213,17 +273,10 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _elements(shape: Shape) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
-
-
 def _format_version(path: Path, metadata: Mapping[str, str]) -> int:
     text = metadata["format_version"]
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise CheckpointError(f"{path} has the bad format_version {shortened(text)}. {_AGAIN}")
+        raise CheckpointError(f"{path} has the bad format_version {shortened(text)}. {AGAIN}")
     if int(text) > FORMAT_VERSION:
         needed = metadata.get("minimum_resnest_cli", "")
         known = re.fullmatch(r"[0-9][0-9a-z.+]{0,30}", needed)

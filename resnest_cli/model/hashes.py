@@ -21,21 +21,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in 64 hex digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """SHA-256 of a file's content, in 64 hex digits; OSError where it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_sha256(path: Path) -> str:
-    """SHA-256 of a file: the remembered one while the file is unchanged, else a new one.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """As `sha256_of`, but the remembered one while the file is unchanged."""
     remembered = _load().get(_key(path))
     if isinstance(remembered, dict):
         sha256 = remembered.get("sha256")
@@ -93,8 +85,6 @@ def _update(key: str, entry: dict[str, Any] | None) -> None:
     new = {k: v for k, v in old.items() if k != key and os.path.exists(k)}  # noqa: PTH110 - no error
     if entry is not None:
         new[key] = entry
-    if new == old:
-        return
-    memory = _memory()
-    paths.make_private(memory.parent)
-    write_private(memory, json.dumps(new, indent=1).encode())
+    if new != old:
+        paths.make_private(_memory().parent)
+        write_private(_memory(), json.dumps(new, indent=1).encode())

@@ -1,7 +1,7 @@
 """From a name or a file to a model that is ready, with its preprocessing and class names.
 
 The one place where `--model`, `--weights` and `--labels` meet. `find_model` imports no torch and
-reads no weights, unless nothing but a pickle tells what it holds; `Model.checkpoint` reads them.
+reads no weights, except those of a pickle that it has not seen before; `Model.load` reads them.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resnest_cli.errors import CheckpointError, NewerFormatError
 from resnest_cli.files import read_trusted, write_private
@@ -24,9 +24,9 @@ from resnest_cli.model.model_files import (
     locate,
     of_published,
 )
-from resnest_cli.model.names import understand
+from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
-from resnest_cli.paths import closed_folder, resnest_home
+from resnest_cli.paths import closed_folder, is_url, resnest_home
 from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
+    from resnest_cli.model.hub_config import ModelConfig
     from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.model.training_photos import TrainingPhotos
+
+    Load = Callable[[], Checkpoint]
 
 _T = TypeVar("_T")
 
@@ -63,7 +66,7 @@ class Model:
     class_names: tuple[str, ...]
     in_channels: int
     path: Path
-    load: "Callable[[], Checkpoint]"
+    load: "Load"
     noted_ids: tuple[str, ...] | None = None
     imagenet: bool = False
     temperature: float = 1.0
@@ -85,29 +88,17 @@ class Model:
         return len(self.class_names)
 
     def sha256(self) -> str:
-        """SHA-256 of what holds the weights: of the file, or of the hashes of all files.
-
-        Raises:
-            OSError: one cannot be read.
-        """
+        """SHA-256 of the file of weights, or of the hashes of all files; OSError if unreadable."""
         found = [known_sha256(path) for path in (self.path, *self.data_files)]
         return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
     def need_classifier(self) -> None:
-        """Whether there are classes at all, for whatever wants more than features.
-
-        Raises:
-            CheckpointError: the file holds a network without a classifier.
-        """
+        """Raises CheckpointError where the file holds a network without a classifier."""
         if not self.num_classes:
             raise no_classifier(self.path)
 
     def network(self) -> "ResNeSt":
-        """The torch network with its weights: evaluation mode, float32, on the CPU.
-
-        Raises:
-            CheckpointError: the weights cannot be used.
-        """
+        """The torch network with its weights: evaluation mode, float32, on the CPU."""
         from resnest_cli.model.checkpoint import instantiate
 
         return instantiate(self.load())
@@ -115,12 +106,9 @@ class Model:
     def arrays(self, *, checked: bool = False) -> "dict[str, NDArray[np.float32]]":
         """The weights as float32 arrays; without torch where the file is a plain one.
 
-        That way names and shapes are the file's; with `checked` they are the network's, for sure.
-
-        Raises:
-            CheckpointError: the weights cannot be used.
+        Names and shapes are then the file's; with `checked` they are the network's, for sure.
         """
-        from resnest_cli.model.arrays import read_arrays
+        from resnest_cli.model.checkpoint import read_arrays
 
         found = None if checked else read_arrays(self.path)
         if found is not None:
@@ -148,7 +136,7 @@ def find_model(
 
     `source` names other weights for a named variant: a path, a URL, a folder or a repository.
     `labels` is a file of class names.
-    With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_structure`.
+    With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_file`.
 
     Raises:
         UnknownModelError: `name` means no model.
@@ -160,58 +148,63 @@ def find_model(
     access = access or weights.Access()
     meaning = understand(name)
     variant = meaning.variant
-    if variant is not None and source is None and not is_elsewhere(meaning, access):
-        on_hub = meaning.repository is not None
-        path, config = of_published(variant, access, hub_first=on_hub)
-        known = configured(_published(variant), config, path)
-        load = _published_loader(variant, access, hub_first=on_hub)
+    published = variant is not None and source is None
+    if variant is not None and published and not is_elsewhere(meaning, access):
+        found = _published(variant, access, hub_first=meaning.repository is not None)
     else:
-        path, config = locate(name, meaning, source, access)
-        expected = expected_variant(variant, config, path)
-        kept = source is not None and weights.is_url(source) and path.is_relative_to(resnest_home())
-        with blamed(config):
-            if source is not None and kept:
-                known, unblamed = _describe_fetched(path, expected, source)
-            else:
-                known, unblamed = _describe(path, expected)
-        known = configured(known, config, path)
+        found = _located(name, meaning, source, access)
+    known = found.known
+    if variant is not None and published and variant.bundled:
+        access.notify(
+            f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
+            f"{variant.top1:.1f}% ({variant.dataset}).\n"
+            f"For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
+        )
+    if known.notes:
+        access.notify(f"{found.path}: {'; '.join(known.notes)}.")
+    if labels is not None and not known.num_classes:
+        raise no_classifier(found.path)
+    title = variant.id if variant else str(meaning.repository or name)
+    return _model(title, found, labels, trusted=trust_onnx and known.format == "onnx")
 
-        def load() -> "Checkpoint":
-            with blamed(config):
-                return unblamed()
 
+def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bool) -> Model:
+    path, known, config, load = found
     assert known.variant is not None
     assert known.preprocessing is not None
     assert known.num_classes is not None
     assert known.in_channels is not None
-    if variant is not None and variant.bundled and source is None:
-        access.notify(_small(variant))
-    if known.notes:
-        access.notify(f"{path}: {'; '.join(known.notes)}.")
-    if labels is not None and not known.num_classes:
-        raise no_classifier(path)
+    if labels is not None:
+        class_names = read_labels(labels, known.num_classes)
+    else:
+        class_names = known.class_names or labels_for(known.num_classes)
+    ids = known.provenance.get("class_ids")
+    export = known.provenance.get("export")
+    precision = str(export.get("precision")) if isinstance(export, dict) else "float32"
     return Model(
-        name=variant.id if variant else str(meaning.repository or name),
+        name=name,
         variant=known.variant,
         preprocessing=known.preprocessing,
-        class_names=_class_names(known, labels),
+        class_names=class_names,
         in_channels=known.in_channels,
         path=path,
         load=load,
-        noted_ids=_noted_ids(known),
+        noted_ids=tuple(map(str, ids))
+        if isinstance(ids, list) and len(ids) == known.num_classes
+        else None,
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         trained_on=known.trained_on,
-        exported=_precision(known),
-        trusted=trust_onnx and known.format == "onnx",
-        data_files=_data_files(path) if trust_onnx and known.format == "onnx" else (),
+        exported=precision if known.format == "onnx" else None,
+        trusted=trusted,
+        data_files=_data_files(path) if trusted else (),
         config=Path(config.source) if config else None,
         crop_mode=config.crop_mode if config else "center",
     )
 
 
 def check_model_name(name: str) -> None:
-    """Tells an unknown model before anything slow begins.
+    """Checks a model's name before anything slow begins.
 
     Raises:
         UnknownModelError: it means no variant, no existing path and no name on the hub.
@@ -219,28 +212,19 @@ def check_model_name(name: str) -> None:
     understand(name)
 
 
-def _small(variant: Variant) -> str:
-    return (
-        f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
-        f"{variant.top1:.1f}% ({variant.dataset}).\n"
-        f"For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
-    )
+class _Found(NamedTuple):
+    """A file of weights: what it and its config.json say about it, and how to load it."""
+
+    path: Path
+    known: "CheckpointInfo"
+    config: "ModelConfig | None"
+    load: "Load"
 
 
-def _published(variant: Variant) -> "CheckpointInfo":
+def _published(variant: Variant, access: weights.Access, *, hub_first: bool) -> _Found:
+    """The published weights of a variant; those that turn out to be damaged are fetched again."""
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
-    return CheckpointInfo(
-        variant=variant,
-        preprocessing=variant.preprocessing,
-        num_classes=variant.num_classes,
-        in_channels=3,
-    )
-
-
-def _published_loader(
-    variant: Variant, access: weights.Access, *, hub_first: bool
-) -> "Callable[[], Checkpoint]":
     def load() -> "Checkpoint":
         from resnest_cli.model import checkpoint
 
@@ -253,16 +237,37 @@ def _published_loader(
                 raise CheckpointError(f"{error} Without --offline it is fetched again.") from error
             aside = weights.set_aside(path)
             access.notify(f"{error} It was set aside as {aside.name}; fetching it again.")
-        return checkpoint.load(
-            weights.ensure(variant, access, hub_first=hub_first), variant=variant
-        )
+        path = weights.ensure(variant, access, hub_first=hub_first)
+        return checkpoint.load(path, variant=variant)
 
-    return load
+    path, config = of_published(variant, access, hub_first=hub_first)
+    known = CheckpointInfo(
+        variant=variant,
+        preprocessing=variant.preprocessing,
+        num_classes=variant.num_classes,
+        in_channels=3,
+    )
+    return _Found(path, configured(known, config, path), config, load)
 
 
-def _describe(
-    path: Path, variant: Variant | None
-) -> "tuple[CheckpointInfo, Callable[[], Checkpoint]]":
+def _located(name: str, meaning: Meaning, source: str | None, access: weights.Access) -> _Found:
+    """A file that the user brings, or that comes with the program."""
+    path, config = locate(name, meaning, source, access)
+    expected = expected_variant(meaning.variant, config, path)
+    with blamed(config):
+        if source and is_url(source) and path.is_relative_to(resnest_home()):
+            known, unblamed = _describe_fetched(path, expected, source)
+        else:
+            known, unblamed = _describe(path, expected)
+
+    def load() -> "Checkpoint":
+        with blamed(config):
+            return unblamed()
+
+    return _Found(path, configured(known, config, path), config, load)
+
+
+def _describe(path: Path, variant: Variant | None) -> "tuple[CheckpointInfo, Load]":
     """What a user's file holds, and how to load it; a pickle is read once and then remembered."""
     from resnest_cli.model.checkpoint_header import read_info
 
@@ -293,7 +298,7 @@ def _describe(
 
 def _describe_fetched(
     path: Path, variant: Variant | None, url: str
-) -> "tuple[CheckpointInfo, Callable[[], Checkpoint]]":
+) -> "tuple[CheckpointInfo, Load]":
     """As `_describe`, for what an address gave: without weights in it, it is not kept."""
 
     def tried(read: "Callable[[], _T]") -> "_T":
@@ -341,6 +346,7 @@ def _remember(path: Path, known: "CheckpointInfo") -> None:
 
 
 def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "CheckpointInfo | None":
+    """What `_remember` noted; None where nothing of use is there."""
     try:
         record: Any = json.loads(read_trusted(_note(path)))
         variant = VARIANTS[record["variant"]]
@@ -348,11 +354,13 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
         names, notes = record["class_names"], record["notes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if type(classes) is not int or type(channels) is not int:
-        return None
-    if names is not None and (not _texts(names) or len(names) != classes):
-        return None
-    if not _texts(notes) or (asked is not None and asked != variant):
+    sound = (
+        type(classes) is int
+        and type(channels) is int
+        and (names is None or (_texts(names) and len(names) == classes))
+        and _texts(notes)
+    )
+    if not sound or (asked is not None and asked != variant):
         return None
     return replace(
         known,
@@ -370,27 +378,6 @@ def _texts(value: Any) -> bool:
 
 
 def _data_files(path: Path) -> tuple[Path, ...]:
-    from resnest_cli.model.onnx_structure import external_files
+    from resnest_cli.model.onnx_file import external_files
 
     return external_files(path)
-
-
-def _precision(known: "CheckpointInfo") -> str | None:
-    if known.format != "onnx":
-        return None
-    noted = known.provenance.get("export")
-    return str(noted.get("precision")) if isinstance(noted, dict) else "float32"
-
-
-def _noted_ids(known: "CheckpointInfo") -> tuple[str, ...] | None:
-    found = known.provenance.get("class_ids")
-    if not isinstance(found, list) or len(found) != known.num_classes:
-        return None
-    return tuple(map(str, found))
-
-
-def _class_names(known: "CheckpointInfo", labels: str | Path | None) -> tuple[str, ...]:
-    assert known.num_classes is not None
-    if labels is not None:
-        return read_labels(labels, known.num_classes)
-    return known.class_names or labels_for(known.num_classes)

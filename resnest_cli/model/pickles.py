@@ -1,13 +1,13 @@
 """What `torch.save` wrote, opened without ever running code from it.
 
 `read_pickle` loads a file in torch's zip or legacy form; `unwrap` finds the state dict inside, and
-the names of the classes.
+the names of the classes. `read_pickled_arrays` reads the plain case without torch.
 
 Sources: torch.serialization's weights-only unpickler; timm.models._helpers.load_state_dict for
 where training scripts put the weights and which of them win. Deviations: numpy's values, paths and
 the like, which lie beside the weights, become empty objects of ours, whatever they hold; whatever
 else is neither a plain tensor nor a known wrapper is an error; so are zip files that torch.save
-cannot have written.
+cannot have written, above all compressed ones, which torch would unpack to any size.
 """
 
 import argparse
@@ -16,16 +16,21 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.class_names import find_class_names
-from resnest_cli.model.state_dict import clean_names, shortened
+from resnest_cli.model.state_dict import AGAIN, clean_names, shortened
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Arrays = dict[str, NDArray[Any]]
 
 # Where training scripts keep the weights; the first that is there wins: a moving average, as in
 # timm; then the names of Lightning, MMPretrain and timm, of PyTorch's tutorial, of torchvision, of
@@ -46,11 +51,9 @@ class _Unread:
         """Takes whatever the pickle gives."""
         return super().__new__(cls)
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    def __setstate__(self, _: Any) -> None: ...
 
 
 def _history(*_: Any) -> OrderedDict[Any, Any]:
@@ -80,17 +83,13 @@ _CONVERT = (
     "If you trust its origin, convert it where it was made, whose classes a whole network needs: "
     "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
 )
-_AGAIN = "Download or copy it again."
 
 
 def read_pickle(path: Path) -> Any:
     """What `torch.save` put into the file, in its zip or its legacy form; tensors on the CPU.
 
     Only tensors, plain containers, numbers and argparse's Namespace are unpickled; what `_HARMLESS`
-    lists becomes empty objects.
-
-    Raises:
-        CheckpointError: damaged, or the pickle asks for anything else; nothing of it was run.
+    lists becomes empty objects; anything else, and damage, is a CheckpointError.
     """
     import torch
 
@@ -108,17 +107,14 @@ def read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
-        asks = (
-            f"asks for {found[1]}, and loading that could run code"
-            if found
-            else "is not of protocol 2, torch.save's own, could be code, or is damaged"
-            if "Unsupported operand" in str(error)
-            else "holds more than tensors, which could be code, or is damaged"
-        )
+        asks = "holds more than tensors, which could be code, or is damaged"
+        if "Unsupported operand" in str(error):
+            asks = "is not of protocol 2, torch.save's own, could be code, or is damaged"
+        if found := re.search(r"GLOBAL ([\w.]{1,80})", str(error)):
+            asks = f"asks for {found[1]}, and loading that could run code"
         raise CheckpointError(f"{path} was not loaded: its pickle {asks}.\n{_CONVERT}") from error
     except Exception as error:  # a damaged pickle can raise anything, from any layer
-        raise CheckpointError(f"{path} is damaged or cut short. {_AGAIN}") from error
+        raise CheckpointError(f"{path} is damaged or cut short. {AGAIN}") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -127,7 +123,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
-        raise CheckpointError(f"{path} is a damaged or cut-short zip file. {_AGAIN}") from error
+        raise CheckpointError(f"{path} is a damaged or cut-short zip file. {AGAIN}") from error
     names = {entry.filename.rpartition("/")[2] for entry in entries}
     if "constants.pkl" in names:
         raise CheckpointError(
@@ -149,8 +145,8 @@ def _check_archive(path: Path) -> None:
 class Unwrapped(NamedTuple):
     """The network within a loaded pickle: its tensors, by cleaned names.
 
-    `class_names` holds as many as the classifier has rows, or is None. `notes` say what was taken
-    where there was a choice, in words for people. `arch` is what the training called the network.
+    There are as many class names as rows of the classifier, if any. `notes` say what was taken
+    where there was a choice; `arch` is what the training called the network.
     """
 
     tensors: "dict[str, Tensor]"
@@ -195,18 +191,13 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
     classifier = tensors.get("fc.weight")
     rows = len(classifier) if classifier is not None and classifier.ndim else 0
     class_names, more = find_class_names(around, rows)
-    return Unwrapped(tensors, class_names, (*notes, *named.notes, *more), _arch(around))
-
-
-def _arch(records: Sequence[Mapping[Any, Any]]) -> str:
-    """The network's name where timm, torchvision's reference and PyTorch's examples note it."""
-    for record in records:
+    arch = ""  # where timm, torchvision's reference and PyTorch's examples note it
+    for record in around:
         arguments = record.get("args")
         given = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
-        for value in (record.get("arch"), given.get("arch"), given.get("model")):
-            if isinstance(value, str):
-                return value
-    return ""
+        named_so = (record.get("arch"), given.get("arch"), given.get("model"))
+        arch = arch or next((value for value in named_so if isinstance(value, str)), "")
+    return Unwrapped(tensors, class_names, (*notes, *named.notes, *more), arch)
 
 
 def _has_tensors(value: object, depth: int = len(WRAPPERS)) -> bool:
@@ -247,3 +238,147 @@ def _check_plain(path: Path | str, name: str, value: object) -> None:
             f"{path}: {shortened(name)} is no plain dense tensor. Save the network's state_dict() "
             "on the CPU instead."
         )
+
+
+# The plain case without torch, whose import takes longer than compiling the network: published
+# weights are a dictionary of contiguous float tensors, bare, in torch's zip or legacy form.
+# Follows torch.serialization (`_load`, `_legacy_load`). The unpickler knows an ordered dictionary,
+# one callable of ours and the names of four storage types; asked for anything else, it raises. What
+# it hands out is immutable, since a pickle may also set attributes (opcode BUILD).
+
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_MAX_PICKLE = 16 << 20  # bytes; resnest269e's has 0.3 MB
+_DTYPES = {
+    "HalfStorage": "<f2", "FloatStorage": "<f4", "DoubleStorage": "<f8",
+    "LongStorage": "<i8",  # batch norm's counters
+}  # fmt: skip
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: "np.dtype[Any]"
+    size: int  # elements
+
+
+class _Array(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+
+
+class _Rebuild:
+    """torch._utils._rebuild_tensor_v2, and _rebuild_parameter, which is given the tensor."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: _Storage | _Array, *given: Any) -> _Array:
+        if isinstance(storage, _Array):
+            return storage
+        offset, shape, stride, *_ = given
+        contiguous = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        if tuple(stride) != contiguous or min((offset, *shape)) < 0:
+            raise pickle.UnpicklingError("not a contiguous tensor")
+        if offset + prod(shape) > storage.size:
+            raise pickle.UnpicklingError("a tensor larger than its storage")
+        return _Array(storage, offset, tuple(shape))
+
+
+_REBUILD = _Rebuild()
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what a plain state dict needs."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch._utils" and name in {"_rebuild_tensor_v2", "_rebuild_parameter"}:
+            return _REBUILD
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """What the pickle says of a storage; its bytes stand elsewhere in the file."""
+        import numpy as np
+
+        kind, dtype, key, _location, size, *view = pid
+        if kind != "storage" or dtype not in _DTYPES.values() or any(view):
+            raise pickle.UnpicklingError("not a plain storage")
+        return _Storage(str(key), np.dtype(dtype), int(size))
+
+
+def read_pickled_arrays(path: Path) -> "Arrays | None":
+    """Name in the file -> tensor; None where the file is anything but the plain case."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+            file.seek(0)
+            return _from_zip(file) if zipped else _from_legacy(file)
+    except Exception:  # a damaged pickle can raise anything
+        return None
+
+
+def _from_zip(file: BinaryIO) -> "Arrays":
+    import numpy as np
+
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise ValueError("torch.save does not compress")
+        (pickled,) = (name for name in entries if name.rpartition("/")[2] == "data.pkl")
+        folder = pickled.rpartition("data.pkl")[0]
+        if entries[pickled].file_size > _MAX_PICKLE or (
+            f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little"
+        ):
+            raise ValueError("not written as usual")
+        with archive.open(pickled) as stream:
+            content = _Unpickler(stream).load()
+
+        def read(storage: _Storage) -> "NDArray[Any]":
+            return np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype)
+
+        return _filled(_state_dict(content), read)
+
+
+def _from_legacy(file: BinaryIO) -> "Arrays":
+    import numpy as np
+
+    if _Unpickler(file).load() != _MAGIC or _Unpickler(file).load() != _PROTOCOL:
+        raise ValueError("not torch's legacy form")
+    if not _Unpickler(file).load()["little_endian"]:
+        raise ValueError("big-endian")
+    arrays = _state_dict(_Unpickler(file).load())
+    keys = [str(key) for key in _Unpickler(file).load()]
+    storages = {array.storage.key: array.storage for array in arrays.values()}
+    if len(keys) != len(storages):  # the size of an unused storage's elements is not known
+        raise ValueError("a storage without a tensor")
+    found = {}
+    for key in keys:
+        storage = storages[key]
+        if int.from_bytes(file.read(8), "little") != storage.size:
+            raise ValueError("damaged")
+        found[key] = np.frombuffer(file.read(storage.size * storage.dtype.itemsize), storage.dtype)
+    return _filled(arrays, lambda storage: found[storage.key])
+
+
+def _state_dict(content: Any) -> dict[str, _Array]:
+    plain = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(array, _Array) for name, array in content.items()
+    )
+    if not plain or not content:
+        raise ValueError("not a bare state dict")
+    return dict(content)
+
+
+def _filled(arrays: dict[str, _Array], read: "Callable[[_Storage], NDArray[Any]]") -> "Arrays":
+    """The tensors with their values; each storage is read once."""
+    storages: Arrays = {}
+    filled = {}
+    for name, (storage, offset, shape) in arrays.items():
+        if storage.key not in storages:
+            storages[storage.key] = read(storage)
+        values = storages[storage.key]
+        if len(values) != storage.size or values.dtype != storage.dtype:
+            raise ValueError("damaged")
+        filled[name] = values[offset : offset + prod(shape)].reshape(shape)
+    return filled

@@ -1,9 +1,9 @@
 """State dicts from anywhere: named as ours and checked against the network.
 
 `clean_names` finds the network among a file's tensors and says what it left out; `infer_variant`
-tells which published variants the tensors fit; `check_shapes` and `convert` hold them against the
-network that they are meant for. Importing this module does not import torch: names and shapes are
-judged without it. `path` is the file that messages name, or words for what stands in for one.
+finds the published variants that the tensors fit; `check_shapes` and `convert` check them against
+the network that they are meant for. Importing this module does not import torch. `path` is the file
+that messages name, or words for what stands in for one.
 
 Source: timm.models._helpers.clean_state_dict for the prefixes. Deviations: any prefix is stripped,
 the order of keys never matters, and whatever does not fit is an error that names the first tensor,
@@ -30,10 +30,10 @@ _PARALLEL = "module."  # DataParallel, DistributedDataParallel, AveragedModel, t
 _FOREIGN = {"n_averaged", "total_ops", "total_params", "__flops__", "__params__"}
 _STEM, _CLASSIFIER = "conv1.0.weight", ("fc.weight", "fc.bias")
 _BODY = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
-_COUNTER = ".num_batches_tracked"  # batch norm has it since torch 0.4.1
+COUNTER = ".num_batches_tracked"  # batch norm has it since torch 0.4.1
 _SMALLEST_BLOCK = 20  # tensors; a whole block has at least 23 without counters
 
-_AGAIN = "Download or copy it again."
+AGAIN = "Download or copy it again."
 
 
 def shortened(value: object, limit: int = 80) -> str:
@@ -43,10 +43,7 @@ def shortened(value: object, limit: int = 80) -> str:
 
 
 class Named(NamedTuple):
-    """The network among a file's tensors: its name for each -> the name in the file.
-
-    `notes` say what is not plain about it, in words for people.
-    """
+    """The network's name of each tensor -> that in the file; `notes` say what is not plain."""
 
     names: dict[str, str]
     notes: tuple[str, ...] = ()
@@ -102,9 +99,7 @@ def _unwrapped(name: str) -> str:
 
 def _prefix(path: Path | str, names: Iterable[str]) -> str:
     """What stands before the stem's name; empty where there is no stem."""
-    found = sorted(
-        name.removesuffix(_STEM) for name in names if f".{name}".endswith(f".{_STEM}")
-    )  # fmt: skip
+    found = sorted(n.removesuffix(_STEM) for n in names if f".{n}".endswith(f".{_STEM}"))
     if len(found) > 1:
         listed = " and ".join(shortened(prefix) for prefix in found[:4])
         raise CheckpointError(
@@ -142,8 +137,8 @@ def _left_out(names: list[str]) -> list[str]:
 def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
     """The published variants whose tensors these can be, from cleaned names and shapes.
 
-    More than one can fit: whether pooling comes before or after the split attention leaves no trace
-    in the tensors, so resnest50d and resnest50d_2s1x64d look the same. Empty when none fits.
+    Several can fit: whether pooling comes before or after the split attention leaves no trace in
+    the tensors, so that resnest50d and resnest50d_2s1x64d look the same.
     """
     found = _traits(shapes)
     return tuple(variant for variant in VARIANTS.values() if _traits_of(variant) == found)
@@ -169,32 +164,25 @@ def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointErr
 
 
 def _traits(shapes: Mapping[str, Shape]) -> tuple[Any, ...]:
-    """What tells variants apart: blocks per stage, stem, and the first block of every stage."""
+    """What variants differ in: blocks per stage, stem, and the first block of every stage."""
     blocks = [set[str]() for _ in range(4)]
     for name in shapes:
         if match := re.match(r"layer([1-4])\.(\d+)\.", name):
             blocks[int(match[1]) - 1].add(match[2])
-    stem = shapes.get("conv1.0.weight", ())[:1]
     firsts = [
         tuple(shapes.get(f"layer{stage}.0.{conv}.weight") for conv in ("conv2.conv", "conv3"))
         for stage in range(1, 5)
     ]
-    return tuple(len(found) for found in blocks), stem, firsts
+    return tuple(len(found) for found in blocks), shapes.get(_STEM, ())[:1], firsts
 
 
 def _traits_of(variant: Variant) -> tuple[Any, ...]:
     firsts = []
     for width in variant.widths:
-        group = _group_width(variant, width)
-        splits = variant.radix * variant.cardinality
-        firsts.append(
-            ((group * variant.radix, group // splits, 3, 3), (width * EXPANSION, group, 1, 1))
-        )
+        group = variant.group_width(width)
+        splits = group * variant.radix, group // (variant.radix * variant.cardinality), 3, 3
+        firsts.append((splits, (width * EXPANSION, group, 1, 1)))
     return variant.blocks, (variant.stem_width,), firsts
-
-
-def _group_width(variant: Variant, width: int) -> int:
-    return int(width * (variant.base_width / 64)) * variant.cardinality
 
 
 def expected_tensors(
@@ -203,24 +191,20 @@ def expected_tensors(
     """Names, shapes and dtypes of the network's state dict, on the meta device.
 
     `found` is the number of tensors in the file: a header that claims far more blocks than the file
-    can hold is refused before they are built.
-
-    Raises:
-        CheckpointError: no such network can be built.
+    can hold is refused before they are built. Raises CheckpointError where nothing can be built.
     """
     from resnest_cli.model.resnest import build
 
     if sum(variant.blocks) * _SMALLEST_BLOCK > found:
         raise CheckpointError(
             f"{path} has {found} tensors, too few for {variant.id} with {sum(variant.blocks)} "
-            f"blocks. {_AGAIN}"
+            f"blocks. {AGAIN}"
         )
     try:
-        if not all(_group_width(variant, width) for width in variant.widths):
+        if not all(map(variant.group_width, variant.widths)):
             raise ValueError("groups without channels")  # noqa: TRY301
-        return build(
-            variant, num_classes=num_classes, in_channels=in_channels, init=False
-        ).state_dict()
+        network = build(variant, num_classes=num_classes, in_channels=in_channels, init=False)
+        return network.state_dict()
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
         architecture = shortened(variant.architecture, 200)
         raise CheckpointError(
@@ -231,13 +215,12 @@ def expected_tensors(
 def check_shapes(
     path: Path | str, shapes: Mapping[str, Shape], expected: Mapping[str, "Tensor"]
 ) -> None:
-    """Holds cleaned names and shapes against the network; only counters may be missing.
+    """Raises CheckpointError for the first tensor that is missing, unknown or of another shape.
 
-    Raises:
-        CheckpointError: names the first tensor that is missing, unknown or of another shape.
+    Names are cleaned ones; only counters may be missing.
     """
     remedy = "Give the weights' own --model, or other weights."
-    missing = [name for name in expected if name not in shapes and not name.endswith(_COUNTER)]
+    missing = [name for name in expected if name not in shapes and not name.endswith(COUNTER)]
     if missing:
         raise CheckpointError(
             f"{path} lacks {missing[0]} of shape {_text(expected[missing[0]].shape)}"
@@ -285,11 +268,11 @@ def convert(
             converted[name] = torch.zeros(want.shape, dtype=want.dtype)
             continue
         found = tensors.pop(name).detach()
-        kinds = (found.dtype.is_floating_point, want.dtype.is_floating_point)
-        if kinds[0] != kinds[1] or found.is_complex() or found.dtype == torch.bool:
+        other_kind = found.dtype.is_floating_point != want.dtype.is_floating_point
+        if other_kind or found.is_complex() or found.dtype == torch.bool:
+            kinds = [str(dtype).removeprefix("torch.") for dtype in (found.dtype, want.dtype)]
             raise CheckpointError(
-                f"{path}: {name} is {str(found.dtype).removeprefix('torch.')}; "
-                f"{str(want.dtype).removeprefix('torch.')} was expected. Convert it first."
+                f"{path}: {name} is {kinds[0]}; {kinds[1]} was expected. Convert it first."
             )
         value = found.to("cpu", want.dtype, copy=copy).contiguous()
         if not bool(torch.isfinite(value).all()):
@@ -302,11 +285,7 @@ def convert(
 
 
 def halved(source: str, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The tensors with floats rounded to float16.
-
-    Raises:
-        CheckpointError: names the first tensor with a value that float16 cannot hold.
-    """
+    """The tensors with floats rounded to float16; CheckpointError where it cannot hold them."""
     rounded = {}
     for name, tensor in tensors.items():
         rounded[name] = tensor.half() if tensor.is_floating_point() else tensor

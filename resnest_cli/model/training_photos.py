@@ -45,11 +45,7 @@ class TrainingPhotos:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TrainingPhotos":
-        """The inverse of `record`.
-
-        Raises:
-            ValueError: it is damaged, as far as can be seen without a look at the hashes.
-        """
+        """The inverse of `record`; ValueError where it is damaged, without a look at the hashes."""
         photos, hashes = record.get("photos"), record.get("hashes")
         if type(photos) is not int or not isinstance(hashes, str):
             raise ValueError("needs the number photos and the text hashes")
@@ -63,10 +59,9 @@ class TrainingPhotos:
         return {"photos": self.photos, "hashes": self.hashes}
 
     def membership(self, where: object) -> Callable[[bytes], bool]:
-        """What says of a SHA-256 digest whether the photo is in the set; in microseconds.
+        """A test of SHA-256 digests, of microseconds, for photos of the set.
 
-        Raises:
-            CheckpointError: the hashes, which are from the file `where`, are damaged.
+        Raises CheckpointError where the hashes, which are from the file `where`, are damaged.
         """
         import numpy as np
 
@@ -80,11 +75,7 @@ class TrainingPhotos:
         return contains
 
     def union(self, other: "TrainingPhotos", where: object) -> "TrainingPhotos | None":
-        """The photos of both; None where they are too many.
-
-        Raises:
-            CheckpointError: the hashes of one, which are from the file `where`, are damaged.
-        """
+        """The photos of both; None where they are too many. Raises as `membership`."""
         import numpy as np
 
         return _written(np.union1d(self._numbers(where), other._numbers(where)))
@@ -104,7 +95,8 @@ class TrainingPhotos:
         if len(data) != _bytes(count):
             raise damaged
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
-        unary, low = np.split(bits[: _bits(count)], [count + (1 << upper)])
+        unary, low = np.split(bits, [count + (1 << upper)])
+        low = low[: count * (BITS - upper)]  # of the last byte some are left over
         places = np.flatnonzero(unary)
         if len(places) != count:
             raise damaged
@@ -118,22 +110,14 @@ class TrainingPhotos:
 def joined(
     where: object, one: TrainingPhotos | None, other: TrainingPhotos | None
 ) -> TrainingPhotos | None:
-    """The photos of both; None where one does not know its own, or they are too many.
-
-    Raises:
-        CheckpointError: the hashes of one are damaged; names the file.
-    """
+    """As `TrainingPhotos.union`; None, too, where one of the two is not known."""
     if one is None or other is None or one == other:
         return one and other
     return one.union(other, where)
 
 
 def digest_of(path: str | Path) -> bytes:
-    """SHA-256 of a photo's file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a photo's file; OSError where it cannot be read."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -146,13 +130,10 @@ def _upper_bits(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def _bits(count: int) -> int:
-    upper = _upper_bits(count)
-    return count + (1 << upper) + count * (BITS - upper)
-
-
 def _bytes(count: int) -> int:
-    return -(-_bits(count) // 8)
+    """Of the unary upper bits, about two for each photo, and the lower ones."""
+    upper = _upper_bits(count)
+    return -(-(count + (1 << upper) + count * (BITS - upper)) // 8)
 
 
 def _written(numbers: "NDArray[np.uint64]") -> TrainingPhotos | None:

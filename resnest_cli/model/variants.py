@@ -1,9 +1,8 @@
 """The ResNeSt variants, one frozen record each. No torch here: `resnest models` is fast.
 
-All but one are published; `resnest14t` is ours, and its weights come with the program.
-
 A record holds the architecture, the preprocessing it was trained for, the published accuracy and
-the file of its weights, so that no two commands can disagree about them.
+the file of its weights, so that no two commands can disagree about them. All but one are published;
+`resnest14t` is ours, and its weights come with the program. `multiply_adds` counts from the table.
 
 Sources: "ResNeSt: Split-Attention Networks" (arXiv 2004.08955); the original release
 (resnest.torch.resnest and .ablation); timm.models.resnest for the ids, the crops and the accuracies
@@ -49,8 +48,8 @@ class Preprocessing:
 class WeightsFile:
     """A published file of weights, or one that comes with the program (`bundled`, no hosts).
 
-    The eight hex digits before the extension are the first eight of its SHA-256: they prove that
-    the file is whole, not where it came from. `hosts` are URL prefixes, tried in turn.
+    The eight hex digits in its name begin its SHA-256: they prove that the file is whole, not where
+    it came from. `hosts` are URL prefixes, tried in turn.
     """
 
     name: str
@@ -134,6 +133,10 @@ class Variant:
         """Channels of the last feature map, and length of the pooled features."""
         return self.widths[3] * EXPANSION
 
+    def group_width(self, width: int) -> int:
+        """Channels of the split attention of a stage of this width, in all its groups."""
+        return int(width * (self.base_width / 64)) * self.cardinality
+
     @property
     def architecture(self) -> dict[str, Any]:
         """The fields that decide tensor shapes and computation, JSON-ready."""
@@ -142,32 +145,22 @@ class Variant:
     def overridden(self, overrides: Mapping[str, Any]) -> "Variant":
         """This variant with other architecture fields, as a checkpoint's header records them.
 
-        Raises:
-            ValueError: an unknown field, or a value of the wrong type or sign.
+        Raises ValueError for an unknown field, or a value of the wrong type or sign.
         """
         if not overrides:
             return self
-        changed: dict[str, Any] = {}
-        for name, value in overrides.items():
-            if name not in ARCHITECTURE_FIELDS:
-                raise ValueError(f"unknown architecture field {name!r}")
-            changed[name] = _checked(name, value)
-        return replace(
-            self,
-            **changed,
-            parameters=None,
-            gmacs=None,
-            top1=None,
-            top5=None,
-            weights=None,
-            hub=None,
+        changed = {name: _checked(name, value) for name, value in overrides.items()}
+        unknown: dict[str, Any] = dict.fromkeys(
+            ("parameters", "gmacs", "top1", "top5", "weights", "hub")
         )
+        return replace(self, **changed, **unknown)
 
 
 EXPANSION = 4  # output channels of a bottleneck per channel of its stage width
 
+_FOURS = ("blocks", "widths")  # fields of a number for each stage
 ARCHITECTURE_FIELDS = (
-    "blocks", "widths", "stem_width", "radix", "cardinality", "base_width", "avd_first",
+    *_FOURS, "stem_width", "radix", "cardinality", "base_width", "avd_first",
 )  # fmt: skip
 
 
@@ -176,32 +169,28 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(name: str, value: Any) -> Any:
+    """A value of an architecture field; ValueError for an unknown field or a bad value."""
+    if name not in ARCHITECTURE_FIELDS:
+        raise ValueError(f"unknown architecture field {name!r}")
     if name == "avd_first":
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, not {value!r}")
         return value
-    numbers = value if name in {"blocks", "widths"} else [value]
-    length = 4 if name in {"blocks", "widths"} else 1
+    length = 4 if name in _FOURS else 1
+    numbers = value if name in _FOURS else [value]
     if (
         not isinstance(numbers, list | tuple)
         or len(numbers) != length
         or not all(type(n) is int and 1 <= n <= 65536 for n in numbers)
     ):
         raise ValueError(f"{name} must be {length} positive integer(s), not {value!r}")
-    return tuple(numbers) if name in {"blocks", "widths"} else value
+    return tuple(numbers) if name in _FOURS else value
 
 
 def _resnest(
-    id_: str,
-    alias: str | None,
-    blocks: tuple[int, int, int, int],
-    preprocessing: Preprocessing,
-    file: str,
-    hosts: tuple[str, ...],
-    tag: str = "",
-    sha256: str = "",
-    **rest: Any,
-) -> Variant:
+    id_: str, alias: str | None, blocks: tuple[int, int, int, int], preprocessing: Preprocessing,
+    file: str, hosts: tuple[str, ...], tag: str = "", sha256: str = "", **rest: Any,
+) -> Variant:  # fmt: skip
     return Variant(
         id=id_,
         aliases=(alias,) if alias else (),
@@ -299,11 +288,7 @@ def find_variant(name: str) -> Variant | None:
 
 
 def get_variant(name: str) -> Variant:
-    """The variant of this id, alias or name of timm's, in any case.
-
-    Raises:
-        UnknownModelError: no such name; the message says which name is nearest.
-    """
+    """As `find_variant`; raises UnknownModelError, with the nearest names, where there is none."""
     variant = find_variant(name)
     if variant is None:
         raise UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, list(_BY_NAME))}")
@@ -312,10 +297,8 @@ def get_variant(name: str) -> Variant:
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """A sentence that names the nearest known names, or says how to list them all."""
-    hint = did_you_mean_among(name.lower(), known)
-    if hint:
-        return hint
-    return " `resnest models` lists them; a checkpoint is given by the path of its file."
+    listed = " `resnest models` lists them; a checkpoint is given by the path of its file."
+    return did_you_mean_among(name.lower(), known) or listed
 
 
 def did_you_mean_among(name: str, known: list[str]) -> str:
@@ -326,11 +309,7 @@ def did_you_mean_among(name: str, known: list[str]) -> str:
 
 
 def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:
-    """The inverse of `dataclasses.asdict`, with every value checked.
-
-    Raises:
-        ValueError: a field is missing, unknown, of the wrong type or out of range.
-    """
+    """The inverse of `dataclasses.asdict`; ValueError for a bad, missing or unknown field."""
     names = [field.name for field in fields(Preprocessing)]
     if sorted(record) != sorted(names):
         raise ValueError(f"preprocessing needs exactly {', '.join(names)}, not {sorted(record)}")
@@ -363,3 +342,54 @@ def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(_is_number, value)):
         raise ValueError(f"preprocessing {name} must be three numbers, not {value!r}")
     return float(value[0]), float(value[1]), float(value[2])
+
+
+STAGES = ("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head")
+
+
+def multiply_adds(
+    variant: Variant, size: int, *, num_classes: int | None = None, in_channels: int = 3
+) -> dict[str, int]:
+    """Multiply-adds for one photo of `size` x `size` pixels, by the names of `STAGES`.
+
+    Counted as in `Variant.gmacs`: convolutions and linear layers, one for each product with a
+    weight; `model.resnest` is followed line by line. The attention's product with the maps,
+    pooling, batch norms and biases are not counted: together they are less than 1 % of the whole.
+    `num_classes` is the variant's own unless it is given.
+    """
+    stem, side = variant.stem_width, _half(size)
+    found = {"stem": 9 * side**2 * (in_channels * stem + stem * stem + stem * 2 * stem)}
+    side = _half(side)  # the max pool
+    channels = 2 * stem
+    for number, (width, blocks) in enumerate(zip(variant.widths, variant.blocks, strict=True), 1):
+        total = 0
+        for index in range(blocks):
+            stride = 2 if number > 1 and index == 0 else 1
+            total += _of_bottleneck(variant, channels, width, side, stride)
+            side = _half(side) if stride == 2 else side
+            channels = width * EXPANSION
+        found[f"stage {number}"] = total
+    classes = variant.num_classes if num_classes is None else num_classes
+    return found | {"head": channels * classes}
+
+
+def _of_bottleneck(variant: Variant, in_channels: int, width: int, side: int, stride: int) -> int:
+    """Multiply-adds of a block whose input is (in_channels, side, side)."""
+    radix, groups = variant.radix, variant.cardinality
+    channels = variant.group_width(width)
+    out_channels = width * EXPANSION
+    before = side**2  # pixels
+    after = _half(side) ** 2 if stride == 2 else before
+    total = before * in_channels * channels
+    splitting = 9 * (channels // (groups * radix)) * channels * radix  # for one pixel
+    total += (after if variant.avd_first else before) * splitting
+    inner = max(channels * radix // 4, 32)  # of the attention, on pooled maps
+    total += channels // groups * inner + inner // groups * channels * radix
+    total += after * channels * out_channels
+    if stride > 1 or in_channels != out_channels:  # the shortcut is pooled first
+        total += after * in_channels * out_channels
+    return total
+
+
+def _half(side: int) -> int:
+    return -(-side // 2)

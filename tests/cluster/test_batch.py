@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli import cpu
 from resnest_cli.cluster import identity
 from resnest_cli.cluster.batch import PartWorker, Run
 from resnest_cli.cluster.filesystems import opened
@@ -18,7 +19,6 @@ from resnest_cli.cluster.listing import write_listing
 from resnest_cli.cluster.reading import part_row
 from resnest_cli.commands.cluster_job import classifier
 from resnest_cli.errors import CheckpointError, ResnestError
-from resnest_cli.inference import cores
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
@@ -32,7 +32,7 @@ COUNT = 11
 @pytest.fixture(autouse=True)
 def unlimited(monkeypatch: pytest.MonkeyPatch):
     """What a worker changes in its process."""
-    monkeypatch.setattr(cores, "_limit", 1 << 16)
+    monkeypatch.setattr(cpu, "_limit", 1 << 16)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

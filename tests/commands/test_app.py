@@ -127,12 +127,8 @@ def test_interrupt_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, photo: P
 def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     """Every module imports where torch and the POSIX-only modules do not exist."""
     needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
-                   "resnest_cli.inference.torch_engine",
-                   "resnest_cli.model.weighted_sum", "resnest_cli.model.winograd",
-                   "resnest_cli.model.convolutions",
-                   "resnest_cli.inference.fixed_batches",
-                   "resnest_cli.explanation.explainer",
-                   "resnest_cli.model.folding", "resnest_cli.benchmark.measure",
+                   "resnest_cli.inference.torch_engine", "resnest_cli.model.convolutions",
+                   "resnest_cli.explanation.explainer", "resnest_cli.benchmark.measure",
                    "resnest_cli.benchmark.timing"}  # fmt: skip
     names = [
         module.name

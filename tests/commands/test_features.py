@@ -268,7 +268,7 @@ def test_retry_failed_computes_the_failed_rows_only(
     features(folder, "-o", whole, "-b", "4")
     read = []
     from resnest_cli.images import decode
-    from resnest_cli.inference import stopwatch
+    from resnest_cli.inference import run as stopwatch
 
     def noting(path: str) -> bytes | str:
         read.append(Path(path).name)

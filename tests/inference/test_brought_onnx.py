@@ -9,10 +9,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
-from resnest_cli.inference import compiled
+from resnest_cli.inference import onnx_cache
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.onnx_structure import OPERATORS
+from resnest_cli.model.onnx_file import OPERATORS
 from tests.conftest import Cli, make_photo
 
 PHOTOS = [np.full((60, 60, 3), shade, np.uint8) for shade in (0, 90, 180)]
@@ -240,7 +240,7 @@ def test_data_files_count_as_content(exported: Path, tmp_path: Path, cli: Cli, p
     assert model.sha256() != before
     again = Classifier(str(path), trust_onnx=True).logits(PHOTOS)
     assert np.abs(again - first).max() > 1e-3
-    assert len(list(compiled.folder().glob("*.ort"))) >= 3
+    assert len(list(onnx_cache.folder().glob("*.ort"))) >= 3
     done = cli(*kept, "--resume")
     assert done.code != 0
     assert "weights" in done.err

@@ -142,15 +142,15 @@ def test_l2_is_torchs_normalize() -> None:
 def test_nothing_is_compiled_or_computed_beyond_what_is_asked_for(
     tiny_checkpoint: Path, photo: Path
 ) -> None:
-    from resnest_cli.inference import compiled
+    from resnest_cli.inference import onnx_cache
 
     Classifier(str(tiny_checkpoint), ready_for="map1").features(photo, stage=1)
-    assert [file.origin["outputs"] for file in compiled.compiled_files()] == [["map1"]]
-    small = compiled.compiled_files()[0].bytes
+    assert [file.origin["outputs"] for file in onnx_cache.compiled_files()] == [["map1"]]
+    small = onnx_cache.compiled_files()[0].bytes
     classifier = Classifier(str(tiny_checkpoint))
     classifier.features(photo, stage=1)
     classifier.features(photo, stage=4)
-    sizes = {tuple(f.origin["outputs"]): f.bytes for f in compiled.compiled_files()}
+    sizes = {tuple(f.origin["outputs"]): f.bytes for f in onnx_cache.compiled_files()}
     assert small < sizes[("map4",)] < sizes[("logits",)] + 10_000
 
 

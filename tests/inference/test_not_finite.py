@@ -14,7 +14,7 @@ from resnest_cli.features.failures import kind_of
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import BEYOND_FLOAT16, Extraction
-from resnest_cli.inference.records import NOT_FINITE
+from resnest_cli.inference.ranking import NOT_FINITE
 from resnest_cli.model import checkpoint
 from tests.conftest import CLASSES, Cli, make_photo
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnest_cli import files, paths
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
-from resnest_cli.inference import compiled, engine, onnx_engine
+from resnest_cli.inference import engine, onnx_cache, onnx_engine
 from resnest_cli.inference.engine import create_engine
 from resnest_cli.model.checkpoint import CheckpointInfo, save
 from resnest_cli.model.loading import Model, find_model
@@ -59,7 +59,7 @@ def right(model: Model) -> bool:
 
 
 def stored() -> list[Path]:
-    return sorted(compiled.folder().glob("*.ort"))
+    return sorted(onnx_cache.folder().glob("*.ort"))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
 def test_it_is_compiled_once(model: Model, builds: list) -> None:
     assert right(model)
     assert len(builds) == 1
-    assert [path.suffix for path in sorted(compiled.folder().iterdir())] == [
+    assert [path.suffix for path in sorted(onnx_cache.folder().iterdir())] == [
         ".json", ".lock", ".ort"
     ]  # fmt: skip
     assert right(model)
@@ -109,7 +109,7 @@ def test_what_decides_the_content_is_in_the_key(
         runtime: str = "1",
         size: int | None = None,
     ) -> str:
-        return compiled.entry_for(found, outputs, runtime, size).path.stem
+        return onnx_cache.entry_for(found, outputs, runtime, size).path.stem
 
     other = replace(model, variant=TINY.overridden({"avd_first": not TINY.avd_first}))
     keys = {key(), key(other), key(outputs=("logits", "features")), key(runtime="2"), key(size=32)}
@@ -117,7 +117,7 @@ def test_what_decides_the_content_is_in_the_key(
         ("__version__", "9"), ("GRAPH_VERSION", 99), ("cpu_features", lambda: "another")
     ):  # fmt: skip
         with monkeypatch.context() as patch:
-            patch.setattr(compiled, name, value)
+            patch.setattr(onnx_cache, name, value)
             keys.add(key())
     assert len(keys) == 8
     assert key() in keys
@@ -167,7 +167,7 @@ def garbage_with_its_hash(path: Path) -> None:
     """What only the runtime can tell."""
     path.write_bytes(b"garbage" * 1000)
     note = json.loads(path.with_suffix(".json").read_text())
-    note["checksum"] = compiled.checksum(path)
+    note["checksum"] = onnx_cache.checksum(path)
     path.with_suffix(".json").write_text(json.dumps(note))
 
 
@@ -177,7 +177,7 @@ def half_with_its_hash(path: Path) -> None:
     garbage_with_its_hash(path)
     path.write_bytes(whole)
     note = json.loads(path.with_suffix(".json").read_text())
-    note["checksum"] = compiled.checksum(path)
+    note["checksum"] = onnx_cache.checksum(path)
     path.with_suffix(".json").write_text(json.dumps(note))
 
 
@@ -223,12 +223,12 @@ def test_compiled_models_are_private(
     model: Model, builds: list[Path | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert right(model)
-    assert compiled.folder().stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in compiled.folder().iterdir()} == {0o600}
-    compiled.folder().chmod(0o775)  # as the umask had it in earlier versions
+    assert onnx_cache.folder().stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in onnx_cache.folder().iterdir()} == {0o600}
+    onnx_cache.folder().chmod(0o775)  # as the umask had it in earlier versions
     assert right(model)
     assert len(builds) == 1
-    assert compiled.folder().stat().st_mode & 0o777 == 0o700
+    assert onnx_cache.folder().stat().st_mode & 0o777 == 0o700
     (path,) = stored()
     moved = path.with_name("elsewhere")
     path.rename(moved)
@@ -246,14 +246,14 @@ def test_compiled_models_are_private(
 def test_checksums_see_every_bit(tmp_path: Path, size: int) -> None:
     path, content = tmp_path / "x", np.random.default_rng(0).bytes(size)
     path.write_bytes(content)
-    seen = {compiled.checksum(path)}
+    seen = {onnx_cache.checksum(path)}
     for place in range(0, size, 997):
         path.write_bytes(content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :])
-        seen.add(compiled.checksum(path))
+        seen.add(onnx_cache.checksum(path))
     path.write_bytes(content + b"\0")
-    seen.add(compiled.checksum(path))
+    seen.add(onnx_cache.checksum(path))
     path.write_bytes(content[4096:8192] + content[:4096] + content[8192:])  # pages that swap
-    seen.add(compiled.checksum(path))
+    seen.add(onnx_cache.checksum(path))
     assert len(seen) == len(range(0, size, 997)) + 2 + (size > 4096)
 
 
@@ -300,17 +300,17 @@ def test_a_full_disk(tmp_path: Path, model: Model) -> None:
     (tmp_path / "logits.npy").write_bytes(done.stdout)
     assert np.abs(np.load(tmp_path / "logits.npy") - truth(model)).max() < 1e-5
     assert not stored()
-    assert not list(compiled.folder().glob("*.tmp"))
+    assert not list(onnx_cache.folder().glob("*.tmp"))
 
 
 def test_weights_replaced_while_they_are_compiled_are_not_stored(
     model: Model, builds: list
 ) -> None:
-    entry = compiled.entry_for(model, ("logits",), "x")
+    entry = onnx_cache.entry_for(model, ("logits",), "x")
     compilation = onnx_engine._Compilation(model, ("logits",))
     compilation.entry = entry
     write(model.path, seed=1)
-    assert not compiled.obtain(entry, compilation.write)
+    assert not onnx_cache.obtain(entry, compilation.write)
     assert not stored()
     assert builds == []
 
@@ -351,7 +351,7 @@ def test_several_processes_at_once(tmp_path: Path, model: Model) -> None:
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(set(answers)) == 1
     assert len(stored()) == 1
-    assert compiled.is_good(onnx_engine._Compilation(model, ("logits",)).entry)
+    assert onnx_cache.is_good(onnx_engine._Compilation(model, ("logits",)).entry)
 
 
 def test_the_least_recently_used_goes_when_they_grow_too_large(
@@ -359,7 +359,7 @@ def test_the_least_recently_used_goes_when_they_grow_too_large(
 ) -> None:
     assert right(model)
     (first,) = stored()
-    monkeypatch.setattr(compiled, "LIMIT", int(2.5 * first.stat().st_size))
+    monkeypatch.setattr(onnx_cache, "LIMIT", int(2.5 * first.stat().st_size))
     others = [find_model(str(write(tmp_path / f"{n}.safetensors", n))) for n in (1, 2)]
     assert right(others[0])
     (second,) = set(stored()) - {first}
@@ -384,7 +384,7 @@ def test_unusable_weights_are_told_as_torch_tells_them(model: Model) -> None:
     short = replace(model, path=path, load=lambda: checkpoint.load(path, variant=TINY))
     with pytest.raises(CheckpointError, match=r"lacks layer2\.1\.bn3\.weight"):
         onnx_engine.create(short)
-    assert not list(compiled.folder().glob("*.tmp"))
+    assert not list(onnx_cache.folder().glob("*.tmp"))
 
 
 # The choice between the engines

@@ -1,5 +1,6 @@
 """The torch engine: float32 as the network gives it, half precision, torch.compile."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from resnest_cli import Classifier
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.inference.fixed_batches import FixedBatches, Run
-from resnest_cli.inference.torch_engine import BatchTooLargeError, TorchEngine
+from resnest_cli.inference.torch_engine import (
+    BatchTooLargeError,
+    FixedBatches,
+    Run,
+    TorchEngine,
+    folded,
+)
 from resnest_cli.model.resnest import ResNeSt, build
 from tests.conftest import Cli
 from tests.networks import enliven
@@ -200,3 +207,27 @@ def test_memory_that_ends_while_compiling_is_no_fault_of_the_compiler(
     monkeypatch.setattr(torch, "compile", lambda *_, **__: full)
     with pytest.raises(BatchTooLargeError, match="lower --batch-size"):
         TorchEngine(network, "cpu", compiled=True).logits(photos)
+
+
+@pytest.mark.parametrize(
+    "variant", ["resnest14t", "resnest14d", "resnest50d_4s2x40d", "resnest50d_1s4x24d"]
+)
+def test_folding_keeps_the_answers(variant: str) -> None:
+    network = enliven(build(variant, num_classes=7)).double().eval()
+    before = copy.deepcopy(network.state_dict())
+    photos = torch.randn(2, 3, 70, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = network.forward_intermediates(photos), network(photos)
+        quick = folded(network)
+        found = quick.forward_intermediates(photos), quick(photos)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_training_network_is_folded_as_in_evaluation() -> None:
+    network = enliven(build("resnest14t", num_classes=3)).train()
+    photos = torch.randn(2, 3, 48, 48)
+    with torch.inference_mode():
+        found = folded(network)(photos)
+        torch.testing.assert_close(found, network.eval()(photos), rtol=1e-4, atol=1e-4)

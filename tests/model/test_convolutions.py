@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from resnest_cli.model import convolutions
-from resnest_cli.model.convolutions import Pointwise, SplitConvolution
-from resnest_cli.model.winograd import winograd
+from resnest_cli.model.convolutions import Pointwise, SplitConvolution, winograd
 from tests.networks import photos
 
 

@@ -13,20 +13,16 @@ from resnest.torch import ablation
 from resnest.torch import resnest as original
 from torch import Tensor, nn
 
-from resnest_cli.model import convolutions, winograd
-from resnest_cli.model.convolutions import SplitConvolution
+from resnest_cli.model import convolutions
+from resnest_cli.model.convolutions import SplitConvolution, winograd
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.resnest import build as build_network
-from resnest_cli.model.variants import VARIANTS, Variant
-from tests.networks import enliven, photos
+from resnest_cli.model.variants import VARIANTS, Variant, multiply_adds
+from tests.networks import EACH, enliven, photos
 
 OURS = "resnest14t"  # in nobody's table: built of timm's parts
 TIMM = [name for name in VARIANTS if timm.is_model(name) or name == OURS]
 ORIGINAL = [name for name, variant in VARIANTS.items() if variant.aliases and name != OURS]
-
-# The deepest take a minute, and have no block that the others lack.
-DEEPEST = {"resnest101e", "resnest200e", "resnest269e"}
-EACH = [pytest.param(n, marks=pytest.mark.slow) if n in DEEPEST else n for n in VARIANTS]
 
 References = dict[str, nn.Module]
 
@@ -154,7 +150,7 @@ def test_float64_training_with_channels_last_equals_the_references(
 
     def counted(x: Tensor, weight: Tensor, groups: int) -> Tensor:
         taken.append(x.shape)
-        return winograd.winograd(x, weight, groups)
+        return winograd(x, weight, groups)
 
     monkeypatch.setattr(convolutions, "winograd", counted)
     monkeypatch.setattr(SplitConvolution, "MIN_CHANNELS", 16)
@@ -198,7 +194,7 @@ def test_dilated_networks_equal_the_original(name: str, stride: int, options: di
     assert distance(mine, everything(theirs.eval(), x), relative=False) < 1e-9
 
 
-def multiply_adds(network: nn.Module, size: int) -> int:
+def counted(network: nn.Module, size: int) -> int:
     """Multiply-adds of convolutions and linear layers for one photo, counted on meta tensors."""
     total = 0
 
@@ -221,7 +217,8 @@ def test_parameters_and_multiply_adds_are_the_references_and_the_tables(name: st
     networks = {"ours": build(name, init=False)} | theirs
     for key, network in networks.items():
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        macs = multiply_adds(network, variant.preprocessing.size)
+        macs = counted(network, variant.preprocessing.size)
         print(f"{name} {key}: {parameters:,} parameters, {macs:,} multiply-adds")
         assert parameters == variant.parameters
         assert round(macs / 1e9, 2) == variant.gmacs
+        assert sum(multiply_adds(variant, variant.preprocessing.size).values()) == macs

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from resnest_cli.model.winograd import pixels_of_tiles, winograd
+from resnest_cli.model.convolutions import winograd
 
 
 def inputs(
@@ -109,8 +109,3 @@ def test_a_second_derivative_is_refused() -> None:
     (first,) = torch.autograd.grad(winograd(x, weight, 1).pow(2).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
-
-
-def test_pixels_of_tiles() -> None:
-    assert pixels_of_tiles(8, 4) == 32
-    assert pixels_of_tiles(14, 7) == 16 * 8

@@ -1,14 +1,22 @@
-"""What an .onnx file would have ONNX Runtime do, found out before it is run.
+"""What an .onnx file says about itself, and what it would have ONNX Runtime do. No torch.
+
+`read_metadata` takes milliseconds: it needs neither the package onnx nor the weights. Source:
+onnx.proto, the messages ModelProto (`metadata_props`, field 14) and StringStringEntryProto (`key`
+1, `value` 2), in protobuf's encoding (https://protobuf.dev/programming-guides/encoding): fields one
+after the other, each with its number and kind, so that all others are skipped unread.
 
 An .onnx is a program: it may loop for ever, ask for any amount of memory and read other files. So a
 file runs only if it is made as `resnest export` makes it, which is the structure of a convolutional
-network with its weights inside: `check_structure`. Other files run where the user trusts them.
-
-The package onnx reads them; it takes 0.1 s to import and is asked when a network is compiled.
+network with its weights inside: `check_structure`, which asks the package onnx, once, when a
+network is compiled. Other files run where the user trusts them.
 """
 
+import io
+import os
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnest_cli.errors import CheckpointError, EngineError
 from resnest_cli.model.state_dict import shortened
@@ -16,20 +24,81 @@ from resnest_cli.model.state_dict import shortened
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+_METADATA_PROPS, _KEY, _VALUE = 14, 1, 2  # numbers of fields
+_VARINT, _COUNTED = 0, 2  # kinds of fields
+_FIXED = {1: 8, 5: 4}  # bytes, by kind
+_LONGEST = 8 << 20  # bytes of one entry, as of a checkpoint's header
+
 # Those that `inference.onnx_graph` and the quantisation to 8 bits write. None loops or branches.
 OPERATORS = {
     "Add", "AveragePool", "Concat", "Conv", "DequantizeLinear", "Flatten", "Gemm",
     "GlobalAveragePool", "MaxPool", "Mul", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Split",
     "Sub", "Sum",
 }  # fmt: skip
+_DOMAINS = {"", "ai.onnx"}
 _LARGEST = 1 << 26  # elements of any value for one photo; ours have 1.6 million
 _MOST_NODES = 20_000  # resnest269e with 8 bits has 6,000
 _LARGEST_NUMBER = 1 << 16  # of an attribute, such as a kernel's side
 _SIDE = 224  # pixels, where the file takes any size
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in `metadata_props`; empty where another program wrote none.
+
+    Raises:
+        CheckpointError: unreadable, cut short, or no protobuf.
+    """
+    try:
+        with path.open("rb") as file:
+            found = {}
+            for entry in _fields(file, os.fstat(file.fileno()).st_size, {_METADATA_PROPS}):
+                texts = dict(_fields(io.BytesIO(entry[1]), len(entry[1]), {_KEY, _VALUE}))
+                found[texts.get(_KEY, b"").decode()] = texts.get(_VALUE, b"").decode()
+            return found
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is cut short or no ONNX file ({error}). Export or copy it again."
+        ) from error
+
+
+def _fields(file: BinaryIO, size: int, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of the wanted fields, of those with a length."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        tag = _varint(file)
+        number, kind = tag >> 3, tag & 7
+        if kind not in {_VARINT, _COUNTED, *_FIXED}:
+            raise ValueError(f"unknown kind of field {kind}")
+        length = _FIXED.get(kind, 0)
+        if kind in {_VARINT, _COUNTED}:
+            value = _varint(file)
+            length = value if kind == _COUNTED else 0
+        at = file.tell() + length
+        if at > size:
+            raise ValueError("a field goes beyond the end")
+        if kind == _COUNTED and number in wanted:
+            if length > _LONGEST:
+                raise ValueError(f"an entry of the metadata has {length:,} bytes")
+            yield number, file.read(length)
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number has no end")
+
+
 def check_structure(path: Path, data: bytes) -> None:
-    """Whether a file is made as `resnest export` makes it; `data` is its content.
+    """Checks that a file is made as `resnest export` makes it; `data` is its content.
 
     Raises:
         CheckpointError: it is not; names the first thing that ours never have, and the remedy.
@@ -50,20 +119,17 @@ def check_structure(path: Path, data: bytes) -> None:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside an .onnx in which it keeps its tensors, sorted.
+    """The files beside an .onnx in which it keeps its tensors, sorted; all must be in its folder.
 
-    Raises:
-        CheckpointError: it is no ONNX file, or one of the files is missing or not in its folder.
-        EngineError: the package onnx cannot be loaded.
+    Raises as `check_structure`.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    names = sorted({
-        entry.value for tensor in _tensors(_loaded(path, data).graph)
-        for entry in tensor.external_data if entry.key == "location"
-    })  # fmt: skip
+    entries = [entry for tensor in _tensors(_loaded(path, data).graph)
+               for entry in tensor.external_data]  # fmt: skip
+    names = sorted({entry.value for entry in entries if entry.key == "location"})
     folder = path.parent.resolve()
     for name in names:
         found = (folder / name).resolve()
@@ -107,22 +173,19 @@ def _tensors(graph: "GraphProto") -> "list[TensorProto]":
 def _foreign(model: "ModelProto") -> str:
     """What ours never have, in words; empty where there is nothing of the kind."""
     graph = model.graph
-    domains = [opset.domain for opset in model.opset_import if opset.domain not in {"", "ai.onnx"}]
+    domains = [opset.domain for opset in model.opset_import if opset.domain not in _DOMAINS]
     if domains:
         return f"it uses operators of {shortened(domains[0])}"
     if model.functions or model.training_info or graph.sparse_initializer:
         return "it has functions, training or sparse tensors"
     if len(graph.node) > _MOST_NODES:
         return f"it has {len(graph.node):,} nodes"
-    wrong = (
-        *(_wrong_node(node) for node in graph.node),
-        *(_wrong_tensor(tensor) for tensor in graph.initializer),
-    )
+    wrong = [*map(_wrong_node, graph.node), *map(_wrong_tensor, graph.initializer)]
     return next(filter(None, wrong), "") or _too_large(model)
 
 
 def _wrong_node(node: "NodeProto") -> str:
-    if node.op_type not in OPERATORS or node.domain not in {"", "ai.onnx"}:
+    if node.op_type not in OPERATORS or node.domain not in _DOMAINS:
         return f"it uses the operator {shortened(node.op_type)}"
     if not all(map(_is_small, node.attribute)):
         return f"its operator {node.op_type} has an attribute that is large or no number"
@@ -132,11 +195,10 @@ def _wrong_node(node: "NodeProto") -> str:
 def _is_small(attribute: Any) -> bool:
     numbers = [attribute.i, attribute.f, *attribute.ints, *attribute.floats]
     return (
-        not (attribute.HasField("t") or attribute.HasField("g") or attribute.HasField("tp"))
+        not any(map(attribute.HasField, ("t", "g", "tp", "sparse_tensor")))
         and not (attribute.tensors or attribute.graphs or attribute.type_protos)
-        and not attribute.HasField("sparse_tensor")
-        and len(attribute.s) < 100
         and not attribute.strings
+        and len(attribute.s) < 100
         and len(numbers) < 20
         and all(abs(number) < _LARGEST_NUMBER for number in numbers)
     )
@@ -181,9 +243,6 @@ def _too_large(model: "ModelProto") -> str:
     }
     for node in graph.node:
         for name in node.output:
-            elements = 1
-            for side in shapes.get(name) or [0]:
-                elements *= side
-            if not 0 < elements <= _LARGEST:
+            if not 0 < prod(shapes.get(name) or [0]) <= _LARGEST:
                 return f"its value {shortened(name)} is huge or of unknown size"
     return ""

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from resnest_cli.inference import cores as module
+from resnest_cli import cpu as module
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,11 @@ from resnest_cli.inference import cores as module
           "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 1 << 16),
     ],
 )  # fmt: skip
-def test_a_containers_quota(files: dict[str, str], cores: int) -> None:
-    assert module._quota(lambda path: files.get(path, "")) == cores
+def test_a_containers_quota(
+    files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_text", lambda path: files.get(path, ""))
+    assert module._quota() == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")

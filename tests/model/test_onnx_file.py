@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.checkpoint_header import read_info
-from resnest_cli.model.onnx_metadata import read_metadata
+from resnest_cli.model.onnx_file import read_metadata
 
 PROPS = {"a": "1", "": "no key", "empty": "", "long": "x" * 140, "été": "日本\n"}
 
