@@ -1,66 +1,9 @@
-"""The photos of a data set as they were listed, before any is opened, and how to read it."""
-
-from dataclasses import dataclass, field
-from typing import Literal
-
-from resnest_cli.errors import UsageError
-
-Side = Literal["train", "val", "test"]
-SIDES: tuple[Side, ...] = ("train", "val", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A photo as it was listed: where it lies, its name in the data, its label, its side if any."""
-
-    path: str
-    name: str
-    label: str
-    side: Side | None
-
-
-@dataclass(slots=True)
-class Listing:
-    """All photos, and what was seen on the way. `own_split`: the data say which side validates."""
-
-    photos: list[Listed]
-    own_split: bool
-    empty: list[str] = field(default_factory=list)  # class folders without a photo
-    notes: list[str] = field(default_factory=list)
-
-    def side(self, side: Side) -> list[Listed]:
-        """The photos of one side."""
-        return [photo for photo in self.photos if photo.side == side]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How to read a data set, where it cannot say so itself; None is found out.
-
-    `split_names` are the data's own names of train, val and test, with commas between them, or
-    "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths
-    are relative to, and the extension of names that have none.
-    """
-
-    split_names: str | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    base_folder: str | None = None
-    extension: str | None = None
-
-    def check_no_table(self, data: str, what: str) -> None:
-        """Tells settings of tables that go with data of another kind, such as "a folder".
-
-        Raises:
-            UsageError: names the first.
-        """
-        for name in ("path_column", "label_column", "split_column", "base_folder", "extension"):
-            if getattr(self, name) is not None:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
-                    f"Parquet), and {data} is {what}."
-                )
-
-
-AS_FOUND = Reading()
+# SHIM
+from resnest_cli.data.labelled import (
+    AS_FOUND,
+    SIDES,
+    Reading,
+    Side,
+)
+from resnest_cli.data.labelled import LabelledData as Listing
+from resnest_cli.data.labelled import LabelledPhoto as Listed

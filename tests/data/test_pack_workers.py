@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.data.pack_workers import Tell, run
 from resnest_cli.errors import ResnestError
-from resnest_cli.packing.parallel import Tell, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 ROOT = Path(__file__).parents[2]
@@ -66,8 +66,8 @@ def test_a_worker_that_is_killed_is_told() -> None:
 @pytest.mark.timeout(120)
 def test_workers_end_with_their_parent() -> None:
     code = (
-        "from tests.packing.test_parallel import failing, nothing\n"
-        "from resnest_cli.packing.parallel import run\n"
+        "from tests.data.test_pack_workers import failing, nothing\n"
+        "from resnest_cli.data.pack_workers import run\n"
         "run(failing, [0, 1], workers=2, progress=lambda n: print(n, flush=True), check=nothing)"
     )
     with subprocess.Popen(
