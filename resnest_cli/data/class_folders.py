@@ -67,11 +67,7 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> LabelledData:
 
 
 def _sides_among(path: Path, names: Sequence[str], asked: str | None) -> dict[str, Side]:
-    """The side of each folder that is one; none where all are classes.
-
-    Raises:
-        UsageError: they may be either.
-    """
+    """The side of each folder that is one; none where all are classes; UsageError for either."""
     if asked is not None:
         return _asked_sides(path, names, asked)
     found = sides_of(names)

@@ -12,11 +12,11 @@ import hashlib
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.labelled import (
@@ -40,9 +40,11 @@ from resnest_cli.training.seeds import derived_seed
 if TYPE_CHECKING:
     from resnest_cli.data.shards import Index
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Progress = Callable[[int, int | None], None]
 
-_WINDOW = 512  # photos in flight; keeps memory flat for a million
+_WINDOW = 512  # photos in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,22 +153,20 @@ def load_dataset(
     found = list_data(data, reading)
     _check_text(found, data)
     check_classes(found, data)
-    photos = [photo for photo in found.photos if photo.side != "test"]
-    digests, bad = _check(photos, workers, progress or (lambda _done, _total: None))
-    if bad and not digests:
+    good, bad = _check(found, workers, progress or (lambda _done, _total: None))
+    if bad and not good:
         raise UsageError(
             f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
         )
-    good = [photo for photo in photos if photo.path in digests]
     counts = Counter(photo.label for photo in good if photo.side != "val")
     check_count(counts, classes, data)
     good = [photo for photo in good if photo.label in counts]
     notes = [*found.notes, *_class_notes(found, counts)]
     left_out: list[BadPhoto] = []
     if found.own_split:
-        train, val = _own_sides(good, digests, notes, left_out)
+        train, val = _own_sides(good, notes, left_out)
     else:
-        train, val = _split(good, digests, val_split, seed, notes)
+        train, val = _split(good, val_split, seed, notes)
     ids = tuple(sorted(counts))
     if missing := sorted(set(ids) - {photo.label for photo in val}):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
@@ -175,19 +175,21 @@ def load_dataset(
         raise _nothing_validates(data, found, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
 
-    def sample(photo: LabelledPhoto) -> Sample:
-        digest = digests[photo.path][:DIGEST_BYTES]
-        return Sample(photo.path, photo.name, index[photo.label], digest)
+    def samples(photos: list[LabelledPhoto]) -> tuple[Sample, ...]:
+        return tuple(
+            Sample(photo.path, photo.name, index[photo.label], photo.digest[:DIGEST_BYTES])
+            for photo in photos
+        )
 
     return DataSet(
         class_ids=ids,
         class_names=names,
-        train=tuple(map(sample, train)),
-        val=tuple(map(sample, val)),
+        train=samples(train),
+        val=samples(val),
         bad=tuple(bad),
         left_out=tuple(left_out),
         notes=(*notes, *more),
-        duplicates=len(good) - len({digests[photo.path] for photo in good}),
+        duplicates=len(good) - len({photo.digest for photo in good}),
         own_split=found.own_split,
     )
 
@@ -212,30 +214,25 @@ def _check_text(found: LabelledData, data: str) -> None:
         try:
             label.encode("utf-8")
         except UnicodeEncodeError:
-            name = os.fsencode(label)
             raise UsageError(
-                f"{data}: the class {str(name)[1:]} has a name that is not UTF-8, so no checkpoint "
-                "can hold it. Rename the folder, or unpack the archive with its own encoding, such "
-                "as unzip -O cp437."
+                f"{data}: the class {str(os.fsencode(label))[1:]} has a name that is not UTF-8, so "
+                "no checkpoint can hold it. Rename the folder, or unpack the archive with its own "
+                "encoding, such as unzip -O cp437."
             ) from None
 
 
 def _check(
-    photos: Sequence[LabelledPhoto], workers: int, progress: Progress
-) -> tuple[dict[str, bytes], list[BadPhoto]]:
-    """Decodes every photo: the SHA-256 of the good ones by path, and the bad ones."""
-    digests, bad = dict[str, bytes](), list[BadPhoto]()
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="check") as pool:
-        for at in range(0, len(photos), _WINDOW):
-            window = photos[at : at + _WINDOW]
-            found = zip(window, pool.map(_digest_or_error, window), strict=True)
-            for done, (photo, result) in enumerate(found, start=at + 1):
-                if isinstance(result, bytes):
-                    digests[photo.path] = result
-                else:
-                    bad.append(BadPhoto(photo.name, photo.label, result))
-                progress(done, len(photos))
-    return digests, bad
+    found: LabelledData, workers: int, progress: Progress
+) -> tuple[list[LabelledPhoto], list[BadPhoto]]:
+    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones."""
+    good, bad = list[LabelledPhoto](), list[BadPhoto]()
+    photos = [photo for photo in found.photos if photo.side != "test"]
+    for photo, result in in_threads(_digest_or_error, photos, workers, progress):
+        if isinstance(result, bytes):
+            good.append(LabelledPhoto(photo.path, photo.name, photo.label, photo.side, result))
+        else:
+            bad.append(BadPhoto(photo.name, photo.label, result))
+    return good, bad
 
 
 def _digest_or_error(photo: LabelledPhoto) -> bytes | str:
@@ -250,6 +247,19 @@ def _digest_or_error(photo: LabelledPhoto) -> bytes | str:
         return f"cannot be read: {(error.strerror or str(error)).lower()}"
     except MemoryError:
         return "does not fit into this machine's memory"
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, progress: Progress
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order; a window of them at a time keeps memory flat."""
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="photos") as pool:
+        for at in range(0, len(items), _WINDOW):
+            window = items[at : at + _WINDOW]
+            found = zip(window, pool.map(work, window), strict=True)
+            for done, (item, result) in enumerate(found, start=at + 1):
+                yield item, result
+                progress(done, len(items))
 
 
 def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
@@ -267,59 +277,47 @@ def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
 
 
 def _own_sides(
-    good: list[LabelledPhoto],
-    digests: dict[str, bytes],
-    notes: list[str],
-    left_out: list[BadPhoto],
+    good: list[LabelledPhoto], notes: list[str], left_out: list[BadPhoto]
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """The data's own split, but for validation photos that training has, too."""
     train = [photo for photo in good if photo.side == "train"]
     val = [photo for photo in good if photo.side == "val"]
-    twins = {digests[photo.path]: photo.name for photo in reversed(train)}
-    same = [photo for photo in val if digests[photo.path] in twins]
-    left_out += [
-        BadPhoto(
-            photo.name,
-            photo.label,
-            f"is the same file as {twins[digests[photo.path]]}, which trains",
-        )
-        for photo in same
-    ]
+    twins = {photo.digest: photo.name for photo in reversed(train)}
+    same = [photo for photo in val if photo.digest in twins]
+    for photo in same:
+        error = f"is the same file as {twins[photo.digest]}, which trains"
+        left_out.append(BadPhoto(photo.name, photo.label, error))
     if same:
         names = some(photo.name for photo in same)
         notes.append(
             f"{len(same)} validation photo(s) left out, since training has the same: {names}"
         )
     for side, photos in (("training", train), ("validation", val)):
-        conflicting = _conflicting(photos, digests)
-        if shown := [photo.name for photo in photos if digests[photo.path] in conflicting]:
+        conflicting = _conflicting(photos)
+        if shown := [photo.name for photo in photos if photo.digest in conflicting]:
             notes.append(f"the same photo under several classes of {side} (kept): {some(shown)}")
-    return train, [photo for photo in val if digests[photo.path] not in twins]
+    return train, [photo for photo in val if photo.digest not in twins]
 
 
-def _conflicting(photos: Iterable[LabelledPhoto], digests: dict[str, bytes]) -> set[bytes]:
+def _conflicting(photos: Iterable[LabelledPhoto]) -> set[bytes]:
     """Digests of photos that lie under several classes."""
     labels_of: dict[bytes, set[str]] = defaultdict(set)
     for photo in photos:
-        labels_of[digests[photo.path]].add(photo.label)
+        labels_of[photo.digest].add(photo.label)
     return {digest for digest, labels in labels_of.items() if len(labels) > 1}
 
 
 def _split(
-    good: list[LabelledPhoto],
-    digests: dict[str, bytes],
-    share: float,
-    seed: int,
-    notes: list[str],
+    good: list[LabelledPhoto], share: float, seed: int, notes: list[str]
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """A seeded split by class; photos with the same bytes stay together."""
-    conflicting = _conflicting(good, digests)
+    conflicting = _conflicting(good)
     if conflicting:
-        names = some(photo.name for photo in good if digests[photo.path] in conflicting)
+        names = some(photo.name for photo in good if photo.digest in conflicting)
         notes.append(f"the same photo under several classes (kept, to train on): {names}")
     by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
     for photo in good:
-        by_class[photo.label][digests[photo.path]].append(photo)
+        by_class[photo.label][photo.digest].append(photo)
     chosen: set[str] = set()
     for label, same in by_class.items():
         count = sum(map(len, same.values()))
@@ -342,11 +340,7 @@ def _draw(seed: int, label: str, name: str) -> bytes:
 
 
 def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...], list[str]]:
-    """Names from lines `id,name` or `id<TAB>name`, and notes; the ids themselves without a file.
-
-    Raises:
-        UsageError: the file cannot be read, is no text, or lacks the name of a class.
-    """
+    """Names from lines `id,name` or `id<TAB>name`, and notes; the ids themselves without a file."""
     if path is None:
         return tuple(ids), []
     with reading_file(path, UsageError):
@@ -377,11 +371,7 @@ def base_folder(data: str, given: str | None = None) -> str:
 
 
 def write_split(path: Path, dataset: DataSet) -> None:
-    """Keeps in `split.csv` which photo trains, which validates, and which was left out.
-
-    Raises:
-        ResnestError: it cannot be written.
-    """
+    """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
     ids, names = dataset.class_ids, dataset.class_names
     rows = [
         SplitRow(one.name, ids[one.label], names[one.label], side, "", one.digest)
@@ -394,11 +384,7 @@ def write_split(path: Path, dataset: DataSet) -> None:
 
 
 def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
-    """The data set that `write_split` wrote; see `base_folder` for where photos lie.
-
-    Raises:
-        ResnestError: it is missing or damaged.
-    """
+    """The data set that `write_split` wrote; see `base_folder` for where photos lie."""
     rows = read_rows(path, "The run needs it to go on; start a new one without --resume.")
     names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
     ids = tuple(sorted(names))

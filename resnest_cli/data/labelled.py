@@ -34,12 +34,16 @@ _DECORATIONS = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class LabelledPhoto:
-    """A photo as it was listed: where it lies, its name in the data, its label, its side if any."""
+    """A photo as it was listed: where it lies, its name in the data, its label, its side if any.
+
+    `digest` is the SHA-256 of its file, once it was read.
+    """
 
     path: str
     name: str
     label: str
     side: Side | None
+    digest: bytes = b""
 
 
 @dataclass(slots=True)
@@ -120,11 +124,7 @@ def is_decoration(name: str) -> bool:
 
 
 def named_sides(text: str) -> dict[str, Side]:
-    """The sides of `--split-names`: the data's names of train, val and test, in this order.
-
-    Raises:
-        UsageError: fewer than one name or more than three, or one that stands twice.
-    """
+    """The sides of `--split-names`: the data's names of train, val and test, in this order."""
     names = [name.strip() for name in text.split(",")]
     given = [name for name in names if name]
     if not 1 <= len(names) <= 3 or not names[0] or len(set(given)) < len(given):
@@ -169,14 +169,14 @@ def reading_file(
     damage: tuple[type[Exception], ...] = (),
     then: str = "",
 ) -> Iterator[None]:
-    """Turns what the system refuses inside into an error about this file; `damage`: its content.
+    """Turns what the system refuses inside into an error of this kind about this file.
 
-    Raises:
-        ResnestError: of this kind; says why, and `then`, such as what to do.
+    `damage` are the errors that its content may cause; `then` says what to do.
     """
+    expected: tuple[type[Exception], ...] = (OSError, *damage)
     try:
         yield
-    except (OSError, *damage) as error:
+    except expected as error:
         why = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error))
         text = f"{path}: cannot be read: {why.rstrip('.') or type(error).__name__}. {then}"
         raise kind(text.rstrip()) from error

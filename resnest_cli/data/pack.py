@@ -14,11 +14,17 @@ writes the others.
 """
 
 import hashlib
+import multiprocessing
 import os
 import re
 import shutil
+import threading
+import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -27,7 +33,6 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 
 from resnest_cli.data.dataset import DataSet, Progress, Sample
-from resnest_cli.data.pack_workers import Tell, run
 from resnest_cli.data.shards import (
     INDEX,
     SHARD_SIDES,
@@ -41,13 +46,18 @@ from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterator
 from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.files import atomic_file, remove_leftovers, write_text, writing
 from resnest_cli.locks import locked
+from resnest_cli.signals import leave_to_parent
 from resnest_cli.training.seeds import derived_seed
 
+Job = TypeVar("Job")
 Result = TypeVar("Result")
+Tell = Callable[[], None]  # after each photo; may raise to stop
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: tar pads each member and the file to whole ones
 _MOST_PHOTO = 8 * 2**30 - 1  # bytes; what a plain tar header can say
 _DIGITS, _LETTERS = 9, 40  # of a key
+_PAUSE = 0.1  # seconds between two looks at what is done
+_WATCH = 0.5  # seconds between two looks at whether the parent is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +120,7 @@ class Packed:
 
 
 def pack(
-    job: PackJob,
-    dataset: DataSet,
-    progress: Callable[[str], Progress],
-    check: Callable[[], None],
+    job: PackJob, dataset: DataSet, progress: Callable[[str], Progress], check: Callable[[], None]
 ) -> Packed:
     """Writes what is missing of the shards of these data.
 
@@ -126,12 +133,7 @@ def pack(
             come back as it was written.
     """
     tar_iterators()
-    plan = layout(
-        dataset,
-        seed=job.seed,
-        shard_bytes=job.shard_bytes,
-        photos_per_shard=job.photos_per_shard,
-    )
+    plan = layout(dataset, job)
     with writing(job.output):
         job.output.mkdir(parents=True, exist_ok=True)
         with locked(folder=job.output):
@@ -153,11 +155,7 @@ def _pack(
         """`work` of each shard, several at a time."""
         told, total = progress(title), sum(len(shard.photos) for shard in shards)
         results = run(
-            work,
-            shards,
-            workers=job.workers,
-            progress=lambda done: told(done, total),
-            check=check,
+            work, shards, workers=job.workers, progress=lambda done: told(done, total), check=check
         )
         return zip(shards, results, strict=True)
 
@@ -191,11 +189,7 @@ def _pack(
 
 
 def _tidy(job: PackJob, plan: Sequence[PlannedShard]) -> None:
-    """Removes what a kill has left, and with `overwrite` shards that the plan does not have.
-
-    Raises:
-        UsageError: there are shards of other data or options, and `overwrite` is not set.
-    """
+    """Removes what a kill has left, and with `overwrite` shards that the plan does not have."""
     folder, names = job.output, {shard.name for shard in plan}
     for name in ("*.tar", INDEX):
         remove_leftovers(folder / name)
@@ -236,35 +230,24 @@ def _check_room(folder: Path, missing: Sequence[PlannedShard]) -> None:
         )
 
 
-def layout(
-    dataset: DataSet, *, seed: int, shard_bytes: int, photos_per_shard: int | None
-) -> list[PlannedShard]:
-    """The shards of both sides. A shard has `photos_per_shard` photos, or else `shard_bytes` bytes.
+def layout(dataset: DataSet, job: PackJob) -> list[PlannedShard]:
+    """The shards of both sides, a pure function of data and options.
 
-    A photo that is larger has a shard of its own.
-
-    Raises:
-        ResnestError: a photo is gone.
-        UsageError: a photo is too large for a tar file.
+    A photo that is larger than `shard_bytes` has a shard of its own.
     """
     found = []
     for number, side in enumerate(SHARD_SIDES):
         samples = dataset.train if side == "train" else dataset.val
         # Sorted: how their folder lists them changes nothing.
         ordered = sorted(samples, key=lambda sample: (sample.label, sample.name))
-        seed_of_side = derived_seed(seed, "pack", number)
-        order = np.random.default_rng(seed_of_side).permutation(len(ordered))
+        random = np.random.default_rng(derived_seed(job.seed, "pack", number))
         photos = [
             _planned(ordered[int(index)], place, dataset.class_ids)
-            for place, index in enumerate(order)
+            for place, index in enumerate(random.permutation(len(ordered)))
         ]
-        if photos_per_shard is not None:
-            starts = range(0, len(photos), photos_per_shard)
-            parts = [tuple(photos[at : at + photos_per_shard]) for at in starts]
-        else:
-            parts = _cut(photos, shard_bytes)
         found += [
-            PlannedShard(f"{side}-{place:06d}.tar", side, part) for place, part in enumerate(parts)
+            PlannedShard(f"{side}-{place:06d}.tar", side, part)
+            for place, part in enumerate(_cut(photos, job))
         ]
     return found
 
@@ -280,21 +263,23 @@ def _planned(sample: Sample, number: int, ids: Sequence[str]) -> PlannedPhoto:
     word = re.sub(r"[^A-Za-z0-9_-]+", "-", ids[sample.label]).strip("-")[:_LETTERS]
     key = f"{number:0{_DIGITS}d}" + (f"_{word}" if word else "")
     suffix = PurePath(sample.path).suffix.lower()[1:]
-    # A manifest may list files of any name; their content says what they are.
-    return PlannedPhoto(sample.path, key, suffix if suffix in PHOTOS else "jpg", sample.label, size)
+    extension = suffix if suffix in PHOTOS else "jpg"  # a table may list files of any name
+    return PlannedPhoto(sample.path, key, extension, sample.label, size)
 
 
-def _cut(photos: Sequence[PlannedPhoto], shard_bytes: int) -> list[tuple[PlannedPhoto, ...]]:
-    parts: list[tuple[PlannedPhoto, ...]] = []
-    part: list[PlannedPhoto] = []
-    size = 2 * _BLOCK
+def _cut(photos: Sequence[PlannedPhoto], job: PackJob) -> list[tuple[PlannedPhoto, ...]]:
+    if job.photos_per_shard is not None:
+        starts = range(0, len(photos), job.photos_per_shard)
+        return [tuple(photos[at : at + job.photos_per_shard]) for at in starts]
+    parts: list[list[PlannedPhoto]] = []
+    size = 0
     for photo in photos:
-        if part and size + photo.tar_bytes > shard_bytes:
-            parts.append(tuple(part))
-            part, size = [], 2 * _BLOCK
-        part.append(photo)
+        if not parts or size + photo.tar_bytes > job.shard_bytes:
+            parts.append([])
+            size = 2 * _BLOCK
+        parts[-1].append(photo)
         size += photo.tar_bytes
-    return [*parts, tuple(part)] if part else parts
+    return [tuple(part) for part in parts]
 
 
 def _gone(path: str, error: OSError) -> ResnestError:
@@ -305,11 +290,7 @@ def _gone(path: str, error: OSError) -> ResnestError:
 
 
 def write_shard(folder: Path, classes: int, planned: PlannedShard, tell: Tell) -> Shard:
-    """Writes and verifies a shard; its record.
-
-    Raises:
-        ResnestError: a photo or the disk cannot be read or written, or what was read back differs.
-    """
+    """Writes and verifies a shard; its record."""
     path = folder / planned.name
     try:
         with atomic_file(path) as file:
@@ -381,12 +362,7 @@ def _record(planned: PlannedShard, path: Path) -> Shard:
 
 
 def _verify(
-    file: Path,
-    path: Path,
-    shard: Shard,
-    planned: PlannedShard,
-    digests: list[bytes],
-    classes: int,
+    file: Path, path: Path, shard: Shard, planned: PlannedShard, digests: list[bytes], classes: int
 ) -> None:
     """Raises ResnestError where what was read back is not what was written."""
     try:
@@ -404,3 +380,93 @@ def _verify(
         raise ResnestError(
             f"{path}: what was read back is not what was written: {error}"
         ) from error
+
+
+class _StoppedError(Exception):
+    """Another worker has failed, or a signal came."""
+
+
+class _Count:
+    """How many photos are done, and whether to stop; shared by all workers."""
+
+    def __init__(self, context: Any) -> None:
+        self.done, self.stop = context.Value("q", 0), context.Value("b", 0, lock=False)
+
+    def tell(self) -> None:
+        with self.done.get_lock():
+            self.done.value += 1
+        if self.stop.value:
+            raise _StoppedError
+
+
+def run(
+    work: Callable[[Job, Tell], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    progress: Callable[[int], None],
+    check: Callable[[], None],
+) -> list[Result]:
+    """`work` of each job, in order, in processes: a tar file costs the interpreter's time.
+
+    One worker is a thread of this process. More are forked where that can be, stop at the next
+    photo when one fails or `check` raises, and end by themselves soon after this process was
+    killed. `progress` is called with the number of photos done.
+
+    Raises:
+        ResnestError: a worker was killed.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    count = _Count(context)
+    workers = min(workers, len(jobs))
+    pool: ThreadPoolExecutor | ProcessPoolExecutor
+    task: Callable[[Job], Result]
+    if workers <= 1:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="pack")
+        task = lambda job: work(job, count.tell)  # noqa: E731 - never pickled
+    else:
+        # Forked, one thread is copied; others are those of displays, and none holds a lock.
+        warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)
+        pool = ProcessPoolExecutor(workers, context, _begin, (count, os.getpid()))
+        task = partial(_in_worker, work)
+    try:
+        futures = [pool.submit(task, job) for job in jobs]
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, _PAUSE, FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            check()
+            progress(int(count.done.value))
+        return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise ResnestError(
+            "a process that packs has died, as when memory runs out. Use fewer --workers; the same "
+            "command goes on with what is there."
+        ) from error
+    finally:
+        count.stop.value = 1
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_count: _Count | None = None
+
+
+def _begin(count: _Count, parent: int) -> None:
+    """Once in each process. Signals are for the parent to answer."""
+    global _count  # noqa: PLW0603 - an initializer has no other way
+    _count = count
+    leave_to_parent()
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
+
+
+def _in_worker(work: Callable[[Job, Tell], Result], job: Job) -> Result:
+    assert _count is not None
+    return work(job, _count.tell)

@@ -78,13 +78,20 @@ def find_photos(
         texts = [text if is_photo(text.strip()) else text.strip() + extension for text in texts]
     notes: list[str] = []
     base = _Base(str(table.parent), "")
-    if reading.base_folder is not None:
-        base = _Base(_existing(reading.base_folder, table), "")
+    if (folder := reading.base_folder) is not None:
+        base = _Base(base_place(folder, table), "")
+        if not os.path.isdir(base.folder):  # noqa: PTH112
+            beside = "" if os.path.isabs(folder) else f", nor beside {table}"  # noqa: PTH117
+            raise UsageError(f"--base-folder {folder}: there is no such folder here{beside}.")
         texts = _moved(texts, base, notes)
     places = [base.find(text, windows) for text in texts]
     missing = [place for place in places if not place.is_there]
     if missing and len(missing) == len(places) and reading.base_folder is None:
-        here = _Base("", _path_from(table.parent))
+        try:
+            prefix = os.path.relpath(os.curdir, table.parent).replace(os.sep, "/")
+        except ValueError:  # another drive
+            prefix = os.path.abspath(os.curdir).replace(os.sep, "/")  # noqa: PTH100
+        here = _Base("", "" if prefix == os.curdir else prefix)
         others = [here.find(text, windows) for text in texts]
         if any(place.is_there for place in others):
             places, missing = others, [place for place in others if not place.is_there]
@@ -136,25 +143,6 @@ def base_place(folder: str, table: Path) -> str:
     beside = os.path.join(table.parent, folder)  # noqa: PTH118
     here = os.path.isdir(folder) or not os.path.isdir(beside)  # noqa: PTH112
     return folder if here else beside
-
-
-def _existing(folder: str, table: Path) -> str:
-    path = base_place(folder, table)
-    if not os.path.isdir(path):  # noqa: PTH112
-        raise UsageError(
-            f"--base-folder {folder}: there is no such folder here"
-            f"{'' if os.path.isabs(folder) else f', nor beside {table}'}."  # noqa: PTH117
-        )
-    return path
-
-
-def _path_from(start: Path) -> str:
-    """How the working folder is reached from another; absolute where it cannot be."""
-    try:
-        found = os.path.relpath(os.curdir, start)
-    except ValueError:  # another drive
-        found = os.path.abspath(os.curdir)  # noqa: PTH100
-    return "" if found == os.curdir else found.replace(os.sep, "/")
 
 
 def _spellings(text: str, windows: bool) -> Iterator[str]:

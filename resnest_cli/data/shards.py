@@ -250,11 +250,7 @@ def find_shards(
 
 
 def expanded(option: str, pattern: str) -> list[str]:
-    """The places that a pattern stands for, in order.
-
-    Raises:
-        UsageError: braces that do not close, or a glob that finds nothing.
-    """
+    """The places that a pattern stands for, in order."""
     tar_iterators()
     from webdataset.shardlists import expand_urls
 
@@ -416,11 +412,7 @@ def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
 
 
 def first_photos(dataset: DataSet, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:
-    """The first photos of the first shard, encoded; `count` or as many as it has.
-
-    Raises:
-        ResnestError: the shard cannot be had or read.
-    """
+    """The first photos of the first shard, encoded; `count` or as many as it has."""
     assert dataset.shards is not None
     return _first_photos(dataset.shards.side(side)[0], len(dataset.class_ids))[:count]
 

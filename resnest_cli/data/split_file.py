@@ -42,21 +42,13 @@ class SplitRow(NamedTuple):
 
 
 def write_rows(path: Path, rows: Iterable[SplitRow]) -> None:
-    """Writes the file, atomically; names that are not UTF-8 keep their bytes.
-
-    Raises:
-        ResnestError: it cannot be written.
-    """
+    """Writes the file, atomically; names that are not UTF-8 keep their bytes."""
     with writing(path):
         write_text(path, csv_rows([_COLUMNS, *([*row[:-1], row.digest.hex()] for row in rows)]))
 
 
 def read_rows(path: Path, then: str = "") -> list[SplitRow]:
-    """The rows that `write_rows` wrote; `then` ends the message of an error.
-
-    Raises:
-        ResnestError: the file is missing or damaged.
-    """
+    """The rows that `write_rows` wrote; `then` ends the message of an error."""
     rows = []
     with reading_file(path, damage=(csv.Error, ValueError), then=then):  # noqa: SIM117 - the file's
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -69,7 +61,9 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
                         f"row {number} is damaged: a photo of a run is train, val, test, bad or "
                         "same"
                     )
-                rows.append(SplitRow(*row[:5], bytes.fromhex("".join(row[5:]))))
+                name, label, class_name, split, error, *digest = row
+                digest_bytes = bytes.fromhex("".join(digest))
+                rows.append(SplitRow(name, label, class_name, split, error, digest_bytes))
     return rows
 
 

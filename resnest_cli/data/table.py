@@ -120,11 +120,7 @@ def _key(name: str) -> str:
 
 
 class _ColumnFinder:
-    """Chooses the columns of a table; `file` is named in messages.
-
-    Raises:
-        UsageError: one is missing or several fit, or the split has values that are no sides.
-    """
+    """Chooses the columns of a table; `file` is named in messages."""
 
     def __init__(self, table: Table, reading: Reading, file: Path) -> None:
         self.table, self.reading, self.file = table, reading, file
@@ -281,15 +277,20 @@ class _ColumnFinder:
             values.add(value)
             if len(values) > _FEW:
                 return False
-        if self.keys[place] in _YES_NO and self.reading.split_names is None:
-            return {_TRUTH.get(value.lower()) for value in values} >= {0, 1}
-        known = self._known(values)
+        known = self._meanings(place, values)
         if self.keys[place] in _MAYBE_SPLITS:
             return bool(known)  # and all of them must be; see `_sides`
         several = len(set(known.values())) > 1 and "train" in known.values()
-        return several and len(known) == len(values - {""})
+        return several and (self._is_yes_no(place) or len(known) == len(values - {""}))
 
-    def _known(self, values: Iterable[str]) -> dict[str, Side]:
+    def _is_yes_no(self, place: int) -> bool:
+        return self.keys[place] in _YES_NO and self.reading.split_names is None
+
+    def _meanings(self, place: int, values: Iterable[str]) -> dict[str, Side]:
+        """The side of each of these values of a column that means one."""
+        if self._is_yes_no(place):
+            sides = _YES_NO[self.keys[place]]
+            return {v: sides[_TRUTH[v.lower()]] for v in values if v.lower() in _TRUTH}
         if self.reading.split_names is None:
             return sides_of(values)
         named = named_sides(self.reading.split_names)
@@ -297,13 +298,9 @@ class _ColumnFinder:
 
     def _sides(self, place: int) -> dict[str, Side]:
         """The side of each value of a split."""
-        values = Counter(self.table.values(place))
-        del values[""]  # `_check_rows` names their lines
-        if self.keys[place] in _YES_NO and self.reading.split_names is None:
-            sides = _YES_NO[self.keys[place]]
-            known = {v: sides[_TRUTH[v.lower()]] for v in values if v.lower() in _TRUTH}
-        else:
-            known = self._known(values)
+        values = dict.fromkeys(self.table.values(place))
+        values.pop("", None)  # `_check_rows` names their lines
+        known = self._meanings(place, values)
         unknown = [value for value in values if value not in known]
         if unknown:
             row = next(row for row in self.table.rows if row.cells[place].strip() == unknown[0])

@@ -120,11 +120,7 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
 
 
 def decoded(data: bytes, name: str) -> Text:
-    """The text of a file's bytes; `name` is the file's, for messages.
-
-    Raises:
-        UsageError: they are no text, or in another encoding.
-    """
+    """The text of a file's bytes; `name` is the file's, for messages."""
     found = _decoded(data, name)
     nul = found.text.find("\0")
     if nul >= 0:

@@ -153,11 +153,7 @@ class _Bounded:
 
 
 def tar_iterators() -> Any:
-    """webdataset's module that reads tar files.
-
-    Raises:
-        UsageError: the library is not installed.
-    """
+    """webdataset's module that reads tar files."""
     try:
         from webdataset import tariterators
     except ImportError as error:
@@ -194,9 +190,6 @@ def labelled_photos(
 
     `classes` is how many there are, if that is known. With `headers_only` photos have no bytes, and
     of a file that is not compressed only headers and classes are read.
-
-    Raises:
-        ResnestError: the file is truncated or damaged, or a photo has no class.
     """
     try:
         for sample in tar_iterators().group_by_keys(_files(title, file, headers_only)):

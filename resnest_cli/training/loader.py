@@ -15,7 +15,6 @@ that load photos are forked, which share them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from resnest_cli.data.dataset import Progress, Sample, in_threads
 from resnest_cli.data.tar import EncodedPhoto, Shard
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.decode import decode
@@ -33,18 +33,17 @@ from resnest_cli.inference.cores import usable_cores
 from resnest_cli.machine_limits import limit_reached
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.order import Draw, FolderOrder, Key, Order, ShardOrder, ShardPhotos
+from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
 from resnest_cli.training.order import epoch_keys as epoch_keys  # noqa: PLC0414 - see `pictures`
 from resnest_cli.training.order import epoch_order as epoch_order  # noqa: PLC0414 - see `frozen`
 from resnest_cli.training.order import sample_seed as sample_seed  # noqa: PLC0414 - see `pictures`
 from resnest_cli.training.workers import Failure, Workers, shared
 
 if TYPE_CHECKING:
-    from resnest_cli.data.dataset import Progress, Sample
     from resnest_cli.training.augment import Augment
 
 BYTES_PER_PIXEL = 4
-_WINDOW = 512  # photos between two looks at the memory
+_MEASURED = 512  # photos, from which the memory of all follows
 _MOST = 0.8  # of the memory that is free
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -76,16 +75,18 @@ class _Prepared(NamedTuple):
 
 
 class Batches:
-    """The batches of an order; the processes stay from one pass to the next.
+    """Batches of files or shards, in the order of `order`; processes stay from pass to pass.
 
     Args:
-        order: which photos come when.
-        samples: the photos of an order of files; none of shards.
-        prepare: how a photo is varied, with `seed`, or prepared as `resnest predict` prepares it.
-        size: the largest side of a photo in pixels.
+        samples: the photos.
+        prepare: an augmentation, or how `resnest predict` prepares photos, bit for bit.
+        batch_size: photos in a batch; see `batch_bounds`.
+        workers: processes; 0 prepares photos in this one.
+        seed: of the run; None takes each photo once, in an order that is always the same.
+        size: the largest side in pixels; that of `prepare` unless given.
         sizes: the side in an epoch (from 0); the augmentation's own unless given; picklable.
         photos: the samples' photos, where they are in memory; see `read_all`.
-        workers: processes; 0 prepares photos in this one.
+        balanced, aug_repeats, rank, ranks, accumulated: see `order.Draw`.
         pin_memory: for copies to an accelerator.
 
     Raises:
@@ -94,21 +95,34 @@ class Batches:
 
     def __init__(
         self,
-        order: Order,
-        samples: "Sequence[Sample]",
+        samples: Sequence[Sample] | ShardPhotos,
         prepare: "Augment | Preprocessing",
         *,
         batch_size: int,
-        size: int,
         workers: int,
-        seed: int = 0,
+        seed: int | None = None,
+        size: int | None = None,
         sizes: Callable[[int], int] | None = None,
         photos: Sequence[Image.Image | ImageError] | None = None,
+        balanced: bool = False,
+        aug_repeats: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulated: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        self._order, self.photos = order, order.photos
+        draw = Draw(batch_size, seed, balanced, aug_repeats, rank, ranks, accumulated)
+        if size is None:
+            assert isinstance(prepare, Preprocessing)
+            size = prepare.size
+        self._order: FolderOrder | ShardOrder
+        if isinstance(samples, ShardPhotos):
+            self._order, samples = ShardOrder(samples, draw), ()
+        else:
+            self._order = FolderOrder([sample.label for sample in samples], draw)
+        self.photos = self._order.photos
         self._workers: Workers[Key, Batch] = Workers(
-            _Photos(samples, seed, prepare, sizes, photos),
+            _Photos(samples, seed or 0, prepare, sizes, photos),
             _collated,
             count=workers,
             pin_memory=pin_memory,
@@ -130,7 +144,7 @@ class Batches:
             yield from self._workers.batches(keys)
 
     def __iter__(self) -> Iterator[Batch]:
-        """All batches of a pass that is the same each time; raises as `epoch` does."""
+        """All batches, to validate with; raises as `epoch` does."""
         return self.epoch(0)
 
     def close(self) -> None:
@@ -138,105 +152,26 @@ class Batches:
         self._workers.close()
 
 
-class TrainBatches(Batches):
-    """Augmented photos in batches, in another order in each epoch.
-
-    `samples` are files or shards; other arguments are those of `Batches` and of `order.Draw`.
-    """
-
-    def __init__(
-        self,
-        samples: "Sequence[Sample] | ShardPhotos",
-        augment: "Augment",
-        *,
-        size: int,
-        batch_size: int,
-        workers: int,
-        seed: int,
-        balanced: bool = False,
-        aug_repeats: int = 1,
-        pin_memory: bool = False,
-        sizes: Callable[[int], int] | None = None,
-        photos: Sequence[Image.Image | ImageError] | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        accumulated: int = 1,
-    ) -> None:
-        draw = Draw(
-            batch_size=batch_size,
-            seed=seed,
-            balanced=balanced,
-            aug_repeats=aug_repeats,
-            rank=rank,
-            ranks=ranks,
-            accumulated=accumulated,
-        )
-        super().__init__(
-            *_ordered(samples, draw),
-            augment,
-            batch_size=batch_size,
-            size=size,
-            workers=workers,
-            seed=seed,
-            sizes=sizes,
-            photos=photos,
-            pin_memory=pin_memory,
-        )
+# The names by which `setup` knows them.
+TrainBatches = Batches
+EvalBatches = Batches
 
 
-class EvalBatches(Batches):
-    """Photos as `resnest predict` prepares them, bit for bit, each once, in an order of its own.
-
-    `samples` are files or shards; other arguments are those of `Batches` and of `order.Draw`.
-    """
+class ShardBatches(Batches):
+    """The same, called with shards and the number of classes."""
 
     def __init__(
         self,
-        samples: "Sequence[Sample] | ShardPhotos",
-        preprocessing: Preprocessing,
-        *,
-        batch_size: int,
-        workers: int,
-        pin_memory: bool = False,
-        photos: Sequence[Image.Image | ImageError] | None = None,
-        rank: int = 0,
-        ranks: int = 1,
+        shards: Sequence[Shard],
+        classes: int,
+        prepare: "Augment | Preprocessing",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            *_ordered(samples, Draw(batch_size=batch_size, rank=rank, ranks=ranks)),
-            preprocessing,
-            batch_size=batch_size,
-            size=preprocessing.size,
-            workers=workers,
-            photos=photos,
-            pin_memory=pin_memory,
-        )
+        super().__init__(ShardPhotos(shards, classes), prepare, **settings)
 
 
-def _ordered(
-    samples: "Sequence[Sample] | ShardPhotos", draw: Draw
-) -> "tuple[Order, Sequence[Sample]]":
-    if isinstance(samples, ShardPhotos):
-        return ShardOrder(samples, draw), ()
-    return FolderOrder([sample.label for sample in samples], draw), samples
-
-
-class ShardTrainBatches(TrainBatches):
-    """`TrainBatches` as `setup` calls it for shards."""
-
-    def __init__(
-        self, shards: Sequence[Shard], classes: int, augment: "Augment", **settings: Any
-    ) -> None:
-        super().__init__(ShardPhotos(shards, classes), augment, **settings)
-
-
-class ShardEvalBatches(EvalBatches):
-    """`EvalBatches` as `setup` calls it for shards."""
-
-    def __init__(
-        self, shards: Sequence[Shard], classes: int, preprocessing: Preprocessing, **settings: Any
-    ) -> None:
-        super().__init__(ShardPhotos(shards, classes), preprocessing, **settings)
+ShardTrainBatches = ShardBatches
+ShardEvalBatches = ShardBatches
 
 
 class _Photos(Dataset[Any]):
@@ -244,7 +179,7 @@ class _Photos(Dataset[Any]):
 
     def __init__(
         self,
-        samples: "Sequence[Sample]",
+        samples: Sequence[Sample],
         seed: int,
         prepare: "Augment | Preprocessing",
         sizes: Callable[[int], int] | None,
@@ -321,16 +256,12 @@ def limits_apart(name: str) -> Iterator[None]:
         raise ResnestError(f"{name} does not fit into this machine's memory.") from error
 
 
-def _place(source: "Sample | EncodedPhoto") -> str:
+def _place(source: Sample | EncodedPhoto) -> str:
     return source.name if isinstance(source, EncodedPhoto) else source.path
 
 
-def photo_or_error(source: "Sample | EncodedPhoto") -> Image.Image | ImageError:
-    """The photo, upright, RGB; or why it cannot be read any more.
-
-    Raises:
-        ResnestError: it is the machine that cannot; see `limits_apart`.
-    """
+def photo_or_error(source: Sample | EncodedPhoto) -> Image.Image | ImageError:
+    """The photo, upright, RGB; or why it cannot be read any more."""
     try:
         with limits_apart(_place(source)):
             return decode(source.data if isinstance(source, EncodedPhoto) else source.path)
@@ -338,12 +269,8 @@ def photo_or_error(source: "Sample | EncodedPhoto") -> Image.Image | ImageError:
         return error
 
 
-def read_photo(sample: "Sample") -> Image.Image:
-    """The sample's photo: upright, RGB.
-
-    Raises:
-        ResnestError: it cannot be read any more; names it.
-    """
+def read_photo(sample: Sample) -> Image.Image:
+    """The sample's photo: upright, RGB."""
     found = photo_or_error(sample)
     if isinstance(found, ImageError):
         raise ResnestError(
@@ -353,27 +280,22 @@ def read_photo(sample: "Sample") -> Image.Image:
 
 
 def read_all(
-    samples: "Sequence[Sample]", progress: "Progress", free: int | None = None
+    samples: Sequence[Sample], progress: Progress, free: int | None = None
 ) -> list[Image.Image | ImageError]:
     """All of them, in order, decoded by as many threads as there are cores.
 
     In place of one that cannot be read any more stands the error that says why.
     `free` are the bytes that may be had; what the machine has free unless given.
-
-    Raises:
-        ResnestError: they would take more than most of that, as is known after a few hundred.
     """
     free = free_memory() if free is None else free
-    total, found = len(samples), list[Image.Image | ImageError]()
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="cache") as pool:
-        for at in range(0, total, _WINDOW):
-            for image in pool.map(photo_or_error, samples[at : at + _WINDOW]):
-                found.append(image)
-                progress(len(found), total)
-            first = [image for image in found[:_WINDOW] if isinstance(image, Image.Image)]
-            needed = BYTES_PER_PIXEL * sum(image.width * image.height for image in first)
-            needed = needed * total // max(1, len(first))
-            if free is not None and needed > _MOST * free:
+    total, found, pixels = len(samples), list[Image.Image | ImageError](), list[int]()
+    for _, image in in_threads(photo_or_error, samples, usable_cores(), progress):
+        found.append(image)
+        if isinstance(image, Image.Image) and len(found) <= _MEASURED:
+            pixels.append(image.width * image.height)
+        if free is not None and len(found) == min(total, _MEASURED):
+            needed = BYTES_PER_PIXEL * sum(pixels) * total // max(1, len(pixels))
+            if needed > _MOST * free:
                 raise ResnestError(
                     f"--cache: {total:,} photos take about {needed / 1e9:.1f} GB of memory when "
                     f"decoded, and {free / 1e9:.1f} GB are free. Use --no-cache."

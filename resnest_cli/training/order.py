@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -44,17 +44,17 @@ _GROWING = 0.75  # of the epochs
 
 
 class Key(NamedTuple):
-    """A photo of an epoch: its index among the samples, or among the photos of all shards; how
+    """A photo of an epoch: its place among the samples, or among the photos of all shards; how
     often it came before in this epoch; of a shard, its bytes.
     """
 
     epoch: int
-    index: int
+    place: int
     repeat: int
     photo: EncodedPhoto | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Draw:
     """How an epoch is drawn and cut into batches.
 
@@ -83,20 +83,11 @@ class ShardPhotos(NamedTuple):
     classes: int
 
 
-class Order(Protocol):
-    """Photos of an epoch; `len` is its number of batches, of the device that has the most."""
-
-    photos: int
-
-    def __len__(self) -> int: ...
-
-    def batches(self, epoch: int, start: int) -> Generator[list[Key], None, None]:
-        """The keys of each batch of an epoch, from number `start` on."""
-        ...
-
-
 class FolderOrder:
-    """Photos that can be read in any order. Validating, each device has every `ranks`-th batch."""
+    """Photos that can be read in any order. Validating, each device has every `ranks`-th batch.
+
+    As of `ShardOrder`, `len` is the number of batches of the device that has the most.
+    """
 
     def __init__(self, labels: Sequence[int], draw: Draw) -> None:
         self._labels, self._draw, self.photos = labels, draw, len(labels)
@@ -173,8 +164,8 @@ def epoch_keys(
 
 def sample_seed(seed: int, key: tuple[int, int, int] | Key) -> int:
     """From which a photo's augmentation is drawn: another one each time it comes in an epoch."""
-    epoch, index, repeat = key[:3]
-    return derived_seed(seed, "sample", epoch, index, *((repeat,) if repeat else ()))
+    epoch, place, repeat = key[:3]
+    return derived_seed(seed, "sample", epoch, place, *((repeat,) if repeat else ()))
 
 
 class ShardOrder:
@@ -208,11 +199,7 @@ class ShardOrder:
         return self._length
 
     def batches(self, epoch: int, start: int) -> Generator[list[Key], None, None]:
-        """The keys of each batch of an epoch, from number `start` on, with the photos.
-
-        Raises:
-            ResnestError: a shard is damaged or cannot be had.
-        """
+        """The keys of each batch of an epoch, from number `start` on, with the photos."""
         repeats = self._draw.aug_repeats
         first, skipped = divmod(sum(self._sizes[:start]), repeats)
         with closing(self._photos(epoch, first)) as found:

@@ -8,7 +8,6 @@ its name, with the content that it had; of shards all names, sizes and hashes.
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +17,7 @@ from resnest_cli.data.dataset import (
     DataSet,
     Progress,
     Sample,
+    in_threads,
     load_dataset,
     read_split,
     sharded_dataset,
@@ -34,7 +34,6 @@ from resnest_cli.model.variants import find_variant
 from resnest_cli.training.config import Config
 from resnest_cli.training.runs import RunFolder
 
-_WINDOW = 512  # photos in flight
 _LOOKED_FOR = 1000  # photos, before a run goes on
 _NAMED = 5  # that differ
 _MISSING, _CHANGED = "is missing", "has another content"
@@ -89,32 +88,21 @@ def check_sharded(config: Config) -> None:
 
 
 def write_data(run: RunFolder, dataset: DataSet) -> None:
-    """Keeps in a run's folder what it learns from: `split.csv`, or `shards.json`.
-
-    Raises:
-        ResnestError: the file cannot be written.
-    """
+    """Keeps in a run's folder what it learns from: `split.csv`, or `shards.json`."""
     if dataset.shards is None:
         write_split(run.split, dataset)
         return
-    index = replace(
-        dataset.shards,
-        class_names=dataset.class_names,
-        **{
-            side: tuple(replace(s, place=_absolute(s.place)) for s in dataset.shards.side(side))
-            for side in SHARD_SIDES
-        },
+    train, val = (
+        tuple(replace(shard, place=_absolute(shard.place)) for shard in dataset.shards.side(side))
+        for side in SHARD_SIDES
     )
+    index = replace(dataset.shards, class_names=dataset.class_names, train=train, val=val)
     with writing(run.shards):
         write_text(run.shards, to_text(index))
 
 
 def read_data(run: RunFolder, config: Config) -> DataSet:
-    """The data set that `write_data` kept; `config` says where photos of folders lie.
-
-    Raises:
-        ResnestError: missing or damaged.
-    """
+    """The data set that `write_data` kept; `config` says where photos of folders lie."""
     if not run.shards.exists():
         return read_split(run.split, config.data, config.base_folder)
     with reading_file(run.shards):
@@ -172,19 +160,11 @@ def check_same(
     """Compares the photos in a new place with those that a run began with.
 
     `lost` are names of photos that were not there any more in the old place.
-
-    Raises:
-        UsageError: some are missing or have another content; names them.
     """
     samples, wrong = [*dataset.train, *dataset.val], []
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="compare") as pool:
-        for at in range(0, len(samples), _WINDOW):
-            window = samples[at : at + _WINDOW]
-            compared = zip(window, pool.map(_difference, window), strict=True)
-            for done, (sample, error) in enumerate(compared, start=at + 1):
-                if error is not None and not (error == _MISSING and sample.name in lost):
-                    wrong.append(f"{sample.name} {error}")
-                progress(done, len(samples))
+    for sample, error in in_threads(_difference, samples, usable_cores(), progress):
+        if error is not None and not (error == _MISSING and sample.name in lost):
+            wrong.append(f"{sample.name} {error}")
     if wrong:
         more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
         also = "" if config.base_folder is None else ", or the --base-folder,"
@@ -210,12 +190,7 @@ def _difference(sample: Sample) -> str | None:
 
 
 def moved_shards(dataset: DataSet, config: Config, run: RunFolder, progress: Progress) -> DataSet:
-    """The shards of a run where `config` says that they lie now.
-
-    Raises:
-        UsageError: they are not the same shards; names the first that differs.
-        ResnestError: one cannot be read.
-    """
+    """The shards of a run where `config` says that they lie now."""
     assert dataset.shards is not None
     if not is_shards(config.data):
         raise UsageError(f"{config.data}: {run.path} learns from shards, and these are none.")

@@ -89,7 +89,7 @@ def test_shards_are_cut_by_their_size(data: Path, tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("train-*.tar")]
     assert len(sizes) > 2
     assert max(sizes) <= 20_480  # tar fills the last record
-    plan = layout(load(data), seed=0, shard_bytes=10, photos_per_shard=None)
+    plan = layout(load(data), job(tmp_path, photos_per_shard=None, shard_bytes=10))
     assert [len(shard.photos) for shard in plan] == [1] * 30  # each larger than a shard
 
 

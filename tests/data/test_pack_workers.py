@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.data.pack_workers import Tell, run
+from resnest_cli.data.pack import Tell, run
 from resnest_cli.errors import ResnestError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
@@ -67,7 +67,7 @@ def test_a_worker_that_is_killed_is_told() -> None:
 def test_workers_end_with_their_parent() -> None:
     code = (
         "from tests.data.test_pack_workers import failing, nothing\n"
-        "from resnest_cli.data.pack_workers import run\n"
+        "from resnest_cli.data.pack import run\n"
         "run(failing, [0, 1], workers=2, progress=lambda n: print(n, flush=True), check=nothing)"
     )
     with subprocess.Popen(
