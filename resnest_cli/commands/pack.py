@@ -7,7 +7,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands.inputs import picked
-from resnest_cli.data.labelled import Reading
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 
 EPILOG = """Examples:

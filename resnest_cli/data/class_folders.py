@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnest_cli.data.labelled import (
+from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
     LabelledData,

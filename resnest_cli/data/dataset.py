@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.labelled import (
+from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
     LabelledPhoto,

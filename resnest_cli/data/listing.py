@@ -1,4 +1,4 @@
 # SHIM
-from resnest_cli.data.labelled import AS_FOUND, SIDES, Reading, Side
-from resnest_cli.data.labelled import LabelledData as Listing
-from resnest_cli.data.labelled import LabelledPhoto as Listed
+from resnest_cli.data.labelled_photos import AS_FOUND, SIDES, Reading, Side
+from resnest_cli.data.labelled_photos import LabelledData as Listing
+from resnest_cli.data.labelled_photos import LabelledPhoto as Listed

@@ -51,7 +51,7 @@ from resnest_cli.training.seeds import derived_seed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Tell = Callable[[], None]  # after each photo; may raise to stop
+PhotoDone = Callable[[], None]  # after each photo; may raise to stop
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: tar pads each member and the file to whole ones
 _MOST_PHOTO = 8 * 2**30 - 1  # bytes; what a plain tar header can say
@@ -150,12 +150,14 @@ def _pack(
     folder, classes = job.output, len(dataset.class_ids)
 
     def each(
-        work: Callable[[PlannedShard, Tell], Result], shards: Sequence[PlannedShard], title: str
+        work: Callable[[PlannedShard, PhotoDone], Result],
+        shards: Sequence[PlannedShard],
+        title: str,
     ) -> Iterator[tuple[PlannedShard, Result]]:
         """`work` of each shard, several at a time."""
-        told, total = progress(title), sum(len(shard.photos) for shard in shards)
+        show, total = progress(title), sum(len(shard.photos) for shard in shards)
         results = run(
-            work, shards, workers=job.workers, progress=lambda done: told(done, total), check=check
+            work, shards, workers=job.workers, progress=lambda done: show(done, total), check=check
         )
         return zip(shards, results, strict=True)
 
@@ -289,12 +291,12 @@ def _gone(path: str, error: OSError) -> ResnestError:
     )
 
 
-def write_shard(folder: Path, classes: int, planned: PlannedShard, tell: Tell) -> Shard:
+def write_shard(folder: Path, classes: int, planned: PlannedShard, photo_done: PhotoDone) -> Shard:
     """Writes and verifies a shard; its record."""
     path = folder / planned.name
     try:
         with atomic_file(path) as file:
-            digests = list(_write(file, planned, tell))
+            digests = list(_write(file, planned, photo_done))
             file.flush()
             os.fsync(file.fileno())
             if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
@@ -308,13 +310,13 @@ def write_shard(folder: Path, classes: int, planned: PlannedShard, tell: Tell) -
     return shard
 
 
-def is_whole(folder: Path, planned: PlannedShard, tell: Tell) -> Shard | None:
+def is_whole(folder: Path, planned: PlannedShard, photo_done: PhotoDone) -> Shard | None:
     """The record of a shard that is there, if its bytes are those that would be written."""
     path = folder / planned.name
     if path.stat().st_size != planned.tar_bytes:
         return None
     wanted = _Hash()
-    for _ in _write(wanted, planned, tell):
+    for _ in _write(wanted, planned, photo_done):
         pass
     shard = _record(planned, path)
     return shard if shard.sha256 == wanted.digest.hexdigest() else None
@@ -331,7 +333,7 @@ class _Hash:
         return len(data)
 
 
-def _write(file: BinaryIO | _Hash, planned: PlannedShard, tell: Tell) -> Iterator[bytes]:
+def _write(file: BinaryIO | _Hash, planned: PlannedShard, photo_done: PhotoDone) -> Iterator[bytes]:
     """Writes the shard; the SHA-256 of each photo as it was read."""
     from webdataset import TarWriter
 
@@ -349,7 +351,7 @@ def _write(file: BinaryIO | _Hash, planned: PlannedShard, tell: Tell) -> Iterato
                 )
             label = str(photo.label).encode()
             tar.write({"__key__": photo.key, LABEL: label, photo.extension: data})
-            tell()
+            photo_done()
             yield hashlib.sha256(data).digest()
 
 
@@ -392,7 +394,7 @@ class _Count:
     def __init__(self, context: Any) -> None:
         self.done, self.stop = context.Value("q", 0), context.Value("b", 0, lock=False)
 
-    def tell(self) -> None:
+    def photo_done(self) -> None:
         with self.done.get_lock():
             self.done.value += 1
         if self.stop.value:
@@ -400,7 +402,7 @@ class _Count:
 
 
 def run(
-    work: Callable[[Job, Tell], Result],
+    work: Callable[[Job, PhotoDone], Result],
     jobs: Sequence[Job],
     *,
     workers: int,
@@ -424,7 +426,7 @@ def run(
     task: Callable[[Job], Result]
     if workers <= 1:
         pool = ThreadPoolExecutor(1, thread_name_prefix="pack")
-        task = lambda job: work(job, count.tell)  # noqa: E731 - never pickled
+        task = lambda job: work(job, count.photo_done)  # noqa: E731 - never pickled
     else:
         # Forked, one thread is copied; others are those of displays, and none holds a lock.
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)
@@ -467,6 +469,6 @@ def _begin(count: _Count, parent: int) -> None:
     threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
 
 
-def _in_worker(work: Callable[[Job, Tell], Result], job: Job) -> Result:
+def _in_worker(work: Callable[[Job, PhotoDone], Result], job: Job) -> Result:
     assert _count is not None
-    return work(job, _count.tell)
+    return work(job, _count.photo_done)

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from resnest_cli.data.labelled import Reading, is_photo
+from resnest_cli.data.labelled_photos import Reading, is_photo
 from resnest_cli.data.table_file import WINDOWS
 from resnest_cli.errors import UsageError, one_line
 from resnest_cli.images.sources import EXTENSIONS

@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from resnest_cli.data.dataset import DataSet, Progress
-from resnest_cli.data.labelled import reading_file
+from resnest_cli.data.labelled_photos import reading_file
 from resnest_cli.data.tar import (
     EncodedPhoto,
     Shard,
     is_remote,
-    labelled_photos,
     read_photos,
+    shard_photos,
     tar_iterators,
     title_of,
 )
@@ -408,7 +408,7 @@ def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
     with reading_file(place):
         file: BinaryIO = fetch(Shard(place, 0, 0)) if is_remote(place) else Path(place).open("rb")  # noqa: SIM115
     with file:
-        yield labelled_photos(title_of(place), file, headers_only=True), file.seek(0, 2)
+        yield shard_photos(title_of(place), file, headers_only=True), file.seek(0, 2)
 
 
 def first_photos(dataset: DataSet, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:

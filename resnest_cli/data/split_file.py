@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from resnest_cli.csv_rows import csv_rows, read_csv_rows
-from resnest_cli.data.labelled import (
+from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
     LabelledData,

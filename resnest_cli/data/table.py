@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnest_cli.data.labelled import (
+from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
     LabelledPhoto,

@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnest_cli.data.labelled import is_photo, reading_file
+from resnest_cli.data.labelled_photos import is_photo, reading_file
 from resnest_cli.errors import ResnestError, UsageError, one_line
 
 WINDOWS = "cp1252"

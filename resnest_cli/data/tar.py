@@ -171,7 +171,7 @@ def read_photos(shard: Shard, file: BinaryIO, classes: int) -> Iterator[EncodedP
         ResnestError: the file is truncated or damaged, or has other photos than it should have.
     """
     done = 0
-    for photo in labelled_photos(shard.title, file, classes=classes):
+    for photo in shard_photos(shard.title, file, classes=classes):
         if done == shard.photos:
             raise ResnestError(
                 f"{shard.title}: has more photos than the {shard.photos:,} that its index says. "
@@ -183,7 +183,7 @@ def read_photos(shard: Shard, file: BinaryIO, classes: int) -> Iterator[EncodedP
         raise _damaged(shard.title, f"it ends after {done:,} of {shard.photos:,} photos")
 
 
-def labelled_photos(
+def shard_photos(
     title: str, file: BinaryIO, *, classes: int | None = None, headers_only: bool = False
 ) -> Iterator[EncodedPhoto]:
     """The photos of a shard, grouped as webdataset groups their files; `title` is for messages.

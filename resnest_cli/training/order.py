@@ -19,9 +19,9 @@ with N times as many batches in a step.
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -214,24 +214,24 @@ class ShardOrder:
 
     def _photos(self, epoch: int, start: int) -> Generator[tuple[int, EncodedPhoto], None, None]:
         """Index and photo, from the section's photo `start` on."""
-        seed, count = self._draw.seed, len(self._shards)
+        seed, count, window = self._draw.seed, len(self._shards), self._window
         order = range(count) if seed is None else shard_order(count, seed=seed, epoch=epoch)
-        stream = Stream([shard.photos for shard in self._shards], order)
-        parts = [
-            (at, list(stream.stretches(at, end)))
-            for at, end in windows(*self._section, self._window, start)
-        ]
-        read = dict.fromkeys(stretch.shard for _, part in parts for stretch in part)
-        files, stop = Files([self._shards[shard] for shard in read]), threading.Event()
-        reading = self._read([part for _, part in parts], files, stop)
-        skipped = start % self._window
+        first, last = self._section
+        number, skipped = divmod(start, window)
+        first += number * window
+        parts = stretches([shard.photos for shard in self._shards], order, first, last)
+        files, stop = Files([self._shards[part.shard] for part in parts]), threading.Event()
+        stream = self._read(parts, files, stop)
+
+        def read(at: int) -> list[tuple[int, EncodedPhoto]]:
+            return list(islice(stream, max(0, min(window, last - at))))
+
         pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
         try:
-            coming = pool.submit(next, reading, None)
-            for at, _ in parts:
+            coming = pool.submit(read, first)
+            for at in range(first, last, window):
                 found = coming.result()
-                assert found is not None
-                coming = pool.submit(next, reading, None)
+                coming = pool.submit(read, at + window)
                 if seed is not None:
                     places = window_order(len(found), seed=seed, epoch=epoch, first=at)
                     found = [found[place] for place in places]
@@ -241,33 +241,22 @@ class ShardOrder:
             stop.set()
             files.give_up()
             pool.shutdown(wait=True, cancel_futures=True)
-            reading.close()
+            stream.close()
             files.close()
 
     def _read(
-        self, parts: Sequence[Sequence["Stretch"]], files: Files, stop: threading.Event
-    ) -> Generator[list[tuple[int, EncodedPhoto]], None, None]:
-        """Index and photo of each of the stretches, part by part; opens each shard once."""
-        current, place, at = -1, -1, 0
-        photos: Iterator[EncodedPhoto] = iter(())
-        with ExitStack() as opened:
-            for part in parts:
-                found = []
-                for shard, first, last in part:
-                    if shard != current:
-                        opened.close()
-                        current, place, at = shard, place + 1, 0
-                        file = opened.enter_context(files.open(place))
-                        photos = read_photos(self._shards[shard], file, self._classes)
-                    wanted = islice(photos, first - at, last - at)
-                    for index, photo in enumerate(wanted, start=self._firsts[shard] + first):
-                        if stop.is_set():
-                            return
-                        found.append((index, photo))
-                    at = last
-                    if last == self._shards[shard].photos:
+        self, parts: Sequence["Stretch"], files: Files, stop: threading.Event
+    ) -> Generator[tuple[int, EncodedPhoto], None, None]:
+        """Index and photo of each part, shard after shard."""
+        for number, (shard, first, last) in enumerate(parts):
+            with files.open(number) as file:
+                photos = read_photos(self._shards[shard], file, self._classes)
+                for place, photo in enumerate(islice(photos, first, last), start=first):
+                    if stop.is_set():
+                        return
+                    if place + 1 == self._shards[shard].photos:
                         next(photos, None)  # raises for a shard that has more
-                yield found
+                    yield self._firsts[shard] + place, photo
 
 
 class Stretch(NamedTuple):
@@ -278,22 +267,14 @@ class Stretch(NamedTuple):
     last: int
 
 
-class Stream:
-    """The shards of an epoch laid end to end, in this order; `counts` are their photos."""
-
-    def __init__(self, counts: Sequence[int], order: Sequence[int]) -> None:
-        self._counts, self._order = counts, order
-        self._ends = np.cumsum([counts[shard] for shard in order])
-
-    def stretches(self, first: int, last: int) -> Iterator[Stretch]:
-        """Where the photos first .. last - 1 of the stream lie."""
-        place = int(np.searchsorted(self._ends, first, side="right"))
-        while first < last:
-            shard, end = self._order[place], int(self._ends[place])
-            begin = end - self._counts[shard]
-            stop = min(end, last)
-            yield Stretch(shard, first - begin, stop - begin)
-            first, place = stop, place + 1
+def stretches(counts: Sequence[int], order: Sequence[int], first: int, last: int) -> list[Stretch]:
+    """Where photos first .. last - 1 lie in shards laid end to end; `counts` are their photos."""
+    begins = itertools.accumulate((counts[shard] for shard in order), initial=0)
+    found = (
+        Stretch(shard, max(first - begin, 0), min(last - begin, counts[shard]))
+        for shard, begin in zip(order, begins, strict=False)
+    )
+    return [stretch for stretch in found if stretch.first < stretch.last]
 
 
 def window_photos(photos: int, size: int) -> int:
@@ -320,12 +301,6 @@ def sections(photos: int, draw: Draw) -> list[tuple[int, int]]:
         for rank in range(draw.ranks)
     ]
     return list(pairwise(itertools.accumulate(needed, initial=0)))
-
-
-def windows(first: int, last: int, window: int, start: int = 0) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of a section's windows, from that with the section's photo `start` on."""
-    for at in range(first + start // window * window, last, window):
-        yield at, min(at + window, last)
 
 
 def window_order(count: int, *, seed: int, epoch: int, first: int) -> list[int]:

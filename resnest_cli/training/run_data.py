@@ -23,7 +23,7 @@ from resnest_cli.data.dataset import (
     sharded_dataset,
     write_split,
 )
-from resnest_cli.data.labelled import reading_file
+from resnest_cli.data.labelled_photos import reading_file
 from resnest_cli.data.photo_paths import base_place
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
 from resnest_cli.data.tar import Shard, is_remote

@@ -10,7 +10,7 @@ import pytest
 
 from resnest_cli.data.class_folders import list_data
 from resnest_cli.data.dataset import read_split, write_split
-from resnest_cli.data.labelled import Reading
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.data.split_file import is_run_split
 from resnest_cli.errors import ResnestError, UsageError
 from tests.conftest import make_photo

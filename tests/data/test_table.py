@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.data.class_folders import list_data
-from resnest_cli.data.labelled import LabelledData, Reading
+from resnest_cli.data.labelled_photos import LabelledData, Reading
 from resnest_cli.errors import ResnestError, UsageError
 
 PHOTOS = (

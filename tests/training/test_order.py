@@ -19,17 +19,16 @@ from resnest_cli.training.order import (
     MOST_PHOTOS,
     WINDOW_BYTES,
     Draw,
-    Stream,
     epoch_keys,
     epoch_order,
     largest_size,
     repeated,
     sections,
     shard_order,
+    stretches,
     train_size,
     window_order,
     window_photos,
-    windows,
     work,
 )
 from tests.conftest import make_photo
@@ -37,22 +36,14 @@ from tests.conftest import make_photo
 COUNTS = [3, 7, 1, 5]
 
 
-def numbers(stream: Stream, first: int, last: int) -> list[tuple[int, int]]:
-    """Shard and place of each photo."""
-    return [
-        (shard, place)
-        for shard, begin, end in stream.stretches(first, last)
-        for place in range(begin, end)
-    ]
-
-
 def test_any_part_of_a_stream_is_found() -> None:
     order = [2, 0, 3, 1]
     every = [(shard, place) for shard in order for place in range(COUNTS[shard])]
-    stream = Stream(COUNTS, order)
     for first in range(17):
         for last in range(first, 17):
-            assert numbers(stream, first, last) == every[first:last]
+            found = stretches(COUNTS, order, first, last)
+            places = [(shard, place) for shard, a, b in found for place in range(a, b)]
+            assert places == every[first:last]
 
 
 def test_shards_come_in_another_order_in_each_epoch() -> None:
@@ -61,17 +52,6 @@ def test_shards_come_in_another_order_in_each_epoch() -> None:
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert shard_order(20, seed=1, epoch=2) == list(orders[2])
     assert shard_order(20, seed=2, epoch=2) != list(orders[2])
-
-
-def test_windows_cover_a_section() -> None:
-    found = list(windows(10, 47, 8))
-    assert len(found) == 5
-    assert found[0] == (10, 18)
-    assert found[-1] == (42, 47)
-    assert all(one[1] == two[0] for one, two in pairwise(found))
-    assert list(windows(10, 47, 8, 16)) == found[2:]
-    assert list(windows(10, 47, 8, 17)) == found[2:]
-    assert list(windows(5, 5, 8)) == []
 
 
 def test_a_window_is_shuffled() -> None:
