@@ -51,7 +51,7 @@ from resnest_cli.training.seeds import derived_seed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-PhotoDone = Callable[[], None]  # after each photo; may raise to stop
+PhotosDone = Callable[[int], None]  # after so many photos; may raise to stop
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: tar pads each member and the file to whole ones
 _MOST_PHOTO = 8 * 2**30 - 1  # bytes; what a plain tar header can say
@@ -150,7 +150,7 @@ def _pack(
     folder, classes = job.output, len(dataset.class_ids)
 
     def each(
-        work: Callable[[PlannedShard, PhotoDone], Result],
+        work: Callable[[PlannedShard, PhotosDone], Result],
         shards: Sequence[PlannedShard],
         title: str,
     ) -> Iterator[tuple[PlannedShard, Result]]:
@@ -291,18 +291,21 @@ def _gone(path: str, error: OSError) -> ResnestError:
     )
 
 
-def write_shard(folder: Path, classes: int, planned: PlannedShard, photo_done: PhotoDone) -> Shard:
+def write_shard(
+    folder: Path, classes: int, planned: PlannedShard, photos_done: PhotosDone
+) -> Shard:
     """Writes and verifies a shard; its record."""
     path = folder / planned.name
     try:
         with atomic_file(path) as file:
-            digests = list(_write(file, planned, photo_done))
+            digests = list(_write(file, planned, photos_done))
             file.flush()
             os.fsync(file.fileno())
             if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             shard = _record(planned, Path(file.name))
             _verify(Path(file.name), path, shard, planned, digests, classes)
+            photos_done(0)  # an orphan stops here: the same command may be running again
     except OSError as error:
         raise ResnestError(
             f"{cannot_write(path, error)} The same command goes on with what is there."
@@ -310,13 +313,13 @@ def write_shard(folder: Path, classes: int, planned: PlannedShard, photo_done: P
     return shard
 
 
-def is_whole(folder: Path, planned: PlannedShard, photo_done: PhotoDone) -> Shard | None:
+def is_whole(folder: Path, planned: PlannedShard, photos_done: PhotosDone) -> Shard | None:
     """The record of a shard that is there, if its bytes are those that would be written."""
     path = folder / planned.name
     if path.stat().st_size != planned.tar_bytes:
         return None
     wanted = _Hash()
-    for _ in _write(wanted, planned, photo_done):
+    for _ in _write(wanted, planned, photos_done):
         pass
     shard = _record(planned, path)
     return shard if shard.sha256 == wanted.digest.hexdigest() else None
@@ -333,7 +336,9 @@ class _Hash:
         return len(data)
 
 
-def _write(file: BinaryIO | _Hash, planned: PlannedShard, photo_done: PhotoDone) -> Iterator[bytes]:
+def _write(
+    file: BinaryIO | _Hash, planned: PlannedShard, photos_done: PhotosDone
+) -> Iterator[bytes]:
     """Writes the shard; the SHA-256 of each photo as it was read."""
     from webdataset import TarWriter
 
@@ -351,7 +356,7 @@ def _write(file: BinaryIO | _Hash, planned: PlannedShard, photo_done: PhotoDone)
                 )
             label = str(photo.label).encode()
             tar.write({"__key__": photo.key, LABEL: label, photo.extension: data})
-            photo_done()
+            photos_done(1)
             yield hashlib.sha256(data).digest()
 
 
@@ -385,7 +390,7 @@ def _verify(
 
 
 class _StoppedError(Exception):
-    """Another worker has failed, or a signal came."""
+    """Another worker has failed, a signal came, or the parent was killed."""
 
 
 class _Count:
@@ -393,16 +398,18 @@ class _Count:
 
     def __init__(self, context: Any) -> None:
         self.done, self.stop = context.Value("q", 0), context.Value("b", 0, lock=False)
+        self.parent = os.getpid()
 
-    def photo_done(self) -> None:
+    def photos_done(self, number: int) -> None:
         with self.done.get_lock():
-            self.done.value += 1
-        if self.stop.value:
+            self.done.value += number
+        orphaned = self.parent not in {os.getpid(), os.getppid()}
+        if orphaned or (number and self.stop.value):
             raise _StoppedError
 
 
 def run(
-    work: Callable[[Job, PhotoDone], Result],
+    work: Callable[[Job, PhotosDone], Result],
     jobs: Sequence[Job],
     *,
     workers: int,
@@ -426,11 +433,11 @@ def run(
     task: Callable[[Job], Result]
     if workers <= 1:
         pool = ThreadPoolExecutor(1, thread_name_prefix="pack")
-        task = lambda job: work(job, count.photo_done)  # noqa: E731 - never pickled
+        task = lambda job: work(job, count.photos_done)  # noqa: E731 - never pickled
     else:
         # Forked, one thread is copied; others are those of displays, and none holds a lock.
         warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)
-        pool = ProcessPoolExecutor(workers, context, _begin, (count, os.getpid()))
+        pool = ProcessPoolExecutor(workers, context, _begin, (count,))
         task = partial(_in_worker, work)
     try:
         futures = [pool.submit(task, job) for job in jobs]
@@ -455,20 +462,20 @@ def run(
 _count: _Count | None = None
 
 
-def _begin(count: _Count, parent: int) -> None:
+def _begin(count: _Count) -> None:
     """Once in each process. Signals are for the parent to answer."""
     global _count  # noqa: PLW0603 - an initializer has no other way
     _count = count
     leave_to_parent()
 
     def end_with_parent() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == count.parent:
             time.sleep(_WATCH)
         os._exit(1)
 
     threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
 
 
-def _in_worker(work: Callable[[Job, PhotoDone], Result], job: Job) -> Result:
+def _in_worker(work: Callable[[Job, PhotosDone], Result], job: Job) -> Result:
     assert _count is not None
-    return work(job, _count.photo_done)
+    return work(job, _count.photos_done)

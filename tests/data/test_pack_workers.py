@@ -10,29 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.data.pack import PhotoDone, run
+from resnest_cli.data.pack import PhotosDone, run
 from resnest_cli.errors import ResnestError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 ROOT = Path(__file__).parents[2]
 
 
-def square(number: int, photo_done: PhotoDone) -> int:
-    photo_done()
+def square(number: int, photos_done: PhotosDone) -> int:
+    photos_done(1)
     return number * number
 
 
-def failing(number: int, photo_done: PhotoDone) -> int:
+def failing(number: int, photos_done: PhotosDone) -> int:
     """The third fails; the others would go on for longer than a test may take."""
     if number == 2:
         raise ResnestError("the third cannot be done")
     for _ in range(6000):
         time.sleep(0.1)
-        photo_done()
+        photos_done(1)
     return number
 
 
-def dying(number: int, _: PhotoDone) -> int:
+def dying(number: int, _: PhotosDone) -> int:
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
