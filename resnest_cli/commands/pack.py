@@ -1,6 +1,5 @@
 """`resnest pack`: class folders -> tar shards, for training from object storage."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from resnest_cli import options, output
 from resnest_cli.commands.inputs import picked
-from resnest_cli.data.listing import Reading
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 
 EPILOG = """Examples:
@@ -91,13 +90,13 @@ def pack(
     it was interrupted, the same command goes on.
     """
     given = locals()
+    from resnest_cli.data.dataset import load_dataset
+    from resnest_cli.data.pack import PackJob
+    from resnest_cli.data.pack import pack as write
+    from resnest_cli.data.shards import photos
+    from resnest_cli.data.tar import tar_iterators
     from resnest_cli.inference.cores import usable_cores
     from resnest_cli.output.training import TrainingDisplay
-    from resnest_cli.packing.job import PackJob
-    from resnest_cli.packing.job import pack as write
-    from resnest_cli.shards.index import photos
-    from resnest_cli.shards.reading import tar_iterators
-    from resnest_cli.training.dataset import load_dataset
     from resnest_cli.training.stopping import StoppedError, StopRequest
 
     if output_ is None:
@@ -120,6 +119,11 @@ def pack(
     with StopRequest() as stop, display:
         try:
             with display.scanning() as scanned:
+
+                def checking(done: int, total: int | None) -> None:
+                    scanned(done, total)
+                    stop.check()
+
                 dataset = load_dataset(
                     data,
                     val_split=val_split,
@@ -128,7 +132,7 @@ def pack(
                     class_names=class_names,
                     reading=picked(Reading, given),
                     workers=job.workers,
-                    progress=_checking(scanned, stop.check),
+                    progress=checking,
                 )
             display.data(dataset, "index.json")
             with display.packing() as progress:
@@ -144,15 +148,3 @@ def pack(
     )
     if dataset.bad:
         raise typer.Exit(3)
-
-
-def _checking(
-    progress: Callable[[int, int | None], None], check: Callable[[], None]
-) -> Callable[[int, int | None], None]:
-    """Progress that also answers signals."""
-
-    def told(done: int, total: int | None) -> None:
-        progress(done, total)
-        check()
-
-    return told

@@ -4,8 +4,8 @@
     data/train/<class>/..., data/val/   the data's own split, and data/test/, which is held out
 
 Whatever lies in folders inside a class folder belongs to the class. Which folders are sides of a
-split is decided by `_sides_among`: by their names (`split_names`), by what the user says, and where
-neither tells, by an error.
+split is decided by `_sides_among`: by their names, by what the user says, and where neither
+decides, it is an error.
 """
 
 import os
@@ -13,17 +13,23 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnest_cli.data.listing import AS_FOUND, SIDES, Listed, Listing, Reading, Side
-from resnest_cli.data.split_names import (
+from resnest_cli.data.labelled_photos import (
+    AS_FOUND,
+    SIDES,
+    LabelledData,
+    LabelledPhoto,
+    Reading,
+    Side,
     is_decoration,
+    is_photo,
     mentioned_side,
     named_sides,
     side_of,
     sides_of,
+    some,
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
-from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.class_names import canonical
 from resnest_cli.model.variants import did_you_mean_among
 
@@ -33,7 +39,7 @@ _ASK = (
 )
 
 
-def list_data(data: str, reading: Reading = AS_FOUND) -> Listing:
+def list_data(data: str, reading: Reading = AS_FOUND) -> LabelledData:
     """Finds the photos of a folder or a table; `reading` says what the data cannot say.
 
     Raises:
@@ -43,32 +49,25 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> Listing:
     """
     path = Path(data)
     if path.is_file():
-        from resnest_cli.data.run_split import is_run_split, read_run_split
+        from resnest_cli.data.split_file import is_run_split, list_run_split
         from resnest_cli.data.table import read_table
 
-        if is_run_split(path):
-            return read_run_split(path, reading)
-        return read_table(path, reading)
+        return (list_run_split if is_run_split(path) else read_table)(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
     reading.check_no_table(data, "a folder")
-    found = _subfolders(path)
-    sides = _sides_among(path, found, reading.split_names)
-    if sides:
-        return _split_folders(path, found, sides)
-    listing = Listing([], own_split=False)
-    _add_classes(listing, path, path, None)
-    if not listing.photos:
+    names = _subfolders(path)
+    if sides := _sides_among(path, names, reading.split_names):
+        return _split_folders(path, names, sides)
+    found = LabelledData([], own_split=False)
+    _add_classes(found, path, path, None)
+    if not found.photos:
         raise _no_photos(path)
-    return listing
+    return found
 
 
 def _sides_among(path: Path, names: Sequence[str], asked: str | None) -> dict[str, Side]:
-    """The side of each folder that is one; none where all are classes.
-
-    Raises:
-        UsageError: they may be either.
-    """
+    """The side of each folder that is one; none where all are classes; UsageError for either."""
     if asked is not None:
         return _asked_sides(path, names, asked)
     found = sides_of(names)
@@ -81,7 +80,7 @@ def _sides_among(path: Path, names: Sequence[str], asked: str | None) -> dict[st
     for side in SIDES:
         same = [name for name, other in found.items() if other == side]
         if len(same) > 1:
-            raise UsageError(f"{path}: {_listed(same)} all mean {side}. {_ASK}")
+            raise UsageError(f"{path}: {some(same)} all mean {side}. {_ASK}")
     classes = [name for name in names if name not in found and _has_photos(path / name)]
     if not classes or ("train" in found.values() and len(found) > 1):
         return found
@@ -93,11 +92,9 @@ def _sides_among(path: Path, names: Sequence[str], asked: str | None) -> dict[st
 
 
 def _either(path: Path, sides: Sequence[str], names: Sequence[str]) -> UsageError:
-    others = _listed([name for name in names if name not in sides])
+    others = some(name for name in names if name not in sides)
     beside = f", beside {others}," if others else ""
-    return UsageError(
-        f"{path}: {_listed(sides)}{beside} may be sides of a split or classes. {_ASK}"
-    )
+    return UsageError(f"{path}: {some(sides)}{beside} may be sides of a split or classes. {_ASK}")
 
 
 def _asked_sides(path: Path, names: Sequence[str], asked: str) -> dict[str, Side]:
@@ -109,14 +106,14 @@ def _asked_sides(path: Path, names: Sequence[str], asked: str) -> dict[str, Side
     for name, side in named_sides(asked).items():
         if canonical(name) not in there:
             raise UsageError(
-                f"--split-names {asked}: {path} has no folder {name}, but {_listed(names)}."
+                f"--split-names {asked}: {path} has no folder {name}, but {some(names)}."
             )
         found[there[canonical(name)]] = side
     return found
 
 
 def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
-    """Tells folders that hold sides, or folders of the same names: the classes, most likely."""
+    """Raises UsageError for folders that hold sides, or folders of the same names: the classes."""
     inside: dict[str, set[str]] = {}
     for name in names:
         folder = path / name
@@ -125,9 +122,9 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
         if len(names) > 1 and "train" in sides.values() and len(sides) > 1:
             first = next(iter(sides))
             raise UsageError(
-                f"{folder}: holds {_listed(list(sides))}. Put the sides of a split outside of the "
-                f"classes: {path / first / name}. --split-names none takes all photos of {name}, "
-                f"those of {first}, too, for its own, and splits them anew."
+                f"{folder}: holds {some(sides)}. Put the sides of a split outside of the classes: "
+                f"{path / first / name}. --split-names none takes all photos of {name}, those of "
+                f"{first}, too, for its own, and splits them anew."
             )
         mine = {canonical(folder) for folder in inner}
         if len(mine) < 2 or _count_loose(folder):
@@ -136,46 +133,48 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
             same = sorted(mine & theirs)
             if len(same) > 1:
                 raise UsageError(
-                    f"{path}: {other} and {name} hold folders of the same names ({_listed(same)}), "
-                    f"as the sides of a split do, but are no names of sides that are known. {_ASK}"
+                    f"{path}: {other} and {name} hold folders of the same names ({some(same)}), as "
+                    f"the sides of a split do, but are no names of sides that are known. {_ASK}"
                 )
         inside[name] = mine
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
-def _split_folders(path: Path, found: Sequence[str], sides: dict[str, Side]) -> Listing:
-    listing = Listing([], own_split=False)
+def _split_folders(path: Path, names: Sequence[str], sides: dict[str, Side]) -> LabelledData:
+    found = LabelledData([], own_split=False)
+    first = {side: name for name, side in reversed(sides.items())}
     for side in SIDES:
         for name in [name for name, other in sides.items() if other == side]:
-            _add_side(listing, path, name, side)
-    listing.own_split = bool(listing.side("val"))
-    _note_held_out(listing, sides)
-    unused = [name for name in found if name not in sides]
+            _add_side(found, path, name, side)
+    found.own_split = bool(found.side("val"))
+    held_out = len(found.side("test"))
+    if held_out and "train" in first:
+        train, test = first["train"], first["test"]
+        note = f"{test}: {held_out} photo(s) held out, for `resnest evaluate --split test`"
+        if not found.own_split:
+            note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
+        found.notes.append(note)
+    unused = [name for name in names if name not in sides]
     if unused:
-        listing.notes.append(f"not used: {_listed(unused)} (beside {_listed(list(sides))})")
-    if "train" in sides.values() and not listing.side("train"):
-        raise _no_photos(path / next(name for name, side in sides.items() if side == "train"))
-    if not listing.photos:
+        found.notes.append(f"not used: {some(unused)} (beside {some(sides)})")
+    if "train" in first and not found.side("train"):
+        raise _no_photos(path / first["train"])
+    if not found.photos:
         raise _no_photos(path / next(iter(sides)))
-    return listing
+    return found
 
 
-def _add_side(listing: Listing, root: Path, name: str, side: Side) -> None:
+def _add_side(found: LabelledData, root: Path, name: str, side: Side) -> None:
     base = _without_wrappers(root / name, side)
     if _subfolders(base):
-        before = len(listing.photos)
-        _add_classes(listing, root, base, side)
-        if len(listing.photos) == before and side != "train":
-            listing.notes.append(f"{name}: has no photos")
+        before = len(found.photos)
+        _add_classes(found, root, base, side)
+        if len(found.photos) == before and side != "train":
+            found.notes.append(f"{name}: has no photos")
         return
     loose = _count_loose(base)
     if side != "train":
         what = f"{loose} photo(s) without class folders, so without labels" if loose else "is empty"
-        listing.notes.append(f"{name}: {what}; not used")
+        found.notes.append(f"{name}: {what}; not used")
     elif loose:
         raise UsageError(
             f"{root / name}: its {loose} photo(s) lie beside each other, so nothing says their "
@@ -190,21 +189,10 @@ def _without_wrappers(folder: Path, side: Side) -> Path:
         inner = _subfolders(folder)
         if len(inner) != 1 or _count_loose(folder):
             return folder
-        name = inner[0]
+        (name,) = inner
         if not (name == folder.name or side_of(name) == side or is_decoration(name)):
             return folder
         folder /= name
-
-
-def _note_held_out(listing: Listing, sides: dict[str, Side]) -> None:
-    train = next((name for name, side in sides.items() if side == "train"), None)
-    test = next((name for name, side in sides.items() if side == "test"), None)
-    held_out = len(listing.side("test"))
-    if held_out and train:
-        note = f"{test}: {held_out} photo(s) held out, for `resnest evaluate --split test`"
-        if not listing.own_split:
-            note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
-        listing.notes.append(note)
 
 
 def _no_photos(folder: Path) -> UsageError:
@@ -247,74 +235,64 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _is_photo(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-
-
 def _has_photos(folder: Path) -> bool:
-    return any(not e.error and _is_photo(e.name) for e in folders.walk(str(folder)))
-
-
-def _add_classes(listing: Listing, root: Path, base: Path, side: Side | None) -> None:
-    """Adds the photos of all class folders in `base`; `root` is what their names are relative to.
-
-    Names that differ in Unicode's form alone are one class, which keeps the first one's form.
-    """
-    labels = {canonical(photo.label): photo.label for photo in listing.photos}
-    here: dict[str, str] = {}
-    for name in _subfolders(base):
-        label = labels.setdefault(canonical(name), name)
-        if canonical(name) in here:
-            listing.notes.append(f"{base}: two folders are called {label}; they are one class")
-        here[canonical(name)] = name
-        _add_class(listing, root, base / name, label, side)
-    loose = _count_loose(base)
-    if loose:
-        listing.notes.append(f"{base}: {loose} photo(s) beside the class folders left out")
-
-
-def _add_class(listing: Listing, root: Path, folder: Path, label: str, side: Side | None) -> None:
-    before, skipped = len(listing.photos), 0
-    for entry in folders.walk(str(folder)):
-        if entry.error:
-            raise ResnestError(f"{entry.path} {entry.error}.")
-        if not _is_photo(entry.name):
-            skipped += 1
-            continue
-        name = os.path.relpath(entry.path, root).replace(os.sep, "/")
-        listing.photos.append(Listed(entry.path, name, label, side))
-    if skipped:
-        where = os.path.relpath(folder, root)
-        listing.notes.append(f"{where}: {skipped} file(s) without a known image extension skipped")
-    if len(listing.photos) == before:
-        listing.empty.append(os.path.relpath(folder, root))
+    return any(not e.error and is_photo(e.name) for e in folders.walk(str(folder)))
 
 
 def _count_loose(folder: Path) -> int:
     """Photos that lie in a folder itself."""
     with os.scandir(folder) as entries:
         return sum(
-            1
-            for entry in entries
-            if _is_photo(entry.name)
-            and not folders.is_dropping(entry.name)
-            and not _is_folder(entry)
+            is_photo(e.name) and not folders.is_dropping(e.name) and not _is_folder(e)
+            for e in entries
         )
 
 
-def check_classes(listing: Listing, data: str) -> None:
-    """Tells validation classes that training does not know.
+def _add_classes(found: LabelledData, root: Path, base: Path, side: Side | None) -> None:
+    """Adds the photos of all class folders in `base`; `root` is what their names are relative to.
 
-    Raises:
-        UsageError: names them, and the nearest known ones; or nothing is there to train on.
+    Names that differ in Unicode's form alone are one class, which keeps the first one's form.
     """
-    if not any(photo.side in {None, "train"} for photo in listing.photos):
+    labels = {canonical(photo.label): photo.label for photo in found.photos}
+    here = set[str]()
+    for name in _subfolders(base):
+        label = labels.setdefault(canonical(name), name)
+        if canonical(name) in here:
+            found.notes.append(f"{base}: two folders are called {label}; they are one class")
+        here.add(canonical(name))
+        _add_class(found, root, base / name, label, side)
+    if loose := _count_loose(base):
+        found.notes.append(f"{base}: {loose} photo(s) beside the class folders left out")
+
+
+def _add_class(
+    found: LabelledData, root: Path, folder: Path, label: str, side: Side | None
+) -> None:
+    before, skipped = len(found.photos), 0
+    for entry in folders.walk(str(folder)):
+        if entry.error:
+            raise ResnestError(f"{entry.path} {entry.error}.")
+        if is_photo(entry.name):
+            name = os.path.relpath(entry.path, root).replace(os.sep, "/")
+            found.photos.append(LabelledPhoto(entry.path, name, label, side))
+        else:
+            skipped += 1
+    where = os.path.relpath(folder, root)
+    if skipped:
+        found.notes.append(f"{where}: {skipped} file(s) without a known image extension skipped")
+    if len(found.photos) == before:
+        found.empty.append(where)
+
+
+def check_classes(found: LabelledData, data: str) -> None:
+    """Raises UsageError for validation classes that training lacks, or where nothing can train."""
+    if not any(photo.side in {None, "train"} for photo in found.photos):
         raise UsageError(
-            f"{data}: has {' and '.join(sorted({str(p.side) for p in listing.photos}))}, but no "
+            f"{data}: has {' and '.join(sorted({str(p.side) for p in found.photos}))}, but no "
             "photos to train on beside it."
         )
-    known = sorted({photo.label for photo in listing.photos if photo.side in {None, "train"}})
-    unknown = sorted({photo.label for photo in listing.side("val")} - set(known))
+    known = sorted({photo.label for photo in found.photos if photo.side in {None, "train"}})
+    unknown = sorted({photo.label for photo in found.side("val")} - set(known))
     if unknown:
         hint = did_you_mean_among(unknown[0], known)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -325,11 +303,7 @@ def check_classes(listing: Listing, data: str) -> None:
 
 
 def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
-    """Tells another number of classes than the user expects, or fewer than two.
-
-    Raises:
-        UsageError: lists what was found.
-    """
+    """Raises UsageError for another number of classes than the user expects, or fewer than two."""
     if expected is None or expected == len(counts):
         if len(counts) >= 2:
             return

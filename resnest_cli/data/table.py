@@ -2,22 +2,66 @@
 
     photos.csv: path,label[,split]      paths are relative to the file
 
-Many other names of columns are understood, and other forms of files: see `columns`, `photo_paths`
-and `table_file`. Rows of a test split are held out.
+Other forms of files are understood, see `table_file`, and many other names of columns. What the
+flags name comes first. Then names decide, compared without case, spaces and underscores: the first
+group below of which the table has one name; two of one group are an error. A column without a known
+name is taken where it is the only one left. A column is a split by its name, or where all of its
+values are names of sides, train among them. What is not plain is an error that names the flags.
+Rows of a test split are held out.
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from resnest_cli.data.columns import Columns, find_columns
-from resnest_cli.data.listing import AS_FOUND, Listed, Listing, Reading, Side
-from resnest_cli.data.photo_paths import Cell, Place, find_photos
-from resnest_cli.data.table_file import Row, Table, read_table_file
+from resnest_cli.data.labelled_photos import (
+    AS_FOUND,
+    LabelledData,
+    LabelledPhoto,
+    Reading,
+    Side,
+    is_photo,
+    named_sides,
+    sides_of,
+    some,
+)
+from resnest_cli.data.photo_paths import find_photos
+from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.errors import UsageError
 from resnest_cli.model.class_names import canonical
+from resnest_cli.model.variants import did_you_mean_among
+
+# The names of pandas, fastai, Keras, Hugging Face (file_name), Kaggle and medical data sets.
+_PATHS = (
+    ("path",),
+    ("filepath", "filepaths", "filename", "filenames", "fname", "fpath", "fullpath", "relpath",
+     "relativepath", "imagepath", "imagepaths", "imagefile", "imagefilename", "imagename",
+     "imageindex", "imgpath", "imgfile", "imgname", "imgfilename", "photopath"),
+    ("image", "images", "img", "file", "files", "photo", "picture"),
+    ("imageid", "imgid", "photoid", "fileid", "id", "name", "key"),
+    ("url", "uri", "imageurl"),
+)  # fmt: skip
+_LABELS = (
+    ("label",),
+    ("labels", "class", "classes", "category", "target", "classname", "labelname", "categoryname",
+     "classlabel"),
+    ("classid", "labelid", "categoryid", "classindex", "targetid", "y"),
+)  # fmt: skip
+_SPLIT = "split"
+_MAYBE_SPLITS = frozenset(
+    ("set", "subset", "dataset", "partition", "phase", "usage", "fold", "splits", "datasplit")
+)
+# Columns of yes and no, fastai's is_valid among them: what yes and no mean.
+_YES_NO: Mapping[str, tuple[Side, Side]] = {
+    "isvalid": ("val", "train"), "isval": ("val", "train"), "isvalidation": ("val", "train"),
+    "istest": ("test", "train"), "istrain": ("train", "val"), "istraining": ("train", "val"),
+}  # fmt: skip
+_TRUTH = {"true": 0, "1": 0, "1.0": 0, "yes": 0, "false": 1, "0": 1, "0.0": 1, "no": 1}
+_INDEX = re.compile(r"|unnamed:[\d.]+|index|indexlevel0")  # pandas' row numbers
+_FEW = 20  # different values of a split
 
 _WHOLE = re.compile(r"(-?\d+)(\.0+)?")
 _MISSING = frozenset(("nan", "na", "n/a", "<na>", "#n/a", "null", "none"))
@@ -25,7 +69,7 @@ _SEVERAL = re.compile(r"[|;,]")  # what stands between labels of one photo
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # a line break is a quote left open
 
 
-def read_table(path: Path, reading: Reading = AS_FOUND) -> Listing:
+def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     """Reads the file; `reading` says what it cannot say.
 
     Raises:
@@ -39,25 +83,250 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> Listing:
         table = read_table_file(path, unnamed=True)
     if not table.rows:
         raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
-    columns = find_columns(table, reading, path)
+    columns = _ColumnFinder(table, reading, path).found()
     unlabelled = _leave_out_unlabelled(table, columns)
     _check_rows(table, columns, path)
-    cells = [Cell(row.number, row.cells[columns.path]) for row in table.rows]
-    found = find_photos(path, table.unit, cells, reading, windows=table.windows)
-    _check_once(table, found.places, path)
-    notes = [*table.notes, *columns.notes, *found.notes]
+    cells = [(row.number, row.cells[columns.path]) for row in table.rows]
+    places, notes = find_photos(path, table.unit, cells, reading, windows=table.windows)
+    notes = [*table.notes, *columns.notes, *notes]
     if unlabelled:
         notes.append(f"{path}: {unlabelled} photo(s) of the test split have no label; not used")
-    labels = _labels(table, columns.label, notes, path)
+    labels = _labels(list(table.values(columns.label)), notes, path)
+    sides: list[Side | None] = [None] * len(places)
+    if columns.split is not None:
+        sides = [columns.sides[value] for value in table.values(columns.split)]
     photos = [
-        Listed(place.path, place.name, label, _side(row, columns))
-        for row, place, label in zip(table.rows, found.places, labels, strict=True)
+        LabelledPhoto(place.path, place.name, label, side)
+        for place, label, side in zip(places, labels, sides, strict=True)
     ]
+    _check_once(table, photos, path)
     notes += _test_notes(photos, path)
-    return Listing(photos, own_split=any(photo.side == "val" for photo in photos), notes=notes)
+    return LabelledData(photos, own_split="val" in sides, notes=notes)
 
 
-def _leave_out_unlabelled(table: Table, columns: Columns) -> int:
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Places of the columns; the side of each value of the split; what the user should know."""
+
+    path: int
+    label: int
+    split: int | None
+    sides: Mapping[str, Side]
+    notes: list[str]
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.casefold())
+
+
+class _ColumnFinder:
+    """Chooses the columns of a table; `file` is named in messages."""
+
+    def __init__(self, table: Table, reading: Reading, file: Path) -> None:
+        self.table, self.reading, self.file = table, reading, file
+        self.keys = [_key(name) for name in table.columns]
+        self.taken: set[int] = set()
+        self.no_split = (reading.split_names or "").strip().lower() == "none"
+        if self.no_split and reading.split_column is not None:
+            raise UsageError("--split-names none: then there is no --split-column; leave out one.")
+
+    def found(self) -> _Columns:
+        path = self._named("path", self.reading.path_column)
+        label = self._named("label", self.reading.label_column)
+        split = self._named("split", self.reading.split_column)
+        if path is None:
+            path = self._by_name("path", _PATHS) if self.table.named else self._by_photos()
+        if label is None:
+            label = self._by_name("label", _LABELS)
+        if split is None and not self.no_split:
+            split = self._split()
+        if path is None and label is not None:
+            path = self._only_left("path", _LABELS)
+        elif label is None and path is not None:
+            label = self._only_left("label", _PATHS)
+        if path is None or label is None:
+            raise self._missing(path, label)
+        sides = self._sides(split) if split is not None else {}
+        taken = {"path": path, "label": label} | ({} if split is None else {"split": split})
+        names = {kind: self.table.columns[place] for kind, place in taken.items()}
+        notes = []
+        if any(kind != _key(name) for kind, name in names.items()):
+            said = ", ".join(f"{name} ({kind})" for kind, name in names.items())
+            notes.append(f"{self.file}: columns taken: {said}")
+        if split is None and not self.no_split:
+            notes += self._unused_splits()
+        return _Columns(path, label, split, sides, notes)
+
+    def _named(self, kind: str, name: str | None) -> int | None:
+        """The column that a flag names: exactly so, or but for case."""
+        if name is None:
+            return None
+        columns = self.table.columns
+        places = [place for place, column in enumerate(columns) if column == name] or [
+            place for place, key in enumerate(self.keys) if key == _key(name)
+        ]
+        if len(places) != 1:
+            many = f"{len(places)} columns of this name" if places else "no such column"
+            hint = did_you_mean_among(name, columns)
+            raise UsageError(
+                f"--{kind}-column {name}: {self.file} has {many}; it has {shown(columns)}.{hint}"
+            )
+        if places[0] in self.taken:
+            raise UsageError(f"--{kind}-column {name}: another flag names this column, too.")
+        return self._take(places[0], kind)
+
+    def _take(self, place: int, kind: str) -> int:
+        name = self.table.columns[place]
+        if name in self.table.odd:
+            raise UsageError(
+                f"{self.file}: the column {name} ({kind}) holds {self.table.odd[name]}; it must "
+                f"have one text in each row. --{kind}-column names another."
+            )
+        self.taken.add(place)
+        return place
+
+    def _free(self) -> list[int]:
+        """Columns of text that are nothing yet."""
+        columns = self.table.columns
+        return [
+            place
+            for place, name in enumerate(columns)
+            if place not in self.taken and name not in self.table.odd
+        ]
+
+    def _by_name(self, kind: str, groups: tuple[tuple[str, ...], ...]) -> int | None:
+        for group in groups:
+            places = [p for p, key in enumerate(self.keys) if key in group and p not in self.taken]
+            if len(places) > 1:
+                raise self._several(kind, places)
+            if places:
+                return self._take(places[0], kind)
+        return None
+
+    def _several(self, kind: str, places: Iterable[int]) -> UsageError:
+        names = shown(self.table.columns[place] for place in places)
+        return UsageError(
+            f"{self.file}: several columns may be the {kind}: {names}. Name one: --{kind}-column."
+        )
+
+    def _by_photos(self) -> int:
+        """Of columns without names the one whose first cell is a photo's."""
+        places = [p for p, cell in enumerate(self.table.rows[0].cells) if is_photo(cell.strip())]
+        if len(places) != 1:
+            raise self._several("path", places)
+        return self._take(places[0], "path")
+
+    def _left(self) -> list[int]:
+        """Columns of text that are nothing yet, no splits and no mere row numbers."""
+        return [
+            place
+            for place in self._free()
+            if (key := self.keys[place]) not in _MAYBE_SPLITS
+            and not (
+                _INDEX.fullmatch(key)
+                and all(value.isdecimal() for value in self.table.values(place))
+            )
+        ]
+
+    def _only_left(self, kind: str, other: tuple[tuple[str, ...], ...]) -> int | None:
+        left = self._left()
+        if len(left) != 1 or any(self.keys[left[0]] in group for group in other):
+            return None
+        return self._take(left[0], kind)
+
+    def _missing(self, path: int | None, label: int | None) -> UsageError:
+        columns, left = shown(self.table.columns), self._left()
+        values = {value for place in left for value in self.table.values(place)}
+        if path is not None and len(left) > 1 and values <= {"0", "1", "0.0", "1.0"}:
+            return UsageError(
+                f"{self.file}: has a column of 0 and 1 for each class "
+                f"({shown(self.table.columns[place] for place in left)}). One column must have the "
+                "name of the class, in pandas: df['label'] = df[COLUMNS].idxmax(axis=1)"
+            )
+        kinds = [kind for kind, place in (("path", path), ("label", label)) if place is None]
+        flags = " and ".join(f"--{kind}-column" for kind in kinds)
+        first = "" if self.table.named else ", which have no names and are called by their number"
+        return UsageError(
+            f"{self.file}: no column is plainly the {' or the '.join(kinds)}; it has {columns}"
+            f"{first}. Name it with {flags}, or call the columns path,label[,split] in the first "
+            "line."
+        )
+
+    def _split(self) -> int | None:
+        """The column that says who trains: by its name, or by all of its values."""
+        strict = [
+            place
+            for place, key in enumerate(self.keys)
+            if key == _SPLIT and place not in self.taken and any(self.table.values(place))
+        ]
+        found = strict or [place for place in self._free() if self._is_split(place)]
+        if len(found) > 1:
+            raise self._several("split", found)
+        if found:
+            return self._take(found[0], "split")
+        if self.reading.split_names is not None:
+            raise UsageError(
+                f"--split-names {self.reading.split_names}: no column of {self.file} has these "
+                f"values only; it has {shown(self.table.columns)}. Name it with --split-column."
+            )
+        return None
+
+    def _is_split(self, place: int) -> bool:
+        values: set[str] = set()
+        for value in self.table.values(place):
+            values.add(value)
+            if len(values) > _FEW:
+                return False
+        known = self._meanings(place, values)
+        if self.keys[place] in _MAYBE_SPLITS:
+            return bool(known)  # and all of them must be; see `_sides`
+        several = len(set(known.values())) > 1 and "train" in known.values()
+        return several and (self._is_yes_no(place) or len(known) == len(values - {""}))
+
+    def _is_yes_no(self, place: int) -> bool:
+        return self.keys[place] in _YES_NO and self.reading.split_names is None
+
+    def _meanings(self, place: int, values: Iterable[str]) -> dict[str, Side]:
+        """The side of each of these values of a column that means one."""
+        if self._is_yes_no(place):
+            sides = _YES_NO[self.keys[place]]
+            return {v: sides[_TRUTH[v.lower()]] for v in values if v.lower() in _TRUTH}
+        if self.reading.split_names is None:
+            return sides_of(values)
+        named = named_sides(self.reading.split_names)
+        return {value: named[value] for value in values if value in named}
+
+    def _sides(self, place: int) -> dict[str, Side]:
+        """The side of each value of a split."""
+        values = dict.fromkeys(self.table.values(place))
+        values.pop("", None)  # `_check_rows` names their lines
+        known = self._meanings(place, values)
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            row = next(row for row in self.table.rows if row.cells[place].strip() == unknown[0])
+            raise UsageError(
+                f"{self.file}: {self.table.unit} {row.number}: unknown split {unknown[0]!r}; the "
+                f"column {self.table.columns[place]} has {some(map(repr, unknown))}, which mean no "
+                "side. Use train, val and test, or say which is which: --split-names "
+                "TRAIN,VAL[,TEST]."
+            )
+        return known
+
+    def _unused_splits(self) -> list[str]:
+        """Columns that may have been meant as a split, where none was taken."""
+        unused = []
+        for place, key in enumerate(self.keys):
+            values = sorted(set(self.table.values(place)) - {""})
+            maybe = key in _MAYBE_SPLITS or key in _YES_NO
+            if maybe and place not in self.taken and 1 < len(values) <= _FEW:
+                unused.append(
+                    f"{self.file}: the column {self.table.columns[place]} ({shown(values)}) is not "
+                    "taken as a split; --split-column and --split-names TRAIN,VAL[,TEST] would"
+                )
+        return unused
+
+
+def _leave_out_unlabelled(table: Table, columns: _Columns) -> int:
     """Takes away test rows without a label, as competitions have them; returns how many."""
     used = [
         row
@@ -72,7 +341,7 @@ def _leave_out_unlabelled(table: Table, columns: Columns) -> int:
     return left_out
 
 
-def _check_rows(table: Table, columns: Columns, path: Path) -> None:
+def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
     """Raises UsageError for the first row without a path, a label, or a split where others have."""
     unit = table.unit
     for row in table.rows:
@@ -95,51 +364,32 @@ def _check_rows(table: Table, columns: Columns, path: Path) -> None:
         )
 
 
-def _side(row: Row, columns: Columns) -> Side | None:
-    return None if columns.split is None else columns.sides[row.cells[columns.split].strip()]
-
-
-def _check_once(table: Table, places: Sequence[Place], path: Path) -> None:
+def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> None:
     """Raises UsageError for a photo that two rows name."""
-    counts = Counter(os.path.normpath(place.path) for place in places)
-    twice = [name for name, count in counts.items() if count > 1]
+    rows: dict[str, list[int]] = {}
+    for row, photo in zip(table.rows, photos, strict=True):
+        rows.setdefault(os.path.normpath(photo.path), []).append(row.number)
+    twice = [name for name, numbers in rows.items() if len(numbers) > 1]
     if twice:
-        both = [
-            row.number
-            for row, place in zip(table.rows, places, strict=True)
-            if os.path.normpath(place.path) == twice[0]
-        ]
+        first, second = rows[twice[0]][:2]
         raise UsageError(
-            f"{path}: lists {twice[0]} more than once, in {table.unit}s {both[0]} and {both[1]} "
+            f"{path}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
             f"({len(twice)} such)."
         )
 
 
-def _labels(table: Table, column: int, notes: list[str], path: Path) -> list[str]:
+def _labels(labels: list[str], notes: list[str], path: Path) -> list[str]:
     """The labels: 1.0 is 1 where all are whole numbers, and Unicode's two forms of a name are one.
 
-    Spaces around a label would make another class of it.
+    Adds to `notes` what they may mean that are taken as names of classes all the same.
     """
-    labels = list(table.values(column))
     whole = [_WHOLE.fullmatch(label) for label in labels]
     if all(whole) and any(match and match[2] for match in whole):
         labels = [match[1] for match in whole if match]
         notes.append(f"{path}: labels such as 1.0 are read as 1")
     first: dict[str, str] = {}
     labels = [first.setdefault(canonical(label), label) for label in labels]
-    by_case: dict[str, list[str]] = {}
-    for key, label in first.items():
-        by_case.setdefault(key.casefold(), []).append(label)
-    notes += _odd_labels(Counter(labels), path)
-    alike = next((same for same in by_case.values() if len(same) > 1), None)
-    if alike:
-        notes.append(f"{path}: classes that differ in case alone are several: {', '.join(alike)}")
-    return labels
-
-
-def _odd_labels(counts: Counter[str], path: Path) -> list[str]:
-    """What labels may mean that are taken as names of classes all the same."""
-    notes = []
+    counts = Counter(labels)
     missing = [label for label in counts if label.casefold() in _MISSING]
     if missing:
         photos = sum(counts[label] for label in missing)
@@ -159,18 +409,21 @@ def _odd_labels(counts: Counter[str], path: Path) -> list[str]:
             f"{path}: a photo has one class here, so {joint[0]!r} is a class of its own "
             f"({len(joint)} such label(s))"
         )
-    return notes
+    by_case: dict[str, list[str]] = {}
+    for key, label in first.items():
+        by_case.setdefault(key.casefold(), []).append(label)
+    if alike := next((same for same in by_case.values() if len(same) > 1), None):
+        notes.append(f"{path}: classes that differ in case alone are several: {', '.join(alike)}")
+    return labels
 
 
-def _test_notes(photos: Sequence[Listed], path: Path) -> list[str]:
+def _test_notes(photos: Sequence[LabelledPhoto], path: Path) -> list[str]:
     """What the user should know of rows that are held out."""
     labels = {photo.label for photo in photos if photo.side == "test"}
     if not labels:
         return []
     count = sum(photo.side == "test" for photo in photos)
     notes = [f"{path}: {count} photo(s) of the test split are held out of training"]
-    alone = sorted(labels - {photo.label for photo in photos if photo.side != "test"})
-    if alone:
-        some = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if alone[5:] else "")
-        notes.append(f"{path}: {some}: in the test split only, so no class to learn")
+    if alone := sorted(labels - {photo.label for photo in photos if photo.side != "test"}):
+        notes.append(f"{path}: {some(alone)}: in the test split only, so no class to learn")
     return notes

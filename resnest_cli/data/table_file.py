@@ -1,10 +1,16 @@
-"""A file with a row for each photo -> columns and rows of text. What they mean is another matter.
+"""A file with a row for each photo -> columns and rows of text. What they mean, `table` decides.
 
 CSV with commas, semicolons, tabs or bars (`sep=;` in the first line is Excel's), JSON lines, a JSON
 array of objects, or Parquet; the content decides, not the name. Text may be compressed with gzip.
 Numbers are never computed with: 007 stays 007.
+
+A byte order mark decides how text is encoded: UTF-8, UTF-16 (Excel's "Unicode text"), UTF-32.
+Without one it is UTF-8; UTF-16 where every second byte is zero; and a line that is not UTF-8 is
+read as Windows-1252, which older programs of western Europe and America write. A note says what was
+guessed.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -17,10 +23,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnest_cli.data.encoding import decoded, read_bytes
+from resnest_cli.data.labelled_photos import is_photo, reading_file
 from resnest_cli.errors import ResnestError, UsageError, one_line
-from resnest_cli.images.sources import EXTENSIONS
 
+WINDOWS = "cp1252"
+# The marks of UTF-32 begin as those of UTF-16 do: longer ones first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_SAMPLE = 4096  # bytes
+_SHOWN = 60  # characters
 _SEP = re.compile(r"\s*\"?sep=(.)\"?[ \t]*(\r\n|\r|\n|$)", re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"')
 _CAFFE = re.compile(r"\S+ \S+")  # `1.jpg 0`: lists of Caffe, and of ImageNet
@@ -32,6 +48,14 @@ _OTHERS = {
     b"\x89HDF": "an HDF5 file",
     b"%PDF": "a PDF",
 }
+
+
+class Text(NamedTuple):
+    """A file's text; what had to be guessed; whether lines of it were read as Windows-1252."""
+
+    text: str
+    notes: list[str]
+    windows: bool = False
 
 
 class Row(NamedTuple):
@@ -71,16 +95,23 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
     """
     if is_photo(path.name):
         raise UsageError(f"{path}: is a photo; give a folder of class folders, or a table of them.")
-    begin = read_bytes(path, 16)
+    with reading_file(path), path.open("rb") as file:
+        begin = file.read(16)
     if begin.startswith(b"PAR1"):
         table = _parquet(path)
     else:
-        for mark, what in _OTHERS.items():
-            if begin.startswith(mark):
-                raise UsageError(f"{path}: is {what}, which is not read here. Save it as CSV.")
-        text, notes, windows = decoded(_unpacked(read_bytes(path), path), str(path))
-        json_ = text.lstrip()[:1] in {"{", "["}
-        table = _json(text, path) if json_ else _csv(text, path, unnamed)
+        if what := next((what for mark, what in _OTHERS.items() if begin.startswith(mark)), None):
+            raise UsageError(f"{path}: is {what}, which is not read here. Save it as CSV.")
+        with reading_file(path):
+            data = path.read_bytes()
+        if begin.startswith(b"\x1f\x8b"):
+            try:
+                data = gzip.decompress(data)
+            except (OSError, EOFError, zlib.error) as error:
+                raise UsageError(f"{path}: is a damaged gzip file: {error}.") from error
+        text, notes, windows = decoded(data, str(path))
+        is_json = text.lstrip()[:1] in {"{", "["}
+        table = _json(text, path) if is_json else _csv(text, path, unnamed)
         table.windows = windows
         table.notes[:0] = notes
     if not table.odd:
@@ -88,13 +119,62 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
     return table
 
 
-def _unpacked(data: bytes, path: Path) -> bytes:
-    if not data.startswith(b"\x1f\x8b"):
-        return data
+def decoded(data: bytes, name: str) -> Text:
+    """The text of a file's bytes; `name` is the file's, for messages."""
+    found = _decoded(data, name)
+    nul = found.text.find("\0")
+    if nul >= 0:
+        line = found.text.count("\n", 0, nul) + 1
+        raise UsageError(
+            f"{name}: has a NUL byte in line {line}: it is damaged, or no text at all. Save it "
+            "again, as CSV in UTF-8."
+        )
+    return found
+
+
+def _decoded(data: bytes, name: str) -> Text:
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return Text(_by(encoding, data.removeprefix(mark), name), [])
+    for encoding, zeros in (("utf-16-le", data[1:_SAMPLE:2]), ("utf-16-be", data[:_SAMPLE:2])):
+        if len(data) > 3 and zeros.count(0) > 0.6 * len(zeros):
+            return Text(_by(encoding, data, name), [f"{name}: has no mark; read as UTF-16"])
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: is a damaged gzip file: {error}.") from error
+        return Text(data.decode("utf-8"), [])
+    except UnicodeDecodeError:
+        return _by_lines(data, name)
+
+
+def _by(encoding: str, data: bytes, name: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name}: is not whole: byte {error.start} cannot be read as {encoding.upper()}. Save "
+            "it again, as UTF-8."
+        ) from error
+
+
+def _by_lines(data: bytes, name: str) -> Text:
+    """Lines that are not UTF-8 as Windows-1252: one such line makes no others unreadable."""
+    lines, odd = [], []
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            try:
+                lines.append(line.decode(WINDOWS))
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"{name}: line {number} is neither UTF-8 nor Windows-1252. Save it as UTF-8: "
+                    "in a spreadsheet as CSV UTF-8, or with iconv -f ENCODING -t UTF-8."
+                ) from error
+            odd.append(number)
+    note = (
+        f"{name}: {len(odd)} line(s) are not UTF-8 and read as Windows-1252, line {odd[0]} first: "
+        f"{one_line(lines[odd[0] - 1])[:_SHOWN]} (if that is wrong, save the file as UTF-8)"
+    )
+    return Text("".join(lines), [note], windows=True)
 
 
 def _csv(text: str, path: Path, unnamed: bool) -> Table:
@@ -104,16 +184,16 @@ def _csv(text: str, path: Path, unnamed: bool) -> Table:
     stream = io.StringIO(body, newline="")
     head = next((line for line in stream if line.strip()), "")
     skipped = body[: stream.tell() - len(head)] if head else ""
-    before = _lines(text[: len(text) - len(body)]) + _lines(skipped)
-    delimiter = separator[1] if separator else _delimiter(head)
-    reader = csv.reader(
-        chain([head], stream), strict=True, delimiter=delimiter, skipinitialspace=True
+    before = len(re.findall(r"\r\n|\r|\n", text[: len(text) - len(body)] + skipped))
+    rows = list(
+        _csv_rows(
+            chain([head], stream), separator[1] if separator else _delimiter(head), path, before
+        )
     )
-    rows = [row for row in _csv_rows(reader, path, before) if any(c.strip() for c in row.cells)]
     if not rows:
         raise UsageError(f"{path}: is empty. It needs lines path,label[,split].")
     first = [cell.strip() for cell in rows[0].cells]
-    if unnamed or any(is_photo(cell) for cell in first):
+    if unnamed or any(map(is_photo, first)):
         table = Table([str(n) for n in range(1, len(first) + 1)], rows, named=False)
         table.notes.append(f"{path}: line {rows[0].number} names no columns; it is a photo's")
     else:
@@ -121,53 +201,45 @@ def _csv(text: str, path: Path, unnamed: bool) -> Table:
             first.pop()  # of columns that a spreadsheet left empty
         table = Table(first, rows[1:])
     for row in table.rows:
-        _fit(row, table, path)
+        _fit(row, table.columns, path)
     return table
-
-
-def _lines(text: str) -> int:
-    return len(re.findall(r"\r\n|\r|\n", text))
 
 
 def _delimiter(head: str) -> str:
     """Spreadsheets write semicolons in half of the world."""
     bare = _QUOTED.sub("", head)
     best = max(",;\t|", key=bare.count)
-    if not bare.count(best) and _CAFFE.fullmatch(bare.strip()):
-        return " "
-    return best
+    return " " if not bare.count(best) and _CAFFE.fullmatch(bare.strip()) else best
 
 
-def _csv_rows(reader: Any, path: Path, before: int) -> Iterator[Row]:
+def _csv_rows(lines: Iterable[str], delimiter: str, path: Path, before: int) -> Iterator[Row]:
+    """Rows that are not empty, each with its first line."""
+    reader = csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
     start = before + 1
     try:
         for cells in reader:
-            yield Row(start, cells)
+            if any(cell.strip() for cell in cells):
+                yield Row(start, cells)
             start = before + reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"{path}: line {start} is not CSV: {error}.") from error
 
 
-def _fit(row: Row, table: Table, path: Path) -> None:
+def _fit(row: Row, columns: list[str], path: Path) -> None:
     """Gives a row a cell for each column; empty ones too many go."""
-    wanted, cells = len(table.columns), row.cells
+    wanted, cells = len(columns), row.cells
     if wanted == 1:
         raise UsageError(
-            f"{path}: has one column only, called {shown(table.columns)}. The first line names two "
+            f"{path}: has one column only, called {shown(columns)}. The first line names two "
             "or more, with commas, semicolons, tabs or bars between them: path,label."
         )
     if any(cell.strip() for cell in cells[wanted:]):
         raise UsageError(
             f"{path}: line {row.number} has {len(cells)} cells, but there are {wanted} columns: "
-            f"{shown(table.columns)}. A name with a separator in it needs quotes around it."
+            f"{shown(columns)}. A name with a separator in it needs quotes around it."
         )
     del cells[wanted:]
     cells += [""] * (wanted - len(cells))
-
-
-def is_photo(cell: str) -> bool:
-    """Whether a text ends as names of photos do."""
-    return cell[cell.rfind(".") :].lower() in EXTENSIONS if "." in cell else False
 
 
 def shown(columns: Iterable[str]) -> str:
@@ -179,24 +251,18 @@ def shown(columns: Iterable[str]) -> str:
 def _json(text: str, path: Path) -> Table:
     """Records of JSON: an array of objects, or an object in each line."""
     if text.lstrip()[0] == "[":
-        found = _parsed(text, f"{path}: is")
-        numbered = list(enumerate(found, start=1))
-        unit = "row"
+        numbered, unit = list(enumerate(_parsed(text, f"{path}: is"), start=1)), "row"
     else:
         numbered, unit = list(_json_lines(text, path)), "line"
     columns: dict[str, None] = {}
+    odd: dict[str, str] = {}
     for number, record in numbered:
         if not isinstance(record, dict):
             raise UsageError(f"{path}: {unit} {number} is no JSON object. Write {_RECORDS}.")
         columns |= dict.fromkeys(record)
+        odd |= {name: "lists or objects" for name in record if _is_nested(record[name])}
     if not columns:
         raise UsageError(f"{path}: has no record. Write {_RECORDS}.")
-    odd = {
-        name: "lists or objects"
-        for _, record in numbered
-        for name, value in record.items()
-        if isinstance(value, dict | list)
-    }
     no_photo = len(odd) == len(columns) or any(map(is_photo, columns))
     if no_photo and len(numbered) == 1 and unit == "line":
         raise _one_object(path)
@@ -213,7 +279,11 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, _parsed(line, f"{path}: line {number} is")
             except UsageError:
-                if isinstance(_whole(text), dict):
+                try:
+                    whole = json.loads(text)
+                except (ValueError, RecursionError):
+                    whole = None
+                if isinstance(whole, dict):
                     raise _one_object(path) from None
                 raise
 
@@ -224,13 +294,6 @@ def _one_object(path: Path) -> UsageError:
     )
 
 
-def _whole(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _parsed(text: str, what: str) -> Any:
     """Numbers stay the texts that they are."""
     try:
@@ -239,8 +302,12 @@ def _parsed(text: str, what: str) -> Any:
         raise UsageError(f"{what} not JSON: {one_line(str(error))}.") from error
 
 
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, dict | list) or value != value:  # noqa: PLR0124 - NaN
+    if value is None or _is_nested(value) or value != value:  # noqa: PLR0124 - NaN
         return ""
     return str(value)
 
@@ -271,8 +338,7 @@ def _parquet(path: Path) -> Table:
 
 def _is_text(kind: Any, types: Any) -> bool:
     """Whether the values of a Parquet column have one text each."""
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
     return any(
         test(kind)
         for test in (

@@ -1,38 +1,52 @@
-"""Samples -> batches, prepared ahead by worker processes.
+"""Photos -> batches, prepared ahead by worker processes.
 
-Each item is asked for as (epoch, index, repeat), so that workers carry no state and their number
-changes nothing: order and augmentation come from the seed, see `seeds`. The processes are those of
-`workers`.
+An order says which photos come when, see `order`; each is asked for by a key, so that workers carry
+no state and their number changes nothing. Photos of files are read by the workers, or all of them
+before, to be kept in memory (`--cache`); those of shards come with their keys, encoded, since the
+main process reads shards. The processes are those of `workers`.
 
-A photo that cannot be read any more is left out of its batch and travels back as a `Lost`; it is
-never replaced by another.
+A photo that cannot be read any more, or decoded, is left out of its batch and travels back as a
+`Lost`; it is never replaced by another. A shard that is damaged, or has other photos than it should
+have, ends the run.
+
+Small photos are decoded faster than they are found on a slow disk; kept, a pass over them costs no
+reading at all. They are kept as Pillow holds them, four bytes a pixel, decoded before the processes
+that load photos are forked, which share them.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from resnest_cli.data.dataset import Progress, Sample, in_threads
+from resnest_cli.data.tar import EncodedPhoto, Shard
 from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.inference.cores import usable_cores
+from resnest_cli.machine_limits import limit_reached
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.photo_cache import photo_or_error
-from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
+from resnest_cli.training.order import epoch_keys as epoch_keys  # noqa: PLC0414 - see `pictures`
+from resnest_cli.training.order import epoch_order as epoch_order  # noqa: PLC0414 - see `frozen`
+from resnest_cli.training.order import sample_seed as sample_seed  # noqa: PLC0414 - see `pictures`
 from resnest_cli.training.workers import Failure, Workers, shared
 
 if TYPE_CHECKING:
     from resnest_cli.training.augment import Augment
-    from resnest_cli.training.dataset import Sample
 
-Key = tuple[int, int, int]  # epoch, index, how often the index came before in this epoch
+BYTES_PER_PIXEL = 4
+_MEASURED = 512  # photos, from which the memory of all follows
+_MOST = 0.8  # of the memory that is free
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Batch(NamedTuple):
@@ -52,12 +66,163 @@ class Batch(NamedTuple):
         return len(self.indices) < min(2, len(self.indices) + len(self.lost))
 
 
-class Item(NamedTuple):
-    """A prepared photo float32 (3, H, W), its label, and its place among the samples."""
+class _Prepared(NamedTuple):
+    """A photo float32 (3, H, W), its label, and its place among the samples."""
 
     photo: Tensor
     label: int
     place: int
+
+
+class Batches:
+    """Batches of files or shards, in the order of `order`; processes stay from pass to pass.
+
+    Args:
+        samples: the photos.
+        prepare: an augmentation, or how `resnest predict` prepares photos, bit for bit.
+        batch_size: photos in a batch; see `batch_bounds`.
+        workers: processes; 0 prepares photos in this one.
+        seed: of the run; None takes each photo once, in an order that is always the same.
+        size: the largest side in pixels; that of `prepare` unless given.
+        sizes: the side in an epoch (from 0); the augmentation's own unless given; picklable.
+        photos: the samples' photos, where they are in memory; see `read_all`.
+        balanced, aug_repeats, rank, ranks, accumulated: see `order.Draw`.
+        pin_memory: for copies to an accelerator.
+
+    Raises:
+        ResnestError: the machine's shared memory is too small for the workers.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample] | ShardPhotos,
+        prepare: "Augment | Preprocessing",
+        *,
+        batch_size: int,
+        workers: int,
+        seed: int | None = None,
+        size: int | None = None,
+        sizes: Callable[[int], int] | None = None,
+        photos: Sequence[Image.Image | ImageError] | None = None,
+        balanced: bool = False,
+        aug_repeats: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulated: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        draw = Draw(batch_size, seed, balanced, aug_repeats, rank, ranks, accumulated)
+        if size is None:
+            assert isinstance(prepare, Preprocessing)
+            size = prepare.size
+        self._order: FolderOrder | ShardOrder
+        if isinstance(samples, ShardPhotos):
+            self._order, samples = ShardOrder(samples, draw), ()
+        else:
+            self._order = FolderOrder([sample.label for sample in samples], draw)
+        self.photos = self._order.photos
+        self._workers: Workers[Key, Batch] = Workers(
+            _Photos(samples, seed or 0, prepare, sizes, photos),
+            _collated,
+            count=workers,
+            pin_memory=pin_memory,
+            batch_bytes=batch_size * 3 * size * size * 4,
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch, of the device that has the most."""
+        return len(self._order)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from number `start` on.
+
+        Raises:
+            ResnestError: a worker was killed, the machine has no memory or open files left, or a
+                shard is damaged or cannot be had.
+        """
+        with closing(self._order.batches(epoch, start)) as keys:
+            yield from self._workers.batches(keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """All batches, to validate with; raises as `epoch` does."""
+        return self.epoch(0)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._workers.close()
+
+
+# The names by which `setup` knows them.
+TrainBatches = Batches
+EvalBatches = Batches
+
+
+class ShardBatches(Batches):
+    """The same, called with shards and the number of classes."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        classes: int,
+        prepare: "Augment | Preprocessing",
+        **settings: Any,
+    ) -> None:
+        super().__init__(ShardPhotos(shards, classes), prepare, **settings)
+
+
+ShardTrainBatches = ShardBatches
+ShardEvalBatches = ShardBatches
+
+
+class _Photos(Dataset[Any]):
+    """Reads and prepares one photo; lives in the workers."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        seed: int,
+        prepare: "Augment | Preprocessing",
+        sizes: Callable[[int], int] | None,
+        photos: Sequence[Image.Image | ImageError] | None,
+    ) -> None:
+        self._samples, self._seed = samples, seed
+        self._prepare, self._sizes, self._photos = prepare, sizes, photos
+
+    def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
+        epoch, index, _, encoded = key
+        source = self._samples[index] if encoded is None else encoded
+        try:
+            image = photo_or_error(source) if self._photos is None else self._photos[index]
+            if isinstance(image, ImageError):
+                return Lost(index, source.label, source.name, str(image))
+            if isinstance(self._prepare, Preprocessing):
+                photo = torch.from_numpy(preprocess(image, self._prepare))
+            else:
+                size = () if self._sizes is None else (self._sizes(epoch),)
+                photo = self._prepare(image, sample_seed(self._seed, key), *size)
+        except ResnestError as error:
+            return Failure(str(error))
+        except MemoryError:
+            return Failure(f"{_place(source)} does not fit into this machine's memory.")
+        return _Prepared(photo, source.label, index)
+
+
+def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
+    """A batch of items; the first failure, if there is one."""
+    for item in items:
+        if isinstance(item, Failure):
+            return item
+    good = [item for item in items if isinstance(item, _Prepared)]
+    lost = tuple(item for item in items if isinstance(item, Lost))
+    if not good:
+        return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), [], lost)
+    photos = shared(torch.stack([item.photo for item in good]))
+    labels = shared(torch.tensor([item.label for item in good], dtype=torch.int64))
+    if isinstance(photos, Failure):
+        return photos
+    if isinstance(labels, Failure):
+        return labels
+    return Batch(photos, labels, [item.place for item in good], lost)
 
 
 def default_workers(device: str, processes: int = 1) -> int:
@@ -71,243 +236,85 @@ def default_workers(device: str, processes: int = 1) -> int:
     return cores // 4 if device == "cpu" else min(8, cores)
 
 
-def epoch_order(
-    labels: Sequence[int], *, seed: int, epoch: int, balanced: bool = False
-) -> list[int]:
-    """The order of an epoch: a permutation; balanced, as many photos with equal shares of classes.
-
-    Balanced, a class with few photos has each of them several times, and of a class with many
-    another selection comes in every epoch.
-    """
-    random = np.random.default_rng(derived_seed(seed, "order", epoch))
-    count = len(labels)
-    if not balanced:
-        return [int(index) for index in random.permutation(count)]
-    by_class = np.asarray(labels)
-    classes = random.permutation(np.unique(by_class))
-    picks = []
-    for place, label in enumerate(classes):
-        wanted = count // len(classes) + (place < count % len(classes))
-        members = np.flatnonzero(by_class == label)
-        rounds = [random.permutation(members) for _ in range(-(-wanted // len(members)))]
-        picks.append(np.concatenate([*rounds, members[:0]])[:wanted])
-    return [int(index) for index in random.permutation(np.concatenate(picks))]
-
-
-def repeated(order: Sequence[int], repeats: int) -> list[int]:
-    """Repeated augmentation (arXiv 1902.05509): each photo `repeats` times, one after the other.
-
-    As many in all as before, so that an epoch sees fewer photos. Follows timm's RepeatAugSampler in
-    a single process, which however rounds an epoch of 256 photos or more down to a multiple of 256.
-    """
-    needed = -(-len(order) // repeats)
-    return [index for index in order[:needed] for _ in range(repeats)][: len(order)]
-
-
-def epoch_keys(
-    labels: Sequence[int], *, seed: int, epoch: int, balanced: bool = False, aug_repeats: int = 1
-) -> list[Key]:
-    """What an epoch draws, in its order; see `epoch_order` and `repeated`."""
-    order = epoch_order(labels, seed=seed, epoch=epoch, balanced=balanced)
-    order = repeated(order, aug_repeats)
-    return [(epoch, index, again) for index, again in zip(order, _repeats(order), strict=True)]
-
-
-def sample_seed(seed: int, key: Key) -> int:
-    """From which a photo's augmentation is drawn: another one each time it comes in an epoch."""
-    epoch, index, repeat = key
-    return derived_seed(seed, "sample", epoch, index, *((repeat,) if repeat else ()))
-
-
-def _repeats(order: Sequence[int]) -> list[int]:
-    """How often each index came before its place in the order."""
-    seen: Counter[int] = Counter()
-    repeats = []
-    for index in order:
-        repeats.append(seen[index])
-        seen[index] += 1
-    return repeats
-
-
-class _Photos(Dataset[Any]):
-    """Reads and prepares one photo; lives in the workers."""
-
-    def __init__(
-        self,
-        samples: "Sequence[Sample]",
-        seed: int,
-        augment: "Augment | Preprocessing",
-        sizes: Callable[[int], int] | None,
-        photos: Sequence[Image.Image | ImageError] | None,
-    ) -> None:
-        self._samples, self._seed = samples, seed
-        self._augment, self._sizes, self._photos = augment, sizes, photos
-
-    def __getitem__(self, key: Key) -> Item | Lost | Failure:
-        epoch, index, _ = key
-        sample = self._samples[index]
-        try:
-            image = photo_or_error(sample) if self._photos is None else self._photos[index]
-            if isinstance(image, ImageError):
-                return Lost(index, sample.label, sample.name, str(image))
-            if isinstance(self._augment, Preprocessing):
-                photo = torch.from_numpy(preprocess(image, self._augment))
-            else:
-                size = () if self._sizes is None else (self._sizes(epoch),)
-                photo = self._augment(image, sample_seed(self._seed, key), *size)
-        except ResnestError as error:
-            return Failure(str(error))
-        except MemoryError:
-            return Failure(f"{sample.path} does not fit into this machine's memory.")
-        return Item(photo, sample.label, index)
-
-
-def collated(items: list[Item | Lost | Failure]) -> Batch | Failure:
-    """A batch of items; the first failure, if there is one."""
-    for item in items:
-        if isinstance(item, Failure):
-            return item
-    good = [item for item in items if isinstance(item, Item)]
-    lost = tuple(item for item in items if isinstance(item, Lost))
-    if not good:
-        return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), [], lost)
-    photos = shared(torch.stack([item.photo for item in good]))
-    if isinstance(photos, Failure):
-        return photos
-    labels = shared(torch.tensor([item.label for item in good], dtype=torch.int64))
-    if isinstance(labels, Failure):
-        return labels
-    return Batch(photos, labels, [item.place for item in good], lost)
-
-
-class TrainBatches:
-    """Augmented photos in batches, in another order in each epoch.
-
-    Args:
-        samples: all training photos.
-        augment: varies each of them.
-        size: the largest side of the photos in pixels.
-        sizes: their side in an epoch (from 0); the augmentation's own unless given; picklable.
-        photos: the samples' photos, where they are in memory; see `photo_cache.read_all`.
-        batch_size: photos in a batch; see `batch_bounds`.
-        rank, ranks: which of how many devices the batches are for; see `rank_bounds`.
-        accumulated: batches of a device whose gradient makes a step.
-        workers: processes; 0 prepares photos in this one.
-        seed: of the run.
-        balanced: see `epoch_order`.
-        aug_repeats: see `repeated`.
-        pin_memory: for copies to an accelerator.
+@contextmanager
+def limits_apart(name: str) -> Iterator[None]:
+    """A photo is not to blame for a machine that opens no more files or has no memory left.
 
     Raises:
-        ResnestError: the machine's shared memory is too small for the workers.
+        ResnestError: that is why the photo of this name could not be read.
+        ImageError: it is the photo's fault.
     """
-
-    def __init__(
-        self,
-        samples: "Sequence[Sample]",
-        augment: "Augment",
-        *,
-        size: int,
-        batch_size: int,
-        workers: int,
-        seed: int,
-        balanced: bool = False,
-        aug_repeats: int = 1,
-        pin_memory: bool = False,
-        sizes: Callable[[int], int] | None = None,
-        photos: Sequence[Image.Image | ImageError] | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        accumulated: int = 1,
-    ) -> None:
-        self._labels = [sample.label for sample in samples]
-        self._seed, self._balanced, self._aug_repeats = seed, balanced, aug_repeats
-        self.photos = len(samples)
-        bounds = rank_bounds(self.photos, batch_size, ranks=ranks, accumulated=accumulated)
-        self._bounds = bounds[rank::ranks]
-        items = _Photos(samples, seed, augment, sizes, photos)
-        self._workers: Workers[Key, Batch] = Workers(
-            items,
-            collated,
-            count=workers,
-            pin_memory=pin_memory,
-            batch_bytes=batch_bytes(batch_size, size),
-        )
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self._bounds)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from number `start` on.
-
-        Raises:
-            ResnestError: a worker was killed, or the machine has no memory or open files left.
-        """
-        drawn = epoch_keys(
-            self._labels,
-            seed=self._seed,
-            epoch=epoch,
-            balanced=self._balanced,
-            aug_repeats=self._aug_repeats,
-        )
-        yield from self._workers.batches([drawn[a:b] for a, b in self._bounds[start:]])
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self._workers.close()
+    try:
+        yield
+    except ImageError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise ResnestError(f"{name} {error}.") from error
+        if (limit := limit_reached(error)) is not None:
+            raise ResnestError(f"{name}: {limit}") from error
+        raise
+    except MemoryError as error:
+        raise ResnestError(f"{name} does not fit into this machine's memory.") from error
 
 
-class EvalBatches:
-    """Photos as `resnest predict` prepares them, bit for bit, in order.
+def _place(source: Sample | EncodedPhoto) -> str:
+    return source.name if isinstance(source, EncodedPhoto) else source.path
 
-    Of several devices, `rank` of `ranks` has every `ranks`-th batch: each photo comes once.
+
+def photo_or_error(source: Sample | EncodedPhoto) -> Image.Image | ImageError:
+    """The photo, upright, RGB; or why it cannot be read any more."""
+    try:
+        with limits_apart(_place(source)):
+            return decode(source.data if isinstance(source, EncodedPhoto) else source.path)
+    except ImageError as error:
+        return error
+
+
+def read_photo(sample: Sample) -> Image.Image:
+    """The sample's photo: upright, RGB."""
+    found = photo_or_error(sample)
+    if isinstance(found, ImageError):
+        raise ResnestError(
+            f"{sample.path} {found}. It was readable before: was it changed?"
+        ) from found
+    return found
+
+
+def read_all(
+    samples: Sequence[Sample], progress: Progress, free: int | None = None
+) -> list[Image.Image | ImageError]:
+    """All of them, in order, decoded by as many threads as there are cores.
+
+    In place of one that cannot be read any more stands the error that says why.
+    `free` are the bytes that may be had; what the machine has free unless given.
     """
-
-    def __init__(
-        self,
-        samples: "Sequence[Sample]",
-        preprocessing: Preprocessing,
-        *,
-        batch_size: int,
-        workers: int,
-        pin_memory: bool = False,
-        photos: Sequence[Image.Image | ImageError] | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        count = len(samples)
-        keys = [
-            [(0, index, 0) for index in range(at, min(at + batch_size, count))]
-            for at in range(0, count, batch_size)
-        ]
-        self._most, self._keys = -(-len(keys) // ranks), keys[rank::ranks]
-        items = _Photos(samples, 0, preprocessing, None, photos)
-        self._workers: Workers[Key, Batch] = Workers(
-            items,
-            collated,
-            count=workers,
-            pin_memory=pin_memory,
-            batch_bytes=batch_bytes(batch_size, preprocessing.size),
-        )
-
-    def __len__(self) -> int:
-        """Batches of the device that has the most."""
-        return self._most
-
-    def __iter__(self) -> Iterator[Batch]:
-        """All batches.
-
-        Raises:
-            ResnestError: a worker was killed, or the machine has no memory or open files left.
-        """
-        yield from self._workers.batches(self._keys)
-
-    def close(self) -> None:
-        """Ends the workers."""
-        self._workers.close()
+    free = free_memory() if free is None else free
+    total, found, pixels = len(samples), list[Image.Image | ImageError](), list[int]()
+    for _, image in in_threads(photo_or_error, samples, usable_cores(), progress):
+        found.append(image)
+        if isinstance(image, Image.Image) and len(found) <= _MEASURED:
+            pixels.append(image.width * image.height)
+        if free is not None and len(found) == min(total, _MEASURED):
+            needed = BYTES_PER_PIXEL * sum(pixels) * total // max(1, len(pixels))
+            if needed > _MOST * free:
+                raise ResnestError(
+                    f"--cache: {total:,} photos take about {needed / 1e9:.1f} GB of memory when "
+                    f"decoded, and {free / 1e9:.1f} GB are free. Use --no-cache."
+                )
+    return found
 
 
-def batch_bytes(batch_size: int, size: int) -> int:
-    """Bytes of a batch's photos."""
-    return batch_size * 3 * size * size * 4
+def free_memory() -> int | None:
+    """Bytes that this process may still take, from Linux and its control group; None elsewhere."""
+    found = []
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        found += [1024 * int(at.split()[1]) for at in lines if at.startswith("MemAvailable:")]
+    except OSError:
+        pass
+    try:  # what a container's limit leaves (control groups, version 2)
+        most = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (_CGROUP / "memory.current").read_text(encoding="ascii").strip()
+        found.append(max(0, int(most) - int(used)))
+    except (OSError, ValueError):  # no limit: "max"
+        pass
+    return min(found, default=None)

@@ -13,17 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from resnest_cli.data.labelled_photos import Side as Side  # noqa: PLC0414 - `loop` imports it here
 from resnest_cli.errors import ResnestError
 
 if TYPE_CHECKING:
-    from resnest_cli.training.dataset import DataSet
+    from resnest_cli.data.dataset import DataSet
 
 MOST_IN_A_ROW = 64  # training photos, and none in between; chance alone does not do that
-
-Side = Literal["train", "val"]
-_SIDES = {"train": "training", "val": "validation"}
 
 
 class Lost(NamedTuple):
@@ -83,28 +81,30 @@ class LostPhotos:
         return new
 
     def check(self) -> None:
-        """Tells data that are gone.
-
-        Raises:
-            DataLostError: more than half of the training photos or of the validation photos cannot
-                be read, or fewer than two classes have any to learn from.
+        """Raises DataLostError where more than half of the training photos or of the validation
+        photos cannot be read, or fewer than two classes have any to learn from.
         """
         gone = [photo for photo in self.photos if not photo.back]
-        totals: dict[Side, int] = {"train": sum(self._counts), "val": self._val_photos}
-        for side, total in totals.items():
+        for side, kind, total in (
+            ("train", "training", sum(self._counts)),
+            ("val", "validation", self._val_photos),
+        ):
             lost = [photo for photo in gone if photo.side == side]
             if 2 * len(lost) > total > 0:
-                raise data_lost(f"{len(lost):,} of {total:,} {_SIDES[side]} photos", lost[-1])
-        labels = Counter(photo.label for photo in gone if photo.side == "train")
+                raise data_lost(f"{len(lost):,} of {total:,} {kind} photos", lost[-1])
+        labels = self._lost_labels()
         there = [label for label, count in enumerate(self._counts) if count > labels[label]]
         if labels and len(there) < 2 <= sum(map(bool, self._counts)):
             raise data_lost("the training photos of all classes but one", gone[-1])
 
     def emptied(self, new: Sequence[LostPhoto]) -> list[LostPhoto]:
         """Of the new ones those that were the last training photos of their classes."""
-        lost = Counter(p.label for p in self.photos if p.side == "train" and not p.back)
+        lost = self._lost_labels()
         last = {photo.label: photo for photo in new if photo.side == "train"}
         return [p for label, p in sorted(last.items()) if lost[label] >= self._counts[label] > 0]
+
+    def _lost_labels(self) -> Counter[int]:
+        return Counter(p.label for p in self.photos if p.side == "train" and not p.back)
 
 
 def data_lost(what: str, example: LostPhoto | None) -> DataLostError:

@@ -5,7 +5,7 @@ torch's DataLoader does the work. What is added, each for something that was see
 - A batch is put into shared memory where it is made. DataLoader leaves that to a thread of the
   worker, which drops a batch that does not fit, and the main process would wait for it for ever.
 - DataLoader's handler of SIGCHLD raises in whatever the main process is doing when a worker dies,
-  such as saving a state. It is not kept: the death is told where the next batch is waited for.
+  such as saving a state. It is not kept: the death is an error where the next batch is waited for.
 - Workers leave signals to the main process, which has a state to save and may need
   their next batch for it. So `close` kills those that do not end in time.
 - The base seed of the workers comes from a generator of its own; torch's is left as it was.
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 AHEAD = 2  # batches that each worker prepares before they are asked for
 _SHM = Path("/dev/shm")
+_SMALL_SHM = (
+    "Use --workers 0 or a smaller --batch-size; in Docker give --shm-size 2g, or --ipc=host."
+)
 _PATIENCE = 2.0  # seconds that workers get to end by themselves
 
 K = TypeVar("K")
@@ -50,7 +53,7 @@ class Failure(NamedTuple):
     text: str
 
 
-class Keys(Sampler[list[K]]):
+class _Keys(Sampler[list[K]]):
     """The keys of the batches that are wanted next."""
 
     def __init__(self) -> None:
@@ -87,8 +90,11 @@ class Workers(Generic[K, B]):
             # One more is in use while the workers go on.
             check_shared_memory((count * AHEAD + 1) * batch_bytes)
             check_open_files(4 * count + 2 * (count * AHEAD + 1))  # pipes; photos and labels
-        _silence()
-        self._count, self._keys = count, Keys[K]()
+        # How many workers there are is the user's choice; that we fork beside threads is meant:
+        # they are those of displays and of torch, and a worker uses neither.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)
+        self._count, self._keys = count, _Keys[K]()
         self._iterator: Any = None
         self._processes: list[BaseProcess] = []
         # Python waits for its children when it exits, and these do not heed its SIGTERM.
@@ -109,14 +115,8 @@ class Workers(Generic[K, B]):
         )
 
     def batches(self, keys: Iterable[list[K]]) -> Iterator[B]:
-        """The batches of these keys, in order. Keys are taken as the workers need them.
-
-        Raises:
-            ResnestError: an item failed, a worker died, or none can be started.
-        """
+        """The batches of these keys, in order. Keys are taken as the workers need them."""
         self._keys.wanted = keys
-        if isinstance(keys, list) and not keys:
-            return
         try:
             for found in self._start():
                 if isinstance(found, Failure):
@@ -134,20 +134,19 @@ class Workers(Generic[K, B]):
         known = multiprocessing.active_children()
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         try:
+            # The same iterator serves every pass, so that they start only once.
             self._iterator = iter(self._loader)
         except (OSError, RuntimeError) as error:
             _kill([p for p in multiprocessing.active_children() if p not in known])
-            _forget(error)
+            _forget_half_begun(error)
             raise
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
-        # The same iterator serves every pass, so that they start only once.
         self._processes += [p for p in multiprocessing.active_children() if p not in known]
         return self._iterator  # type: ignore[no-any-return]
 
     def _death(self) -> ResnestError:
-        codes = [process.exitcode for process in self._processes]
-        code = next((code for code in codes if code), None)
+        code = next((process.exitcode for process in self._processes if process.exitcode), 0)
         reasons = {
             -getattr(signal, "SIGKILL", 9): "It was killed, as Linux does when memory runs out",
             -getattr(signal, "SIGBUS", 7): "Shared memory ran full",
@@ -177,7 +176,13 @@ class Workers(Generic[K, B]):
             self._processes.clear()
 
 
-def _forget(error: BaseException) -> None:
+def _begin(_: int) -> None:
+    """Once in each worker. Frozen, what the parent allocated is not touched, and stays shared."""
+    leave_to_parent()
+    gc.freeze()
+
+
+def _forget_half_begun(error: BaseException) -> None:
     """Of an iterator that could not start, the half must not try to end what it never began."""
     trace = error.__traceback__
     while trace is not None:
@@ -202,24 +207,16 @@ def shared(photos: Tensor) -> Tensor | Failure:
     except (RuntimeError, OSError) as error:
         if (limit := limit_reached(error)) is not None:
             return Failure(limit)
+        why = (str(error).splitlines() or [type(error).__name__])[-1]
         return Failure(
-            f"a batch of {photos.nbytes / 1e6:,.0f} MB does not fit into shared memory "
-            f"({_last_line(error)}). {_SMALL_SHM}"
+            f"a batch of {photos.nbytes / 1e6:,.0f} MB does not fit into shared memory ({why}). "
+            f"{_SMALL_SHM}"
         )
     return photos
 
 
-_SMALL_SHM = (
-    "Use --workers 0 or a smaller --batch-size; in Docker give --shm-size 2g, or --ipc=host."
-)
-
-
 def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
-    """Tells a shared memory that is missing, or too small for the batches that travel through it.
-
-    Raises:
-        ResnestError: it cannot be used at all, or fewer than `needed` bytes are free.
-    """
+    """Raises ResnestError for shared memory that is missing, or too small for the batches in it."""
     try:
         multiprocessing.Lock()  # lies there, too
     except OSError as error:
@@ -241,11 +238,7 @@ def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
 
 
 def check_open_files(needed: int) -> None:
-    """Raises the limit as far as this process may, and tells one that leaves too few.
-
-    Raises:
-        ResnestError: not even so many more files may be opened.
-    """
+    """Raises the limit as far as this process may; raises ResnestError where that is too little."""
     try:
         import resource
 
@@ -258,22 +251,3 @@ def check_open_files(needed: int) -> None:
     if hard != resource.RLIM_INFINITY and needed >= hard:
         raise ResnestError(REMEDIES[errno.EMFILE])
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * needed if hard < 0 else hard, hard))
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[-1]
-
-
-def _begin(_: int) -> None:
-    """Once in each worker. Frozen, what the parent allocated is not touched, and stays shared."""
-    leave_to_parent()
-    gc.freeze()
-
-
-def _silence() -> None:
-    """How many workers there are is the user's choice; that we fork beside threads is meant.
-
-    The threads are those of displays and of torch, and a worker uses neither.
-    """
-    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-    warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)

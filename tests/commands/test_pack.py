@@ -13,8 +13,8 @@ import torch
 
 from tests.commands.test_devices import finished, torchrun
 from tests.conftest import Cli, make_photo
+from tests.data.making import files, make_data, others
 from tests.server import File, Reply, Server
-from tests.shards.making import files, make_data, others
 from tests.training import kills
 
 pytest.importorskip("webdataset")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.data.class_folders import list_data
-from resnest_cli.data.listing import Listing, Reading
+from resnest_cli.data.labelled_photos import LabelledData, Reading
 from resnest_cli.errors import UsageError
-from tests.training.test_dataset import fill, load, names
+from tests.data.test_dataset import fill, load, names
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def photos(root: Path, *folders: str) -> Path:
     return root
 
 
-def sides(listing: Listing) -> dict[str, int]:
+def sides(listing: LabelledData) -> dict[str, int]:
     """How many photos are listed for each side."""
     return dict(Counter(str(photo.side) for photo in listing.photos))
 

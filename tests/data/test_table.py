@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.data.class_folders import list_data
-from resnest_cli.data.listing import Listing, Reading
+from resnest_cli.data.labelled_photos import LabelledData, Reading
 from resnest_cli.errors import ResnestError, UsageError
 
 PHOTOS = (
@@ -33,14 +33,14 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(place: Path, data: str | bytes, name: str = "t.csv", **reading: str) -> Listing:
+def read(place: Path, data: str | bytes, name: str = "t.csv", **reading: str) -> LabelledData:
     path = place / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return list_data(str(path), Reading(**reading))
 
 
-def found(listing: Listing) -> list[tuple[str, str]]:
+def found(listing: LabelledData) -> list[tuple[str, str]]:
     return [(photo.name, photo.label) for photo in listing.photos]
 
 

@@ -109,7 +109,7 @@ class AllBatches(TrainBatches):
 
     def __init__(self, *arguments: Any, ranks: int, accumulated: int, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._bounds = rank_bounds(self.photos, BATCH, ranks=ranks, accumulated=accumulated)
+        self._order.bounds = rank_bounds(self.photos, BATCH, ranks=ranks, accumulated=accumulated)
 
 
 class Seen:

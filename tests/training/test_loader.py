@@ -8,24 +8,29 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training import loader as loading
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.config import Config
-from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import (
     Batch,
     EvalBatches,
     TrainBatches,
     default_workers,
     epoch_order,
+    free_memory,
+    read_all,
+    read_photo,
 )
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
@@ -197,7 +202,7 @@ def test_a_photo_is_not_lost_because_the_machine_is_at_its_limits(
     def refuse(*_: object) -> object:
         raise ImageError("does not fit into this machine's memory") from error
 
-    monkeypatch.setattr("resnest_cli.training.photo_cache.decode", refuse)
+    monkeypatch.setattr("resnest_cli.training.loader.decode", refuse)
     with pytest.raises(ResnestError, match=rf"\.jpg.* {words}"):
         list(batches(samples).epoch(0))
 
@@ -235,10 +240,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_workers_leave_signals_to_the_parent_and_end_with_it(
-    samples: list[Sample], number: signal.Signals
-) -> None:
+def test_workers_leave_signals_to_the_parent_and_end_with_it(samples: list[Sample]) -> None:
     command = [sys.executable, "-c", PARENT, *(sample.path for sample in samples)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
@@ -247,11 +249,9 @@ def test_workers_leave_signals_to_the_parent_and_end_with_it(
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().strip()[1:-1].split(",")]
         assert len(workers) == 2
-        if number == signal.SIGINT:  # as Ctrl-C sends it: to the whole group
-            os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.3)
-            assert all(process.stdout.readline() for _ in range(8))  # more than were under way
-            assert all(alive(pid) for pid in workers)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C sends it: to the whole group
+        assert all(process.stdout.readline() for _ in range(12))  # more than were under way
+        assert all(alive(pid) for pid in workers)
         process.kill()
     end = time.monotonic() + 10
     while any(alive(pid) for pid in workers) and time.monotonic() < end:
@@ -279,3 +279,74 @@ def test_shared_memory_is_checked(samples: list[Sample], monkeypatch: pytest.Mon
 def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, cpu: int, cuda: int) -> None:
     monkeypatch.setattr("resnest_cli.training.loader.usable_cores", lambda: cores)
     assert (default_workers("cpu"), default_workers("cuda:0")) == (cpu, cuda)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> list[Sample]:
+    paths = [make_photo(tmp_path / f"{i}.jpg", (50, 40 + i), seed=i) for i in range(7)]
+    return [Sample(str(path), path.name, i % 2) for i, path in enumerate(paths)]
+
+
+def ignore(_done: int, _total: int | None) -> None:
+    """Shows nothing."""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_without(few: list[Sample], workers: int) -> None:
+    told: list[tuple[int, int | None]] = []
+    photos = read_all(few, lambda done, total: told.append((done, total)))
+    assert told == [(i, 7) for i in range(1, 8)]
+    augment = Augment(CONFIG, PREPROCESSING)
+    train = partial(TrainBatches, few, augment, size=32, batch_size=3, workers=workers, seed=7)
+    val = partial(EvalBatches, few, PREPROCESSING, batch_size=3, workers=workers)
+    expected = list(train().epoch(0)), list(val())
+    for sample in few:  # from memory, for sure
+        Path(sample.path).unlink()
+    kept, kept_val = train(photos=photos), val(photos=photos)
+    assert same(list(kept.epoch(0)), expected[0])
+    assert same(list(kept_val), expected[1])
+    kept.close()
+    kept_val.close()
+
+
+def test_sizes_of_an_epoch(few: list[Sample]) -> None:
+    augment = Augment(CONFIG, PREPROCESSING)
+    batches = TrainBatches(
+        few, augment, size=32, batch_size=7, workers=0, seed=7,
+        sizes=lambda epoch: 16 + 8 * epoch,
+    )  # fmt: skip
+    shapes = [next(iter(batches.epoch(epoch))).photos.shape for epoch in range(3)]
+    assert shapes == [torch.Size([7, 3, side, side]) for side in (16, 24, 32)]
+
+
+def test_a_photo_that_is_gone_is_left_out(few: list[Sample]) -> None:
+    Path(few[3].path).unlink()
+    with pytest.raises(ResnestError, match=r"3\.jpg .*was it changed"):
+        read_photo(few[3])
+    photos = read_all(few, ignore)
+    assert [index for index, photo in enumerate(photos) if isinstance(photo, ImageError)] == [3]
+    (batch,) = EvalBatches(few, PREPROCESSING, batch_size=7, workers=0, photos=photos)
+    assert batch.indices == [0, 1, 2, 4, 5, 6]
+    assert batch.lost[0].name == "3.jpg"
+
+
+def test_too_many_are_told_with_the_remedy(few: list[Sample]) -> None:
+    with pytest.raises(ResnestError, match=r"--cache: 7 photos .*Use --no-cache"):
+        read_all(few, ignore, free=60_000)
+    assert len(read_all(few, ignore, free=100_000)) == 7
+
+
+def test_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
+    monkeypatch.setattr(loading, "_MEMINFO", meminfo)
+    monkeypatch.setattr(loading, "_CGROUP", tmp_path)
+    assert free_memory() == 512_000
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert free_memory() == 512_000
+    (tmp_path / "memory.max").write_text("4000\n")
+    assert free_memory() == 3000
+    meminfo.unlink()
+    (tmp_path / "memory.max").unlink()
+    assert free_memory() is None

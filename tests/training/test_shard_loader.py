@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from resnest_cli.data.shards import Index, find_shards
 from resnest_cli.errors import ResnestError
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.shards.finding import find_shards
-from resnest_cli.shards.index import Index
-from resnest_cli.training import shard_order
+from resnest_cli.training import order
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.config import Config
-from resnest_cli.training.loader import Batch, EvalBatches
-from resnest_cli.training.shard_loader import ShardEvalBatches, ShardTrainBatches
+from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
+from resnest_cli.training.order import ShardPhotos
+from tests.data.making import load, make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
-from tests.shards.making import load, make_data, others, packed, write_tar
 
 pytest.importorskip("webdataset")
 
@@ -32,7 +31,7 @@ WINDOW = 7
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that begin and end within the shards of five photos."""
-    monkeypatch.setattr(shard_order, "MOST_PHOTOS", WINDOW)
+    monkeypatch.setattr(order, "MOST_PHOTOS", WINDOW)
 
 
 @pytest.fixture
@@ -50,9 +49,9 @@ def find(data: object, val_data: str | None = None) -> Index:
     return find_shards(str(data), val_data=val_data, classes=None, progress=lambda *_: None)
 
 
-def batches(index: Index, workers: int = 0, **more: object) -> ShardTrainBatches:
+def batches(index: Index, workers: int = 0, **more: object) -> TrainBatches:
     settings: dict = {"size": 32, "batch_size": 4, "workers": workers, "seed": 7} | more
-    return ShardTrainBatches(index.train, 3, Augment(CONFIG, PREPROCESSING), **settings)
+    return TrainBatches(ShardPhotos(index.train, 3), Augment(CONFIG, PREPROCESSING), **settings)
 
 
 def epoch(index: Index, number: int = 0, workers: int = 0, **more: object) -> list[Batch]:
@@ -153,7 +152,9 @@ def test_devices_have_each_photo_once(index: Index, ranks: int) -> None:
 
 
 def evaluated(index: Index, **more: int) -> list[Batch]:
-    loader = ShardEvalBatches(index.val, 3, PREPROCESSING, **{"batch_size": 4, "workers": 0} | more)
+    loader = EvalBatches(
+        ShardPhotos(index.val, 3), PREPROCESSING, **{"batch_size": 4, "workers": 0} | more
+    )
     found = list(loader)
     assert list(map(len, (b.labels for b in loader))) == [len(b.labels) for b in found]
     loader.close()
@@ -181,7 +182,9 @@ def test_devices_validate_each_photo_once(index: Index, ranks: int) -> None:
     found = [evaluated(index, batch_size=2, rank=rank, ranks=ranks) for rank in range(ranks)]
     assert [place for one in found for place in places(one)] == places(alone)
     loaders = [
-        ShardEvalBatches(index.val, 3, PREPROCESSING, batch_size=2, workers=0, ranks=ranks, rank=r)
+        EvalBatches(
+            ShardPhotos(index.val, 3), PREPROCESSING, batch_size=2, workers=0, ranks=ranks, rank=r
+        )
         for r in range(ranks)
     ]
     assert {len(loader) for loader in loaders} == {max(map(len, found))}
@@ -266,7 +269,9 @@ def test_a_damaged_header_is_an_error(index: Index, tmp_path: Path) -> None:
         third = data.index(b".cls", data.index(b".cls", 600) + 600)
         data[third : third + 4] = b".CLS"  # no longer what the header's checksum says
 
-    words = r"train-000003\.tar: the shard is truncated or damaged \(it ends after \d of 5 photos"
+    words = (
+        r"train-000003\.tar: the shard is truncated or damaged \(it does not end as a tar file does"
+    )
     with pytest.raises(ResnestError, match=words):
         list(broken(index, tmp_path, damage))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ResnestError
 from resnest_cli.machine_limits import limit_reached
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import TrainBatches
 from tests.conftest import make_photo
 from tests.training.test_loader import CONFIG, PREPROCESSING, ROOT, Slow

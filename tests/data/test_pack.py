@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from resnest_cli.data import pack as packing
+from resnest_cli.data.pack import layout, pack
+from resnest_cli.data.shards import from_text
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.packing import writing
-from resnest_cli.packing.job import pack
-from resnest_cli.packing.layout import planned
-from resnest_cli.shards.index import from_text
 from resnest_cli.training.stopping import StoppedError
 from tests.conftest import make_photo
-from tests.shards.making import files, job, load, make_data, packed
+from tests.data.making import files, job, load, make_data, packed
 
 pytest.importorskip("webdataset")
 
@@ -90,8 +89,8 @@ def test_shards_are_cut_by_their_size(data: Path, tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("train-*.tar")]
     assert len(sizes) > 2
     assert max(sizes) <= 20_480  # tar fills the last record
-    plan = planned(load(data), seed=0, shard_bytes=10, photos_per_shard=None)
-    assert [len(shard.entries) for shard in plan] == [1] * 30  # each larger than a shard
+    plan = layout(load(data), job(tmp_path, photos_per_shard=None, shard_bytes=10))
+    assert [len(shard.photos) for shard in plan] == [1] * 30  # each larger than a shard
 
 
 def test_a_second_run_keeps_what_is_whole(data: Path, tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_what_comes_back_changed_is_an_error(
     with pytest.raises(ResnestError, match=r"train-000000\.tar: what was read back is not what"):
         packed(data, tmp_path / "out")
     assert not {"train-000000.tar", "index.json"} & set(files(tmp_path / "out"))
-    assert not list((tmp_path / "out").glob(".*.tmp"))
+    assert not any(name.endswith(".tmp") for name in files(tmp_path / "out"))
 
 
 def test_a_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +173,7 @@ def test_a_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(writing.os, "fsync", full)
+        patch.setattr(packing.os, "fsync", full)
         with pytest.raises(
             ResnestError, match=r"\.tar: cannot be written: No space left .*same command"
         ):
@@ -185,7 +184,7 @@ def test_a_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         free = 1000
 
     with monkeypatch.context() as patch:
-        patch.setattr("resnest_cli.packing.job.shutil.disk_usage", lambda _: Usage)
+        patch.setattr("resnest_cli.data.pack.shutil.disk_usage", lambda _: Usage)
         with pytest.raises(ResnestError, match=r"out: the shards need \S+ MB, and 0 MB are free"):
             packed(data, out)
     packed(data, out)

@@ -1,16 +1,25 @@
-"""From what the user calls data to shards: folders, patterns, addresses, shards of others."""
+"""From what the user calls data to shards: folders, patterns, addresses, those of others."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from resnest_cli.data.shards import (
+    Index,
+    class_counts,
+    expanded,
+    find_shards,
+    from_text,
+    is_shards,
+    to_text,
+)
+from resnest_cli.data.tar import Shard
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.shards.finding import expanded, find_shards, is_shards
-from resnest_cli.shards.index import Index
+from tests.data.making import make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
-from tests.shards.making import make_data, others, packed, write_tar
 
 pytest.importorskip("webdataset")
 
@@ -256,3 +265,40 @@ def test_extended_headers_that_lie(data: Path, tmp_path: Path, size: str) -> Non
             tar.addfile(info, io.BytesIO(content))
     with pytest.raises(ResnestError, match=r"train\.tar: the shard is truncated or damaged"):
         find(tmp_path / "train.tar", val)
+
+
+TRAIN = (Shard("train-0.tar", 3, 1000, "ab", ((0, 1), (1, 2))), Shard("a b.tar", 1, 5))
+INDEX = Index(
+    ("ä", "b\u2028"), ("Ä", "b"), TRAIN, (Shard("val-0.tar", 1, 9, "", ((1, 1),)),), (2, 2), (0, 1),
+    left_out=(("x.jpg", "ä", "is empty"),), made={"seed": 3},
+)  # fmt: skip
+
+
+def test_it_is_read_back() -> None:
+    assert from_text(to_text(INDEX), "index.json") == INDEX
+    assert to_text(INDEX).isascii()
+    assert json.loads(to_text(INDEX))["seed"] == 3
+    assert class_counts(TRAIN, 3) == (1, 2, 0)
+
+
+def test_another_kind_of_index_is_none_of_ours() -> None:
+    assert from_text('{"shardlist": []}', "index.json") is None
+    assert from_text("[1]", "index.json") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "resnest-shards-9"}, "has the format resnest-shards-9"),
+        ({"train_counts": [2, 3]}, "do not add up"),
+        ({"class_names": ["one"]}, "as many names"),
+        ({"train": [], "train_counts": [0, 0]}, "no shard to train on"),
+        ({"val": None}, "is damaged"),
+    ],
+)
+def test_damage_is_told(change: dict[str, object], words: str) -> None:
+    text = json.dumps(json.loads(to_text(INDEX)) | change)
+    with pytest.raises(ResnestError, match=words):
+        from_text(text, "there/index.json")
+    with pytest.raises(ResnestError, match=r"^there/index\.json: is damaged"):
+        from_text(to_text(INDEX)[:50], "there/index.json")

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.training.dataset import DataSet, load_dataset
-from resnest_cli.training.split import read_split, write_split
+from resnest_cli.data.dataset import DataSet, load_dataset
+from resnest_cli.errors import UsageError
 from tests.conftest import make_photo
 
 
@@ -343,33 +342,6 @@ def test_progress_is_told(plain: Path) -> None:
     assert told == [(index, 32) for index in range(1, 33)]
 
 
-def test_a_split_comes_back_as_it_was(plain: Path, tmp_path: Path) -> None:
-    odd = os.fsencode(plain / "cat") + b'/\xff, "odd"\n.png'
-    shutil.copy(plain / "cat" / "0.png", odd)
-    make_photo(plain / "cat" / "0.png", seed=777)
-    (plain / "dog" / "junk.png").write_bytes(b"junk")
-    path = tmp_path / "names.txt"
-    path.write_text("cat,Katze\ndog,Hund\nemu,Emu\n")
-    before = load(plain, class_names=str(path))
-    write_split(tmp_path / "split.csv", before)
-    after = read_split(tmp_path / "split.csv", str(plain))
-    for field in ("class_ids", "class_names", "train", "val", "bad"):
-        assert getattr(after, field) == getattr(before, field), field
-    assert b"\xff" in (tmp_path / "split.csv").read_bytes()
-
-
-def test_photos_left_out_come_back_too(tmp_path: Path) -> None:
-    for place, label in enumerate(("a", "b")):
-        fill(tmp_path / "data" / "train" / label, 3, 100 * place)
-        fill(tmp_path / "data" / "val" / label, 2, 100 * place + 50)
-    shutil.copy(tmp_path / "data/train/a/1.png", tmp_path / "data/val/a/same.png")
-    before = load(tmp_path / "data")
-    write_split(tmp_path / "split.csv", before)
-    after = read_split(tmp_path / "split.csv", str(tmp_path / "data"))
-    assert after.left_out == before.left_out
-    assert after.val == before.val
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_named_pipe_blocks_nobody(plain: Path) -> None:
     os.mkfifo(plain / "cat" / "pipe.jpg")
@@ -408,13 +380,3 @@ def test_the_same_photo_under_two_classes_of_a_side_is_said(tmp_path: Path) -> N
     assert any("several classes of validation" in note for note in found.notes)
     assert len(found.train) == 7
     assert len(found.val) == 5
-
-
-HEADER = "path,label,class_name,split,error\n"
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n", HEADER + "x,y\n", HEADER + "x,y,y,neither,\n"])
-def test_a_damaged_split_is_told(tmp_path: Path, text: str) -> None:
-    (tmp_path / "split.csv").write_text(text)
-    with pytest.raises(ResnestError, match=r"split\.csv: cannot be read"):
-        read_split(tmp_path / "split.csv", "data")

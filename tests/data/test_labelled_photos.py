@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnest_cli.data.split_names import named_sides, side_of, sides_of
+from resnest_cli.data.labelled_photos import named_sides, side_of, sides_of
 from resnest_cli.errors import UsageError
 
 

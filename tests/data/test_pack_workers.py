@@ -10,29 +10,29 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.data.pack import PhotosDone, run
 from resnest_cli.errors import ResnestError
-from resnest_cli.packing.parallel import Tell, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 ROOT = Path(__file__).parents[2]
 
 
-def square(number: int, tell: Tell) -> int:
-    tell()
+def square(number: int, photos_done: PhotosDone) -> int:
+    photos_done(1)
     return number * number
 
 
-def failing(number: int, tell: Tell) -> int:
+def failing(number: int, photos_done: PhotosDone) -> int:
     """The third fails; the others would go on for longer than a test may take."""
     if number == 2:
         raise ResnestError("the third cannot be done")
     for _ in range(6000):
         time.sleep(0.1)
-        tell()
+        photos_done(1)
     return number
 
 
-def dying(number: int, _: Tell) -> int:
+def dying(number: int, _: PhotosDone) -> int:
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
@@ -66,8 +66,8 @@ def test_a_worker_that_is_killed_is_told() -> None:
 @pytest.mark.timeout(120)
 def test_workers_end_with_their_parent() -> None:
     code = (
-        "from tests.packing.test_parallel import failing, nothing\n"
-        "from resnest_cli.packing.parallel import run\n"
+        "from tests.data.test_pack_workers import failing, nothing\n"
+        "from resnest_cli.data.pack import run\n"
         "run(failing, [0, 1], workers=2, progress=lambda n: print(n, flush=True), check=nothing)"
     )
     with subprocess.Popen(

@@ -1,0 +1,420 @@
+"""The photos that a run learns from and validates with, checked before anything else begins.
+
+Every photo is decoded once (in background threads) and hashed: what cannot be read is listed and
+left out, never replaced by another, and identical files never fall on both sides. Labels are
+indices into `class_ids`, which are sorted as torchvision's ImageFolder sorts them. Data that are
+tar shards have counts in place of lists: a photo is known by its number, and read when its turn
+comes.
+"""
+
+import csv
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from resnest_cli.data.class_folders import check_classes, check_count, list_data
+from resnest_cli.data.labelled_photos import (
+    AS_FOUND,
+    LabelledData,
+    LabelledPhoto,
+    Reading,
+    reading_file,
+    some,
+)
+from resnest_cli.data.photo_paths import as_found
+from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
+from resnest_cli.data.table_file import decoded
+from resnest_cli.errors import ImageError, ResnestError, UsageError
+from resnest_cli.images.decode import decode
+from resnest_cli.machine_limits import limit_reached
+from resnest_cli.model.class_names import canonical
+from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
+from resnest_cli.training.seeds import derived_seed
+
+if TYPE_CHECKING:
+    from resnest_cli.data.shards import Index
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int, int | None], None]
+
+_WINDOW = 512  # photos in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index.
+
+    `digest` begins its file's SHA-256, in as many bytes as `training_photos` needs; b"" is unknown.
+    """
+
+    path: str
+    name: str
+    label: int
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class BadPhoto:
+    """A photo that cannot be read or is not used, and why."""
+
+    name: str
+    label: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What `load_dataset` found. `notes` are for the user to read.
+
+    `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
+    whose bytes another one has, too; `own_split` says that the data brought their split.
+    `left_out` are readable photos that neither train nor validate: training has the same file.
+    Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
+    """
+
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    bad: tuple[BadPhoto, ...] = ()
+    left_out: tuple[BadPhoto, ...] = ()
+    notes: tuple[str, ...] = ()
+    duplicates: int = 0
+    own_split: bool = False
+    shards: "Index | None" = None
+
+    @property
+    def train_counts(self) -> tuple[int, ...]:
+        """Training photos of each class."""
+        return self.shards.train_counts if self.shards else self._counts(self.train)
+
+    @property
+    def val_counts(self) -> tuple[int, ...]:
+        """Validation photos of each class."""
+        return self.shards.val_counts if self.shards else self._counts(self.val)
+
+    @property
+    def train_photos(self) -> int:
+        """How many photos train."""
+        return sum(self.shards.train_counts) if self.shards else len(self.train)
+
+    @property
+    def val_photos(self) -> int:
+        """How many photos validate."""
+        return sum(self.shards.val_counts) if self.shards else len(self.val)
+
+    @property
+    def trained_on(self) -> TrainingPhotos | None:
+        """The photos that train, for a checkpoint to remember; None where they are not known."""
+        return None if self.shards else known_photos(self.train)
+
+    def _counts(self, samples: Iterable[Sample]) -> tuple[int, ...]:
+        counts = Counter(sample.label for sample in samples)
+        return tuple(counts[label] for label in range(len(self.class_ids)))
+
+
+def known_photos(samples: Sequence[Sample]) -> TrainingPhotos | None:
+    """The set of these photos; None where the content of one is not known."""
+    if not all(sample.digest for sample in samples):
+        return None
+    return TrainingPhotos.of(sample.digest for sample in samples)
+
+
+def load_dataset(
+    data: str,
+    *,
+    val_split: float,
+    seed: int,
+    classes: int | None = None,
+    class_names: str | None = None,
+    reading: Reading = AS_FOUND,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> DataSet:
+    """Finds, checks and splits the photos of a folder or a table; see `class_folders`.
+
+    Where the data have no split, `val_split` of each class validates, at least one photo of a class
+    of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
+    in it alone. `classes` is how many the user expects, `class_names` a file of readable names;
+    `reading` says what the data cannot say. Photos of a test side are left alone.
+
+    Raises:
+        UsageError: the data are not there, have no or other classes, names that are no text, no
+            photo that can be read, or none to validate with.
+        ResnestError: a folder cannot be read.
+    """
+    found = list_data(data, reading)
+    _check_text(found, data)
+    check_classes(found, data)
+    good, bad = _check(found, workers, progress or (lambda _done, _total: None))
+    if bad and not good:
+        raise UsageError(
+            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
+        )
+    counts = Counter(photo.label for photo in good if photo.side != "val")
+    check_count(counts, classes, data)
+    good = [photo for photo in good if photo.label in counts]
+    notes = [*found.notes, *_class_notes(found, counts)]
+    left_out: list[BadPhoto] = []
+    if found.own_split:
+        train, val = _own_sides(good, notes, left_out)
+    else:
+        train, val = _split(good, val_split, seed, notes)
+    ids = tuple(sorted(counts))
+    if missing := sorted(set(ids) - {photo.label for photo in val}):
+        notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
+    names, more = readable_names(ids, class_names)
+    if not val:
+        raise _nothing_validates(data, found, len(left_out))
+    index = {id_: place for place, id_ in enumerate(ids)}
+
+    def samples(photos: list[LabelledPhoto]) -> tuple[Sample, ...]:
+        return tuple(
+            Sample(photo.path, photo.name, index[photo.label], photo.digest[:DIGEST_BYTES])
+            for photo in photos
+        )
+
+    return DataSet(
+        class_ids=ids,
+        class_names=names,
+        train=samples(train),
+        val=samples(val),
+        bad=tuple(bad),
+        left_out=tuple(left_out),
+        notes=(*notes, *more),
+        duplicates=len(good) - len({photo.digest for photo in good}),
+        own_split=found.own_split,
+    )
+
+
+def _nothing_validates(data: str, found: LabelledData, same: int) -> UsageError:
+    if not found.own_split:
+        return UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
+    brought = len(found.side("val"))
+    return UsageError(
+        f"{data}: none of its {brought} validation photo(s) can be used: {same} are the same as "
+        f"training photos, {brought - same} cannot be read or are of classes without training "
+        "photos. Mend them, or take them away: then a part of the training photos validates."
+    )
+
+
+def _check_text(found: LabelledData, data: str) -> None:
+    """Raises UsageError for a class that no checkpoint can name, before anything is learned.
+
+    Old archives hold names in other encodings than UTF-8; which one, nothing says.
+    """
+    for label in sorted({photo.label for photo in found.photos}):
+        try:
+            label.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{data}: the class {str(os.fsencode(label))[1:]} has a name that is not UTF-8, so "
+                "no checkpoint can hold it. Rename the folder, or unpack the archive with its own "
+                "encoding, such as unzip -O cp437."
+            ) from None
+
+
+def _check(
+    found: LabelledData, workers: int, progress: Progress
+) -> tuple[list[LabelledPhoto], list[BadPhoto]]:
+    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones."""
+    good, bad = list[LabelledPhoto](), list[BadPhoto]()
+    photos = [photo for photo in found.photos if photo.side != "test"]
+    for photo, result in in_threads(_digest_or_error, photos, workers, progress):
+        if isinstance(result, bytes):
+            good.append(LabelledPhoto(photo.path, photo.name, photo.label, photo.side, result))
+        else:
+            bad.append(BadPhoto(photo.name, photo.label, result))
+    return good, bad
+
+
+def _digest_or_error(photo: LabelledPhoto) -> bytes | str:
+    try:
+        decode(photo.path)  # first: it refuses pipes and devices, which could block for ever
+        return digest_of(photo.path)
+    except (ImageError, OSError) as error:
+        if (limit := limit_reached(error)) is not None:  # not the photo's fault
+            raise ResnestError(f"{photo.path}: {limit}") from error
+        if isinstance(error, ImageError):
+            return str(error)
+        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+    except MemoryError:
+        return "does not fit into this machine's memory"
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, progress: Progress
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order; a window of them at a time keeps memory flat."""
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="photos") as pool:
+        for at in range(0, len(items), _WINDOW):
+            window = items[at : at + _WINDOW]
+            found = zip(window, pool.map(work, window), strict=True)
+            for done, (item, result) in enumerate(found, start=at + 1):
+                yield item, result
+                progress(done, len(items))
+
+
+def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
+    notes = [f"{folder}: no photos; the class is left out" for folder in found.empty]
+    lost = Counter(
+        photo.label for photo in found.photos if photo.label not in counts and photo.side != "test"
+    )
+    notes += [
+        f"{label}: no readable photos to train on; the class is left out, with all {count} photo(s)"
+        for label, count in sorted(lost.items())
+    ]
+    if single := sorted(label for label, count in counts.items() if count == 1):
+        notes.append(f"one photo only, which trains: {some(single)}")
+    return notes
+
+
+def _own_sides(
+    good: list[LabelledPhoto], notes: list[str], left_out: list[BadPhoto]
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """The data's own split, but for validation photos that training has, too."""
+    train = [photo for photo in good if photo.side == "train"]
+    val = [photo for photo in good if photo.side == "val"]
+    twins = {photo.digest: photo.name for photo in reversed(train)}
+    same = [photo for photo in val if photo.digest in twins]
+    for photo in same:
+        error = f"is the same file as {twins[photo.digest]}, which trains"
+        left_out.append(BadPhoto(photo.name, photo.label, error))
+    if same:
+        names = some(photo.name for photo in same)
+        notes.append(
+            f"{len(same)} validation photo(s) left out, since training has the same: {names}"
+        )
+    for side, photos in (("training", train), ("validation", val)):
+        conflicting = _conflicting(photos)
+        if shown := [photo.name for photo in photos if photo.digest in conflicting]:
+            notes.append(f"the same photo under several classes of {side} (kept): {some(shown)}")
+    return train, [photo for photo in val if photo.digest not in twins]
+
+
+def _conflicting(photos: Iterable[LabelledPhoto]) -> set[bytes]:
+    """Digests of photos that lie under several classes."""
+    labels_of: dict[bytes, set[str]] = defaultdict(set)
+    for photo in photos:
+        labels_of[photo.digest].add(photo.label)
+    return {digest for digest, labels in labels_of.items() if len(labels) > 1}
+
+
+def _split(
+    good: list[LabelledPhoto], share: float, seed: int, notes: list[str]
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """A seeded split by class; photos with the same bytes stay together."""
+    conflicting = _conflicting(good)
+    if conflicting:
+        names = some(photo.name for photo in good if photo.digest in conflicting)
+        notes.append(f"the same photo under several classes (kept, to train on): {names}")
+    by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
+    for photo in good:
+        by_class[photo.label][photo.digest].append(photo)
+    chosen: set[str] = set()
+    for label, same in by_class.items():
+        count = sum(map(len, same.values()))
+        wanted = min(max(1, round(share * count)), count - 1)
+        groups = [group for digest, group in same.items() if digest not in conflicting]
+        groups.sort(key=lambda group: _draw(seed, label, group[0].name))
+        if len(groups) == len(same) and groups:
+            groups.pop()  # something must be left to train on
+        for group in groups:
+            if len(group) <= wanted:
+                chosen |= {photo.path for photo in group}
+                wanted -= len(group)
+    train = [photo for photo in good if photo.path not in chosen]
+    return train, [photo for photo in good if photo.path in chosen]
+
+
+def _draw(seed: int, label: str, name: str) -> bytes:
+    text = f"{derived_seed(seed, 'split')}\0{label}\0{name}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...], list[str]]:
+    """Names from lines `id,name` or `id<TAB>name`, and notes; the ids themselves without a file."""
+    if path is None:
+        return tuple(ids), []
+    with reading_file(path, UsageError):
+        data = Path(path).read_bytes()
+    text, notes, _ = decoded(data, path)
+    delimiter = "\t" if "\t" in text else ","
+    names = {}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) < 2 or not row[1].strip():
+                raise UsageError(f"{path}: line {reader.line_num} lacks a name; lines are id,name.")
+            names[canonical(row[0].strip())] = delimiter.join(row[1:]).strip()
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {reader.line_num} is not CSV: {error}.") from error
+    if missing := [id_ for id_ in ids if canonical(id_) not in names]:
+        raise UsageError(f"{path}: has no name for {some(missing)}. Add a line for each class.")
+    return tuple(names[canonical(id_)] for id_ in ids), notes
+
+
+def base_folder(data: str, given: str | None = None) -> str:
+    """What the names of photos are relative to: `--base-folder`, the folder, or the table's."""
+    if given is not None:
+        return given
+    return data if Path(data).is_dir() else str(Path(data).parent)
+
+
+def write_split(path: Path, dataset: DataSet) -> None:
+    """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
+    ids, names = dataset.class_ids, dataset.class_names
+    rows = [
+        SplitRow(one.name, ids[one.label], names[one.label], side, "", one.digest)
+        for side, samples in (("train", dataset.train), ("val", dataset.val))
+        for one in samples
+    ]
+    for why, photos in (("bad", dataset.bad), ("same", dataset.left_out)):
+        rows += [SplitRow(photo.name, photo.label, "", why, photo.error) for photo in photos]
+    write_rows(path, rows)
+
+
+def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
+    """The data set that `write_split` wrote; see `base_folder` for where photos lie."""
+    rows = read_rows(path, "The run needs it to go on; start a new one without --resume.")
+    names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
+    ids = tuple(sorted(names))
+    index = {id_: place for place, id_ in enumerate(ids)}
+    folder = base_folder(data, base)
+
+    def samples(side: str) -> tuple[Sample, ...]:
+        return tuple(
+            Sample(as_found(folder, row.name), row.name, index[row.label], row.digest)
+            for row in rows
+            if row.split == side
+        )
+
+    def others(why: str) -> tuple[BadPhoto, ...]:
+        return tuple(BadPhoto(r.name, r.label, r.error) for r in rows if r.split == why)
+
+    return DataSet(
+        ids,
+        tuple(names[id_] for id_ in ids),
+        samples("train"),
+        samples("val"),
+        bad=others("bad"),
+        left_out=others("same"),
+        own_split=True,
+    )
+
+
+def sharded_dataset(index: "Index", class_names: str | None = None) -> DataSet:
+    """The data set of shards; `class_names` is a file of readable names."""
+    names, notes = index.class_names, list[str]()
+    if class_names is not None:
+        names, notes = readable_names(index.class_ids, class_names)
+    return DataSet(index.class_ids, names, (), (), notes=tuple(notes), own_split=True, shards=index)

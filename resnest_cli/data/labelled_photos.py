@@ -1,0 +1,194 @@
+"""Labelled photos before any is opened: their records, and what a data set calls its sides.
+
+People call the sides of a split train, Training, seg_train, train-set, TEST, dev, ... Names are
+compared without regard to case and to Unicode's form. A name is one of `_WORDS`, perhaps with
+decorations: words that say nothing (`set`, `data`, `images`, ...), or a word that all sides share
+(`seg_train`, `seg_test`).
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.model.class_names import canonical
+
+Side = Literal["train", "val", "test"]
+SIDES: tuple[Side, ...] = ("train", "val", "test")
+
+_WORDS: Mapping[Side, tuple[str, ...]] = {
+    "train": ("train", "training", "trainval", "trn"),
+    "val": ("val", "valid", "validation", "validate", "validating", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+_SIDES: Mapping[str, Side] = {word: side for side, words in _WORDS.items() for word in words}
+_DECORATIONS = frozenset((
+    "set", "sets", "data", "dataset", "datasets", "split", "images", "image", "imgs", "img",
+    "photos", "photo", "pictures", "pics", "files", "folder",
+))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPhoto:
+    """A photo as it was listed: where it lies, its name in the data, its label, its side if any.
+
+    `digest` is the SHA-256 of its file, once it was read.
+    """
+
+    path: str
+    name: str
+    label: str
+    side: Side | None
+    digest: bytes = b""
+
+
+@dataclass(slots=True)
+class LabelledData:
+    """All photos, and what was seen on the way. `own_split`: the data say which side validates."""
+
+    photos: list[LabelledPhoto]
+    own_split: bool
+    empty: list[str] = field(default_factory=list)  # class folders without a photo
+    notes: list[str] = field(default_factory=list)
+
+    def side(self, side: Side) -> list[LabelledPhoto]:
+        """The photos of one side."""
+        return [photo for photo in self.photos if photo.side == side]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a data set, where it cannot say so itself; None is found out.
+
+    `split_names` are the data's own names of train, val and test, with commas between them, or
+    "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths
+    are relative to, and the extension of names that have none.
+    """
+
+    split_names: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    base_folder: str | None = None
+    extension: str | None = None
+
+    def check_no_table(self, data: str, what: str) -> None:
+        """Raises UsageError for a setting of tables, where data are of another kind (`what`)."""
+        for name in ("path_column", "label_column", "split_column", "base_folder", "extension"):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
+                    f"Parquet), and {data} is {what}."
+                )
+
+
+AS_FOUND = Reading()
+
+
+def side_of(name: str) -> Side | None:
+    """The side that a name means by itself; None where it means none."""
+    side, rest = _parsed(name)
+    return side if not rest else None
+
+
+def sides_of(names: Iterable[str]) -> dict[str, Side]:
+    """The side of each of these names that means one, by itself or beside the others.
+
+    `seg_train` and `seg_test` are sides beside each other; `speed_test` alone is none.
+    """
+    parsed = {name: _parsed(name) for name in names}
+    found = {name: side for name, (side, rest) in parsed.items() if side and not rest}
+    by_rest: dict[tuple[str, ...], dict[str, Side]] = {}
+    for name, (side, rest) in parsed.items():
+        if side and rest:
+            by_rest.setdefault(rest, {})[name] = side
+    for group in by_rest.values():
+        if "train" in group.values() and len(group) > 1:
+            found |= group
+    return found
+
+
+def mentioned_side(name: str) -> Side | None:
+    """The side that one word of a name means, whatever the others say."""
+    return _parsed(name)[0]
+
+
+def is_decoration(name: str) -> bool:
+    """Whether a name says nothing of what a folder holds: images, data, ..."""
+    words = _words(name)
+    return bool(words) and all(word in _DECORATIONS for word in words)
+
+
+def named_sides(text: str) -> dict[str, Side]:
+    """The sides of `--split-names`: the data's names of train, val and test, in this order."""
+    names = [name.strip() for name in text.split(",")]
+    given = [name for name in names if name]
+    if not 1 <= len(names) <= 3 or not names[0] or len(set(given)) < len(given):
+        raise UsageError(
+            f"--split-names {text}: give the data's names of train, val and test, such as "
+            "Fold1,Fold2 or Fold1,Fold2,Fold3; a side that is not there stays empty: Fold1,,Fold3."
+        )
+    return {name: side for name, side in zip(names, SIDES, strict=False) if name}
+
+
+def _parsed(name: str) -> tuple[Side | None, tuple[str, ...]]:
+    """The side that a name's one such word means, and its other words that say something."""
+    words = _words(name)
+    sides = [side for word in words if (side := _side_of_word(word))]
+    if len(sides) != 1:
+        return None, ()
+    return sides[0], tuple(w for w in words if not _side_of_word(w) and w not in _DECORATIONS)
+
+
+def _words(name: str) -> list[str]:
+    """Its words, in lower case: train2017, TrainSet and train-set have two each."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", canonical(name))
+    return re.findall(r"[^\W\d_]+|\d+", apart.casefold())
+
+
+def _side_of_word(word: str) -> Side | None:
+    if word in _SIDES:
+        return _SIDES[word]
+    for more in _DECORATIONS:  # as in trainset, testimages and imagestrain
+        if word.endswith(more) and (side := _SIDES.get(word.removesuffix(more))):
+            return side
+        if word.startswith(more) and (side := _SIDES.get(word.removeprefix(more))):
+            return side
+    return None
+
+
+@contextlib.contextmanager
+def reading_file(
+    path: object,
+    kind: type[ResnestError] = ResnestError,
+    *,
+    damage: tuple[type[Exception], ...] = (),
+    then: str = "",
+) -> Iterator[None]:
+    """Turns what the system refuses inside into an error of this kind about this file.
+
+    `damage` are the errors that its content may cause; `then` says what to do.
+    """
+    expected: tuple[type[Exception], ...] = (OSError, *damage)
+    try:
+        yield
+    except expected as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error))
+        text = f"{path}: cannot be read: {why.rstrip('.') or type(error).__name__}. {then}"
+        raise kind(text.rstrip()) from error
+
+
+def is_photo(name: str) -> bool:
+    """Whether a name ends as those of photos do."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first of many names, for a message."""
+    first = list(names)
+    more = f" and {len(first) - most} more" if len(first) > most else ""
+    return ", ".join(first[:most]) + more

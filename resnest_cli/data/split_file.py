@@ -1,0 +1,150 @@
+"""A run's `split.csv`: which photo trained, which validated, and which was left out.
+
+A resumed run reads it instead of looking at the data again; other commands take it as data. Column
+`sha256` has the first bytes of a file's SHA-256, in hex; earlier versions wrote none. Paths are
+relative to the data of the run, which `args.toml` beside the file names.
+"""
+
+import csv
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from resnest_cli.csv_rows import csv_rows, read_csv_rows
+from resnest_cli.data.labelled_photos import (
+    AS_FOUND,
+    SIDES,
+    LabelledData,
+    LabelledPhoto,
+    Reading,
+    Side,
+    reading_file,
+)
+from resnest_cli.data.photo_paths import as_found
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import write_text, writing
+
+_COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
+_LEFT_OUT = ("bad", "same")  # in the column split: not readable; the same file as one that trains
+
+
+class SplitRow(NamedTuple):
+    """A photo of a run. `split` is its side, or why it has none; `error` says more."""
+
+    name: str
+    label: str
+    class_name: str
+    split: str
+    error: str = ""
+    digest: bytes = b""
+
+
+def write_rows(path: Path, rows: Iterable[SplitRow]) -> None:
+    """Writes the file, atomically; names that are not UTF-8 keep their bytes."""
+    with writing(path):
+        write_text(path, csv_rows([_COLUMNS, *([*row[:-1], row.digest.hex()] for row in rows)]))
+
+
+def read_rows(path: Path, then: str = "") -> list[SplitRow]:
+    """The rows that `write_rows` wrote; `then` ends the message of an error."""
+    rows = []
+    with reading_file(path, damage=(csv.Error, ValueError), then=then):  # noqa: SIM117 - the file's
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = read_csv_rows(file)
+            if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1]):
+                raise ValueError("it has other columns")
+            for number, row in enumerate(reader, 2):
+                if len(row) not in {5, 6} or row[3] not in (*SIDES, *_LEFT_OUT):
+                    raise ValueError(
+                        f"row {number} is damaged: a photo of a run is train, val, test, bad or "
+                        "same"
+                    )
+                name, label, class_name, split, error, *digest = row
+                digest_bytes = bytes.fromhex("".join(digest))
+                rows.append(SplitRow(name, label, class_name, split, error, digest_bytes))
+    return rows
+
+
+def is_run_split(path: Path) -> bool:
+    """Whether a file has the columns of a run's `split.csv`; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.readline(200).decode("utf-8", "replace")
+    except OSError:
+        return False
+    return [name.strip('"') for name in head.strip().split(",")] in (_COLUMNS, _COLUMNS[:-1])
+
+
+def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
+    """The photos of a run, each on the side that it had in training, without those left out.
+
+    `reading.base_folder` says where they are, if it is not where they were. Their names are
+    absolute paths, unless they lie in that folder, or in that of the file.
+
+    Raises:
+        UsageError: nothing says where the photos are, or none is there; another setting of
+            `reading`.
+        ResnestError: the file is damaged or cannot be read.
+    """
+    for name, value in asdict(reading).items():
+        if value is not None and name != "base_folder":
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for other tables; {path}, of a run, says it itself."
+            )
+    rows = read_rows(path)
+    used = [row for row in rows if row.split not in _LEFT_OUT]
+    if not used:
+        raise UsageError(f"{path}: lists no photo.")
+    relative = [row.name for row in used if not Path(row.name).is_absolute()]
+    base = _base(path, relative, reading.base_folder) if relative else Path()
+    named_from = {path.parent, reading.base_folder and Path(reading.base_folder)}
+    photos = [
+        LabelledPhoto(
+            path=as_found(str(base), row.name),
+            name=row.name if base in named_from else str((base / row.name).absolute()),
+            label=row.label,
+            side=cast("Side", row.split),
+        )
+        for row in used
+    ]
+    if not any(Path(photo.path).exists() for photo in photos):
+        raise UsageError(
+            f"{path}: none of its {len(photos)} photo(s) is there; the first would be "
+            f"{photos[0].path}. --base-folder says where the data are now."
+        )
+    found = LabelledData(photos, own_split=any(photo.side == "val" for photo in photos))
+    if len(used) < len(rows):
+        found.notes.append(
+            f"{path}: {len(rows) - len(used)} photo(s) that training left out are not taken"
+        )
+    return found
+
+
+def _base(path: Path, relative: Iterable[str], given: str | None) -> Path:
+    """What the paths are relative to: what the user says, else the data that the run names."""
+    if given is not None:
+        return Path(given)
+    args = path.with_name("args.toml")
+    if not args.exists():
+        if any((path.parent / name).exists() for name in relative):
+            return path.parent
+        raise UsageError(
+            f"{path}: its paths are relative to a run's data, which args.toml beside it names; "
+            "there is none. Copy it, too, or give the data's folder with --base-folder."
+        )
+    try:
+        settings = tomllib.loads(args.read_text(encoding="utf-8", errors="surrogateescape"))
+        data = Path(str(settings.get("base_folder") or settings["data"]))
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise ResnestError(
+            f"{args}: does not name the data of the run ({error!r:.200})."
+        ) from error
+    if not data.exists():
+        raise UsageError(
+            f"{path}: its paths are relative to {data}, as args.toml beside it says, which is not "
+            "there. Run in the folder in which training was started, or give the data's folder "
+            "with --base-folder."
+        )
+    return data if data.is_dir() else data.parent

@@ -1,0 +1,240 @@
+"""Tar archives: their members, and of those that are shards the photos with their classes.
+
+A photo is a key with an image and its class: `0001.jpg` and `0001.cls`, which holds the index as a
+decimal number. Other files of a key are passed over. The webdataset library says which files belong
+together. Nothing is decoded here.
+
+tarfile ends quietly where a header is damaged or the file stops between two members. So the mark at
+the end is looked for, and photos are counted: another number than is known is an error.
+"""
+
+import lzma
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+from resnest_cli import web
+from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.images.sources import EXTENSIONS
+
+LABEL = "cls"
+PHOTOS = frozenset(extension[1:] for extension in EXTENSIONS)
+
+# What tarfile and the decompressors raise on damaged files.
+_DAMAGE = (
+    tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+_HIDDEN = re.compile(r"__[^/]*__($|/)")  # webdataset's own
+_MOST_LABEL = 1024  # bytes of a class that are looked at
+_MOST_DIGITS = 18
+_CHUNK = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar file: a name, or a path or an http(s) address once it was found.
+
+    `photos` are in it; the file has `size` bytes, and `sha256`, "" where it is not known. `classes`
+    has (index, photos) of each class that has any; training drops it, for it can be large.
+    """
+
+    place: str
+    photos: int
+    size: int
+    sha256: str = ""
+    classes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is behind an address."""
+        return is_remote(self.place)
+
+    @property
+    def title(self) -> str:
+        """The place for messages: without the login that an address may carry."""
+        return title_of(self.place)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return self.place.rpartition("/")[2]
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is an http(s) address."""
+    return place.startswith(("http://", "https://"))
+
+
+def title_of(place: str) -> str:
+    """A place for messages."""
+    return web.without_login(place) if is_remote(place) else place
+
+
+class EncodedPhoto(NamedTuple):
+    """An encoded photo of a shard, its class, and its name for messages: shard and key."""
+
+    name: str
+    label: int
+    data: bytes
+
+
+class Member(NamedTuple):
+    """A regular file in a tar archive. `offset` is where its `size` bytes begin, uncompressed.
+
+    A `sparse` one, as `tar --sparse` writes files with holes, does not lie there as it is.
+    """
+
+    name: str
+    offset: int
+    size: int
+    sparse: bool
+    file: Any  # the archive, uncompressed
+
+    def read(self, most: int | None = None) -> bytes:
+        """Its first bytes, or all; before the next member is asked for."""
+        wanted = self.size if most is None else min(self.size, most)
+        self.file.seek(self.offset)
+        parts = []
+        while wanted:  # in parts: what a header says is not to be trusted with memory
+            parts.append(self.file.read(min(wanted, _CHUNK)))
+            wanted -= len(parts[-1])
+            if not parts[-1]:
+                raise tarfile.ReadError("unexpected end of data")
+        return b"".join(parts)
+
+
+def members(file: BinaryIO, *, compressed: bool = True) -> Iterator[Member]:
+    """The regular files of a tar archive in its order, from their headers alone.
+
+    `compressed`: it may be so, with gzip, bzip2 or xz.
+
+    Raises:
+        tarfile.TarError: it is no tar archive, truncated, or damaged.
+        OSError: the file cannot be read.
+    """
+    bounded = _Bounded(file)
+    mode: Any = "r:*" if compressed else "r:"
+    try:
+        with tarfile.open(fileobj=bounded, mode=mode, encoding="utf-8") as archive:  # type: ignore[call-overload]
+            source = archive.fileobj
+            while (found := archive.next()) is not None:
+                archive.members = []  # else it keeps them all
+                if not found.isreg():
+                    continue
+                sparse, end = found.issparse(), found.offset_data + found.size
+                if source is bounded and end > bounded.size and not sparse:
+                    raise tarfile.ReadError("unexpected end of data")
+                yield Member(found.name, found.offset_data, found.size, sparse, source)
+            source.seek(archive.offset)
+            if source.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it does not end as a tar file does")
+    except (EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
+        raise tarfile.ReadError(str(error)) from error
+
+
+class _Bounded:
+    """A file that is never asked for more than it has.
+
+    tarfile reads whatever size a header declares, and Python takes the memory for it first.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = file.seek(0, 2)
+        self.seek, self.tell = file.seek, file.tell
+        self.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        return self._file.read(min(size, self.size) if size >= 0 else size)
+
+
+def tar_iterators() -> Any:
+    """webdataset's module that reads tar files."""
+    try:
+        from webdataset import tariterators
+    except ImportError as error:
+        raise UsageError(
+            "tar shards are read and written by the webdataset library: "
+            "pip install 'resnest-cli[shards]'"
+        ) from error
+    return tariterators
+
+
+def read_photos(shard: Shard, file: BinaryIO, classes: int) -> Iterator[EncodedPhoto]:
+    """All photos of a shard, in its order; `classes` is how many there are.
+
+    Raises:
+        ResnestError: the file is truncated or damaged, or has other photos than it should have.
+    """
+    done = 0
+    for photo in shard_photos(shard.title, file, classes=classes):
+        if done == shard.photos:
+            raise ResnestError(
+                f"{shard.title}: has more photos than the {shard.photos:,} that its index says. "
+                "Was it changed? Pack the photos again."
+            )
+        yield photo
+        done += 1
+    if done < shard.photos:
+        raise _damaged(shard.title, f"it ends after {done:,} of {shard.photos:,} photos")
+
+
+def shard_photos(
+    title: str, file: BinaryIO, *, classes: int | None = None, headers_only: bool = False
+) -> Iterator[EncodedPhoto]:
+    """The photos of a shard, grouped as webdataset groups their files; `title` is for messages.
+
+    `classes` is how many there are, if that is known. With `headers_only` photos have no bytes, and
+    of a file that is not compressed only headers and classes are read.
+    """
+    try:
+        for sample in tar_iterators().group_by_keys(_files(title, file, headers_only)):
+            name = f"{title}: {sample['__key__']}"
+            extension = next((extension for extension in sample if extension in PHOTOS), None)
+            if extension is None:
+                raise ResnestError(f"{name} has a class, but no photo.")
+            label = _label(name, sample.get(LABEL), classes)
+            yield EncodedPhoto(f"{name}.{extension}", label, sample[extension])
+    except _DAMAGE as error:
+        known = getattr(error, "strerror", None) or next(iter(error.args), type(error).__name__)
+        raise _damaged(title, one_line(str(known))) from error
+
+
+def _files(title: str, file: BinaryIO, headers_only: bool) -> Iterator[dict[str, Any]]:
+    """Photos and classes as `webdataset.tariterators.tar_file_iterator` gives them."""
+    split = tar_iterators().base_plus_ext
+    for member in members(file):
+        extension = (split(member.name)[1] or "").lower()
+        if extension not in PHOTOS | {LABEL} or _HIDDEN.match(member.name):
+            continue
+        if member.sparse:
+            raise ResnestError(
+                f"{title}: {member.name} is a sparse member, as `tar --sparse` writes files with "
+                "holes. Pack it again without --sparse, or with `resnest pack`."
+            )
+        most = _MOST_LABEL if extension == LABEL else 0 if headers_only else None
+        yield {"fname": member.name, "data": member.read(most), "__url__": title}
+
+
+def _damaged(title: str, why: str) -> ResnestError:
+    return ResnestError(
+        f"{title}: the shard is truncated or damaged ({why}). Copy it anew, or pack it again."
+    )
+
+
+def _label(name: str, text: bytes | None, classes: int | None) -> int:
+    """The class in a `.cls` file; raises ResnestError where it is not the index of one."""
+    if text is None:
+        raise ResnestError(f"{name}.cls is missing: every photo needs its class in such a file.")
+    word = text.strip()
+    if not (word.isdigit() and word.isascii()) or len(word) > _MOST_DIGITS:
+        shown = one_line(word[:40].decode("utf-8", "replace"))
+        raise ResnestError(f"{name}.cls: holds {shown!r}, not the index of a class, such as 0.")
+    label = int(word)
+    if classes is not None and label >= classes:
+        raise ResnestError(f"{name}.cls: class {label}, but there are only {classes}.")
+    return label

@@ -1,1 +1,0 @@
-"""Class folders or a manifest -> tar shards and their index (`resnest pack`)."""
