@@ -36,14 +36,23 @@ import re
 import stat
 import struct
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
-from resnest_cli.errors import ImageError, one_line
-from resnest_cli.images.limits import MAX_PIXELS, check_pixels, usual_limit
+from resnest_cli.errors import ErrorKind, ImageError
+from resnest_cli.images import (
+    MAX_PIXELS,
+    NO_MEMORY,
+    check_pixels,
+    damaged,
+    unsupported,
+    usual_limit,
+)
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from PIL import ImageFile
@@ -138,20 +147,15 @@ def decode(
     max_pixels = usual_limit() if max_pixels is None else max_pixels
     if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
         silence_pillow(max_pixels)
-    try:
-        if isinstance(source, bytes):
-            return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels, at_least)
+    with _explained():
         if isinstance(source, str | os.PathLike):
             size = _checked_file(os.fspath(source))
             with Path(source).open("rb") as stream:
                 return _decode_stream(stream, size, exif, max_pixels, at_least)
-        data = source.read(_MAX_BYTES + 1)
-        _check_bytes(len(data))
+        data = source if isinstance(source, bytes) else source.read(_MAX_BYTES + 1)
+        if not isinstance(source, bytes):
+            _check_bytes(len(data))
         return _decode_stream(io.BytesIO(data), len(data), exif, max_pixels, at_least)
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow raises about anything on bad data
-        raise ImageError(_explain(error)) from error
 
 
 def read_file(path: str) -> bytes | str:
@@ -160,28 +164,15 @@ def read_file(path: str) -> bytes | str:
     Raises:
         ImageError: it cannot be read, with the words of `decode`.
     """
-    try:
-        if _checked_file(path) > _MAX_HELD:
-            return path
-        return Path(path).read_bytes()
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(_explain(error)) from error
+    with _explained():
+        return path if _checked_file(path) > _MAX_HELD else Path(path).read_bytes()
 
 
-class JpegHeader(NamedTuple):
-    """What is needed of a JPEG's header where something else decodes it."""
+def jpeg_orientation(data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> int | None:
+    """The EXIF orientation of a whole JPEG in RGB or grey that something else is to decode.
 
-    turn: Image.Transpose | None  # what turns it upright
-
-
-def jpeg_header(
-    data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS
-) -> JpegHeader | None:
-    """The header of a whole JPEG in RGB or grey, of no more pixels than `decode` takes; else None.
-
-    `data` that it refuses, `decode` takes or says what is wrong with them.
+    1, upright, without `exif`. None for all that is not such a JPEG, or has more pixels: `decode`
+    takes it, or says what is wrong with it.
     """
     if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
         return None
@@ -192,7 +183,7 @@ def jpeg_header(
         return None
     if image.mode not in ("RGB", "L"):
         return None
-    return JpegHeader(_transposition(image) if exif else None)
+    return _orientation(image) if exif else 1
 
 
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
@@ -201,25 +192,32 @@ def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
     Raises:
         ImageError: its pixels cannot be read.
     """
-    try:
-        turn = _transposition(image) if exif else None
+    with _explained():
+        turn = UPRIGHT.get(_orientation(image)) if exif else None
         rgb = _to_rgb(image.copy())
         return rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # Pillow raises about anything on bad data
-        raise ImageError(_explain(error)) from error
+
+
+def silence_pillow(pixels: int) -> None:
+    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
+
+    The limit is that of the whole process; it stays as it is for photos of the usual size.
+    """
+    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
+        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def _checked_file(path: str) -> int:
     """The file's size in bytes; opening a pipe or a device could block for ever."""
     if "\0" in path:
-        raise ImageError("is no name of a file: it holds a NUL byte")
+        raise ImageError("is no name of a file: it holds a NUL byte", kind="missing")
     status = Path(path).stat() if path else os.stat(path)  # noqa: PTH116 - Path("") is the folder
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError("is a folder, not an image")
+        raise _no_image("is a folder, not an image")
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise ImageError(f"is {kind}, not a regular file; - reads a photo from standard input")
+        raise _no_image(f"is {kind}, not a regular file; - reads a photo from standard input")
     return status.st_size
 
 
@@ -246,22 +244,13 @@ def _decode_stream(
     if name == "JPEG" and at_least is not None:
         loaded = _reduced(image, at_least)
     image.load()
-    upright = _transposition(image) if exif else None
+    turn = UPRIGHT.get(_orientation(image)) if exif else None
     if name == "PNG" and head[24:25] == b"\x10":
-        from resnest_cli.images.deep_png import eight_bits
+        from resnest_cli.images.samples import eight_bits
 
         loaded = eight_bits(image, stream)
     rgb = _to_rgb(loaded)
-    return rgb if upright is None else rgb.transpose(upright)
-
-
-def silence_pillow(pixels: int) -> None:
-    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
-
-    The limit is that of the whole process; it stays as it is for photos of the usual size.
-    """
-    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
-        Image.MAX_IMAGE_PIXELS = pixels
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
@@ -280,7 +269,7 @@ def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
 def _format(head: bytes) -> str:
     """The format of a file that starts so, a key of `_PLUGINS`."""
     if not head:
-        raise ImageError("is empty (0 bytes)")
+        raise ImageError("is empty (0 bytes)", kind="empty")
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
@@ -296,14 +285,14 @@ def _format(head: bytes) -> str:
             return "AVIF"
         if brands & _HEIC_BRANDS:
             return "HEIC"
-        raise ImageError("is a video or another MP4-like file, not an image")
+        raise _no_image("is a video or another MP4-like file, not an image")
     for magic, kind in _OTHERS:
         if head.startswith(magic):
-            raise ImageError(f"is {kind}")
+            raise _no_image(f"is {kind}")
     text = head[:20].decode("ascii", "replace").strip()
     if text.isprintable() and "\ufffd" not in text:
-        raise ImageError(f"is not an image: starts with {text!r}")
-    raise ImageError(f"is not an image in a known format: starts with bytes {head[:8].hex(' ')}")
+        raise _no_image(f"is not an image: starts with {text!r}")
+    raise _no_image(f"is not an image in a known format: starts with bytes {head[:8].hex(' ')}")
 
 
 def _plugin(name: str) -> "type[ImageFile.ImageFile]":
@@ -313,14 +302,14 @@ def _plugin(name: str) -> "type[ImageFile.ImageFile]":
     except ImportError as error:
         if name == "HEIC":
             install = 'pip install "resnest-cli[heic]"'
-            raise ImageError(f"is a HEIC photo; to read those: {install}") from error
+            raise _no_image(f"is a HEIC photo; to read those: {install}") from error
         raise
     return plugin
 
 
 def _check_bytes(size: int) -> None:
     if size > _MAX_BYTES:
-        raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes")
+        raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes", kind="too large")
 
 
 def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
@@ -336,14 +325,16 @@ def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
         width, height = struct.unpack_from(">II" if png else "<ii", head, 16 if png else 4)
         check_pixels(abs(width), abs(height), max_pixels)
         if abs(width * height) > _MAX_ICON_PIXELS:
-            raise ImageError(f"has {width} x {height} pixels, more than an icon has")
+            size_text = f"has {width} x {height} pixels, more than an icon has"
+            raise ImageError(size_text, kind="too large")
 
 
-def _transposition(image: Image.Image) -> Image.Transpose | None:
-    """What turns the photo upright, if anything. Broken EXIF says nothing."""
+def _orientation(image: Image.Image) -> int:
+    """The orientation by EXIF, 1 for upright; broken EXIF says nothing."""
     with suppress(Exception):
-        return UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    return None
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
+        return int(found) if found in UPRIGHT else 1
+    return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -359,20 +350,38 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _explain(error: Exception) -> str:
-    """One line that goes on after the input's name."""
+def _no_image(text: str) -> ImageError:
+    return ImageError(text, kind="not an image")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns whatever goes wrong inside into an `ImageError`; Pillow raises about anything."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _explanation(error) from error
+
+
+def _explanation(error: Exception) -> ImageError:
     text = one_line(str(error))
     if isinstance(error, OSError) and error.errno is not None:
-        known = {errno.ENOENT: "does not exist", errno.ELOOP: "is a symbolic link to itself"}
-        return known.get(error.errno, f"cannot be read: {(error.strerror or text).lower()}")
-    if isinstance(error, MemoryError):
-        return "does not fit into this machine's memory"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"is refused: {text}; --max-pixels raises the limit"
-    if isinstance(error, EOFError) or "truncated" in text.lower():
-        return f"is truncated: {text or 'the data end too early'}"
-    if _UNSUPPORTED.search(text):
-        return f"is not supported: {text}"
-    if not isinstance(error, OSError | SyntaxError | ValueError):  # the text alone says too little
-        text = f"{type(error).__name__} {text}"
-    return f"is damaged: {text}"
+        missing = {errno.ENOENT: "does not exist", errno.ELOOP: "is a symbolic link to itself"}
+        why = f"cannot be read: {(error.strerror or text).lower()}"
+        kind: ErrorKind = "missing" if error.errno in missing else "unreadable"
+        found = ImageError(missing.get(error.errno, why), kind=kind)
+    elif isinstance(error, MemoryError):
+        found = ImageError(NO_MEMORY, kind="too large")
+    elif isinstance(error, Image.DecompressionBombError):
+        found = ImageError(f"is refused: {text}; --max-pixels raises the limit", kind="too large")
+    elif isinstance(error, EOFError) or "truncated" in text.lower():  # Pillow says it in words only
+        found = ImageError(f"is truncated: {text or 'the data end too early'}", kind="truncated")
+    elif _UNSUPPORTED.search(text):
+        found = unsupported(text)
+    elif isinstance(error, OSError | SyntaxError | ValueError):
+        found = damaged(text)
+    else:  # the text alone says too little
+        found = damaged(f"{type(error).__name__} {text}")
+    return found

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from resnest_cli.paths import is_folder as is_folder  # noqa: PLC0414 - of use to whoever walks
+
 _WILDCARD = re.compile(r"[*?\[]")
 _SEPARATORS = os.sep + (os.altsep or "")
 
@@ -49,11 +51,6 @@ def is_dropping(name: str) -> bool:
     `._` is a Mac's, beside the file that it belongs to.
     """
     return name.startswith(("._", ".Trash-")) or name.casefold() in _DROPPINGS
-
-
-def is_folder(path: str) -> bool:
-    """Whether this is a folder that can be seen, or a link to one; never raises."""
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError
 
 
 def is_glob(text: str) -> bool:

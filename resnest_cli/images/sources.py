@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ErrorKind, UsageError, reason
 from resnest_cli.images import folders
 from resnest_cli.paths import is_file_url, local_path
 from resnest_cli.web import without_login
@@ -30,12 +30,10 @@ from resnest_cli.web import without_login
 if TYPE_CHECKING:
     from PIL import Image
 
-# fmt: off
 EXTENSIONS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".heic", ".heif",
-))
-# fmt: on
+))  # fmt: skip
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
@@ -47,7 +45,7 @@ class Source:
 
     `name` is the `input` of its record. Exactly one of the others is set: the `path` of a file,
     the `url` of a photo, the `data` of a file that came on stdin, an `image` that is open already,
-    or an `error` that goes on after the name.
+    or an `error` that goes on after the name, with its `kind`.
     """
 
     name: str
@@ -56,6 +54,7 @@ class Source:
     data: bytes | None = field(default=None, repr=False)
     image: "Image.Image | None" = field(default=None, repr=False)
     error: str | None = None
+    kind: ErrorKind | None = None
 
 
 @dataclass(slots=True)
@@ -128,16 +127,16 @@ class _Reader:
         return getattr(sys.stdin, "buffer", None)
 
     def stdin_image(self) -> Source:
+        stream, why = self.stdin_stream(), "which is closed"
         if self.stdin_was_read:
-            return Source("-", error="is standard input, which was read already")
+            stream, why = None, "which was read already"
         self.stdin_was_read = True
-        stream = self.stdin_stream()
-        if stream is None:
-            return Source("-", error="is standard input, which is closed")
-        try:
-            return Source("-", data=stream.read(_MAX_STDIN + 1))  # decoding refuses more
-        except (OSError, ValueError) as error:
-            return Source("-", error=f"is standard input, which cannot be read: {error}")
+        if stream is not None:
+            try:
+                return Source("-", data=stream.read(_MAX_STDIN + 1))  # decoding refuses more
+            except (OSError, ValueError) as error:
+                why = f"which cannot be read: {error}"
+        return Source("-", error=f"is standard input, {why}", kind="unreadable")
 
     def literal(self, text: str) -> Iterator[Source]:
         """A path or an address."""
@@ -154,13 +153,14 @@ class _Reader:
         if not found:
             skipped = self.stats.skipped - before
             files = f"{skipped} file(s), none of them an image" if skipped else "no file"
-            yield Source(pattern, error=f"is a pattern that matches {files}")
+            error = f"is a pattern that matches {files}"
+            yield Source(pattern, error=error, kind="matched nothing")
 
     def _known(self, entries: Iterable[folders.Entry]) -> Iterator[Source]:
         """Sources of the entries with a known image extension; the others are counted."""
         for entry in entries:
             if entry.error:
-                yield Source(entry.path, error=entry.error)
+                yield Source(entry.path, error=entry.error, kind="unreadable")
             elif entry.is_folder:
                 yield from self._known(folders.walk(entry.path, recursive=self.recursive))
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
@@ -180,8 +180,8 @@ def _check_list(from_file: str) -> None:
 
 
 def _list_error(from_file: str, error: Exception) -> UsageError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UsageError(f"cannot read the list of inputs {from_file}: {reason.lower()}")
+    why = reason(error) if isinstance(error, OSError) else str(error)
+    return UsageError(f"cannot read the list of inputs {from_file}: {why.lower()}")
 
 
 def _list_entries(from_file: str, null_separated: bool, reader: _Reader) -> Iterator[str]:
@@ -230,9 +230,8 @@ def from_name(text: str) -> Source:
         return Source(without_login(text) if "@" in text else text, url=text)
     path = local_path(text)
     if is_file_url(path):
-        return Source(
-            text, error="is an address of a file on another machine; file:/// begins one of this"
-        )
+        error = "is an address of a file on another machine; file:/// begins one of this"
+        return Source(text, error=error, kind="missing")
     return Source(path, path=path)
 
 

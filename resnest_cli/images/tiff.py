@@ -16,16 +16,17 @@ reason. `tests/images/test_tiff.py` compares all combinations with tifffile's ar
 
 import logging
 import math
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
-from resnest_cli.errors import ImageError, one_line
+from resnest_cli.errors import ImageError
+from resnest_cli.images import check_pixels, damaged, unsupported
 from resnest_cli.images.decode import UPRIGHT, silence_pillow
-from resnest_cli.images.limits import check_pixels
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
-from resnest_cli.images.tiff_tags import Tags, little_endian, read_tags
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,18 @@ _WANTED = frozenset(
 ) | {529, 530, 532, 32997}
 _MOST_OF_A_TILE = 2**20  # pixels, of a picture that is smaller
 _MOST_BYTES = 16  # of the samples of a pixel, on average
+
+
+_Tags = dict[int, tuple[float, ...]]
+
+# Types of values: BYTE, SHORT, LONG, RATIONAL, SBYTE, SSHORT, SLONG, SRATIONAL, FLOAT, DOUBLE,
+# LONG8, SLONG8, as `struct` knows them; a rational is two numbers.
+_TYPES = {
+    1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d",
+    16: "Q", 17: "q",
+}  # fmt: skip
+_MOST_TAGS = 4096
+_MOST_VALUES = 3 * 2**16  # a palette of 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +140,7 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     layout = _layout(stream)
     check_pixels(*layout.size, max_pixels)
     if math.prod(layout.tile) > max(_MOST_OF_A_TILE, 16 * math.prod(layout.size)):
-        raise ImageError("is damaged: its tiles are much larger than the picture")
+        raise damaged("its tiles are much larger than the picture")
     _check_data(stream, layout.compression)
     if not layout.plain:
         return _by_tifffile(stream, layout, max_pixels)
@@ -154,17 +167,17 @@ def _layout(stream: BinaryIO) -> _Layout:
     Raises:
         ImageError: what they say is not supported.
     """
-    tags = read_tags(stream, _WANTED)
+    tags = _read_tags(stream, _WANTED)
 
     def whole(tag: int, default: int | None = None) -> int:
         if tag not in tags and default is None:
-            raise ImageError(f"is damaged: a TIFF without a number in tag {tag}")
+            raise damaged(f"a TIFF without a number in tag {tag}")
         return int(tags[tag][0]) if tag in tags else default or 0
 
     compression = whole(259, 1)
     old = compression == _OLD_JPEG  # its other tags say little
     if 262 not in tags and not old:
-        raise ImageError("is not supported: a TIFF that does not say what its colours are")
+        raise unsupported("a TIFF that does not say what its colours are")
     samples = whole(277, 3 if old else 1)
     bits = _same(tags.get(258, (8.0 if old else 1.0,)), samples, "bits")
     layout = _Layout(
@@ -181,11 +194,11 @@ def _layout(stream: BinaryIO) -> _Layout:
         stated=_stated(tags, bits),
         narrow_palette=max(tags.get(320, (256,))) < 256,
         orientation=whole(274, 1),
-        little_endian=little_endian(stream),
+        little_endian=_little_endian(stream),
     )
     reason = _unsupported(layout, tags)
     if reason:
-        raise ImageError(f"is not supported: a TIFF {reason}")
+        raise unsupported(f"a TIFF {reason}")
     return layout
 
 
@@ -193,11 +206,11 @@ def _same(values: tuple[float, ...], samples: int, what: str) -> int:
     """What is the same for every sample; a single value may stand for all."""
     found = {int(value) for value in values[:samples]}
     if len(found) != 1:
-        raise ImageError(f"is not supported: a TIFF whose samples differ in their {what}")
+        raise unsupported(f"a TIFF whose samples differ in their {what}")
     return found.pop()
 
 
-def _stated(tags: Tags, bits: int) -> Stated | None:
+def _stated(tags: _Tags, bits: int) -> Stated | None:
     """The samples that are black and white, where the file says so."""
     if 341 in tags:
         low, high = min(tags.get(340, (0.0,))), max(tags[341])
@@ -210,7 +223,7 @@ def _stated(tags: Tags, bits: int) -> Stated | None:
     return None
 
 
-def _unsupported(layout: _Layout, tags: Tags) -> str | None:
+def _unsupported(layout: _Layout, tags: _Tags) -> str | None:
     """Why there is no photo to be had of such a TIFF, if so."""
     photometric, samples, kind = layout.photometric, layout.samples, layout.kind
     if photometric not in _COLOURS:
@@ -233,7 +246,7 @@ def _unsupported(layout: _Layout, tags: Tags) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _unsupported_ycbcr(layout: _Layout, tags: Tags) -> str | None:
+def _unsupported_ycbcr(layout: _Layout, tags: _Tags) -> str | None:
     if layout.bits != 8 or layout.planar or layout.compression not in _BY_PILLOW:
         return f"in YCbCr with {layout}"
     if layout.compression == _NO_COMPRESSION:  # else libtiff does what follows
@@ -248,24 +261,24 @@ def _check_tiles(image: "TiffImageFile") -> None:
     """Refuse a TIFF that lacks strips: Pillow would leave them black."""
     extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
     if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
-        raise ImageError("is damaged: parts of the picture are missing")
+        raise damaged("parts of the picture are missing")
 
 
 def _check_data(stream: BinaryIO, compression: int) -> None:
     """Refuse what libtiff and tifffile would fill up: strips and tiles that are nowhere, or cut."""
     if compression == _OLD_JPEG:  # lies elsewhere
         return
-    tags = read_tags(stream, frozenset((273, 279, 324, 325)))
+    tags = _read_tags(stream, frozenset((273, 279, 324, 325)))
     places = tags.get(324, tags.get(273, ()))
     sizes = tags.get(325, tags.get(279, ()))
     if not all(places) or (compression != _NO_COMPRESSION and not all(sizes)):
-        raise ImageError("is damaged: parts of the picture are missing")
+        raise damaged("parts of the picture are missing")
     if compression != _JPEG:
         return
     for place, size in zip(places, sizes, strict=False):
         stream.seek(int(place + max(size - 16, 0)))
         if not stream.read(int(min(size, 16))).rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
-            raise ImageError("is truncated: a JPEG in the TIFF has no end")
+            raise _truncated("a JPEG in the TIFF has no end")
 
 
 def _deep(image: Image.Image, layout: _Layout) -> Image.Image:
@@ -289,20 +302,22 @@ def _grey(pixels: "NDArray[np.uint8]", layout: _Layout) -> Image.Image:
 
 def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Image:
     if layout.compression not in _BY_TIFFFILE or layout.photometric in (_YCBCR, _LAB):
-        raise ImageError(f"is not supported: a TIFF of {layout}")
+        raise unsupported(f"a TIFF of {layout}")
     width, height = layout.size
     size = width * height * layout.samples * max(layout.bits // 8, 1)
     if size > _MOST_BYTES * max_pixels:
         raise ImageError(
             f"has {width} x {height} pixels of {layout.samples} x {layout.bits} bits, more than "
             f"{_MOST_BYTES} bytes for each of the {max_pixels} pixels that are the limit "
-            "(--max-pixels)"
+            "(--max-pixels)",
+            kind="too large",
         )
     try:
         import tifffile
     except ImportError as error:
         install = 'pip install "resnest-cli[tiff]"'
-        raise ImageError(f"is a TIFF of {layout}; to read those: {install}") from error
+        text = f"is a TIFF of {layout}; to read those: {install}"
+        raise ImageError(text, kind="not an image") from error
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it writes to stderr
     stream.seek(0)
     try:
@@ -312,11 +327,11 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
             values = page.asarray(squeeze=False, maxworkers=1)  # (S, 1, H, W, C)
             palette = page.colormap
     except (NotImplementedError, ImportError, KeyError) as error:
-        raise ImageError(f"is not supported: {one_line(str(error))}") from error
+        raise unsupported(one_line(str(error))) from error
     except ValueError as error:
         text = one_line(str(error))
         if "not supported" in text or "requires" in text:
-            raise ImageError(f"is not supported: {text}") from error
+            raise unsupported(text) from error
         raise
     planes = values[:, 0, :, :, 0].transpose(1, 2, 0) if layout.planar else values[0, 0]
     photo = _coloured(planes, palette, layout)
@@ -332,11 +347,11 @@ def _check_page(page: Any, layout: _Layout) -> None:
     width, height = layout.size
     seen = page.imagewidth, page.imagelength, page.bitspersample, page.samplesperpixel
     if seen != (width, height, layout.bits, layout.samples) or page.imagedepth != 1:
-        raise ImageError(f"is not supported: a TIFF of {layout} that can be read in two ways")
+        raise unsupported(f"a TIFF of {layout} that can be read in two ways")
     count = math.prod(page.chunked)
     sizes = page.databytecounts[:count]
     if not page.is_contiguous and (min(len(page.dataoffsets), len(sizes)) < count or 0 in sizes):
-        raise ImageError("is damaged: parts of the picture are missing")
+        raise damaged("parts of the picture are missing")
 
 
 def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) -> Image.Image:
@@ -368,6 +383,65 @@ def _from_palette(indices: "NDArray[Any]", palette: "NDArray[Any]", layout: _Lay
 
     indices = indices.astype(np.intp)  # a single bit is a truth value, which would choose rows
     if indices.max() >= palette.shape[1]:
-        raise ImageError("is damaged: a colour is not in its palette")
+        raise damaged("a colour is not in its palette")
     table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(table.T[indices]))
+
+
+def _read_tags(stream: BinaryIO, wanted: frozenset[int]) -> _Tags:
+    """The numbers of the wanted tags, as far as the first page has them.
+
+    Raises:
+        ImageError: the tags are damaged, or not all there.
+    """
+    order = "<" if _little_endian(stream) else ">"
+    big = _read(stream, order, "H") == (43,)
+    if big:
+        stream.seek(8)
+    word, entry = ("Q", "HHQ8s") if big else ("I", "HHI4s")
+    (first,) = _read(stream, order, word)
+    _seek(stream, first)
+    (count,) = _read(stream, order, "Q" if big else "H")
+    if count > _MOST_TAGS:
+        raise damaged(f"{count} tags in a TIFF")
+    tags: _Tags = {}
+    for tag, kind, number, inline in [_read(stream, order, entry) for _ in range(count)]:
+        if tag not in wanted or tag in tags:
+            continue
+        code = _TYPES.get(kind)
+        if code is None or not 0 < number <= _MOST_VALUES:
+            raise damaged(f"tag {tag} of the TIFF makes no sense")
+        form = f"{number * len(code)}{code[0]}"
+        if struct.calcsize(order + form) > len(inline):
+            _seek(stream, *struct.unpack(order + word, inline))
+            values = _read(stream, order, form)
+        else:
+            values = struct.unpack_from(order + form, inline)
+        if len(code) == 2:
+            values = tuple(a / (b or 1) for a, b in zip(values[::2], values[1::2], strict=True))
+        tags[tag] = values
+    return tags
+
+
+def _little_endian(stream: BinaryIO) -> bool:
+    """The byte order of a TIFF; the stream then stands behind it."""
+    stream.seek(0)
+    return stream.read(2) == b"II"
+
+
+def _seek(stream: BinaryIO, place: int) -> None:
+    if place >= 2**63:
+        raise damaged("an offset in the TIFF is beyond any file")
+    stream.seek(place)
+
+
+def _read(stream: BinaryIO, order: str, form: str) -> tuple[Any, ...]:
+    size = struct.calcsize(order + form)
+    data = stream.read(size)
+    if len(data) < size:
+        raise _truncated("the directory of the TIFF is not all there")
+    return struct.unpack(order + form, data)
+
+
+def _truncated(why: str) -> ImageError:
+    return ImageError(f"is truncated: {why}", kind="truncated")

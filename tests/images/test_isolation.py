@@ -63,8 +63,9 @@ def test_crash(decoder: IsolatedDecoder, name: str) -> None:
 
 @POSIX
 def test_real_crash_kill_and_exit(decoder: IsolatedDecoder) -> None:
-    with pytest.raises(ImageError, match=r"crashed \(SIGSEGV\)"):
+    with pytest.raises(ImageError, match=r"crashed \(SIGSEGV\)") as told:
         decoder.submit(hazards.read_null).result()
+    assert told.value.kind == "crashed the decoder"
     with pytest.raises(ImageError, match=r"crashed \(SIGKILL; memory may have run out\)"):
         decoder.submit(hazards.crash, "SIGKILL").result()
     for code in (0, 3):
@@ -76,8 +77,10 @@ def test_real_crash_kill_and_exit(decoder: IsolatedDecoder) -> None:
 def test_hang(how: object) -> None:
     with IsolatedDecoder(time_limit=0.3) as decoder:
         begin = time.monotonic()
-        with pytest.raises(ImageError, match=r"^cannot be read: decoding took longer than 0\.3 s$"):
+        words = r"^cannot be read: decoding took longer than 0\.3 s$"
+        with pytest.raises(ImageError, match=words) as told:
             decoder.submit(how).result()  # type: ignore[arg-type]
+        assert told.value.kind == "timed out"
         assert time.monotonic() - begin < 5
         assert decoder.submit(hazards.fill, 7).result() == 7
 
@@ -85,8 +88,9 @@ def test_hang(how: object) -> None:
 @LINUX
 def test_memory_limit(decoder: IsolatedDecoder) -> None:
     assert decoder.submit(hazards.fill, LIMIT * 3 // 4).result() == LIMIT * 3 // 4
-    with pytest.raises(ImageError, match="decoding needed more than 200 MB of memory"):
+    with pytest.raises(ImageError, match="decoding needed more than 200 MB of memory") as told:
         decoder.submit(hazards.fill, 2 * LIMIT).result()
+    assert told.value.kind == "unreadable"
 
 
 @LINUX

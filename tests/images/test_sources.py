@@ -573,8 +573,8 @@ def test_addresses_of_folders_and_globs(tree):
 @pytest.mark.parametrize("address", ["file://nas/photos/a.jpg", "file://10.0.0.1/a.jpg"])
 def test_an_address_on_another_machine_is_an_error(tree, address):
     error = "is an address of a file on another machine; file:/// begins one of this"
-    assert list(iter_sources([address])) == [Source(address, error=error)]
-    assert as_source(address) == Source(address, error=error)
+    assert list(iter_sources([address])) == [Source(address, error=error, kind="missing")]
+    assert as_source(address) == Source(address, error=error, kind="missing")
 
 
 # What systems leave behind

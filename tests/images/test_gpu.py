@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from resnest_cli.errors import ImageError
-from resnest_cli.images import device_decode
+from resnest_cli.images import gpu
 from resnest_cli.images.batches import Preparation
-from resnest_cli.images.device_decode import DevicePreparation, turned
+from resnest_cli.images.gpu import DevicePreparation, turned
 from resnest_cli.images.preprocess import CropMode
 from resnest_cli.model.variants import Interpolation, Preprocessing
 
@@ -37,14 +37,14 @@ def apart(one: np.ndarray, two: np.ndarray, config: Preprocessing = SMALL) -> fl
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what the device has decoded."""
     found: list[int] = []
-    original = device_decode._decoded
+    original = gpu._decoded
 
     def noted(data: bytes, device: str) -> torch.Tensor:
         pixels = original(data, device)
         found.append(len(data))
         return pixels
 
-    monkeypatch.setattr(device_decode, "_decoded", noted)
+    monkeypatch.setattr(gpu, "_decoded", noted)
     return found
 
 
