@@ -182,11 +182,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Adds whole lines to a file, synced; where that fails, the file stays as it was.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Adds whole lines to a file, synced; where that fails, the file stays as it was."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -208,21 +204,13 @@ def append(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file, atomically; surrogate escapes become the bytes they stand for.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes a UTF-8 text file, atomically; surrogate escapes become the bytes they stand for."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Writes a file of mode 0600, atomically; a link of that name is replaced, not followed.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes a file of mode 0600, atomically; a link of that name is replaced, not followed."""
     with atomic_file(path, private=True) as file:
         file.write(data)
 

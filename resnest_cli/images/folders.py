@@ -202,8 +202,13 @@ def _select_deep(anchor: str, parts: list[str]) -> Iterator[Entry]:
 
 def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> bool:
     """Whether the parts of a path match the parts of a glob, where None stands for `**`."""
-    at = _skip_stars({0}, matchers)  # the parts of the glob that may match the next name
-    for name in names:
+    at = {0}  # the parts of the glob that may match the next name
+    for name in [*names, ""]:
+        for index, matches in enumerate(matchers):
+            if matches is None and index in at:
+                at.add(index + 1)  # it may match no name at all
+        if not name:
+            break
         after = set()
         for index in at - {len(matchers)}:
             matches = matchers[index]
@@ -211,13 +216,5 @@ def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> b
                 after |= set() if name.startswith(".") or is_dropping(name) else {index}
             elif matches(name):
                 after.add(index + 1)
-        at = _skip_stars(after, matchers)
+        at = after
     return len(matchers) in at
-
-
-def _skip_stars(at: set[int], matchers: "list[Callable[[str], bool] | None]") -> set[int]:
-    """With the parts after each `**`, which may match no name at all."""
-    for index, matches in enumerate(matchers):
-        if matches is None and index in at:
-            at.add(index + 1)
-    return at

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnest_cli.images.batches import Float32, Photo, Preparation
-from resnest_cli.images.decode import UPRIGHT, jpeg_orientation, read_file
+from resnest_cli.images.decode import jpeg_orientation, read_file
 from resnest_cli.images.preprocess import crop_range, resized_size
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
 _LONGEST = 2**14  # pixels of a resized side; beyond, `preprocess` has a way of its own
@@ -55,11 +54,8 @@ class DevicePreparation(Preparation):
             ImageError: whatever is wrong with the photo.
         """
         data = read_file(photo) if isinstance(photo, str) else photo
-        if isinstance(data, bytes):
-            found = self._by_device(data)
-            if found is not None:
-                return found
-        return self.portable(data)
+        found = self._by_device(data) if isinstance(data, bytes) else None
+        return self.portable(data) if found is None else found
 
     def _by_device(self, data: bytes) -> Float32 | None:
         import torch
@@ -69,9 +65,7 @@ class DevicePreparation(Preparation):
             return None
         with torch.inference_mode():
             try:
-                pixels = turned(
-                    _decoded(data, self.device), UPRIGHT.get(orientation)
-                )  # uint8 (3, H, W)
+                pixels = turned(_decoded(data, self.device), orientation)  # uint8 (3, H, W)
             except RuntimeError:
                 return None
             height, width = pixels.shape[1:]
@@ -122,17 +116,9 @@ def _decoded(data: bytes, device: str) -> "Tensor":
     return found
 
 
-def turned(pixels: "Tensor", turn: "Image.Transpose | None") -> "Tensor":
-    """A photo (3, H, W) turned as PIL's `transpose` turns it."""
-    from PIL import Image
-
-    if turn is None:
-        return pixels
-    kind = Image.Transpose
-    if turn in (kind.TRANSPOSE, kind.TRANSVERSE, kind.ROTATE_90, kind.ROTATE_270):
+def turned(pixels: "Tensor", orientation: int) -> "Tensor":
+    """A photo (3, H, W) turned upright, by its EXIF orientation."""
+    if orientation >= 5:
         pixels = pixels.transpose(1, 2)
-    flipped = {
-        kind.FLIP_LEFT_RIGHT: [2], kind.FLIP_TOP_BOTTOM: [1], kind.ROTATE_180: [1, 2],
-        kind.TRANSPOSE: [], kind.TRANSVERSE: [1, 2], kind.ROTATE_90: [1], kind.ROTATE_270: [2],
-    }[turn]  # fmt: skip
+    flipped = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation)
     return pixels.flip(flipped) if flipped else pixels

@@ -31,7 +31,6 @@ from resnest_cli.text import one_line
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.TiffImagePlugin import TiffImageFile
 
 _GREYS, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = (0, 1), 2, 3, 5, 6, 8
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}
@@ -66,18 +65,16 @@ _WANTED = frozenset(
 ) | {529, 530, 532, 32997}
 _MOST_OF_A_TILE = 2**20  # pixels, of a picture that is smaller
 _MOST_BYTES = 16  # of the samples of a pixel, on average
-
-
+_MISSING = "parts of the picture are missing"
+_MOST_TAGS = 4096
+_MOST_VALUES = 3 * 2**16  # a palette of 16 bits
 _Tags = dict[int, tuple[float, ...]]
-
 # Types of values: BYTE, SHORT, LONG, RATIONAL, SBYTE, SSHORT, SLONG, SRATIONAL, FLOAT, DOUBLE,
 # LONG8, SLONG8, as `struct` knows them; a rational is two numbers.
 _TYPES = {
     1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d",
     16: "Q", 17: "q",
 }  # fmt: skip
-_MOST_TAGS = 4096
-_MOST_VALUES = 3 * 2**16  # a palette of 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,9 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     except SyntaxError:  # a kind that it does not know
         return _by_tifffile(stream, layout, max_pixels)
     check_pixels(*image.size, max_pixels)
-    _check_tiles(image)
+    extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
+    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
+        raise damaged(_MISSING)  # strips, which Pillow would leave black
     silence_pillow(image.width * image.height)
     image.load()
     if layout.bits > 8:
@@ -162,11 +161,7 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _layout(stream: BinaryIO) -> _Layout:
-    """Reads the tags of the first page.
-
-    Raises:
-        ImageError: what they say is not supported.
-    """
+    """What the tags of the first page say, if it is supported."""
     tags = _read_tags(stream, _WANTED)
 
     def whole(tag: int, default: int | None = None) -> int:
@@ -196,8 +191,7 @@ def _layout(stream: BinaryIO) -> _Layout:
         orientation=whole(274, 1),
         little_endian=_little_endian(stream),
     )
-    reason = _unsupported(layout, tags)
-    if reason:
+    if reason := _unsupported(layout, tags):
         raise unsupported(f"a TIFF {reason}")
     return layout
 
@@ -216,10 +210,9 @@ def _stated(tags: _Tags, bits: int) -> Stated | None:
         low, high = min(tags.get(340, (0.0,))), max(tags[341])
         return Stated(low, high) if low < high else None
     most = {int(value) for value in tags.get(281, ())}
-    if len(most) == 1:
-        (all_bits,) = most
-        if 255 <= all_bits < 2 ** (bits - 1) and all_bits & (all_bits + 1) == 0:
-            return Stated(0, all_bits, certain=False)
+    all_bits = most.pop() if len(most) == 1 else 0
+    if 255 <= all_bits < 2 ** (bits - 1) and all_bits & (all_bits + 1) == 0:
+        return Stated(0, all_bits, certain=False)
     return None
 
 
@@ -229,39 +222,30 @@ def _unsupported(layout: _Layout, tags: _Tags) -> str | None:
     if photometric not in _COLOURS:
         return f"in {_OTHERS.get(photometric, f'a colour space with the number {photometric}')}"
     if photometric == _YCBCR and layout.compression not in (_OLD_JPEG, _JPEG):
-        return _unsupported_ycbcr(layout, tags)
-    no_palette = photometric == _PALETTE and (kind != _UNSIGNED or 320 not in tags)
-    bands = f"with {samples} bands whose colours it does not name: write three of them as RGB"
-    reasons = {
-        "of complex numbers": kind in (5, 6),
-        f"of samples of kind {kind}": not 1 <= kind <= 6,
-        f"with {samples} sample(s) for each pixel, too few": samples < layout.colours,
-        bands: photometric in _GREYS and samples > 2,
-        f"of {layout.bits}-bit integers": layout.bits in (24, 40, 48, 56) and kind != _FLOAT,
-        "of a volume": tags.get(32997, (1,)) != (1,),
-        "with no palette, or indices that are no whole numbers": no_palette,
-        f"in L*a*b* with {layout}": photometric == _LAB and (samples, layout.bits) != (3, 8),
-        "in other inks than CMYK": photometric == _CMYK and tags.get(332, (1,)) != (1,),
-    }
+        bad = layout.bits != 8 or layout.planar or layout.compression not in _BY_PILLOW
+        bare = layout.compression == _NO_COMPRESSION  # else libtiff does what follows
+        odd = tags.get(532, _FULL_RANGE) != _FULL_RANGE or tags.get(529, _REC_601) != _REC_601
+        subsampled = tags.get(530, (2, 2)) != (1, 1)
+        reasons = {
+            f"in YCbCr with {layout}": bad,
+            "in YCbCr whose colours are subsampled and not compressed": bare and subsampled,
+            "in YCbCr of a reduced range or with coefficients of its own": bare and odd,
+        }
+    else:
+        bands = f"with {samples} bands whose colours it does not name: write three of them as RGB"
+        no_palette = photometric == _PALETTE and (kind != _UNSIGNED or 320 not in tags)
+        reasons = {
+            "of complex numbers": kind in (5, 6),
+            f"of samples of kind {kind}": not 1 <= kind <= 6,
+            f"with {samples} sample(s) for each pixel, too few": samples < layout.colours,
+            bands: photometric in _GREYS and samples > 2,
+            f"of {layout.bits}-bit integers": layout.bits in (24, 40, 48, 56) and kind != _FLOAT,
+            "of a volume": tags.get(32997, (1,)) != (1,),
+            "with no palette, or indices that are no whole numbers": no_palette,
+            f"in L*a*b* with {layout}": photometric == _LAB and (samples, layout.bits) != (3, 8),
+            "in other inks than CMYK": photometric == _CMYK and tags.get(332, (1,)) != (1,),
+        }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _unsupported_ycbcr(layout: _Layout, tags: _Tags) -> str | None:
-    if layout.bits != 8 or layout.planar or layout.compression not in _BY_PILLOW:
-        return f"in YCbCr with {layout}"
-    if layout.compression == _NO_COMPRESSION:  # else libtiff does what follows
-        if tags.get(530, (2, 2)) != (1, 1):
-            return "in YCbCr whose colours are subsampled and not compressed"
-        if tags.get(532, _FULL_RANGE) != _FULL_RANGE or tags.get(529, _REC_601) != _REC_601:
-            return "in YCbCr of a reduced range or with coefficients of its own"
-    return None
-
-
-def _check_tiles(image: "TiffImageFile") -> None:
-    """Refuse a TIFF that lacks strips: Pillow would leave them black."""
-    extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
-    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
-        raise damaged("parts of the picture are missing")
 
 
 def _check_data(stream: BinaryIO, compression: int) -> None:
@@ -272,7 +256,7 @@ def _check_data(stream: BinaryIO, compression: int) -> None:
     places = tags.get(324, tags.get(273, ()))
     sizes = tags.get(325, tags.get(279, ()))
     if not all(places) or (compression != _NO_COMPRESSION and not all(sizes)):
-        raise damaged("parts of the picture are missing")
+        raise damaged(_MISSING)
     if compression != _JPEG:
         return
     for place, size in zip(places, sizes, strict=False):
@@ -351,16 +335,25 @@ def _check_page(page: Any, layout: _Layout) -> None:
     count = math.prod(page.chunked)
     sizes = page.databytecounts[:count]
     if not page.is_contiguous and (min(len(page.dataoffsets), len(sizes)) < count or 0 in sizes):
-        raise damaged("parts of the picture are missing")
+        raise damaged(_MISSING)
 
 
 def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) -> Image.Image:
-    """Samples (H, W, S) as an RGB image."""
+    """Samples (H, W, S), or indices into a palette (3, colours), as an RGB image."""
+    import numpy as np
+
     colours = values[..., : layout.colours]
     if layout.photometric == _PALETTE:
-        return _from_palette(colours[..., 0], palette, layout)
+        indices = colours[..., 0].astype(np.intp)  # of a single bit: else they would choose rows
+        if indices.max() >= palette.shape[1]:
+            raise damaged("a colour is not in its palette")
+        table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(table.T[indices]))
     if layout.premultiplied and layout.samples > layout.colours and layout.kind != _SIGNED:
-        colours = _divided(colours, values[..., layout.colours, None])
+        alpha = values[..., layout.colours, None]
+        with np.errstate(all="ignore"):  # black where nothing is to be seen
+            colours = np.where(alpha > 0, colours / alpha.astype(np.float32), 0)
+        np.clip(colours, 0, 1, out=colours)
     pixels = to_bytes(colours, bits=layout.bits, stated=layout.stated)
     if layout.colours == 1:
         return _grey(pixels[..., 0], layout)
@@ -368,32 +361,8 @@ def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) 
     return Image.frombytes(mode, layout.size, pixels.tobytes()).convert("RGB")
 
 
-def _divided(colours: "NDArray[Any]", alpha: "NDArray[Any]") -> "NDArray[Any]":
-    """Colour that was multiplied by alpha, within [0, 1]; black where nothing is to be seen."""
-    import numpy as np
-
-    with np.errstate(all="ignore"):
-        shares = np.where(alpha > 0, colours / alpha.astype(np.float32), 0)
-    return np.clip(shares, 0, 1, out=shares)
-
-
-def _from_palette(indices: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) -> Image.Image:
-    """Indices (H, W) into a palette (3, colours) as an RGB image."""
-    import numpy as np
-
-    indices = indices.astype(np.intp)  # a single bit is a truth value, which would choose rows
-    if indices.max() >= palette.shape[1]:
-        raise damaged("a colour is not in its palette")
-    table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(table.T[indices]))
-
-
 def _read_tags(stream: BinaryIO, wanted: frozenset[int]) -> _Tags:
-    """The numbers of the wanted tags, as far as the first page has them.
-
-    Raises:
-        ImageError: the tags are damaged, or not all there.
-    """
+    """The numbers of the wanted tags, as far as the first page has them."""
     order = "<" if _little_endian(stream) else ">"
     big = _read(stream, order, "H") == (43,)
     if big:
