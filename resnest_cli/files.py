@@ -67,9 +67,10 @@ def reading(
     Raises:
         ResnestError: of this kind; says why, and `then`, such as what to do.
     """
+    expected: tuple[type[Exception], ...] = (OSError, *damage)
     try:
         yield
-    except (OSError, *damage) as error:
+    except expected as error:
         why = reason(error) if isinstance(error, OSError) else one_line(str(error))
         limit = limit_reached(error) or ""
         text = f"{path}: cannot be read: {why.rstrip('.') or type(error).__name__}."

@@ -8,11 +8,8 @@ Pillow decodes. What is decided here, and why:
 - Transparency is dropped, as `convert("RGB")` does: the colour stored under a transparent pixel
   stays. Compositing on white would look better to people, but timm's and torchvision's loaders
   drop it, and an answer should not depend on which of the programs gave it.
-- 16-bit and 32-bit grey becomes pixel * 255 / 65535, rounded; outside of 0 .. 65535 the smallest
-  to largest value becomes 0 .. 255. Floating-point grey within [0, 1] becomes value * 255, any
-  other range its smallest to largest finite value 0 .. 255; NaN and -infinity are black, infinity
-  white. `convert("RGB")` would clip all of these at 255. 16-bit colour is read by Pillow, which
-  keeps the high byte.
+- Grey of more than 8 bits is scaled by its range, see `samples`: `convert("RGB")` would clip it at
+  255. 16-bit colour is read by Pillow, which keeps the high byte.
 - The first frame of an animation, the largest picture of an icon.
 - EXIF orientation is applied; if the EXIF block is broken, the photo is taken as it is. Pillow
   itself turns TIFF and the `irot` of HEIC upright, whatever `exif` says.
@@ -61,17 +58,11 @@ _MAX_BYTES = 2**30  # of a file that has to be read whole
 _MAX_HELD = 2**25  # of a file that is read before it is known whether it is a photo
 _MAX_ICON_PIXELS = 2**24  # Pillow decodes an icon while it opens it
 
-_PLUGINS = {
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),  # MPO too: its first picture is a JPEG
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
-    "ICO": ("PIL.IcoImagePlugin", "IcoImageFile"),
-    "HEIC": ("pillow_heif", "HeifImageFile"),
-}
+_PLUGINS = {  # as Pillow spells them in the names of its modules and classes
+    "JPEG": "Jpeg",  # MPO too: its first picture is a JPEG
+    "PNG": "Png", "WebP": "WebP", "AVIF": "Avif", "GIF": "Gif", "BMP": "Bmp", "PPM": "Ppm",
+    "ICO": "Ico",
+}  # fmt: skip
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -92,30 +83,25 @@ _OTHERS = (
     (b"PK\3\4", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
-    (b"\xff\x0a", "a JPEG XL image, a format that is not supported"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL image, a format that is not supported"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image, a format that is not supported"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 image, a format that is not supported"),
-    (b"II\xbc", "a JPEG XR image, a format that is not supported"),
-    (b"P7", "a PAM image, a format that is not supported"),
-    (b"PF", "a PFM image in colour, a format that is not supported"),
-    (b"qoif", "a QOI image, a format that is not supported"),
-    (b"\0\0\2\0", "a cursor, a format that is not supported"),
     (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image itself"),
-)
-
+    *(
+        (magic, f"{kind}, a format that is not supported")
+        for magic, kind in (
+            (b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+            (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+            (b"II\xbc", "a JPEG XR image"), (b"P7", "a PAM image"), (b"qoif", "a QOI image"),
+            (b"PF", "a PFM image in colour"), (b"\0\0\2\0", "a cursor"),
+        )
+    ),
+)  # fmt: skip
 _UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
 
 _ORIENTATION_TAG = 0x0112
+_TURN = Image.Transpose
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
 _QUIET_MODULES = r"PIL\.(Gif|Ico|Jpeg|Png|Tiff)ImagePlugin$"
 _QUIET_RULE = ("ignore", None, Warning, re.compile(_QUIET_MODULES), 0)
 
@@ -267,7 +253,7 @@ def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
 
 
 def _format(head: bytes) -> str:
-    """The format of a file that starts so, a key of `_PLUGINS`."""
+    """The format of a file that starts so."""
     if not head:
         raise ImageError("is empty (0 bytes)", kind="empty")
     for magic, name in _MAGIC:
@@ -296,14 +282,15 @@ def _format(head: bytes) -> str:
 
 
 def _plugin(name: str) -> "type[ImageFile.ImageFile]":
-    module, attribute = _PLUGINS[name]
-    try:
-        plugin: type[ImageFile.ImageFile] = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        if name == "HEIC":
+    if name == "HEIC":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError as error:
             install = 'pip install "resnest-cli[heic]"'
             raise _no_image(f"is a HEIC photo; to read those: {install}") from error
-        raise
+        return HeifImageFile  # type: ignore[no-any-return]
+    module = importlib.import_module(f"PIL.{_PLUGINS[name]}ImagePlugin")
+    plugin: type[ImageFile.ImageFile] = getattr(module, f"{_PLUGINS[name]}ImageFile")
     return plugin
 
 
