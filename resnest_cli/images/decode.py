@@ -61,7 +61,7 @@ _MAX_ICON_PIXELS = 2**24  # Pillow decodes an icon while it opens it
 _PLUGINS = {  # as Pillow spells them in the names of its modules and classes
     "JPEG": "Jpeg",  # MPO too: its first picture is a JPEG
     "PNG": "Png", "WebP": "WebP", "AVIF": "Avif", "GIF": "Gif", "BMP": "Bmp", "PPM": "Ppm",
-    "ICO": "Ico",
+    "ICO": "Ico", "HEIC": "Heif",
 }  # fmt: skip
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -282,15 +282,15 @@ def _format(head: bytes) -> str:
 
 
 def _plugin(name: str) -> "type[ImageFile.ImageFile]":
-    if name == "HEIC":
-        try:
-            from pillow_heif import HeifImageFile
-        except ImportError as error:
-            install = 'pip install "resnest-cli[heic]"'
-            raise _no_image(f"is a HEIC photo; to read those: {install}") from error
-        return HeifImageFile  # type: ignore[no-any-return]
-    module = importlib.import_module(f"PIL.{_PLUGINS[name]}ImagePlugin")
-    plugin: type[ImageFile.ImageFile] = getattr(module, f"{_PLUGINS[name]}ImageFile")
+    heic, stem = name == "HEIC", _PLUGINS[name]
+    try:
+        module = importlib.import_module("pillow_heif" if heic else f"PIL.{stem}ImagePlugin")
+    except ImportError as error:
+        if not heic:
+            raise
+        install = 'pip install "resnest-cli[heic]"'
+        raise _no_image(f"is a HEIC photo; to read those: {install}") from error
+    plugin: type[ImageFile.ImageFile] = getattr(module, f"{stem}ImageFile")
     return plugin
 
 
