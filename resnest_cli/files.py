@@ -132,7 +132,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def _beginning(path: Path) -> str:
-    return f".{short_name(path.name)}."
+    return f".{_short_name(path.name)}."
 
 
 @functools.cache
@@ -154,7 +154,7 @@ def _begun(path: Path, *, private: bool) -> tuple[Path, BinaryIO]:
         if os.name != "posix":  # Windows removes no file that is open
             return temporary, file
         try:
-            if try_lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
+            if _try_lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
                 return temporary, file
         except OSError:  # a file system without locks, where nobody takes it for a leftover
             return temporary, file
@@ -166,7 +166,7 @@ def _remove_left(path: Path) -> None:
     with contextlib.suppress(OSError):  # it is in nobody's way, or nobody can say whose it is
         descriptor = os.open(path, os.O_RDWR)
         try:
-            if os.name != "posix" or try_lock(descriptor):
+            if os.name != "posix" or _try_lock(descriptor):
                 path.unlink()
         finally:
             os.close(descriptor)
@@ -232,7 +232,7 @@ def locked(*paths: Path | None, folder: Path | None = None) -> Iterator[None]:
         for path in filter(None, paths):
             if path.is_file() or not path.exists():
                 real = Path(os.path.realpath(path))  # a file has one lock, whatever links to it
-                _hold(stack, path, real.with_name(f".{short_name(real.name)}.lock"))
+                _hold(stack, path, real.with_name(f".{_short_name(real.name)}.lock"))
         if folder is not None:
             with writing(folder):
                 folder.mkdir(exist_ok=True)
@@ -292,7 +292,7 @@ def _taken(file: Path, mode: int) -> int | None:
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, mode)
     try:
         # Whoever had it may have removed it in between: then the name is nobody's, or another's.
-        if try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(file)):  # noqa: PTH116
+        if _try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(file)):  # noqa: PTH116
             return descriptor
     except FileNotFoundError:
         pass
@@ -302,7 +302,7 @@ def _taken(file: Path, mode: int) -> int | None:
     return None
 
 
-def try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Locks an open file; False where another process has it.
 
     Raises:
@@ -329,7 +329,7 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def short_name(name: str) -> str:
+def _short_name(name: str) -> str:
     """A name, or so much of it that others can be made of it; file systems allow 255 bytes."""
     raw = os.fsencode(name)
     if len(raw) <= 200:

@@ -122,7 +122,7 @@ def shortened(name: str, most: int) -> str:
 
 def csv_row(cells: Sequence[Cell]) -> str:
     """One row with its line break; None is an empty cell, and a float reads back as the same."""
-    return ",".join(map(csv_cell, cells)) + "\n"
+    return ",".join(map(_csv_cell, cells)) + "\n"
 
 
 def csv_rows(rows: Iterable[Sequence[Cell]]) -> str:
@@ -130,7 +130,7 @@ def csv_rows(rows: Iterable[Sequence[Cell]]) -> str:
     return "".join(map(csv_row, rows))
 
 
-def csv_cell(value: Cell) -> str:
+def _csv_cell(value: Cell) -> str:
     """A cell as it stands between two commas."""
     if not isinstance(value, str):
         return "" if value is None else str(value)

@@ -16,13 +16,13 @@ from resnest_cli import files
 from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.files import (
     BusyError,
+    _short_name,
     append,
     atomic_file,
     atomic_path,
     lock_file,
     locked,
     reading,
-    short_name,
     temporary_name,
     writing,
 )
@@ -215,7 +215,7 @@ def test_names_of_any_length(tmp_path: Path) -> None:
         assert path.read_bytes() == b"data"
         path.unlink()
     assert list(tmp_path.iterdir()) == []
-    assert short_name("x" * 254 + "a") != short_name("x" * 254 + "b")
+    assert _short_name("x" * 254 + "a") != _short_name("x" * 254 + "b")
 
 
 def test_what_a_kill_left_half_written_goes_with_the_next_that_writes_it(tmp_path: Path) -> None:

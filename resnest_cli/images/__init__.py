@@ -19,11 +19,13 @@ from typing import ParamSpec, TypeVar
 
 from resnest_cli.errors import ImageError, UsageError
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
-BYTES_PER_PIXEL = 12  # RGB takes 4; as stored, converted and turned upright, three are held at most
+_BYTES_PER_PIXEL = (
+    12  # RGB takes 4; as stored, converted and turned upright, three are held at most
+)
 NO_MEMORY = "does not fit into this machine's memory"
 
 _local = threading.local()
@@ -43,7 +45,7 @@ def usual_limit() -> int:
 
 def memory_for(pixels: int) -> int:
     """Bytes that decoding a photo of so many pixels may need."""
-    return BYTES_PER_PIXEL * pixels
+    return _BYTES_PER_PIXEL * pixels
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -84,7 +86,7 @@ def take_note() -> str | None:
     return text
 
 
-def noted(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, str | None]:
+def noted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, str | None]:
     """What a function returns, and the note that it left."""
     take_note()
     return function(*args, **kwargs), take_note()

@@ -160,8 +160,20 @@ class _Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.discard()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
+            f"serve({self._time_limit!r}, {self._memory_limit!r})"
+        )
+        # A process group of its own: Ctrl-C is for the parent, whose end the worker notices.
+        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         try:
-            self._process = process = _start(self._time_limit, self._memory_limit)
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **_ONE_THREAD},
+                **group,
+            )
             if self._stopped:
                 process.kill()
             pickle.load(_pipe(process.stdout))
@@ -195,22 +207,6 @@ class _Worker:
         return ImageError(
             f"cannot be read: the decoder crashed ({how})", kind="crashed the decoder"
         )
-
-
-def _start(time_limit: float, memory_limit: int) -> _Process:
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
-        f"serve({time_limit!r}, {memory_limit!r})"
-    )
-    # A process group of its own: Ctrl-C is for the parent, whose end the worker notices.
-    group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **_ONE_THREAD},
-        **group,
-    )
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
