@@ -33,8 +33,14 @@ def running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    process = Path(f"/proc/{pid}")
+    if not process.exists():
+        return sys.platform != "linux"
+    try:  # a zombie whose other threads still end is not yet to be waited for
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(list((process / "task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def gone(pid: int, within: float = 3) -> bool:
