@@ -1,11 +1,15 @@
-"""`python -m resnest_cli`, and the console script `resnest`."""
+"""`python -m resnest_cli`, and the console script `resnest`: its streams first, then the program.
+
+stdin, stdout and stderr are taken whatever the shell has made of them. A stderr that fails loses
+its messages and nothing more: records and exit codes stay as they are. A stdout that fails is an
+error in words, whoever writes to it: records, tables, help.
+"""
 
 import gc
+import io
 import os
 import sys
-from typing import NoReturn
-
-from resnest_cli import standard_streams
+from typing import Any, NoReturn
 
 
 def main() -> NoReturn:
@@ -17,7 +21,7 @@ def main() -> NoReturn:
     gc.set_threshold(100_000, 50, 100)
     # Typer validates with pydantic, which would look for plugins in every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-    standard_streams.prepare()
+    prepare_streams()
     try:
         elsewhere = any(
             word in {"--help", "-h"} or word.startswith("--runner") for word in sys.argv
@@ -31,6 +35,69 @@ def main() -> NoReturn:
         app.main()
     except KeyboardInterrupt:  # so early that nobody else could catch it
         sys.exit(130)
+
+
+def prepare_streams() -> None:
+    """Fills descriptors that the shell closed, and puts ours in place of Python's streams.
+
+    The next file or pipe would take the number of a closed one, and its role. A closed stdout stays
+    one that cannot be written: records that are lost are an error.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # open takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
+    if os.name != "posix":  # a console of Windows is no file
+        if sys.stderr is None:
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        return
+    sys.stdout = _stream(_Output(1, "w", closefd=False), sys.stdout)
+    sys.stderr = _stream(_Messages(2, "w", closefd=False), sys.stderr)
+
+
+def _stream(raw: io.FileIO, old: Any) -> io.TextIOWrapper:
+    """A text stream like the old one, or like those of Python where there was none."""
+    buffered = io.BufferedWriter(raw)
+    if old is None:
+        return io.TextIOWrapper(buffered, "utf-8", "backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(
+        buffered,
+        old.encoding,
+        old.errors,
+        line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )
+
+
+class _Messages(io.FileIO):
+    """Drops what cannot be written: a full disk, a reader that has gone, a terminal hung up."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or len(data)
+        except OSError:
+            return len(data)
+
+
+class _Output(io.FileIO):
+    """Says once what is wrong; what comes then, as when Python flushes at its end, is dropped."""
+
+    _failed = False
+
+    def write(self, data: Any, /) -> int:
+        if self._failed or not len(data):
+            return len(data)
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            self._failed = True
+            raise SystemExit(141) from None
+        except OSError as error:
+            self._failed = True
+            from resnest_cli.output.sink import stdout_error
+
+            raise stdout_error(error) from error
 
 
 if __name__ == "__main__":

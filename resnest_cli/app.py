@@ -1,6 +1,5 @@
 """Table of contents of the command line, and its one error boundary."""
 
-import re
 import sys
 from importlib import import_module
 from typing import Annotated, NoReturn
@@ -8,8 +7,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from resnest_cli import __version__, output
-from resnest_cli.errors import ResnestError, reason, remedy
-from resnest_cli.machine_limits import limit_reached
+from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
+from resnest_cli.paths import local_arguments
 
 # Command -> its function in the module of `commands` that has the command's name.
 COMMANDS = {
@@ -45,10 +44,7 @@ Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 13
 
 
 def command_line(wanted: str | None = None) -> typer.Typer:
-    """The command line; with `wanted`, the name of a command, no other is loaded.
-
-    That spares a quarter of the time before a command begins.
-    """
+    """The command line; with `wanted`, a command's name, no other is loaded: a quarter sooner."""
     app = typer.Typer(
         name="resnest",
         no_args_is_help=True,
@@ -86,7 +82,7 @@ def resnest(
 def main() -> NoReturn:
     """Runs the command line and exits; every error becomes a message and an exit code here."""
     try:
-        sys.argv[1:] = _local_paths(sys.argv[1:])
+        sys.argv[1:] = local_arguments(sys.argv[1:])
         command_line(next(iter(sys.argv[1:]), None))(prog_name="resnest")
     except ResnestError as error:
         _fail(str(error), error, error.exit_code)
@@ -97,24 +93,9 @@ def main() -> NoReturn:
         text = f"{where}: cannot be read or written: {reason(error)}. {remedy(error)}".rstrip()
         _fail(f"{text} --debug shows at which step.", error, 1)
     except Exception as error:
-        if (limit := limit_reached(error)) is not None:
-            _fail(limit, error, 1)
-        what = f"{type(error).__name__}: {error}"
-        _fail(f"internal error: {what}\nRun again with --debug and report it.", error, 1)
+        what = f"internal error: {type(error).__name__}: {error}"
+        _fail(limit_reached(error) or f"{what}\nRun again with --debug and report it.", error, 1)
     sys.exit(0)
-
-
-def _local_paths(words: list[str]) -> list[str]:
-    """The command line with the path that each file:// address of this machine stands for.
-
-    Ray's runner has addresses of its own, file:// among them.
-    """
-    if "file:/" not in "\n".join(words).lower() or "ray" in words or "--runner=ray" in words:
-        return words
-    from resnest_cli.paths import local_path
-
-    parts = [re.fullmatch("(--[a-z-]+=)?(.*)", word, re.DOTALL) for word in words]
-    return [(part[1] or "") + local_path(part[2]) for part in parts if part is not None]
 
 
 def _fail(text: str, error: Exception, code: int) -> NoReturn:

@@ -21,6 +21,8 @@ import errno
 import os
 from typing import Literal
 
+from resnest_cli.text import one_line as one_line  # noqa: PLC0414 - until its users import it there
+
 # What is wrong with an input, in the words of a run's summary ("3 damaged, 1 missing").
 ErrorKind = Literal[
     "missing", "unreadable", "not an image", "empty", "truncated", "damaged", "too large",
@@ -151,8 +153,3 @@ def limit_reached(error: BaseException | None) -> str | None:
                     return LIMIT_REMEDIES[number]
         error = error.__cause__ or error.__context__
     return None
-
-
-def one_line(text: str) -> str:
-    """What a library or a server says, fit for a message: one line of printable characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

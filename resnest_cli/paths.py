@@ -8,6 +8,7 @@ below `NOWHERE`: nothing is found there, nothing can be written, and `homeless` 
 import contextlib
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def local_path(text: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
 
 
+def local_arguments(words: list[str]) -> list[str]:
+    """A command line with the path that each file:// address of this machine stands for.
+
+    Here, and not where inputs are read, since options name files in this way, too. Ray's runner has
+    addresses of its own, file:// among them.
+    """
+    if "file:/" not in "\n".join(words).lower() or "ray" in words or "--runner=ray" in words:
+        return words
+    parts = [re.fullmatch("(--[a-z-]+=)?(.*)", word, re.DOTALL) for word in words]
+    return [(part[1] or "") + local_path(part[2]) for part in parts if part is not None]
+
+
 def homeless(path: Path) -> str:
     """Why there is no place for this path, one of the above; empty if there may be one."""
     if not path.is_relative_to(NOWHERE):
@@ -131,13 +144,13 @@ def entries(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
-def is_file(path: Path) -> bool:
+def is_file(path: Path | str) -> bool:
     """Whether this is a file that can be seen; unlike `Path.is_file` it never raises."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def is_folder(path: Path) -> bool:
-    """Whether this is a folder that can be seen; unlike `Path.is_dir` it never raises."""
+def is_folder(path: Path | str) -> bool:
+    """Whether this leads to a folder that can be seen; unlike `Path.is_dir` it never raises."""
     return os.path.isdir(path)  # noqa: PTH112
 
 

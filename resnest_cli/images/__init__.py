@@ -1,1 +1,92 @@
-"""From a path to a float32 array: sources, decoding, preprocessing. No torch."""
+"""From a path to a float32 array: sources, decoding, preprocessing. No torch.
+
+    sources.py, folders.py   what is named on the command line -> references to photos
+    decode.py                bytes or a file -> an upright RGB photo; tiff.py, samples.py: deep ones
+    preprocess.py            an RGB photo -> the network's input
+    batches.py               many of them, decoded ahead; isolation.py: where decoders may crash
+    gpu.py                   JPEGs decoded on an accelerator; remote.py: photos behind addresses
+
+Here: what all of these share, and light. How large a photo may be, the errors of photos, and notes:
+what is worth saying about a photo that could be read. A decoder leaves a note in its thread, and
+whoever called it, and knows the photo's name, takes it there. What runs in another process brings
+its note back beside its result, see `noted`.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from resnest_cli.errors import ImageError, UsageError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
+_BYTES_PER_PIXEL = (
+    12  # RGB takes 4; as stored, converted and turned upright, three are held at most
+)
+NO_MEMORY = "does not fit into this machine's memory"
+
+_local = threading.local()
+
+
+def usual_limit() -> int:
+    """The most pixels of a photo where nothing else is said.
+
+    Raises:
+        UsageError: RESNEST_MAX_PIXELS is no number above 0.
+    """
+    text = os.environ.get("RESNEST_MAX_PIXELS", "") or str(MAX_PIXELS)
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise UsageError(f"RESNEST_MAX_PIXELS={text} is no number of pixels.")
+    return int(text)
+
+
+def memory_for(pixels: int) -> int:
+    """Bytes that decoding a photo of so many pixels may need."""
+    return _BYTES_PER_PIXEL * pixels
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Refuses a photo of too many pixels before memory is spent on it.
+
+    Raises:
+        ImageError: names the option that raises the limit, and the memory that it needs.
+    """
+    pixels = width * height
+    if pixels > max_pixels:
+        raise ImageError(
+            f"has {width} x {height} pixels, more than the limit of {max_pixels} (a decompression "
+            f"bomb?); --max-pixels {pixels}, or RESNEST_MAX_PIXELS, reads it, with up to "
+            f"{max(memory_for(pixels) / 1e9, 0.1):,.1f} GB of memory",
+            kind="too large",
+        )
+
+
+def damaged(why: str) -> ImageError:
+    """The error of a file whose bytes contradict each other."""
+    return ImageError(f"is damaged: {why}", kind="damaged")
+
+
+def unsupported(why: str) -> ImageError:
+    """The error of a photo of a kind that nobody here reads."""
+    return ImageError(f"is not supported: {why}", kind="not an image")
+
+
+def leave_note(text: str) -> None:
+    """Leaves a note about the photo that this thread is reading; goes on after its name."""
+    _local.text = text
+
+
+def take_note() -> str | None:
+    """The note that this thread has left since the last time, if any."""
+    text: str | None = getattr(_local, "text", None)
+    _local.text = None
+    return text
+
+
+def noted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, str | None]:
+    """What a function returns, and the note that it left."""
+    take_note()
+    return function(*args, **kwargs), take_note()

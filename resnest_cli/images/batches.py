@@ -1,7 +1,6 @@
 """Sources -> preprocessed photos, decoded ahead in the background, in order.
 
-Pillow gives up Python's lock while it decodes and resizes, so threads are enough. `Journal` is told
-what each of them is at work on, so that a supervisor can say which photo brought a decoder down.
+Pillow gives up Python's lock while it decodes and resizes, so threads are enough.
 """
 
 from collections import deque
@@ -9,15 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import ImageError
-from resnest_cli.images import notes
+from resnest_cli.errors import ErrorKind, ImageError
+from resnest_cli.images import MAX_PIXELS, NO_MEMORY, take_note
 from resnest_cli.images.decode import decode, upright_rgb
-from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.preprocess import CropMode, preprocess, shorter_side
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
@@ -68,24 +66,14 @@ class Preparation:
 
     def preprocessed(self, rgb: "Image.Image") -> Float32:
         """An image in RGB -> float32 (3, size, size)."""
-        if self.grey:  # timm's way: the photo as PIL makes it grey, then as any other
-            rgb = rgb.convert("L").convert("RGB")
-            return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
-        return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
-
-
-class Journal(Protocol):
-    """Notes which inputs, by index, are being decoded right now."""
-
-    def begin(self, index: int) -> None:
-        """Work on this input begins, in the calling thread."""
-
-    def end(self, index: int) -> None:
-        """It has ended, well or not."""
+        if not self.grey:
+            return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
+        rgb = rgb.convert("L").convert("RGB")  # timm's way: grey as PIL makes it, then as any other
+        return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
 
 
 class Prepared(NamedTuple):
-    """A source with its array, float32 (3, size, size), or with what was wrong.
+    """A source with its array, float32 (3, size, size), or with what was wrong, and its kind.
 
     `note` is worth saying although the photo could be read.
     """
@@ -94,6 +82,7 @@ class Prepared(NamedTuple):
     photo: Float32 | None
     error: str | None
     note: str | None = None
+    kind: ErrorKind | None = None
 
 
 Prepare = Callable[[int, Source], Float32]
@@ -127,13 +116,13 @@ def prepared(
 
 def _prepare_one(prepare: Prepare, index: int, source: Source) -> Prepared:
     if source.error is not None:
-        return Prepared(source, None, source.error)
+        return Prepared(source, None, source.error, kind=source.kind)
     try:
-        return Prepared(source, prepare(index, source), None, notes.take())
+        return Prepared(source, prepare(index, source), None, take_note())
     except ImageError as error:
-        return Prepared(source, None, str(error))
+        return Prepared(source, None, str(error), kind=error.kind)
     except MemoryError:
-        return Prepared(source, None, "does not fit into this machine's memory")
+        return Prepared(source, None, NO_MEMORY, kind="too large")
 
 
 def groups(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:

@@ -8,11 +8,8 @@ Pillow decodes. What is decided here, and why:
 - Transparency is dropped, as `convert("RGB")` does: the colour stored under a transparent pixel
   stays. Compositing on white would look better to people, but timm's and torchvision's loaders
   drop it, and an answer should not depend on which of the programs gave it.
-- 16-bit and 32-bit grey becomes pixel * 255 / 65535, rounded; outside of 0 .. 65535 the smallest
-  to largest value becomes 0 .. 255. Floating-point grey within [0, 1] becomes value * 255, any
-  other range its smallest to largest finite value 0 .. 255; NaN and -infinity are black, infinity
-  white. `convert("RGB")` would clip all of these at 255. 16-bit colour is read by Pillow, which
-  keeps the high byte.
+- Grey of more than 8 bits is scaled by its range, see `samples`: `convert("RGB")` would clip it at
+  255. 16-bit colour is read by Pillow, which keeps the high byte.
 - The first frame of an animation, the largest picture of an icon.
 - EXIF orientation is applied; if the EXIF block is broken, the photo is taken as it is. Pillow
   itself turns TIFF and the `irot` of HEIC upright, whatever `exif` says.
@@ -36,14 +33,23 @@ import re
 import stat
 import struct
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
-from resnest_cli.errors import ImageError, one_line
-from resnest_cli.images.limits import MAX_PIXELS, check_pixels, usual_limit
+from resnest_cli.errors import ErrorKind, ImageError
+from resnest_cli.images import (
+    MAX_PIXELS,
+    NO_MEMORY,
+    check_pixels,
+    damaged,
+    unsupported,
+    usual_limit,
+)
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from PIL import ImageFile
@@ -52,17 +58,11 @@ _MAX_BYTES = 2**30  # of a file that has to be read whole
 _MAX_HELD = 2**25  # of a file that is read before it is known whether it is a photo
 _MAX_ICON_PIXELS = 2**24  # Pillow decodes an icon while it opens it
 
-_PLUGINS = {
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),  # MPO too: its first picture is a JPEG
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
-    "ICO": ("PIL.IcoImagePlugin", "IcoImageFile"),
-    "HEIC": ("pillow_heif", "HeifImageFile"),
-}
+_PLUGINS = {  # as Pillow spells them in the names of its modules and classes
+    "JPEG": "Jpeg",  # MPO too: its first picture is a JPEG
+    "PNG": "Png", "WebP": "WebP", "AVIF": "Avif", "GIF": "Gif", "BMP": "Bmp", "PPM": "Ppm",
+    "ICO": "Ico", "HEIC": "Heif",
+}  # fmt: skip
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -83,30 +83,25 @@ _OTHERS = (
     (b"PK\3\4", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
-    (b"\xff\x0a", "a JPEG XL image, a format that is not supported"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL image, a format that is not supported"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image, a format that is not supported"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 image, a format that is not supported"),
-    (b"II\xbc", "a JPEG XR image, a format that is not supported"),
-    (b"P7", "a PAM image, a format that is not supported"),
-    (b"PF", "a PFM image in colour, a format that is not supported"),
-    (b"qoif", "a QOI image, a format that is not supported"),
-    (b"\0\0\2\0", "a cursor, a format that is not supported"),
     (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image itself"),
-)
-
+    *(
+        (magic, f"{kind}, a format that is not supported")
+        for magic, kind in (
+            (b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+            (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+            (b"II\xbc", "a JPEG XR image"), (b"P7", "a PAM image"), (b"qoif", "a QOI image"),
+            (b"PF", "a PFM image in colour"), (b"\0\0\2\0", "a cursor"),
+        )
+    ),
+)  # fmt: skip
 _UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
 
 _ORIENTATION_TAG = 0x0112
+_TURN = Image.Transpose
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
 _QUIET_MODULES = r"PIL\.(Gif|Ico|Jpeg|Png|Tiff)ImagePlugin$"
 _QUIET_RULE = ("ignore", None, Warning, re.compile(_QUIET_MODULES), 0)
 
@@ -138,20 +133,15 @@ def decode(
     max_pixels = usual_limit() if max_pixels is None else max_pixels
     if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
         silence_pillow(max_pixels)
-    try:
-        if isinstance(source, bytes):
-            return _decode_stream(io.BytesIO(source), len(source), exif, max_pixels, at_least)
+    with _explained():
         if isinstance(source, str | os.PathLike):
             size = _checked_file(os.fspath(source))
             with Path(source).open("rb") as stream:
                 return _decode_stream(stream, size, exif, max_pixels, at_least)
-        data = source.read(_MAX_BYTES + 1)
-        _check_bytes(len(data))
+        data = source if isinstance(source, bytes) else source.read(_MAX_BYTES + 1)
+        if not isinstance(source, bytes):
+            _check_bytes(len(data))
         return _decode_stream(io.BytesIO(data), len(data), exif, max_pixels, at_least)
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow raises about anything on bad data
-        raise ImageError(_explain(error)) from error
 
 
 def read_file(path: str) -> bytes | str:
@@ -160,28 +150,15 @@ def read_file(path: str) -> bytes | str:
     Raises:
         ImageError: it cannot be read, with the words of `decode`.
     """
-    try:
-        if _checked_file(path) > _MAX_HELD:
-            return path
-        return Path(path).read_bytes()
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(_explain(error)) from error
+    with _explained():
+        return path if _checked_file(path) > _MAX_HELD else Path(path).read_bytes()
 
 
-class JpegHeader(NamedTuple):
-    """What is needed of a JPEG's header where something else decodes it."""
+def jpeg_orientation(data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> int | None:
+    """The EXIF orientation of a whole JPEG in RGB or grey that something else is to decode.
 
-    turn: Image.Transpose | None  # what turns it upright
-
-
-def jpeg_header(
-    data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS
-) -> JpegHeader | None:
-    """The header of a whole JPEG in RGB or grey, of no more pixels than `decode` takes; else None.
-
-    `data` that it refuses, `decode` takes or says what is wrong with them.
+    1, upright, without `exif`. None for all that is not such a JPEG, or has more pixels: `decode`
+    takes it, or says what is wrong with it.
     """
     if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
         return None
@@ -192,7 +169,7 @@ def jpeg_header(
         return None
     if image.mode not in ("RGB", "L"):
         return None
-    return JpegHeader(_transposition(image) if exif else None)
+    return _orientation(image) if exif else 1
 
 
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
@@ -201,25 +178,32 @@ def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
     Raises:
         ImageError: its pixels cannot be read.
     """
-    try:
-        turn = _transposition(image) if exif else None
+    with _explained():
+        turn = UPRIGHT.get(_orientation(image)) if exif else None
         rgb = _to_rgb(image.copy())
         return rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # Pillow raises about anything on bad data
-        raise ImageError(_explain(error)) from error
+
+
+def silence_pillow(pixels: int) -> None:
+    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
+
+    The limit is that of the whole process; it stays as it is for photos of the usual size.
+    """
+    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
+        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def _checked_file(path: str) -> int:
     """The file's size in bytes; opening a pipe or a device could block for ever."""
     if "\0" in path:
-        raise ImageError("is no name of a file: it holds a NUL byte")
+        raise ImageError("is no name of a file: it holds a NUL byte", kind="missing")
     status = Path(path).stat() if path else os.stat(path)  # noqa: PTH116 - Path("") is the folder
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError("is a folder, not an image")
+        raise _no_image("is a folder, not an image")
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise ImageError(f"is {kind}, not a regular file; - reads a photo from standard input")
+        raise _no_image(f"is {kind}, not a regular file; - reads a photo from standard input")
     return status.st_size
 
 
@@ -246,22 +230,13 @@ def _decode_stream(
     if name == "JPEG" and at_least is not None:
         loaded = _reduced(image, at_least)
     image.load()
-    upright = _transposition(image) if exif else None
+    turn = UPRIGHT.get(_orientation(image)) if exif else None
     if name == "PNG" and head[24:25] == b"\x10":
-        from resnest_cli.images.deep_png import eight_bits
+        from resnest_cli.images.samples import eight_bits
 
         loaded = eight_bits(image, stream)
     rgb = _to_rgb(loaded)
-    return rgb if upright is None else rgb.transpose(upright)
-
-
-def silence_pillow(pixels: int) -> None:
-    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
-
-    The limit is that of the whole process; it stays as it is for photos of the usual size.
-    """
-    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
-        Image.MAX_IMAGE_PIXELS = pixels
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
@@ -278,9 +253,9 @@ def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
 
 
 def _format(head: bytes) -> str:
-    """The format of a file that starts so, a key of `_PLUGINS`."""
+    """The format of a file that starts so."""
     if not head:
-        raise ImageError("is empty (0 bytes)")
+        raise ImageError("is empty (0 bytes)", kind="empty")
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
@@ -296,31 +271,32 @@ def _format(head: bytes) -> str:
             return "AVIF"
         if brands & _HEIC_BRANDS:
             return "HEIC"
-        raise ImageError("is a video or another MP4-like file, not an image")
+        raise _no_image("is a video or another MP4-like file, not an image")
     for magic, kind in _OTHERS:
         if head.startswith(magic):
-            raise ImageError(f"is {kind}")
+            raise _no_image(f"is {kind}")
     text = head[:20].decode("ascii", "replace").strip()
     if text.isprintable() and "\ufffd" not in text:
-        raise ImageError(f"is not an image: starts with {text!r}")
-    raise ImageError(f"is not an image in a known format: starts with bytes {head[:8].hex(' ')}")
+        raise _no_image(f"is not an image: starts with {text!r}")
+    raise _no_image(f"is not an image in a known format: starts with bytes {head[:8].hex(' ')}")
 
 
 def _plugin(name: str) -> "type[ImageFile.ImageFile]":
-    module, attribute = _PLUGINS[name]
+    heic, stem = name == "HEIC", _PLUGINS[name]
     try:
-        plugin: type[ImageFile.ImageFile] = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module("pillow_heif" if heic else f"PIL.{stem}ImagePlugin")
     except ImportError as error:
-        if name == "HEIC":
-            install = 'pip install "resnest-cli[heic]"'
-            raise ImageError(f"is a HEIC photo; to read those: {install}") from error
-        raise
+        if not heic:
+            raise
+        install = 'pip install "resnest-cli[heic]"'
+        raise _no_image(f"is a HEIC photo; to read those: {install}") from error
+    plugin: type[ImageFile.ImageFile] = getattr(module, f"{stem}ImageFile")
     return plugin
 
 
 def _check_bytes(size: int) -> None:
     if size > _MAX_BYTES:
-        raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes")
+        raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes", kind="too large")
 
 
 def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
@@ -336,14 +312,16 @@ def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
         width, height = struct.unpack_from(">II" if png else "<ii", head, 16 if png else 4)
         check_pixels(abs(width), abs(height), max_pixels)
         if abs(width * height) > _MAX_ICON_PIXELS:
-            raise ImageError(f"has {width} x {height} pixels, more than an icon has")
+            size_text = f"has {width} x {height} pixels, more than an icon has"
+            raise ImageError(size_text, kind="too large")
 
 
-def _transposition(image: Image.Image) -> Image.Transpose | None:
-    """What turns the photo upright, if anything. Broken EXIF says nothing."""
+def _orientation(image: Image.Image) -> int:
+    """The orientation by EXIF, 1 for upright; broken EXIF says nothing."""
     with suppress(Exception):
-        return UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    return None
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
+        return int(found) if found in UPRIGHT else 1
+    return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -359,20 +337,38 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _explain(error: Exception) -> str:
-    """One line that goes on after the input's name."""
+def _no_image(text: str) -> ImageError:
+    return ImageError(text, kind="not an image")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns whatever goes wrong inside into an `ImageError`; Pillow raises about anything."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _explanation(error) from error
+
+
+def _explanation(error: Exception) -> ImageError:
     text = one_line(str(error))
     if isinstance(error, OSError) and error.errno is not None:
-        known = {errno.ENOENT: "does not exist", errno.ELOOP: "is a symbolic link to itself"}
-        return known.get(error.errno, f"cannot be read: {(error.strerror or text).lower()}")
-    if isinstance(error, MemoryError):
-        return "does not fit into this machine's memory"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"is refused: {text}; --max-pixels raises the limit"
-    if isinstance(error, EOFError) or "truncated" in text.lower():
-        return f"is truncated: {text or 'the data end too early'}"
-    if _UNSUPPORTED.search(text):
-        return f"is not supported: {text}"
-    if not isinstance(error, OSError | SyntaxError | ValueError):  # the text alone says too little
-        text = f"{type(error).__name__} {text}"
-    return f"is damaged: {text}"
+        missing = {errno.ENOENT: "does not exist", errno.ELOOP: "is a symbolic link to itself"}
+        why = f"cannot be read: {(error.strerror or text).lower()}"
+        kind: ErrorKind = "missing" if error.errno in missing else "unreadable"
+        found = ImageError(missing.get(error.errno, why), kind=kind)
+    elif isinstance(error, MemoryError):
+        found = ImageError(NO_MEMORY, kind="too large")
+    elif isinstance(error, Image.DecompressionBombError):
+        found = ImageError(f"is refused: {text}; --max-pixels raises the limit", kind="too large")
+    elif isinstance(error, EOFError) or "truncated" in text.lower():  # Pillow says it in words only
+        found = ImageError(f"is truncated: {text or 'the data end too early'}", kind="truncated")
+    elif _UNSUPPORTED.search(text):
+        found = unsupported(text)
+    elif isinstance(error, OSError | SyntaxError | ValueError):
+        found = damaged(text)
+    else:  # the text alone says too little
+        found = damaged(f"{type(error).__name__} {text}")
+    return found

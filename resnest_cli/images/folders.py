@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from resnest_cli.paths import is_folder as is_folder  # noqa: PLC0414 - of use to whoever walks
+
 _WILDCARD = re.compile(r"[*?\[]")
 _SEPARATORS = os.sep + (os.altsep or "")
 
@@ -49,11 +51,6 @@ def is_dropping(name: str) -> bool:
     `._` is a Mac's, beside the file that it belongs to.
     """
     return name.startswith(("._", ".Trash-")) or name.casefold() in _DROPPINGS
-
-
-def is_folder(path: str) -> bool:
-    """Whether this is a folder that can be seen, or a link to one; never raises."""
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError
 
 
 def is_glob(text: str) -> bool:
@@ -205,8 +202,13 @@ def _select_deep(anchor: str, parts: list[str]) -> Iterator[Entry]:
 
 def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> bool:
     """Whether the parts of a path match the parts of a glob, where None stands for `**`."""
-    at = _skip_stars({0}, matchers)  # the parts of the glob that may match the next name
-    for name in names:
+    at = {0}  # the parts of the glob that may match the next name
+    for name in [*names, ""]:
+        for index, matches in enumerate(matchers):
+            if matches is None and index in at:
+                at.add(index + 1)  # it may match no name at all
+        if not name:
+            break
         after = set()
         for index in at - {len(matchers)}:
             matches = matchers[index]
@@ -214,13 +216,5 @@ def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> b
                 after |= set() if name.startswith(".") or is_dropping(name) else {index}
             elif matches(name):
                 after.add(index + 1)
-        at = _skip_stars(after, matchers)
+        at = after
     return len(matchers) in at
-
-
-def _skip_stars(at: set[int], matchers: "list[Callable[[str], bool] | None]") -> set[int]:
-    """With the parts after each `**`, which may match no name at all."""
-    for index, matches in enumerate(matchers):
-        if matches is None and index in at:
-            at.add(index + 1)
-    return at

@@ -1,17 +1,15 @@
 """Decoding in worker processes that may crash, hang or eat memory, each with limits.
 
-`IsolatedDecoder` runs a function, such as decoding and preprocessing one photo, in a worker that
-does one thing at a time, so that the blame for a crash is exact, and that is replaced when it dies.
-A worker is a fresh Python with pipes on its standard streams, started when it is first needed.
+A worker is a fresh Python with pipes on its standard streams, started when it is first needed. It
+does one thing at a time, so that the blame for a crash is exact, and is replaced when it dies. It
+ends with its parent, `kill -9` included, whatever it is at: a thread sees that the pipe of requests
+is closed, and Linux kills the worker even while its decoder holds the GIL.
 
 Why no library: pebble and multiprocessing's pools let all workers share two pipes and the locks on
 them, which a crash can leave locked, and pebble gives up on the whole pool when an idle worker is
 killed; multiprocessing also runs the program's main script again in each worker, so that a script
 without a guard starts itself over, and leaves semaphores behind when killed. Here a worker shares
 nothing with the others. See the measured comparison in `IsolatedDecoder`.
-
-A worker ends with its parent, `kill -9` included, whatever it is at: a thread sees that the pipe of
-requests is closed, and Linux kills the worker even while its decoder holds the GIL.
 
 Limits. Time: by the clock, everywhere. Memory: on Linux, of the private data of the worker beyond
 what it had when idle (RLIMIT_DATA: neither files nor address space that is only reserved). Windows
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 
 from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.text import gigabytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,14 +61,9 @@ class IsolatedDecoder:
     """
 
     def __init__(
-        self,
-        workers: int = 1,
-        *,
-        time_limit: float = TIME_LIMIT,
-        memory_limit: int = MEMORY_LIMIT,
+        self, workers: int = 1, *, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT
     ) -> None:
-        self._time_limit = time_limit
-        self._memory_limit = memory_limit
+        self._limits = time_limit, memory_limit
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="isolated")
         self._own = threading.local()  # each thread has one worker
         self._workers: list[_Worker] = []
@@ -105,12 +99,11 @@ class IsolatedDecoder:
         request = pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL)
         worker: _Worker | None = getattr(self._own, "worker", None)
         if worker is None:
-            worker = self._own.worker = _Worker(self._time_limit, self._memory_limit)
+            worker = self._own.worker = _Worker(*self._limits)
             self._workers.append(worker)
         if self._closed:
             raise ResnestError(_CANCELLED)
-        result: R = worker.run(request)
-        return result
+        return worker.run(request)  # type: ignore[no-any-return]
 
 
 class _Worker:
@@ -167,8 +160,20 @@ class _Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.discard()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
+            f"serve({self._time_limit!r}, {self._memory_limit!r})"
+        )
+        # A process group of its own: Ctrl-C is for the parent, whose end the worker notices.
+        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         try:
-            self._process = process = _start(self._time_limit, self._memory_limit)
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **_ONE_THREAD},
+                **group,
+            )
             if self._stopped:
                 process.kill()
             pickle.load(_pipe(process.stdout))
@@ -193,28 +198,15 @@ class _Worker:
             return ResnestError(_CANCELLED)
         code = process.returncode
         if self._timed_out or code == -getattr(signal, "SIGALRM", 0):
-            return ImageError(f"cannot be read: decoding took longer than {self._time_limit:g} s")
+            text = f"cannot be read: decoding took longer than {self._time_limit:g} s"
+            return ImageError(text, kind="timed out")
+        how = f"exit code {code:#x}"
         if code < 0:
-            name = signal.Signals(-code).name
-            memory = "; memory may have run out" if name == "SIGKILL" else ""
-            return ImageError(f"cannot be read: the decoder crashed ({name}{memory})")
-        return ImageError(f"cannot be read: the decoder crashed (exit code {code:#x})")
-
-
-def _start(time_limit: float, memory_limit: int) -> _Process:
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
-        f"serve({time_limit!r}, {memory_limit!r})"
-    )
-    # A process group of its own: Ctrl-C is for the parent, whose end the worker notices.
-    group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **_ONE_THREAD},
-        **group,
-    )
+            how = signal.Signals(-code).name
+            how += "; memory may have run out" if how == "SIGKILL" else ""
+        return ImageError(
+            f"cannot be read: the decoder crashed ({how})", kind="crashed the decoder"
+        )
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -276,12 +268,8 @@ def _answer(request: bytes, memory_limit: int) -> bytes:
     except Exception as error:
         failure = error
     if isinstance(failure, MemoryError) or isinstance(failure.__cause__, MemoryError):
-        size = (
-            f"{memory_limit / 1e9:.1f} GB"
-            if memory_limit >= 1e9
-            else f"{memory_limit / 1e6:.0f} MB"
-        )
-        failure = ImageError(f"cannot be read: decoding needed more than {size} of memory")
+        text = f"cannot be read: decoding needed more than {gigabytes(memory_limit)} of memory"
+        failure = ImageError(text, kind="unreadable")
     with suppress(Exception):
         answer = pickle.dumps((False, failure), pickle.HIGHEST_PROTOCOL)
         pickle.loads(answer)  # some errors can be written but not read

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SUPPORT = {"bilinear": 1, "bicubic": 2}  # reach of the filter, in pixels of the coarser grid
 _PRECISION_BITS = 32 - 8 - 2  # fraction of a weight: 8 bits of pixel, 2 against overflow
+_Tap = tuple[int, "NDArray[np.int32]"]  # an output pixel's first source pixel, and its weights
 
 # What PIL may allocate for a resize before the window is computed alone: ordinary photos need a
 # tenth of the first; a long photo may use as much again as it has already.
@@ -40,11 +41,7 @@ _MOST_BYTES = 2 * 2**30  # the same for `squash` and `border`, which have no win
 
 
 def preprocess(
-    image: Image.Image,
-    config: "Preprocessing",
-    *,
-    crop_mode: CropMode = "center",
-    out: "NDArray[np.float32] | None" = None,
+    image: Image.Image, config: "Preprocessing", *, crop_mode: CropMode = "center"
 ) -> "NDArray[np.float32]":
     """Resize, crop and normalise one photo; timm's evaluation transform, bit for bit.
 
@@ -54,23 +51,17 @@ def preprocess(
         crop_mode: "center" resizes the shorter side to floor(size / crop_pct) and crops the
             centre; "squash" resizes both sides to that and crops; "border" resizes the longer side
             to that, crops, and fills what is missing with the mean colour.
-        out: float32 (3, size, size) to write into, such as one row of a batch.
 
     Returns:
-        float32 (3, size, size), channels R, G, B, values (pixel / 255 - mean) / std; `out` if it
-        was given. Otherwise a new array.
+        float32 (3, size, size), channels R, G, B, values (pixel / 255 - mean) / std.
 
     Raises:
-        ValueError: an image that is not RGB, an unknown `crop_mode`, or `out` of another shape.
+        ValueError: an image that is not RGB, or an unknown `crop_mode`.
         ImageError: a strip so long that "squash" or "border" would need gigabytes.
     """
     if image.mode != "RGB":
         raise ValueError(f"preprocess needs an RGB image, not {image.mode}")
-    size = config.size
-    if out is None:
-        out = np.empty((3, size, size), np.float32)
-    elif out.shape != (3, size, size) or out.dtype != np.float32:
-        raise ValueError(f"out must be float32 (3, {size}, {size}), not {out.dtype} {out.shape}")
+    out = np.empty((3, config.size, config.size), np.float32)
     normalise(_cropped(image, config, crop_mode), config, out)
     return out
 
@@ -120,16 +111,20 @@ def _cropped(
     left, width, pad_left = crop_range(new_width, size)
     top, height, pad_top = crop_range(new_height, size)
     cost = _cost(image, new_width, new_height, config.interpolation)
-    if cost <= max(_PLAIN_BYTES, 4 * image.width * image.height):
-        window = _plain(image, (new_width, new_height), (left, top, width, height), config)
-    elif crop_mode == "center":
+    cheap = cost <= max(_PLAIN_BYTES, 4 * image.width * image.height)
+    if not cheap and crop_mode == "center":
         columns = _weights(image.width, new_width, left, width, config.interpolation)
         rows = _weights(image.height, new_height, top, height, config.interpolation)
         window = _resample_window(image, columns, rows)
-    elif cost <= _MOST_BYTES:
-        window = _plain(image, (new_width, new_height), (left, top, width, height), config)
+    elif cheap or cost <= _MOST_BYTES:
+        if image.size != (new_width, new_height):
+            image = image.resize((new_width, new_height), _FILTERS[config.interpolation])
+        if image.size != (width, height):
+            image = image.crop((left, top, left + width, top + height))
+        window = np.asarray(image)
     else:
-        raise ImageError(f"is a strip too long to {crop_mode}: {image.width} x {image.height}")
+        text = f"is a strip too long to {crop_mode}: {image.width} x {image.height}"
+        raise ImageError(text, kind="too large")
     if window.shape == (size, size, 3):
         return window
     canvas = np.empty((size, size, 3), np.uint8)
@@ -174,21 +169,6 @@ def _cost(
     return 4 * new_width * (image.height + new_height) + 8 * taps
 
 
-def _plain(
-    image: Image.Image,
-    new_size: tuple[int, int],
-    window: tuple[int, int, int, int],
-    config: "Preprocessing",
-) -> "NDArray[np.uint8]":
-    """The window (left, top, width, height) of the photo that PIL resized."""
-    left, top, width, height = window
-    if image.size != new_size:
-        image = image.resize(new_size, _FILTERS[config.interpolation])
-    if image.size != (width, height):
-        image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image)
-
-
 @lru_cache(maxsize=32)
 def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> "NDArray[np.float32]":
     """What each of the 256 pixel values becomes, float32 (3, 256)."""
@@ -197,10 +177,6 @@ def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> "NDArray[np.floa
     tables: NDArray[np.float32] = centred / np.asarray(std, np.float32)[:, None]
     tables.setflags(write=False)
     return tables
-
-
-# One output pixel's first source pixel and its integer weights.
-_Tap = tuple[int, "NDArray[np.int32]"]
 
 
 def _weights(

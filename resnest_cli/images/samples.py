@@ -1,4 +1,4 @@
-"""Samples of any type -> 8 bits. One rule for every format, in this order:
+"""Samples of more than 8 bits -> 8 bits. One rule for every format, in this order:
 
 1. What the file states (`Stated`, such as SMaxSampleValue in a TIFF or sBIT in a PNG) becomes
    0 .. 255.
@@ -11,13 +11,19 @@
 
 Only a statement clips. Where nothing is stated and the largest sample needs 4 bits fewer than there
 are (12 bits in a container of 16), the photo stays nearly black, and a note says so.
+
+PNGs of 16 bits: Pillow keeps the high byte of colour; `eight_bits` has what that would lose. By the
+specification the bits of an sBIT chunk are the high ones, so that nothing has to be done. Some
+programs, though, write 12 bits as the low ones of 16, and nearly black. They are known by their
+sBIT, by no sample above these bits, and by low bits that shifted samples could not have.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard, cast
 
 import numpy as np
+from PIL import Image
 
-from resnest_cli.images import notes
+from resnest_cli.images import leave_note, unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,10 +58,7 @@ def to_bytes(
     low, high = int(values.min()), int(values.max())
     if not _believed(stated, low, high):
         stated = _range(values.dtype.kind == "i", bits, low, high)
-    if high <= 65535 and (stated.low, stated.high) == (
-        0,
-        65535,
-    ):  # in whole numbers, which round alike everywhere
+    if high <= 65535 and stated[:2] == (0, 65535):  # in whole numbers: they round alike everywhere
         return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     floats = values.astype(np.float32 if bits <= 24 else np.float64)
     return _scaled(floats, stated.low, stated.high)
@@ -64,7 +67,7 @@ def to_bytes(
 def note_if_dark(high: int, full: int) -> None:
     """Leaves a note where the largest sample is far below the full range; none if all is black."""
     if 0 < 16 * high <= full:
-        notes.leave(
+        leave_note(
             f"no sample is above {high} of {full}, and it is read as it stands, nearly black. If "
             "these are fewer bits in a larger container, the file should say so (SMaxSampleValue "
             "in a TIFF, sBIT in a PNG, the maximum of a PGM). This is said once"
@@ -110,3 +113,60 @@ def _scaled(scaled: "NDArray[Any]", low: float, high: float) -> "NDArray[np.uint
     scaled *= 255
     pixels: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
     return pixels
+
+
+def eight_bits(image: Image.Image, stream: BinaryIO) -> Image.Image:
+    """A loaded PNG of 16 bits as one of 8: L or RGB.
+
+    Raises:
+        ImageError: grey with alpha in the low bits, of which Pillow cannot read the low byte.
+    """
+    bits = _significant_bits(stream)
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        values = np.asarray(image)
+        return Image.fromarray(to_bytes(values, stated=_stated(values, bits)))
+    colours = image.convert("L" if image.mode == "LA" else "RGB")
+    extrema = colours.getextrema()
+    ends = [extrema] if colours.mode == "L" else extrema
+    high = max(int(most) for _, most in cast("list[tuple[int, int]]", ends))
+    if bits is None:
+        note_if_dark(256 * high + 255 if high else 0, 65535)
+        return colours
+    if high >= 2 ** max(bits - 8, 0):
+        return colours
+    values = np.asarray(colours).astype(np.uint16) * 256 + _low_bytes(stream)
+    return Image.fromarray(to_bytes(values, stated=_stated(values, bits)))
+
+
+def _stated(values: "NDArray[np.integer]", bits: int | None) -> Stated | None:
+    if bits is None or values.max() >= 2**bits or not (values & (2 ** (16 - bits) - 1)).any():
+        return None
+    return Stated(0, 2**bits - 1)
+
+
+def _low_bytes(stream: BinaryIO) -> "NDArray[np.uint8]":
+    """The low bytes of the colours: those that are high in the other byte order."""
+    from PIL.PngImagePlugin import PngImageFile
+
+    stream.seek(0)
+    image = PngImageFile(stream)
+    raw = str(image.tile[0].args)
+    if raw not in ("RGB;16B", "RGBA;16B"):
+        raise unsupported("a PNG of grey with alpha, in the low bits of 16")
+    image.tile = [tile._replace(args=raw.replace("16B", "16L")) for tile in image.tile]
+    image.load()
+    return np.asarray(image.convert("RGB"))
+
+
+def _significant_bits(stream: BinaryIO) -> int | None:
+    """The most bits that the sBIT chunk names for a channel, where that is fewer than 16."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"sBIT":
+            bits = max(stream.read(min(size, 4)), default=0)
+            return bits if 1 <= bits < 16 else None
+        if kind in (b"PLTE", b"IDAT", b"IEND"):
+            break
+        stream.seek(size + 4, 1)
+    return None

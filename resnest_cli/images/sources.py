@@ -17,12 +17,13 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ErrorKind, UsageError
+from resnest_cli.files import reading
 from resnest_cli.images import folders
 from resnest_cli.paths import is_file_url, local_path
 from resnest_cli.web import without_login
@@ -30,12 +31,10 @@ from resnest_cli.web import without_login
 if TYPE_CHECKING:
     from PIL import Image
 
-# fmt: off
 EXTENSIONS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".heic", ".heif",
-))
-# fmt: on
+))  # fmt: skip
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
@@ -47,7 +46,7 @@ class Source:
 
     `name` is the `input` of its record. Exactly one of the others is set: the `path` of a file,
     the `url` of a photo, the `data` of a file that came on stdin, an `image` that is open already,
-    or an `error` that goes on after the name.
+    or an `error` that goes on after the name, with its `kind`.
     """
 
     name: str
@@ -56,6 +55,7 @@ class Source:
     data: bytes | None = field(default=None, repr=False)
     image: "Image.Image | None" = field(default=None, repr=False)
     error: str | None = None
+    kind: ErrorKind | None = None
 
 
 @dataclass(slots=True)
@@ -90,106 +90,95 @@ def iter_sources(
             else while reading), or stdin would have to be both the list and an image.
     """
     if from_file is not None and from_file != "-":
-        _check_list(from_file)
-    reader = _Reader(recursive, SourceStats() if stats is None else stats, stdin)
-    return _iterate(inputs, reader, from_file, null_separated)
-
-
-def _iterate(
-    inputs: Iterable[str], reader: "_Reader", from_file: str | None, null_separated: bool
-) -> Iterator[Source]:
-    for text in map(local_path, inputs):
-        if text == "-":
-            if from_file == "-":
-                raise UsageError("standard input (-) cannot be both an image and the list of them")
-            yield reader.stdin_image()
-        elif folders.is_glob(text) and not is_url(text):
-            yield from reader.glob(text)
-        else:
-            yield from reader.literal(text)
-    if from_file is not None:
-        for text in map(local_path, _list_entries(from_file, null_separated, reader)):
-            yield from reader.literal(text)
+        # Before a long run begins, and without opening: a pipe can be read only once.
+        with _list_reading(from_file):
+            status = os.stat(from_file)  # noqa: PTH116 - Path("") is a folder
+        if stat.S_ISDIR(status.st_mode):
+            text = f"the list of inputs {from_file} is a folder; name it as an input instead"
+            raise UsageError(text)
+    stream = stdin or getattr(sys.stdin, "buffer", None)
+    reader = _Reader(recursive, SourceStats() if stats is None else stats, stream)
+    return reader.sources(inputs, from_file, null_separated)
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns one input into sources; holds what all of them share."""
+    """Turns inputs into sources. No `stdin` where the program was started without one."""
 
     recursive: bool
     stats: SourceStats
     stdin: BinaryIO | None
     stdin_was_read: bool = False
 
-    def stdin_stream(self) -> BinaryIO | None:
-        """None where the program was started without a standard input."""
-        if self.stdin is not None:
-            return self.stdin
-        return getattr(sys.stdin, "buffer", None)
+    def sources(
+        self, inputs: Iterable[str], from_file: str | None, null_separated: bool
+    ) -> Iterator[Source]:
+        for text in map(local_path, inputs):
+            if text == "-":
+                if from_file == "-":
+                    raise UsageError("standard input (-) cannot be both an image and their list")
+                yield self.stdin_image()
+            elif folders.is_glob(text) and not is_url(text):
+                yield from self.glob(text)
+            else:
+                yield from self.literal(text)
+        if from_file is not None:
+            for text in map(local_path, self.listed(from_file, null_separated)):
+                yield from self.literal(text)
 
     def stdin_image(self) -> Source:
+        why = "which is closed"
         if self.stdin_was_read:
-            return Source("-", error="is standard input, which was read already")
-        self.stdin_was_read = True
-        stream = self.stdin_stream()
-        if stream is None:
-            return Source("-", error="is standard input, which is closed")
-        try:
-            return Source("-", data=stream.read(_MAX_STDIN + 1))  # decoding refuses more
-        except (OSError, ValueError) as error:
-            return Source("-", error=f"is standard input, which cannot be read: {error}")
+            why = "which was read already"
+        elif self.stdin is not None:
+            try:
+                return Source("-", data=self.stdin.read(_MAX_STDIN + 1))  # decoding refuses more
+            except (OSError, ValueError) as error:
+                why = f"which cannot be read: {error}"
+            finally:
+                self.stdin_was_read = True
+        return Source("-", error=f"is standard input, {why}", kind="unreadable")
 
     def literal(self, text: str) -> Iterator[Source]:
         """A path or an address."""
         if not is_url(text) and folders.is_folder(text):
-            yield from self._known(folders.walk(text, recursive=self.recursive))
+            yield from self.known(folders.walk(text, recursive=self.recursive))
         else:
             yield from_name(text)
 
     def glob(self, pattern: str) -> Iterator[Source]:
         before, found = self.stats.skipped, False
-        for source in self._known(folders.expand(pattern)):
+        for source in self.known(folders.expand(pattern)):
             found = True
             yield source
         if not found:
             skipped = self.stats.skipped - before
             files = f"{skipped} file(s), none of them an image" if skipped else "no file"
-            yield Source(pattern, error=f"is a pattern that matches {files}")
+            error = f"is a pattern that matches {files}"
+            yield Source(pattern, error=error, kind="matched nothing")
 
-    def _known(self, entries: Iterable[folders.Entry]) -> Iterator[Source]:
+    def known(self, entries: Iterable[folders.Entry]) -> Iterator[Source]:
         """Sources of the entries with a known image extension; the others are counted."""
         for entry in entries:
             if entry.error:
-                yield Source(entry.path, error=entry.error)
+                yield Source(entry.path, error=entry.error, kind="unreadable")
             elif entry.is_folder:
-                yield from self._known(folders.walk(entry.path, recursive=self.recursive))
+                yield from self.known(folders.walk(entry.path, recursive=self.recursive))
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
                 yield Source(entry.path, path=entry.path)
             else:
                 self.stats.skipped += 1
 
-
-def _check_list(from_file: str) -> None:
-    """Fail before a long run begins, without opening: a pipe can be read only once."""
-    try:
-        is_folder = stat.S_ISDIR(os.stat(from_file).st_mode)  # noqa: PTH116 - Path("") is a folder
-    except (OSError, ValueError) as error:
-        raise _list_error(from_file, error) from error
-    if is_folder:
-        raise UsageError(f"the list of inputs {from_file} is a folder; name it as an input instead")
-
-
-def _list_error(from_file: str, error: Exception) -> UsageError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UsageError(f"cannot read the list of inputs {from_file}: {reason.lower()}")
-
-
-def _list_entries(from_file: str, null_separated: bool, reader: _Reader) -> Iterator[str]:
-    """The lines of a list, literally but for the end of line; blank lines are skipped."""
-    try:
-        with _open_list(from_file, reader) as stream:
-            lines = _null_separated(stream) if null_separated else iter(stream)
-            for number, line in enumerate(lines):
+    def listed(self, from_file: str, null_separated: bool) -> Iterator[str]:
+        """The lines of a list, literally but for the end of line; blank lines are skipped."""
+        if from_file == "-" and self.stdin is None:
+            raise UsageError("cannot read the list of inputs: standard input is closed")
+        with ExitStack() as stack:
+            stack.enter_context(_list_reading(from_file))
+            stream = self.stdin
+            if from_file != "-" or stream is None:
+                stream = stack.enter_context(Path(from_file).open("rb"))
+            for number, line in enumerate(_null_separated(stream) if null_separated else stream):
                 entry = line if null_separated else line.removesuffix(b"\n").removesuffix(b"\r")
                 if number == 0:
                     if entry.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -203,17 +192,10 @@ def _list_entries(from_file: str, null_separated: bool, reader: _Reader) -> Iter
                 if entry if null_separated else entry.strip():
                     # Bytes that are no text come out as they were when the file is opened.
                     yield entry.decode(sys.getfilesystemencoding(), "surrogateescape")
-    except (OSError, ValueError) as error:
-        raise _list_error(from_file, error) from error
 
 
-def _open_list(from_file: str, reader: _Reader) -> AbstractContextManager[BinaryIO]:
-    if from_file != "-":
-        return Path(from_file).open("rb")
-    stream = reader.stdin_stream()
-    if stream is None:
-        raise UsageError("cannot read the list of inputs: standard input is closed")
-    return nullcontext(stream)
+def _list_reading(from_file: str) -> AbstractContextManager[None]:
+    return reading(f"the list of inputs {from_file}", UsageError, damage=(ValueError,))
 
 
 def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
@@ -230,9 +212,8 @@ def from_name(text: str) -> Source:
         return Source(without_login(text) if "@" in text else text, url=text)
     path = local_path(text)
     if is_file_url(path):
-        return Source(
-            text, error="is an address of a file on another machine; file:/// begins one of this"
-        )
+        error = "is an address of a file on another machine; file:/// begins one of this"
+        return Source(text, error=error, kind="missing")
     return Source(path, path=path)
 
 

@@ -16,21 +16,21 @@ reason. `tests/images/test_tiff.py` compares all combinations with tifffile's ar
 
 import logging
 import math
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
-from resnest_cli.errors import ImageError, one_line
+from resnest_cli.errors import ImageError
+from resnest_cli.images import check_pixels, damaged, unsupported
 from resnest_cli.images.decode import UPRIGHT, silence_pillow
-from resnest_cli.images.limits import check_pixels
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
-from resnest_cli.images.tiff_tags import Tags, little_endian, read_tags
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.TiffImagePlugin import TiffImageFile
 
 _GREYS, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = (0, 1), 2, 3, 5, 6, 8
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}
@@ -65,6 +65,16 @@ _WANTED = frozenset(
 ) | {529, 530, 532, 32997}
 _MOST_OF_A_TILE = 2**20  # pixels, of a picture that is smaller
 _MOST_BYTES = 16  # of the samples of a pixel, on average
+_MISSING = "parts of the picture are missing"
+_MOST_TAGS = 4096
+_MOST_VALUES = 3 * 2**16  # a palette of 16 bits
+_Tags = dict[int, tuple[float, ...]]
+# Types of values: BYTE, SHORT, LONG, RATIONAL, SBYTE, SSHORT, SLONG, SRATIONAL, FLOAT, DOUBLE,
+# LONG8, SLONG8, as `struct` knows them; a rational is two numbers.
+_TYPES = {
+    1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d",
+    16: "Q", 17: "q",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +137,7 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     layout = _layout(stream)
     check_pixels(*layout.size, max_pixels)
     if math.prod(layout.tile) > max(_MOST_OF_A_TILE, 16 * math.prod(layout.size)):
-        raise ImageError("is damaged: its tiles are much larger than the picture")
+        raise damaged("its tiles are much larger than the picture")
     _check_data(stream, layout.compression)
     if not layout.plain:
         return _by_tifffile(stream, layout, max_pixels)
@@ -139,7 +149,9 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     except SyntaxError:  # a kind that it does not know
         return _by_tifffile(stream, layout, max_pixels)
     check_pixels(*image.size, max_pixels)
-    _check_tiles(image)
+    extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
+    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
+        raise damaged(_MISSING)  # strips, which Pillow would leave black
     silence_pillow(image.width * image.height)
     image.load()
     if layout.bits > 8:
@@ -149,22 +161,18 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _layout(stream: BinaryIO) -> _Layout:
-    """Reads the tags of the first page.
-
-    Raises:
-        ImageError: what they say is not supported.
-    """
-    tags = read_tags(stream, _WANTED)
+    """What the tags of the first page say, if it is supported."""
+    tags = _read_tags(stream, _WANTED)
 
     def whole(tag: int, default: int | None = None) -> int:
         if tag not in tags and default is None:
-            raise ImageError(f"is damaged: a TIFF without a number in tag {tag}")
+            raise damaged(f"a TIFF without a number in tag {tag}")
         return int(tags[tag][0]) if tag in tags else default or 0
 
     compression = whole(259, 1)
     old = compression == _OLD_JPEG  # its other tags say little
     if 262 not in tags and not old:
-        raise ImageError("is not supported: a TIFF that does not say what its colours are")
+        raise unsupported("a TIFF that does not say what its colours are")
     samples = whole(277, 3 if old else 1)
     bits = _same(tags.get(258, (8.0 if old else 1.0,)), samples, "bits")
     layout = _Layout(
@@ -181,11 +189,10 @@ def _layout(stream: BinaryIO) -> _Layout:
         stated=_stated(tags, bits),
         narrow_palette=max(tags.get(320, (256,))) < 256,
         orientation=whole(274, 1),
-        little_endian=little_endian(stream),
+        little_endian=_little_endian(stream),
     )
-    reason = _unsupported(layout, tags)
-    if reason:
-        raise ImageError(f"is not supported: a TIFF {reason}")
+    if reason := _unsupported(layout, tags):
+        raise unsupported(f"a TIFF {reason}")
     return layout
 
 
@@ -193,79 +200,69 @@ def _same(values: tuple[float, ...], samples: int, what: str) -> int:
     """What is the same for every sample; a single value may stand for all."""
     found = {int(value) for value in values[:samples]}
     if len(found) != 1:
-        raise ImageError(f"is not supported: a TIFF whose samples differ in their {what}")
+        raise unsupported(f"a TIFF whose samples differ in their {what}")
     return found.pop()
 
 
-def _stated(tags: Tags, bits: int) -> Stated | None:
+def _stated(tags: _Tags, bits: int) -> Stated | None:
     """The samples that are black and white, where the file says so."""
     if 341 in tags:
         low, high = min(tags.get(340, (0.0,))), max(tags[341])
         return Stated(low, high) if low < high else None
     most = {int(value) for value in tags.get(281, ())}
-    if len(most) == 1:
-        (all_bits,) = most
-        if 255 <= all_bits < 2 ** (bits - 1) and all_bits & (all_bits + 1) == 0:
-            return Stated(0, all_bits, certain=False)
+    all_bits = most.pop() if len(most) == 1 else 0
+    if 255 <= all_bits < 2 ** (bits - 1) and all_bits & (all_bits + 1) == 0:
+        return Stated(0, all_bits, certain=False)
     return None
 
 
-def _unsupported(layout: _Layout, tags: Tags) -> str | None:
+def _unsupported(layout: _Layout, tags: _Tags) -> str | None:
     """Why there is no photo to be had of such a TIFF, if so."""
     photometric, samples, kind = layout.photometric, layout.samples, layout.kind
     if photometric not in _COLOURS:
         return f"in {_OTHERS.get(photometric, f'a colour space with the number {photometric}')}"
     if photometric == _YCBCR and layout.compression not in (_OLD_JPEG, _JPEG):
-        return _unsupported_ycbcr(layout, tags)
-    no_palette = photometric == _PALETTE and (kind != _UNSIGNED or 320 not in tags)
-    bands = f"with {samples} bands whose colours it does not name: write three of them as RGB"
-    reasons = {
-        "of complex numbers": kind in (5, 6),
-        f"of samples of kind {kind}": not 1 <= kind <= 6,
-        f"with {samples} sample(s) for each pixel, too few": samples < layout.colours,
-        bands: photometric in _GREYS and samples > 2,
-        f"of {layout.bits}-bit integers": layout.bits in (24, 40, 48, 56) and kind != _FLOAT,
-        "of a volume": tags.get(32997, (1,)) != (1,),
-        "with no palette, or indices that are no whole numbers": no_palette,
-        f"in L*a*b* with {layout}": photometric == _LAB and (samples, layout.bits) != (3, 8),
-        "in other inks than CMYK": photometric == _CMYK and tags.get(332, (1,)) != (1,),
-    }
+        bad = layout.bits != 8 or layout.planar or layout.compression not in _BY_PILLOW
+        bare = layout.compression == _NO_COMPRESSION  # else libtiff does what follows
+        odd = tags.get(532, _FULL_RANGE) != _FULL_RANGE or tags.get(529, _REC_601) != _REC_601
+        subsampled = tags.get(530, (2, 2)) != (1, 1)
+        reasons = {
+            f"in YCbCr with {layout}": bad,
+            "in YCbCr whose colours are subsampled and not compressed": bare and subsampled,
+            "in YCbCr of a reduced range or with coefficients of its own": bare and odd,
+        }
+    else:
+        bands = f"with {samples} bands whose colours it does not name: write three of them as RGB"
+        no_palette = photometric == _PALETTE and (kind != _UNSIGNED or 320 not in tags)
+        reasons = {
+            "of complex numbers": kind in (5, 6),
+            f"of samples of kind {kind}": not 1 <= kind <= 6,
+            f"with {samples} sample(s) for each pixel, too few": samples < layout.colours,
+            bands: photometric in _GREYS and samples > 2,
+            f"of {layout.bits}-bit integers": layout.bits in (24, 40, 48, 56) and kind != _FLOAT,
+            "of a volume": tags.get(32997, (1,)) != (1,),
+            "with no palette, or indices that are no whole numbers": no_palette,
+            f"in L*a*b* with {layout}": photometric == _LAB and (samples, layout.bits) != (3, 8),
+            "in other inks than CMYK": photometric == _CMYK and tags.get(332, (1,)) != (1,),
+        }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _unsupported_ycbcr(layout: _Layout, tags: Tags) -> str | None:
-    if layout.bits != 8 or layout.planar or layout.compression not in _BY_PILLOW:
-        return f"in YCbCr with {layout}"
-    if layout.compression == _NO_COMPRESSION:  # else libtiff does what follows
-        if tags.get(530, (2, 2)) != (1, 1):
-            return "in YCbCr whose colours are subsampled and not compressed"
-        if tags.get(532, _FULL_RANGE) != _FULL_RANGE or tags.get(529, _REC_601) != _REC_601:
-            return "in YCbCr of a reduced range or with coefficients of its own"
-    return None
-
-
-def _check_tiles(image: "TiffImageFile") -> None:
-    """Refuse a TIFF that lacks strips: Pillow would leave them black."""
-    extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
-    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
-        raise ImageError("is damaged: parts of the picture are missing")
 
 
 def _check_data(stream: BinaryIO, compression: int) -> None:
     """Refuse what libtiff and tifffile would fill up: strips and tiles that are nowhere, or cut."""
     if compression == _OLD_JPEG:  # lies elsewhere
         return
-    tags = read_tags(stream, frozenset((273, 279, 324, 325)))
+    tags = _read_tags(stream, frozenset((273, 279, 324, 325)))
     places = tags.get(324, tags.get(273, ()))
     sizes = tags.get(325, tags.get(279, ()))
     if not all(places) or (compression != _NO_COMPRESSION and not all(sizes)):
-        raise ImageError("is damaged: parts of the picture are missing")
+        raise damaged(_MISSING)
     if compression != _JPEG:
         return
     for place, size in zip(places, sizes, strict=False):
         stream.seek(int(place + max(size - 16, 0)))
         if not stream.read(int(min(size, 16))).rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
-            raise ImageError("is truncated: a JPEG in the TIFF has no end")
+            raise _truncated("a JPEG in the TIFF has no end")
 
 
 def _deep(image: Image.Image, layout: _Layout) -> Image.Image:
@@ -289,20 +286,22 @@ def _grey(pixels: "NDArray[np.uint8]", layout: _Layout) -> Image.Image:
 
 def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Image:
     if layout.compression not in _BY_TIFFFILE or layout.photometric in (_YCBCR, _LAB):
-        raise ImageError(f"is not supported: a TIFF of {layout}")
+        raise unsupported(f"a TIFF of {layout}")
     width, height = layout.size
     size = width * height * layout.samples * max(layout.bits // 8, 1)
     if size > _MOST_BYTES * max_pixels:
         raise ImageError(
             f"has {width} x {height} pixels of {layout.samples} x {layout.bits} bits, more than "
             f"{_MOST_BYTES} bytes for each of the {max_pixels} pixels that are the limit "
-            "(--max-pixels)"
+            "(--max-pixels)",
+            kind="too large",
         )
     try:
         import tifffile
     except ImportError as error:
         install = 'pip install "resnest-cli[tiff]"'
-        raise ImageError(f"is a TIFF of {layout}; to read those: {install}") from error
+        text = f"is a TIFF of {layout}; to read those: {install}"
+        raise ImageError(text, kind="not an image") from error
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it writes to stderr
     stream.seek(0)
     try:
@@ -312,11 +311,11 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
             values = page.asarray(squeeze=False, maxworkers=1)  # (S, 1, H, W, C)
             palette = page.colormap
     except (NotImplementedError, ImportError, KeyError) as error:
-        raise ImageError(f"is not supported: {one_line(str(error))}") from error
+        raise unsupported(one_line(str(error))) from error
     except ValueError as error:
         text = one_line(str(error))
         if "not supported" in text or "requires" in text:
-            raise ImageError(f"is not supported: {text}") from error
+            raise unsupported(text) from error
         raise
     planes = values[:, 0, :, :, 0].transpose(1, 2, 0) if layout.planar else values[0, 0]
     photo = _coloured(planes, palette, layout)
@@ -332,20 +331,29 @@ def _check_page(page: Any, layout: _Layout) -> None:
     width, height = layout.size
     seen = page.imagewidth, page.imagelength, page.bitspersample, page.samplesperpixel
     if seen != (width, height, layout.bits, layout.samples) or page.imagedepth != 1:
-        raise ImageError(f"is not supported: a TIFF of {layout} that can be read in two ways")
+        raise unsupported(f"a TIFF of {layout} that can be read in two ways")
     count = math.prod(page.chunked)
     sizes = page.databytecounts[:count]
     if not page.is_contiguous and (min(len(page.dataoffsets), len(sizes)) < count or 0 in sizes):
-        raise ImageError("is damaged: parts of the picture are missing")
+        raise damaged(_MISSING)
 
 
 def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) -> Image.Image:
-    """Samples (H, W, S) as an RGB image."""
+    """Samples (H, W, S), or indices into a palette (3, colours), as an RGB image."""
+    import numpy as np
+
     colours = values[..., : layout.colours]
     if layout.photometric == _PALETTE:
-        return _from_palette(colours[..., 0], palette, layout)
+        indices = colours[..., 0].astype(np.intp)  # of a single bit: else they would choose rows
+        if indices.max() >= palette.shape[1]:
+            raise damaged("a colour is not in its palette")
+        table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(table.T[indices]))
     if layout.premultiplied and layout.samples > layout.colours and layout.kind != _SIGNED:
-        colours = _divided(colours, values[..., layout.colours, None])
+        alpha = values[..., layout.colours, None]
+        with np.errstate(all="ignore"):  # black where nothing is to be seen
+            colours = np.where(alpha > 0, colours / alpha.astype(np.float32), 0)
+        np.clip(colours, 0, 1, out=colours)
     pixels = to_bytes(colours, bits=layout.bits, stated=layout.stated)
     if layout.colours == 1:
         return _grey(pixels[..., 0], layout)
@@ -353,21 +361,56 @@ def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) 
     return Image.frombytes(mode, layout.size, pixels.tobytes()).convert("RGB")
 
 
-def _divided(colours: "NDArray[Any]", alpha: "NDArray[Any]") -> "NDArray[Any]":
-    """Colour that was multiplied by alpha, within [0, 1]; black where nothing is to be seen."""
-    import numpy as np
+def _read_tags(stream: BinaryIO, wanted: frozenset[int]) -> _Tags:
+    """The numbers of the wanted tags, as far as the first page has them."""
+    order = "<" if _little_endian(stream) else ">"
+    big = _read(stream, order, "H") == (43,)
+    if big:
+        stream.seek(8)
+    word, entry = ("Q", "HHQ8s") if big else ("I", "HHI4s")
+    (first,) = _read(stream, order, word)
+    _seek(stream, first)
+    (count,) = _read(stream, order, "Q" if big else "H")
+    if count > _MOST_TAGS:
+        raise damaged(f"{count} tags in a TIFF")
+    tags: _Tags = {}
+    for tag, kind, number, inline in [_read(stream, order, entry) for _ in range(count)]:
+        if tag not in wanted or tag in tags:
+            continue
+        code = _TYPES.get(kind)
+        if code is None or not 0 < number <= _MOST_VALUES:
+            raise damaged(f"tag {tag} of the TIFF makes no sense")
+        form = f"{number * len(code)}{code[0]}"
+        if struct.calcsize(order + form) > len(inline):
+            _seek(stream, *struct.unpack(order + word, inline))
+            values = _read(stream, order, form)
+        else:
+            values = struct.unpack_from(order + form, inline)
+        if len(code) == 2:
+            values = tuple(a / (b or 1) for a, b in zip(values[::2], values[1::2], strict=True))
+        tags[tag] = values
+    return tags
 
-    with np.errstate(all="ignore"):
-        shares = np.where(alpha > 0, colours / alpha.astype(np.float32), 0)
-    return np.clip(shares, 0, 1, out=shares)
+
+def _little_endian(stream: BinaryIO) -> bool:
+    """The byte order of a TIFF; the stream then stands behind it."""
+    stream.seek(0)
+    return stream.read(2) == b"II"
 
 
-def _from_palette(indices: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) -> Image.Image:
-    """Indices (H, W) into a palette (3, colours) as an RGB image."""
-    import numpy as np
+def _seek(stream: BinaryIO, place: int) -> None:
+    if place >= 2**63:
+        raise damaged("an offset in the TIFF is beyond any file")
+    stream.seek(place)
 
-    indices = indices.astype(np.intp)  # a single bit is a truth value, which would choose rows
-    if indices.max() >= palette.shape[1]:
-        raise ImageError("is damaged: a colour is not in its palette")
-    table = (palette if layout.narrow_palette else palette >> 8).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(table.T[indices]))
+
+def _read(stream: BinaryIO, order: str, form: str) -> tuple[Any, ...]:
+    size = struct.calcsize(order + form)
+    data = stream.read(size)
+    if len(data) < size:
+        raise _truncated("the directory of the TIFF is not all there")
+    return struct.unpack(order + form, data)
+
+
+def _truncated(why: str) -> ImageError:
+    return ImageError(f"is truncated: {why}", kind="truncated")

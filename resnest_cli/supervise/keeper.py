@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.signals import STOPPING
 from resnest_cli.supervise.journal import Journal, Start, Work
 from resnest_cli.supervise.messages import CHUNK, Death, Done, Frames, Item, Raised, flush, send
 
@@ -26,8 +27,7 @@ class Keeper:
         self._tick = min(1.0, time_limit / 4)
         self._control, self._news, self._data = control, news, data
         # Ctrl-C is for the caller, who then ends us; the same for a signal to the process group.
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+        self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
         # The end of a child wakes `poll` through this pipe.
         self._wake, self._wake_end = os.pipe()
         os.set_blocking(self._wake, False)

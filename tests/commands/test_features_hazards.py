@@ -174,7 +174,7 @@ def test_a_second_signal_leaves_at_once(common: list[str | Path], tmp_path: Path
 
 
 def test_patience_with_the_batch_in_hand_ends(common: list[str | Path], tmp_path: Path) -> None:
-    more = "from resnest_cli.features import stopping\nstopping.PATIENCE = 0.5"
+    more = "from resnest_cli import signals\nsignals.PATIENCE = 0.5"
     out = tmp_path / "feats.npy"
     process = subprocess.Popen(
         program(*common, "-o", out, slow=20.0, more=more), stderr=subprocess.PIPE, text=True
@@ -237,7 +237,7 @@ def test_two_runs_cannot_write_the_same_output(common: list[str | Path], tmp_pat
     out = tmp_path / "feats.npy"
     first = subprocess.Popen(program(*common, "-o", out, slow=0.2), stderr=subprocess.DEVNULL)
     wait_for((tmp_path / "feats.npy.parts" / "state.json").exists)
-    more = "from resnest_cli import locks\nlocks.PATIENCE = 0.2"
+    more = "from resnest_cli import files\nfiles.PATIENCE = 0.2"
     second = run(*common, "-o", out, "--resume", more=more)
     assert second.returncode == 1
     assert "another command is writing it" in second.stderr

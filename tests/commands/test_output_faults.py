@@ -144,7 +144,7 @@ def test_names_that_could_not_be_given_are_given_by_the_next(
 def test_two_formats_of_one_name(
     tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnest_cli.locks.PATIENCE", 0.1)
+    monkeypatch.setattr("resnest_cli.files.PATIENCE", 0.1)
     one, two = fake.job_for(tmp_path / "f.npy", listed), fake.job_for(tmp_path / "f.npz", listed)
     with held(one.target), pytest.raises(ResnestError, match=r"f\.csv: another command"):
         fake.run(two)
@@ -171,7 +171,7 @@ def test_what_another_command_writes_is_refused(
     cli: Cli, tiny_checkpoint: Path, photo: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str, str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("resnest_cli.locks.PATIENCE", 0.1)
+    monkeypatch.setattr("resnest_cli.files.PATIENCE", 0.1)
     command, option, name = arguments
     place = tmp_path / name
     photos = () if command == "export" else (photo,)

@@ -298,9 +298,8 @@ def test_features_of_a_frozen_backbone_and_kept_photos(
 NOHUP = """
 import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-from resnest_cli.features.stopping import Stopping
-from resnest_cli.training.stopping import StopRequest
-for context in (Stopping, StopRequest):
+from resnest_cli.signals import PatientStop, StopRequest
+for context in (PatientStop, StopRequest):
     with context() as found:
         signal.raise_signal(signal.SIGHUP)
         found.check()

@@ -1,5 +1,6 @@
 """Hundreds of bad files among good ones, through the whole pipeline: a record each, in order."""
 
+import pickle
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 
 from resnest_cli.errors import ImageError
+from resnest_cli.images.batches import prepared
 from resnest_cli.images.decode import decode
-from resnest_cli.images.sources import Source
+from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.records import Record
 from tests.images.corpus import Case, bad_files, encoded, good_files
@@ -21,6 +23,26 @@ pytestmark = pytest.mark.timeout(120)
 
 GOOD = {f"{case.kind}/{case.name}": case for case in good_files()}
 BAD = {f"{case.kind}/{case.name}": case for case in bad_files()}
+
+
+def test_every_error_has_a_kind_that_its_copies_keep(tmp_path: Path) -> None:
+    errors = []
+    for case in BAD.values():
+        try:
+            decode(case.data)
+        except ImageError as error:
+            errors.append(error)
+    copies = pickle.loads(pickle.dumps(errors))
+    assert [(str(e), e.kind) for e in copies] == [(str(e), e.kind) for e in errors]
+    kinds = {error.kind for error in copies}
+    assert kinds == {"empty", "truncated", "damaged", "not an image", "too large"}
+    (tmp_path / "text.jpg").write_text("no photo")
+    texts = [str(tmp_path / name) for name in ("text.jpg", "none.jpg", "*.gif")]
+    found = prepared(
+        iter_sources(texts), lambda _, s: np.asarray(decode(str(s.path))), workers=0, ahead=1
+    )
+    assert [item.kind for item in found] == ["not an image", "missing", "matched nothing"]
+    assert ImageError("in other words").kind == "other"
 
 
 @dataclass

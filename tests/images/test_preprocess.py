@@ -104,7 +104,7 @@ def test_windowed_resampling_equals_pillow(config, monkeypatch):
     images = [make_photo(*size) for size in AFFORDABLE if max(size) < 1024]
     expected = [preprocess(image, config) for image in images]
     monkeypatch.setattr(module, "_cost", lambda *_: 2**62)
-    monkeypatch.setattr(module, "_plain", None)
+    monkeypatch.setattr(module, "_FILTERS", None)
     for image, pixels in zip(images, expected, strict=True):
         np.testing.assert_array_equal(preprocess(image, config), pixels)
 
@@ -179,23 +179,6 @@ def test_strip_too_long_to_squash_is_an_error():
     with pytest.raises(ImageError, match="a strip too long to squash: 1 x 3000000"):
         preprocess(image, Preprocessing(), crop_mode="squash")
     assert preprocess(image, Preprocessing()).shape == (3, 224, 224)
-
-
-def test_out_receives_the_result():
-    image, config = make_photo(300, 200), Preprocessing(64)
-    batch = np.full((3, 3, 64, 64), np.nan, np.float32)
-    returned = preprocess(image, config, out=batch[1])
-    assert np.shares_memory(returned, batch)
-    np.testing.assert_array_equal(batch[1], preprocess(image, config))
-    assert np.isnan(batch[[0, 2]]).all()
-
-
-@pytest.mark.parametrize(
-    "out", [np.empty((3, 64, 63), np.float32), np.empty((3, 64, 64), np.float64)]
-)
-def test_out_of_another_kind_is_refused(out):
-    with pytest.raises(ValueError, match="out must be float32"):
-        preprocess(make_photo(9, 9), Preprocessing(64), out=out)
 
 
 def test_other_modes_are_refused():

@@ -419,7 +419,7 @@ def test_empty_lists_give_nothing(tree, data):
 
 def test_lists_that_cannot_be_read_fail_before_the_run(tree):
     (tree() / "folder").mkdir()
-    with pytest.raises(UsageError, match=r"list of inputs none\.txt: no such file"):
+    with pytest.raises(UsageError, match=r"list of inputs none\.txt: cannot be read: No such file"):
         iter_sources(["a.jpg"], from_file="none.txt")
     with pytest.raises(UsageError, match="folder is a folder; name it as an input"):
         iter_sources(["a.jpg"], from_file="folder")
@@ -433,7 +433,9 @@ def test_disk_error_in_a_list():
         def __next__(self):
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(UsageError, match="cannot read the list of inputs -: input/output error"):
+    with pytest.raises(
+        UsageError, match="the list of inputs -: cannot be read: Input/output error"
+    ):
         names(from_file="-", stdin=Broken())
 
 
@@ -475,7 +477,7 @@ def test_stdin_twice_or_closed(monkeypatch):
 
 
 def test_stdin_cannot_be_both():
-    with pytest.raises(UsageError, match="both an image and the list"):
+    with pytest.raises(UsageError, match="both an image and their list"):
         names("a.jpg", "-", from_file="-", stdin=io.BytesIO(b"x"))
 
 
@@ -573,8 +575,8 @@ def test_addresses_of_folders_and_globs(tree):
 @pytest.mark.parametrize("address", ["file://nas/photos/a.jpg", "file://10.0.0.1/a.jpg"])
 def test_an_address_on_another_machine_is_an_error(tree, address):
     error = "is an address of a file on another machine; file:/// begins one of this"
-    assert list(iter_sources([address])) == [Source(address, error=error)]
-    assert as_source(address) == Source(address, error=error)
+    assert list(iter_sources([address])) == [Source(address, error=error, kind="missing")]
+    assert as_source(address) == Source(address, error=error, kind="missing")
 
 
 # What systems leave behind

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from resnest_cli.errors import ImageError
-from resnest_cli.images import notes
+from resnest_cli.images import take_note
 from resnest_cli.images.decode import decode
 from tests.images.tiff_files import packed, tiff
 
@@ -244,16 +244,16 @@ def test_range(values: np.ndarray, tags: list, levels: np.ndarray) -> None:
 @pytest.mark.parametrize("photometric", ["minisblack", "rgb"])
 def test_a_dark_photo_leaves_a_note(photometric: str) -> None:
     values = TWELVE if photometric == "minisblack" else TWELVE[..., None].repeat(3, -1)
-    notes.take()
+    take_note()
     decode(written(values, photometric=photometric))
-    note = notes.take()
+    note = take_note()
     assert note is not None
     assert note.startswith("no sample is above 4095 of 65535")
-    assert notes.take() is None
+    assert take_note() is None
     decode(written(values, photometric=photometric, extratags=stated(most=4095)))
     decode(written(values * 16, photometric=photometric))
     decode(written(values * 0, photometric=photometric))
-    assert notes.take() is None
+    assert take_note() is None
 
 
 RAW = np.zeros((HEIGHT, WIDTH), "u1")

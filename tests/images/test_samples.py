@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnest_cli.images import notes
+from resnest_cli.images import take_note
 from resnest_cli.images.decode import decode
 from tests.images.test_decode import chunk, error_of, png
 
@@ -31,7 +31,7 @@ def test_low_bits_that_sbit_names(colours: tuple[int, int], bits: int) -> None:
     seen = values[..., :1] if kind == 0 else values[..., :3]
     pixels = np.asarray(decode(deep(values, kind, bits)))
     assert np.abs(pixels - seen / (2**bits - 1) * 255).max() <= 1
-    assert notes.take() is None
+    assert take_note() is None
 
 
 @pytest.mark.parametrize("sbit", [None, 10, 12, 16])
@@ -42,7 +42,7 @@ def test_high_bits_are_what_the_specification_says(colours: tuple[int, int], sbi
     seen = values[..., :1] if kind in (0, 4) else values[..., :3]
     pixels = np.asarray(decode(deep(values, kind, sbit)))
     assert np.abs(pixels - seen / 65535 * 255).max() <= 1
-    assert notes.take() is None
+    assert take_note() is None
     night = values >> 6 << 4  # very dark, and yet as the specification says
     if sbit == 12 and kind != 4:
         pixels = np.asarray(decode(deep(night >> 2 << 2, kind, sbit)))
@@ -53,7 +53,7 @@ def test_high_bits_are_what_the_specification_says(colours: tuple[int, int], sbi
 def test_low_bits_that_nothing_names_stay_dark_with_a_note(colours: tuple[int, int]) -> None:
     kind, channels = colours
     assert np.asarray(decode(deep(random(12, channels), kind, None))).max() <= 16
-    assert str(notes.take()).startswith("no sample is above 4095 of 65535, and it is read as it")
+    assert str(take_note()).startswith("no sample is above 4095 of 65535, and it is read as it")
 
 
 def test_grey_with_alpha_in_the_low_bits_is_not_supported() -> None:

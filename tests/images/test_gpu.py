@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from resnest_cli.errors import ImageError
-from resnest_cli.images import device_decode
+from resnest_cli.images import gpu
 from resnest_cli.images.batches import Preparation
-from resnest_cli.images.device_decode import DevicePreparation, turned
+from resnest_cli.images.decode import UPRIGHT
+from resnest_cli.images.gpu import DevicePreparation, turned
 from resnest_cli.images.preprocess import CropMode
 from resnest_cli.model.variants import Interpolation, Preprocessing
 
@@ -37,14 +38,14 @@ def apart(one: np.ndarray, two: np.ndarray, config: Preprocessing = SMALL) -> fl
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what the device has decoded."""
     found: list[int] = []
-    original = device_decode._decoded
+    original = gpu._decoded
 
     def noted(data: bytes, device: str) -> torch.Tensor:
         pixels = original(data, device)
         found.append(len(data))
         return pixels
 
-    monkeypatch.setattr(device_decode, "_decoded", noted)
+    monkeypatch.setattr(gpu, "_decoded", noted)
     return found
 
 
@@ -78,11 +79,11 @@ def test_photos_are_turned_upright(decoded: list[int], orientation: int) -> None
     assert len(decoded) == 2
 
 
-@pytest.mark.parametrize("turn", list(Image.Transpose))
-def test_turned_is_pils_transpose(turn: Image.Transpose) -> None:
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_turned_is_pils_transpose(orientation: int) -> None:
     pixels = np.arange(3 * 4 * 3, dtype=np.uint8).reshape(4, 3, 3)  # (H, W, 3)
-    wanted = np.asarray(Image.fromarray(pixels).transpose(turn)).transpose(2, 0, 1)
-    found = turned(torch.from_numpy(pixels).permute(2, 0, 1), turn)
+    wanted = np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation])).transpose(2, 0, 1)
+    found = turned(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
     assert np.array_equal(found.numpy(), wanted)
 
 
