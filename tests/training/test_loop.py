@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.evaluation.scores import Evaluation, Meter, Share
 from resnest_cli.model.resnest import build
 from resnest_cli.training.config import Config
-from resnest_cli.training.history import EpochRow
-from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.loop import DivergedError, Trainer
-from resnest_cli.training.metrics import Evaluation, Meter
-from resnest_cli.training.resume import Progress, State
+from resnest_cli.training.loop import Trainer
 from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.state import EpochRow, Progress, State
+from resnest_cli.training.step import DivergedError, Task
 from resnest_cli.training.stopping import StoppedError, StopRequest
 from tests.networks import TINY
 
@@ -346,7 +345,8 @@ def test_of_equally_good_epochs_the_least_loss_is_best(
     def scripted(_run: Trainer, _network: nn.Module) -> Evaluation:
         top1, loss = next(left)
         empty = Meter(CLASSES).result()
-        return replace(empty, top1=top1, loss=loss)
+        scored = replace(empty.scores, top1=Share(top1, top1, top1), loss=loss)
+        return replace(empty, scores=scored)
 
     monkeypatch.setattr(Trainer, "_validate", scripted)
     monkeypatch.setattr(Trainer, "_train_epoch", lambda _run: None)

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnest_cli.errors import ResnestError
 from resnest_cli.files import atomic_file
 from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.sources import Source
@@ -32,6 +31,7 @@ from resnest_cli.training.loader import Batch, epoch_order
 from resnest_cli.training.lost_photos import Lost
 from resnest_cli.training.photo_cache import limits_apart
 from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.state import saving
 
 Float32 = NDArray[np.float32]
 
@@ -49,10 +49,18 @@ class Features(NamedTuple):
     labels: Tensor
     lost: Mapping[int, Lost]
 
+    def batch(self, indices: Sequence[int], views: Tensor | None = None) -> Batch:
+        """The batch of these photos: of each the first view, or that of `views`, int64 (N,)."""
+        there = [index for index in indices if index not in self.lost]
+        lost = [self.lost[index] for index in indices if index in self.lost]
+        chosen = torch.as_tensor(there, dtype=torch.int64)
+        view = 0 if views is None else views[chosen]
+        return Batch(self.values[chosen, view], self.labels[chosen], there, lost)
+
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """What turns photos into features. `origin` names the weights, by their hash."""
+    """Computes the features of photos. `origin` names the weights, by their hash."""
 
     engine: Engine
     preprocessing: Preprocessing
@@ -69,8 +77,8 @@ class Extractor:
     ) -> Features:
         """The features of photos.
 
-        `progress` is told how many of how many photos are done, and may raise to stop: finished
-        chunks are kept, but for those with a photo that cannot be read any more.
+        `progress` is called with how many of how many photos are done, and may raise to stop:
+        finished chunks are kept, but for those with a photo that cannot be read any more.
 
         Raises:
             ResnestError: the disk is full, or the machine has no memory or open files left.
@@ -83,8 +91,8 @@ class Extractor:
             path = folder / f"{start:08d}.npy"
             found = _read(path, len(chunk), views)
             if found is None:
-                told = partial(_told, progress, start, len(samples))
-                found, errors = self._compute(chunk, views, told)
+                shown = partial(_after, progress, start, len(samples))
+                found, errors = self._compute(chunk, views, shown)
                 for place, error in errors.items():
                     sample = chunk[place]
                     lost[start + place] = Lost(start + place, sample.label, sample.name, error)
@@ -115,12 +123,8 @@ class Extractor:
                 return preparation(source.path or "")
 
         sources = (Source(sample.name, path=sample.path) for sample in samples)
-        items = prepared(
-            sources,
-            prepare,
-            workers=self.workers,
-            ahead=2 * _BATCH + self.workers,
-        )
+        ahead = 2 * _BATCH + self.workers
+        items = prepared(sources, prepare, workers=self.workers, ahead=ahead)
         size = self.preprocessing.size
         nothing = np.zeros((3, size, size), np.float32)  # batches keep their size, and others' bits
         rows, errors, done = [], dict[int, str](), 0
@@ -140,7 +144,7 @@ class Extractor:
         return found, errors
 
 
-def _told(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+def _after(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
     progress(before + done, total)
 
 
@@ -157,72 +161,47 @@ def _read(path: Path, count: int, views: int) -> Float32 | None:
 def _write(path: Path, rows: Float32) -> None:
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    try:
+    with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(buffer.getbuffer())
-    except OSError as error:
-        raise ResnestError(
-            f"{path}: features cannot be kept: {error.strerror or error}. Make room and go on with "
-            "--resume."
-        ) from error
 
 
 class TrainFeatures:
     """Batches of cached features; the same order and the same batch sizes as of photos."""
 
     def __init__(
-        self,
-        features: Features,
-        *,
-        batch_size: int,
-        seed: int,
-        hflip: float,
-        balanced: bool,
+        self, features: Features, *, batch_size: int, seed: int, hflip: float, balanced: bool
     ) -> None:
-        self._features, self._labels, self._lost = features
+        self._features = features
         self._seed, self._hflip, self._balanced = seed, hflip, balanced
-        self.photos = len(self._labels)
-        self._bounds = batch_bounds(self.photos, batch_size)
+        self._bounds = batch_bounds(len(features.labels), batch_size)
 
     def __len__(self) -> int:
         return len(self._bounds)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on: photos are features (B, num_features)."""
-        order = epoch_order(
-            self._labels.tolist(), seed=self._seed, epoch=epoch, balanced=self._balanced
-        )
-        views = self._views(epoch)
+        labels, views = self._features.labels, None
+        order = epoch_order(labels.tolist(), seed=self._seed, epoch=epoch, balanced=self._balanced)
+        if self._features.values.shape[1] > 1:
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
+            views = (torch.rand(len(labels), generator=generator) < self._hflip).long()
         for first, last in self._bounds[start:]:
-            indices = order[first:last]
-            there = [index for index in indices if index not in self._lost]
-            lost = [self._lost[index] for index in indices if index in self._lost]
-            chosen = torch.as_tensor(there, dtype=torch.int64)
-            photos, labels = self._features[chosen, views[chosen]], self._labels[chosen]
-            yield Batch(photos, labels, there, lost)
-
-    def _views(self, epoch: int) -> Tensor:
-        """Which view of each photo the epoch takes, int64 (N,)."""
-        if self._features.shape[1] == 1:
-            return torch.zeros(self.photos, dtype=torch.int64)
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
-        return (torch.rand(self.photos, generator=generator) < self._hflip).long()
+            yield self._features.batch(order[first:last], views)
 
 
 class EvalFeatures:
     """Cached features in batches, in order; the first view of each photo."""
 
     def __init__(self, features: Features, batch_size: int = 1024) -> None:
-        self._features, self._labels, self._lost = features
-        self._batch_size = batch_size
+        self._features = features
+        self._firsts = range(0, len(features.labels), batch_size)
 
     def __len__(self) -> int:
-        return len(range(0, len(self._labels), self._batch_size))
+        return len(self._firsts)
 
     def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, len(self._labels), self._batch_size):
-            last = min(first + self._batch_size, len(self._labels))
-            there = [index for index in range(first, last) if index not in self._lost]
-            lost = [self._lost[index] for index in range(first, last) if index in self._lost]
-            yield Batch(self._features[there, 0], self._labels[there], there, lost)
+        everything = range(len(self._features.labels))
+        for first in self._firsts:
+            yield self._features.batch(everything[first : first + self._firsts.step])
