@@ -23,21 +23,21 @@ _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
 
 # What a run folder holds, as the summary names it.
-_FILES = (
-    ("weights/best.safetensors", "the weights of the best epoch"),
-    ("weights/last.safetensors", "the weights of the last epoch"),
-    ("results.csv", "a row per epoch"),
-    ("recall.csv", "the recall of each class, per epoch"),
-    ("report.html", "all of it on one page"),
-    ("curves.png", "losses, accuracy and learning rate"),
-    ("confusion_matrix.png", "which classes are taken for which"),
-    ("val_predictions.jpg", "validation photos with their predictions"),
-    ("train_batch.jpg", "training photos as the network sees them"),
-    ("args.toml", "every setting; --config args.toml repeats the run"),
-    ("split.csv", "which photos trained and which validated"),
-    ("lost.csv", "photos that could not be read any more"),
-    ("shards.json", "which shards trained and which validated"),
-)
+_FILES = {
+    "weights/best.safetensors": "the weights of the best epoch",
+    "weights/last.safetensors": "the weights of the last epoch",
+    "results.csv": "a row per epoch",
+    "recall.csv": "the recall of each class, per epoch",
+    "report.html": "all of it on one page",
+    "curves.png": "losses, accuracy and learning rate",
+    "confusion_matrix.png": "which classes are taken for which",
+    "val_predictions.jpg": "validation photos with their predictions",
+    "train_batch.jpg": "training photos as the network sees them",
+    "args.toml": "every setting; --config args.toml repeats the run",
+    "split.csv": "which photos trained and which validated",
+    "lost.csv": "photos that could not be read any more",
+    "shards.json": "which shards trained and which validated",
+}
 
 
 class TrainingDisplay:
@@ -92,10 +92,7 @@ class TrainingDisplay:
     # Before the training
 
     def data(self, dataset: "DataSet", listed: str = "split.csv") -> None:
-        """Counts, what the user should know about the data, and the photos left out.
-
-        All of these are listed in the file `listed`.
-        """
+        """Counts, notes, and the photos left out, which the file `listed` has all of."""
         if self._dry_run:
             _show_classes(dataset)
             emit("\n")
@@ -136,23 +133,17 @@ class TrainingDisplay:
             message(f"Epoch {first_epoch} of {epochs} is next.")
 
     def step(
-        self,
-        *,
-        epoch: int,
-        step: int,
-        loss: float,
-        lr: float,
-        photos_per_second: float,
-        seconds_left: float,
+        self, *, epoch: int, step: int, loss: float, lr: float, speed: float, left: float
     ) -> None:
-        """A step is done, `step` of this epoch, from 1. What is not known yet is not finite."""
+        """A step is done, `step` of this epoch, from 1; `speed` in photos/s, `left` in seconds.
+
+        What is not known yet is not finite.
+        """
 
         def line() -> Line:
             parts = [f"loss {_loss(loss)}"]
-            if math.isfinite(seconds_left):
-                parts.append(f"{duration(seconds_left)} left")
-            if math.isfinite(photos_per_second):
-                parts.append(f"{photos_per_second:,.0f} photos/s")
+            parts += [f"{duration(left)} left"] if math.isfinite(left) else []
+            parts += [f"{speed:,.0f} photos/s"] if math.isfinite(speed) else []
             parts.append(f"lr {lr:.3g}")
             return Line(f"Epoch {epoch}/{self._epochs}", step, self._steps, tuple(parts))
 
@@ -199,16 +190,15 @@ class TrainingDisplay:
                 f"{len(rows)}. It took {duration(sum(row.seconds for row in rows))}."
             )
         if lost:
-            photos = "1 photo" if lost == 1 else f"{lost:,} photos"
+            photos = "1 photo could" if lost == 1 else f"{lost:,} photos could"
             message(
-                f"{photos} could not be read, for a while or to the end, and "
-                f"{'was' if lost == 1 else 'were'} left out (lost.csv). The same seed may give "
-                "other weights with all photos."
+                f"{photos} not be read, for a while or to the end (lost.csv). The same seed may "
+                "give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
-        found = [(name, what) for name, what in _FILES if (folder / name).exists()]
-        for name, what in found:
-            message(f"  {name:<26}{what}")
+        for name, what in _FILES.items():
+            if (folder / name).exists():
+                message(f"  {name:<26}{what}")
         message(f"Try it:\n  {command}")
 
     def learning_rate(self, rate: float, picture: Path) -> None:
@@ -237,18 +227,17 @@ class _EpochTable:
 
     def __init__(self, first: "EpochRow", epochs: int) -> None:
         width = max(5, 2 * len(str(epochs)) + 1)
-        self._columns: list[tuple[str, int, Callable[[EpochRow], str]]] = [
+        columns: list[tuple[str, int, Callable[[EpochRow], str]]] = [
             ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
             ("Loss", 7, lambda row: _loss(row.train_loss)),
             ("Val loss", 8, lambda row: _loss(row.val_loss)),
             ("Top-1", 7, lambda row: percent(row.top1)),
+            ("Top-5", 7, lambda row: percent(row.top5)),
+            ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
+            ("Recall", 7, lambda row: percent(row.recall)),
+            ("Time", 8, lambda row: duration(row.seconds)),
         ]
-        if first.top5 is not None:
-            self._columns.append(("Top-5", 7, lambda row: percent(row.top5)))
-        if first.ema_top1 is not None:
-            self._columns.append(("EMA top-1", 9, lambda row: percent(row.ema_top1)))
-        self._columns.append(("Recall", 7, lambda row: percent(row.recall)))
-        self._columns.append(("Time", 8, lambda row: duration(row.seconds)))
+        self._columns = [column for column in columns if column[2](first) != percent(None)]
 
     def header(self) -> str:
         return "  ".join(title.rjust(width) for title, width, _ in self._columns)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import UsageError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
@@ -27,7 +28,6 @@ from resnest_cli.model.training_photos import joined
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.dataset import Sample, known_photos
 from resnest_cli.training.photo_cache import read_photo
-from resnest_cli.training.seeds import derived_seed
 
 MOST_PHOTOS = 10_000  # for the statistics; of more data a draw
 _BATCH = 32

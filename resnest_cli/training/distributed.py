@@ -250,11 +250,7 @@ def is_follower(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def join(environment: Mapping[str, str] = os.environ) -> World:
-    """The world that torchrun's environment describes; a run of one without it.
-
-    Raises:
-        PeerLostError: the others cannot be reached.
-    """
+    """The world that torchrun's environment describes; a run of one without it."""
     if not is_worker(environment):
         return World()
     world = World(
@@ -326,11 +322,6 @@ def interleaved(rows: Sequence[Sequence[Any]]) -> list[Any]:
     """What all processes have, batch after batch: the first of each, the second of each, ..."""
     longest = max(map(len, rows), default=0)
     return [row[index] for index in range(longest) for row in rows if index < len(row)]
-
-
-def as_rows(numbers: Sequence[float], width: int) -> list[list[float]]:
-    """A flat list in rows of `width`."""
-    return [list(numbers[at : at + width]) for at in range(0, len(numbers), width)]
 
 
 def launch(devices: int, arguments: Sequence[str]) -> int:

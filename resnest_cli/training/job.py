@@ -23,7 +23,6 @@ from resnest_cli.training import runs
 from resnest_cli.training.budget import budget_seconds, fitted
 from resnest_cli.training.checks import checked, flag
 from resnest_cli.training.config import Config
-from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loader import default_workers
 from resnest_cli.training.loop import Trainer
@@ -47,16 +46,6 @@ if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
 __all__ = ["Outcome", "TrainingJob", "run_on_devices"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the first of several processes gives the others."""
-
-    path: Path
-    config: Config
-    dataset: DataSet
-    state: State | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +155,9 @@ class _Run:
             code, plan = self.world.await_main()
             if plan is None:
                 return code
-            self.world.device(plan.config.device)
-            ready = get_ready(plan.config, plan.dataset, self.job.access)
-            return self._train(RunFolder(plan.path), ready, plan.state)
+            run, config, dataset, state = plan  # from the other's `_train`
+            self.world.device(config.device)
+            return self._train(run, get_ready(config, dataset, self.job.access), state)
         except (DivergedError, DataLostError, PeerLostError) as error:
             return error.exit_code
         except ResnestError as error:
@@ -251,7 +240,7 @@ class _Run:
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
         display, world = self.display, self.world
         if world.main:
-            world.begin(_Plan(run.path, ready.config, ready.dataset, state))
+            world.begin((run, ready.config, ready.dataset, state))
         with StopRequest() as stop, display:
             try:
                 task = ready.task(run.states, stop, display, world.rank)

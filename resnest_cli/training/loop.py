@@ -14,8 +14,8 @@ knows no files: a `runs.RunKeeper` saves. Photos that cannot be read any more ar
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,23 +50,6 @@ from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopReq
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
-
-
-@dataclass(slots=True)
-class _Speed:
-    """Seconds and photos of the last twenty steps, and seconds of the last validation."""
-
-    window: list[tuple[float, int]] = field(default_factory=list)
-    validation: float = 0.0
-
-    def photos_per_second(self) -> float:
-        seconds = sum(seconds for seconds, _ in self.window)
-        return sum(photos for _, photos in self.window) / max(seconds, 1e-9)
-
-    def left(self, steps: int, epochs: int) -> float:
-        """Seconds that so many more steps and validations will take."""
-        seconds = sum(seconds for seconds, _ in self.window) / max(1, len(self.window))
-        return steps * seconds + epochs * self.validation
 
 
 class Trainer:
@@ -109,7 +92,8 @@ class Trainer:
         self._learned: tuple[int, int] | None = None  # position and step before steps passed over
         self._saved = time.monotonic()
         self._clock = Clock(budget_seconds(config), self.progress.used, began)
-        self._speed = _Speed()
+        self._latest = deque[tuple[float, int]](maxlen=20)  # seconds and photos of steps
+        self._validation_seconds = 0.0  # of the last one
 
     def _restore(self, state: State) -> None:
         self.progress = state.progress
@@ -203,7 +187,7 @@ class Trainer:
             progress.loss_photos += photos
             seconds = time.perf_counter() - begin
             progress.seconds += seconds
-            self._speed.window = [*self._speed.window[-19:], (seconds, photos)]
+            self._latest.append((seconds, photos))
             if photos:
                 self._show_step(loss / photos, rate)
             self._between_steps()
@@ -245,20 +229,23 @@ class Trainer:
     def _show_step(self, loss: float, rate: float) -> None:
         progress, done = self.progress, -(-self.progress.position // self._accumulated)
         epochs_left = self._epochs - progress.epoch
+        seconds, photos = map(sum, zip(*self._latest, strict=True))
+        a_step = seconds / len(self._latest)
+        left = (self._steps * epochs_left - done) * a_step + epochs_left * self._validation_seconds
         self._display.step(
             epoch=progress.epoch + 1,
             step=done,
             loss=loss,
             lr=rate,
-            photos_per_second=self._speed.photos_per_second(),
-            seconds_left=self._speed.left(self._steps * epochs_left - done, epochs_left),
+            speed=photos / max(seconds, 1e-9),
+            left=left,
         )
 
     def _between_steps(self) -> None:
         every = self.config.save_every
         due = every > 0 and time.monotonic() - self._saved >= every
         if self.progress.position < len(self.task.train):
-            (due,) = self._end_in_time(self._speed.validation, due)
+            (due,) = self._end_in_time(self._validation_seconds, due)
         else:
             (due,) = self._world.decide(self._stop, due)
             self._stop.check()
@@ -295,7 +282,7 @@ class Trainer:
         begin = time.perf_counter()
         self._world.share_buffers(*self._sides.values())
         found = {which: self._validate(network) for which, network in self._sides.items()}
-        self._speed.validation = time.perf_counter() - begin
+        self._validation_seconds = time.perf_counter() - begin
         row, progress = self._row(found), self.progress
         self._keep_weights(row, found)
         progress.rows.append(row)
@@ -362,7 +349,7 @@ class Trainer:
             best=best,
             photos_per_second=progress.loss_photos / max(progress.seconds, 1e-9),
             train_seconds=progress.seconds,
-            seconds=progress.seconds + self._speed.validation,
+            seconds=progress.seconds + self._validation_seconds,
         )
 
     def _keep_weights(self, row: EpochRow, found: Mapping[str, Evaluation]) -> None:

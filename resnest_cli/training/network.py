@@ -1,15 +1,17 @@
 """The network to be trained: fresh or from a checkpoint, with a classifier for the new classes."""
 
-import torch
-from torch import Tensor, nn
+from collections import OrderedDict
 
+import torch
+from torch import nn
+
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.class_names import canonical
 from resnest_cli.model.loading import Model
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Variant
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import DataSet
-from resnest_cli.training.seeds import derived_seed
 
 
 def create_network(
@@ -85,15 +87,6 @@ def has_live_norms(network: nn.Module, frozen: list[nn.Module]) -> bool:
     return any(id(norm) not in still for norm in norms)
 
 
-class Head(nn.Module):
+def head(network: ResNeSt) -> nn.Module:
     """The classifier alone, for features that were computed once: (B, num_features) -> logits."""
-
-    def __init__(self, network: ResNeSt) -> None:
-        super().__init__()
-        assert isinstance(network.fc, nn.Linear)
-        self.dropout, self.fc = network.dropout, network.fc
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, num_features) -> (B, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(features))
-        return logits
+    return nn.Sequential(OrderedDict(dropout=network.dropout, fc=network.fc))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.evaluation.scores import class_scores, surest_mistakes
 from resnest_cli.images.batches import Preparation
@@ -22,7 +23,6 @@ from resnest_cli.report.html import Page, Table, picture_of
 from resnest_cli.training.augment import Augment, Mixing
 from resnest_cli.training.loader import epoch_keys, sample_seed
 from resnest_cli.training.runs import RunFolder
-from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.sharded import first_photos
 from resnest_cli.training.state import BestAnswers, EpochRow, Progress

@@ -247,10 +247,16 @@ class RunKeeper:
                 old.unlink(missing_ok=True)
 
     def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        """`results.csv`, and the recall of each class in the last epoch in `recall.csv`."""
-        write_results(self.run.path / "results.csv", rows)
+        """`results.csv`, whose columns are the fields of `EpochRow`, and `recall.csv`.
+
+        Both anew, atomically. Numbers read back as the same floats; what is not known is empty.
+        """
+        path = self.run.path / "results.csv"
+        with saving(path):
+            columns = [field.name for field in fields(EpochRow)]
+            write_text(path, csv_rows([columns, *map(astuple, rows)]))
         names = self.info.class_names or ()
-        write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
+        _write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
 
     def save_state(
         self,
@@ -262,8 +268,14 @@ class RunKeeper:
         save_state(self.run.states, progress, parts, scaler)
 
     def save_lost(self, photos: Sequence[LostPhoto]) -> None:
-        """`lost.csv`: all photos that could not be read any more."""
-        write_lost(self.run.path / "lost.csv", photos, self.info.class_names or ())
+        """`lost.csv`: all photos that could not be read any more, and since which epoch."""
+        names, path = self.info.class_names or (), self.run.path / "lost.csv"
+        rows: list[Sequence[Cell]] = [["path", "class_name", "split", "epoch", "error"]]
+        for photo in photos:
+            name = names[photo.label] if photo.label < len(names) else photo.label
+            rows.append([photo.name, name, photo.side, photo.epoch, photo.error])
+        with saving(path):
+            write_text(path, csv_rows(rows))
 
 
 def _same_file(source: Path, target: Path) -> None:
@@ -281,17 +293,7 @@ def _same_file(source: Path, target: Path) -> None:
             temporary.unlink()
 
 
-def write_results(path: Path, rows: Sequence[EpochRow]) -> None:
-    """`results.csv`: the whole file anew, atomically; columns are the fields of `EpochRow`.
-
-    Numbers read back as the same floats; what is not known is empty; `best` is True or False.
-    """
-    columns = [field.name for field in fields(EpochRow)]
-    with saving(path):
-        write_text(path, csv_rows([columns, *map(astuple, rows)]))
-
-
-def write_recall(
+def _write_recall(
     path: Path, class_names: Sequence[str], epoch: int, recall: Sequence[float | None]
 ) -> None:
     """`recall.csv`: a row per epoch with the recall of each class, a fraction in [0, 1].
@@ -309,13 +311,3 @@ def write_recall(
         rows: list[Sequence[Cell]] = [["epoch", *class_names]]
         rows += [row for row in known if int(row[0]) < epoch]
         write_text(path, csv_rows([*rows, [epoch, *recall]]))
-
-
-def write_lost(path: Path, photos: Sequence[LostPhoto], class_names: Sequence[str]) -> None:
-    """`lost.csv`: the photos that could not be read any more, and since which epoch."""
-    rows: list[Sequence[Cell]] = [["path", "class_name", "split", "epoch", "error"]]
-    for photo in photos:
-        name = class_names[photo.label] if photo.label < len(class_names) else photo.label
-        rows.append([photo.name, name, photo.side, photo.epoch, photo.error])
-    with saving(path):
-        write_text(path, csv_rows(rows))

@@ -145,7 +145,7 @@ class Ready:
         )
         if self.cached:
             train_features, val_features = self._features(folder / "features", stop, display)
-            return task(network.Head(self.network), train_features, val_features)
+            return task(network.head(self.network), train_features, val_features)
         train, val = self._batches(stop, display, rank)
         if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
@@ -207,19 +207,20 @@ class Ready:
         def features(
             samples: Sequence[Sample], before: int, mirrored: bool
         ) -> cached_features.Features:
-            def progress(done: int, _: int) -> None:
+            def progress(done: int) -> None:
                 _stoppable(show, stop, before + done, total)
 
             return extractor.features(samples, cache, mirrored=mirrored, progress=progress)
 
-        train = cached_features.TrainFeatures(
+        train = cached_features.FeatureBatches(
             features(data.train, 0, config.hflip > 0),
             batch_size=config.batch_size,
             seed=config.seed,
             hflip=config.hflip,
             balanced=config.balanced,
         )
-        return train, cached_features.EvalFeatures(features(data.val, len(data.train), False))
+        val = features(data.val, len(data.train), False)
+        return train, cached_features.FeatureBatches(val)
 
     def engine(self) -> Engine:
         """What computes the frozen backbone's features; made when it is first asked for.

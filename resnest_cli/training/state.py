@@ -228,11 +228,7 @@ def load_state(folder: Path, notify: Callable[[str], None]) -> State | None:
 
 
 def read_progress(path: Path) -> Progress:
-    """The progress in a state's header; reads no tensor.
-
-    Raises:
-        DAMAGE: it is damaged.
-    """
+    """The progress in a state's header; reads no tensor, and raises one of `DAMAGE`."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     return _progress(metadata)

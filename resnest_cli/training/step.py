@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import ResnestError
 from resnest_cli.training.augment import Mixing
 from resnest_cli.training.config import Config
-from resnest_cli.training.distributed import World, as_rows, interleaved
+from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.optim import clip, create_optimizer, set_rate
-from resnest_cli.training.seeds import derived_seed
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), <malloc.h>
@@ -195,16 +195,14 @@ class Stepper:
     def _of_all(self, parts: list[_Part]) -> list[_Part]:
         """A step's parts on all devices, in the order in which one device would have them."""
         rows = self._world.exchange([number for part in parts for number in part])
-        every = interleaved([as_rows(row, len(_Part._fields)) for row in rows])
+        every = interleaved(
+            [list(zip(row[::3], row[1::3], row[2::3], strict=True)) for row in rows]
+        )
         return [_Part(loss, int(photos), share) for loss, photos, share in every]
 
     def step(self, rate: float) -> tuple[float, int]:
-        """The update at a learning rate; the sum of the photos' losses, and their number.
-
-        Both are 0 for a step that is passed over.
-
-        Raises:
-            DivergedError: the gradient is not finite; nothing was learned from the step.
+        """The update at a learning rate; the sum of the photos' losses, and their number, both 0
+        for a step that is passed over. Raises DivergedError, too, for a gradient that is not finite.
         """
         config, parts = self._config, self._parts
         if self._passed_over:

@@ -43,7 +43,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def steps(display: TrainingDisplay, epoch: int, count: int, **known: float) -> None:
-    values = {"loss": 2.3456, "lr": 0.0123, "photos_per_second": 412.3, "seconds_left": 754.0}
+    values = {"loss": 2.3456, "lr": 0.0123, "speed": 412.3, "left": 754.0}
     for step in range(1, count + 1):
         display.step(epoch=epoch, step=step, **(values | known))
 
@@ -73,7 +73,7 @@ def test_steps_are_told_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: Ca
     display = TrainingDisplay()
     display.start(epochs=50, steps=120, first_epoch=13)
     steps(display, 13, 1)
-    steps(display, 13, 1, seconds_left=float("nan"), photos_per_second=float("nan"))
+    steps(display, 13, 1, left=float("nan"), speed=float("nan"))
     display.validating(3, 7)
     display.progress("Computing features")(1, 10)
     assert capsys.readouterr().err == (

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
@@ -26,7 +27,6 @@ from resnest_cli.training.distributed import World, join
 from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
-from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.sizes import largest_size, train_size
 from resnest_cli.training.state import EpochRow
 from resnest_cli.training.step import Task

@@ -18,7 +18,6 @@ from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import (
     World,
     _exit_code,
-    as_rows,
     interleaved,
     is_follower,
     is_worker,
@@ -166,7 +165,6 @@ def test_alone_nothing_is_exchanged() -> None:
 
 
 def test_rows() -> None:
-    assert as_rows([1, 2, 3, 4], 2) == [[1, 2], [3, 4]]
     assert interleaved([[1, 3, 5], [2, 4]]) == [1, 2, 3, 4, 5]
 
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 
 from resnest_cli.model.resnest import build
 from resnest_cli.training.config import Config
-from resnest_cli.training.network import Head, freeze
+from resnest_cli.training.network import freeze, head
 from resnest_cli.training.optim import (
     Lamb,
     Schedule,
@@ -158,9 +158,9 @@ def test_the_rate_of_each_step_has_the_scale() -> None:
 
 
 def test_a_classifier_alone_is_one_layer() -> None:
-    head = Head(build(TINY, num_classes=3))
-    assert set(layer_numbers(head).values()) == {1}
-    assert {g["lr_scale"] for g in parameter_groups(head, 0.1, 0.5)} == {1.0}
+    alone = head(build(TINY, num_classes=3))
+    assert set(layer_numbers(alone).values()) == {1}
+    assert {g["lr_scale"] for g in parameter_groups(alone, 0.1, 0.5)} == {1.0}
 
 
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])

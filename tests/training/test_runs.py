@@ -12,7 +12,7 @@ import pytest
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import runs
-from resnest_cli.training.runs import RunFolder, write_recall, write_results
+from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.state import Progress, save_state
 from tests.networks import TINY
 from tests.report.rows import ROW, history, without_ema
@@ -165,11 +165,15 @@ HEADER = (
 )
 
 
+def keeper(folder: Path, *names: str) -> RunKeeper:
+    return RunKeeper(RunFolder(folder), CheckpointInfo(variant=TINY, class_names=names), dict)
+
+
 def test_rows_read_back(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     exact = replace(ROW, lr=0.1 + 0.2, top1=1 / 3, best=False)
     rows = [exact, without_ema(ROW)]
-    write_results(path, rows)
+    keeper(tmp_path).save_rows(rows, [])
     text = path.read_text("utf-8")
     assert text.splitlines()[0] == HEADER
     assert text.endswith("\n")
@@ -186,18 +190,16 @@ def test_rows_read_back(tmp_path: Path) -> None:
 
 def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    write_results(path, [])
-    assert path.read_text("utf-8") == HEADER + "\n"
-    write_results(path, history(3))
-    write_results(path, history(2))
+    for epochs in (3, 2):
+        keeper(tmp_path).save_rows(history(epochs), [])
     assert len(path.read_text("utf-8").splitlines()) == 3
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [path.with_name("recall.csv"), path]
     with pytest.raises(ResnestError, match="there is no folder"):
-        write_results(tmp_path / "gone" / "results.csv", [])
+        keeper(tmp_path / "gone").save_rows(history(1), [])
 
 
 def test_recall_has_a_column_for_each_class_and_no_epoch_twice(tmp_path: Path) -> None:
     path = tmp_path / "recall.csv"
     for epoch, recall in ((1, (0.5, None)), (2, (0.25, 1.0)), (3, (0.0, 0.0)), (2, (0.75, 1.0))):
-        write_recall(path, ("cat, grey", "dog"), epoch, recall)
+        keeper(tmp_path, "cat, grey", "dog").save_rows(history(epoch), recall)
     assert path.read_text() == 'epoch,"cat, grey",dog\n1,0.5,\n2,0.75,1.0\n'
