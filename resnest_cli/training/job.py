@@ -246,7 +246,8 @@ class _Run:
                 task = ready.task(run.states, stop, display, world.rank)
                 keeper = None
                 if world.main:
-                    keeper = RunKeeper(run, ready.info, ready.whole, ready.config.keep_epochs)
+                    frozen = ready.network.state_dict() if ready.cached else {}
+                    keeper = RunKeeper(run, ready.info, frozen, ready.config.keep_epochs)
                 world.meet()
                 with logged(display, run, ready.config, state, world.main) as watched:
                     began = self.job.began

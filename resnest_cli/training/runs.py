@@ -12,7 +12,7 @@ import csv
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -221,13 +221,14 @@ def find_job(base: Path, job: str) -> RunFolder | None:
 class RunKeeper:
     """Puts weights, states and results into a run folder.
 
-    `info` is what every checkpoint of the run says of itself; `whole` makes the network's whole
-    state dict of what is trained; of weights named by their epoch the last `keep_epochs` stay.
+    `info` is what every checkpoint of the run says of itself; `frozen` are the network's tensors
+    beside those that are trained, where a part of it is trained alone; of weights named by their
+    epoch the last `keep_epochs` stay.
     """
 
     run: RunFolder
     info: CheckpointInfo
-    whole: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    frozen: Mapping[str, Tensor]
     keep_epochs: int = 0
 
     def save_weights(
@@ -239,7 +240,7 @@ class RunKeeper:
         first = self.run.weights(names[0])
         with saving(first.parent):
             first.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(first, self.whole(tensors), info)
+        checkpoint.save(first, {**self.frozen, **tensors}, info)
         for name in names[1:]:
             _same_file(first, self.run.weights(name))
         if self.keep_epochs:

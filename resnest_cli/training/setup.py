@@ -120,10 +120,6 @@ class Ready:
             provenance=provenance,
         )
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The network's state dict, from that of what is trained."""
-        return {**self.network.state_dict(), **tensors} if self.cached else tensors
-
     def task(
         self, folder: Path, stop: StopRequest, display: "TrainingDisplay", rank: int = 0
     ) -> Task:

@@ -202,7 +202,7 @@ class Stepper:
 
     def step(self, rate: float) -> tuple[float, int]:
         """The update at a learning rate; the sum of the photos' losses, and their number, both 0
-        for a step that is passed over. Raises DivergedError, too, for a gradient that is not finite.
+        for a step that is passed over. Raises DivergedError for a gradient that is not finite.
         """
         config, parts = self._config, self._parts
         if self._passed_over:

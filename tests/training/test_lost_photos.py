@@ -99,7 +99,7 @@ def test_what_is_back(tmp_path: Path) -> None:
 def test_the_list(tmp_path: Path) -> None:
     photos = [LostPhoto("val", "a,\udce9\n.jpg", 1, 2, "is empty (0 bytes)")]
     info = CheckpointInfo(variant=TINY, class_names=("cat", "dog"))
-    RunKeeper(RunFolder(tmp_path), info, dict).save_lost(photos)
+    RunKeeper(RunFolder(tmp_path), info, {}).save_lost(photos)
     assert (tmp_path / "lost.csv").read_bytes() == (
         b'path,class_name,split,epoch,error\n"a,\xe9\n.jpg",dog,val,2,is empty (0 bytes)\n'
     )

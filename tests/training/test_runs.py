@@ -153,7 +153,7 @@ def test_no_room_for_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device", str(self))
 
     run = runs.new_run(tmp_path, None)
-    keeper = runs.RunKeeper(run, CheckpointInfo(variant=TINY), dict)
+    keeper = runs.RunKeeper(run, CheckpointInfo(variant=TINY), {})
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(ResnestError, match=r"weights: cannot be written: No space .*--resume"):
         keeper.save_weights(["last"], {}, {"epoch": 1})
@@ -166,7 +166,7 @@ HEADER = (
 
 
 def keeper(folder: Path, *names: str) -> RunKeeper:
-    return RunKeeper(RunFolder(folder), CheckpointInfo(variant=TINY, class_names=names), dict)
+    return RunKeeper(RunFolder(folder), CheckpointInfo(variant=TINY, class_names=names), {})
 
 
 def test_rows_read_back(tmp_path: Path) -> None:
