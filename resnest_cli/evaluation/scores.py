@@ -1,12 +1,20 @@
-"""Answers -> accuracy with its uncertainty, loss, figures per class, confusion. Plain numpy."""
+"""How good answers are: accuracy with its uncertainty, loss, figures per class, confusion.
+
+The one place for both: `scores` has the answers to single photos, as `evaluate` gathers them, and
+`Meter` the logits of batches, as training does. Everything but `Meter` is plain numpy, which alone
+is imported before a `Meter` is used.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -24,7 +32,7 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the model said of N photos.
+    """What the model answered to N photos.
 
     `truth` and `predicted` are class indices, int64 (N,); `place` is how many classes were ranked
     before the true one, int64 (N,); `confidence` the probability of the predicted class and `loss`
@@ -73,6 +81,11 @@ class Scores:
     classes: tuple[ClassScore, ...]
     confusion: Int
 
+    @property
+    def sort_key(self) -> tuple[float, float]:
+        """The best epoch has the highest: top-1, and of the same top-1 the least loss."""
+        return self.top1.value, -math.inf if math.isnan(self.loss) else -self.loss
+
 
 def answer(logits: NDArray[np.float32], truth: int, temperature: float) -> tuple[int, float]:
     """Place of the true class among all, and its loss in nats, from logits (K,).
@@ -87,17 +100,22 @@ def answer(logits: NDArray[np.float32], truth: int, temperature: float) -> tuple
 
 def scores(answers: Answers, num_classes: int) -> Scores:
     """All figures of at least one photo."""
-    photos = len(answers.truth)
-    assert photos
+    assert len(answers.truth)
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (answers.truth, answers.predicted), 1)
+    return _scores(confusion, float(answers.loss.mean()), int((answers.place < 5).sum()))
+
+
+def _scores(confusion: Int, loss: float, top5_hits: int) -> Scores:
+    """All figures, from counts (K, K) and the mean loss; accuracies are 0 without photos."""
+    photos = int(confusion.sum())
     classes = class_scores(confusion)
     present = [found for found in classes if found.support]
     return Scores(
         photos=photos,
-        top1=share(int(answers.right.sum()), photos),
-        top5=share(int((answers.place < 5).sum()), photos) if num_classes > 5 else None,
-        loss=float(answers.loss.mean()),
+        top1=share(int(np.trace(confusion)), max(1, photos)),
+        top5=share(top5_hits, max(1, photos)) if len(confusion) > 5 else None,
+        loss=loss,
         mean_recall=_mean([found.recall for found in present]),
         mean_f1=_mean([found.f1 for found in present]),
         classes=classes,
@@ -133,7 +151,7 @@ def class_scores(confusion: Int) -> tuple[ClassScore, ...]:
 
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known)
+    return sum(known) / max(1, len(known))
 
 
 def confusions(found: Scores, most: int) -> list[tuple[int, int, int]]:
@@ -147,5 +165,78 @@ def confusions(found: Scores, most: int) -> list[tuple[int, int, int]]:
 
 def worst(answers: Answers, most: int) -> list[int]:
     """The photos that the model was surest of while it was wrong, surest first."""
-    wrong = np.flatnonzero(~answers.right)
-    return [int(i) for i in wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:most]]
+    return surest_mistakes(answers.truth, answers.predicted, answers.confidence, most)
+
+
+def surest_mistakes(
+    truth: Int, predicted: Int, confidence: NDArray[np.floating], most: int
+) -> list[int]:
+    """The same of three columns (N,); `predicted` is -1 for photos that could not be read."""
+    wrong = np.flatnonzero((predicted != truth) & (predicted >= 0))
+    return [int(i) for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:most]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A validation: its scores, and of each photo the first class and its probability.
+
+    `predicted` int64 (N,) is -1 and `confidence` float32 (N,) is 0 for a photo that was lost.
+    """
+
+    scores: Scores
+    predicted: Int
+    confidence: NDArray[np.float32]
+
+
+class BatchAnswers(NamedTuple):
+    """Answers to a batch as in `Evaluation`, labels of the photos that were there, and sums."""
+
+    labels: Int
+    predicted: Int
+    confidence: NDArray[np.float32]
+    loss: float
+    top5_hits: int
+
+
+class Meter:
+    """Collects the answers to batches; `batches` may be joined with those of other devices."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._classes = num_classes
+        self.batches: list[BatchAnswers] = []
+
+    def update(
+        self, logits: "Tensor", labels: "Tensor", there: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Logits (B, K) and labels int64 (B,), on any device.
+
+        `there` says, in the batch's order, which photos these are where some were lost.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        there = np.ones(len(labels), np.bool_) if there is None else there
+        predicted, confidence = np.full(len(there), -1), np.zeros(len(there), np.float32)
+        logits, labels = logits.detach().cpu().double(), labels.cpu()  # MPS has no float64
+        # Of equal logits the lower index wins, as in `inference.ranking`.
+        order = torch.sort(logits, dim=1, descending=True, stable=True).indices
+        predicted[there] = order[:, 0].numpy()
+        confidence[there] = logits.softmax(dim=1).amax(dim=1).float().numpy()
+        loss = float(F.cross_entropy(logits, labels, reduction="sum"))
+        top5_hits = int((order[:, :5] == labels[:, None]).sum())
+        known = labels.numpy().copy()  # without workers a batch's memory may be used again
+        self.batches.append(BatchAnswers(known, predicted, confidence, loss, top5_hits))
+
+    def result(self) -> Evaluation:
+        """Everything so far."""
+        confusion = np.zeros((self._classes, self._classes), np.int64)
+        for batch in self.batches:
+            np.add.at(confusion, (batch.labels, batch.predicted[batch.predicted >= 0]), 1)
+        loss = sum(batch.loss for batch in self.batches) / max(1, int(confusion.sum()))
+        predicted = [np.empty(0, np.int64), *(batch.predicted for batch in self.batches)]
+        confidence = [np.empty(0, np.float32), *(batch.confidence for batch in self.batches)]
+        return Evaluation(
+            _scores(confusion, loss, sum(batch.top5_hits for batch in self.batches)),
+            np.concatenate(predicted),
+            np.concatenate(confidence),
+        )

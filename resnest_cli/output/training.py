@@ -9,35 +9,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import message, printable, printable_name
+from resnest_cli.output.messages import message, percent, printable, printable_name
 from resnest_cli.output.sink import emit
 from resnest_cli.output.status import Line, Pace, StatusLine, duration
 from resnest_cli.output.tables import show_table
 
 if TYPE_CHECKING:
     from resnest_cli.training.dataset import DataSet
-    from resnest_cli.training.history import EpochRow
     from resnest_cli.training.lost_photos import LostPhoto
+    from resnest_cli.training.state import EpochRow
 
 _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
 
 # What a run folder holds, as the summary names it.
-_FILES = (
-    ("weights/best.safetensors", "the weights of the best epoch"),
-    ("weights/last.safetensors", "the weights of the last epoch"),
-    ("results.csv", "a row per epoch"),
-    ("recall.csv", "the recall of each class, per epoch"),
-    ("report.html", "all of it on one page"),
-    ("curves.png", "losses, accuracy and learning rate"),
-    ("confusion_matrix.png", "which classes are taken for which"),
-    ("val_predictions.jpg", "validation photos with their predictions"),
-    ("train_batch.jpg", "training photos as the network sees them"),
-    ("args.toml", "every setting; --config args.toml repeats the run"),
-    ("split.csv", "which photos trained and which validated"),
-    ("lost.csv", "photos that could not be read any more"),
-    ("shards.json", "which shards trained and which validated"),
-)
+_FILES = {
+    "weights/best.safetensors": "the weights of the best epoch",
+    "weights/last.safetensors": "the weights of the last epoch",
+    "results.csv": "a row per epoch",
+    "recall.csv": "the recall of each class, per epoch",
+    "report.html": "all of it on one page",
+    "curves.png": "losses, accuracy and learning rate",
+    "confusion_matrix.png": "which classes are taken for which",
+    "val_predictions.jpg": "validation photos with their predictions",
+    "train_batch.jpg": "training photos as the network sees them",
+    "args.toml": "every setting; --config args.toml repeats the run",
+    "split.csv": "which photos trained and which validated",
+    "lost.csv": "photos that could not be read any more",
+    "shards.json": "which shards trained and which validated",
+}
 
 
 class TrainingDisplay:
@@ -49,9 +49,8 @@ class TrainingDisplay:
     def __init__(self, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
         self._status = StatusLine()
-        self._pace = Pace()
         self._epochs = self._steps = self._lost = 0
-        self._columns: _Columns | None = None
+        self._table: _EpochTable | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,42 +68,31 @@ class TrainingDisplay:
         else:
             message(text)
 
-    # Before the training
+    def progress(self, title: str) -> Callable[[int, int | None], None]:
+        """Shows how far something has come: called with how many are done, of how many if known."""
+        pace = Pace()
+        return lambda done, total: self._status.show(
+            lambda: Line(title, done, total, pace.parts(done, total))
+        )
 
     @contextmanager
     def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
-        """Shows how many photos were checked, of how many where that is known."""
-        pace, status = Pace(), StatusLine()
-
-        def progress(done: int, total: int | None) -> None:
-            status.show(lambda: Line("Checking photos", done, total, pace.parts(done, total)))
-
-        try:
-            yield progress
-        finally:
-            status.clear()
+        """Shows how many photos were checked; the line goes at the end."""
+        with self.packing() as progress:
+            yield progress("Checking photos")
 
     @contextmanager
     def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-        """Shows how far each step of `resnest pack` has come, by its title."""
-        status = StatusLine()
-
-        def step(title: str) -> Callable[[int, int | None], None]:
-            pace = Pace()
-            return lambda done, total: status.show(
-                lambda: Line(title, done, total, pace.parts(done, total))
-            )
-
+        """Shows how far each step has come, by its title; the line goes at the end."""
         try:
-            yield step
+            yield self.progress
         finally:
-            status.clear()
+            self._status.clear()
+
+    # Before the training
 
     def data(self, dataset: "DataSet", listed: str = "split.csv") -> None:
-        """Counts, what the user should know about the data, and the photos left out.
-
-        All of these are listed in the file `listed`.
-        """
+        """Counts, notes, and the photos left out, which the file `listed` has all of."""
         if self._dry_run:
             _show_classes(dataset)
             emit("\n")
@@ -132,23 +120,10 @@ class TrainingDisplay:
 
     # The training itself
 
-    def features(self, done: int, total: int) -> None:
-        """So many photos have gone through the frozen backbone."""
-        self._status.show(
-            lambda: Line("Computing features", done, total, self._pace.parts(done, total))
-        )
-
-    def caching(self, done: int, total: int | None) -> None:
-        """So many photos are in memory."""
-        self._status.show(
-            lambda: Line("Decoding photos", done, total, self._pace.parts(done, total))
-        )
-
-    def statistics(self, done: int, total: int | None) -> None:
-        """Batch norm's statistics have seen so many photos."""
-        self._status.show(
-            lambda: Line("Computing statistics", done, total, self._pace.parts(done, total))
-        )
+    @property
+    def statistics(self) -> Callable[[int, int | None], None]:
+        """Shows how many photos batch norm's statistics have seen."""
+        return self.progress("Computing statistics")
 
     def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""
@@ -158,23 +133,17 @@ class TrainingDisplay:
             message(f"Epoch {first_epoch} of {epochs} is next.")
 
     def step(
-        self,
-        *,
-        epoch: int,
-        step: int,
-        loss: float,
-        lr: float,
-        photos_per_second: float,
-        seconds_left: float,
+        self, *, epoch: int, step: int, loss: float, lr: float, speed: float, left: float
     ) -> None:
-        """A step is done, `step` of this epoch, from 1. What is not known yet is not finite."""
+        """A step is done, `step` of this epoch, from 1; `speed` in photos/s, `left` in seconds.
+
+        What is not known yet is not finite.
+        """
 
         def line() -> Line:
             parts = [f"loss {_loss(loss)}"]
-            if math.isfinite(seconds_left):
-                parts.append(f"{duration(seconds_left)} left")
-            if math.isfinite(photos_per_second):
-                parts.append(f"{photos_per_second:,.0f} photos/s")
+            parts += [f"{duration(left)} left"] if math.isfinite(left) else []
+            parts += [f"{speed:,.0f} photos/s"] if math.isfinite(speed) else []
             parts.append(f"lr {lr:.3g}")
             return Line(f"Epoch {epoch}/{self._epochs}", step, self._steps, tuple(parts))
 
@@ -186,10 +155,10 @@ class TrainingDisplay:
 
     def epoch(self, row: "EpochRow") -> None:
         """A row of the table; its header before the first."""
-        if self._columns is None:
-            self._columns = _Columns(row, self._epochs)
-            message(self._columns.header(), style="1")
-        message(self._columns.row(row), style="32" if row.best else "")
+        if self._table is None:
+            self._table = _EpochTable(row, self._epochs)
+            message(self._table.header(), style="1")
+        message(self._table.row(row), style="32" if row.best else "")
 
     def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
         """Photos that cannot be read any more; `emptied` were the last of their classes."""
@@ -214,22 +183,22 @@ class TrainingDisplay:
         best = [row for row in rows if row.best]
         if best:
             row = best[-1]
-            whose = " (EMA)" if row.which == "ema" else ""
+            ema = row.which == "ema" and row.ema_top1 is not None
+            top1 = f"{percent(row.ema_top1 if ema else row.top1)}{' (EMA)' if ema else ''}"
             message(
-                f"\nBest top-1: {_best_top1(row):.2%}{whose}, mean recall {row.recall:.2%}, in "
-                f"epoch {row.epoch} of {len(rows)}. It took {duration(_seconds(rows))}."
+                f"\nBest top-1: {top1}, mean recall {percent(row.recall)}, in epoch {row.epoch} of "
+                f"{len(rows)}. It took {duration(sum(row.seconds for row in rows))}."
             )
         if lost:
-            photos = "1 photo" if lost == 1 else f"{lost:,} photos"
+            photos = "1 photo could" if lost == 1 else f"{lost:,} photos could"
             message(
-                f"{photos} could not be read, for a while or to the end, and "
-                f"{'was' if lost == 1 else 'were'} left out (lost.csv). The same seed may give "
-                "other weights with all photos."
+                f"{photos} not be read, for a while or to the end (lost.csv). The same seed may "
+                "give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
-        found = [(name, what) for name, what in _FILES if (folder / name).exists()]
-        for name, what in found:
-            message(f"  {name:<26}{what}")
+        for name, what in _FILES.items():
+            if (folder / name).exists():
+                message(f"  {name:<26}{what}")
         message(f"Try it:\n  {command}")
 
     def learning_rate(self, rate: float, picture: Path) -> None:
@@ -253,52 +222,34 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-class _Columns:
-    """The table of epochs: which columns there are is known from the first row."""
+class _EpochTable:
+    """The table of epochs; its first row decides which columns it has. At most 80 wide."""
 
     def __init__(self, first: "EpochRow", epochs: int) -> None:
-        self._epochs = epochs
-        self._top5, self._ema = first.top5 is not None, first.ema_top1 is not None
-        self._width = max(5, 2 * len(str(epochs)) + 1)
+        width = max(5, 2 * len(str(epochs)) + 1)
+        columns: list[tuple[str, int, Callable[[EpochRow], str]]] = [
+            ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
+            ("Loss", 7, lambda row: _loss(row.train_loss)),
+            ("Val loss", 8, lambda row: _loss(row.val_loss)),
+            ("Top-1", 7, lambda row: percent(row.top1)),
+            ("Top-5", 7, lambda row: percent(row.top5)),
+            ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
+            ("Recall", 7, lambda row: percent(row.recall)),
+            ("Time", 8, lambda row: duration(row.seconds)),
+        ]
+        self._columns = [column for column in columns if column[2](first) != percent(None)]
 
     def header(self) -> str:
-        return self._line("Epoch", "Loss", "Val loss", "Top-1", "Top-5", "EMA top-1", "Recall",
-                          "Time", "")  # fmt: skip
+        return "  ".join(title.rjust(width) for title, width, _ in self._columns)
 
     def row(self, row: "EpochRow") -> str:
-        share = "{:.2%}".format
-        return self._line(
-            f"{row.epoch}/{self._epochs}",
-            _loss(row.train_loss),
-            _loss(row.val_loss),
-            share(row.top1),
-            "" if row.top5 is None else share(row.top5),
-            "" if row.ema_top1 is None else share(row.ema_top1),
-            share(row.recall),
-            duration(row.seconds),
-            "best" if row.best else "",
-        )
-
-    def _line(self, epoch: str, loss: str, val_loss: str, top1: str, top5: str, ema: str,
-              recall: str, seconds: str, mark: str) -> str:  # fmt: skip
-        cells = [epoch.rjust(self._width), loss.rjust(7), val_loss.rjust(8), top1.rjust(7)]
-        cells += [top5.rjust(7)] if self._top5 else []
-        cells += [ema.rjust(9)] if self._ema else []
-        cells += [recall.rjust(7), seconds.rjust(8)]
-        return f"{'  '.join(cells)} {mark}".rstrip()  # at most 80 columns
+        cells = [cell(row).rjust(width) for _, width, cell in self._columns]
+        return "  ".join(cells) + " best" * row.best
 
 
 def _loss(loss: float) -> str:
     """A loss in at most 7 characters."""
     return f"{loss:.4f}" if abs(loss) < 100 else f"{loss:.3g}"
-
-
-def _best_top1(row: "EpochRow") -> float:
-    return row.ema_top1 if row.which == "ema" and row.ema_top1 is not None else row.top1
-
-
-def _seconds(rows: Sequence["EpochRow"]) -> float:
-    return sum(row.seconds for row in rows)
 
 
 def _counts(dataset: "DataSet") -> str:

@@ -1,8 +1,9 @@
-"""What varies a training photo: crop, mirror, colours, erasing. torchvision's v2 transforms.
+"""What varies training photos: crop, mirror, colours, erasing; mixup and cutmix of a batch.
 
-Everything up to the colours happens on the PIL image, which has the fewest bytes; then one table
-normalises it, as for prediction, and erasing comes last. All draws come from the seed that is
-given, so that a photo looks the same whichever process prepares it, and when.
+torchvision's v2 transforms. Everything up to the colours happens on the PIL image, which has the
+fewest bytes; then one table normalises it, as for prediction, and erasing comes last. All draws
+come from the seed that is given, so that a photo looks the same whichever process prepares it, and
+when.
 
 Deviations from timm's training transform: the crop is resized with the model's own interpolation
 (timm alternates bilinear and bicubic), and RandAugment is torchvision's, whose magnitude has 31
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+_MIX = 0x6D6978  # "mix"
 
 
 class Augment:
@@ -39,21 +41,20 @@ class Augment:
     def __init__(self, config: Config, preprocessing: Preprocessing) -> None:
         self._preprocessing, self._config = preprocessing, config
         self._crops: dict[int, v2.RandomResizedCrop] = {}
-        fill = tuple(round(255 * value) for value in preprocessing.mean)
+        fill = [round(255 * value) for value in preprocessing.mean]
         steps: list[Callable[[Image.Image], Image.Image]] = []
         if config.hflip > 0:
             steps.append(v2.RandomHorizontalFlip(config.hflip))
         policy = parse_aa(config.aa)
         if policy == "auto":
-            steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=list(fill)))
+            steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=fill))
         elif policy == "trivial":
-            steps.append(v2.TrivialAugmentWide(fill=list(fill)))
+            steps.append(v2.TrivialAugmentWide(fill=fill))
         elif isinstance(policy, tuple):
             magnitude, operations = policy
-            steps.append(v2.RandAugment(operations, magnitude, fill=list(fill)))
+            steps.append(v2.RandAugment(operations, magnitude, fill=fill))
         if config.color_jitter > 0:
-            strength = config.color_jitter
-            steps.append(v2.ColorJitter(strength, strength, strength))
+            steps.append(v2.ColorJitter(*[config.color_jitter] * 3))
         self._steps = steps
         self._erase = v2.RandomErasing(config.reprob, value="random") if config.reprob else None
 
@@ -71,9 +72,7 @@ class Augment:
             photo = np.empty((3, size, size), np.float32)
             normalise(np.asarray(image), self._preprocessing, photo)
             tensor = torch.from_numpy(photo)
-            if self._erase is not None:
-                tensor = self._erase(tensor)
-            return tensor
+            return tensor if self._erase is None else self._erase(tensor)
         finally:
             torch.set_rng_state(before)
 
@@ -87,3 +86,34 @@ class Augment:
                 interpolation=_MODES[self._preprocessing.interpolation],
             )
         return self._crops[size]
+
+
+class Mixing:
+    """Mixes the photos of a batch, and their labels, by torchvision's MixUp or CutMix.
+
+    With both on, each batch takes one or the other with equal probability (as timm's switch).
+    """
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        kinds = [(v2.MixUp, config.mixup), (v2.CutMix, config.cutmix)] if num_classes > 1 else []
+        self._choices = [kind(alpha=a, num_classes=num_classes) for kind, a in kinds if a > 0]
+        self._smoothing, self._classes = config.smoothing, num_classes
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to mix."""
+        return bool(self._choices)
+
+    def __call__(self, photos: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) and int64 (B,) -> mixed photos and targets, float32 (B, num_classes).
+
+        All draws come from `seed`; torch's own generator is left as it was. Targets are smoothed.
+        """
+        with torch.random.fork_rng([photos.device] if photos.device.type == "cuda" else []):
+            torch.manual_seed(seed ^ _MIX)  # the step draws its dropout from `seed` itself
+            choice = self._choices[int(torch.randint(len(self._choices), ()))]
+            mixed, targets = choice(photos, labels)
+        smoothed = targets * (1 - self._smoothing) + self._smoothing / self._classes
+        last = photos.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return mixed.contiguous(memory_format=layout), smoothed.float()

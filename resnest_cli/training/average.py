@@ -1,41 +1,63 @@
-"""`resnest average`: one network from several checkpoints, by the mean of their weights.
+"""Averages of weights: the moving average of a run (EMA), and the mean of several checkpoints.
 
-Stochastic weight averaging (arXiv 1803.05407), over the last epochs of a run (`--keep-epochs`), or
-a soup of runs that began with the same weights (arXiv 2203.05482). Batch norm's statistics are
-those of no averaged network: they are averaged like weights, which serves for neighbouring epochs,
-or computed anew on training photos, as torch.optim.swa_utils.update_bn does.
+The second is `resnest average`: stochastic weight averaging (arXiv 1803.05407), over the last
+epochs of a run (`--keep-epochs`), or a soup of runs that began with the same weights (arXiv
+2203.05482). Batch norm's statistics are those of no averaged network: they are averaged like
+weights, which serves for neighbouring epochs, or computed anew on training photos, as
+torch.optim.swa_utils.update_bn does.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import UsageError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
-from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.dataset import known_photos
+from resnest_cli.training.dataset import Sample, known_photos
 from resnest_cli.training.photo_cache import read_photo
-from resnest_cli.training.seeds import derived_seed
-
-if TYPE_CHECKING:
-    from resnest_cli.training.dataset import Sample
 
 MOST_PHOTOS = 10_000  # for the statistics; of more data a draw
 _BATCH = 32
 
-Progress = Callable[[int, int | None], None]
+
+class Ema:
+    """Keeps `network`, a copy in evaluation mode, as the average of the weights of each step.
+
+    average <- d * average + (1 - d) * weights, with d = min(decay, (1 + step) / (10 + step)), so
+    that short runs do not stay near the first weights (as timm's ModelEmaV3 with warm-up and
+    TensorFlow's ExponentialMovingAverage). Running statistics are averaged like weights, counters
+    are copied.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._source, self._decay = network, decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after step number `step`, from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        mine, theirs = self.network.state_dict(), self._source.state_dict()
+        floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_(
+            [mine[name] for name in floating], [theirs[name] for name in floating], 1 - decay
+        )
+        for name, tensor in mine.items():
+            if not tensor.is_floating_point():
+                tensor.copy_(theirs[name])
 
 
 def average(paths: Sequence[Path]) -> Checkpoint:
@@ -53,12 +75,12 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     if len(paths) < 2:
         raise UsageError("name two checkpoints or more: one has nothing to be averaged with.")
     first = checkpoint.load(paths[0])
-    notes = _told(paths[0], first.info)
+    dtypes = {name: tensor.dtype for name, tensor in first.tensors.items()}
     sums = {name: tensor.double() for name, tensor in first.tensors.items()}
-    trained_on = first.info.trained_on
+    trained_on, notes = first.info.trained_on, _notes(paths[0], first)
     for path in paths[1:]:
         found = checkpoint.load(path)
-        notes += _told(path, found.info)
+        notes += _notes(path, found)
         _check_alike(paths[0], first.info, path, found.info)
         trained_on = joined(path, trained_on, found.info.trained_on)
         for name, tensor in found.tensors.items():
@@ -67,37 +89,39 @@ def average(paths: Sequence[Path]) -> Checkpoint:
             else:
                 sums[name] = torch.maximum(sums[name], tensor.double())
     tensors = {
-        name: (total / len(paths) if first.tensors[name].is_floating_point() else total).to(
-            first.tensors[name].dtype
-        )
+        name: (total / len(paths) if dtypes[name].is_floating_point else total).to(dtypes[name])
         for name, total in sums.items()
     }
-    return Checkpoint(
-        replace(_described(first.info, paths), notes=notes, trained_on=trained_on), tensors
-    )
-
-
-def _told(path: Path, info: CheckpointInfo) -> tuple[str, ...]:
-    """What was taken of a file that holds more, or other names, than a network's."""
-    return (f"{path}: {'; '.join(info.notes)}.",) if info.notes else ()
-
-
-def _described(info: CheckpointInfo, paths: Sequence[Path]) -> CheckpointInfo:
-    kept = {k: v for k, v in info.provenance.items() if k not in {"epoch", "command", "recipe"}}
+    left_out = {"epoch", "command", "recipe"}
+    provenance = {k: v for k, v in first.info.provenance.items() if k not in left_out}
     sources = [{"file": path.name, "sha256": known_sha256(path)} for path in paths]
-    provenance = {**kept, "command": "average", "averaged": sources, "statistics": "averaged"}
-    return replace(info, metrics={}, temperature=1.0, provenance=provenance)
+    provenance |= {"command": "average", "averaged": sources, "statistics": "averaged"}
+    info = replace(
+        first.info,
+        metrics={},
+        temperature=1.0,
+        provenance=provenance,
+        notes=notes,
+        trained_on=trained_on,
+    )
+    return Checkpoint(info, tensors)
+
+
+def _notes(path: Path, found: Checkpoint) -> tuple[str, ...]:
+    """That a file holds more, or other names, than a network's."""
+    return (f"{path}: {'; '.join(found.info.notes)}.",) if found.info.notes else ()
 
 
 def _check_alike(one_path: Path, one: CheckpointInfo, path: Path, other: CheckpointInfo) -> None:
     assert one.variant is not None
     assert other.variant is not None
+    ids = [info.provenance.get("class_ids") for info in (one, other)]
     what = None
     if one.variant.id != other.variant.id or one.variant.architecture != other.variant.architecture:
         what = f"is a {other.variant.id}, {one_path} a {one.variant.id}, or an altered one"
     elif one.num_classes != other.num_classes:
         what = f"has {other.num_classes} classes, {one_path} {one.num_classes}"
-    elif one.class_names != other.class_names or _ids(one) != _ids(other):
+    elif one.class_names != other.class_names or ids[0] != ids[1]:
         what = f"has other classes, or in another order, than {one_path}"
     elif one.in_channels != other.in_channels or one.preprocessing != other.preprocessing:
         what = f"takes other input (channels, size, crop or normalisation) than {one_path}"
@@ -105,16 +129,13 @@ def _check_alike(one_path: Path, one: CheckpointInfo, path: Path, other: Checkpo
         raise UsageError(f"{path} {what}. Average checkpoints of one network and the same classes.")
 
 
-def _ids(info: CheckpointInfo) -> object:
-    return info.provenance.get("class_ids")
-
-
-def recomputed(found: Checkpoint, samples: "Sequence[Sample]", progress: Progress) -> Checkpoint:
+def recomputed(
+    found: Checkpoint, samples: Sequence[Sample], progress: Callable[[int, int | None], None]
+) -> Checkpoint:
     """The same with batch norm's statistics of these photos, prepared as `predict` prepares them.
 
     Of more than `MOST_PHOTOS` a seeded draw. Each batch counts the same (torch's update_bn). They
     are training photos of the network from then on.
-    `progress` is told how many of how many photos are done.
 
     Raises:
         UsageError: a single photo.
@@ -124,7 +145,15 @@ def recomputed(found: Checkpoint, samples: "Sequence[Sample]", progress: Progres
         raise UsageError("--data: batch norm cannot learn from a single photo. Add photos.")
     chosen = sorted(samples, key=lambda sample: _draw(sample.name))[:MOST_PHOTOS]
     network = checkpoint.instantiate(found)
-    update_bn(_batches(chosen, network.variant.preprocessing, progress), network)
+    preprocessing = network.variant.preprocessing
+
+    def batches() -> Iterator[Tensor]:
+        for first, last in batch_bounds(len(chosen), _BATCH):
+            photos = [preprocess(read_photo(s), preprocessing) for s in chosen[first:last]]
+            yield torch.from_numpy(np.stack(photos))
+            progress(last, len(chosen))
+
+    update_bn(batches(), network)
     provenance = {**found.info.provenance, "statistics": f"of {len(chosen)} photos"}
     trained_on = joined("the checkpoint", found.info.trained_on, known_photos(chosen))
     info = replace(found.info, provenance=provenance, trained_on=trained_on)
@@ -134,12 +163,3 @@ def recomputed(found: Checkpoint, samples: "Sequence[Sample]", progress: Progres
 def _draw(name: str) -> bytes:
     text = f"{derived_seed(0, 'order')}\0{name}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def _batches(
-    samples: "Sequence[Sample]", preprocessing: Preprocessing, progress: Progress
-) -> Iterator[Tensor]:
-    for first, last in batch_bounds(len(samples), _BATCH):
-        photos = [preprocess(read_photo(sample), preprocessing) for sample in samples[first:last]]
-        yield torch.from_numpy(np.stack(photos))
-        progress(last, len(samples))

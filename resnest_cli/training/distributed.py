@@ -1,9 +1,9 @@
-"""The processes of a run on several devices, and what they tell each other.
+"""The processes of a run on several devices: who starts them, and how they keep together.
 
-torchrun, or `--devices` (see `launch`), starts one process for each device and says in the
-environment which it is; torch.nn.parallel.DistributedDataParallel adds up gradients. What is here
-is the rest: every process must end, save and stop at the same step, and no process may wait for
-one that is gone.
+torchrun, or `--devices` with torch's own launcher (`launch`), starts one process for each device
+and says in the environment which it is; torch.nn.parallel.DistributedDataParallel adds up
+gradients. What is here is the rest: every process must end, save and stop at the same step, and no
+process may wait for one that is gone.
 
 - Numbers and decisions travel over gloo on the CPU, gradients by nccl where there are GPUs. A peer
   that is gone, or more than a minute behind within a step, ends the process with an error.
@@ -18,11 +18,14 @@ the others take them over before each validation.
 
 import contextlib
 import inspect
+import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,15 +38,15 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.inference.cores import usable_cores
-from resnest_cli.training.launch import is_worker
 from resnest_cli.training.stopping import StopRequest
 
 _BEHIND = timedelta(seconds=60)  # how long a step waits for the slowest process
 _ENDING = 20.0  # seconds that an orphan, or a process group, gets to end by itself
 _LEAVING = 5.0  # seconds that the first process waits for the others to leave before it
 _LOST = ("gloo", "nccl", "connection", "peer", "timed out", "socket", "broken pipe")
+_WORKER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class PeerLostError(ResnestError):
@@ -56,7 +59,7 @@ class World:
 
     `rank` is its number among all `size` of them, `local_rank` that among the `local_size` of this
     machine. `job` names what torchrun was started for, "" without it; `restarted` says that it has
-    started the processes before.
+    started the processes before. Whatever needs the others raises PeerLostError without them.
     """
 
     rank: int = 0
@@ -74,11 +77,7 @@ class World:
         return self.rank == 0
 
     def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
-        """The numbers of every process, by rank; each gives as many.
-
-        Raises:
-            PeerLostError: as everything below that needs the others.
-        """
+        """The numbers of every process, by rank; each gives as many."""
         if self.size == 1:
             return [list(numbers)]
         mine = torch.tensor(list(numbers), dtype=torch.float64)
@@ -89,20 +88,18 @@ class World:
 
     def gathered(self, value: Any) -> list[Any]:
         """A picklable value of every process, by rank."""
-        if self.size == 1:
-            return [value]
-        found: list[Any] = [None] * self.size
-        with _peers():
-            dist.all_gather_object(found, value)
+        found = [value] * self.size
+        if self.size > 1:
+            with _peers():
+                dist.all_gather_object(found, value)
         return found
 
     def share(self, value: Any) -> Any:
         """The first process's value, picklable, in every process."""
-        if self.size == 1:
-            return value
         box = [value]
-        with _peers():
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        if self.size > 1:
+            with _peers():
+                dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def decide(self, stop: StopRequest, *wishes: bool) -> list[bool]:
@@ -120,9 +117,7 @@ class World:
 
     def share_buffers(self, *networks: nn.Module) -> None:
         """Running statistics of the first process, in every process."""
-        if self.size == 1:
-            return
-        for network in networks:
+        for network in networks if self.size > 1 else ():
             buffers = [b for b in network.buffers() if b.is_floating_point()]
             flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
             with _peers():
@@ -229,30 +224,33 @@ class World:
 
     def close(self) -> None:
         """Ends the process group, by force what is stuck in it."""
-        if self.size > 1 and dist.is_initialized():
-            alarm = threading.Timer(_ENDING, os._exit, [1])
-            alarm.daemon = True
-            alarm.start()
-            with contextlib.suppress(RuntimeError):
-                self._leave()
-                dist.destroy_process_group()
-            alarm.cancel()
+        if self.size == 1 or not dist.is_initialized():
+            return
+        alarm = threading.Timer(_ENDING, os._exit, [1])
+        alarm.daemon = True
+        alarm.start()
+        with contextlib.suppress(RuntimeError):
+            # The first process goes last: it may hold the store that the others still look into.
+            left, end = self._store.add("left", 1), time.monotonic() + _LEAVING
+            while self.main and left < self.size and time.monotonic() < end:
+                time.sleep(0.02)
+                left = self._store.add("left", 0)
+            dist.destroy_process_group()
+        alarm.cancel()
 
-    def _leave(self) -> None:
-        """The first process goes last: it may hold the store that the others still look into."""
-        left = self._store.add("left", 1)
-        end = time.monotonic() + _LEAVING
-        while self.main and left < self.size and time.monotonic() < end:
-            time.sleep(0.02)
-            left = self._store.add("left", 0)
+
+def is_worker(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, or something that sets the same variables, started this process."""
+    return all(name in environment for name in _WORKER)
+
+
+def is_follower(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is one of several processes, and not the first: it prints nothing."""
+    return is_worker(environment) and environment["RANK"] != "0"
 
 
 def join(environment: Mapping[str, str] = os.environ) -> World:
-    """The world that torchrun's environment describes; a run of one without it.
-
-    Raises:
-        PeerLostError: the others cannot be reached.
-    """
+    """The world that torchrun's environment describes; a run of one without it."""
     if not is_worker(environment):
         return World()
     world = World(
@@ -283,8 +281,7 @@ def join(environment: Mapping[str, str] = os.environ) -> World:
             timeout=_BEHIND,
         )
         # Keys of processes that were started before may still be in the store.
-        unique = world.share(os.urandom(8).hex())
-        prefix = f"resnest/{unique}"
+        prefix = f"resnest/{world.share(os.urandom(8).hex())}"
         world._store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     world.job = world.share(job)
     # A machine that was replaced counts from 0.
@@ -327,6 +324,75 @@ def interleaved(rows: Sequence[Sequence[Any]]) -> list[Any]:
     return [row[index] for index in range(longest) for row in rows if index < len(row)]
 
 
-def as_rows(numbers: Sequence[float], width: int) -> list[list[float]]:
-    """A flat list in rows of `width`."""
-    return [list(numbers[at : at + width]) for at in range(0, len(numbers), width)]
+def launch(devices: int, arguments: Sequence[str]) -> int:
+    """Runs `resnest ARGUMENTS...` in so many processes; the exit code.
+
+    The same as `torchrun --nproc-per-node N -m resnest_cli ...`, but that the exit code is that of
+    the process that failed, and that nothing is started anew.
+
+    Raises:
+        ResnestError: a process was killed.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    with _handlers_restored():
+        try:
+            elastic_launch(config, sys.executable)("-m", "resnest_cli", *arguments)
+        except ChildFailedError as error:
+            return _exit_code(error.failures)
+        except RendezvousError as error:
+            raise ResnestError(
+                f"--devices: the processes cannot meet on this machine: {one_line(str(error))} "
+                "It may refuse more processes or threads (`ulimit -u` and the pids limit of a "
+                "container say how many), or connections to localhost."
+            ) from error
+        except SignalException as error:
+            return 128 + int(error.sigval)
+    return 0
+
+
+def _exit_code(failures: Mapping[int, Any]) -> int:
+    """Of the first process that failed; raises ResnestError where one was killed.
+
+    SIGTERM does not count: with that the launcher ends the others.
+    """
+    for rank, failure in failures.items():
+        if failure.exitcode >= 0 or failure.exitcode == -signal.SIGTERM:
+            continue
+        name = str(-failure.exitcode)
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-failure.exitcode).name
+        advice = " Linux does that when memory runs out." if name == "SIGKILL" else ""
+        raise ResnestError(
+            f"process {rank} was killed by {name}, and the others were ended.{advice} What was "
+            "saved before is whole: go on with --resume."
+        )
+    return max(1, int(failures[min(failures)].exitcode))
+
+
+@contextlib.contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """The launcher installs its own and leaves them; what is ignored, as by nohup, stays so."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number.name for number in numbers if before[number] is not signal.SIG_IGN]
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", ",".join(heeded))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

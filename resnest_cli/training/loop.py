@@ -9,23 +9,23 @@ devices each has batches of its own, and all do the same at the same step; see `
 
 Every state that it saves, and every draw that it makes, is a function of (seed, epoch, batch), so
 that a run that was killed and resumed gives the same weights, bit for bit, on the same CPU. It
-knows no files: `Keeper` saves what it is told to. Photos that cannot be read any more are left out;
-see `lost_photos`.
+knows no files: a `runs.RunKeeper` saves. Photos that cannot be read any more are left out; see
+`lost_photos`.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnest_cli.evaluation.scores import Evaluation, Meter
+from resnest_cli.training.average import Ema
 from resnest_cli.training.budget import Clock, budget_seconds
 from resnest_cli.training.distributed import World, interleaved
-from resnest_cli.training.ema import Ema
-from resnest_cli.training.history import EpochRow
-from resnest_cli.training.interfaces import Display, Keeper, Task
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.lost_photos import (
     MOST_IN_A_ROW,
@@ -35,31 +35,42 @@ from resnest_cli.training.lost_photos import (
     Side,
     data_lost,
 )
-from resnest_cli.training.metrics import BestAnswers, Evaluation, Meter
-from resnest_cli.training.resume import Progress, State, optimizer_tensors, restore_optimizer
-from resnest_cli.training.schedule import Schedule
-from resnest_cli.training.speed import Speed
-from resnest_cli.training.stepping import DivergedError, Stepper, memory_errors
+from resnest_cli.training.optim import Schedule
+from resnest_cli.training.runs import RunKeeper
+from resnest_cli.training.state import (
+    BestAnswers,
+    EpochRow,
+    Progress,
+    State,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from resnest_cli.training.step import Stepper, Task, memory_errors
 from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
 
-__all__ = ["DivergedError", "Trainer"]
+if TYPE_CHECKING:
+    from resnest_cli.output.training import TrainingDisplay
 
 
 class Trainer:
-    """Runs a task from a state, or from the beginning, to its end."""
+    """Runs a task from a state, or from the beginning, to its end; keeps nothing without `keeper`.
+
+    `began` is when the program did, monotonic, for the time budget.
+    """
 
     def __init__(
         self,
         task: Task,
-        keeper: Keeper,
-        display: Display,
+        keeper: RunKeeper | None,
+        display: "TrainingDisplay",
         stop: StopRequest,
         state: State | None,
         began: float | None = None,
         world: World | None = None,
     ) -> None:
         config = task.config
-        self.task, self.config = task, config
+        assert config.epochs is not None
+        self.task, self.config, self._epochs = task, config, config.epochs
         self._world = world or World()
         self._keeper, self._display, self._stop = keeper, display, stop
         self.stepper = Stepper(task, self._world)
@@ -67,11 +78,13 @@ class Trainer:
         self._accumulated = config.grad_accum_steps
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
         self._schedule = Schedule(config, self._steps)
-        self.progress = Progress()
+        self.progress, self.best = Progress(), BestAnswers.none(task.num_classes)
         if state is not None:
             self._network.load_state_dict(state.tensors["model"])
         self._ema = Ema(self._network, config.model_ema_decay) if config.model_ema else None
-        self.best = BestAnswers.none(task.num_classes)
+        self._sides = {"raw": self._network}
+        if self._ema is not None:
+            self._sides["ema"] = self._ema.network
         if state is not None:
             self._restore(state)
         self._lost = LostPhotos(self.progress.lost, task.train_counts, task.val_photos)
@@ -79,7 +92,8 @@ class Trainer:
         self._learned: tuple[int, int] | None = None  # position and step before steps passed over
         self._saved = time.monotonic()
         self._clock = Clock(budget_seconds(config), self.progress.used, began)
-        self._speed = Speed()
+        self._latest = deque[tuple[float, int]](maxlen=20)  # seconds and photos of steps
+        self._validation_seconds = 0.0  # of the last one
 
     def _restore(self, state: State) -> None:
         self.progress = state.progress
@@ -100,11 +114,13 @@ class Trainer:
             DataLostError: too many photos cannot be read any more; the state is saved.
             ResnestError: memory or the disk ran out.
         """
-        progress, epochs = self.progress, self._epochs()
-        self._display.start(epochs=epochs, steps=self._steps, first_epoch=progress.epoch + 1)
+        progress, patience = self.progress, self.config.patience
+        self._display.start(epochs=self._epochs, steps=self._steps, first_epoch=progress.epoch + 1)
         try:
             self._lost.check()  # of a run that goes on
-            while progress.epoch < epochs and not self._out_of_patience():
+            while progress.epoch < self._epochs:
+                if 0 < patience <= progress.epoch - progress.best_epoch:
+                    break
                 if progress.step:  # at least one, for the weights to be something
                     self._end_in_time(0.0)
                 if progress.position < len(self.task.train):
@@ -123,13 +139,29 @@ class Trainer:
             raise
         return progress
 
-    def _epochs(self) -> int:
-        assert self.config.epochs is not None
-        return self.config.epochs
+    def trial(self, batches: Iterator[Batch], rate: float) -> float:
+        """One step at this learning rate, of which nothing is kept; the loss before it.
 
-    def _out_of_patience(self) -> bool:
-        patience, progress = self.config.patience, self.progress
-        return patience > 0 and progress.epoch - progress.best_epoch >= patience
+        Raises:
+            DivergedError: a loss or gradient that is NaN or infinite.
+        """
+        self._set_training()
+        for done in range(1, self._accumulated + 1):
+            self._add_gradient(next(batches), rate, last=done == self._accumulated)
+        loss, photos = self.stepper.step(rate)
+        self.progress.position += self._accumulated  # other draws in the next
+        return loss / photos if photos else self.trial(batches, rate)
+
+    # An epoch
+
+    def _set_training(self) -> None:
+        """Training mode, but for what is frozen in this epoch."""
+        self._network.train()
+        for module in self.task.frozen:
+            module.eval()
+        for number, module in enumerate(self.task.thawing, start=1):
+            learns = self.progress.epoch >= number * self.config.unfreeze_every
+            module.train(learns).requires_grad_(learns)
 
     def _train_epoch(self) -> None:
         """The rest of the epoch's batches."""
@@ -143,18 +175,21 @@ class Trainer:
             if not last:
                 continue
             loss, photos = self.stepper.step(rate)
-            self._note_step(photos)
+            if photos:
+                self._learned = None
+            else:  # remembered, so that the run can go back to before what it could not learn from
+                self._learned = self._learned or (progress.position, progress.step)
             if self._ema is not None and photos:
                 self._ema.update(progress.step)
             progress.position += done
             progress.step += 1
             progress.loss_sum += loss
             progress.loss_photos += photos
-            now = time.perf_counter()
-            progress.seconds += now - begin
-            self._speed.add(now - begin, photos)
+            seconds = time.perf_counter() - begin
+            progress.seconds += seconds
+            self._latest.append((seconds, photos))
             if photos:
-                self._tell(loss / photos, rate)
+                self._show_step(loss / photos, rate)
             self._between_steps()
             rate, done, begin = self._schedule.lr(progress.step), 0, time.perf_counter()
 
@@ -182,67 +217,35 @@ class Trainer:
         self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
 
     def _leave_out(self, side: Side, found: list[Sequence[Lost]]) -> None:
-        """Notes what the devices could not read.
-
-        Raises:
-            DataLostError: that was too much.
-        """
+        """Notes what the devices could not read; raises DataLostError where that is too much."""
         lost = self._lost
         new = lost.add(side, [one for some in found for one in some], self.progress.epoch + 1)
         if new:
-            self._keeper.save_lost(lost.photos)
+            if self._keeper is not None:
+                self._keeper.save_lost(lost.photos)
             self._display.lost(new, lost.emptied(new))
         lost.check()
 
-    def _note_step(self, photos: int) -> None:
-        """Keeps in mind where the run stood before steps that had too few photos to learn from."""
-        if photos:
-            self._learned = None
-        else:
-            self._learned = self._learned or (self.progress.position, self.progress.step)
-
-    def trial(self, batches: Iterator[Batch], rate: float) -> float:
-        """One step at this learning rate, of which nothing is kept; the loss before it.
-
-        Raises:
-            DivergedError: a loss or gradient that is NaN or infinite.
-        """
-        self._set_training()
-        progress = self.progress
-        for done in range(1, self._accumulated + 1):
-            last = done == self._accumulated
-            self._add_gradient(next(batches), rate, last)
-        loss, photos = self.stepper.step(rate)
-        progress.position += self._accumulated  # other draws in the next
-        return loss / photos if photos else self.trial(batches, rate)
-
-    def _set_training(self) -> None:
-        """Training mode, but for what is frozen in this epoch."""
-        self._network.train()
-        for module in self.task.frozen:
-            module.eval()
-        for number, module in enumerate(self.task.thawing, start=1):
-            learns = self.progress.epoch >= number * self.config.unfreeze_every
-            module.train(learns).requires_grad_(learns)
-
-    def _tell(self, loss: float, rate: float) -> None:
-        progress = self.progress
-        epochs, done = self._epochs(), -(-progress.position // self._accumulated)
-        left = self._steps * (epochs - progress.epoch) - done
+    def _show_step(self, loss: float, rate: float) -> None:
+        progress, done = self.progress, -(-self.progress.position // self._accumulated)
+        epochs_left = self._epochs - progress.epoch
+        seconds, photos = map(sum, zip(*self._latest, strict=True))
+        a_step = seconds / len(self._latest)
+        left = (self._steps * epochs_left - done) * a_step + epochs_left * self._validation_seconds
         self._display.step(
             epoch=progress.epoch + 1,
             step=done,
             loss=loss,
             lr=rate,
-            photos_per_second=self._speed.photos_per_second(),
-            seconds_left=self._speed.left(left, epochs - progress.epoch),
+            speed=photos / max(seconds, 1e-9),
+            left=left,
         )
 
     def _between_steps(self) -> None:
         every = self.config.save_every
         due = every > 0 and time.monotonic() - self._saved >= every
         if self.progress.position < len(self.task.train):
-            (due,) = self._end_in_time(self._speed.validation, due)
+            (due,) = self._end_in_time(self._validation_seconds, due)
         else:
             (due,) = self._world.decide(self._stop, due)
             self._stop.check()
@@ -260,55 +263,38 @@ class Trainer:
     def save(self) -> None:
         """Saves the state as it stands between two steps."""
         self.progress.used = self._clock.used()
-        parts: dict[str, Mapping[str, Tensor]] = {
-            "model": self._network.state_dict(),
-            "optimizer": optimizer_tensors(self.stepper.optimizer, self._network),
-            "best": self.best.tensors(),
-        }
-        if self._ema is not None:
-            parts["ema"] = self._ema.network.state_dict()
-        self._keeper.save_state(self.progress, parts, self.stepper.scaler.state_dict())
+        if self._keeper is not None:
+            parts: dict[str, Mapping[str, Tensor]] = {
+                "model": self._network.state_dict(),
+                "optimizer": optimizer_tensors(self.stepper.optimizer, self._network),
+                "best": self.best.tensors(),
+            }
+            if self._ema is not None:
+                parts["ema"] = self._ema.network.state_dict()
+            self._keeper.save_state(self.progress, parts, self.stepper.scaler.state_dict())
         self._world.meet()
         self._saved = time.monotonic()
+
+    # Its end
 
     def _finish_epoch(self) -> None:
         """Validates, keeps weights, history and state, and goes on to the next epoch."""
         begin = time.perf_counter()
-        self._world.share_buffers(*(network for _, network in self._sides()))
-        raw = self._validate(self._network)
-        averaged = self._validate(self._ema.network) if self._ema is not None else None
-        self._speed.validation = time.perf_counter() - begin
-        row = self._row(raw, averaged)
-        self._keep_weights(row, raw, averaged)
-        progress = self.progress
+        self._world.share_buffers(*self._sides.values())
+        found = {which: self._validate(network) for which, network in self._sides.items()}
+        self._validation_seconds = time.perf_counter() - begin
+        row, progress = self._row(found), self.progress
+        self._keep_weights(row, found)
         progress.rows.append(row)
         progress.epoch += 1
         progress.position = progress.loss_photos = 0
         self._learned = None
         progress.loss_sum = progress.seconds = 0.0
-        winner = averaged if averaged is not None and row.which == "ema" else raw
-        self._keeper.save_rows(progress.rows, winner.recall)
+        if self._keeper is not None:
+            recall = [one.recall for one in found[row.which].scores.classes]
+            self._keeper.save_rows(progress.rows, recall)
         self.save()
         self._display.epoch(row)
-
-    def _keep_unfinished(self) -> None:
-        """`last`, of the middle of an epoch; `best` too where no epoch was ever finished.
-
-        The state was saved before, so that a run that goes on does not know of it.
-        """
-        progress = self.progress
-        if not progress.position:
-            return
-        self._world.share_buffers(*(network for _, network in self._sides()))
-        for suffix, network in self._sides():
-            found = self._validate(network)
-            names = [f"last{suffix}"] + ([] if progress.rows or suffix else ["best"])
-            metrics = _metrics(found, progress.epoch + 1, suffix.strip("_") or "raw")
-            self._keeper.save_weights(names, network.state_dict(), metrics)
-
-    def _sides(self) -> list[tuple[str, nn.Module]]:
-        averaged = [("_ema", self._ema.network)] if self._ema is not None else []
-        return [("", self._network), *averaged]
 
     def _validate(self, network: nn.Module) -> Evaluation:
         total = len(self.task.val)
@@ -338,54 +324,75 @@ class Trainer:
                 logits = network(photos)
         meter.update(logits.float(), labels, np.isin(places, batch.indices))
 
-    def _row(self, raw: Evaluation, averaged: Evaluation | None) -> EpochRow:
-        progress = self.progress
-        ema_wins = averaged is not None and averaged.score > raw.score
-        winner = averaged if averaged is not None and ema_wins else raw
-        best = winner.score > max(map(progress.best_score, ("raw", "ema")))
+    def _row(self, found: Mapping[str, Evaluation]) -> EpochRow:
+        progress, raw = self.progress, found["raw"].scores
+        ema = found["ema"].scores if "ema" in found else None
+        which = "ema" if ema is not None and ema.sort_key > raw.sort_key else "raw"
+        winner = found[which].scores
+        best = winner.sort_key > max(map(progress.best_score, ("raw", "ema")))
         if best:
             progress.best_epoch = progress.epoch + 1
-            self.best = BestAnswers.of(winner)
-        seconds = progress.seconds + self._speed.validation
+            self.best = BestAnswers.of(found[which])
         return EpochRow(
             epoch=progress.epoch + 1,
             step=progress.step,
             lr=self._schedule.lr(max(0, progress.step - 1)),
             train_loss=progress.loss_sum / max(1, progress.loss_photos),
             val_loss=raw.loss,
-            top1=raw.top1,
-            top5=raw.top5,
-            ema_loss=averaged.loss if averaged else None,
-            ema_top1=averaged.top1 if averaged else None,
-            ema_top5=averaged.top5 if averaged else None,
+            top1=raw.top1.value,
+            top5=raw.top5.value if raw.top5 else None,
+            ema_loss=ema.loss if ema else None,
+            ema_top1=ema.top1.value if ema else None,
+            ema_top5=ema.top5.value if ema and ema.top5 else None,
             recall=winner.mean_recall,
-            which="ema" if ema_wins else "raw",
+            which=which,
             best=best,
             photos_per_second=progress.loss_photos / max(progress.seconds, 1e-9),
             train_seconds=progress.seconds,
-            seconds=seconds,
+            seconds=progress.seconds + self._validation_seconds,
         )
 
-    def _keep_weights(self, row: EpochRow, raw: Evaluation, averaged: Evaluation | None) -> None:
+    def _keep_weights(self, row: EpochRow, found: Mapping[str, Evaluation]) -> None:
         """`last`, and with a moving average `last_ema`; `best` of either kind, and of both."""
-        sides = [("raw", raw, self._network)]
-        if averaged is not None and self._ema is not None:
-            sides.append(("ema", averaged, self._ema.network))
         progress = self.progress
-        for which, found, network in sides:
+        for which, network in self._sides.items():
+            scores = found[which].scores
             names = ["last" if which == "raw" else "last_ema"]
             if which == "raw" and self.config.keep_epochs:
                 names.append(f"epoch-{row.epoch:04d}")
-            if found.score > progress.best_score(which):
-                progress.best[which], progress.best_loss[which] = found.top1, -found.score[1]
-                names += [f"best_{which}"] if averaged is not None else []
+            if scores.sort_key > progress.best_score(which):
+                progress.best[which] = scores.top1.value
+                progress.best_loss[which] = -scores.sort_key[1]
+                names += [f"best_{which}"] if self._ema is not None else []
             if row.best and row.which == which:
                 names.append("best")
-            metrics = _metrics(found, row.epoch, which)
+            self._save_weights(names, network, found[which], row.epoch, which)
+
+    def _keep_unfinished(self) -> None:
+        """`last`, of the middle of an epoch; `best` too where no epoch was ever finished.
+
+        The state was saved before, so that a run that goes on does not know of it.
+        """
+        progress = self.progress
+        if not progress.position:
+            return
+        self._world.share_buffers(*self._sides.values())
+        for which, network in self._sides.items():
+            raw = which == "raw"
+            names = [
+                "last" if raw else "last_ema",
+                *(["best"] if raw and not progress.rows else []),
+            ]
+            found = self._validate(network)
+            self._save_weights(names, network, found, progress.epoch + 1, which)
+
+    def _save_weights(
+        self, names: Sequence[str], network: nn.Module, found: Evaluation, epoch: int, which: str
+    ) -> None:
+        scores = found.scores
+        metrics: dict[str, Any] = {"epoch": epoch, "weights": which, "photos": scores.photos}
+        metrics |= {"loss": scores.loss, "top1": scores.top1.value}
+        metrics |= {"mean_recall": scores.mean_recall}
+        metrics |= {"top5": scores.top5.value} if scores.top5 else {}
+        if self._keeper is not None:
             self._keeper.save_weights(names, network.state_dict(), metrics)
-
-
-def _metrics(found: Evaluation, epoch: int, which: str) -> dict[str, Any]:
-    metrics = {"epoch": epoch, "weights": which, "photos": found.photos}
-    metrics |= {"loss": found.loss, "top1": found.top1, "mean_recall": found.mean_recall}
-    return metrics if found.top5 is None else metrics | {"top5": found.top5}

@@ -1,59 +1,49 @@
 """The network to be trained: fresh or from a checkpoint, with a classifier for the new classes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from resnest_cli.model.checkpoint import Checkpoint
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.class_names import canonical
+from resnest_cli.model.loading import Model
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Variant
 from resnest_cli.training.config import Config
-from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.dataset import DataSet
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A network in training mode on the CPU, and whether its classifier was taken over."""
+def create_network(
+    config: Config, variant: Variant, model: Model | None, dataset: DataSet
+) -> tuple[ResNeSt, bool]:
+    """A network on the CPU, and whether its classifier was taken over.
 
-    network: ResNeSt
-    kept_classifier: bool
-
-
-def fresh(config: Config, variant: Variant, num_classes: int) -> Start:
-    """A network with drawn weights, the same for the same seed."""
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    return Start(_built(config, variant, num_classes), kept_classifier=False)
-
-
-def from_checkpoint(
-    config: Config,
-    source: Checkpoint,
-    old_names: tuple[str, ...],
-    old_ids: tuple[str, ...] | None,
-    class_ids: tuple[str, ...],
-    class_names: tuple[str, ...],
-) -> Start:
-    """The checkpoint's network with a classifier for other classes.
-
-    Where the checkpoint knows every one of the classes, by id or by name, its classifier's rows are
-    taken over in the new order; otherwise the classifier is drawn afresh.
+    Without a model all weights are drawn, the same for the same seed. Where the model knows every
+    one of the classes, by id or by name, its classifier's rows are taken over in the new order;
+    otherwise the classifier is drawn afresh.
     """
-    variant = source.info.variant
-    assert variant is not None
+    source = model.load() if model is not None else None
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    network = _built(config, variant, len(class_ids))
-    tensors = dict(source.tensors)
-    rows = _rows(old_ids or (), class_ids)
-    rows = rows or _rows(old_names, class_ids) or _rows(old_names, class_names)
+    network = build(
+        (source.info.variant if source is not None else None) or variant,
+        num_classes=len(dataset.class_ids),
+        drop_rate=config.drop,
+        drop_path_rate=config.drop_path,
+        drop_block_rate=config.drop_block,
+    )
+    if source is None or model is None:
+        return network, False
+    tensors, rows = dict(source.tensors), _rows(model.class_ids or (), dataset.class_ids)
+    rows = rows or _rows(model.class_names, dataset.class_ids)
+    rows = rows or _rows(model.class_names, dataset.class_names)
     for name in ("fc.weight", "fc.bias"):
         old = tensors.pop(name, None)  # a network without a classifier has none
         if old is not None and rows is not None:
             tensors[name] = old[rows]
     network.load_state_dict(tensors, strict=False)
-    return Start(network, kept_classifier=rows is not None)
+    network.variant = variant
+    return network, rows is not None
 
 
 def _rows(old: tuple[str, ...], new: tuple[str, ...]) -> list[int] | None:
@@ -63,16 +53,6 @@ def _rows(old: tuple[str, ...], new: tuple[str, ...]) -> list[int] | None:
         return None
     places = {name: index for index, name in enumerate(old)}
     return [places[name] for name in new] if all(name in places for name in new) else None
-
-
-def _built(config: Config, variant: Variant, num_classes: int) -> ResNeSt:
-    return build(
-        variant,
-        num_classes=num_classes,
-        drop_rate=config.drop,
-        drop_path_rate=config.drop_path,
-        drop_block_rate=config.drop_block,
-    )
 
 
 def freeze(network: ResNeSt, what: str) -> list[nn.Module]:
@@ -103,29 +83,10 @@ def thawing(network: ResNeSt, what: str) -> list[nn.Module]:
 def has_live_norms(network: nn.Module, frozen: list[nn.Module]) -> bool:
     """Whether a batch norm learns its statistics, for which a batch of one photo is too few."""
     still = {id(inner) for module in frozen for inner in module.modules()}
-    return any(
-        isinstance(module, nn.BatchNorm2d) and id(module) not in still
-        for module in network.modules()
-    )
+    norms = (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    return any(id(norm) not in still for norm in norms)
 
 
-class Head(nn.Module):
+def head(network: ResNeSt) -> nn.Module:
     """The classifier alone, for features that were computed once: (B, num_features) -> logits."""
-
-    def __init__(self, network: ResNeSt) -> None:
-        super().__init__()
-        assert isinstance(network.fc, nn.Linear)
-        self.dropout = network.dropout
-        self.fc = network.fc
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, num_features) -> (B, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(features))
-        return logits
-
-
-def with_backbone(
-    backbone: Mapping[str, Tensor], head: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """The whole network's state dict, from a frozen backbone's and a head's."""
-    return {**backbone, **head}
+    return nn.Sequential(OrderedDict(dropout=network.dropout, fc=network.fc))

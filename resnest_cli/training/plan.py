@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.inference.engine import Engine
@@ -15,11 +16,8 @@ from resnest_cli.training.config import Config
 from resnest_cli.training.sizes import largest_size, work
 
 _PROBED = 4  # photos given to the engine
-_FEWEST, _MOST_PROBED = (
-    2,
-    32,
-)  # for small photos and on a GPU, where fewer mostly time the calls of kernels
-_PROBED_PIXELS = 200_000
+# Photos given to the network: of small ones and on a GPU, fewer mostly time the calls of kernels.
+_FEWEST, _MOST_PROBED, _PROBED_PIXELS = 2, 32, 200_000
 # Scratch memory and gradients on their way, measured against the peak of real steps on a CPU:
 # resnest14d at 64 pixels, batch 64; resnest50d at 224, batch 16. They also cover the maps that only
 # whole batches keep in another form (see `convolutions`), a thirtieth of the peak.
@@ -77,15 +75,14 @@ def estimate(
     count = max(_FEWEST, min(config.batch_size, _MOST_PROBED, fitting))
     with torch.random.fork_rng([config.device] if kind == "cuda" else []):
         per_photo, kept, count = _fitting_probe(network, config, count)
-    validations = 2 if config.model_ema else 1
-    step = per_photo * work(config)
-    epoch = train_photos * _together(step, load_seconds, config, cores)
+    copies = 2 if config.model_ema else 1  # of the weights, each validated
+    epoch = train_photos * _together(per_photo * work(config), load_seconds, config, cores)
     forward = _SHARE_FORWARD * per_photo
-    epoch += validations * val_photos * _together(forward, load_seconds, config, cores)
+    epoch += copies * val_photos * _together(forward, load_seconds, config, cores)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     weights = sum(p.numel() for p in network.parameters())
     moments = {"sgd": 1 if config.momentum else 0, "adamw": 2, "lamb": 2}[config.opt]
-    tensors = 4 * (weights * (2 if config.model_ema else 1) + learning * (1 + moments))
+    tensors = 4 * (weights * copies + learning * (1 + moments))
     share = (largest_size(config) / config.img_size) ** 2
     activations = kept / count * config.batch_size * share
     memory = int(tensors + (1 + _SCRATCH_SHARE) * activations) + _SCRATCH_BYTES
@@ -118,15 +115,13 @@ def _fitting_probe(network: ResNeSt, config: Config, count: int) -> tuple[float,
 
 def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
     """Seconds of a step per photo, and bytes that a step of `count` photos keeps."""
-    kind = config.device.partition(":")[0]
+    kind, size = config.device.partition(":")[0], config.img_size or 0
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     probe = copy.deepcopy(network).to(config.device).to(memory_format=layout).train()
-    photos = torch.randn(count, 3, config.img_size or 0, config.img_size or 0)
-    photos = photos.to(config.device).contiguous(memory_format=layout)
+    photos = torch.randn(count, 3, size, size).to(config.device).contiguous(memory_format=layout)
     targets = torch.zeros(count, dtype=torch.int64, device=config.device)
     dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
-    seconds: list[float] = []
-    most = 0
+    seconds, most = list[float](), 0
     while len(seconds) < 3 and sum(seconds) < _ENOUGH:
         kept = _Kept(probe)
         begin = time.perf_counter()
@@ -148,11 +143,11 @@ class _Kept:
     For one forward pass: memory that a pass frees serves the next under the same address.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.bytes = 0
         self._seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
 
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -169,12 +164,11 @@ def estimate_cached(
     """
     assert config.img_size is not None
     photos = np.zeros((_PROBED, 3, config.img_size, config.img_size), np.float32)
-    seconds = []
-    for _ in range(2):
+    seconds = 0.0
+    for _ in range(2):  # the second is not the first use
         begin = time.perf_counter()
         features = engine.output(photos, "features")
-        seconds.append(time.perf_counter() - begin)
-    views = 2 if config.hflip > 0 else 1
-    rows = views * train_photos + val_photos
-    total = max(seconds[-1] / _PROBED * rows, load_seconds * (train_photos + val_photos))
+        seconds = time.perf_counter() - begin
+    rows = (2 if config.hflip > 0 else 1) * train_photos + val_photos
+    total = max(seconds / _PROBED * rows, load_seconds * (train_photos + val_photos))
     return Estimate(0.0, total, 4 * features.shape[1] * rows)

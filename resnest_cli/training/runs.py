@@ -1,33 +1,40 @@
-"""Run folders: where a run keeps its weights, its state and what it tells.
+"""Run folders: where a run keeps its weights, its state and its results.
 
 runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
-    resume/                  the training state, see `resume`; cached features
+    resume/                  the training state, see `state`; cached features
     args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
 """
 
 import contextlib
+import csv
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnest_cli.errors import ResnestError, UsageError, cannot_write
+from resnest_cli.csv_rows import Cell, csv_rows, read_csv_rows
+from resnest_cli.errors import ResnestError, UsageError, reason
 from resnest_cli.files import remove_leftovers, temporary_name, write_text
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
-from resnest_cli.training import resume
-from resnest_cli.training.history import EpochRow
 from resnest_cli.training.lost_photos import LostPhoto
-from resnest_cli.training.results import write_lost, write_recall, write_results
-from resnest_cli.training.resume import Progress
+from resnest_cli.training.state import (
+    DAMAGE,
+    EpochRow,
+    Progress,
+    read_progress,
+    save_state,
+    saving,
+    states,
+)
 
 # What only training writes into a run's folder. What other commands may be writing there meanwhile,
 # such as exports and the pictures of an evaluation, is not ours to remove.
@@ -35,7 +42,7 @@ _WRITTEN = (
     "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "lost.csv",
     "train_batch.jpg", "curves.png", "val_predictions.jpg", "report.html",
     "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
-    "resume/*",
+    "resume/*", "resume/features/*/*",
 )  # fmt: skip
 
 
@@ -61,16 +68,6 @@ class RunFolder:
         return self.path / "shards.json"
 
     @property
-    def results(self) -> Path:
-        """A row for each epoch; `recall.csv` beside it has a column for each class."""
-        return self.path / "results.csv"
-
-    @property
-    def lost(self) -> Path:
-        """The photos that could not be read any more, where there are any."""
-        return self.path / "lost.csv"
-
-    @property
     def states(self) -> Path:
         """Training states and cached features."""
         return self.path / "resume"
@@ -82,22 +79,20 @@ class RunFolder:
     def note_job(self, job: str) -> None:
         """Remembers which job of torchrun it is of, so that a restart finds it."""
         if job:
-            try:
+            with _writing_folder(self.path):
                 write_text(self.states / "job", job)
-            except OSError as error:
-                raise _unwritable(self.path, error) from error
 
     @property
     def started(self) -> bool:
         """Whether there is anything to resume."""
         known = self.split.exists() or self.shards.exists()
-        return self.args.exists() and known and bool(resume.states(self.states))
+        return self.args.exists() and known and bool(states(self.states))
 
     def progress(self) -> Progress | None:
         """Where the run stands, from its newest readable state."""
-        for path in resume.states(self.states):
-            with contextlib.suppress(*resume.DAMAGE):
-                return resume.read_progress(path)
+        for path in states(self.states):
+            with contextlib.suppress(*DAMAGE):
+                return read_progress(path)
         return None
 
     @contextlib.contextmanager
@@ -109,23 +104,35 @@ class RunFolder:
         """
         lock = FileLock(self.states / "lock")
         try:
-            self.states.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            with _writing_folder(self.path):
+                self.states.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
         except Timeout:
             raise ResnestError(
                 f"{self.path}: another process is training in this folder. Wait for it, or start a "
                 "run of another name with --run NAME."
             ) from None
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
         try:
-            for name in _WRITTEN:
-                remove_leftovers(self.path / name)
-            for folder in (self.states / "features").glob("*"):
-                remove_leftovers(folder / "*")
+            for pattern in _WRITTEN:
+                folder, _, name = pattern.rpartition("/")
+                for place in self.path.glob(folder) if folder else [self.path]:
+                    remove_leftovers(place / name)
             yield
         finally:
             lock.release()
+
+
+@contextlib.contextmanager
+def _writing_folder(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Timeout:  # an OSError, too
+        raise
+    except OSError as error:
+        raise ResnestError(
+            f"{path}: the run folder cannot be written: {reason(error)}. Run from another folder, "
+            "or give one with --output."
+        ) from error
 
 
 def new_run(base: Path, name: str | None, stem: str = "exp") -> RunFolder:
@@ -135,13 +142,12 @@ def new_run(base: Path, name: str | None, stem: str = "exp") -> RunFolder:
         UsageError: a run of that name is there.
         ResnestError: the folder cannot be created.
     """
-    try:
+    with _writing_folder(base):
         base.mkdir(parents=True, exist_ok=True)
         if name is not None:
-            path = base / name
-            check_free(path)
-            path.mkdir(exist_ok=True)
-            return RunFolder(path)
+            check_free(base / name)
+            (base / name).mkdir(exist_ok=True)
+            return RunFolder(base / name)
         number = 1
         while True:
             path = base / (stem if number == 1 else f"{stem}{number}")
@@ -149,20 +155,20 @@ def new_run(base: Path, name: str | None, stem: str = "exp") -> RunFolder:
                 path.mkdir()
                 return RunFolder(path)
             number += 1
-    except OSError as error:
-        raise _unwritable(base, error) from error
 
 
 def check_free(path: Path) -> None:
-    """Tells a run that is there already.
-
-    Raises:
-        UsageError: the folder exists and is not empty.
-    """
+    """Raises UsageError for a folder that exists and is not empty."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(
             f"{path} exists. Add --resume to go on with it, or give another name with --run."
         )
+
+
+def check_run_name(name: str | None) -> None:
+    """Raises UsageError for a name that is not that of one folder."""
+    if name is not None and (not name or name in {".", ".."} or {"/", os.sep} & set(name)):
+        raise UsageError(f"--run {name!r}: give the name of one folder, such as exp2.")
 
 
 def find_run(base: Path, name: str | None) -> RunFolder | None:
@@ -211,38 +217,18 @@ def find_job(base: Path, job: str) -> RunFolder | None:
     return None if newest is None else RunFolder(newest.parents[1])
 
 
-def check_run_name(name: str | None) -> None:
-    """A run's name is one folder.
-
-    Raises:
-        UsageError: empty, or with a separator.
-    """
-    if name is not None and (not name or name in {".", ".."} or {"/", os.sep} & set(name)):
-        raise UsageError(f"--run {name!r}: give the name of one folder, such as exp2.")
-
-
-def _unwritable(path: Path, error: OSError) -> ResnestError:
-    return ResnestError(
-        f"{path}: the run folder cannot be written: {error.strerror or error}. Run from another "
-        "folder, or give one with --output."
-    )
-
-
-def _no_room(path: Path, error: OSError) -> ResnestError:
-    return ResnestError(f"{cannot_write(path, error)} After that go on with --resume.")
-
-
 @dataclass(frozen=True, slots=True)
 class RunKeeper:
-    """Puts what the loop hands over into a run folder; see `interfaces.Keeper`.
+    """Puts weights, states and results into a run folder.
 
-    `info` is what every checkpoint of the run says of itself; `whole` makes the network's whole
-    state dict of what is trained; of weights named by their epoch the last `keep_epochs` stay.
+    `info` is what every checkpoint of the run says of itself; `frozen` are the network's tensors
+    beside those that are trained, where a part of it is trained alone; of weights named by their
+    epoch the last `keep_epochs` stay.
     """
 
     run: RunFolder
     info: CheckpointInfo
-    whole: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    frozen: Mapping[str, Tensor]
     keep_epochs: int = 0
 
     def save_weights(
@@ -252,26 +238,26 @@ class RunKeeper:
         provenance = {**self.info.provenance, "epoch": metrics["epoch"]}
         info = replace(self.info, metrics=dict(metrics), provenance=provenance)
         first = self.run.weights(names[0])
-        try:
+        with saving(first.parent):
             first.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _no_room(first.parent, error) from error
-        checkpoint.save(first, self.whole(tensors), info)
+        checkpoint.save(first, {**self.frozen, **tensors}, info)
         for name in names[1:]:
             _same_file(first, self.run.weights(name))
         if self.keep_epochs:
-            kept = sorted(first.parent.glob("epoch-*.safetensors"))
-            for old in kept[: -self.keep_epochs]:
+            for old in sorted(first.parent.glob("epoch-*.safetensors"))[: -self.keep_epochs]:
                 old.unlink(missing_ok=True)
 
     def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        """`results.csv` and `recall.csv`."""
+        """`results.csv`, whose columns are the fields of `EpochRow`, and `recall.csv`.
+
+        Both anew, atomically. Numbers read back as the same floats; what is not known is empty.
+        """
+        path = self.run.path / "results.csv"
+        with saving(path):
+            columns = [field.name for field in fields(EpochRow)]
+            write_text(path, csv_rows([columns, *map(astuple, rows)]))
         names = self.info.class_names or ()
-        try:
-            write_results(self.run.results, rows)
-            write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
-        except OSError as error:
-            raise _no_room(self.run.results, error) from error
+        _write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
 
     def save_state(
         self,
@@ -279,52 +265,50 @@ class RunKeeper:
         parts: Mapping[str, Mapping[str, Tensor]],
         scaler: Mapping[str, Any],
     ) -> None:
-        """The training state."""
-        resume.save_state(self.run.states, progress, parts, scaler)
+        """Everything that a resumed run needs."""
+        save_state(self.run.states, progress, parts, scaler)
 
     def save_lost(self, photos: Sequence[LostPhoto]) -> None:
-        """`lost.csv`."""
-        names = self.info.class_names or ()
-        try:
-            write_lost(self.run.lost, photos, names)
-        except OSError as error:
-            raise _no_room(self.run.lost, error) from error
-
-
-class NoKeeper:
-    """Keeps nothing: of several devices, one process writes. See `interfaces.Keeper`."""
-
-    def save_weights(
-        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
-    ) -> None:
-        """Does nothing."""
-
-    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        """Does nothing."""
-
-    def save_state(
-        self,
-        progress: Progress,
-        parts: Mapping[str, Mapping[str, Tensor]],
-        scaler: Mapping[str, Any],
-    ) -> None:
-        """Does nothing."""
-
-    def save_lost(self, photos: Sequence[LostPhoto]) -> None:
-        """Does nothing."""
+        """`lost.csv`: all photos that could not be read any more, and since which epoch."""
+        names, path = self.info.class_names or (), self.run.path / "lost.csv"
+        rows: list[Sequence[Cell]] = [["path", "class_name", "split", "epoch", "error"]]
+        for photo in photos:
+            name = names[photo.label] if photo.label < len(names) else photo.label
+            rows.append([photo.name, name, photo.side, photo.epoch, photo.error])
+        with saving(path):
+            write_text(path, csv_rows(rows))
 
 
 def _same_file(source: Path, target: Path) -> None:
     """Gives a file a second name, atomically: by a link, or by a copy."""
     temporary = temporary_name(target)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without links
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise _no_room(target, error) from error
+        with saving(target):
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _write_recall(
+    path: Path, class_names: Sequence[str], epoch: int, recall: Sequence[float | None]
+) -> None:
+    """`recall.csv`: a row per epoch with the recall of each class, a fraction in [0, 1].
+
+    A class without validation photos stays empty. Rows from `epoch` on, of a run that was killed
+    and is repeating them, are replaced.
+    """
+    known: list[list[str]] = []
+    with saving(path):
+        with (
+            contextlib.suppress(FileNotFoundError, csv.Error),
+            path.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            known = [row for row in read_csv_rows(file) if row and row[0].isdecimal()]
+        rows: list[Sequence[Cell]] = [["epoch", *class_names]]
+        rows += [row for row in known if int(row[0]) < epoch]
+        write_text(path, csv_rows([*rows, [epoch, *recall]]))

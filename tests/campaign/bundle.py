@@ -20,18 +20,18 @@ import numpy as np
 import torch
 
 from resnest_cli.evaluation.calibration import calibration, fit_temperature
+from resnest_cli.evaluation.scores import Meter, Scores
 from resnest_cli.inference.engine import create_engine
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
 from resnest_cli.training.loader import EvalBatches
-from resnest_cli.training.metrics import Evaluation, Meter
 from resnest_cli.training.split import read_split
 
 NAME = "resnest14t"
 
 
-def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Evaluation, np.ndarray]:
+def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Scores, np.ndarray]:
     """The weights of a file on validation photos; and all logits."""
     model = find_model(str(path))
     runner = create_engine(model, "cpu", engine)  # type: ignore[arg-type]
@@ -41,7 +41,13 @@ def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Evaluation, np.nd
     for batch in batches:
         rows.append(np.array(runner.logits(np.ascontiguousarray(batch.photos.numpy()))))
         meter.update(torch.from_numpy(rows[-1]), batch.labels)
-    return meter.result(), np.concatenate(rows)
+    return meter.result().scores, np.concatenate(rows)
+
+
+def top5_of(scores: Scores) -> float:
+    """Of more than five classes."""
+    assert scores.top5 is not None
+    return scores.top5.value
 
 
 def history(run: Path) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def main() -> None:
     draft = options.out / "draft.safetensors"
     checkpoint.save(draft, loaded.tensors, info)
     full, _ = evaluate(draft, "torch", samples)
-    print(f"float32: top-1 {full.top1:.2%}, top-5 {full.top5:.2%}, loss {full.loss:.4f}")
+    print(f"float32: top-1 {full.top1.value:.2%}, top-5 {top5_of(full):.2%}, loss {full.loss:.4f}")
     kept = ("opt", "lr", "batch_size", "weight_decay", "smoothing", "scale", "start_size",
             "train_size", "model_ema_decay", "mixup", "cutmix", "aa")  # fmt: skip
     provenance = {
@@ -94,22 +100,23 @@ def main() -> None:
         for used in (1.0, temperature)
     ]
     metrics = {
-        "photos": shipped.photos, "top1": shipped.top1, "top5": shipped.top5, "loss": shipped.loss,
-        "float32_top1": full.top1, "float32_top5": full.top5,
+        "photos": shipped.photos, "top1": shipped.top1.value, "top5": top5_of(shipped),
+        "loss": shipped.loss, "float32_top1": full.top1.value, "float32_top5": top5_of(full),
         "ece_before_temperature": errors[0], "ece": errors[1],
     }  # fmt: skip
     info = replace(info, metrics=metrics, temperature=temperature)
     checkpoint.save(draft, loaded.tensors, info, half=True)
-    print(f"float16: top-1 {shipped.top1:.2%}, top-5 {shipped.top5:.2%}, loss {shipped.loss:.4f}")
+    print(f"float16: top-1 {shipped.top1.value:.2%}, top-5 {top5_of(shipped):.2%}, "
+          f"loss {shipped.loss:.4f}")  # fmt: skip
     print(f"temperature {temperature:.4f}: calibration error {errors[0]:.2%} -> {errors[1]:.2%}")
     other, _ = evaluate(draft, "onnx", samples)
-    print(f"float16, ONNX Runtime: top-1 {other.top1:.2%}, top-5 {other.top5:.2%}")
+    print(f"float16, ONNX Runtime: top-1 {other.top1.value:.2%}, top-5 {top5_of(other):.2%}")
     digits = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
     for old in options.out.glob(f"{NAME}-*.safetensors"):
         old.unlink()
     final = draft.rename(options.out / f"{NAME}-{digits}.safetensors")
-    print(f"{final}: {final.stat().st_size:,} bytes; top1={100 * shipped.top1:.2f}, "
-          f"top5={100 * shipped.top5:.2f}")  # fmt: skip
+    print(f"{final}: {final.stat().st_size:,} bytes; top1={100 * shipped.top1.value:.2f}, "
+          f"top5={100 * top5_of(shipped):.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":

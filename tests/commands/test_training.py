@@ -124,7 +124,7 @@ def test_frozen_features_are_kept_and_used_again(
     def no_more(*_: object) -> None:
         raise AssertionError("computed once more")
 
-    monkeypatch.setattr("resnest_cli.training.frozen.Extractor._compute", no_more)
+    monkeypatch.setattr("resnest_cli.training.cached_features.Extractor._compute", no_more)
     assert cli(*arguments, "--resume", "--epochs", "5").code == 0
     assert len(rows_of(place / "runs/finetune/exp")) == 5
 

@@ -6,7 +6,16 @@ import sklearn.metrics
 import torch
 import torch.nn.functional as F
 
-from resnest_cli.evaluation.scores import Answers, answer, confusions, scores, share, worst
+from resnest_cli.evaluation.scores import (
+    Answers,
+    Meter,
+    answer,
+    confusions,
+    scores,
+    share,
+    surest_mistakes,
+    worst,
+)
 from resnest_cli.inference.ranking import rank, softmax
 
 CLASSES, PHOTOS = 8, 500
@@ -114,3 +123,28 @@ def test_the_commonest_and_the_surest_mistakes() -> None:
     assert confusions(scores(found, 3), 1) == [(0, 1, 2)]
     assert worst(found, 2) == [1, 4]
     assert worst(found, 9) == [1, 4, 2, 0]
+    lost = np.array([1, -1, 2, 1, 0])
+    assert surest_mistakes(found.truth, lost, found.confidence, 9) == [4, 2, 0]
+
+
+def test_batches_of_logits_come_to_the_same_as_single_answers() -> None:
+    logits, truth = logits_and_truth()
+    logits[:50] = np.round(logits[:50])  # ties
+    meter = Meter(CLASSES)
+    for at in range(0, PHOTOS, 64):
+        batch = slice(at, at + 64)
+        meter.update(torch.from_numpy(logits[batch]), torch.from_numpy(truth[batch]))
+    found, expected = meter.result(), scores(answers(logits, truth), CLASSES)
+    assert found.scores.loss == pytest.approx(expected.loss, rel=1e-12)
+    for name in ("photos", "top1", "top5", "mean_recall", "mean_f1", "classes"):
+        assert getattr(found.scores, name) == getattr(expected, name)
+    np.testing.assert_array_equal(found.scores.confusion, expected.confusion)
+    np.testing.assert_array_equal(found.predicted, answers(logits, truth).predicted)
+    probabilities = torch.from_numpy(logits).double().softmax(1).amax(1)
+    np.testing.assert_allclose(found.confidence, probabilities, rtol=1e-6)
+
+
+def test_without_photos_nothing_is_right() -> None:
+    found = Meter(3).result().scores
+    assert (found.top1.value, found.loss, found.mean_recall) == (0.0, 0.0, 0.0)
+    assert found.sort_key == (0.0, 0.0)

@@ -43,7 +43,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def steps(display: TrainingDisplay, epoch: int, count: int, **known: float) -> None:
-    values = {"loss": 2.3456, "lr": 0.0123, "photos_per_second": 412.3, "seconds_left": 754.0}
+    values = {"loss": 2.3456, "lr": 0.0123, "speed": 412.3, "left": 754.0}
     for step in range(1, count + 1):
         display.step(epoch=epoch, step=step, **(values | known))
 
@@ -73,9 +73,9 @@ def test_steps_are_told_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: Ca
     display = TrainingDisplay()
     display.start(epochs=50, steps=120, first_epoch=13)
     steps(display, 13, 1)
-    steps(display, 13, 1, seconds_left=float("nan"), photos_per_second=float("nan"))
+    steps(display, 13, 1, left=float("nan"), speed=float("nan"))
     display.validating(3, 7)
-    display.features(1, 10)
+    display.progress("Computing features")(1, 10)
     assert capsys.readouterr().err == (
         "Epoch 13 of 50 is next.\n"
         "Epoch 13/50 1/120  loss 2.3456  12:34 left  412 photos/s  lr 0.0123\n"
@@ -119,7 +119,7 @@ def test_a_run_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         with display.scanning() as progress:
             progress(10, None)
             progress(20, 30)
-        display.features(5, 10)
+        display.progress("Computing features")(5, 10)
         display.start(epochs=2, steps=10, first_epoch=1)
         for row in history(2):
             steps(display, row.epoch, 10)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from resnest_cli.training.history import EpochRow
+from resnest_cli.training.state import EpochRow
 
 ROW = EpochRow(
     epoch=1,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from resnest_cli.app import main
 from resnest_cli.errors import ResnestError
-from resnest_cli.training.stepping import Stepper
+from resnest_cli.training.step import Stepper
 
 original = Stepper.on_device
 batches = itertools.count()

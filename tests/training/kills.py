@@ -15,7 +15,7 @@ from pathlib import Path
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.model import checkpoint
-from resnest_cli.training import resume
+from resnest_cli.training import state
 from tests.conftest import make_photo
 
 ROOT = Path(__file__).parents[2]
@@ -93,15 +93,15 @@ def killed_run(arguments: list[str], folder: Path, longest: float, seed: int, mo
 def check(folder: Path, trial: Trial) -> None:
     """What is on disk can be loaded."""
     trial.leftovers += len(list(folder.rglob("*.tmp")))
-    found = resume.states(folder / "resume")
+    found = state.states(folder / "resume")
     if found:
-        assert resume.load_state(folder / "resume", _no_damage) is not None
+        assert state.load_state(folder / "resume", _no_damage) is not None
         trial.with_state += 1
     weights = list((folder / "weights").glob("*.safetensors"))
     for path in weights:
         checkpoint.load(path)
     trial.with_weights += bool(weights)
-    rows = found and resume.read_progress(found[0]).rows
+    rows = found and state.read_progress(found[0]).rows
     if rows:
         assert {"best.safetensors", "last.safetensors"} <= {path.name for path in weights}
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
@@ -23,14 +24,12 @@ from resnest_cli.training.bounds import rank_bounds
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import Sample
 from resnest_cli.training.distributed import World, join
-from resnest_cli.training.history import EpochRow
-from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
-from resnest_cli.training.runs import NoKeeper
-from resnest_cli.training.seeds import derived_seed
 from resnest_cli.training.sizes import largest_size, train_size
+from resnest_cli.training.state import EpochRow
+from resnest_cli.training.step import Task
 from resnest_cli.training.stopping import StopRequest
 from tests.conftest import make_photo
 from tests.networks import TINY
@@ -198,7 +197,7 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
 
     start = clones(list(network.named_buffers()))
     watch = Watch(after_first_step)
-    trainer = Trainer(task, NoKeeper(), watch, StopRequest(), None, world=world)
+    trainer = Trainer(task, None, watch, StopRequest(), None, world=world)
     before, progress = trainer._validate(network), trainer.run()
     assert trainer._ema is not None
     return {

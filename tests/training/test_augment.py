@@ -1,4 +1,4 @@
-"""Augmentation: each setting acts, the seed decides everything, nothing else changes."""
+"""Augmentation, mixing: each setting acts, the seed decides everything, nothing else changes."""
 
 import random
 from dataclasses import replace
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.augment import Augment
+from resnest_cli.training.augment import _MIX, Augment, Mixing
 from resnest_cli.training.config import Config
 from resnest_cli.training.policies import parse_aa
 from tests.conftest import make_photo
@@ -142,3 +143,51 @@ def test_policies_differ(image: Image.Image) -> None:
     found = [some(replace(STILL, aa=aa), image) for aa in ("auto", "trivial", "rand-m9-n1")]
     assert not torch.equal(found[0], found[1])
     assert not torch.equal(found[1], found[2])
+
+
+def mix(seed: int = 1, smoothing: float = 0.0, **more: float) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    photos = torch.randn(4, 3, 8, 8, generator=generator)
+    config = Config(command="train", data="d", model="m", recipe="q", smoothing=smoothing, **more)  # type: ignore[arg-type]
+    return Mixing(config, 5)(photos, torch.tensor([0, 1, 2, 3]), seed)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_is_torchvisions(kind: str) -> None:
+    photos, targets = mix(**{kind: 0.4})
+    torch.manual_seed(1 ^ _MIX)
+    torch.randint(1, ())
+    theirs = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](alpha=0.4, num_classes=5)
+    plain = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = theirs(plain, torch.tensor([0, 1, 2, 3]))
+    assert torch.equal(photos, expected[0])
+    assert torch.equal(targets, expected[1])
+    assert not torch.equal(photos, plain)
+
+
+def test_mixing_depends_on_the_seed_alone_and_leaves_torchs_generator() -> None:
+    torch.manual_seed(9)
+    expected = torch.rand(2)
+    torch.manual_seed(9)
+    one = mix(seed=3, mixup=0.4, cutmix=1.0)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(one[0], mix(seed=3, mixup=0.4, cutmix=1.0)[0])
+    others = [mix(seed=seed, mixup=0.4, cutmix=1.0)[0] for seed in range(4, 20)]
+    assert not all(torch.equal(one[0], other) for other in others)
+
+
+def test_targets_are_smoothed() -> None:
+    _, plain = mix(mixup=0.4)
+    _, smooth = mix(mixup=0.4, smoothing=0.1)
+    torch.testing.assert_close(smooth, plain * 0.9 + 0.02)
+    torch.testing.assert_close(smooth.sum(1), torch.ones(4))
+
+
+def test_mixing_keeps_channels_last_and_takes_one_photo() -> None:
+    config = Config(command="train", data="d", model="m", recipe="q", mixup=0.2)
+    photos = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    mixed, _ = Mixing(config, 5)(photos, torch.tensor([0, 1]), 0)
+    assert mixed.is_contiguous(memory_format=torch.channels_last)
+    assert Mixing(config, 5)(photos[:1], torch.tensor([0]), 0)[1].shape == (1, 5)
+    assert not Mixing(STILL, 5).active
+    assert Mixing(config, 5).active

@@ -1,4 +1,4 @@
-"""The mean of checkpoints, and batch norm's statistics computed anew."""
+"""The moving average; the mean of checkpoints, and batch norm's statistics computed anew."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.average import average, recomputed
+from resnest_cli.training.average import Ema, average, recomputed
 from resnest_cli.training.dataset import Sample
 from tests.conftest import Cli, make_photo
 from tests.networks import TINY, enliven
@@ -179,3 +179,24 @@ def test_the_command(cli: Cli, tmp_path: Path, three: list[Path]) -> None:
     ):
         done = cli("average", *wrong)
         assert (done.code, text in done.err) == (code, True), done.err
+
+
+def test_moving_average() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    ema = Ema(network, decay=0.9)
+    copied = ema.network
+    assert not copied.training
+    assert not any(p.requires_grad for p in copied.parameters())
+    expected = network[0].weight.item()
+    for step in range(200):
+        with torch.no_grad():
+            network[0].weight.fill_(step)
+            network[1].running_mean.fill_(step)
+        network[1].num_batches_tracked += 1
+        ema.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert copied[0].weight.item() == pytest.approx(expected, rel=1e-5)
+    assert float(copied[1].running_mean) == pytest.approx(expected, rel=0.01)
+    assert int(copied[1].num_batches_tracked) == 200
+    assert network[0].weight.item() == 199

@@ -15,8 +15,13 @@ from torch import Tensor
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.training.bounds import batch_bounds, rank_bounds
 from resnest_cli.training.config import Config
-from resnest_cli.training.distributed import World, as_rows, interleaved
-from resnest_cli.training.launch import _exit_code, is_follower, is_worker
+from resnest_cli.training.distributed import (
+    World,
+    _exit_code,
+    interleaved,
+    is_follower,
+    is_worker,
+)
 from resnest_cli.training.stopping import StopRequest
 from tests.training import ranks
 
@@ -76,10 +81,10 @@ def test_two_processes_are_one_that_accumulates(both: list[dict[str, Any]], name
 
     # Validation before any step, when running statistics are the same: each photo once, in order.
     for found in (first["evaluation"], second["evaluation"]):
-        assert found.photos == ranks.CASES[name].val
+        assert found.scores.photos == ranks.CASES[name].val
         assert found.predicted.tolist() == alone["evaluation"].predicted.tolist()
-        assert found.confusion.tolist() == alone["evaluation"].confusion.tolist()
-        assert found.loss == pytest.approx(alone["evaluation"].loss, abs=1e-12)
+        assert found.scores.confusion.tolist() == alone["evaluation"].scores.confusion.tolist()
+        assert found.scores.loss == pytest.approx(alone["evaluation"].scores.loss, abs=1e-12)
 
 
 # What no two processes need for it to act, since it is decided before they part or by one of them.
@@ -160,7 +165,6 @@ def test_alone_nothing_is_exchanged() -> None:
 
 
 def test_rows() -> None:
-    assert as_rows([1, 2, 3, 4], 2) == [[1, 2], [3, 4]]
     assert interleaved([[1, 3, 5], [2, 4]]) == [1, 2, 3, 4, 5]
 
 

@@ -12,11 +12,11 @@ from resnest_cli.model.regularization import DropBlock
 from resnest_cli.model.resnest import build
 from resnest_cli.training import budget
 from resnest_cli.training.config import Config
-from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.loop import DivergedError, Trainer
+from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import thawing
-from resnest_cli.training.resume import State
+from resnest_cli.training.state import State
+from resnest_cli.training.step import DivergedError, Task
 from resnest_cli.training.stopping import BudgetUsedError, StopRequest
 from tests.networks import TINY, enliven
 from tests.training.test_loop import (

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from resnest_cli.evaluation.scores import Meter
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training import frozen
+from resnest_cli.training import cached_features
 from resnest_cli.training.dataset import DataSet, Sample
-from resnest_cli.training.interfaces import Task
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import (
@@ -22,11 +23,12 @@ from resnest_cli.training.lost_photos import (
     Side,
     found_again,
 )
-from resnest_cli.training.metrics import Meter
-from resnest_cli.training.results import write_lost
-from resnest_cli.training.resume import State
+from resnest_cli.training.runs import RunFolder, RunKeeper
+from resnest_cli.training.state import State
+from resnest_cli.training.step import Task
 from resnest_cli.training.stopping import StopRequest
 from tests.conftest import make_photo
+from tests.networks import TINY
 from tests.training.test_loop import (
     CLASSES,
     CONFIG,
@@ -96,7 +98,8 @@ def test_what_is_back(tmp_path: Path) -> None:
 
 def test_the_list(tmp_path: Path) -> None:
     photos = [LostPhoto("val", "a,\udce9\n.jpg", 1, 2, "is empty (0 bytes)")]
-    write_lost(tmp_path / "lost.csv", photos, ("cat", "dog"))
+    info = CheckpointInfo(variant=TINY, class_names=("cat", "dog"))
+    RunKeeper(RunFolder(tmp_path), info, {}).save_lost(photos)
     assert (tmp_path / "lost.csv").read_bytes() == (
         b'path,class_name,split,epoch,error\n"a,\xe9\n.jpg",dog,val,2,is empty (0 bytes)\n'
     )
@@ -108,8 +111,8 @@ def test_answers_keep_the_places_of_lost_photos() -> None:
     meter.update(torch.empty(0, 2), torch.empty(0, dtype=torch.int64), np.array([False]))
     found = meter.result()
     assert found.predicted.tolist() == [0, -1, 1, -1]
-    assert (found.photos, found.top1) == (2, 0.5)
-    assert found.confusion.tolist() == [[1, 1], [0, 0]]
+    assert (found.scores.photos, found.scores.top1.value) == (2, 0.5)
+    assert found.scores.confusion.tolist() == [[1, 1], [0, 0]]
 
 
 class Vanishing(Photos):
@@ -213,9 +216,9 @@ def test_features_of_what_is_there(tmp_path: Path) -> None:
     for index in range(12):
         path = make_photo(tmp_path / f"{index}.jpg", (50, 40), seed=index)
         samples.append(Sample(str(path), path.name, index % 3))
-    extractor = frozen.Extractor(Engine(), Preprocessing(32, 0.9, "bilinear"), "", 1)  # type: ignore[arg-type]
+    extractor = cached_features.Extractor(Engine(), Preprocessing(32, 0.9, "bilinear"), "", 1)  # type: ignore[arg-type]
 
-    def features(folder: str) -> frozen.Features:
+    def features(folder: str) -> cached_features.Features:
         cache = tmp_path / folder
         return extractor.features(samples, cache, mirrored=True, progress=lambda *_: None)
 
@@ -228,10 +231,10 @@ def test_features_of_what_is_there(tmp_path: Path) -> None:
     assert torch.equal(found.values[there], whole.values[there])
     assert found.lost == {5: Lost(5, 2, "5.jpg", "does not exist")}
     settings = {"batch_size": 4, "seed": 0, "hflip": 0.5, "balanced": False}
-    batches = [list(frozen.TrainFeatures(f, **settings).epoch(0)) for f in (whole, found)]  # type: ignore[arg-type]
+    batches = [list(cached_features.FeatureBatches(f, **settings).epoch(0)) for f in (whole, found)]  # type: ignore[arg-type]
     for one, two in zip(*batches, strict=True):
         kept = [place for place, index in enumerate(one.indices) if index != 5]
         assert two.indices == [one.indices[place] for place in kept]
         assert torch.equal(two.photos, one.photos[kept])
-    (batch,) = frozen.EvalFeatures(found)
+    (batch,) = cached_features.FeatureBatches(found)
     assert (batch.indices, [one.place for one in batch.lost]) == (there, [5])

@@ -1,19 +1,30 @@
-"""Optimisers, clipping, moving average."""
+"""Optimisers, groups and schedules, against torch's and timm's; clipping."""
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+import timm
 import torch
+from timm.optim import Lamb as TimmLamb
+from timm.optim import param_groups_layer_decay
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
 from resnest_cli.model.resnest import build
 from resnest_cli.training.config import Config
-from resnest_cli.training.ema import Ema
-from resnest_cli.training.layers import parameter_groups
-from resnest_cli.training.network import freeze
-from resnest_cli.training.optim import clip, create_optimizer
-from resnest_cli.training.resume import optimizer_tensors, restore_optimizer
+from resnest_cli.training.network import freeze, head
+from resnest_cli.training.optim import (
+    Lamb,
+    Schedule,
+    clip,
+    create_optimizer,
+    layer_numbers,
+    parameter_groups,
+    set_rate,
+)
+from resnest_cli.training.state import optimizer_tensors, restore_optimizer
 from tests.networks import TINY, enliven, photos
 
 CONFIG = Config(
@@ -112,22 +123,164 @@ def test_clip_tells_what_is_not_finite() -> None:
     assert not math.isfinite(float(clip([one], 1.0)))
 
 
-def test_moving_average() -> None:
-    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-    ema = Ema(network, decay=0.9)
-    copied = ema.network
-    assert not copied.training
-    assert not any(p.requires_grad for p in copied.parameters())
-    expected = network[0].weight.item()
-    for step in range(200):
-        with torch.no_grad():
-            network[0].weight.fill_(step)
-            network[1].running_mean.fill_(step)
-        network[1].num_batches_tracked += 1
-        ema.update(step)
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * step
-    assert copied[0].weight.item() == pytest.approx(expected, rel=1e-5)
-    assert float(copied[1].running_mean) == pytest.approx(expected, rel=0.01)
-    assert int(copied[1].num_batches_tracked) == 200
-    assert network[0].weight.item() == 199
+def scales(network: nn.Module, groups: list[dict]) -> dict[str, tuple[float, float]]:
+    """Of each parameter's name: the scale of its learning rate, and its weight decay."""
+    names = {id(p): name for name, p in network.named_parameters()}
+    return {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", ["resnest26d", "resnest50d_4s2x40d"])
+def test_layers_are_timms(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = build(name, num_classes=7), timm.create_model(name, num_classes=7)
+    expected = scales(theirs, param_groups_layer_decay(theirs, 0.05, layer_decay=0.7))
+    found = scales(ours, parameter_groups(ours, 0.05, 0.7))
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        assert value == pytest.approx(expected[key], rel=1e-12), key
+    assert found["fc.weight"] == (1.0, 0.05)
+    assert found["conv1.0.weight"][0] == pytest.approx(0.7 ** (sum(ours.variant.blocks) + 1))
+
+
+def test_the_rate_of_each_step_has_the_scale() -> None:
+    network = build(TINY, num_classes=3)
+    optimizer = create_optimizer(network, replace(CONFIG, layer_decay=0.5))
+    set_rate(optimizer, 0.2)
+    rates = sorted({g["lr"] for g in optimizer.param_groups}, reverse=True)
+    assert rates == pytest.approx([0.2 * 0.5**n for n in range(7)])  # stem, five blocks, classifier
+    plain = create_optimizer(network, CONFIG)
+    assert len(plain.param_groups) == 2
+    assert {g["lr_scale"] for g in plain.param_groups} == {1.0}
+
+
+def test_a_classifier_alone_is_one_layer() -> None:
+    alone = head(build(TINY, num_classes=3))
+    assert set(layer_numbers(alone).values()) == {1}
+    assert {g["lr_scale"] for g in parameter_groups(alone, 0.1, 0.5)} == {1.0}
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_lamb_is_timms(size: float) -> None:
+    """Gradients below and above the norm of 1 that they are brought down to."""
+    ours, theirs = (enliven(build(TINY, num_classes=3)).double() for _ in range(2))
+    one = Lamb(parameter_groups(ours, 0.02), lr=0.005)
+    groups = parameter_groups(theirs, 0.02)
+    two = TimmLamb(groups, lr=0.005, foreach=False)
+    for seed in range(4):
+        for network, optimizer in ((ours, one), (theirs, two)):
+            optimizer.zero_grad()
+            (size * network(photos(4, 32, seed=seed))).square().mean().backward()
+            optimizer.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
+
+
+def test_lamb_goes_on_as_before_from_its_tensors() -> None:
+    def made() -> tuple[nn.Module, Lamb]:
+        network = enliven(build(TINY, num_classes=3))
+        return network, Lamb(parameter_groups(network, 0.02), lr=0.005)
+
+    def step(network: nn.Module, optimizer: Lamb, seed: int) -> None:
+        optimizer.zero_grad()
+        network(photos(4, 32, torch.float32, seed)).square().mean().backward()
+        optimizer.step()
+
+    straight, optimizer = made()
+    for seed in range(3):
+        step(straight, optimizer, seed)
+        if seed == 1:
+            weights = {name: t.clone() for name, t in straight.state_dict().items()}
+            saved = {k: t.clone() for k, t in optimizer_tensors(optimizer, straight).items()}
+    again, optimizer = made()
+    again.load_state_dict(weights)
+    restore_optimizer(optimizer, again, saved)
+    step(again, optimizer, 2)
+    for one, two in zip(straight.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_what_has_no_gradient_stays() -> None:
+    idle, live = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = Lamb([{"params": [idle, live], "weight_decay": 0.1}], lr=0.1)
+    optimizer.step()
+    live.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert torch.equal(idle, torch.ones(2, 2))
+    assert not torch.equal(live, torch.ones(2, 2))
+
+
+def idle() -> torch.optim.SGD:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
+
+
+def torchs(scheduler: LRScheduler, steps: int) -> list[float]:
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def ours(config: Config, steps_per_epoch: int, steps: int) -> list[float]:
+    schedule = Schedule(config, steps_per_epoch)
+    return [schedule.lr(step) for step in range(steps)]
+
+
+def test_warm_up_then_cosine() -> None:
+    rates = ours(replace(CONFIG, warmup_epochs=1, min_lr=0.1), 10, 101)
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    assert rates[10] == pytest.approx(0.4)
+    assert rates[55] == pytest.approx(0.04 + 0.36 * 0.5)
+    assert rates[100] == pytest.approx(0.04)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_cosine_is_torchs() -> None:
+    expected = torchs(CosineAnnealingLR(idle(), T_max=50), 50)
+    assert ours(replace(CONFIG, epochs=5), 10, 50) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("epochs", "rate"), [(3.0, 0.1), (2.5, 0.5), (0.3, 0.9)])
+def test_step_is_torchs(epochs: float, rate: float) -> None:
+    config = replace(CONFIG, sched="step", decay_epochs=epochs, decay_rate=rate)
+    expected = torchs(StepLR(idle(), round(epochs * 10), gamma=rate), 100)
+    assert ours(config, 10, 100) == pytest.approx(expected, rel=1e-9)
+    assert len(set(expected)) > 2
+
+
+def test_step_counts_from_the_start_and_keeps_its_least() -> None:
+    config = replace(
+        CONFIG, sched="step", decay_epochs=3.0, decay_rate=0.1, warmup_epochs=1.0, min_lr=0.05
+    )
+    rates = ours(config, 10, 100)
+    assert rates[5] == pytest.approx(0.4 * 0.6)  # warming up
+    assert rates[29:31] == pytest.approx([0.4, 0.04])
+    assert rates[95] == pytest.approx(0.02)  # not 0.0004
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(10, 10), (3, 7), (1, 2), (1, 1), (60, 23)])
+def test_one_cycle_is_torchs(epochs: int, steps: int) -> None:
+    total = epochs * steps
+    if total == 1:  # torch divides by zero there; one step takes the first rate or the peak
+        assert 0 < ours(replace(CONFIG, sched="onecycle", epochs=1), 1, 1)[0] <= 0.4
+        return
+    scheduler = OneCycleLR(idle(), max_lr=0.4, total_steps=total, cycle_momentum=False)
+    expected = [scheduler.get_last_lr()[0]]
+    for _ in range(total - 1):
+        scheduler.optimizer.step()
+        scheduler.step()
+        expected.append(scheduler.get_last_lr()[0])
+    found = ours(replace(CONFIG, sched="onecycle", epochs=epochs, warmup_epochs=1), steps, total)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_constant_and_beyond_the_end() -> None:
+    assert set(ours(replace(CONFIG, sched="constant"), 10, 200)) == {0.4}
+    assert Schedule(CONFIG, 10).lr(1000) == pytest.approx(0.0)
+    one = replace(CONFIG, sched="onecycle")
+    assert Schedule(one, 10).lr(1000) == pytest.approx(0.4 / 25 / 1e4)

@@ -178,7 +178,7 @@ import re, sys, torch
 from pathlib import Path
 import torch.nn.functional as F
 from resnest_cli.model.resnest import build
-from resnest_cli.training.allocator import keep_memory
+from resnest_cli.training.step import keep_memory
 name, size, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 def peak():  # ru_maxrss would begin at the parent's
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -1,25 +1,28 @@
-"""Run folders: names, which one is resumed, one process each."""
+"""Run folders: names, which one is resumed, one process each; tables that read back as written."""
 
+import csv
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model.checkpoint_header import CheckpointInfo
-from resnest_cli.training import resume, runs
-from resnest_cli.training.resume import Progress
-from resnest_cli.training.runs import RunFolder
+from resnest_cli.training import runs
+from resnest_cli.training.runs import RunFolder, RunKeeper
+from resnest_cli.training.state import Progress, save_state
 from tests.networks import TINY
+from tests.report.rows import ROW, history, without_ema
 
 
 def started(base: Path, name: str, time: int) -> RunFolder:
     run = runs.new_run(base, name)
     run.args.write_text("")
     run.split.write_text("")
-    resume.save_state(run.states, Progress(epoch=time), {"model": {}}, {})
+    save_state(run.states, Progress(epoch=time), {"model": {}}, {})
     os.utime(run.args, (time, time))
     return run
 
@@ -150,7 +153,53 @@ def test_no_room_for_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device", str(self))
 
     run = runs.new_run(tmp_path, None)
-    keeper = runs.RunKeeper(run, CheckpointInfo(variant=TINY), dict)
+    keeper = runs.RunKeeper(run, CheckpointInfo(variant=TINY), {})
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(ResnestError, match=r"weights: cannot be written: No space .*--resume"):
         keeper.save_weights(["last"], {}, {"epoch": 1})
+
+
+HEADER = (
+    "epoch,step,lr,train_loss,val_loss,top1,top5,ema_loss,ema_top1,ema_top5,recall,which,best,"
+    "photos_per_second,train_seconds,seconds"
+)
+
+
+def keeper(folder: Path, *names: str) -> RunKeeper:
+    return RunKeeper(RunFolder(folder), CheckpointInfo(variant=TINY, class_names=names), {})
+
+
+def test_rows_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    exact = replace(ROW, lr=0.1 + 0.2, top1=1 / 3, best=False)
+    rows = [exact, without_ema(ROW)]
+    keeper(tmp_path).save_rows(rows, [])
+    text = path.read_text("utf-8")
+    assert text.splitlines()[0] == HEADER
+    assert text.endswith("\n")
+    assert "\r" not in text
+    with path.open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row, cells in zip(rows, found, strict=True):
+        for name, value in asdict(row).items():
+            assert cells[name] == ("" if value is None else str(value))
+    assert float(found[0]["lr"]) == 0.1 + 0.2
+    assert float(found[0]["top1"]) == 1 / 3
+    assert [cells["best"] for cells in found] == ["False", "True"]
+
+
+def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    for epochs in (3, 2):
+        keeper(tmp_path).save_rows(history(epochs), [])
+    assert len(path.read_text("utf-8").splitlines()) == 3
+    assert sorted(tmp_path.iterdir()) == [path.with_name("recall.csv"), path]
+    with pytest.raises(ResnestError, match="there is no folder"):
+        keeper(tmp_path / "gone").save_rows(history(1), [])
+
+
+def test_recall_has_a_column_for_each_class_and_no_epoch_twice(tmp_path: Path) -> None:
+    path = tmp_path / "recall.csv"
+    for epoch, recall in ((1, (0.5, None)), (2, (0.25, 1.0)), (3, (0.0, 0.0)), (2, (0.75, 1.0))):
+        keeper(tmp_path, "cat, grey", "dog").save_rows(history(epoch), recall)
+    assert path.read_text() == 'epoch,"cat, grey",dog\n1,0.5,\n2,0.75,1.0\n'

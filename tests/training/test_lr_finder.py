@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from resnest_cli.report.plots import lr_finder
-from resnest_cli.training.finding import HIGH, LOW, STEPS, sweep, valley
+from resnest_cli.training.lr_finder import HIGH, LOW, STEPS, sweep, valley
 from resnest_cli.training.stopping import StoppedError, StopRequest
 from tests.training.test_loop import CONFIG, Kept, Watch, trainer
 

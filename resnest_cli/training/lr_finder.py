@@ -7,21 +7,18 @@ learned.
 """
 
 import copy
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnest_cli.csv_rows import csv_rows
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
-from resnest_cli.report.plots import lr_finder
-from resnest_cli.training import runs
-from resnest_cli.training.loader import Batch
-from resnest_cli.training.loop import DivergedError, Trainer
-from resnest_cli.training.runs import NoKeeper, RunFolder
+from resnest_cli.report import plots
+from resnest_cli.training.loop import Trainer
+from resnest_cli.training.runs import RunFolder, new_run
 from resnest_cli.training.setup import Ready
+from resnest_cli.training.step import DivergedError
 from resnest_cli.training.stopping import StoppedError, StopRequest
 
 if TYPE_CHECKING:
@@ -32,25 +29,16 @@ _SMOOTH = 0.98  # of the moving average of the losses, as fastai has it
 _DIVERGED = 4.0  # times the best
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Learning rates and smoothed losses in nats; `suggestion` is None where no loss fell."""
+class Sweep(NamedTuple):
+    """Learning rates and smoothed losses in nats."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
 
     @property
     def suggestion(self) -> float | None:
-        """fastai's "valley"."""
+        """fastai's "valley"; None where no loss fell."""
         return valley(self.rates, self.losses)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """How the search ended; `exit_code` is 0, 130, 143 or 129."""
-
-    exit_code: int
-    run: RunFolder | None = None
 
 
 def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
@@ -60,11 +48,10 @@ def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
     still jumps, and the last five steps, as fastai's LRFinder does.
     """
     rates, losses = rates[SKIPPED:-5], losses[SKIPPED:-5]
-    count = len(losses)
-    lengths = [1] * count
-    for here in range(count):
+    lengths = [1] * len(losses)
+    for here, loss in enumerate(losses):
         for before in range(here):
-            if losses[before] > losses[here]:
+            if losses[before] > loss:
                 lengths[here] = max(lengths[here], lengths[before] + 1)
     if not lengths or max(lengths) < 2:
         return None
@@ -83,10 +70,8 @@ def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
     network, optimizer = trainer.task.network, trainer.stepper.optimizer
     weights = copy.deepcopy(network.state_dict())
     before = copy.deepcopy(optimizer.state_dict())
-    rates: list[float] = []
-    losses: list[float] = []
-    average = 0.0
-    batches = _endless(trainer)
+    rates, losses, average = list[float](), list[float](), 0.0
+    batches = chain.from_iterable(map(trainer.task.train.epoch, count()))
     try:
         for step in range(STEPS):
             rate = LOW * (HIGH / LOW) ** (step / (STEPS - 1))
@@ -106,44 +91,35 @@ def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
     return Sweep(tuple(rates), tuple(losses))
 
 
-def _endless(trainer: Trainer) -> Iterator[Batch]:
-    epoch = 0
-    while True:
-        yield from trainer.task.train.epoch(epoch)
-        epoch += 1
-
-
 def find_learning_rate(
     base: Path, name: str | None, ready: Ready, display: "TrainingDisplay"
-) -> Found:
+) -> tuple[int, RunFolder]:
     """Sweeps, writes `lr_finder.png` and `lr_finder.csv` in a folder of their own, and prints.
+
+    Returns the exit code, 0, 130, 143 or 129, and the folder.
 
     Raises:
         ResnestError: the loss never fell; the plot is there to be looked at.
     """
-    run = runs.new_run(base, name, stem="lr-finder")
+    run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:
         try:
             task = ready.task(run.states, stop, display)
-            found = sweep(Trainer(task, NoKeeper(), display, stop, None), stop)
+            found = sweep(Trainer(task, None, display, stop, None), stop)
         except StoppedError:
-            return Found(stop.exit_code, run)
+            return stop.exit_code, run
         finally:
             ready.close()
     points = zip(found.rates, found.losses, strict=True)
     write_text(run.path / "lr_finder.csv", csv_rows([("lr", "loss"), *points]))
     rates, losses = found.rates[SKIPPED:], found.losses[SKIPPED:]
+    picture = run.path / "lr_finder.png"
     if len(rates) > 1:
-        lr_finder(run.path / "lr_finder.png", rates, losses, found.suggestion)
+        plots.lr_finder(picture, rates, losses, found.suggestion)
     if found.suggestion is None:
         raise ResnestError(
             f"the loss never fell, so there is nothing to suggest; look at {run.path}. A larger "
             "batch (-b) makes the loss less noisy."
         )
-    display.learning_rate(_rounded(found.suggestion), run.path / "lr_finder.png")
-    return Found(0, run)
-
-
-def _rounded(rate: float) -> float:
-    """Two digits."""
-    return float(f"{rate:.1e}") if math.isfinite(rate) else rate
+    display.learning_rate(float(f"{found.suggestion:.1e}"), picture)
+    return 0, run

@@ -11,11 +11,11 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from resnest_cli.errors import UsageError
-from resnest_cli.training.class_weights import class_weights
+from resnest_cli.training.augment import Mixing
 from resnest_cli.training.config import Config
 from resnest_cli.training.dataset import DataSet, Sample
-from resnest_cli.training.losses import Loss
-from resnest_cli.training.mixing import Mixing
+from resnest_cli.training.setup import class_weights
+from resnest_cli.training.step import Loss
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick")
 CLASSES = 5

@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.files import atomic_file
 from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.sources import Source
@@ -31,7 +30,7 @@ from resnest_cli.training.dataset import Sample
 from resnest_cli.training.loader import Batch, epoch_order
 from resnest_cli.training.lost_photos import Lost
 from resnest_cli.training.photo_cache import limits_apart
-from resnest_cli.training.seeds import derived_seed
+from resnest_cli.training.state import saving
 
 Float32 = NDArray[np.float32]
 
@@ -49,10 +48,18 @@ class Features(NamedTuple):
     labels: Tensor
     lost: Mapping[int, Lost]
 
+    def batch(self, indices: Sequence[int], views: Tensor | None = None) -> Batch:
+        """The batch of these photos: of each the first view, or that of `views`, int64 (N,)."""
+        there = [index for index in indices if index not in self.lost]
+        lost = [self.lost[index] for index in indices if index in self.lost]
+        chosen = torch.as_tensor(there, dtype=torch.int64)
+        view = 0 if views is None else views[chosen]
+        return Batch(self.values[chosen, view], self.labels[chosen], there, lost)
+
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """What turns photos into features. `origin` names the weights, by their hash."""
+    """Computes the features of photos. `origin` names the weights, by their hash."""
 
     engine: Engine
     preprocessing: Preprocessing
@@ -65,12 +72,12 @@ class Extractor:
         cache: Path,
         *,
         mirrored: bool,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int], None],
     ) -> Features:
         """The features of photos.
 
-        `progress` is told how many of how many photos are done, and may raise to stop: finished
-        chunks are kept, but for those with a photo that cannot be read any more.
+        `progress` is called with how many are done, and may raise to stop: finished chunks are
+        kept, but for those with a photo that cannot be read any more.
 
         Raises:
             ResnestError: the disk is full, or the machine has no memory or open files left.
@@ -83,15 +90,14 @@ class Extractor:
             path = folder / f"{start:08d}.npy"
             found = _read(path, len(chunk), views)
             if found is None:
-                told = partial(_told, progress, start, len(samples))
-                found, errors = self._compute(chunk, views, told)
+                found, errors = self._compute(chunk, views, start, progress)
                 for place, error in errors.items():
                     sample = chunk[place]
                     lost[start + place] = Lost(start + place, sample.label, sample.name, error)
                 if not errors:
                     _write(path, found)
             rows.append(found)
-            progress(start + len(chunk), len(samples))
+            progress(start + len(chunk))
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         return Features(torch.from_numpy(np.concatenate(rows)), labels, lost)
 
@@ -105,7 +111,11 @@ class Extractor:
         return digest.hexdigest()
 
     def _compute(
-        self, samples: Sequence[Sample], views: int, progress: Callable[[int], None]
+        self,
+        samples: Sequence[Sample],
+        views: int,
+        before: int,
+        progress: Callable[[int], None],
     ) -> tuple[Float32, dict[int, str]]:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
@@ -115,12 +125,8 @@ class Extractor:
                 return preparation(source.path or "")
 
         sources = (Source(sample.name, path=sample.path) for sample in samples)
-        items = prepared(
-            sources,
-            prepare,
-            workers=self.workers,
-            ahead=2 * _BATCH + self.workers,
-        )
+        ahead = 2 * _BATCH + self.workers
+        items = prepared(sources, prepare, workers=self.workers, ahead=ahead)
         size = self.preprocessing.size
         nothing = np.zeros((3, size, size), np.float32)  # batches keep their size, and others' bits
         rows, errors, done = [], dict[int, str](), 0
@@ -134,14 +140,10 @@ class Extractor:
                 both.append(self.engine.output(np.ascontiguousarray(batch[..., ::-1]), "features"))
             rows.append(np.stack(both, axis=1))
             done += len(group)
-            progress(done)
+            progress(before + done)
         found = np.concatenate(rows)
         found[list(errors)] = np.nan
         return found, errors
-
-
-def _told(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    progress(before + done, total)
 
 
 def _read(path: Path, count: int, views: int) -> Float32 | None:
@@ -157,72 +159,50 @@ def _read(path: Path, count: int, views: int) -> Float32 | None:
 def _write(path: Path, rows: Float32) -> None:
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    try:
+    with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(buffer.getbuffer())
-    except OSError as error:
-        raise ResnestError(
-            f"{path}: features cannot be kept: {error.strerror or error}. Make room and go on with "
-            "--resume."
-        ) from error
 
 
-class TrainFeatures:
-    """Batches of cached features; the same order and the same batch sizes as of photos."""
+class FeatureBatches:
+    """Batches of cached features, (B, num_features) each, and of labels.
+
+    To learn from: the same order and the same batch sizes as of photos. To validate with, where
+    `seed` is None: in order, the first view of each photo.
+    """
 
     def __init__(
         self,
         features: Features,
         *,
-        batch_size: int,
-        seed: int,
-        hflip: float,
-        balanced: bool,
+        batch_size: int = 1024,
+        seed: int | None = None,
+        hflip: float = 0.0,
+        balanced: bool = False,
     ) -> None:
-        self._features, self._labels, self._lost = features
+        self._features = features
         self._seed, self._hflip, self._balanced = seed, hflip, balanced
-        self.photos = len(self._labels)
-        self._bounds = batch_bounds(self.photos, batch_size)
+        photos = len(features.labels)
+        self._bounds = [(at, at + batch_size) for at in range(0, photos, batch_size)]
+        if seed is not None:
+            self._bounds = batch_bounds(photos, batch_size)
 
     def __len__(self) -> int:
+        """Batches in an epoch."""
         return len(self._bounds)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on: photos are features (B, num_features)."""
-        order = epoch_order(
-            self._labels.tolist(), seed=self._seed, epoch=epoch, balanced=self._balanced
-        )
-        views = self._views(epoch)
-        for first, last in self._bounds[start:]:
-            indices = order[first:last]
-            there = [index for index in indices if index not in self._lost]
-            lost = [self._lost[index] for index in indices if index in self._lost]
-            chosen = torch.as_tensor(there, dtype=torch.int64)
-            photos, labels = self._features[chosen, views[chosen]], self._labels[chosen]
-            yield Batch(photos, labels, there, lost)
-
-    def _views(self, epoch: int) -> Tensor:
-        """Which view of each photo the epoch takes, int64 (N,)."""
-        if self._features.shape[1] == 1:
-            return torch.zeros(self.photos, dtype=torch.int64)
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
-        return (torch.rand(self.photos, generator=generator) < self._hflip).long()
-
-
-class EvalFeatures:
-    """Cached features in batches, in order; the first view of each photo."""
-
-    def __init__(self, features: Features, batch_size: int = 1024) -> None:
-        self._features, self._labels, self._lost = features
-        self._batch_size = batch_size
-
-    def __len__(self) -> int:
-        return len(range(0, len(self._labels), self._batch_size))
-
     def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, len(self._labels), self._batch_size):
-            last = min(first + self._batch_size, len(self._labels))
-            there = [index for index in range(first, last) if index not in self._lost]
-            lost = [self._lost[index] for index in range(first, last) if index in self._lost]
-            yield Batch(self._features[there, 0], self._labels[there], there, lost)
+        return self.epoch(0)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on."""
+        labels, views = self._features.labels, None
+        order: Sequence[int] = range(len(labels))
+        if (seed := self._seed) is not None:
+            order = epoch_order(labels.tolist(), seed=seed, epoch=epoch, balanced=self._balanced)
+            if self._features.values.shape[1] > 1:
+                generator = torch.Generator().manual_seed(derived_seed(seed, "sample", epoch))
+                views = (torch.rand(len(labels), generator=generator) < self._hflip).long()
+        for first, last in self._bounds[start:]:
+            yield self._features.batch(order[first:last], views)

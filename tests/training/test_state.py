@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.training import resume
-from resnest_cli.training.history import EpochRow
+from resnest_cli.evaluation.scores import Meter
+from resnest_cli.training import state
 from resnest_cli.training.lost_photos import LostPhoto
-from resnest_cli.training.resume import Progress
+from resnest_cli.training.state import BestAnswers, EpochRow, Progress
 
 ROW = EpochRow(
     epoch=1, step=3, lr=0.1, train_loss=1.0, val_loss=2.0, top1=0.5, top5=None, ema_loss=None,
@@ -30,7 +31,7 @@ def save(folder: Path, epoch: int, position: int = 0, value: float = 1.0) -> Pat
         "n": torch.tensor(7),
         "w": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
     }
-    return resume.save_state(folder, progress, {"model": tensors, "ema": tensors}, {"scale": 2.0})
+    return state.save_state(folder, progress, {"model": tensors, "ema": tensors}, {"scale": 2.0})
 
 
 def silent(_: str) -> None:
@@ -42,25 +43,25 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     save(tmp_path, 1)
     torch.manual_seed(0)
     weight = torch.randn(4, 3, 2, 2)
-    state = resume.load_state(tmp_path, silent)
-    assert state is not None
-    assert state.progress == Progress(epoch=1, step=3, rows=[ROW], origin="abc", lost=[LOST])
-    assert state.scaler == {"scale": 2.0}
-    assert set(state.tensors) == {"model", "ema"}
-    assert torch.equal(state.tensors["model"]["w"], weight)
-    assert state.tensors["ema"]["n"].shape == ()
-    assert resume.read_progress(resume.states(tmp_path)[0]) == state.progress
+    found = state.load_state(tmp_path, silent)
+    assert found is not None
+    assert found.progress == Progress(epoch=1, step=3, rows=[ROW], origin="abc", lost=[LOST])
+    assert found.scaler == {"scale": 2.0}
+    assert set(found.tensors) == {"model", "ema"}
+    assert torch.equal(found.tensors["model"]["w"], weight)
+    assert found.tensors["ema"]["n"].shape == ()
+    assert state.read_progress(state.states(tmp_path)[0]) == found.progress
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert resume.load_state(tmp_path, silent) is None
-    assert resume.load_state(tmp_path / "none", silent) is None
+    assert state.load_state(tmp_path, silent) is None
+    assert state.load_state(tmp_path / "none", silent) is None
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for epoch, position in [(1, 0), (1, 5), (1, 12), (2, 0)]:
         save(tmp_path, epoch, position)
-    assert [path.name for path in resume.states(tmp_path)] == [
+    assert [path.name for path in state.states(tmp_path)] == [
         "state-00002-00000000.safetensors",
         "state-00001-00000012.safetensors",
     ]
@@ -81,15 +82,15 @@ def test_a_damaged_one_gives_way(tmp_path: Path, damage: str) -> None:
         data = bytearray(b"not a state" * 50)
     elif damage == "nested":
         deep = "[" * 100_000 + "]" * 100_000
-        save_file({}, newest, {"format": resume.FORMAT, "progress": deep})
+        save_file({}, newest, {"format": state.FORMAT, "progress": deep})
         data = bytearray(newest.read_bytes())
     else:
         data = bytearray(bytes(data).replace(b'\\"epoch\\"', b'\\"epocx\\"'))
     newest.write_bytes(data)
     told: list[str] = []
-    state = resume.load_state(tmp_path, told.append)
-    assert state is not None
-    assert state.progress.epoch == 1
+    found = state.load_state(tmp_path, told.append)
+    assert found is not None
+    assert found.progress.epoch == 1
     assert len(told) == 1
     assert "is damaged" in told[0]
     assert newest.name in told[0]
@@ -98,7 +99,7 @@ def test_a_damaged_one_gives_way(tmp_path: Path, damage: str) -> None:
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 1).write_bytes(b"")
     with pytest.raises(ResnestError, match="every saved state is damaged"):
-        resume.load_state(tmp_path, lambda _: None)
+        state.load_state(tmp_path, lambda _: None)
 
 
 def test_a_full_disk_keeps_the_states_before(
@@ -115,7 +116,7 @@ def test_a_full_disk_keeps_the_states_before(
     assert "--resume" in str(error.value)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
-    assert resume.load_state(tmp_path, silent) is not None
+    assert state.load_state(tmp_path, silent) is not None
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -141,13 +142,30 @@ def test_optimisers_go_on_as_before(kind: str) -> None:
     for seed in range(2):
         step(first, optimizer, seed)
     saved = {
-        k: v.clone().contiguous() for k, v in resume.optimizer_tensors(optimizer, first).items()
+        k: v.clone().contiguous() for k, v in state.optimizer_tensors(optimizer, first).items()
     }
     assert saved
     second, optimizer = make()
     second.load_state_dict(first.state_dict())
-    resume.restore_optimizer(optimizer, second, saved)
+    state.restore_optimizer(optimizer, second, saved)
     for seed in range(2, 4):
         step(second, optimizer, seed)
     for one, two in zip(straight.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_what_a_state_keeps_is_small_and_gives_all_of_it_back() -> None:
+    empty = BestAnswers.none(1000)
+    assert empty.tensors()["cells"].shape == (0, 3)
+    again = BestAnswers.restored(empty.tensors(), 1000)
+    np.testing.assert_array_equal(again.confusion, empty.confusion)
+    meter = Meter(1000)
+    logits = torch.zeros(3, 1000)
+    logits[[0, 1, 2], [7, 7, 0]] = 9
+    meter.update(logits, torch.tensor([3, 3, 999]))
+    found = BestAnswers.of(meter.result())
+    assert found.tensors()["cells"].tolist() == [[3, 7, 2], [999, 0, 1]]
+    again = BestAnswers.restored(found.tensors(), 1000)
+    np.testing.assert_array_equal(again.confusion, found.confusion)
+    assert again.predicted.tolist() == [7, 7, 0]
+    np.testing.assert_allclose(again.confidence, float(logits[0].softmax(0).max()), rtol=1e-5)

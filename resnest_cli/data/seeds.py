@@ -1,0 +1,17 @@
+"""One number for every random choice: a hash of the run's seed and of what is being drawn.
+
+No generator is carried along, so that neither the number of workers nor a resumed run changes what
+is drawn.
+"""
+
+import hashlib
+from typing import Literal
+
+# The purposes keep draws for different things apart.
+Purpose = Literal["split", "order", "window", "pack", "sample", "step", "weights"]
+
+
+def derived_seed(seed: int, purpose: Purpose, *numbers: int) -> int:
+    """A seed in [0, 2**63) for one purpose and its numbers, such as epoch and index."""
+    text = ":".join([str(seed), purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,0 +1,233 @@
+"""The pictures of a run and its page `report.html`, from its data, history and best weights."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnest_cli.data.seeds import derived_seed
+from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.evaluation.scores import class_scores, surest_mistakes
+from resnest_cli.images.batches import Preparation
+from resnest_cli.images.decode import decode
+from resnest_cli.inference.ranking import softmax
+from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.model import checkpoint
+from resnest_cli.output.messages import percent
+from resnest_cli.report import plots, sheets
+from resnest_cli.report.html import Page, Table, picture_of
+from resnest_cli.training.augment import Augment, Mixing
+from resnest_cli.training.loader import epoch_keys, sample_seed
+from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.setup import Ready
+from resnest_cli.training.sharded import first_photos
+from resnest_cli.training.state import BestAnswers, EpochRow, Progress
+
+_SHOWN, _MISTAKES = 16, 60
+_PICTURES = {
+    "curves.png": "Losses, accuracy and learning rate",
+    "confusion_matrix.png": "Which classes are taken for which",
+    "train_batch.jpg": "Training photos as the network sees them",
+    "val_predictions.jpg": "Validation photos with their predictions",
+}
+
+Float32 = NDArray[np.float32]
+Notify = Callable[[str], None]
+
+
+def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
+    """A picture is worth less than the run: where it cannot be drawn, a message says so."""
+    try:
+        draw(path)
+    except Exception as error:
+        notify(f"{path} was not drawn: {error}")
+
+
+def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
+    """`train_batch.jpg`: the first photos of the first epoch as the network sees them.
+
+    Of shards they are the first of the first one; of cached features without their mirrors.
+    """
+    config, samples = ready.config, ready.dataset.train
+    sources: list[tuple[str | bytes, int, int]]  # photo, label and seed
+    if ready.dataset.shards is not None:
+        shown = first_photos(ready.dataset, "train", _SHOWN)
+        sources = [
+            (photo.data, photo.label, sample_seed(config.seed, (0, index, 0)))
+            for index, photo in enumerate(shown)
+        ]
+    else:
+        keys = epoch_keys(
+            [sample.label for sample in samples],
+            seed=config.seed,
+            epoch=0,
+            balanced=config.balanced,
+            aug_repeats=config.aug_repeats,
+        )[:_SHOWN]
+        drawn = [(samples[key[1]], sample_seed(config.seed, key)) for key in keys]
+        sources = [(sample.path, sample.label, seed) for sample, seed in drawn]
+    preparation, augment = Preparation(ready.preprocessing), Augment(config, ready.preprocessing)
+    photos, labels = [], []
+    for source, label, seed in sources:
+        with contextlib.suppress(ImageError):  # gone since it was checked: training says so
+            if ready.cached:
+                photos.append(torch.from_numpy(preparation(source)))
+            else:
+                photos.append(augment(decode(source), seed))
+            labels.append(label)
+    if not photos:
+        return
+    batch, names = torch.stack(photos), ready.dataset.class_names
+    titles = [names[label] for label in labels]
+    mixing = Mixing(config, len(names))
+    if mixing.active and not ready.cached:
+        seed = derived_seed(config.seed, "step", 0, 0)
+        batch, targets = mixing(batch, torch.tensor(labels), seed)
+        titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
+    pixels = _pixels(batch.numpy(), ready)
+    _drawn(
+        folder / "train_batch.jpg", lambda path: sheets.train_batch(path, pixels, titles), notify
+    )
+
+
+def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
+    """A label such as "cat 0.7 + dog 0.3"."""
+    rest = smoothing / len(names)
+    shares = [(float((one - rest) / (1 - smoothing)), index) for index, one in enumerate(targets)]
+    parts = sorted((part for part in shares if part[0] > 0.01), reverse=True)
+    if len(parts) == 1:
+        return names[parts[0][1]]
+    return " + ".join(f"{names[index]} {share:.2f}" for share, index in parts)
+
+
+def _pixels(photos: Float32, ready: Ready) -> Float32:
+    """Undoes the normalisation: float32 (B, 3, H, W) in [0, 1]."""
+    mean = np.asarray(ready.preprocessing.mean, np.float32)[:, None, None]
+    std = np.asarray(ready.preprocessing.std, np.float32)[:, None, None]
+    pixels: Float32 = np.clip(photos * std + mean, 0, 1)
+    return pixels
+
+
+def final_pictures(
+    run: RunFolder, ready: Ready, progress: Progress, best: BestAnswers, notify: Notify
+) -> None:
+    """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`; `report.html`
+    with all of them.
+    """
+    names = ready.dataset.class_names
+    draws: dict[str, Callable[[Path], None]] = {
+        "curves.png": lambda path: plots.curves(path, progress.rows),
+        "confusion_matrix.png": lambda path: plots.confusion_matrix(path, best.confusion, names),
+        "val_predictions.jpg": lambda path: _val_predictions(path, run, ready),
+        "report.html": lambda path: training_page(run, ready, progress, best).write(path),
+    }
+    for name, draw in draws.items():
+        _drawn(run.path / name, draw, notify)
+
+
+def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
+    """Of up to 16 photos, evenly over all and so over the classes; of shards the first ones."""
+    network = checkpoint.instantiate(checkpoint.load(run.weights("best")))
+    preparation, val = Preparation(ready.preprocessing), ready.dataset.val
+    sources: list[tuple[str | bytes, int]]
+    if ready.dataset.shards is not None:
+        shown = first_photos(ready.dataset, "val", _SHOWN)
+        sources = [(photo.data, photo.label) for photo in shown]
+    else:
+        count = min(_SHOWN, len(val))
+        chosen = [val[index * len(val) // count] for index in range(count)]
+        sources = [(sample.path, sample.label) for sample in chosen]
+    found, labels = [], []
+    for source, label in sources:
+        with contextlib.suppress(ImageError):  # lost meanwhile
+            found.append(preparation(source))
+            labels.append(label)
+    if not found:
+        raise ResnestError("none of its photos can be read any more")
+    photos = np.stack(found)
+    with torch.inference_mode():
+        probabilities = softmax(network(torch.from_numpy(photos)).numpy())
+    best = probabilities.argmax(axis=1)
+    names = ready.dataset.class_names
+    sheets.val_predictions(
+        path,
+        _pixels(photos, ready),
+        [names[label] for label in labels],
+        [names[index] for index in best],
+        [float(row[index]) for row, index in zip(probabilities, best, strict=True)],
+        [label == index for label, index in zip(labels, best, strict=True)],
+    )
+
+
+def training_page(run: RunFolder, ready: Ready, progress: Progress, best: BestAnswers) -> Page:
+    """The page of a run that has ended; photos are read for their thumbnails."""
+    config, dataset, names = ready.config, ready.dataset, ready.dataset.class_names
+    settings = [[key, str(value)] for key, value in asdict(config).items() if value is not None]
+    page = Page(
+        title=f"{config.command} {ready.network.variant.id}: {run.path.name}",
+        subtitle=(
+            f"{dataset.train_photos:,} photos to train on, {dataset.val_photos:,} to validate, "
+            f"{len(dataset.class_ids):,} classes"
+        ),
+        figures=_figures(progress),
+        pictures=[
+            picture_of(title, run.path / name)
+            for name, title in _PICTURES.items()
+            if (run.path / name).exists()
+        ],
+        tables=[
+            _epochs(progress.rows),
+            _classes(names, best),
+            Table("Settings", ["Setting", "Value"], settings),
+        ],
+        photos_title="The surest mistakes of the best epoch",
+    )
+    labels = np.array([sample.label for sample in dataset.val], np.int64)
+    if len(best.predicted) != len(labels):
+        return page
+    for index in surest_mistakes(labels, best.predicted, best.confidence, _MISTAKES):
+        sample, predicted = dataset.val[index], int(best.predicted[index])
+        answer = Prediction(1, predicted, names[predicted], float(best.confidence[index]))
+        record = Record(sample.path, ready.network.variant.id, predictions=(answer,))
+        page.add(record, names[sample.label])
+    return page
+
+
+def _figures(progress: Progress) -> list[tuple[str, str, str]]:
+    row = next((row for row in progress.rows if row.epoch == progress.best_epoch), None)
+    if row is None:
+        return []
+    ema = row.which == "ema" and row.ema_top1 is not None
+    top1, top5 = (row.ema_top1, row.ema_top5) if ema else (row.top1, row.top5)
+    figures = [
+        ("best top-1", percent(top1), f"epoch {row.epoch}, {'moving average' if ema else 'raw'}"),
+        ("top-5", percent(top5), ""),
+        ("mean recall", percent(row.recall), ""),
+        ("epochs", str(progress.epoch), f"{progress.step:,} steps"),
+        ("training speed", f"{row.photos_per_second:,.0f}", "photos/s"),
+    ]
+    return [figure for figure in figures if figure[1] != "-"]
+
+
+def _epochs(rows: list[EpochRow]) -> Table:
+    columns = ["Epoch", "Learning rate", "Training loss", "Validation loss", "Top-1", "Top-5",
+               "EMA top-1", "Seconds"]  # fmt: skip
+    cells = [
+        [str(row.epoch), f"{row.lr:.3g}", f"{row.train_loss:.4f}", f"{row.val_loss:.4f}",
+         percent(row.top1), percent(row.top5), percent(row.ema_top1), f"{row.seconds:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    return Table("Epochs", columns, cells, frozenset(range(len(columns))))
+
+
+def _classes(names: Sequence[str], best: BestAnswers) -> Table:
+    cells = [
+        [name, str(one.support), percent(one.precision), percent(one.recall), percent(one.f1)]
+        for name, one in zip(names, class_scores(best.confusion), strict=True)
+    ]
+    columns = ["Class", "Validation photos", "Precision", "Recall", "F1"]
+    return Table("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))

@@ -1,0 +1,291 @@
+"""The training state: everything that a run needs to go on as if it had never stopped.
+
+On disk one file for each state, `resume/state-<epoch>-<batches done>.safetensors`: the weights,
+their moving average, the optimiser's tensors, and in the metadata, as JSON, the progress and a
+digest of all tensors. A file appears whole or not at all, and the one before is removed only when
+the new one is there, so that a loadable state exists at any moment; two are kept, and a damaged
+newest one gives way to the other. No pickle.
+
+Random generators are not in it: every draw comes from (seed, epoch, index), see `seeds`.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from resnest_cli.errors import ResnestError, cannot_write
+from resnest_cli.evaluation.scores import Evaluation
+from resnest_cli.files import atomic_file
+from resnest_cli.model.container import write_container
+from resnest_cli.training.lost_photos import LostPhoto
+
+FORMAT = "resnest-training-state-1"
+KEPT = 2
+
+# What reading a damaged state raises; RecursionError where its JSON is nested thousands deep.
+DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+_NAME = re.compile(r"state-(\d{5})-(\d{8})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRow:
+    """One finished epoch: a row of `results.csv`, whose columns are these fields.
+
+    `epoch` counts from 1, `step` all optimiser steps so far, `lr` is that of the last step. Losses
+    are means over photos in nats; accuracies and recall are fractions in [0, 1]. `top5` is None
+    with five classes or fewer, the `ema_` fields without a moving average. `recall` is the mean
+    over classes of those weights that count (`which`). `best` says whether this epoch is the best
+    so far, by the top-1 of these weights and of the same top-1 by their loss. Times in seconds,
+    without and with validation.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    top1: float
+    top5: float | None
+    ema_loss: float | None
+    ema_top1: float | None
+    ema_top5: float | None
+    recall: float
+    which: str  # "raw" or "ema": whose top-1 is higher, or whose loss is lower
+    best: bool
+    photos_per_second: float
+    train_seconds: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands.
+
+    `epoch` counts from 0 and is the one being trained, `position` the batches of it that are done,
+    `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
+    epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
+    all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of
+    the averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
+    with, by their hash, `class_weights` those of the classes. `lost` are the photos that could not
+    be read any more.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_photos: int = 0
+    seconds: float = 0.0
+    used: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+    best_loss: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = 0
+    rows: list[EpochRow] = field(default_factory=list)
+    finished: bool = False
+    origin: str = ""
+    class_weights: str = ""
+    lost: list[LostPhoto] = field(default_factory=list)
+
+    def best_score(self, which: str) -> tuple[float, float]:
+        """`Scores.sort_key` of the best epoch so far of the raw or the averaged weights."""
+        return self.best.get(which, -1.0), -self.best_loss.get(which, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class BestAnswers:
+    """The best epoch's answers to the validation photos, of which pictures are drawn; the fields
+    are as in `Scores` and `Evaluation`.
+    """
+
+    confusion: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+    @classmethod
+    def none(cls, num_classes: int) -> Self:
+        """Before the first epoch has ended."""
+        empty = np.zeros((num_classes, num_classes), np.int64)
+        return cls(empty, np.empty(0, np.int64), np.empty(0, np.float32))
+
+    @classmethod
+    def of(cls, found: Evaluation) -> Self:
+        """Those of a validation."""
+        return cls(found.scores.confusion, found.predicted, found.confidence)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a state. Of the matrix the cells that are not zero: int64 (N, 3), true, predicted,
+        count; there are at most as many as photos, however many classes there are.
+        """
+        places = np.argwhere(self.confusion)
+        counts = self.confusion[places[:, :1], places[:, 1:]]
+        return {
+            "cells": torch.from_numpy(np.concatenate([places, counts], axis=1)),
+            "predicted": torch.from_numpy(self.predicted),
+            "confidence": torch.from_numpy(self.confidence),
+        }
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], num_classes: int) -> Self:
+        """The inverse of `tensors`."""
+        confusion = np.zeros((num_classes, num_classes), np.int64)
+        cells = tensors["cells"].numpy()
+        confusion[cells[:, 0], cells[:, 1]] = cells[:, 2]
+        return cls(confusion, tensors["predicted"].numpy(), tensors["confidence"].numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state as read back; `tensors` by part: "model", "optimizer", "best", "ema"."""
+
+    progress: Progress
+    tensors: dict[str, dict[str, Tensor]]
+    scaler: dict[str, Any]
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """As `files.writing`, of a file of a run, which can go on once there is room."""
+    try:
+        yield
+    except OSError as error:
+        advice = "What was saved before is whole; after that go on with --resume."
+        raise ResnestError(f"{cannot_write(path, error)} {advice}") from error
+
+
+def save_state(
+    folder: Path,
+    progress: Progress,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    scaler: Mapping[str, Any],
+) -> Path:
+    """Writes a state and removes all but the newest `KEPT`.
+
+    `parts` are groups of tensors, such as {"model": state dict}; any device and memory format.
+
+    Raises:
+        ResnestError: the disk is full or the folder cannot be written; older states stay.
+    """
+    tensors = {
+        f"{part}/{name}": tensor.detach().to("cpu").contiguous()
+        for part, group in parts.items()
+        for name, tensor in group.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "progress": json.dumps(asdict(progress)),
+        "scaler": json.dumps(dict(scaler)),
+        "digest": _digest(tensors),
+    }
+    path = folder / f"state-{progress.epoch:05d}-{progress.position:08d}.safetensors"
+    with saving(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            write_container(file, metadata, tensors)
+    for old in states(folder)[KEPT:]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def states(folder: Path) -> list[Path]:
+    """The states of a run, newest first."""
+    found = [path for path in folder.glob("state-*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def load_state(folder: Path, notify: Callable[[str], None]) -> State | None:
+    """The newest state that is whole; None where there is none at all. Damage is notified.
+
+    Raises:
+        ResnestError: there are states, and all of them are damaged.
+    """
+    found = states(folder)
+    for path in found:
+        try:
+            return _read(path)
+        except DAMAGE as error:
+            reason = str(error) or type(error).__name__
+            notify(f"{path} is damaged ({reason}); going back to the state before.")
+    if found:
+        raise ResnestError(
+            f"{folder}: every saved state is damaged. The weights of the run may be whole; start a "
+            "new run from them: resnest finetune --model .../weights/last.safetensors"
+        )
+    return None
+
+
+def read_progress(path: Path) -> Progress:
+    """The progress in a state's header; reads no tensor, and raises one of `DAMAGE`."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return _progress(metadata)
+
+
+def _progress(metadata: Mapping[str, str]) -> Progress:
+    if metadata.get("format") != FORMAT:
+        raise ValueError("not a training state of this version")
+    record = json.loads(metadata["progress"])
+    record["rows"] = [EpochRow(**row) for row in record["rows"]]
+    record["lost"] = [LostPhoto(**photo) for photo in record.get("lost", [])]
+    return Progress(**record)
+
+
+def _read(path: Path) -> State:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        progress = _progress(metadata)
+        # Copies: what is mapped would change, or crash, with the file.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    if _digest(tensors) != metadata["digest"]:
+        raise ValueError("its content does not fit its digest")
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts.setdefault(part, {})[rest] = tensor
+    return State(progress, parts, json.loads(metadata["scaler"]))
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode("utf-8", "surrogateescape"))
+        digest.update(tensors[name].numpy().reshape(-1).data)
+    return digest.hexdigest()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's tensors, named `<parameter>:<what>`, such as `fc.bias:momentum_buffer`."""
+    return {
+        f"{name}:{what}": torch.as_tensor(value)
+        for name, parameter in network.named_parameters()
+        for what, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """The inverse of `optimizer_tensors`, on the device and in the layout of each parameter."""
+    parameters = dict(network.named_parameters())
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition(":")
+        parameter = parameters[name]
+        if tensor.shape == parameter.shape and tensor.dim() > 0:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        else:
+            value = tensor  # a counter of steps
+        optimizer.state[parameter][what] = value
