@@ -1,333 +1,469 @@
-"""Options that several commands share, each defined once."""
+"""Options, each written once, where its value is kept; and the records that commands share.
 
+    class Config:                                              a field of a record
+        lr: float | None = setting(None, "Peak learning rate.", "(0, inf)")
+
+    def predict(*, model: ModelOptions,                        all fields of a record
+                topk: Annotated[int, Option("How many classes.", "[1, inf)", flag="-k")] = 5):
+
+Name, type and default give the flag, its placeholder and its choices. `command` makes the command
+line of them, `Setting.refused` checks what a flag, a recipe or a file says. Typer is imported only
+where a command is made.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import typer
+from resnest_cli.errors import UsageError
+from resnest_cli.images.limits import MAX_PIXELS
+from resnest_cli.model.variants import DEFAULT_MODEL, CropMode, Interpolation
 
-from resnest_cli import output
-from resnest_cli.inference.run_options import AUTO, Amp
-from resnest_cli.model.weights import Access
-
-_MOST_PHOTOS = 4096  # in a batch
-
-
-def _quiet(value: bool) -> bool:
-    output.set_quiet(value)
-    return value
+_LARGEST = 10**9  # of whole numbers whose bounds name no end
 
 
-def _debug(value: bool) -> bool:
-    output.set_debug(value)
-    return value
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What an option's name, type and default do not say.
+
+    `bounds` are those of a number, such as "[0, 1)". `flag` adds a short one ("-k"), or replaces
+    the flags that follow from the name ("--null -0"). `check` is for texts: whether one fits, and
+    what fits in words. `after` names options that it follows in `--help`, where it stands elsewhere
+    in the code.
+    """
+
+    help: str
+    bounds: str = ""
+    metavar: str | None = None
+    flag: str = ""
+    panel: str | None = None
+    env: str | None = None
+    check: tuple[Callable[[str], object], str] = (bool, "a text")
+    parser: Callable[[Any], Any] | None = None
+    after: str = ""
+    argument: bool = False
 
 
-def _batch_size(text: object) -> int:
+def setting(default: Any, help_: str, bounds: str = "", **more: Any) -> Any:
+    """A field of a record, and what `Option` says of it."""
+    return field(default=default, metadata={"option": Option(help_, bounds, **more)})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A named value: `kind` is its type without None; `option` is None where it has no flag."""
+
+    name: str
+    kind: Any
+    default: Any
+    option: Option | None
+
+    @property
+    def flags(self) -> list[str]:
+        """Such as "--batch-size" and "-b"; both of a switch that may also be turned off."""
+        given = self.option.flag.split() if self.option is not None else []
+        if any(word.startswith("--") for word in given):
+            return given
+        flag = flag_of(self.name)
+        if self.kind is bool and self.default is not False:
+            flag = f"{flag}/{flag_of('no_' + self.name)}"
+        return [flag, *given]
+
+    @property
+    def several(self) -> bool:
+        """Whether it may be given again and again."""
+        return get_origin(self.kind) is tuple
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that a number may be, open or not."""
+        if self.option is None or not self.option.bounds:
+            return -math.inf, math.inf
+        least, most = map(float, self.option.bounds[1:-1].split(","))
+        return least, most
+
+    def refused(self, value: Any) -> str | None:
+        """What the value would have to be, in words; None where it fits."""
+        if choices := get_args(self.kind):
+            return None if value in choices else "one of " + ", ".join(choices)
+        if self.kind is bool:
+            return None if isinstance(value, bool) else "true or false"
+        if self.kind is str:
+            fits, words = self.option.check if self.option is not None else (bool, "a text")
+            return None if isinstance(value, str) and fits(value) else words
+        number = isinstance(value, self.kind | int) and not isinstance(value, bool)
+        return None if number and self._within(value) else self._numbers()
+
+    def _within(self, value: float) -> bool:
+        assert self.option is not None
+        (least, most), ends = self.bounds, self.option.bounds
+        if self.kind is int and math.isinf(most):
+            most = _LARGEST
+        above = value >= least if ends[0] == "[" else value > least
+        return above and (value <= most if ends[-1] == "]" else value < most)
+
+    def _numbers(self) -> str:
+        assert self.option is not None
+        ends = self.option.bounds
+        least, most = map(str.strip, ends[1:-1].split(","))
+        if self.kind is int:
+            return f"a whole number from {least}" + ("" if most == "inf" else f" to {most}")
+        if most != "inf":
+            return f"a number in {ends}"
+        return f"a number above {least}" if ends[0] == "(" else f"a number, {least} or more"
+
+
+def flag_of(name: str) -> str:
+    """ "weight_decay" -> "--weight-decay"."""
+    return "--" + name.strip("_").replace("_", "-")
+
+
+def settings_of(record: type) -> dict[str, Setting]:
+    """The fields of a record, those without a flag among them."""
+    return {
+        one.name: _setting(one.name, one.type, one.default, one.metadata.get("option"))
+        for one in fields(record)
+    }
+
+
+def _setting(name: str, annotation: Any, default: Any, option: Option | None = None) -> Setting:
+    kind, marks = _parts(annotation)
+    if get_origin(kind) in {Union, UnionType}:
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    option = option or next((mark for mark in marks if isinstance(mark, Option)), None)
+    return Setting(name, kind, default, option)
+
+
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type, and what `Annotated` says of it."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, ()
+    kind, *marks = get_args(annotation)
+    return kind, tuple(marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """Beside a record as a parameter's type: names of fields that are no flags of this command."""
+
+    names: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Beside a mapping as a parameter's type: it holds the settings of `record` that were given."""
+
+    record: type
+
+
+# In every --help what commands share stands in this order, and a command's own options at OWN.
+_SHARED = (
+    "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
+    "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
+    "max_pixels fast_decode gpu_decode isolate runner ray_address gpus_per_worker concurrency "
+    "path_column mirror offline quiet debug"
+)
+_ORDER = {name: place for place, name in enumerate(_SHARED.split())}
+_COMMON = (
+    Setting("quiet", bool, False, Option("No messages and bars, errors only.", flag="-q")),
+    Setting("debug", bool, False, Option("Show the traceback of an error.", env="RESNEST_DEBUG")),
+)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer takes it, with --quiet and --debug, of which the function need not know.
+
+    A parameter whose type is a record stands for the flags of its fields, and a `Given` mapping for
+    those of another record; any other parameter is an option.
+    """
+    own, shared = list[Setting](), list(_COMMON)
+    records = dict[str, tuple[Callable[..., Any], list[Setting]]]()
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, marks = _parts(parameter.annotation)
+        given = next((mark.record for mark in marks if isinstance(mark, Given)), None)
+        if given is None and not is_dataclass(kind):
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            own.append(_setting(name, parameter.annotation, default))
+            continue
+        left_out = " ".join(mark.names for mark in marks if isinstance(mark, Without)).split()
+        flags = [
+            setting if given is None else _not_given(setting)
+            for setting in settings_of(given or kind).values()
+            if setting.option is not None and setting.name not in left_out
+        ]
+        records[name] = (_those_given if given else kind, flags)
+        ordered = given is None and all(flag.name in _ORDER for flag in flags)
+        (shared if ordered else own).extend(flags)
+    listed = _in_order(own, shared)
+    several = [setting.name for setting in listed if setting.several]
+
+    def run(**values: Any) -> None:
+        from resnest_cli import output
+
+        output.set_quiet(values.pop("quiet"))
+        output.set_debug(values.pop("debug"))
+        values |= {name: tuple(values[name] or ()) for name in several}
+        made = {
+            name: record(**{flag.name: values.pop(flag.name) for flag in flags})
+            for name, (record, flags) in records.items()
+        }
+        function(**values, **made)
+
+    run.__name__, run.__doc__, run.__module__ = (
+        function.__name__, function.__doc__, function.__module__
+    )  # fmt: skip
+    run.__annotations__ = {}
+    run.__signature__ = inspect.Signature(list(map(_parameter, listed)))  # type: ignore[attr-defined]
+    return run
+
+
+def _those_given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _not_given(setting: Setting) -> Setting:
+    """The flag of a setting whose value is decided, and checked, with what files say."""
+    assert setting.option is not None
+    return replace(setting, default=None, option=replace(setting.option, bounds=""))
+
+
+def _in_order(own: list[Setting], shared: list[Setting]) -> list[Setting]:
+    shared = sorted(shared, key=lambda setting: _ORDER[setting.name])
+    first = [setting for setting in shared if _ORDER[setting.name] < _ORDER["OWN"]]
+    listed = [*first, *own, *shared[len(first) :]]
+    for setting in own:
+        after = setting.option.after.split() if setting.option is not None else []
+        names = [other.name for other in listed if other is not setting]
+        if before := [place for place, name in enumerate(names, start=1) if name in after]:
+            listed.remove(setting)
+            listed.insert(before[-1], setting)
+    return listed
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    kind, default = setting.kind, setting.default
+    if setting.several:
+        kind, default = list[str], None
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind | None if default is None else kind, typer_option(setting)],
+    )
+
+
+def typer_option(setting: Setting) -> Any:
+    """What Typer wants to know of an option beside its type and default."""
+    import typer
+
+    option = setting.option
+    assert option is not None
+    if option.argument:
+        return typer.Argument(metavar=option.metavar, help=option.help)
+    least, most = setting.bounds
+    return typer.Option(
+        *setting.flags,
+        metavar=option.metavar or {int: "N", float: "X"}.get(setting.kind),
+        help=option.help,
+        min=setting.kind(least) if math.isfinite(least) else None,
+        max=setting.kind(most) if math.isfinite(most) else None,
+        envvar=option.env,
+        parser=option.parser,
+        rich_help_panel=option.panel,
+    )
+
+
+AUTO = -1  # in place of a batch size
+MOST_PHOTOS = 4096  # in a batch
+DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
+Amp = Literal["off", "bfloat16", "float16"]  # precision of the convolutions where it is not float32
+EngineName = Literal["auto", "torch", "onnx"]
+
+
+def batch_size_or_auto(text: object) -> int:
     """A number from 1 to 4096, or `auto`."""
     if str(text) == "auto":
         return AUTO
-    if not (str(text).isdecimal() and 1 <= int(str(text)) <= _MOST_PHOTOS):
-        raise typer.BadParameter(f"{text} is neither a number from 1 to {_MOST_PHOTOS} nor auto.")
+    if not (str(text).isdecimal() and 1 <= int(str(text)) <= MOST_PHOTOS):
+        raise UsageError(
+            f"--batch-size {text} is neither a number from 1 to {MOST_PHOTOS} nor auto."
+        )
     return int(str(text))
 
 
-Model = Annotated[
+# Options of several commands, as parameters or as fields of records.
+ModelName = Annotated[
     str,
-    typer.Option(
-        "--model",
-        "-m",
+    Option(
+        "A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder with "
+        "a config.json, or a checkpoint file.",
         metavar="MODEL",
-        envvar="RESNEST_MODEL",
-        help="A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder "
-        "with a config.json, or a checkpoint file.",
+        flag="-m",
+        env="RESNEST_MODEL",
     ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="PATH|URL|NAME",
-        help="Other weights for the named variant. A path never connects.",
-    ),
-]
-TrustOnnx = Annotated[
-    bool,
-    typer.Option(
-        "--trust-onnx", help="Run an .onnx unlike those of `resnest export`, if you trust it."
-    ),
+    Option("Other weights for the named variant. A path never connects.", metavar="PATH|URL|NAME"),
 ]
 Labels = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Class names, one a line, instead of the model's own."),
+    str | None, Option("Class names, one a line, instead of the model's own.", metavar="FILE")
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    Option(
+        "Where the network runs; auto takes an accelerator where there is one.",
         metavar="auto|cpu|cuda|cuda:1|mps",
-        envvar="RESNEST_DEVICE",
-        help="Where the network runs; auto takes an accelerator where there is one.",
+        env="RESNEST_DEVICE",
     ),
 ]
-Engine = Annotated[
-    Literal["auto", "torch", "onnx"],
-    typer.Option(
-        envvar="RESNEST_ENGINE",
-        help="What runs the network; auto is onnx on a CPU, torch on an accelerator.",
-    ),
-]
-HalfPrecision = Annotated[
-    Amp,
-    typer.Option(
-        "--amp", help="Convolutions in half precision (torch engine); float32 unless said."
-    ),
-]
-Compiled = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Run the network through torch.compile, for long runs (torch engine)."
-    ),
-]
-CudaGraphs = Annotated[
-    bool,
-    typer.Option(
-        "--cuda-graphs", help="Record the network as one CUDA graph (torch engine, NVIDIA GPU)."
-    ),
-]
-GpuDecode = Annotated[
-    bool,
-    typer.Option(
-        "--gpu-decode", help="Decode JPEGs on the NVIDIA GPU: answers change a bit (torch engine)."
-    ),
-]
+ImgSize = Annotated[int | None, Option("Side of the network's input in pixels.", "[1, 8192]")]
 Mirror = Annotated[
     str | None,
-    typer.Option(
+    Option(
+        "Where weights are looked for before the published hosts and the hub.",
         metavar="URL|FOLDER",
-        envvar="RESNEST_MIRROR",
-        help="Where weights are looked for before the published hosts and the hub.",
+        env="RESNEST_MIRROR",
     ),
 ]
-Offline = Annotated[
-    bool, typer.Option("--offline", envvar="RESNEST_OFFLINE", help="Never connect to anything.")
-]
-Topk = Annotated[
-    int,
-    typer.Option("--topk", "-k", metavar="N", min=1, help="How many classes for each photo."),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write records there, not on stdout (-). With --runner ray a folder, required.",
+Offline = Annotated[bool, Option("Never connect to anything.", env="RESNEST_OFFLINE")]
+Workers = Annotated[int, Option("Threads that decode ahead.", "[0, 256]", flag="-j")]
+AutoWorkers = Annotated[
+    int | None,
+    Option(
+        "Threads that decode ahead: as many as there are cores.",
+        "[0, 256]",
+        flag="-j",
+        after="batch_size",
     ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        metavar="N",
-        min=1,
-        max=4096,
-        envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once.",
+    Option(
+        "Photos that the network sees at once.",
+        f"[1, {MOST_PHOTOS}]",
+        flag="-b",
+        env="RESNEST_BATCH_SIZE",
+        after="labels",
     ),
 ]
-Workers = Annotated[
-    int,
-    typer.Option("--workers", "-j", metavar="N", min=0, max=256, help="Threads that decode ahead."),
+Html = Annotated[Path | None, Option("Also write a page to look at in a browser.", metavar="FILE")]
+TableFormat = Annotated[Literal["table", "json"], Option("How it is printed on stdout.")]
+Tta = Annotated[
+    bool, Option("Average each photo with its mirror image.", after="max_pixels gpu_decode")
 ]
-ChosenBatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        metavar="N|auto",
-        parser=_batch_size,
-        envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once; auto tries out which is best here.",
-    ),
-]
-KeptBatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        metavar="N|auto",
-        parser=_batch_size,
-        envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once: 8, or what an interrupted run had; auto tries "
-        "out which is best here.",
-        show_default=False,
-    ),
-]
-AutoWorkers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        "-j",
-        metavar="N",
-        min=0,
-        max=256,
-        help="Threads that decode ahead: as many as there are cores.",
-        show_default=False,
-    ),
-]
-FromFile = Annotated[
-    str | None,
-    typer.Option(metavar="LIST", help="A file of further inputs, one a line; - for stdin."),
-]
-NullSeparated = Annotated[
-    bool, typer.Option("--null", "-0", help="The list is NUL-separated (find -print0).")
-]
-Recursive = Annotated[
-    bool, typer.Option("--recursive/--no-recursive", help="Read the folders inside folders.")
-]
-Exif = Annotated[
-    bool,
-    typer.Option(
-        "--exif/--no-exif",
-        help="Turn photos upright; published accuracies were measured without.",
-    ),
-]
-MaxPixels = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        envvar="RESNEST_MAX_PIXELS",
-        help="Refuse photos of more pixels; one takes up to 12 bytes of memory for each.",
-    ),
-]
-FastDecode = Annotated[
-    bool,
-    typer.Option(
-        "--fast-decode", help="Decode large JPEGs at reduced scale: quicker, answers change a bit."
-    ),
-]
-ImgSize = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, max=8192, help="Side of the network's input in pixels."),
-]
-CropPct = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE", min=0.01, max=1.0, help="Share of the resized shorter side that is kept."
-    ),
-]
-Interpolation = Annotated[
-    Literal["bilinear", "bicubic"] | None, typer.Option(help="How photos are resized.")
-]
-CropMode = Annotated[
-    Literal["center", "border", "squash"] | None,
-    typer.Option(
-        help="center (the usual one) cuts the edges off, border pads, squash ignores the aspect "
-        "ratio."
-    ),
-]
-Isolate = Annotated[
-    bool,
-    typer.Option("--isolate", help="Decode in replaceable processes with limits; slower."),
-]
-Runner = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="Where the work is done: in this process, or on a Ray cluster."),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="A running Ray cluster (auto: the one of this machine), not one that is started here.",
-    ),
-]
-GpusPerWorker = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        min=0.0,
-        help="GPUs of each of Ray's workers; 0.5 shares one. 1 where the cluster has any.",
-        show_default=False,
-    ),
-]
-Concurrency = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="How many workers Ray runs: one on each node, or one for each GPU.",
-        show_default=False,
-    ),
-]
-PathColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
-        show_default=False,
-    ),
-]
-# How labelled photos are read, where the data cannot say so; see `data.listing.Reading`.
-READING = {
-    "split_names": (
-        "TRAIN,VAL[,TEST]",
-        "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
-    ),
-    "path_column": ("NAME", "Of a table: the column of paths, where its name is not a usual one."),
-    "label_column": ("NAME", "Of a table: the column of labels, likewise."),
-    "split_column": ("NAME", "Of a table: the column of train, val and test, likewise."),
-    "base_folder": ("DIR", "Of a table: the folder with the photos; the table's own, unless said."),
-    "extension": ("EXT", "Of a table: what paths without an extension lack, such as .jpg."),
-}
 
 
-def reading_option(name: str, panel: str | None = None) -> Any:
-    """The option of a field of `Reading`."""
-    metavar, help_ = READING[name]
-    flag = "--" + name.replace("_", "-")
-    return typer.Option(
-        flag, metavar=metavar, help=help_, rich_help_panel=panel, show_default=False
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Which inputs, and how they are read; `batch_size` may be `AUTO`.
+
+    `time_limit` is in seconds, for decoding one photo where it is isolated.
+    """
+
+    inputs: tuple[str, ...] = setting(
+        (), "Files, folders, quoted globs, URLs; - for stdin.", metavar="[PHOTO...]", argument=True
+    )
+    from_file: str | None = setting(
+        None, "A file of further inputs, one a line; - for stdin.", metavar="LIST"
+    )
+    null_separated: bool = setting(
+        False, "The list is NUL-separated (find -print0).", flag="--null -0"
+    )
+    recursive: bool = setting(True, "Read the folders inside folders.")
+    batch_size: int = setting(
+        8,
+        "Photos that the network sees at once; auto tries out which is best here.",
+        metavar="N|auto",
+        flag="-b",
+        env="RESNEST_BATCH_SIZE",
+        parser=batch_size_or_auto,
+    )
+    workers: Workers = 1
+    isolate: bool = setting(False, "Decode in replaceable processes with limits; slower.")
+    time_limit: float = DECODING_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which network, on what, fed how; the arguments of `Classifier`."""
+
+    model: ModelName = DEFAULT_MODEL
+    weights: Weights = None
+    labels: Labels = None
+    device: Device = "auto"
+    engine: EngineName = setting(
+        "auto",
+        "What runs the network; auto is onnx on a CPU, torch on an accelerator.",
+        env="RESNEST_ENGINE",
+    )
+    img_size: ImgSize = None
+    crop_pct: float | None = setting(
+        None, "Share of the resized shorter side that is kept.", "[0.01, 1]", metavar="SHARE"
+    )
+    interpolation: Interpolation | None = setting(None, "How photos are resized.")
+    crop_mode: CropMode | None = setting(
+        None,
+        "center (the usual one) cuts the edges off, border pads, squash ignores the aspect ratio.",
+    )
+    exif: bool = setting(True, "Turn photos upright; published accuracies were measured without.")
+    mirror: Mirror = None
+    offline: Offline = False
+    amp: Amp = setting("off", "Convolutions in half precision (torch engine); float32 unless said.")
+    compiled: bool = setting(
+        False,
+        "Run the network through torch.compile, for long runs (torch engine).",
+        flag="--compile",
+    )
+    fast_decode: bool = setting(
+        False, "Decode large JPEGs at reduced scale: quicker, answers change a bit."
+    )
+    gpu_decode: bool = setting(
+        False, "Decode JPEGs on the NVIDIA GPU: answers change a bit (torch engine)."
+    )
+    graphs: bool = setting(
+        False,
+        "Record the network as one CUDA graph (torch engine, NVIDIA GPU).",
+        flag="--cuda-graphs",
+    )
+    trust_onnx: bool = setting(
+        False, "Run an .onnx unlike those of `resnest export`, if you trust it."
+    )
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "Refuse photos of more pixels; one takes up to 12 bytes of memory for each.",
+        "[1, inf)",
+        env="RESNEST_MAX_PIXELS",
     )
 
 
-SplitNames = Annotated[str | None, reading_option("split_names")]
-TablePathColumn = Annotated[str | None, reading_option("path_column")]
-LabelColumn = Annotated[str | None, reading_option("label_column")]
-SplitColumn = Annotated[str | None, reading_option("split_column")]
-BaseFolder = Annotated[str | None, reading_option("base_folder")]
-Extension = Annotated[str | None, reading_option("extension")]
-Html = Annotated[
-    Path | None,
-    typer.Option("--html", metavar="FILE", help="Also write a page to look at in a browser."),
-]
-RecordFormat = Annotated[
-    Literal["table", "json", "jsonl", "csv", "parquet"] | None,
-    typer.Option(
-        "--format",
-        help="How records are written; by the extension of -o FILE, else a table. "
-        "With --runner ray: parquet, or jsonl.",
-    ),
-]
-TableFormat = Annotated[
-    Literal["table", "json"], typer.Option("--format", help="How it is printed on stdout.")
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", callback=_quiet, help="No messages and bars, errors only."),
-]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        callback=_debug,
-        envvar="RESNEST_DEBUG",
-        help="Show the traceback of an error.",
-    ),
-]
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """Where the work is done, and how a Ray cluster does it."""
 
-
-def access(mirror: str | None, offline: bool) -> Access:
-    """How weights may be had, with progress and messages on stderr."""
-    return Access(
-        mirror=mirror, offline=offline, progress=output.DownloadBar(), notify=output.message
+    runner: Literal["local", "ray"] = setting(
+        "local", "Where the work is done: in this process, or on a Ray cluster."
+    )
+    ray_address: str | None = setting(
+        None,
+        "A running Ray cluster (auto: the one of this machine), not one that is started here.",
+        metavar="ADDRESS",
+    )
+    gpus_per_worker: float | None = setting(
+        None,
+        "GPUs of each of Ray's workers; 0.5 shares one. 1 where the cluster has any.",
+        "[0, inf)",
+        metavar="N",
+    )
+    concurrency: int | None = setting(
+        None, "How many workers Ray runs: one on each node, or one for each GPU.", "[1, inf)"
+    )
+    path_column: str | None = setting(
+        None,
+        "Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
+        metavar="NAME",
     )

@@ -1,9 +1,8 @@
 """`resnest finetune`: class folders -> learned weights with a classifier for them."""
 
-from typing import Any
-
-from resnest_cli import options
 from resnest_cli.commands import training
+from resnest_cli.commands.inputs import access
+from resnest_cli.options import Mirror, Offline, command
 
 EPILOG = """Examples:
 
@@ -20,13 +19,15 @@ EPILOG = """Examples:
 CLASS = training.GroupedCommand
 
 
-@training.with_options
+@command
 def finetune(
+    *,
     data: training.Data = None,
     data_option: training.DataOption = None,
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
-    **given: Any,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    run: training.RunFlags,
+    flags: training.Flags,
 ) -> None:
     """Teach learned weights your own classes.
 
@@ -35,6 +36,4 @@ def finetune(
     best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
     on with --resume.
     """
-    training.run(
-        "finetune", training.only_one(data, data_option), given, options.access(mirror, offline)
-    )
+    training.train("finetune", data, data_option, run, flags, access(mirror, offline))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from resnest_cli.errors import UsageError
+from resnest_cli.options import setting
 
 Side = Literal["train", "val", "test"]
 SIDES: tuple[Side, ...] = ("train", "val", "test")
@@ -42,12 +43,26 @@ class Reading:
     are relative to, and the extension of names that have none.
     """
 
-    split_names: str | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    base_folder: str | None = None
-    extension: str | None = None
+    split_names: str | None = setting(
+        None,
+        "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
+        metavar="TRAIN,VAL[,TEST]",
+    )
+    path_column: str | None = setting(
+        None, "Of a table: the column of paths, where its name is not a usual one.", metavar="NAME"
+    )
+    label_column: str | None = setting(
+        None, "Of a table: the column of labels, likewise.", metavar="NAME"
+    )
+    split_column: str | None = setting(
+        None, "Of a table: the column of train, val and test, likewise.", metavar="NAME"
+    )
+    base_folder: str | None = setting(
+        None, "Of a table: the folder with the photos; the table's own, unless said.", metavar="DIR"
+    )
+    extension: str | None = setting(
+        None, "Of a table: what paths without an extension lack, such as .jpg.", metavar="EXT"
+    )
 
     def check_no_table(self, data: str, what: str) -> None:
         """Tells settings of tables that go with data of another kind, such as "a folder".
