@@ -23,17 +23,15 @@ from resnest_cli.errors import UsageError
 from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.model.variants import DEFAULT_MODEL, CropMode, Interpolation
 
-_LARGEST = 10**9  # of whole numbers whose bounds name no end
-
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """What an option's name, type and default do not say.
 
     `bounds` are those of a number, such as "[0, 1)". `flag` adds a short one ("-k"), or replaces
-    the flags that follow from the name ("--null -0"). `check` is for texts: whether one fits, and
-    what fits in words. `after` names options that it follows in `--help`, where it stands elsewhere
-    in the code.
+    the flags that follow from the name ("--null -0"). With `env` the variable RESNEST_NAME is read,
+    too. `check` is for texts: whether one fits, and what fits in words. `after` names options that
+    it follows in `--help`, where it stands elsewhere in the code.
     """
 
     help: str
@@ -41,11 +39,14 @@ class Option:
     metavar: str | None = None
     flag: str = ""
     panel: str | None = None
-    env: str | None = None
+    env: bool = False
     check: tuple[Callable[[str], object], str] = (bool, "a text")
     parser: Callable[[Any], Any] | None = None
     after: str = ""
     argument: bool = False
+
+
+NO_FLAG = Option("")
 
 
 def setting(default: Any, help_: str, bounds: str = "", **more: Any) -> Any:
@@ -55,36 +56,28 @@ def setting(default: Any, help_: str, bounds: str = "", **more: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A named value: `kind` is its type without None; `option` is None where it has no flag."""
+    """A named value; `kind` is its type without None."""
 
     name: str
     kind: Any
     default: Any
-    option: Option | None
+    option: Option = NO_FLAG
 
     @property
     def flags(self) -> list[str]:
         """Such as "--batch-size" and "-b"; both of a switch that may also be turned off."""
-        given = self.option.flag.split() if self.option is not None else []
+        given = self.option.flag.split()
         if any(word.startswith("--") for word in given):
             return given
         flag = flag_of(self.name)
         if self.kind is bool and self.default is not False:
-            flag = f"{flag}/{flag_of('no_' + self.name)}"
+            flag += f"/{flag_of('no_' + self.name)}"
         return [flag, *given]
 
     @property
     def several(self) -> bool:
         """Whether it may be given again and again."""
         return get_origin(self.kind) is tuple
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The least and the most that a number may be, open or not."""
-        if self.option is None or not self.option.bounds:
-            return -math.inf, math.inf
-        least, most = map(float, self.option.bounds[1:-1].split(","))
-        return least, most
 
     def refused(self, value: Any) -> str | None:
         """What the value would have to be, in words; None where it fits."""
@@ -93,28 +86,34 @@ class Setting:
         if self.kind is bool:
             return None if isinstance(value, bool) else "true or false"
         if self.kind is str:
-            fits, words = self.option.check if self.option is not None else (bool, "a text")
+            fits, words = self.option.check
             return None if isinstance(value, str) and fits(value) else words
         number = isinstance(value, self.kind | int) and not isinstance(value, bool)
         return None if number and self._within(value) else self._numbers()
 
     def _within(self, value: float) -> bool:
-        assert self.option is not None
-        (least, most), ends = self.bounds, self.option.bounds
+        bounds = self.option.bounds
+        least, most = _ends(bounds)
         if self.kind is int and math.isinf(most):
-            most = _LARGEST
-        above = value >= least if ends[0] == "[" else value > least
-        return above and (value <= most if ends[-1] == "]" else value < most)
+            most = 10**9
+        above = value >= least if bounds[0] == "[" else value > least
+        return above and (value <= most if bounds[-1] == "]" else value < most)
 
     def _numbers(self) -> str:
-        assert self.option is not None
-        ends = self.option.bounds
-        least, most = map(str.strip, ends[1:-1].split(","))
+        bounds = self.option.bounds
+        least, most = _ends(bounds)
         if self.kind is int:
-            return f"a whole number from {least}" + ("" if most == "inf" else f" to {most}")
-        if most != "inf":
-            return f"a number in {ends}"
-        return f"a number above {least}" if ends[0] == "(" else f"a number, {least} or more"
+            return f"a whole number from {least:g}" + (
+                f" to {most:.0f}" if bounds[-1] == "]" else ""
+            )
+        if most < math.inf:
+            return f"a number in {bounds}"
+        return f"a number above {least:g}" if bounds[0] == "(" else f"a number, {least:g} or more"
+
+
+def _ends(bounds: str) -> tuple[float, float]:
+    least, most = map(float, bounds[1:-1].split(",")) if bounds else (-math.inf, math.inf)
+    return least, most
 
 
 def flag_of(name: str) -> str:
@@ -134,16 +133,15 @@ def _setting(name: str, annotation: Any, default: Any, option: Option | None = N
     kind, marks = _parts(annotation)
     if get_origin(kind) in {Union, UnionType}:
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
-    option = option or next((mark for mark in marks if isinstance(mark, Option)), None)
-    return Setting(name, kind, default, option)
+    found = (option, *(mark for mark in marks if isinstance(mark, Option)), NO_FLAG)
+    return Setting(name, kind, default, next(filter(None, found)))
 
 
 def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     """A type, and what `Annotated` says of it."""
     if get_origin(annotation) is not Annotated:
         return annotation, ()
-    kind, *marks = get_args(annotation)
-    return kind, tuple(marks)
+    return annotation.__origin__, annotation.__metadata__
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ _SHARED = (
 _ORDER = {name: place for place, name in enumerate(_SHARED.split())}
 _COMMON = (
     Setting("quiet", bool, False, Option("No messages and bars, errors only.", flag="-q")),
-    Setting("debug", bool, False, Option("Show the traceback of an error.", env="RESNEST_DEBUG")),
+    Setting("debug", bool, False, Option("Show the traceback of an error.", env=True)),
 )
 
 
@@ -193,7 +191,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         flags = [
             setting if given is None else _not_given(setting)
             for setting in settings_of(given or kind).values()
-            if setting.option is not None and setting.name not in left_out
+            if setting.option is not NO_FLAG and setting.name not in left_out
         ]
         records[name] = (_those_given if given else kind, flags)
         ordered = given is None and all(flag.name in _ORDER for flag in flags)
@@ -227,7 +225,6 @@ def _those_given(**values: Any) -> dict[str, Any]:
 
 def _not_given(setting: Setting) -> Setting:
     """The flag of a setting whose value is decided, and checked, with what files say."""
-    assert setting.option is not None
     return replace(setting, default=None, option=replace(setting.option, bounds=""))
 
 
@@ -236,7 +233,7 @@ def _in_order(own: list[Setting], shared: list[Setting]) -> list[Setting]:
     first = [setting for setting in shared if _ORDER[setting.name] < _ORDER["OWN"]]
     listed = [*first, *own, *shared[len(first) :]]
     for setting in own:
-        after = setting.option.after.split() if setting.option is not None else []
+        after = setting.option.after.split()
         names = [other.name for other in listed if other is not setting]
         if before := [place for place, name in enumerate(names, start=1) if name in after]:
             listed.remove(setting)
@@ -261,17 +258,16 @@ def typer_option(setting: Setting) -> Any:
     import typer
 
     option = setting.option
-    assert option is not None
     if option.argument:
         return typer.Argument(metavar=option.metavar, help=option.help)
-    least, most = setting.bounds
+    least, most = _ends(option.bounds)
     return typer.Option(
         *setting.flags,
         metavar=option.metavar or {int: "N", float: "X"}.get(setting.kind),
         help=option.help,
         min=setting.kind(least) if math.isfinite(least) else None,
         max=setting.kind(most) if math.isfinite(most) else None,
-        envvar=option.env,
+        envvar=f"RESNEST_{setting.name.upper()}" if option.env else None,
         parser=option.parser,
         rich_help_panel=option.panel,
     )
@@ -303,7 +299,7 @@ ModelName = Annotated[
         "a config.json, or a checkpoint file.",
         metavar="MODEL",
         flag="-m",
-        env="RESNEST_MODEL",
+        env=True,
     ),
 ]
 Weights = Annotated[
@@ -318,7 +314,7 @@ Device = Annotated[
     Option(
         "Where the network runs; auto takes an accelerator where there is one.",
         metavar="auto|cpu|cuda|cuda:1|mps",
-        env="RESNEST_DEVICE",
+        env=True,
     ),
 ]
 ImgSize = Annotated[int | None, Option("Side of the network's input in pixels.", "[1, 8192]")]
@@ -327,10 +323,10 @@ Mirror = Annotated[
     Option(
         "Where weights are looked for before the published hosts and the hub.",
         metavar="URL|FOLDER",
-        env="RESNEST_MIRROR",
+        env=True,
     ),
 ]
-Offline = Annotated[bool, Option("Never connect to anything.", env="RESNEST_OFFLINE")]
+Offline = Annotated[bool, Option("Never connect to anything.", env=True)]
 Workers = Annotated[int, Option("Threads that decode ahead.", "[0, 256]", flag="-j")]
 AutoWorkers = Annotated[
     int | None,
@@ -347,7 +343,7 @@ BatchSize = Annotated[
         "Photos that the network sees at once.",
         f"[1, {MOST_PHOTOS}]",
         flag="-b",
-        env="RESNEST_BATCH_SIZE",
+        env=True,
         after="labels",
     ),
 ]
@@ -380,7 +376,7 @@ class RunOptions:
         "Photos that the network sees at once; auto tries out which is best here.",
         metavar="N|auto",
         flag="-b",
-        env="RESNEST_BATCH_SIZE",
+        env=True,
         parser=batch_size_or_auto,
     )
     workers: Workers = 1
@@ -397,9 +393,7 @@ class ModelOptions:
     labels: Labels = None
     device: Device = "auto"
     engine: EngineName = setting(
-        "auto",
-        "What runs the network; auto is onnx on a CPU, torch on an accelerator.",
-        env="RESNEST_ENGINE",
+        "auto", "What runs the network; auto is onnx on a CPU, torch on an accelerator.", env=True
     )
     img_size: ImgSize = None
     crop_pct: float | None = setting(
@@ -437,7 +431,7 @@ class ModelOptions:
         MAX_PIXELS,
         "Refuse photos of more pixels; one takes up to 12 bytes of memory for each.",
         "[1, inf)",
-        env="RESNEST_MAX_PIXELS",
+        env=True,
     )
 
 

@@ -88,7 +88,7 @@ def features(
             "out which is best here.",
             metavar="N|auto",
             flag="-b",
-            env="RESNEST_BATCH_SIZE",
+            env=True,
             parser=batch_size_or_auto,
             after="recursive",
         ),

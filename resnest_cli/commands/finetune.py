@@ -1,8 +1,8 @@
 """`resnest finetune`: class folders -> learned weights with a classifier for them."""
 
 from resnest_cli.commands import training
-from resnest_cli.commands.inputs import access
-from resnest_cli.options import Mirror, Offline, command
+from resnest_cli.commands.training import Flags, RunFlags
+from resnest_cli.options import command
 
 EPILOG = """Examples:
 
@@ -20,15 +20,7 @@ CLASS = training.GroupedCommand
 
 
 @command
-def finetune(
-    *,
-    data: training.Data = None,
-    data_option: training.DataOption = None,
-    mirror: Mirror = None,
-    offline: Offline = False,
-    run: training.RunFlags,
-    flags: training.Flags,
-) -> None:
+def finetune(*, run: RunFlags, flags: Flags) -> None:
     """Teach learned weights your own classes.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. Without an
@@ -36,4 +28,4 @@ def finetune(
     best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
     on with --resume.
     """
-    training.train("finetune", data, data_option, run, flags, access(mirror, offline))
+    training.train("finetune", run, flags)

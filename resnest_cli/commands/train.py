@@ -1,8 +1,11 @@
 """`resnest train`: class folders -> a network from scratch."""
 
+from dataclasses import replace
+from typing import Annotated
+
 from resnest_cli.commands import training
-from resnest_cli.commands.inputs import access
-from resnest_cli.options import command
+from resnest_cli.commands.training import Flags, RunFlags
+from resnest_cli.options import Without, command
 
 EPILOG = """Examples:
 
@@ -24,10 +27,8 @@ CLASS = training.GroupedCommand
 @command
 def train(
     *,
-    data: training.Data = None,
-    data_option: training.DataOption = None,
-    run: training.RunFlags,
-    flags: training.Flags,
+    run: Annotated[RunFlags, Without("mirror offline")],
+    flags: Flags,
 ) -> None:
     """Train a network on your own classes, from nothing.
 
@@ -35,4 +36,4 @@ def train(
     weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
     --model. A run that was interrupted goes on with --resume. For few photos use finetune.
     """
-    training.train("train", data, data_option, run, flags, access(None, offline=True))
+    training.train("train", replace(run, offline=True), flags)

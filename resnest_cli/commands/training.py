@@ -4,30 +4,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from resnest_cli import output
-from resnest_cli.commands.inputs import by_name
+from resnest_cli.commands.inputs import access, by_name
 from resnest_cli.errors import UsageError
-from resnest_cli.options import Given, Option, setting
+from resnest_cli.options import Given, Mirror, Offline, setting
 from resnest_cli.training.settings import Command, Config
 
-if TYPE_CHECKING:
-    from resnest_cli.model.weights import Access
-
-Data = Annotated[
-    str | None,
-    Option(
-        "A folder of class folders (or with train/ and val/ in it), a table: path,label, or tar "
-        "shards: a folder of `resnest pack`, or a quoted pattern.",
-        metavar="DATA",
-        argument=True,
-    ),
-]
-DataOption = Annotated[str | None, Option("The same as DATA.", metavar="DATA", flag="--data")]
 Flags = Annotated[Mapping[str, Any], Given(Config)]
 
 
@@ -35,6 +22,16 @@ Flags = Annotated[Mapping[str, Any], Given(Config)]
 class RunFlags:
     """What is no setting of the run; as in `training.job.TrainingJob`."""
 
+    data: str | None = setting(
+        None,
+        "A folder of class folders (or with train/ and val/ in it), a table: path,label, or tar "
+        "shards: a folder of `resnest pack`, or a quoted pattern.",
+        metavar="DATA",
+        argument=True,
+    )
+    data_option: str | None = setting(None, "The same as DATA.", metavar="DATA", flag="--data")
+    mirror: Mirror = None
+    offline: Offline = False
     recipe: str | None = setting(
         None,
         "Where settings that are not given come from: finetune, finetune-small, finetune-middle, "
@@ -74,33 +71,28 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-def train(
-    command: Command,
-    data: str | None,
-    data_option: str | None,
-    run: RunFlags,
-    flags: Mapping[str, Any],
-    access: "Access",
-) -> None:
+def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
     """Trains with the options that were given, and exits with the run's code."""
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.training.devices import run_on_devices
     from resnest_cli.training.job import TrainingJob
     from resnest_cli.training.launch import is_follower
 
-    if data is not None and data_option is not None:
+    given = by_name(run)
+    data, option = given.pop("data"), given.pop("data_option")
+    if data is not None and option is not None:
         raise UsageError(
-            f"DATA {data} and --data {data_option}: give one of the two. A pattern needs quotes, "
-            "or the shell takes it apart: --data 'shards/train-{000000..000127}.tar'"
+            f"DATA {data} and --data {option}: give one of the two. A pattern needs quotes, or the "
+            "shell takes it apart: --data 'shards/train-{000000..000127}.tar'"
         )
     if is_follower():
         output.set_quiet(True)
     job = TrainingJob(
         command=command,
-        data=data_option if data is None else data,
+        data=option if data is None else data,
         flags=flags,
-        access=access,
-        **by_name(run),
+        access=access(given.pop("mirror"), given.pop("offline")),
+        **given,
     )
     outcome = run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:])
     if outcome.exit_code:

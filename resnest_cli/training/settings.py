@@ -75,9 +75,8 @@ _FREEZE = {"auto", "none", "backbone", *(f"stages:{n}" for n in range(5))}
 
 
 def _reading(name: str) -> Any:
-    option = settings_of(Reading)[name].option
-    assert option is not None
-    return field(default=None, metadata={"option": replace(option, panel="Data and model")})
+    option = replace(settings_of(Reading)[name].option, panel="Data and model")
+    return field(default=None, metadata={"option": option})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ class Config:
         "Variant (see `resnest models`); finetune: or a checkpoint.",
         metavar="MODEL",
         flag="-m",
-        env="RESNEST_MODEL",
+        env=True,
     )
     weights: str | None = _data(
         None, "finetune: other weights for the named variant.", metavar="PATH|URL"
@@ -154,11 +153,7 @@ class Config:
     cutmix: float = _photos(0.0, "Cutmix's alpha; 0 is off.", "[0, inf)")
     epochs: int | None = _learning(None, "How often each photo is seen.", "[1, inf)")
     batch_size: int | None = _learning(
-        None,
-        "Photos in a batch, of each device.",
-        "[1, 1048576]",
-        flag="-b",
-        env="RESNEST_BATCH_SIZE",
+        None, "Photos in a batch, of each device.", "[1, 1048576]", flag="-b", env=True
     )
     grad_accum_steps: int = _learning(1, "Batches whose gradient makes one step.", "[1, 65536]")
     opt: Literal["sgd", "adamw", "lamb"] = _learning("sgd", "Optimiser.")
@@ -202,7 +197,7 @@ class Config:
         0, "finetune: first the classifier alone, a stage more every N epochs.", "[0, inf)"
     )
     device: str = _machine(
-        "auto", "Where the network runs.", metavar="auto|cpu|cuda|cuda:1|mps", env="RESNEST_DEVICE"
+        "auto", "Where the network runs.", metavar="auto|cpu|cuda|cuda:1|mps", env=True
     )
     devices: int = _machine(
         1,
@@ -216,7 +211,7 @@ class Config:
         None, "Processes that load photos; 0 for none.", "[0, 256]", flag="-j"
     )
     cache: bool = _machine(False, "Keep decoded photos in memory: 4 bytes a pixel.")
-    seed: int = _machine(0, "Random seed; the same seed repeats the run.", f"[0, {2**63 - 1}]")
+    seed: int = _machine(0, "Random seed; the same seed repeats the run.", f"[0, {2**63})")
     save_every: float = _machine(
         300.0, "Seconds between states saved within an epoch; 0 is off (300).", "[0, inf)"
     )

@@ -9,7 +9,7 @@ import pytest
 
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.options import settings_of
+from resnest_cli.options import NO_FLAG, settings_of
 from resnest_cli.training.settings import (
     RECIPES,
     Config,
@@ -31,7 +31,7 @@ def decide(config: Config, photos: int = 1000, device: str = "cpu", size: int = 
 
 
 def test_every_setting_has_an_option() -> None:
-    without = {name for name, setting in settings_of(Config).items() if setting.option is None}
+    without = {name for name, setting in settings_of(Config).items() if setting.option is NO_FLAG}
     assert without == {"command", "data", "recipe"}  # DATA and --recipe are no flags of settings
 
 
