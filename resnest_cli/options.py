@@ -4,7 +4,7 @@
         lr: float | None = setting(None, "Peak learning rate.", "(0, inf)")
 
     def predict(*, model: ModelOptions,                        all fields of a record
-                topk: Annotated[int, Option("How many classes.", "[1, inf)", flag="-k")] = 5):
+                topk: Annotated[int, Option("How many classes.", "-k [1, inf)")] = 5):
 
 Name, type and default give the flag, its placeholder and its choices. `command` makes the command
 line of them, `Setting.refused` checks what a flag, a recipe or a file says. Typer is imported only
@@ -14,30 +14,28 @@ where a command is made.
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from resnest_cli.errors import UsageError
 from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.model.variants import DEFAULT_MODEL, CropMode, Interpolation
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """What an option's name, type and default do not say.
 
-    `bounds` are those of a number, such as "[0, 1)". `flag` adds a short one ("-k"), or replaces
-    the flags that follow from the name ("--null -0"). With `env` the variable RESNEST_NAME is read,
-    too. `check` is for texts: whether one fits, and what fits in words. `after` names options that
-    it follows in `--help`, where it stands elsewhere in the code.
+    `form` is nearly what help shows: "-o FILE", "-j [0, 256]", "SHARE [0, 1)". It has a short flag,
+    or the flags instead of those that follow from the name ("--null -0"), a placeholder, and the
+    bounds of a number. With `env` the variable RESNEST_NAME is read, too. `check` is for texts:
+    whether one fits, and what fits in words. `after` names options that it follows in `--help`,
+    where it stands elsewhere in the code.
     """
 
     help: str
-    bounds: str = ""
-    metavar: str | None = None
-    flag: str = ""
+    form: str = ""
     panel: str | None = None
     env: bool = False
     check: tuple[Callable[[str], object], str] = (bool, "a text")
@@ -45,17 +43,33 @@ class Option:
     after: str = ""
     argument: bool = False
 
+    @property
+    def flags(self) -> list[str]:
+        """Those in `form`."""
+        return [word for word in self.form.split() if word.startswith("-")]
+
+    @property
+    def metavar(self) -> str | None:
+        """The placeholder in `form`."""
+        words = self.form.split()[len(self.flags) :]
+        return words[0] if len(words) in {1, 3} else None
+
+    @property
+    def bounds(self) -> str:
+        """The interval in `form`, such as "[0, 1)"."""
+        words = self.form.split()[len(self.flags) :]
+        return " ".join(words[-2:]) if len(words) > 1 else ""
+
 
 NO_FLAG = Option("")
 
 
-def setting(default: Any, help_: str, bounds: str = "", **more: Any) -> Any:
+def setting(default: Any, help_: str, form: str = "", **more: Any) -> Any:
     """A field of a record, and what `Option` says of it."""
-    return field(default=default, metadata={"option": Option(help_, bounds, **more)})
+    return field(default=default, metadata={"option": Option(help_, form, **more)})
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """A named value; `kind` is its type without None."""
 
     name: str
@@ -66,7 +80,7 @@ class Setting:
     @property
     def flags(self) -> list[str]:
         """Such as "--batch-size" and "-b"; both of a switch that may also be turned off."""
-        given = self.option.flag.split()
+        given = self.option.flags
         if any(word.startswith("--") for word in given):
             return given
         flag = flag_of(self.name)
@@ -144,15 +158,13 @@ def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     return annotation.__origin__, annotation.__metadata__
 
 
-@dataclass(frozen=True, slots=True)
-class Without:
+class Without(NamedTuple):
     """Beside a record as a parameter's type: names of fields that are no flags of this command."""
 
     names: str
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """Beside a mapping as a parameter's type: it holds the settings of `record` that were given."""
 
     record: type
@@ -167,7 +179,7 @@ _SHARED = (
 )
 _ORDER = {name: place for place, name in enumerate(_SHARED.split())}
 _COMMON = (
-    Setting("quiet", bool, False, Option("No messages and bars, errors only.", flag="-q")),
+    Setting("quiet", bool, False, Option("No messages and bars, errors only.", "-q")),
     Setting("debug", bool, False, Option("Show the traceback of an error.", env=True)),
 )
 
@@ -225,7 +237,8 @@ def _those_given(**values: Any) -> dict[str, Any]:
 
 def _not_given(setting: Setting) -> Setting:
     """The flag of a setting whose value is decided, and checked, with what files say."""
-    return replace(setting, default=None, option=replace(setting.option, bounds=""))
+    form = " ".join((*setting.option.flags, setting.option.metavar or ""))
+    return setting._replace(default=None, option=setting.option._replace(form=form))
 
 
 def _in_order(own: list[Setting], shared: list[Setting]) -> list[Setting]:
@@ -297,23 +310,22 @@ ModelName = Annotated[
     Option(
         "A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder with "
         "a config.json, or a checkpoint file.",
-        metavar="MODEL",
-        flag="-m",
+        "-m MODEL",
         env=True,
     ),
 ]
 Weights = Annotated[
     str | None,
-    Option("Other weights for the named variant. A path never connects.", metavar="PATH|URL|NAME"),
+    Option("Other weights for the named variant. A path never connects.", "PATH|URL|NAME"),
 ]
 Labels = Annotated[
-    str | None, Option("Class names, one a line, instead of the model's own.", metavar="FILE")
+    str | None, Option("Class names, one a line, instead of the model's own.", "FILE")
 ]
 Device = Annotated[
     str,
     Option(
         "Where the network runs; auto takes an accelerator where there is one.",
-        metavar="auto|cpu|cuda|cuda:1|mps",
+        "auto|cpu|cuda|cuda:1|mps",
         env=True,
     ),
 ]
@@ -322,32 +334,25 @@ Mirror = Annotated[
     str | None,
     Option(
         "Where weights are looked for before the published hosts and the hub.",
-        metavar="URL|FOLDER",
+        "URL|FOLDER",
         env=True,
     ),
 ]
 Offline = Annotated[bool, Option("Never connect to anything.", env=True)]
-Workers = Annotated[int, Option("Threads that decode ahead.", "[0, 256]", flag="-j")]
+Workers = Annotated[int, Option("Threads that decode ahead.", "-j [0, 256]")]
 AutoWorkers = Annotated[
     int | None,
     Option(
-        "Threads that decode ahead: as many as there are cores.",
-        "[0, 256]",
-        flag="-j",
-        after="batch_size",
+        "Threads that decode ahead: as many as there are cores.", "-j [0, 256]", after="batch_size"
     ),
 ]
 BatchSize = Annotated[
     int,
     Option(
-        "Photos that the network sees at once.",
-        f"[1, {MOST_PHOTOS}]",
-        flag="-b",
-        env=True,
-        after="labels",
+        "Photos that the network sees at once.", f"-b [1, {MOST_PHOTOS}]", env=True, after="labels"
     ),
 ]
-Html = Annotated[Path | None, Option("Also write a page to look at in a browser.", metavar="FILE")]
+Html = Annotated[Path | None, Option("Also write a page to look at in a browser.", "FILE")]
 TableFormat = Annotated[Literal["table", "json"], Option("How it is printed on stdout.")]
 Tta = Annotated[
     bool, Option("Average each photo with its mirror image.", after="max_pixels gpu_decode")
@@ -362,20 +367,17 @@ class RunOptions:
     """
 
     inputs: tuple[str, ...] = setting(
-        (), "Files, folders, quoted globs, URLs; - for stdin.", metavar="[PHOTO...]", argument=True
+        (), "Files, folders, quoted globs, URLs; - for stdin.", "[PHOTO...]", argument=True
     )
     from_file: str | None = setting(
-        None, "A file of further inputs, one a line; - for stdin.", metavar="LIST"
+        None, "A file of further inputs, one a line; - for stdin.", "LIST"
     )
-    null_separated: bool = setting(
-        False, "The list is NUL-separated (find -print0).", flag="--null -0"
-    )
+    null_separated: bool = setting(False, "The list is NUL-separated (find -print0).", "--null -0")
     recursive: bool = setting(True, "Read the folders inside folders.")
     batch_size: int = setting(
         8,
         "Photos that the network sees at once; auto tries out which is best here.",
-        metavar="N|auto",
-        flag="-b",
+        "-b N|auto",
         env=True,
         parser=batch_size_or_auto,
     )
@@ -397,7 +399,7 @@ class ModelOptions:
     )
     img_size: ImgSize = None
     crop_pct: float | None = setting(
-        None, "Share of the resized shorter side that is kept.", "[0.01, 1]", metavar="SHARE"
+        None, "Share of the resized shorter side that is kept.", "SHARE [0.01, 1]"
     )
     interpolation: Interpolation | None = setting(None, "How photos are resized.")
     crop_mode: CropMode | None = setting(
@@ -409,9 +411,7 @@ class ModelOptions:
     offline: Offline = False
     amp: Amp = setting("off", "Convolutions in half precision (torch engine); float32 unless said.")
     compiled: bool = setting(
-        False,
-        "Run the network through torch.compile, for long runs (torch engine).",
-        flag="--compile",
+        False, "Run the network through torch.compile, for long runs (torch engine).", "--compile"
     )
     fast_decode: bool = setting(
         False, "Decode large JPEGs at reduced scale: quicker, answers change a bit."
@@ -420,9 +420,7 @@ class ModelOptions:
         False, "Decode JPEGs on the NVIDIA GPU: answers change a bit (torch engine)."
     )
     graphs: bool = setting(
-        False,
-        "Record the network as one CUDA graph (torch engine, NVIDIA GPU).",
-        flag="--cuda-graphs",
+        False, "Record the network as one CUDA graph (torch engine, NVIDIA GPU).", "--cuda-graphs"
     )
     trust_onnx: bool = setting(
         False, "Run an .onnx unlike those of `resnest export`, if you trust it."
@@ -445,13 +443,12 @@ class RayOptions:
     ray_address: str | None = setting(
         None,
         "A running Ray cluster (auto: the one of this machine), not one that is started here.",
-        metavar="ADDRESS",
+        "ADDRESS",
     )
     gpus_per_worker: float | None = setting(
         None,
         "GPUs of each of Ray's workers; 0.5 shares one. 1 where the cluster has any.",
-        "[0, inf)",
-        metavar="N",
+        "N [0, inf)",
     )
     concurrency: int | None = setting(
         None, "How many workers Ray runs: one on each node, or one for each GPU.", "[1, inf)"
@@ -459,5 +456,5 @@ class RayOptions:
     path_column: str | None = setting(
         None,
         "Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
-        metavar="NAME",
+        "NAME",
     )

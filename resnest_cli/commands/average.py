@@ -24,17 +24,13 @@ EPILOG = """Examples:
 def average(
     *,
     checkpoints: Annotated[
-        list[Path],
-        Option("Checkpoints of one network, two or more.", metavar="CKPT...", argument=True),
+        list[Path], Option("Checkpoints of one network, two or more.", "CKPT...", argument=True)
     ],
-    output_: Annotated[
-        Path | None, Option("The mean, .safetensors. Required.", metavar="FILE", flag="-o")
-    ] = None,
+    output_: Annotated[Path | None, Option("The mean, .safetensors. Required.", "-o FILE")] = None,
     data: Annotated[
         str | None,
         Option(
-            "Compute batch norm's statistics anew on the training photos of these data.",
-            metavar="DATA",
+            "Compute batch norm's statistics anew on the training photos of these data.", "DATA"
         ),
     ] = None,
     reading: Reading,

@@ -43,18 +43,16 @@ def benchmark_command(
         list[str] | None,
         Option(
             "Photos that the network sees at once; may be given several times.  [default: 1,8,32]",
-            metavar="N[,N...]",
-            flag="-b",
+            "-b N[,N...]",
         ),
     ] = None,
     img_size: ImgSize = None,
     repeats: Annotated[int, Option("Blocks of runs that are timed.", "[5, 1000]")] = 5,
     min_time: Annotated[
-        float, Option("How long a block of runs lasts at least.", "[0, 600]", "SECONDS")
+        float, Option("How long a block of runs lasts at least.", "SECONDS [0, 600]")
     ] = 0.5,
     photos: Annotated[
-        str | None,
-        Option("Also time decoding, resizing and the whole, on these photos.", metavar="DIR"),
+        str | None, Option("Also time decoding, resizing and the whole, on these photos.", "DIR")
     ] = None,
     format_: TableFormat = "table",
 ) -> None:

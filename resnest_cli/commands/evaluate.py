@@ -53,16 +53,13 @@ def evaluate_command(
     data: Annotated[
         str,
         Option(
-            "A folder of class folders, or a table of path,label[,split].",
-            metavar="DATA",
-            argument=True,
+            "A folder of class folders, or a table of path,label[,split].", "DATA", argument=True
         ),
     ],
     model: Annotated[ModelOptions, Without("graphs fast_decode gpu_decode")],
     format_: TableFormat = "table",
     output_: Annotated[
-        Path | None,
-        Option("Also write figures, records and pictures there.", metavar="DIR", flag="-o"),
+        Path | None, Option("Also write figures, records and pictures there.", "-o DIR")
     ] = None,
     html: Html = None,
     split: Annotated[
@@ -85,7 +82,7 @@ def evaluate_command(
         ),
     ] = False,
     compare: Annotated[
-        str | None, Option("Ask another model, too: which photos change?", metavar="MODEL")
+        str | None, Option("Ask another model, too: which photos change?", "MODEL")
     ] = None,
     batch_size: BatchSize = 8,
     tta: Tta = False,
@@ -118,24 +115,13 @@ def evaluate_command(
 
 
 def _run(
-    job: EvaluateJob,
-    format_: str,
-    folder: Path | None,
-    html: Path | None,
-    compare: str | None,
+    job: EvaluateJob, format_: str, folder: Path | None, html: Path | None, compare: str | None
 ) -> None:
     first = _gathered(job)
     second = None
     if compare is not None:  # the same photos for another model, fed as it wants to be
-        other = replace(
-            job.model,
-            model=compare,
-            weights=None,
-            labels=None,
-            img_size=None,
-            crop_pct=None,
-            interpolation=None,
-        )
+        fed = dict.fromkeys(("weights", "labels", "img_size", "crop_pct", "interpolation"))
+        other = replace(job.model, model=compare, **fed)
         second = _gathered(replace(job, model=other, keep_logits=False))
     # Only now, see `gather`: these import numpy.
     from resnest_cli.evaluation import calibration, figures
@@ -162,23 +148,10 @@ def _run(
 
         write_page(evaluation_page(found, summary, folder), html)
     show_summary(summary, format_, _show)
-    trained = summary["trained_on"]
-    if summary["trained"]:
-        output.message(
-            f"All {trained} readable photo(s) are ones that {summary['model']} was trained on: the "
-            "figures say how well it remembers them, not how good it is."
-        )
-    elif trained:
-        output.message(
-            f"{trained} of {trained + summary['photos']} photo(s) are ones that {summary['model']} "
-            "was trained on; the figures leave them out."
-        )
-    failed = summary["unreadable"]
-    if failed:
-        output.message(f"{failed} of {len(first.items)} photo(s) could not be read.")
+    _tell(summary, photos=len(first.items))
     if refused is not None:  # last: the figures are out
         raise refused
-    if failed:
+    if summary["unreadable"]:
         raise typer.Exit(3)
 
 
@@ -190,8 +163,25 @@ def _gathered(job: EvaluateJob) -> Gathered:
     return found
 
 
-def _classifier(options_: ModelOptions, tta: bool) -> "Classifier":
-    return predict_job.classifier(options_, tta=tta)
+def _classifier(options: ModelOptions, tta: bool) -> "Classifier":
+    return predict_job.classifier(options, tta=tta)
+
+
+def _tell(summary: dict[str, Any], photos: int) -> None:
+    """What figures of training photos are worth, and how many could not be read."""
+    model, trained = summary["model"], summary["trained_on"]
+    if summary["trained"]:
+        output.message(
+            f"All {trained} readable photo(s) are ones that {model} was trained on: the figures "
+            "say how well it remembers them, not how good it is."
+        )
+    elif trained:
+        output.message(
+            f"{trained} of {trained + summary['photos']} photo(s) are ones that {model} was "
+            "trained on; the figures leave them out."
+        )
+    if summary["unreadable"]:
+        output.message(f"{summary['unreadable']} of {photos} photo(s) could not be read.")
 
 
 def _check_calibrated(job: EvaluateJob) -> None:

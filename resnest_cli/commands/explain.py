@@ -60,33 +60,29 @@ def explain_command(
     class_: Annotated[
         list[str] | None,
         Option(
-            "A class by name, id or index; may be given again. Else the most probable ones.",
-            metavar="NAME",
+            "A class by name, id or index; may be given again. Else the most probable ones.", "NAME"
         ),
     ] = None,
     topk: Annotated[
-        int, Option("How many classes, where none is named.", f"[1, {MOST_CLASSES}]", flag="-k")
+        int, Option("How many classes, where none is named.", f"-k [1, {MOST_CLASSES}]")
     ] = 3,
     output_: Annotated[
         Path | None,
         Option(
             "Draw where the network looked: .png or .jpg, a folder for several photos.",
-            metavar="PICTURE|DIR",
-            flag="-o",
+            "-o PICTURE|DIR",
         ),
     ] = None,
     attention: Annotated[
         Path | None,
-        Option("Draw which splits the channels of every block preferred.", metavar="PICTURE|DIR"),
+        Option("Draw which splits the channels of every block preferred.", "PICTURE|DIR"),
     ] = None,
     html: Html = None,
     format_: TableFormat = "table",
     stage: Annotated[
         int | None,
         Option(
-            "The map to look at: 4, or 3 where photos are small (96 pixels or less).",
-            "[1, 4]",
-            "1-4",
+            "The map to look at: 4, or 3 where photos are small (96 pixels or less).", "1-4 [1, 4]"
         ),
     ] = None,
 ) -> None:

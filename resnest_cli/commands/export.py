@@ -47,31 +47,27 @@ def export_command(
     *,
     model: ModelName = DEFAULT_MODEL,
     output_: Annotated[
-        Path | None,
-        Option("The file to write: .onnx, or .pt2 for torch.", metavar="FILE", flag="-o"),
+        Path | None, Option("The file to write: .onnx, or .pt2 for torch.", "-o FILE")
     ] = None,
     hub: Annotated[
-        Path | None,
-        Option("Write a folder for Hugging Face's hub and timm instead.", metavar="DIR"),
+        Path | None, Option("Write a folder for Hugging Face's hub and timm instead.", "DIR")
     ] = None,
     push: Annotated[
-        str | None,
-        Option("Send the files of --hub to this repository, made if new.", metavar="USER/NAME"),
+        str | None, Option("Send the files of --hub to this repository, made if new.", "USER/NAME")
     ] = None,
     private: Annotated[bool, Option("Make the new repository of --push private.")] = False,
     dry_run: Annotated[bool, Option("With --push: only list files and sizes.")] = False,
     check: Annotated[
-        str | None, Option("Compare the file with the model on these photos.", metavar="DIR")
+        str | None, Option("Compare the file with the model on these photos.", "DIR")
     ] = None,
     int8: Annotated[bool, Option("8 bits (.onnx): smaller; says what else it changes.")] = False,
     calibrate: Annotated[
-        str | None,
-        Option("Photos like those to come, for --int8; half measure.", metavar="DIR"),
+        str | None, Option("Photos like those to come, for --int8; half measure.", "DIR")
     ] = None,
     calibrate_photos: Annotated[int, Option("At most so many calibrate.", "[1, 100000]")] = 200,
     opset: Annotated[int | None, Option("ONNX's operators, 13 or later: 17.")] = None,
     license_: Annotated[
-        str | None, Option("Of the weights, for --hub: cc-by-4.0, ...", metavar="ID")
+        str | None, Option("Of the weights, for --hub: cc-by-4.0, ...", "ID")
     ] = None,
     format_: TableFormat = "table",
     weights: Weights = None,

@@ -30,7 +30,7 @@ from resnest_cli.options import (
 from resnest_cli.output.messages import is_quiet
 
 if TYPE_CHECKING:
-    from resnest_cli.features.job import Shard
+    from resnest_cli.features.job import FeaturesJob, Shard
 
 EPILOG = """Examples:
 
@@ -59,8 +59,7 @@ def features(
         str | None,
         Option(
             "The matrix: .npy, .npz, .csv or .parquet; a folder with --runner ray. Required.",
-            metavar="FILE",
-            flag="-o",
+            "-o FILE",
             after="inputs",
         ),
     ] = None,
@@ -78,16 +77,14 @@ def features(
     overwrite: Annotated[bool, Option("Replace what is there under this name.")] = False,
     retry_failed: Annotated[bool, Option("Read again what could not be read; resumes.")] = False,
     shard: Annotated[
-        str | None,
-        Option("Only one of N parts of the inputs; `resnest merge` joins them.", metavar="I/N"),
+        str | None, Option("Only one of N parts of the inputs; `resnest merge` joins them.", "I/N")
     ] = None,
     batch_size: Annotated[
         int | None,
         Option(
             "Photos that the network sees at once: 8, or what an interrupted run had; auto tries "
             "out which is best here.",
-            metavar="N|auto",
-            flag="-b",
+            "-b N|auto",
             env=True,
             parser=batch_size_or_auto,
             after="recursive",
@@ -120,40 +117,41 @@ def features(
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
-    from resnest_cli.commands import features_job
     from resnest_cli.features.formats import check_suffix
     from resnest_cli.features.job import FeaturesJob
-    from resnest_cli.features.session import run as extract
-    from resnest_cli.features.stopping import InterruptedRunError
     from resnest_cli.features.target import check_name, held
     from resnest_cli.inference.cores import usable_cores
 
     check_name(target)
     check_not_read(target, files_read(run, model))
     check_suffix(target.suffix)
+    threads = usable_cores() if workers is None else workers
     job = FeaturesJob(
         target=target,
-        options=replace(
-            run,
-            batch_size=batch_size or 0,
-            workers=usable_cores() if workers is None else workers,
-        ),
+        options=replace(run, batch_size=batch_size or 0, workers=threads),
         model=model,
         extraction=extraction,
         shard=_shard(shard),
         quiet=is_quiet(),
         go_on=go_on("features"),
     )
+    with held(target):
+        _extract(job, resume=resume, overwrite=overwrite, retry=retry_failed)
+
+
+def _extract(job: "FeaturesJob", **how: bool) -> None:
+    from resnest_cli.commands import features_job
+    from resnest_cli.features.session import run
+    from resnest_cli.features.stopping import InterruptedRunError
+
     try:
-        with held(target), features_job.FeaturesProgress() as progress:
-            report = extract(
+        with features_job.FeaturesProgress() as progress:
+            report = run(
                 job,
                 features_job.start,
                 progress,
-                resume=resume,
-                overwrite=overwrite,
-                retry=retry_failed,
                 find_batch_size=features_job.find_batch_size,
+                **how,
             )
     except InterruptedRunError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")

@@ -29,17 +29,15 @@ def pack(
         str,
         Option(
             "A folder of class folders (or with train/ and val/), or a table: path,label.",
-            metavar="DATA",
+            "DATA",
             argument=True,
         ),
     ],
-    output_: Annotated[
-        Path | None, Option("The folder of the shards. Required.", metavar="DIR", flag="-o")
-    ] = None,
+    output_: Annotated[Path | None, Option("The folder of the shards. Required.", "-o DIR")] = None,
     val_split: Annotated[
         float, Option("Share of each class that validates, where the data have no split.")
     ] = 0.2,
-    shard_size: Annotated[float, Option("Most megabytes of a shard.", "[0.01, inf)", "MB")] = 256.0,
+    shard_size: Annotated[float, Option("Most megabytes of a shard.", "MB [0.01, inf)")] = 256.0,
     photos_per_shard: Annotated[
         int | None, Option("Photos of a shard, whatever its size.", "[1, inf)")
     ] = None,
@@ -47,7 +45,7 @@ def pack(
         int | None, Option("How many classes you expect; another number is an error.")
     ] = None,
     class_names: Annotated[
-        str | None, Option("Readable names of the folders: lines id,name.", metavar="FILE")
+        str | None, Option("Readable names of the folders: lines id,name.", "FILE")
     ] = None,
     reading: Reading,
     seed: Annotated[int, Option("Of the split and of the order.", "[0, inf)")] = 0,

@@ -54,7 +54,7 @@ def predict(
     *,
     run: RunOptions,
     model: ModelOptions,
-    topk: Annotated[int, Option("How many classes for each photo.", "[1, inf)", flag="-k")] = 5,
+    topk: Annotated[int, Option("How many classes for each photo.", "-k [1, inf)")] = 5,
     format_: Annotated[
         Literal["table", "json", "jsonl", "csv", "parquet"] | None,
         Option(
@@ -66,25 +66,21 @@ def predict(
         str | None,
         Option(
             "Write records there, not on stdout (-). With --runner ray a folder, required.",
-            metavar="FILE",
-            flag="-o",
+            "-o FILE",
         ),
     ] = None,
     html: Html = None,
     threshold: Annotated[
-        float, Option("Leave out classes less probable than this.", "[0, 1]", "SHARE")
+        float, Option("Leave out classes less probable than this.", "SHARE [0, 1]")
     ] = 0.0,
     reject_below: Annotated[
         float,
-        Option(
-            "Answer `unsure` where the best class is less probable than this.", "[0, 1]", "SHARE"
-        ),
+        Option("Answer `unsure` where the best class is less probable than this.", "SHARE [0, 1]"),
     ] = 0.0,
     tta: Tta = False,
     ray: RayOptions,
     resume: Annotated[
-        bool,
-        Option("Go on where an earlier run was interrupted (ray).", after="path_column"),
+        bool, Option("Go on where an earlier run was interrupted (ray).", after="path_column")
     ] = False,
     overwrite: Annotated[
         bool, Option("Replace what is there under this name (ray).", after="resume")

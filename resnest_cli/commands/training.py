@@ -26,25 +26,21 @@ class RunFlags:
         None,
         "A folder of class folders (or with train/ and val/ in it), a table: path,label, or tar "
         "shards: a folder of `resnest pack`, or a quoted pattern.",
-        metavar="DATA",
+        "DATA",
         argument=True,
     )
-    data_option: str | None = setting(None, "The same as DATA.", metavar="DATA", flag="--data")
+    data_option: str | None = setting(None, "The same as DATA.", "--data DATA")
     mirror: Mirror = None
     offline: Offline = False
     recipe: str | None = setting(
         None,
         "Where settings that are not given come from: finetune, finetune-small, finetune-middle, "
         "finetune-large; quick, tiny, paper, a1, a2, a3.",
-        metavar="NAME",
+        "NAME",
     )
-    config: Path | None = setting(
-        None, "Settings as TOML, such as a run's args.toml.", metavar="FILE"
-    )
-    output: Path = setting(Path("runs"), "The folder of run folders.", metavar="DIR", flag="-o")
-    run: str | None = setting(
-        None, "The run's name; with --resume which one (newest).", metavar="NAME"
-    )
+    config: Path | None = setting(None, "Settings as TOML, such as a run's args.toml.", "FILE")
+    output: Path = setting(Path("runs"), "The folder of run folders.", "-o DIR")
+    run: str | None = setting(None, "The run's name; with --resume which one (newest).", "NAME")
     resume: bool = setting(
         False, "Go on with an interrupted run; give DATA only if they were moved."
     )

@@ -46,22 +46,20 @@ class Reading:
     split_names: str | None = setting(
         None,
         "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
-        metavar="TRAIN,VAL[,TEST]",
+        "TRAIN,VAL[,TEST]",
     )
     path_column: str | None = setting(
-        None, "Of a table: the column of paths, where its name is not a usual one.", metavar="NAME"
+        None, "Of a table: the column of paths, where its name is not a usual one.", "NAME"
     )
-    label_column: str | None = setting(
-        None, "Of a table: the column of labels, likewise.", metavar="NAME"
-    )
+    label_column: str | None = setting(None, "Of a table: the column of labels, likewise.", "NAME")
     split_column: str | None = setting(
-        None, "Of a table: the column of train, val and test, likewise.", metavar="NAME"
+        None, "Of a table: the column of train, val and test, likewise.", "NAME"
     )
     base_folder: str | None = setting(
-        None, "Of a table: the folder with the photos; the table's own, unless said.", metavar="DIR"
+        None, "Of a table: the folder with the photos; the table's own, unless said.", "DIR"
     )
     extension: str | None = setting(
-        None, "Of a table: what paths without an extension lack, such as .jpg.", metavar="EXT"
+        None, "Of a table: what paths without an extension lack, such as .jpg.", "EXT"
     )
 
     def check_no_table(self, data: str, what: str) -> None:

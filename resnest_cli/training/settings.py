@@ -75,7 +75,7 @@ _FREEZE = {"auto", "none", "backbone", *(f"stages:{n}" for n in range(5))}
 
 
 def _reading(name: str) -> Any:
-    option = replace(settings_of(Reading)[name].option, panel="Data and model")
+    option = settings_of(Reading)[name].option._replace(panel="Data and model")
     return field(default=None, metadata={"option": option})
 
 
@@ -86,28 +86,17 @@ class Config:
     command: Command
     data: str
     val_data: str | None = _data(
-        None,
-        "Shards to validate with, where their index does not say.",
-        metavar="SHARDS",
-        after="weights",
+        None, "Shards to validate with, where their index does not say.", "SHARDS", after="weights"
     )
     model: str = _data(
-        MISSING,
-        "Variant (see `resnest models`); finetune: or a checkpoint.",
-        metavar="MODEL",
-        flag="-m",
-        env=True,
+        MISSING, "Variant (see `resnest models`); finetune: or a checkpoint.", "-m MODEL", env=True
     )
-    weights: str | None = _data(
-        None, "finetune: other weights for the named variant.", metavar="PATH|URL"
-    )
+    weights: str | None = _data(None, "finetune: other weights for the named variant.", "PATH|URL")
     recipe: str
     classes: int | None = _data(
         None, "How many classes you expect; another number is an error.", "[1, inf)"
     )
-    class_names: str | None = _data(
-        None, "Readable names of the folders: lines id,name.", metavar="FILE"
-    )
+    class_names: str | None = _data(None, "Readable names of the folders: lines id,name.", "FILE")
     split_names: str | None = _reading("split_names")
     path_column: str | None = _reading("path_column")
     label_column: str | None = _reading("label_column")
@@ -118,9 +107,7 @@ class Config:
         0.2, "Share of each class that validates, where the data have no split (0.2).", "(0, 1)"
     )
     balanced: bool = _data(False, "Draw every class equally often.")
-    class_weights: str = _data(
-        "none", "In the loss: none, balanced, or a file id,weight.", metavar="WHAT"
-    )
+    class_weights: str = _data("none", "In the loss: none, balanced, or a file id,weight.", "WHAT")
     img_size: int | None = _photos(None, "Side of the network's input in pixels.", "[8, 8192]")
     train_size: int | None = _photos(
         None, "Side while training, where other than --img-size.", "[8, 8192]"
@@ -139,7 +126,7 @@ class Config:
     aa: str = _photos(
         "none",
         "none, auto (AutoAugment), trivial (TrivialAugment), or such as rand-m9-n2 (RandAugment).",
-        metavar="POLICY",
+        "POLICY",
         check=(
             lambda text: parse_aa(text) is not None,
             'none, auto, trivial, or such as "rand-m9-n2"',
@@ -153,7 +140,7 @@ class Config:
     cutmix: float = _photos(0.0, "Cutmix's alpha; 0 is off.", "[0, inf)")
     epochs: int | None = _learning(None, "How often each photo is seen.", "[1, inf)")
     batch_size: int | None = _learning(
-        None, "Photos in a batch, of each device.", "[1, 1048576]", flag="-b", env=True
+        None, "Photos in a batch, of each device.", "-b [1, 1048576]", env=True
     )
     grad_accum_steps: int = _learning(1, "Batches whose gradient makes one step.", "[1, 65536]")
     opt: Literal["sgd", "adamw", "lamb"] = _learning("sgd", "Optimiser.")
@@ -190,15 +177,13 @@ class Config:
     freeze: str = _learning(
         "auto",
         "auto, none, backbone, or stages:N (stem and N of 4 stages).",
-        metavar="WHAT",
+        "WHAT",
         check=(_FREEZE.__contains__, "auto, none, backbone, or stages:N with N from 0 to 4"),
     )
     unfreeze_every: int = _learning(
         0, "finetune: first the classifier alone, a stage more every N epochs.", "[0, inf)"
     )
-    device: str = _machine(
-        "auto", "Where the network runs.", metavar="auto|cpu|cuda|cuda:1|mps", env=True
-    )
+    device: str = _machine("auto", "Where the network runs.", "auto|cpu|cuda|cuda:1|mps", env=True)
     devices: int = _machine(
         1,
         "Devices of this machine to train on, a process for each; more machines: torchrun.",
@@ -207,9 +192,7 @@ class Config:
     sync_bn: bool = _machine(False, "GPUs: batch norms see the batches of all devices.")
     amp: Literal["off", "float16", "bfloat16"] = _machine("off", "Mixed precision.")
     channels_last: bool | None = _machine(None, "Memory format; where it is faster unless said.")
-    workers: int | None = _machine(
-        None, "Processes that load photos; 0 for none.", "[0, 256]", flag="-j"
-    )
+    workers: int | None = _machine(None, "Processes that load photos; 0 for none.", "-j [0, 256]")
     cache: bool = _machine(False, "Keep decoded photos in memory: 4 bytes a pixel.")
     seed: int = _machine(0, "Random seed; the same seed repeats the run.", f"[0, {2**63})")
     save_every: float = _machine(
@@ -221,7 +204,7 @@ class Config:
     time_budget: str | None = _machine(
         None,
         "End in time, such as 30m or 2h: fewer epochs, state saved.",
-        metavar="TIME",
+        "TIME",
         check=(parse_duration, "a time such as 90s, 30m, 2h or 1h30m"),
     )
     tensorboard: bool = _machine(False, "Write TensorBoard's files (extra: tensorboard).")
