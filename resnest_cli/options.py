@@ -108,8 +108,8 @@ class Setting(NamedTuple):
     def _within(self, value: float) -> bool:
         bounds = self.option.bounds
         least, most = _ends(bounds)
-        if self.kind is int and math.isinf(most):
-            most = 10**9
+        if self.kind is int and value > 10**9 and math.isinf(most):
+            return False
         above = value >= least if bounds[0] == "[" else value > least
         return above and (value <= most if bounds[-1] == "]" else value < most)
 

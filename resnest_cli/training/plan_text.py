@@ -3,7 +3,7 @@
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
@@ -29,18 +29,22 @@ _TIMED, _ENOUGH = 8, 1.0  # photos, and seconds after which fewer do
 def plan_lines(ready: Ready, measured: Estimate | None = None) -> list[tuple[str, str]]:
     """Names and values, in two columns; takes a second or two, for it measures unless told."""
     config = ready.config
-    lines = [("recipe", f"{config.recipe}: {needs(config.recipe)}")]
-    lines += [("model", _model(ready)), ("start", _start(ready))]
-    lines += [("training", _learning(config)), ("photos", _photos(ready))]
-    lines.append(("machine", _machine(config)))
     found = estimated(ready) if measured is None else measured
-    memory = f"about {megabytes(found.memory_bytes)} of memory beside the programs"
     if ready.cached:
-        lines.append(("estimate", f"{duration(found.total_seconds)} for the features; {memory}"))
+        times = f"{duration(found.total_seconds)} for the features"
     else:
         times = f"{duration(found.epoch_seconds)} an epoch, {duration(found.total_seconds)} in all"
-        lines.append(("estimate", f"{times} on an idle machine; {memory}"))
-    return lines
+        times += " on an idle machine"
+    memory = f"about {megabytes(found.memory_bytes)} of memory beside the programs"
+    return [
+        ("recipe", f"{config.recipe}: {needs(config.recipe)}"),
+        ("model", _model(ready)),
+        ("start", _start(ready)),
+        ("training", _learning(config)),
+        ("photos", _photos(ready)),
+        ("machine", _machine(config)),
+        ("estimate", f"{times}; {memory}"),
+    ]
 
 
 def lines_of_the_rest(run: RunFolder, ready: Ready, progress: Progress) -> list[tuple[str, str]]:
@@ -61,32 +65,23 @@ def lines_of_the_rest(run: RunFolder, ready: Ready, progress: Progress) -> list[
 
 def estimated(ready: Ready) -> Estimate:
     """Time and memory of the run, measured on a few photos."""
-    data, devices = ready.dataset, ready.config.devices
+    config, data = ready.config, ready.dataset
     photos = data.train_photos, data.val_photos
-    train, val = (-(-count // devices) for count in photos)
+    train, val = (-(-count // config.devices) for count in photos)
     load, decoded = _loading(ready)
+    given: dict[str, Any] = {"train_photos": train, "val_photos": val, "load_seconds": load}
     if ready.cached:
-        return estimate_cached(
-            ready.engine(), ready.config, train_photos=train, val_photos=val, load_seconds=load
-        )
-    found = estimate(
-        ready.network,
-        ready.config,
-        train_photos=train,
-        val_photos=val,
-        load_seconds=load,
-        cores=usable_cores(),
-    )
-    if not ready.config.cache:
-        return found
-    return replace(found, memory_bytes=found.memory_bytes + round(decoded * sum(photos)))
+        return estimate_cached(ready.engine(), config, **given)
+    found = estimate(ready.network, config, cores=usable_cores(), **given)
+    kept = round(decoded * sum(photos)) if config.cache else 0
+    return replace(found, memory_bytes=found.memory_bytes + kept)
 
 
 def _loading(ready: Ready) -> tuple[float, float]:
     """Seconds in which one process reads, decodes and varies a photo, and its bytes when decoded.
 
-    Of a few, the means. Photos may be large and the network's input small; then this is most of the
-    time.
+    The means of a few. Where photos are large and the network's input is small, this is most of
+    the time.
     """
     chosen: Sequence[str | bytes]
     if ready.dataset.shards is not None:
@@ -118,11 +113,9 @@ def _model(ready: Ready) -> str:
 def _start(ready: Ready) -> str:
     if ready.model is None:
         return f"drawn weights (seed {ready.config.seed})"
-    classifier = (
-        "its classifier kept, since it knows these classes"
-        if ready.kept_classifier
-        else "with a new classifier"
-    )
+    classifier = "with a new classifier"
+    if ready.kept_classifier:
+        classifier = "its classifier kept, since it knows these classes"
     return f"weights of {ready.model.name}, {classifier}"
 
 
@@ -203,14 +196,12 @@ def _photos(ready: Ready) -> str:
 
 
 def _machine(config: Config) -> str:
-    precision = "float32" if config.amp == "off" else f"mixed {config.amp}"
-    parts = [config.device, precision]
+    parts = [config.device, "float32" if config.amp == "off" else f"mixed {config.amp}"]
     if config.channels_last:
         parts.append("channels last")
     if config.sync_bn and config.devices > 1:
         parts.append("batch norms over all devices")
-    loaders = "no loader process" if not config.workers else f"{config.workers} loader process(es)"
-    parts += ["decoded photos kept in memory"] if config.cache else []
-    return ", ".join([*parts, loaders]) + (
-        f"; frozen: {config.freeze}" if config.freeze != "none" else ""
-    )
+    if config.cache:
+        parts.append("decoded photos kept in memory")
+    parts.append(f"{config.workers} loader process(es)" if config.workers else "no loader process")
+    return ", ".join(parts) + (f"; frozen: {config.freeze}" if config.freeze != "none" else "")
