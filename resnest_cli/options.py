@@ -274,6 +274,8 @@ def typer_option(setting: Setting) -> Any:
     if option.argument:
         return typer.Argument(metavar=option.metavar, help=option.help)
     least, most = _ends(option.bounds)
+    assert option.bounds[:1] != "(", "Typer knows no open bounds"
+    assert option.bounds[-1:] != ")" or math.isinf(most), "Typer knows no open bounds"
     return typer.Option(
         *setting.flags,
         metavar=option.metavar or {int: "N", float: "X"}.get(setting.kind),

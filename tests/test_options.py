@@ -26,7 +26,7 @@ class Known:
     """A record with one option of each kind, and a field without a flag."""
 
     size: int | None = setting(None, "Side.", "[8, 64]")
-    rate: float = setting(0.5, "Rate.", "-r SHARE (0, 1]")
+    rate: float = setting(0.5, "Rate.", "-r SHARE [0.1, 1]")
     growth: float = setting(1.0, "Growth.", "(0, inf)")
     steps: int = setting(1, "Steps.", "[0, inf)")
     kind: Literal["a", "b"] = setting("a", "Kind.")
@@ -40,7 +40,7 @@ class Known:
     ("name", "right", "wrong", "words"),
     [
         ("size", [8, 64], [7, 65, 8.0, True, "8", None], "a whole number from 8 to 64"),
-        ("rate", [1e-9, 1, 1.0], [0, 1.01, float("nan"), "1", True], "a number in (0, 1]"),
+        ("rate", [0.1, 1, 1.0], [0, 1.01, float("nan"), "1", True], "a number in [0.1, 1]"),
         ("growth", [1e300], [0.0, float("inf"), -1], "a number above 0"),
         ("steps", [0, 10**9], [-1, 10**9 + 1, 0.5], "a whole number from 0"),
         ("kind", ["a", "b"], ["c", 1, None], "one of a, b"),

@@ -120,7 +120,8 @@ def _run(
     first = _gathered(job)
     second = None
     if compare is not None:  # the same photos for another model, fed as it wants to be
-        fed = dict.fromkeys(("weights", "labels", "img_size", "crop_pct", "interpolation"))
+        names = ("weights", "labels", "img_size", "crop_pct", "interpolation")
+        fed: dict[str, Any] = dict.fromkeys(names)
         other = replace(job.model, model=compare, **fed)
         second = _gathered(replace(job, model=other, keep_logits=False))
     # Only now, see `gather`: these import numpy.
