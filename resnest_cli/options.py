@@ -117,9 +117,8 @@ class Setting(NamedTuple):
         bounds = self.option.bounds
         least, most = _ends(bounds)
         if self.kind is int:
-            return f"a whole number from {least:g}" + (
-                f" to {most:.0f}" if bounds[-1] == "]" else ""
-            )
+            to = f" to {most:.0f}" if bounds[-1] == "]" else ""
+            return f"a whole number from {least:g}{to}"
         if most < math.inf:
             return f"a number in {bounds}"
         return f"a number above {least:g}" if bounds[0] == "(" else f"a number, {least:g} or more"
@@ -223,10 +222,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         }
         function(**values, **made)
 
-    run.__name__, run.__doc__, run.__module__ = (
-        function.__name__, function.__doc__, function.__module__
-    )  # fmt: skip
-    run.__annotations__ = {}
+    run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
     run.__signature__ = inspect.Signature(list(map(_parameter, listed)))  # type: ignore[attr-defined]
     return run
 
