@@ -103,6 +103,26 @@ def test_the_papers_recipe() -> None:
     assert load(recipe="paper", flags={"model": "resnest200e", "drop": 0.1}).drop == 0.1
 
 
+def test_the_recipes_of_resnet_strikes_back() -> None:
+    """Table 2 of the paper."""
+    expected = {
+        "a1": (600, 0.005, 0.01, 0.1, 0.2, 3, 0.05, "rand-m21-n2"),
+        "a2": (300, 0.005, 0.02, 0.0, 0.1, 3, 0.05, "rand-m21-n2"),
+        "a3": (100, 0.008, 0.02, 0.0, 0.1, 1, 0.0, "rand-m18-n2"),
+    }
+    for recipe, values in expected.items():
+        found = load(recipe=recipe)
+        assert (
+            found.epochs, found.lr, found.weight_decay, found.smoothing, found.mixup,
+            found.aug_repeats, found.drop_path, found.aa,
+        ) == values  # fmt: skip
+        assert (found.opt, found.cutmix, found.warmup_epochs) == ("lamb", 1.0, 5.0)
+        assert (found.bce_loss, found.bce_target_thresh) == (True, 0.2)
+        assert (found.batch_size or 0) * found.grad_accum_steps == 2048
+        assert found.crop_pct == 0.95
+        assert found.train_size == (160 if recipe == "a3" else None)
+
+
 def test_the_recipe_of_the_bundled_model() -> None:
     found = decide(load(recipe="tiny"), photos=100_000, size=64)
     assert (found.model, found.cache) == ("resnest14t", True)
