@@ -1,333 +1,458 @@
-"""Options that several commands share, each defined once."""
+"""Options, each written once, where its value is kept; and the records that commands share.
 
+    class Config:                                              a field of a record
+        lr: float | None = setting(None, "Peak learning rate.", "(0, inf)")
+
+    def predict(*, model: ModelOptions,                        all fields of a record
+                topk: Annotated[int, Option("How many classes.", "-k [1, inf)")] = 5):
+
+Name, type and default give the flag, its placeholder and its choices. `command` makes the command
+line of them, `Setting.refused` checks what a flag, a recipe or a file says. Typer is imported only
+where a command is made.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import typer
-
-from resnest_cli import output
-from resnest_cli.inference.run_options import AUTO, Amp
-from resnest_cli.model.weights import Access
-
-_MOST_PHOTOS = 4096  # in a batch
+from resnest_cli.errors import UsageError
+from resnest_cli.images.limits import MAX_PIXELS
+from resnest_cli.model.variants import DEFAULT_MODEL, CropMode, Interpolation
 
 
-def _quiet(value: bool) -> bool:
-    output.set_quiet(value)
-    return value
+class Option(NamedTuple):
+    """What an option's name, type and default do not say.
+
+    `form` is nearly what help shows: "-o FILE", "-j [0, 256]", "SHARE [0, 1)". It has a short flag,
+    or the flags instead of those that follow from the name ("--null -0"), a placeholder, and the
+    bounds of a number. With `env` the variable RESNEST_NAME is read, too. `check` is for texts:
+    whether one fits, and what fits in words. `after` names options that it follows in `--help`,
+    where it stands elsewhere in the code.
+    """
+
+    help: str
+    form: str = ""
+    panel: str | None = None
+    env: bool = False
+    check: tuple[Callable[[str], object], str] = (bool, "a text")
+    parser: Callable[[Any], Any] | None = None
+    after: str = ""
+    argument: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """Those in `form`."""
+        return [word for word in self.form.split() if word.startswith("-")]
+
+    @property
+    def metavar(self) -> str | None:
+        """The placeholder in `form`."""
+        words = self.form.split()[len(self.flags) :]
+        return words[0] if len(words) in {1, 3} else None
+
+    @property
+    def bounds(self) -> str:
+        """The interval in `form`, such as "[0, 1)"."""
+        words = self.form.split()[len(self.flags) :]
+        return " ".join(words[-2:]) if len(words) > 1 else ""
 
 
-def _debug(value: bool) -> bool:
-    output.set_debug(value)
-    return value
+NO_FLAG = Option("")
 
 
-def _batch_size(text: object) -> int:
+def setting(default: Any, help_: str, form: str = "", **more: Any) -> Any:
+    """A field of a record, and what `Option` says of it."""
+    return field(default=default, metadata={"option": Option(help_, form, **more)})
+
+
+class Setting(NamedTuple):
+    """A named value; `kind` is its type without None."""
+
+    name: str
+    kind: Any
+    default: Any
+    option: Option = NO_FLAG
+
+    @property
+    def flags(self) -> list[str]:
+        """Such as "--batch-size" and "-b"; both of a switch that may also be turned off."""
+        given = self.option.flags
+        if any(word.startswith("--") for word in given):
+            return given
+        flag = flag_of(self.name)
+        if self.kind is bool and self.default is not False:
+            flag += f"/{flag_of('no_' + self.name)}"
+        return [flag, *given]
+
+    @property
+    def several(self) -> bool:
+        """Whether it may be given again and again."""
+        return get_origin(self.kind) is tuple
+
+    def refused(self, value: Any) -> str | None:
+        """What the value would have to be, in words; None where it fits."""
+        if choices := get_args(self.kind):
+            return None if value in choices else "one of " + ", ".join(choices)
+        if self.kind is bool:
+            return None if isinstance(value, bool) else "true or false"
+        if self.kind is str:
+            fits, words = self.option.check
+            return None if isinstance(value, str) and fits(value) else words
+        number = isinstance(value, self.kind | int) and not isinstance(value, bool)
+        return None if number and self._within(value) else self._numbers()
+
+    def _within(self, value: float) -> bool:
+        bounds = self.option.bounds
+        least, most = _ends(bounds)
+        if self.kind is int and value > 10**9 and math.isinf(most):
+            return False
+        above = value >= least if bounds[0] == "[" else value > least
+        return above and (value <= most if bounds[-1] == "]" else value < most)
+
+    def _numbers(self) -> str:
+        bounds = self.option.bounds
+        least, most = _ends(bounds)
+        if self.kind is int:
+            to = f" to {most:.0f}" if bounds[-1] == "]" else ""
+            return f"a whole number from {least:g}{to}"
+        if most < math.inf:
+            return f"a number in {bounds}"
+        return f"a number above {least:g}" if bounds[0] == "(" else f"a number, {least:g} or more"
+
+
+def _ends(bounds: str) -> tuple[float, float]:
+    least, most = map(float, bounds[1:-1].split(",")) if bounds else (-math.inf, math.inf)
+    return least, most
+
+
+def flag_of(name: str) -> str:
+    """ "weight_decay" -> "--weight-decay"."""
+    return "--" + name.strip("_").replace("_", "-")
+
+
+def settings_of(record: type) -> dict[str, Setting]:
+    """The fields of a record, those without a flag among them."""
+    return {
+        one.name: _setting(one.name, one.type, one.default, one.metadata.get("option"))
+        for one in fields(record)
+    }
+
+
+def _setting(name: str, annotation: Any, default: Any, option: Option | None = None) -> Setting:
+    kind, marks = _parts(annotation)
+    if get_origin(kind) in {Union, UnionType}:
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    found = (option, *(mark for mark in marks if isinstance(mark, Option)), NO_FLAG)
+    return Setting(name, kind, default, next(filter(None, found)))
+
+
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type, and what `Annotated` says of it."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, ()
+    return annotation.__origin__, annotation.__metadata__
+
+
+class Without(NamedTuple):
+    """Beside a record as a parameter's type: names of fields that are no flags of this command."""
+
+    names: str
+
+
+class Given(NamedTuple):
+    """Beside a mapping as a parameter's type: it holds the settings of `record` that were given."""
+
+    record: type
+
+
+# In every --help what commands share stands in this order, and a command's own options at OWN.
+_SHARED = (
+    "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
+    "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
+    "max_pixels fast_decode gpu_decode isolate runner ray_address gpus_per_worker concurrency "
+    "path_column mirror offline quiet debug"
+)
+_ORDER = {name: place for place, name in enumerate(_SHARED.split())}
+_COMMON = (
+    Setting("quiet", bool, False, Option("No messages and bars, errors only.", "-q")),
+    Setting("debug", bool, False, Option("Show the traceback of an error.", env=True)),
+)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer takes it, with --quiet and --debug, of which the function need not know.
+
+    A parameter whose type is a record stands for the flags of its fields, and a `Given` mapping for
+    those of another record; any other parameter is an option.
+    """
+    own, shared = list[Setting](), list(_COMMON)
+    records = dict[str, tuple[Callable[..., Any], list[Setting]]]()
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, marks = _parts(parameter.annotation)
+        given = next((mark.record for mark in marks if isinstance(mark, Given)), None)
+        if given is None and not is_dataclass(kind):
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            own.append(_setting(name, parameter.annotation, default))
+            continue
+        left_out = " ".join(mark.names for mark in marks if isinstance(mark, Without)).split()
+        flags = [
+            setting if given is None else _not_given(setting)
+            for setting in settings_of(given or kind).values()
+            if setting.option is not NO_FLAG and setting.name not in left_out
+        ]
+        records[name] = (_those_given if given else kind, flags)
+        ordered = given is None and all(flag.name in _ORDER for flag in flags)
+        (shared if ordered else own).extend(flags)
+    listed = _in_order(own, shared)
+    several = [setting.name for setting in listed if setting.several]
+
+    def run(**values: Any) -> None:
+        from resnest_cli import output
+
+        output.set_quiet(values.pop("quiet"))
+        output.set_debug(values.pop("debug"))
+        values |= {name: tuple(values[name] or ()) for name in several}
+        made = {
+            name: record(**{flag.name: values.pop(flag.name) for flag in flags})
+            for name, (record, flags) in records.items()
+        }
+        function(**values, **made)
+
+    run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
+    run.__signature__ = inspect.Signature(list(map(_parameter, listed)))  # type: ignore[attr-defined]
+    return run
+
+
+def _those_given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _not_given(setting: Setting) -> Setting:
+    """The flag of a setting whose value is decided, and checked, with what files say."""
+    form = " ".join((*setting.option.flags, setting.option.metavar or ""))
+    return setting._replace(default=None, option=setting.option._replace(form=form))
+
+
+def _in_order(own: list[Setting], shared: list[Setting]) -> list[Setting]:
+    shared = sorted(shared, key=lambda setting: _ORDER[setting.name])
+    first = [setting for setting in shared if _ORDER[setting.name] < _ORDER["OWN"]]
+    listed = [*first, *own, *shared[len(first) :]]
+    for setting in own:
+        after = setting.option.after.split()
+        names = [other.name for other in listed if other is not setting]
+        if before := [place for place, name in enumerate(names, start=1) if name in after]:
+            listed.remove(setting)
+            listed.insert(before[-1], setting)
+    return listed
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    kind, default = setting.kind, setting.default
+    if setting.several:
+        kind, default = list[str], None
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind | None if default is None else kind, typer_option(setting)],
+    )
+
+
+def typer_option(setting: Setting) -> Any:
+    """What Typer wants to know of an option beside its type and default."""
+    import typer
+
+    option = setting.option
+    if option.argument:
+        return typer.Argument(metavar=option.metavar, help=option.help)
+    least, most = _ends(option.bounds)
+    assert option.bounds[:1] != "(", "Typer knows no open bounds"
+    assert option.bounds[-1:] != ")" or math.isinf(most), "Typer knows no open bounds"
+    return typer.Option(
+        *setting.flags,
+        metavar=option.metavar or {int: "N", float: "X"}.get(setting.kind),
+        help=option.help,
+        min=setting.kind(least) if math.isfinite(least) else None,
+        max=setting.kind(most) if math.isfinite(most) else None,
+        envvar=f"RESNEST_{setting.name.upper()}" if option.env else None,
+        parser=option.parser,
+        rich_help_panel=option.panel,
+    )
+
+
+AUTO = -1  # in place of a batch size
+MOST_PHOTOS = 4096  # in a batch
+DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
+Amp = Literal["off", "bfloat16", "float16"]  # precision of the convolutions where it is not float32
+EngineName = Literal["auto", "torch", "onnx"]
+
+
+def batch_size_or_auto(text: object) -> int:
     """A number from 1 to 4096, or `auto`."""
     if str(text) == "auto":
         return AUTO
-    if not (str(text).isdecimal() and 1 <= int(str(text)) <= _MOST_PHOTOS):
-        raise typer.BadParameter(f"{text} is neither a number from 1 to {_MOST_PHOTOS} nor auto.")
+    if not (str(text).isdecimal() and 1 <= int(str(text)) <= MOST_PHOTOS):
+        raise UsageError(
+            f"--batch-size {text} is neither a number from 1 to {MOST_PHOTOS} nor auto."
+        )
     return int(str(text))
 
 
-Model = Annotated[
+# Options of several commands, as parameters or as fields of records.
+ModelName = Annotated[
     str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        envvar="RESNEST_MODEL",
-        help="A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder "
-        "with a config.json, or a checkpoint file.",
+    Option(
+        "A variant (see `resnest models`), a name or address of Hugging Face's hub, a folder with "
+        "a config.json, or a checkpoint file.",
+        "-m MODEL",
+        env=True,
     ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="PATH|URL|NAME",
-        help="Other weights for the named variant. A path never connects.",
-    ),
-]
-TrustOnnx = Annotated[
-    bool,
-    typer.Option(
-        "--trust-onnx", help="Run an .onnx unlike those of `resnest export`, if you trust it."
-    ),
+    Option("Other weights for the named variant. A path never connects.", "PATH|URL|NAME"),
 ]
 Labels = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Class names, one a line, instead of the model's own."),
+    str | None, Option("Class names, one a line, instead of the model's own.", "FILE")
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        metavar="auto|cpu|cuda|cuda:1|mps",
-        envvar="RESNEST_DEVICE",
-        help="Where the network runs; auto takes an accelerator where there is one.",
+    Option(
+        "Where the network runs; auto takes an accelerator where there is one.",
+        "auto|cpu|cuda|cuda:1|mps",
+        env=True,
     ),
 ]
-Engine = Annotated[
-    Literal["auto", "torch", "onnx"],
-    typer.Option(
-        envvar="RESNEST_ENGINE",
-        help="What runs the network; auto is onnx on a CPU, torch on an accelerator.",
-    ),
-]
-HalfPrecision = Annotated[
-    Amp,
-    typer.Option(
-        "--amp", help="Convolutions in half precision (torch engine); float32 unless said."
-    ),
-]
-Compiled = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Run the network through torch.compile, for long runs (torch engine)."
-    ),
-]
-CudaGraphs = Annotated[
-    bool,
-    typer.Option(
-        "--cuda-graphs", help="Record the network as one CUDA graph (torch engine, NVIDIA GPU)."
-    ),
-]
-GpuDecode = Annotated[
-    bool,
-    typer.Option(
-        "--gpu-decode", help="Decode JPEGs on the NVIDIA GPU: answers change a bit (torch engine)."
-    ),
-]
+ImgSize = Annotated[int | None, Option("Side of the network's input in pixels.", "[1, 8192]")]
 Mirror = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL|FOLDER",
-        envvar="RESNEST_MIRROR",
-        help="Where weights are looked for before the published hosts and the hub.",
+    Option(
+        "Where weights are looked for before the published hosts and the hub.",
+        "URL|FOLDER",
+        env=True,
     ),
 ]
-Offline = Annotated[
-    bool, typer.Option("--offline", envvar="RESNEST_OFFLINE", help="Never connect to anything.")
-]
-Topk = Annotated[
-    int,
-    typer.Option("--topk", "-k", metavar="N", min=1, help="How many classes for each photo."),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write records there, not on stdout (-). With --runner ray a folder, required.",
+Offline = Annotated[bool, Option("Never connect to anything.", env=True)]
+Workers = Annotated[int, Option("Threads that decode ahead.", "-j [0, 256]")]
+AutoWorkers = Annotated[
+    int | None,
+    Option(
+        "Threads that decode ahead: as many as there are cores.", "-j [0, 256]", after="batch_size"
     ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        metavar="N",
-        min=1,
-        max=4096,
-        envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once.",
+    Option(
+        "Photos that the network sees at once.", f"-b [1, {MOST_PHOTOS}]", env=True, after="labels"
     ),
 ]
-Workers = Annotated[
-    int,
-    typer.Option("--workers", "-j", metavar="N", min=0, max=256, help="Threads that decode ahead."),
+Html = Annotated[Path | None, Option("Also write a page to look at in a browser.", "FILE")]
+TableFormat = Annotated[Literal["table", "json"], Option("How it is printed on stdout.")]
+Tta = Annotated[
+    bool, Option("Average each photo with its mirror image.", after="max_pixels gpu_decode")
 ]
-ChosenBatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        metavar="N|auto",
-        parser=_batch_size,
-        envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once; auto tries out which is best here.",
-    ),
-]
-KeptBatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        metavar="N|auto",
-        parser=_batch_size,
-        envvar="RESNEST_BATCH_SIZE",
-        help="Photos that the network sees at once: 8, or what an interrupted run had; auto tries "
-        "out which is best here.",
-        show_default=False,
-    ),
-]
-AutoWorkers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        "-j",
-        metavar="N",
-        min=0,
-        max=256,
-        help="Threads that decode ahead: as many as there are cores.",
-        show_default=False,
-    ),
-]
-FromFile = Annotated[
-    str | None,
-    typer.Option(metavar="LIST", help="A file of further inputs, one a line; - for stdin."),
-]
-NullSeparated = Annotated[
-    bool, typer.Option("--null", "-0", help="The list is NUL-separated (find -print0).")
-]
-Recursive = Annotated[
-    bool, typer.Option("--recursive/--no-recursive", help="Read the folders inside folders.")
-]
-Exif = Annotated[
-    bool,
-    typer.Option(
-        "--exif/--no-exif",
-        help="Turn photos upright; published accuracies were measured without.",
-    ),
-]
-MaxPixels = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        envvar="RESNEST_MAX_PIXELS",
-        help="Refuse photos of more pixels; one takes up to 12 bytes of memory for each.",
-    ),
-]
-FastDecode = Annotated[
-    bool,
-    typer.Option(
-        "--fast-decode", help="Decode large JPEGs at reduced scale: quicker, answers change a bit."
-    ),
-]
-ImgSize = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, max=8192, help="Side of the network's input in pixels."),
-]
-CropPct = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE", min=0.01, max=1.0, help="Share of the resized shorter side that is kept."
-    ),
-]
-Interpolation = Annotated[
-    Literal["bilinear", "bicubic"] | None, typer.Option(help="How photos are resized.")
-]
-CropMode = Annotated[
-    Literal["center", "border", "squash"] | None,
-    typer.Option(
-        help="center (the usual one) cuts the edges off, border pads, squash ignores the aspect "
-        "ratio."
-    ),
-]
-Isolate = Annotated[
-    bool,
-    typer.Option("--isolate", help="Decode in replaceable processes with limits; slower."),
-]
-Runner = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="Where the work is done: in this process, or on a Ray cluster."),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="A running Ray cluster (auto: the one of this machine), not one that is started here.",
-    ),
-]
-GpusPerWorker = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        min=0.0,
-        help="GPUs of each of Ray's workers; 0.5 shares one. 1 where the cluster has any.",
-        show_default=False,
-    ),
-]
-Concurrency = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="How many workers Ray runs: one on each node, or one for each GPU.",
-        show_default=False,
-    ),
-]
-PathColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
-        show_default=False,
-    ),
-]
-# How labelled photos are read, where the data cannot say so; see `data.listing.Reading`.
-READING = {
-    "split_names": (
-        "TRAIN,VAL[,TEST]",
-        "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
-    ),
-    "path_column": ("NAME", "Of a table: the column of paths, where its name is not a usual one."),
-    "label_column": ("NAME", "Of a table: the column of labels, likewise."),
-    "split_column": ("NAME", "Of a table: the column of train, val and test, likewise."),
-    "base_folder": ("DIR", "Of a table: the folder with the photos; the table's own, unless said."),
-    "extension": ("EXT", "Of a table: what paths without an extension lack, such as .jpg."),
-}
 
 
-def reading_option(name: str, panel: str | None = None) -> Any:
-    """The option of a field of `Reading`."""
-    metavar, help_ = READING[name]
-    flag = "--" + name.replace("_", "-")
-    return typer.Option(
-        flag, metavar=metavar, help=help_, rich_help_panel=panel, show_default=False
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Which inputs, and how they are read; `batch_size` may be `AUTO`.
+
+    `time_limit` is in seconds, for decoding one photo where it is isolated.
+    """
+
+    inputs: tuple[str, ...] = setting(
+        (), "Files, folders, quoted globs, URLs; - for stdin.", "[PHOTO...]", argument=True
+    )
+    from_file: str | None = setting(
+        None, "A file of further inputs, one a line; - for stdin.", "LIST"
+    )
+    null_separated: bool = setting(False, "The list is NUL-separated (find -print0).", "--null -0")
+    recursive: bool = setting(True, "Read the folders inside folders.")
+    batch_size: int = setting(
+        8,
+        "Photos that the network sees at once; auto tries out which is best here.",
+        "-b N|auto",
+        env=True,
+        parser=batch_size_or_auto,
+    )
+    workers: Workers = 1
+    isolate: bool = setting(False, "Decode in replaceable processes with limits; slower.")
+    time_limit: float = DECODING_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which network, on what, fed how; the arguments of `Classifier`."""
+
+    model: ModelName = DEFAULT_MODEL
+    weights: Weights = None
+    labels: Labels = None
+    device: Device = "auto"
+    engine: EngineName = setting(
+        "auto", "What runs the network; auto is onnx on a CPU, torch on an accelerator.", env=True
+    )
+    img_size: ImgSize = None
+    crop_pct: float | None = setting(
+        None, "Share of the resized shorter side that is kept.", "SHARE [0.01, 1]"
+    )
+    interpolation: Interpolation | None = setting(None, "How photos are resized.")
+    crop_mode: CropMode | None = setting(
+        None,
+        "center (the usual one) cuts the edges off, border pads, squash ignores the aspect ratio.",
+    )
+    exif: bool = setting(True, "Turn photos upright; published accuracies were measured without.")
+    mirror: Mirror = None
+    offline: Offline = False
+    amp: Amp = setting("off", "Convolutions in half precision (torch engine); float32 unless said.")
+    compiled: bool = setting(
+        False, "Run the network through torch.compile, for long runs (torch engine).", "--compile"
+    )
+    fast_decode: bool = setting(
+        False, "Decode large JPEGs at reduced scale: quicker, answers change a bit."
+    )
+    gpu_decode: bool = setting(
+        False, "Decode JPEGs on the NVIDIA GPU: answers change a bit (torch engine)."
+    )
+    graphs: bool = setting(
+        False, "Record the network as one CUDA graph (torch engine, NVIDIA GPU).", "--cuda-graphs"
+    )
+    trust_onnx: bool = setting(
+        False, "Run an .onnx unlike those of `resnest export`, if you trust it."
+    )
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "Refuse photos of more pixels; one takes up to 12 bytes of memory for each.",
+        "[1, inf)",
+        env=True,
     )
 
 
-SplitNames = Annotated[str | None, reading_option("split_names")]
-TablePathColumn = Annotated[str | None, reading_option("path_column")]
-LabelColumn = Annotated[str | None, reading_option("label_column")]
-SplitColumn = Annotated[str | None, reading_option("split_column")]
-BaseFolder = Annotated[str | None, reading_option("base_folder")]
-Extension = Annotated[str | None, reading_option("extension")]
-Html = Annotated[
-    Path | None,
-    typer.Option("--html", metavar="FILE", help="Also write a page to look at in a browser."),
-]
-RecordFormat = Annotated[
-    Literal["table", "json", "jsonl", "csv", "parquet"] | None,
-    typer.Option(
-        "--format",
-        help="How records are written; by the extension of -o FILE, else a table. "
-        "With --runner ray: parquet, or jsonl.",
-    ),
-]
-TableFormat = Annotated[
-    Literal["table", "json"], typer.Option("--format", help="How it is printed on stdout.")
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", callback=_quiet, help="No messages and bars, errors only."),
-]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        callback=_debug,
-        envvar="RESNEST_DEBUG",
-        help="Show the traceback of an error.",
-    ),
-]
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """Where the work is done, and how a Ray cluster does it."""
 
-
-def access(mirror: str | None, offline: bool) -> Access:
-    """How weights may be had, with progress and messages on stderr."""
-    return Access(
-        mirror=mirror, offline=offline, progress=output.DownloadBar(), notify=output.message
+    runner: Literal["local", "ray"] = setting(
+        "local", "Where the work is done: in this process, or on a Ray cluster."
+    )
+    ray_address: str | None = setting(
+        None,
+        "A running Ray cluster (auto: the one of this machine), not one that is started here.",
+        "ADDRESS",
+    )
+    gpus_per_worker: float | None = setting(
+        None,
+        "GPUs of each of Ray's workers; 0.5 shares one. 1 where the cluster has any.",
+        "N [0, inf)",
+    )
+    concurrency: int | None = setting(
+        None, "How many workers Ray runs: one on each node, or one for each GPU.", "[1, inf)"
+    )
+    path_column: str | None = setting(
+        None,
+        "Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
+        "NAME",
     )

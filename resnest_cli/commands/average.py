@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from resnest_cli import options, output
-from resnest_cli.commands.inputs import picked
+from resnest_cli import output
 from resnest_cli.data.listing import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.locks import locked
+from resnest_cli.options import Option, command
 
 EPILOG = """Examples:
 
@@ -22,33 +20,21 @@ EPILOG = """Examples:
   resnest evaluate data/ --model average.safetensors"""
 
 
+@command
 def average(
+    *,
     checkpoints: Annotated[
-        list[Path],
-        typer.Argument(metavar="CKPT...", help="Checkpoints of one network, two or more."),
+        list[Path], Option("Checkpoints of one network, two or more.", "CKPT...", argument=True)
     ],
-    output_: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The mean, .safetensors. Required."),
-    ] = None,
+    output_: Annotated[Path | None, Option("The mean, .safetensors. Required.", "-o FILE")] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Compute batch norm's statistics anew on the training photos of these data.",
+        Option(
+            "Compute batch norm's statistics anew on the training photos of these data.", "DATA"
         ),
     ] = None,
-    split_names: options.SplitNames = None,
-    path_column: options.TablePathColumn = None,
-    label_column: options.LabelColumn = None,
-    split_column: options.SplitColumn = None,
-    base_folder: options.BaseFolder = None,
-    extension: options.Extension = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there under this name.")
-    ] = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    reading: Reading,
+    overwrite: Annotated[bool, Option("Replace what is there under this name.")] = False,
 ) -> None:
     """Average the weights of checkpoints (stochastic weight averaging).
 
@@ -56,7 +42,6 @@ def average(
     epochs (--keep-epochs) of a run at a high learning rate is often better than each. Batch norm's
     statistics are averaged, too, which serves for neighbouring epochs; --data computes them anew.
     """
-    given = locals()
     if output_ is None:
         raise UsageError("name the file to write with -o: average.safetensors.")
     if output_.suffix != ".safetensors":
@@ -77,15 +62,13 @@ def average(
             with TrainingDisplay() as display:
                 with display.scanning() as progress:
                     dataset = load_dataset(
-                        data,
-                        val_split=0.2,
-                        seed=0,
-                        reading=picked(Reading, given),
-                        progress=progress,
+                        data, val_split=0.2, seed=0, reading=reading, progress=progress
                     )
                 for note in dataset.notes:
                     output.message(note)
                 found = recomputed(found, dataset.train, display.statistics)
         checkpoint.save(output_, found.tensors, found.info)
-    output.message(f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics "
-                   f"{found.info.provenance['statistics']}.")  # fmt: skip
+    statistics = found.info.provenance["statistics"]
+    output.message(
+        f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics {statistics}."
+    )

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from resnest_cli import options, output
+from resnest_cli import output
+from resnest_cli.commands import typer_options as options
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import compiled
 from resnest_cli.model.model_files import refresh

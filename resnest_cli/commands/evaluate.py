@@ -2,22 +2,30 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnest_cli import options, output
+from resnest_cli import output
 from resnest_cli.commands import predict_job
-from resnest_cli.commands.inputs import check_written, picked, write_page
+from resnest_cli.commands.inputs import check_written, show_summary, write_page
 from resnest_cli.data.listing import Reading
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, gather
 from resnest_cli.evaluation.truth import FolderNumbers
 from resnest_cli.files import check_folder
-from resnest_cli.images.limits import MAX_PIXELS
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.locks import locked
-from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.options import (
+    BatchSize,
+    Html,
+    ModelOptions,
+    Option,
+    RunOptions,
+    TableFormat,
+    Tta,
+    Without,
+    command,
+)
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -39,77 +47,46 @@ EPILOG = """Examples:
   resnest evaluate data/ --model best.safetensors --compare resnest50d"""
 
 
+@command
 def evaluate_command(
+    *,
     data: Annotated[
         str,
-        typer.Argument(
-            metavar="DATA", help="A folder of class folders, or a table of path,label[,split]."
+        Option(
+            "A folder of class folders, or a table of path,label[,split].", "DATA", argument=True
         ),
     ],
-    model: options.Model = DEFAULT_MODEL,
-    format_: options.TableFormat = "table",
+    model: Annotated[ModelOptions, Without("graphs fast_decode gpu_decode")],
+    format_: TableFormat = "table",
     output_: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Also write figures, records and pictures there."
-        ),
+        Path | None, Option("Also write figures, records and pictures there.", "-o DIR")
     ] = None,
-    html: options.Html = None,
+    html: Html = None,
     split: Annotated[
-        Split,
-        typer.Option(help="Which photos of data with a split; auto is val, else test, else all."),
+        Split, Option("Which photos of data with a split; auto is val, else test, else all.")
     ] = "auto",
     folder_numbers: Annotated[
         FolderNumbers,
-        typer.Option(
-            help="What folders 0, 1, 10, 11, 2, ... are: each its own index, or indices in this "
-            "sorted order; auto is sorted where the model knows no names."
+        Option(
+            "What folders 0, 1, 10, 11, 2, ... are: each its own index, or indices in this sorted "
+            "order; auto is sorted where the model knows no names."
         ),
     ] = "auto",
-    split_names: options.SplitNames = None,
-    path_column: options.TablePathColumn = None,
-    label_column: options.LabelColumn = None,
-    split_column: options.SplitColumn = None,
-    base_folder: options.BaseFolder = None,
-    extension: options.Extension = None,
-    known_only: Annotated[
-        bool, typer.Option("--known-only", help="Leave out classes that the model does not know.")
-    ] = False,
+    reading: Reading,
+    known_only: Annotated[bool, Option("Leave out classes that the model does not know.")] = False,
     calibrate: Annotated[
         bool,
-        typer.Option(
-            "--calibrate",
-            help="Fit a temperature on those photos that MODEL was not trained on, and write it "
-            "into its file.",
+        Option(
+            "Fit a temperature on those photos that MODEL was not trained on, and write it into "
+            "its file."
         ),
     ] = False,
     compare: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Ask another model, too: which photos change?"),
+        str | None, Option("Ask another model, too: which photos change?", "MODEL")
     ] = None,
-    weights: options.Weights = None,
-    trust_onnx: options.TrustOnnx = False,
-    labels: options.Labels = None,
-    batch_size: options.BatchSize = 8,
-    workers: options.Workers = 1,
-    device: options.Device = "auto",
-    engine: options.Engine = "auto",
-    amp: options.HalfPrecision = "off",
-    compiled: options.Compiled = False,
-    img_size: options.ImgSize = None,
-    crop_pct: options.CropPct = None,
-    interpolation: options.Interpolation = None,
-    crop_mode: options.CropMode = None,
-    exif: options.Exif = True,
-    max_pixels: options.MaxPixels = MAX_PIXELS,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average each photo with its mirror image.")
-    ] = False,
-    isolate: options.Isolate = False,
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    batch_size: BatchSize = 8,
+    tta: Tta = False,
+    run: Annotated[RunOptions, Without("inputs from_file null_separated recursive batch_size")],
 ) -> None:
     """Say how good a model is on labelled photos, and where it fails.
 
@@ -119,25 +96,12 @@ def evaluate_command(
     Top-1 is exactly what `predict` says of the same photos. Photos that cannot be read are left out
     of the figures, and the exit code is 3.
     """
-    given = locals()
-    run_options = picked(
-        RunOptions, given, inputs=(), from_file=None, null_separated=False, recursive=True,
-        time_limit=predict_job.DECODING_LIMIT,
-    )  # fmt: skip
-    model_options = picked(ModelOptions, given)
     job = EvaluateJob(
-        data,
-        split,
-        known_only,
-        run_options,
-        model_options,
-        tta,
-        calibrate,
-        folder_numbers,
-        picked(Reading, given),
-    )
+        data, split, known_only, replace(run, batch_size=batch_size), model, tta, calibrate,
+        folder_numbers, reading,
+    )  # fmt: skip
     if html is not None:
-        check_written(html, (model, weights, labels))
+        check_written(html, (model.model, model.weights, model.labels))
     if output_ is not None:
         check_folder(output_, "-o")
     if calibrate:
@@ -146,19 +110,20 @@ def evaluate_command(
         from resnest_cli.model.loading import check_model_name
 
         check_model_name(compare)
-    with locked(html, Path(model) if calibrate else None, folder=output_):
+    with locked(html, Path(model.model) if calibrate else None, folder=output_):
         _run(job, format_, output_, html, compare)
 
 
 def _run(
-    job: EvaluateJob,
-    format_: Literal["table", "json"],
-    folder: Path | None,
-    html: Path | None,
-    compare: str | None,
+    job: EvaluateJob, format_: str, folder: Path | None, html: Path | None, compare: str | None
 ) -> None:
     first = _gathered(job)
-    second = _gathered(_other(job, compare)) if compare is not None else None
+    second = None
+    if compare is not None:  # the same photos for another model, fed as it wants to be
+        names = ("weights", "labels", "img_size", "crop_pct", "interpolation")
+        fed: dict[str, Any] = dict.fromkeys(names)
+        other = replace(job.model, model=compare, **fed)
+        second = _gathered(replace(job, model=other, keep_logits=False))
     # Only now, see `gather`: these import numpy.
     from resnest_cli.evaluation import calibration, figures
 
@@ -183,30 +148,12 @@ def _run(
         from resnest_cli.evaluation.page import evaluation_page
 
         write_page(evaluation_page(found, summary, folder), html)
-    _show(summary, format_)
-    _tell_trained(summary)
-    failed = summary["unreadable"]
-    if failed:
-        output.message(f"{failed} of {len(first.items)} photo(s) could not be read.")
+    show_summary(summary, format_, _show)
+    _tell(summary, photos=len(first.items))
     if refused is not None:  # last: the figures are out
         raise refused
-    if failed:
+    if summary["unreadable"]:
         raise typer.Exit(3)
-
-
-def _tell_trained(summary: dict[str, Any]) -> None:
-    """What figures of training photos are worth."""
-    trained = summary["trained_on"]
-    if summary["trained"]:
-        output.message(
-            f"All {trained} readable photo(s) are ones that {summary['model']} was trained on: the "
-            "figures say how well it remembers them, not how good it is."
-        )
-    elif trained:
-        output.message(
-            f"{trained} of {trained + summary['photos']} photo(s) are ones that {summary['model']} "
-            "was trained on; the figures leave them out."
-        )
 
 
 def _gathered(job: EvaluateJob) -> Gathered:
@@ -217,21 +164,28 @@ def _gathered(job: EvaluateJob) -> Gathered:
     return found
 
 
-def _classifier(options_: ModelOptions, tta: bool) -> "Classifier":
-    return predict_job.classifier(options_, tta=tta)
+def _classifier(options: ModelOptions, tta: bool) -> "Classifier":
+    return predict_job.classifier(options, tta=tta)
 
 
-def _other(job: EvaluateJob, model: str) -> EvaluateJob:
-    """The same photos for another model, which is fed as it wants to be."""
-    other = replace(
-        job.model, model=model, weights=None, labels=None, img_size=None, crop_pct=None,
-        interpolation=None,
-    )  # fmt: skip
-    return replace(job, model=other, keep_logits=False)
+def _tell(summary: dict[str, Any], photos: int) -> None:
+    """What figures of training photos are worth, and how many could not be read."""
+    model, trained = summary["model"], summary["trained_on"]
+    if summary["trained"]:
+        output.message(
+            f"All {trained} readable photo(s) are ones that {model} was trained on: the figures "
+            "say how well it remembers them, not how good it is."
+        )
+    elif trained:
+        output.message(
+            f"{trained} of {trained + summary['photos']} photo(s) are ones that {model} was "
+            "trained on; the figures leave them out."
+        )
+    if summary["unreadable"]:
+        output.message(f"{summary['unreadable']} of {photos} photo(s) could not be read.")
 
 
 def _check_calibrated(job: EvaluateJob) -> None:
-    """Whether a temperature can be written into the model's file; before anything slow begins."""
     from resnest_cli.model.checkpoint_header import read_info
 
     path = Path(job.model.model)
@@ -242,12 +196,9 @@ def _check_calibrated(job: EvaluateJob) -> None:
         )
 
 
-def _show(summary: dict[str, Any], format_: Literal["table", "json"]) -> None:
+def _show(summary: dict[str, Any]) -> None:
     from resnest_cli.output.evaluation import show_calibration, show_comparison, show_evaluation
 
-    if format_ == "json":
-        output.emit(output.to_json(summary, indent=2) + "\n")
-        return
     show_evaluation(summary)
     if "calibrated" in summary:
         show_calibration(summary["calibrated"])

@@ -1,21 +1,35 @@
 """`resnest explain`: photos -> where the network looked, and which splits it preferred."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnest_cli import options, output
+from resnest_cli import output
 from resnest_cli.commands import predict_job
-from resnest_cli.commands.inputs import check_inputs, check_written, picked, write_page
+from resnest_cli.commands.inputs import (
+    check_found,
+    check_inputs,
+    check_written,
+    explicit,
+    files_read,
+    show_all,
+    write_page,
+)
 from resnest_cli.commands.targets import target
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.explanation.job import MOST_CLASSES, ExplainJob, Results, Target, explain
-from resnest_cli.images.limits import MAX_PIXELS
-from resnest_cli.images.sources import is_one
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.errors import UsageError
+from resnest_cli.explanation.job import MOST_CLASSES, Explained, ExplainJob, explain
 from resnest_cli.locks import locked
-from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.options import (
+    Html,
+    ModelOptions,
+    Option,
+    RunOptions,
+    TableFormat,
+    Without,
+    command,
+)
 from resnest_cli.output.explanations import ExplanationWriter
 
 if TYPE_CHECKING:
@@ -36,79 +50,41 @@ EPILOG = """Examples:
 _FEW = 10  # photos that could not be read, named at the end
 
 
+@command
 def explain_command(
-    photos: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[PHOTO...]", help="Files, folders, quoted globs, URLs; - for stdin."
-        ),
-    ] = None,
-    model: options.Model = DEFAULT_MODEL,
+    *,
+    run: Annotated[RunOptions, Without("batch_size workers")],
+    model: Annotated[
+        ModelOptions, Without("engine amp compiled graphs fast_decode gpu_decode trust_onnx")
+    ],
     class_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--class",
-            metavar="NAME",
-            help="A class by name, id or index; may be given again. Else the most probable ones.",
+        Option(
+            "A class by name, id or index; may be given again. Else the most probable ones.", "NAME"
         ),
     ] = None,
     topk: Annotated[
-        int,
-        typer.Option(
-            "--topk",
-            "-k",
-            metavar="N",
-            min=1,
-            max=MOST_CLASSES,
-            help="How many classes, where none is named.",
-        ),
+        int, Option("How many classes, where none is named.", f"-k [1, {MOST_CLASSES}]")
     ] = 3,
     output_: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PICTURE|DIR",
-            help="Draw where the network looked: .png or .jpg, a folder for several photos.",
+        Option(
+            "Draw where the network looked: .png or .jpg, a folder for several photos.",
+            "-o PICTURE|DIR",
         ),
     ] = None,
     attention: Annotated[
         Path | None,
-        typer.Option(
-            "--attention",
-            metavar="PICTURE|DIR",
-            help="Draw which splits the channels of every block preferred.",
-        ),
+        Option("Draw which splits the channels of every block preferred.", "PICTURE|DIR"),
     ] = None,
-    html: options.Html = None,
-    format_: options.TableFormat = "table",
+    html: Html = None,
+    format_: TableFormat = "table",
     stage: Annotated[
         int | None,
-        typer.Option(
-            metavar="1-4",
-            min=1,
-            max=4,
-            show_default=False,
-            help="The map to look at: 4, or 3 where photos are small (96 pixels or less).",
+        Option(
+            "The map to look at: 4, or 3 where photos are small (96 pixels or less).", "1-4 [1, 4]"
         ),
     ] = None,
-    weights: options.Weights = None,
-    labels: options.Labels = None,
-    from_file: options.FromFile = None,
-    null_separated: options.NullSeparated = False,
-    recursive: options.Recursive = True,
-    device: options.Device = "auto",
-    img_size: options.ImgSize = None,
-    crop_pct: options.CropPct = None,
-    interpolation: options.Interpolation = None,
-    crop_mode: options.CropMode = None,
-    exif: options.Exif = True,
-    max_pixels: options.MaxPixels = MAX_PIXELS,
-    isolate: options.Isolate = False,
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Show where in photos the network looked for a class (Grad-CAM).
 
@@ -116,90 +92,61 @@ def explain_command(
     in shares of the upright photo's width (x) and height (y). --attention draws the split-attention
     weights. Always runs in torch.
     """
-    given = locals()
-    inputs = photos or []
-    check_inputs(inputs, from_file)
-    one = len(inputs) == 1 and from_file is None and is_one(inputs[0])
-    read = (*inputs, from_file, model, weights, labels)
+    check_inputs(run)
     if class_ and len(class_) > MOST_CLASSES:
         raise UsageError(f"--class: {len(class_)} classes; a picture has room for {MOST_CLASSES}.")
     if output_ is not None and output_ == attention and output_.suffix:
         raise UsageError(f"{output_}: -o and --attention cannot write the same file.")
+    read, one = files_read(run, model), explicit(run) == 1
     job = ExplainJob(
-        options=picked(
-            RunOptions, given, inputs=tuple(inputs), batch_size=1, workers=0,
-            time_limit=predict_job.DECODING_LIMIT,
-        ),
-        model=picked(ModelOptions, given, engine="torch"),
+        options=replace(run, batch_size=1, workers=0),
+        model=replace(model, engine="torch"),
         classes=tuple(class_ or ()),
         topk=topk,
         stage=stage,
         heat=target(output_, "-o", read, one=one),
         attention=target(attention, "--attention", read, one=one),
         tiles=html is not None,
-    )  # fmt: skip
+    )
     if html is not None:
         check_written(html, read)
-    stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
-    explicit = from_file is None and all(map(is_one, inputs))
-    pictures = [one.path for one in (job.heat, job.attention) if one and not one.folder]
+    pictures = [made.path for made in (job.heat, job.attention) if made and not made.folder]
     with locked(*pictures, html):
-        _show(job, explain(job, predict_job.classifier, stdin), html, format_,
-              single=one, total=len(inputs) if explicit else None)  # fmt: skip
+        _show(job, html, format_)
 
 
-def _show(
-    job: ExplainJob, found: Results, html: Path | None, format_: Literal["table", "json"], *,
-    single: bool, total: int | None,
-) -> None:  # fmt: skip
-    writer = ExplanationWriter(format_, single=single)
-    page = _page(job) if html is not None else None
-    done, failed = 0, list[str]()
-    with output.RecordProgress(total) as progress:
-        while True:
-            try:
-                one = next(found)
-            except StopIteration as end:
-                skipped = int(end.value)
-                break
-            writer.write(one)
-            if page is not None:
-                page.add(one)
-            done += 1
-            if one.record.error is not None:
-                failed.append(f"  {one.record.input}: {one.record.error}")
-            progress.update(done, len(failed))
-    if skipped:
-        output.message(f"{skipped} other file(s) without a known image extension were skipped.")
-    if not done:
-        raise ResnestError("no photo found in what was named.")
+def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
+    total, failures = explicit(job.options), list[str]()
+    writer = ExplanationWriter(format_, single=total == 1)
+    page: ExplanationPage | None = None
+    if html is not None:
+        from resnest_cli.explanation import page as pages
+
+        page = pages.ExplanationPage(job.model.model)
+
+    def show(one: Explained) -> bool:
+        writer.write(one)
+        if page is not None:
+            page.add(one)
+        if one.record.error is not None:
+            failures.append(f"  {one.record.input}: {one.record.error}")
+        return one.record.error is not None
+
+    stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
+    found = explain(job, predict_job.classifier, stdin)
+    done, failed, skipped = show_all(found, total, show)
+    check_found(done, skipped)
     writer.close()
     if html is not None and page is not None:
-        write_page(page.finished(done, len(failed)), html)
-    _tell(job, done, failed)
-    if failed:
-        raise typer.Exit(3)
-
-
-def _page(job: ExplainJob) -> "ExplanationPage":
-    from resnest_cli.explanation.page import ExplanationPage
-
-    return ExplanationPage(job.model.model)
-
-
-def _tell(job: ExplainJob, done: int, failed: list[str]) -> None:
-    """What was written, and what could not be read, on stderr."""
-    if done > len(failed):
+        write_page(page.finished(done, failed), html)
+    if done > failed:
         for made, what in ((job.heat, "Where it looked"), (job.attention, "Split attention")):
             if made is not None:
-                output.message(f"{what}: {_place(made)}.")
+                output.message(f"{what}: {'in ' if made.folder else ''}{made.path}.")
         if job.heat is None and job.attention is None and not job.tiles:
             output.message("Nothing was drawn: -o heat.png does it, or --attention, or --html.")
     if failed:
-        more = f"\n  and {len(failed) - _FEW} more" if len(failed) > _FEW else ""
-        listed = "\n".join(map(output.printable_name, failed[:_FEW]))
-        output.message(f"{len(failed)} of {done} input(s) could not be read:\n{listed}{more}")
-
-
-def _place(made: Target) -> str:
-    return f"in {made.path}" if made.folder else str(made.path)
+        more = f"\n  and {failed - _FEW} more" if failed > _FEW else ""
+        listed = "\n".join(map(output.printable_name, failures[:_FEW]))
+        output.message(f"{failed} of {done} input(s) could not be read:\n{listed}{more}")
+        raise typer.Exit(3)

@@ -1,19 +1,30 @@
 """`resnest export`: a network as a file for other programs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnest_cli import options, output
-from resnest_cli.commands.inputs import check_not_read, check_place
+from resnest_cli import output
+from resnest_cli.commands.inputs import access, check_not_read, check_place, show_summary
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import check_folder
 from resnest_cli.locks import locked
 from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.options import (
+    Labels,
+    Mirror,
+    ModelName,
+    Offline,
+    Option,
+    TableFormat,
+    Weights,
+    command,
+)
 
 if TYPE_CHECKING:
     from resnest_cli.exporting.hub_folder import Push
-    from resnest_cli.exporting.job import Exported, ExportJob
+    from resnest_cli.exporting.job import ExportJob
     from resnest_cli.model.loading import Model
 
 EPILOG = """Examples:
@@ -31,60 +42,38 @@ EPILOG = """Examples:
   resnest predict photo.jpg --model model.onnx"""
 
 
+@command
 def export_command(
-    model: options.Model = DEFAULT_MODEL,
+    *,
+    model: ModelName = DEFAULT_MODEL,
     output_: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The file to write: .onnx, or .pt2 for torch."
-        ),
+        Path | None, Option("The file to write: .onnx, or .pt2 for torch.", "-o FILE")
     ] = None,
     hub: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write a folder for Hugging Face's hub and timm instead."),
+        Path | None, Option("Write a folder for Hugging Face's hub and timm instead.", "DIR")
     ] = None,
     push: Annotated[
-        str | None,
-        typer.Option(
-            metavar="USER/NAME", help="Send the files of --hub to this repository, made if new."
-        ),
+        str | None, Option("Send the files of --hub to this repository, made if new.", "USER/NAME")
     ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make the new repository of --push private.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="With --push: only list files and sizes."),
-    ] = False,
+    private: Annotated[bool, Option("Make the new repository of --push private.")] = False,
+    dry_run: Annotated[bool, Option("With --push: only list files and sizes.")] = False,
     check: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Compare the file with the model on these photos."),
+        str | None, Option("Compare the file with the model on these photos.", "DIR")
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="8 bits (.onnx): smaller; says what else it changes.")
-    ] = False,
+    int8: Annotated[bool, Option("8 bits (.onnx): smaller; says what else it changes.")] = False,
     calibrate: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Photos like those to come, for --int8; half measure."),
+        str | None, Option("Photos like those to come, for --int8; half measure.", "DIR")
     ] = None,
-    calibrate_photos: Annotated[
-        int, typer.Option(metavar="N", min=1, max=100_000, help="At most so many calibrate.")
-    ] = 200,
-    opset: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="ONNX's operators, 13 or later: 17.", show_default=False),
-    ] = None,
+    calibrate_photos: Annotated[int, Option("At most so many calibrate.", "[1, 100000]")] = 200,
+    opset: Annotated[int | None, Option("ONNX's operators, 13 or later: 17.")] = None,
     license_: Annotated[
-        str | None,
-        typer.Option("--license", metavar="ID", help="Of the weights, for --hub: cc-by-4.0, ..."),
+        str | None, Option("Of the weights, for --hub: cc-by-4.0, ...", "ID")
     ] = None,
-    format_: options.TableFormat = "table",
-    weights: options.Weights = None,
-    labels: options.Labels = None,
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    format_: TableFormat = "table",
+    weights: Weights = None,
+    labels: Labels = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
 ) -> None:
     """Write a network as a file for other programs, and check that it says the same.
 
@@ -92,12 +81,12 @@ def export_command(
     inputs, and on your photos with --check; where a probability differs by more than 0.0001
     nothing is written, and the exit code is 1.
     """
-    read = (model, weights, labels)
     if (output_ is None) == (hub is None):
         raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
     only = {"--check": check, "--int8": int8, "--calibrate": calibrate, "--opset": opset}
     if output_ is not None:
-        _check_file(output_, int8=int8, calibrate=calibrate, opset=opset, read=read)
+        _check_file(output_, int8=int8, calibrate=calibrate, opset=opset)
+        check_not_read(output_, (model, weights, labels))
         if license_ is not None:
             raise UsageError("--license goes into the model card of --hub DIR.")
     elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
@@ -105,10 +94,8 @@ def export_command(
     target = _push_target(hub, push, private=private, dry_run=dry_run, offline=offline)
     from resnest_cli.model.loading import find_model
 
-    found = find_model(model, source=weights, labels=labels, access=options.access(mirror, offline))
+    found = find_model(model, source=weights, labels=labels, access=access(mirror, offline))
     if hub is not None:
-        from resnest_cli.files import check_folder
-
         check_folder(hub, "--hub")
         with locked(folder=hub):
             _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
@@ -145,14 +132,7 @@ def _push_target(
     return target
 
 
-def _check_file(
-    path: Path,
-    *,
-    int8: bool,
-    calibrate: str | None,
-    opset: int | None,
-    read: tuple[str | None, ...],
-) -> None:
+def _check_file(path: Path, *, int8: bool, calibrate: str | None, opset: int | None) -> None:
     kind = path.suffix.lower()
     if kind not in {".onnx", ".pt2"}:
         raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
@@ -161,11 +141,11 @@ def _check_file(
     if int8 != (calibrate is not None):
         raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
     check_place(path)
-    check_not_read(path, read)
 
 
-def _to_file(model: "Model", job: "ExportJob", format_: Literal["table", "json"]) -> None:
+def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
     from resnest_cli.exporting import job as exporting
+    from resnest_cli.output.exporting import show_export
 
     with output.RecordProgress(None, beside_records=False) as progress:
         found = exporting.export(model, job, lambda done, total: progress.update(done, 0, total))
@@ -174,11 +154,7 @@ def _to_file(model: "Model", job: "ExportJob", format_: Literal["table", "json"]
         found.write(job.output)
     for note in found.notes:
         output.message(note)
-    _show(found.summary, format_)
-    _end(found, job)
-
-
-def _end(found: "Exported", job: "ExportJob") -> None:
+    show_summary(found.summary, format_, show_export)
     if found.broken:
         from resnest_cli.exporting.parity import TOLERANCE
 
@@ -198,11 +174,12 @@ def _to_hub(
     folder: Path,
     license_: str | None,
     push: "Push | None",
-    format_: Literal["table", "json"],
+    format_: TableFormat,
     *,
     dry_run: bool,
 ) -> None:
     from resnest_cli.exporting.hub_folder import push_folder, rehearse, write_folder
+    from resnest_cli.output.exporting import show_export
 
     if push and dry_run:
         summary = rehearse(model, folder, license_, push)
@@ -214,13 +191,4 @@ def _to_hub(
         )
     if push and not dry_run:
         summary = push_folder(folder, summary, push)
-    _show(summary, format_)
-
-
-def _show(summary: dict[str, Any], format_: Literal["table", "json"]) -> None:
-    from resnest_cli.output.exporting import show_export
-
-    if format_ == "json":
-        output.emit(output.to_json(summary, indent=2) + "\n")
-    else:
-        show_export(summary)
+    show_summary(summary, format_, show_export)

@@ -1,9 +1,8 @@
 """`resnest finetune`: class folders -> learned weights with a classifier for them."""
 
-from typing import Any
-
-from resnest_cli import options
 from resnest_cli.commands import training
+from resnest_cli.commands.training import Flags, RunFlags
+from resnest_cli.options import command
 
 EPILOG = """Examples:
 
@@ -20,14 +19,8 @@ EPILOG = """Examples:
 CLASS = training.GroupedCommand
 
 
-@training.with_options
-def finetune(
-    data: training.Data = None,
-    data_option: training.DataOption = None,
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
-    **given: Any,
-) -> None:
+@command
+def finetune(*, run: RunFlags, flags: Flags) -> None:
     """Teach learned weights your own classes.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. Without an
@@ -35,6 +28,4 @@ def finetune(
     best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
     on with --resume.
     """
-    training.run(
-        "finetune", training.only_one(data, data_option), given, options.access(mirror, offline)
-    )
+    training.train("finetune", run, flags)

@@ -1,8 +1,8 @@
-"""What commands over many photos share: checks before anything slow begins, and the page."""
+"""What commands share: checks before anything slow begins, and records as they come."""
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
-from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.images.sources import EXTENSIONS, is_one
+from resnest_cli.model.weights import Access
+from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import is_file_url, local_path
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.records import Record
     from resnest_cli.report.html import Page
-
 
 T = TypeVar("T")
 
 
-def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
-    """A dataclass of options, from a command's arguments of the same names, and from `other`.
+def access(mirror: str | None, offline: bool) -> Access:
+    """How weights may be had, with progress and messages on stderr."""
+    return Access(mirror, offline, output.DownloadBar(), output.message)
 
-    What has a default may be an argument or not.
-    """
+
+def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
+    """A record of options, from values of the same names; what has a default may be missing."""
     names = [
         field.name
         for field in fields(kind)  # type: ignore[arg-type]
@@ -34,34 +36,41 @@ def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
     return kind(**{name: given[name] for name in names}, **other)
 
 
-def check_inputs(inputs: Iterable[str], from_file: str | None) -> None:
-    """Whether anything was named.
+def by_name(*records: Any, **more: Any) -> dict[str, Any]:
+    """All options of records, by their names."""
+    return {f.name: getattr(one, f.name) for one in records for f in fields(one)} | more
 
-    Raises:
-        UsageError: nothing was.
-    """
-    if not any((*inputs, from_file)):
+
+def check_inputs(run: RunOptions) -> None:
+    """Raises UsageError where no photo is named."""
+    if not any((*run.inputs, run.from_file)):
         raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
 
 
-def check_runner(given: Mapping[str, Any]) -> None:
-    """Whether options and file systems that are for Ray alone were given to it alone.
-
-    Raises:
-        UsageError: they were not.
-    """
-    if given["runner"] == "ray":
+def check_runner(ray: RayOptions, inputs: Iterable[str], output_: str | None) -> None:
+    """Raises UsageError for options and file systems of Ray's runner that go to the local one."""
+    if ray.runner == "ray":
         return
     for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
-        if given[name] is not None:
+        if getattr(ray, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
-    photos = [text for text in given["photos"] or () if not is_file_url(text)]
-    for place in map(str, (*photos, given["output_"])):
+    for place in (*(text for text in inputs if not is_file_url(text)), str(output_)):
         if "://" in place:
             from resnest_cli.cluster.filesystems import is_address
 
             if is_address(place):
                 raise UsageError(f"{place}: file systems such as this one need --runner ray.")
+
+
+def explicit(run: RunOptions) -> int | None:
+    """How many photos there are, where each is named by itself."""
+    named = run.from_file is None and all(map(is_one, run.inputs))
+    return len(run.inputs) if named else None
+
+
+def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
+    """What a command reads, by name."""
+    return (*run.inputs, run.from_file, model.model, model.weights, model.labels)
 
 
 def go_on(command: str) -> str:
@@ -71,11 +80,7 @@ def go_on(command: str) -> str:
 
 
 def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:
-    """Whether the file that `option` is to write is none of those that are `read`.
-
-    Raises:
-        UsageError: it is one of them.
-    """
+    """Raises UsageError if the file that `option` is to write is one of those that are `read`."""
     for name in filter(None, read):
         other = Path(local_path(name))
         if path.exists() and other.exists() and path.samefile(other):
@@ -96,48 +101,51 @@ def check_written(path: Path, read: Iterable[str | None]) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Whether a file can stand there.
-
-    Raises:
-        ResnestError: it is a folder, or its own does not exist.
-    """
+    """Raises ResnestError where a file cannot stand: on a folder, or in one that is not there."""
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise ResnestError(f"{path}: cannot be written: {what}.")
 
 
-class HtmlPage:
-    """The page of a run over photos; Pillow and Jinja2 are imported with the first record."""
+def show_all(
+    found: Generator[T, None, int], total: int | None, show: Callable[[T], bool]
+) -> tuple[int, int, int]:
+    """Shows records as they come, with a bar; `show` returns whether one is an error.
 
-    def __init__(self, path: Path, title: str, max_pixels: int) -> None:
-        self._path, self._title, self._max_pixels = path, title, max_pixels
-        self._page: Page | None = None
+    Returns how many came, how many of them are errors, and how many files were passed over.
+    """
+    done = failed = 0
+    with output.RecordProgress(total) as progress:
+        while True:
+            try:
+                record = next(found)
+            except StopIteration as end:
+                return done, failed, int(end.value)
+            failed += show(record)
+            done += 1
+            progress.update(done, failed)
 
-    def add(self, record: "Record") -> None:
-        """One record; its photo is read for a thumbnail."""
-        if self._page is None:
-            from resnest_cli.report.html import Page
 
-            self._page = Page(self._title, "", max_pixels=self._max_pixels)
-        self._page.add(record)
+def check_found(done: int, skipped: int) -> None:
+    """Says what was passed over. Raises ResnestError where nothing is left."""
+    if skipped:
+        output.message(f"{skipped} other file(s) without a known image extension were skipped.")
+    if not done:
+        raise ResnestError("no photo found in what was named.")
 
-    def write(self, subtitle: str) -> None:
-        """Writes the page, and says where.
 
-        Raises:
-            ResnestError: it cannot be written.
-        """
-        assert self._page is not None
-        self._page.subtitle = subtitle
-        write_page(self._page, self._path)
+def show_summary(
+    summary: dict[str, Any], format_: str, show_table: Callable[[dict[str, Any]], None]
+) -> None:
+    """A command's answer on stdout, as JSON or in words."""
+    if format_ == "json":
+        output.emit(output.to_json(summary, indent=2) + "\n")
+    else:
+        show_table(summary)
 
 
 def write_page(page: "Page", path: Path) -> None:
-    """Writes a page, and says where.
-
-    Raises:
-        ResnestError: it cannot be written.
-    """
+    """Writes a page, and says where."""
     with writing(path):
         page.write(path)
     output.message(f"Page written to {path}.")

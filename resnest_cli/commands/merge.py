@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from resnest_cli import options, output
+from resnest_cli import output
+from resnest_cli.commands import typer_options as options
 from resnest_cli.errors import UsageError
 
 EPILOG = """Examples:

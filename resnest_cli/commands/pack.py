@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from resnest_cli import options, output
-from resnest_cli.commands.inputs import picked
+from resnest_cli import output
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
+from resnest_cli.options import AutoWorkers, Option, command
 
 EPILOG = """Examples:
 
@@ -21,65 +21,35 @@ EPILOG = """Examples:
   resnest train shards/"""
 
 
+@command
 def pack(
+    *,
     data: Annotated[
         str,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder of class folders (or with train/ and val/), or a table: path,label.",
+        Option(
+            "A folder of class folders (or with train/ and val/), or a table: path,label.",
+            "DATA",
+            argument=True,
         ),
     ],
-    output_: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="The folder of the shards. Required."),
-    ] = None,
+    output_: Annotated[Path | None, Option("The folder of the shards. Required.", "-o DIR")] = None,
     val_split: Annotated[
-        float,
-        typer.Option(
-            "--val-split",
-            metavar="X",
-            help="Share of each class that validates, where the data have no split.",
-        ),
+        float, Option("Share of each class that validates, where the data have no split.")
     ] = 0.2,
-    shard_size: Annotated[
-        float,
-        typer.Option("--shard-size", metavar="MB", min=0.01, help="Most megabytes of a shard."),
-    ] = 256.0,
+    shard_size: Annotated[float, Option("Most megabytes of a shard.", "MB [0.01, inf)")] = 256.0,
     photos_per_shard: Annotated[
-        int | None,
-        typer.Option(
-            "--photos-per-shard", metavar="N", min=1, help="Photos of a shard, whatever its size."
-        ),
+        int | None, Option("Photos of a shard, whatever its size.", "[1, inf)")
     ] = None,
     classes: Annotated[
-        int | None,
-        typer.Option(
-            "--classes",
-            metavar="N",
-            help="How many classes you expect; another number is an error.",
-        ),
+        int | None, Option("How many classes you expect; another number is an error.")
     ] = None,
     class_names: Annotated[
-        str | None,
-        typer.Option(
-            "--class-names", metavar="FILE", help="Readable names of the folders: lines id,name."
-        ),
+        str | None, Option("Readable names of the folders: lines id,name.", "FILE")
     ] = None,
-    split_names: options.SplitNames = None,
-    path_column: options.TablePathColumn = None,
-    label_column: options.LabelColumn = None,
-    split_column: options.SplitColumn = None,
-    base_folder: options.BaseFolder = None,
-    extension: options.Extension = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Of the split and of the order.")
-    ] = 0,
-    workers: options.AutoWorkers = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace other shards in that folder.")
-    ] = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    reading: Reading,
+    seed: Annotated[int, Option("Of the split and of the order.", "[0, inf)")] = 0,
+    workers: AutoWorkers = None,
+    overwrite: Annotated[bool, Option("Replace other shards in that folder.")] = False,
 ) -> None:
     """Pack photos into tar shards, from which `resnest train` reads in order.
 
@@ -89,7 +59,6 @@ def pack(
     options give the same bytes. Each shard is read back and compared before it gets its name. When
     it was interrupted, the same command goes on.
     """
-    given = locals()
     from resnest_cli.data.dataset import load_dataset
     from resnest_cli.data.pack import PackJob
     from resnest_cli.data.pack import pack as write
@@ -130,7 +99,7 @@ def pack(
                     seed=seed,
                     classes=classes,
                     class_names=class_names,
-                    reading=picked(Reading, given),
+                    reading=reading,
                     workers=job.workers,
                     progress=checking,
                 )

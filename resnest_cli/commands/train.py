@@ -1,9 +1,11 @@
 """`resnest train`: class folders -> a network from scratch."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated
 
-from resnest_cli import options
 from resnest_cli.commands import training
+from resnest_cli.commands.training import Flags, RunFlags
+from resnest_cli.options import Without, command
 
 EPILOG = """Examples:
 
@@ -22,11 +24,11 @@ EPILOG = """Examples:
 CLASS = training.GroupedCommand
 
 
-@training.with_options
+@command
 def train(
-    data: training.Data = None,
-    data_option: training.DataOption = None,
-    **given: Any,
+    *,
+    run: Annotated[RunFlags, Without("mirror offline")],
+    flags: Flags,
 ) -> None:
     """Train a network on your own classes, from nothing.
 
@@ -34,6 +36,4 @@ def train(
     weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
     --model. A run that was interrupted goes on with --resume. For few photos use finetune.
     """
-    training.run(
-        "train", training.only_one(data, data_option), given, options.access(None, offline=True)
-    )
+    training.train("train", replace(run, offline=True), flags)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.options import setting
 from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.class_names import canonical
 
@@ -69,12 +70,24 @@ class Reading:
     are relative to, and the extension of names that have none.
     """
 
-    split_names: str | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    base_folder: str | None = None
-    extension: str | None = None
+    split_names: str | None = setting(
+        None,
+        "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
+        "TRAIN,VAL[,TEST]",
+    )
+    path_column: str | None = setting(
+        None, "Of a table: the column of paths, where its name is not a usual one.", "NAME"
+    )
+    label_column: str | None = setting(None, "Of a table: the column of labels, likewise.", "NAME")
+    split_column: str | None = setting(
+        None, "Of a table: the column of train, val and test, likewise.", "NAME"
+    )
+    base_folder: str | None = setting(
+        None, "Of a table: the folder with the photos; the table's own, unless said.", "DIR"
+    )
+    extension: str | None = setting(
+        None, "Of a table: what paths without an extension lack, such as .jpg.", "EXT"
+    )
 
     def check_no_table(self, data: str, what: str) -> None:
         """Raises UsageError for a setting of tables, where data are of another kind (`what`)."""

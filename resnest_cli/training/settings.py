@@ -1,31 +1,240 @@
-"""Settings from recipes, files and flags, checked and resolved.
+"""The settings of a training run: what they may be, where they come from, and what follows.
 
-defaults < recipe (a TOML of the package) < `--config` file < flags. `args.toml` is a config file
-with every setting in it.
+    defaults < recipe (a TOML of the package) < `--config` file < flags
+
+Each is written once, as a field of `Config`, which gives its flag, its check and its line in
+`args.toml`: a config file with every setting in it. One that is None is not decided yet; `resolve`
+decides it from the size of the data and the device, so that `--config args.toml` repeats the run.
 """
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import write_text
+from resnest_cli.data.listing import Reading
+from resnest_cli.errors import UsageError
+from resnest_cli.files import write_text, writing
 from resnest_cli.model.names import find_named
 from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing
-from resnest_cli.shards.finding import is_shards
-from resnest_cli.training.checks import checked, checked_all, flag
-from resnest_cli.training.config import Command, Config
+from resnest_cli.options import flag_of, setting, settings_of
+
+Command = Literal["train", "finetune"]
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
 RECIPES = (
     "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "paper",
     "a1", "a2", "a3",
 )  # fmt: skip
+
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds above 0 from "90s", "30m", "2h", "1h30m" or "1d"; None of anything else."""
+    text = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    total = math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return total if total > 0 else None
+
+
+def parse_aa(text: str) -> tuple[int, int] | str | None:
+    """An augmentation policy in timm's notation: "none", "auto" and "trivial" as they are,
+    "rand-m9-n2" as (magnitude, operations), or None.
+
+    The magnitude lies in 0 to 30, torchvision's bins; magnitude 9 and two operations unless said.
+    """
+    if text in {"none", "auto", "trivial"}:
+        return text
+    first, *parts = text.split("-")
+    values = {"m": 9, "n": 2}
+    for part in parts:
+        if part[:1] not in values or not part[1:].isdecimal():
+            return None
+        values[part[0]] = int(part[1:])
+    if first != "rand" or values["m"] > 30 or not 1 <= values["n"] <= 10:
+        return None
+    return values["m"], values["n"]
+
+
+_data = partial(setting, panel="Data and model")
+_photos = partial(setting, panel="What the network sees")
+_learning = partial(setting, panel="How it learns")
+_rate = partial(setting, panel="Learning rate")
+_loss = partial(setting, panel="Loss and regularisation")
+_machine = partial(setting, panel="Where it runs")
+_FREEZE = {"auto", "none", "backbone", *(f"stages:{n}" for n in range(5))}
+
+
+def _reading(name: str) -> Any:
+    option = settings_of(Reading)[name].option._replace(panel="Data and model")
+    return field(default=None, metadata={"option": option})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one run, in the order of `args.toml`; None is not decided yet."""
+
+    command: Command
+    data: str
+    val_data: str | None = _data(
+        None, "Shards to validate with, where their index does not say.", "SHARDS", after="weights"
+    )
+    model: str = _data(
+        MISSING, "Variant (see `resnest models`); finetune: or a checkpoint.", "-m MODEL", env=True
+    )
+    weights: str | None = _data(None, "finetune: other weights for the named variant.", "PATH|URL")
+    recipe: str
+    classes: int | None = _data(
+        None, "How many classes you expect; another number is an error.", "[1, inf)"
+    )
+    class_names: str | None = _data(None, "Readable names of the folders: lines id,name.", "FILE")
+    split_names: str | None = _reading("split_names")
+    path_column: str | None = _reading("path_column")
+    label_column: str | None = _reading("label_column")
+    split_column: str | None = _reading("split_column")
+    base_folder: str | None = _reading("base_folder")
+    extension: str | None = _reading("extension")
+    val_split: float = _data(
+        0.2, "Share of each class that validates, where the data have no split (0.2).", "(0, 1)"
+    )
+    balanced: bool = _data(False, "Draw every class equally often.")
+    class_weights: str = _data("none", "In the loss: none, balanced, or a file id,weight.", "WHAT")
+    img_size: int | None = _photos(None, "Side of the network's input in pixels.", "[8, 8192]")
+    train_size: int | None = _photos(
+        None, "Side while training, where other than --img-size.", "[8, 8192]"
+    )
+    start_size: int | None = _photos(
+        None, "Side in the first epochs; grows to the training size.", "[8, 8192]"
+    )
+    crop_pct: float | None = _photos(
+        None, "Validation: share of the resized shorter side that is kept.", "(0, 1]"
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = _photos(None, "How photos are resized.")
+    scale: float = _photos(0.08, "Least share of a photo's area that a crop keeps.", "(0, 1]")
+    ratio: float = _photos(4 / 3, "Crops are from 1/X to X times as wide as high.", "[1, 100]")
+    hflip: float = _photos(0.5, "Probability to mirror a photo.", "[0, 1]")
+    color_jitter: float = _photos(0.0, "Strength of changes in colour.", "[0, 1]")
+    aa: str = _photos(
+        "none",
+        "none, auto (AutoAugment), trivial (TrivialAugment), or such as rand-m9-n2 (RandAugment).",
+        "POLICY",
+        check=(
+            lambda text: parse_aa(text) is not None,
+            'none, auto, trivial, or such as "rand-m9-n2"',
+        ),
+    )
+    aug_repeats: int = _photos(
+        1, "Repeated augmentation: each photo N times, of 1/N of the photos.", "[1, 100]"
+    )
+    reprob: float = _photos(0.0, "Probability to erase a rectangle.", "[0, 1]")
+    mixup: float = _photos(0.0, "Mixup's alpha; 0 is off.", "[0, inf)")
+    cutmix: float = _photos(0.0, "Cutmix's alpha; 0 is off.", "[0, inf)")
+    epochs: int | None = _learning(None, "How often each photo is seen.", "[1, inf)")
+    batch_size: int | None = _learning(
+        None, "Photos in a batch, of each device.", "-b [1, 1048576]", env=True
+    )
+    grad_accum_steps: int = _learning(1, "Batches whose gradient makes one step.", "[1, 65536]")
+    opt: Literal["sgd", "adamw", "lamb"] = _learning("sgd", "Optimiser.")
+    lr: float | None = _rate(None, "Peak learning rate.", "(0, inf)")
+    lr_base: float = _rate(
+        0.1, "SGD without --lr: learning rate for 256 photos a step.", "(0, inf)"
+    )
+    momentum: float = _learning(0.9, "Of SGD.", "[0, 1)")
+    weight_decay: float = _loss(1e-4, "Not on norms and biases.", "[0, inf)")
+    layer_decay: float = _rate(
+        1.0, "Learning rate of a block as a share of the next one's; 1 is off.", "(0, 1]"
+    )
+    sched: Literal["cosine", "step", "onecycle", "constant"] = _rate(
+        "cosine", "Learning rate after warm-up; onecycle has its own rise."
+    )
+    warmup_epochs: float = _rate(0.0, "Epochs of linear warm-up.", "[0, inf)")
+    min_lr: float = _rate(0.0, "Share of the peak at the end.", "[0, 1]")
+    decay_epochs: float | None = _rate(None, "Of --sched step: epochs of a step.", "(0, inf)")
+    decay_rate: float = _rate(0.1, "Of --sched step: times X at each.", "(0, 1]")
+    clip_grad: float = _loss(0.0, "Largest norm of the gradient; 0 is off.", "[0, inf)")
+    bce_loss: bool = _loss(False, "Binary cross entropy: each class by itself.")
+    bce_target_thresh: float = _loss(
+        0.0, "Of --bce-loss: targets above X count as 1; 0 is off.", "[0, 1)"
+    )
+    smoothing: float = _loss(0.0, "Label smoothing.", "[0, 1)")
+    drop: float = _loss(0.0, "Dropout before the classifier.", "[0, 1)")
+    drop_path: float = _loss(0.0, "Stochastic depth of the last block.", "[0, 1)")
+    drop_block: float = _loss(0.0, "DropBlock in the last two stages.", "[0, 1)")
+    model_ema: bool = _learning(False, "Keep a moving average of the weights, too.")
+    model_ema_decay: float = _learning(0.9998, "Of the moving average.", "[0, 1)")
+    patience: int = _learning(
+        0, "Stop after N epochs without a better one (top-1, then loss); 0 is off.", "[0, inf)"
+    )
+    freeze: str = _learning(
+        "auto",
+        "auto, none, backbone, or stages:N (stem and N of 4 stages).",
+        "WHAT",
+        check=(_FREEZE.__contains__, "auto, none, backbone, or stages:N with N from 0 to 4"),
+    )
+    unfreeze_every: int = _learning(
+        0, "finetune: first the classifier alone, a stage more every N epochs.", "[0, inf)"
+    )
+    device: str = _machine("auto", "Where the network runs.", "auto|cpu|cuda|cuda:1|mps", env=True)
+    devices: int = _machine(
+        1,
+        "Devices of this machine to train on, a process for each; more machines: torchrun.",
+        "[1, 65536]",
+    )
+    sync_bn: bool = _machine(False, "GPUs: batch norms see the batches of all devices.")
+    amp: Literal["off", "float16", "bfloat16"] = _machine("off", "Mixed precision.")
+    channels_last: bool | None = _machine(None, "Memory format; where it is faster unless said.")
+    workers: int | None = _machine(None, "Processes that load photos; 0 for none.", "-j [0, 256]")
+    cache: bool = _machine(False, "Keep decoded photos in memory: 4 bytes a pixel.")
+    seed: int = _machine(0, "Random seed; the same seed repeats the run.", f"[0, {2**63})")
+    save_every: float = _machine(
+        300.0, "Seconds between states saved within an epoch; 0 is off (300).", "[0, inf)"
+    )
+    keep_epochs: int = _machine(
+        0, "Keep the weights of the last N epochs, for `resnest average`.", "[0, inf)"
+    )
+    time_budget: str | None = _machine(
+        None,
+        "End in time, such as 30m or 2h: fewer epochs, state saved.",
+        "TIME",
+        check=(parse_duration, "a time such as 90s, 30m, 2h or 1h30m"),
+    )
+    tensorboard: bool = _machine(False, "Write TensorBoard's files (extra: tensorboard).")
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read, where they cannot say so themselves."""
+        return Reading(**{name: getattr(self, name) for name in settings_of(Reading)})
+
+
+_SETTINGS = settings_of(Config)
+
+
+def checked(where: str, key: str, value: Any) -> Any:
+    """The value of a setting, a whole number as float where any number serves.
+
+    `where` names the file, the recipe or the flag that it comes from.
+
+    Raises:
+        UsageError: no such setting, a value of the wrong type or out of range.
+    """
+    if key not in _SETTINGS:
+        near = difflib.get_close_matches(key.replace("-", "_"), _SETTINGS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{where}: unknown setting {key!r}.{hint}")
+    known = _SETTINGS[key]
+    if (words := known.refused(value)) is not None:
+        shown = where if where.startswith("--") else f"{where}: {key}"
+        raise UsageError(f"{shown} must be {words}, not {value!r}.")
+    return float(value) if known.kind is float else value
 
 
 def load_settings(
@@ -54,11 +263,17 @@ def load_settings(
     known = _recipe(name)
     known.pop("needs")
     tables = {key: known.pop(key, {}) for key in ("optimizers", "variants")}
-    settings |= checked_all(f"the recipe {name}", known)
-    settings |= checked_all(where, file)
-    settings |= {key: checked(flag(key), key, value) for key, value in given.items()}
+    settings |= {key: checked(f"the recipe {name}", key, value) for key, value in known.items()}
+    settings |= {key: checked(where, key, value) for key, value in file.items()}
+    settings |= {key: checked(flag_of(key), key, value) for key, value in given.items()}
     settings["recipe"] = name
-    own = _fitted(settings, tables)
+    # What the recipe says of the optimiser and the variant that were chosen, in its tables; its
+    # warm-up is kept to a quarter of the epochs that were asked for.
+    variant = find_named(settings["model"])
+    own = dict(tables["optimizers"].get(settings.get("opt", ""), {}))
+    own |= tables["variants"].get(variant.id, {}) if variant is not None else {}
+    if "epochs" in settings and "warmup_epochs" in settings:
+        own["warmup_epochs"] = min(settings["warmup_epochs"], settings["epochs"] / 4)
     settings |= {key: value for key, value in own.items() if key not in file | given}
     if data is not None:
         settings["data"] = data
@@ -67,19 +282,6 @@ def load_settings(
     if command == "train" and settings.get("weights"):
         raise UsageError("--weights: train starts from nothing; use `resnest finetune`.")
     return Config(**settings)
-
-
-def _fitted(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What a recipe says for the optimiser and the variant that were chosen, in its tables.
-
-    Its warm-up is also kept to a quarter of the epochs that were asked for.
-    """
-    variant = find_named(settings["model"])
-    own = dict(tables["optimizers"].get(settings.get("opt", ""), {}))
-    own |= tables["variants"].get(variant.id, {}) if variant is not None else {}
-    if "epochs" in settings and "warmup_epochs" in settings:
-        own["warmup_epochs"] = min(settings["warmup_epochs"], settings["epochs"] / 4)
-    return own
 
 
 def _recipe(name: str) -> dict[str, Any]:
@@ -117,17 +319,11 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def resolve(
-    config: Config,
-    *,
-    photos: int,
-    preprocessing: Preprocessing,
-    device: str,
-) -> Config:
+def resolve(config: Config, *, photos: int, preprocessing: Preprocessing, device: str) -> Config:
     """Decides what is still None, from the number of training photos and the device.
 
     Raises:
-        UsageError: mixed precision that the device does not have; a warm-up that never ends.
+        UsageError: settings that contradict each other, or the device.
     """
     from resnest_cli.training.loader import default_workers
     from resnest_cli.training.plan import channels_last_pays
@@ -136,30 +332,27 @@ def resolve(
     if config.amp == "float16" and kind == "cpu":
         raise UsageError("--amp float16 needs a GPU; on a CPU use --amp bfloat16, or off.")
     freeze = config.freeze
-    if freeze == "auto" and config.unfreeze_every:
-        freeze = "none"
     if freeze == "auto":
-        freeze = "backbone" if config.command == "finetune" and kind == "cpu" else "none"
+        alone = config.command == "finetune" and kind == "cpu" and not config.unfreeze_every
+        freeze = "backbone" if alone else "none"
     cached = freeze == "backbone" and kind == "cpu"
-    if config.command == "train" and freeze == "backbone":
-        raise UsageError(
-            "--freeze backbone: train starts from nothing, so there is nothing to keep."
-        )
-    _check_together(config, freeze)
-    _check_devices(config, kind, cached)
-    batch = config.batch_size or _batch_size(photos // config.devices, cached)
+    _check_together(config, freeze, kind, cached)
+    batch = config.batch_size
+    if batch is None:  # a power of two that gives small data a few steps an epoch
+        least, most = (16, 256) if cached else (8, 64)
+        wanted = max(least, photos // config.devices // 16)
+        batch = int(min(most, 2 ** round(math.log2(wanted))))
     epochs = config.epochs or _epochs(photos, config, cached)
     if config.warmup_epochs >= epochs:
         raise UsageError(
             f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of {epochs} epoch(s): lower "
             "it, or raise --epochs."
         )
-    lr = config.lr or _learning_rate(config, batch, freeze, cached)
     changes: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch,
-        "lr": lr,
-        "decay_epochs": _decay_epochs(config, epochs),
+        "lr": config.lr or _learning_rate(config, batch, freeze, cached),
+        "decay_epochs": config.decay_epochs or epochs / 3 if config.sched == "step" else None,
         "freeze": freeze,
         "device": device,
         "img_size": preprocessing.size,
@@ -174,9 +367,13 @@ def resolve(
     return replace(config, **changes)
 
 
-def _check_together(config: Config, freeze: str) -> None:
-    """Raises UsageError for settings that contradict each other."""
-    if config.unfreeze_every and config.command == "train":
+def _check_together(config: Config, freeze: str, kind: str, cached: bool) -> None:
+    train = config.command == "train"
+    if train and freeze == "backbone":
+        raise UsageError(
+            "--freeze backbone: train starts from nothing, so there is nothing to keep."
+        )
+    if config.unfreeze_every and train:
         raise UsageError("--unfreeze-every: train starts from nothing, so nothing is frozen.")
     if config.unfreeze_every and freeze == "backbone":
         raise UsageError(
@@ -188,10 +385,6 @@ def _check_together(config: Config, freeze: str) -> None:
             "--balanced draws rare classes more often already; with --class-weights balanced they "
             "would count twice. Leave out one of the two."
         )
-
-
-def _check_devices(config: Config, kind: str, cached: bool) -> None:
-    """Raises UsageError for what does not work on several devices, or needs GPUs."""
     if config.sync_bn and kind != "cuda":
         raise UsageError("--sync-bn needs GPUs: torch's SyncBatchNorm computes nowhere else.")
     if config.devices > 1 and cached:
@@ -200,19 +393,6 @@ def _check_devices(config: Config, kind: str, cached: bool) -> None:
             "and the rest takes seconds on one. Leave out --devices, or train more of the network: "
             "--freeze none, or stages:N."
         )
-
-
-def _decay_epochs(config: Config, epochs: int) -> float | None:
-    """A third of the run, unless said."""
-    return config.decay_epochs or epochs / 3 if config.sched == "step" else None
-
-
-def _batch_size(photos: int, cached: bool) -> int:
-    """A power of two that gives small data a few steps an epoch."""
-    most = 256 if cached else 64
-    least = 16 if cached else 8
-    wanted = max(least, photos // 16)
-    return int(min(most, 2 ** round(math.log2(wanted))))
 
 
 def _epochs(photos: int, config: Config, cached: bool) -> int:
@@ -249,6 +429,8 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
 
     `given` are the flags; None is not given.
     """
+    from resnest_cli.shards.finding import is_shards
+
     why: dict[str, str] = {}
     if config.freeze == "backbone" and config.device == "cpu":
         reason = "the frozen backbone's features are computed once; --freeze none lets it act"
@@ -274,26 +456,20 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
     elif config.bce_target_thresh and not (config.mixup or config.cutmix):
         why["smoothing"] = "--bce-target-thresh makes targets 0 or 1 again"
     return [
-        f"{flag(key)} does nothing here: {reason}."
+        f"{flag_of(key)} does nothing here: {reason}."
         for key, reason in why.items()
         if given.get(key) is not None
     ]
 
 
 def write_args(path: Path, config: Config) -> None:
-    """Writes every setting that is not None; `load_settings(config=path)` reads them back.
-
-    Raises:
-        ResnestError: the file cannot be written.
-    """
+    """Writes every setting that is not None; `load_settings(config=path)` reads them back."""
     import tomli_w
 
     record = {name: value for name, value in asdict(config).items() if value is not None}
     head = f"# Repeats this run: resnest {config.command} --config args.toml\n"
-    try:
+    with writing(path):
         write_text(path, head + tomli_w.dumps(record))
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -110,7 +110,7 @@ def test_the_library_and_the_environment_take_it_too(
 def test_isolated_decoders_get_the_memory_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from resnest_cli.images import isolation
     from resnest_cli.inference.run import _isolated_decoder
-    from resnest_cli.inference.run_options import RunOptions
+    from resnest_cli.options import RunOptions
 
     limits: list[int] = []
     monkeypatch.setattr(

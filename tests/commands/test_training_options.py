@@ -33,28 +33,6 @@ def test_each_recipe_runs(
     assert ("does nothing here" in done.err) == (recipe == "finetune")  # no pixels there
 
 
-def test_the_recipes_of_resnet_strikes_back(cli: Cli, data: Path, place: Path) -> None:
-    """Table 2 of the paper."""
-    expected = {
-        "a1": (600, 0.005, 0.01, 0.1, 0.2, 3, 0.05, "rand-m21-n2"),
-        "a2": (300, 0.005, 0.02, 0.0, 0.1, 3, 0.05, "rand-m21-n2"),
-        "a3": (100, 0.008, 0.02, 0.0, 0.1, 1, 0.0, "rand-m18-n2"),
-    }
-    from resnest_cli.training.settings import load_settings
-
-    for recipe, values in expected.items():
-        found = load_settings("train", data="d", recipe=recipe, config=None, flags={})
-        assert (
-            found.epochs, found.lr, found.weight_decay, found.smoothing, found.mixup,
-            found.aug_repeats, found.drop_path, found.aa,
-        ) == values  # fmt: skip
-        assert (found.opt, found.cutmix, found.warmup_epochs) == ("lamb", 1.0, 5.0)
-        assert (found.bce_loss, found.bce_target_thresh) == (True, 0.2)
-        assert (found.batch_size or 0) * found.grad_accum_steps == 2048
-        assert found.crop_pct == 0.95
-        assert found.train_size == (160 if recipe == "a3" else None)
-
-
 def test_options_work_on_cached_features(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
 ) -> None:

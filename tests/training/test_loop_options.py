@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnest_cli.model.regularization import DropBlock
 from resnest_cli.model.resnest import build
-from resnest_cli.training import budget
+from resnest_cli.training import time_budget
 from resnest_cli.training.config import Config
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
@@ -195,7 +195,7 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(budget.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time_budget.time, "monotonic", lambda: self.now)
 
     def tick(self, _: int) -> None:
         self.now += 10

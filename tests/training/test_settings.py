@@ -1,18 +1,18 @@
 """Settings: who wins, what is refused, and what is decided from the data."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnest_cli import training_options
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.config import Config
+from resnest_cli.options import NO_FLAG, settings_of
 from resnest_cli.training.settings import (
     RECIPES,
+    Config,
     differences,
     load_settings,
     resolve,
@@ -30,9 +30,15 @@ def decide(config: Config, photos: int = 1000, device: str = "cpu", size: int = 
     return resolve(config, photos=photos, preprocessing=Preprocessing(size), device=device)
 
 
-def test_every_setting_has_an_option_and_no_other() -> None:
-    names = {field.name for field in fields(Config)} - {"command", "data", "recipe"}
-    assert set(training_options.SETTINGS) == names
+def test_every_setting_has_an_option() -> None:
+    without = {name for name, setting in settings_of(Config).items() if setting.option is NO_FLAG}
+    assert without == {"command", "data", "recipe"}  # DATA and --recipe are no flags of settings
+
+
+def test_every_default_is_a_value_that_is_allowed() -> None:
+    for name, setting in settings_of(Config).items():
+        if setting.default not in {None, MISSING}:
+            assert setting.refused(setting.default) is None, name
 
 
 def test_flags_win_over_files_over_recipes_over_defaults(tmp_path: Path) -> None:
@@ -95,6 +101,26 @@ def test_the_papers_recipe() -> None:
     for model, drop in {"resnest101e": 0.0, "resnest200e": 0.2, "resnest269": 0.2}.items():
         assert load(recipe="paper", flags={"model": model}).drop == drop
     assert load(recipe="paper", flags={"model": "resnest200e", "drop": 0.1}).drop == 0.1
+
+
+def test_the_recipes_of_resnet_strikes_back() -> None:
+    """Table 2 of the paper."""
+    expected = {
+        "a1": (600, 0.005, 0.01, 0.1, 0.2, 3, 0.05, "rand-m21-n2"),
+        "a2": (300, 0.005, 0.02, 0.0, 0.1, 3, 0.05, "rand-m21-n2"),
+        "a3": (100, 0.008, 0.02, 0.0, 0.1, 1, 0.0, "rand-m18-n2"),
+    }
+    for recipe, values in expected.items():
+        found = load(recipe=recipe)
+        assert (
+            found.epochs, found.lr, found.weight_decay, found.smoothing, found.mixup,
+            found.aug_repeats, found.drop_path, found.aa,
+        ) == values  # fmt: skip
+        assert (found.opt, found.cutmix, found.warmup_epochs) == ("lamb", 1.0, 5.0)
+        assert (found.bce_loss, found.bce_target_thresh) == (True, 0.2)
+        assert (found.batch_size or 0) * found.grad_accum_steps == 2048
+        assert found.crop_pct == 0.95
+        assert found.train_size == (160 if recipe == "a3" else None)
 
 
 def test_the_recipe_of_the_bundled_model() -> None:

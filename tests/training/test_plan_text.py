@@ -14,11 +14,10 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.model.weights import Access
-from resnest_cli.training import planning
-from resnest_cli.training.config import Config
+from resnest_cli.training import plan_text
 from resnest_cli.training.dataset import load_dataset
-from resnest_cli.training.planning import plan_lines
-from resnest_cli.training.settings import load_settings
+from resnest_cli.training.plan_text import plan_lines
+from resnest_cli.training.settings import Config, load_settings
 from resnest_cli.training.setup import Ready, get_ready
 from tests.networks import TINY, enliven
 
@@ -112,7 +111,7 @@ def test_everything_learns(told: Plan) -> None:
 def test_every_setting_that_acts_is_told(
     place: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], line: str, text: str
 ) -> None:
-    monkeypatch.setattr(planning, "estimated", lambda _: planning.Estimate(1.0, 2.0, 3))
+    monkeypatch.setattr(plan_text, "estimated", lambda _: plan_text.Estimate(1.0, 2.0, 3))
     found = dict(plan_lines(ready(place, **{"freeze": "none"} | flags)))
     assert text in found[line]
     plain = ready(place, freeze="none", channels_last=False)  # else it pays at this size
@@ -122,7 +121,7 @@ def test_every_setting_that_acts_is_told(
 def test_a_fresh_network_tells_its_seed(place: Path) -> None:
     config = Config(command="train", data="d", model="resnest14d", recipe="quick", seed=11)
     made = replace_model(ready(place, freeze="none"), config)
-    assert planning._start(made) == "drawn weights (seed 11)"
+    assert plan_text._start(made) == "drawn weights (seed 11)"
 
 
 def replace_model(made: Ready, config: Config) -> Ready:
@@ -134,14 +133,14 @@ def test_photos_that_are_slow_to_read_make_it_longer(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ready(place, freeze="none", workers=0)
-    monkeypatch.setattr(planning, "_loading", lambda _: (9.0, 0.0))
+    monkeypatch.setattr(plan_text, "_loading", lambda _: (9.0, 0.0))
     photos = len(made.dataset.train) + 2 * len(made.dataset.val)  # raw and averaged weights
-    assert planning.estimated(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
+    assert plan_text.estimated(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
 
 
 def test_a_photo_that_has_gone_does_not_stop_the_plan(place: Path) -> None:
     made = ready(place, freeze="none")
-    assert 0 < planning._loading(made)[0] < 5
+    assert 0 < plan_text._loading(made)[0] < 5
     gone = replace(made.dataset.train[0], path=str(place / "gone.png"))
     made.dataset = replace(made.dataset, train=(gone,))
-    assert planning._loading(made)[0] >= 0
+    assert plan_text._loading(made)[0] >= 0

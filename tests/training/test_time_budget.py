@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from resnest_cli.training.budget import Clock, budget_seconds, fitted, parse_duration
-from resnest_cli.training.config import Config
+from resnest_cli.training.settings import Config, parse_duration
+from resnest_cli.training.time_budget import Clock, budget_seconds, fitted
 
 CONFIG = Config(
     command="train", data="d", model="m", recipe="quick", epochs=100, warmup_epochs=5.0,
