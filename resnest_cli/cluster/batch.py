@@ -21,9 +21,9 @@ from resnest_cli.cluster.job import ClusterJob, Ranking
 from resnest_cli.cluster.parts import Parts
 from resnest_cli.cluster.reading import OpenShards, fetched
 from resnest_cli.cluster.rows import PartInfo, counted, features_file, lines_file, records_file
+from resnest_cli.cpu import limit_cores
 from resnest_cli.errors import CheckpointError, ImageError, ResnestError, one_line
 from resnest_cli.images.sources import Source
-from resnest_cli.inference.cores import limit_cores
 from resnest_cli.supervise.journal import Journal, Start
 
 if TYPE_CHECKING:

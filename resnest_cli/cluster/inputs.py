@@ -19,7 +19,7 @@ from resnest_cli.cluster.walking import remote_files
 from resnest_cli.errors import UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
-from resnest_cli.inference.run_options import RunOptions
+from resnest_cli.options import RunOptions
 
 Kind = Literal["file", "url", "member", "error"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.model.names import understand
+from resnest_cli.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from resnest_cli import errors
 from resnest_cli.cluster.job import ClusterJob
+from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError, one_line
-from resnest_cli.inference.cores import usable_cores
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from typing import Any
 from resnest_cli.features.failures import kind_of
 from resnest_cli.features.formats import Entry, Matrix, parquet_schema, parquet_table
 from resnest_cli.features.lines import encoded
-from resnest_cli.inference.records import Record
+from resnest_cli.inference.ranking import Record
 
 KEY = b"resnest"  # in the footer
 

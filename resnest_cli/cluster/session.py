@@ -34,8 +34,8 @@ from resnest_cli.cluster.target import Manifest, Target
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.features.differences import differences
 from resnest_cli.features.session import DEFAULT_BATCH_SIZE
-from resnest_cli.features.stopping import Stopping
 from resnest_cli.images.sources import SourceStats
+from resnest_cli.signals import PatientStop
 
 MOST_INPUTS = 1024  # of a part
 LEAST_INPUTS = 32
@@ -90,7 +90,7 @@ def run(
         job = replace(job, output=target.folder)
     job = _kept(replace(job, model=portable(job.model)), before)
     # Ray sets handlers of its own when it connects: `_Session.run` sets ours again.
-    with target.locked(), Stopping():
+    with target.locked(), PatientStop():
         return _Session(job, target, progress, retry=retry, debug=debug).run(before)
 
 
@@ -121,7 +121,7 @@ class _Session:
     def run(self, before: Manifest | None) -> Report:
         """The whole run; `before` is what an earlier one was begun with."""
         begun = time.monotonic()
-        with connected(self._job, debug=self._debug), Stopping():
+        with connected(self._job, debug=self._debug), PatientStop():
             pool = self._pool()
             manifest = self._prepared(pool, before)
             rounds = _ROUNDS

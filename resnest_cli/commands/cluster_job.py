@@ -12,7 +12,7 @@ from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import go_on, picked
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.features.failures import summary
-from resnest_cli.inference.run_options import AUTO, ModelOptions, RunOptions
+from resnest_cli.options import AUTO, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     from resnest_cli.cluster.session import Report
@@ -41,7 +41,7 @@ def run(
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise ResnestError('--runner ray needs Ray. Run: pip install "resnest-cli[ray]"')
     from resnest_cli.cluster import session
-    from resnest_cli.features.stopping import InterruptedRunError
+    from resnest_cli.signals import StoppedError
 
     debug = output.debug_wanted()
     try:
@@ -49,7 +49,7 @@ def run(
             report = session.run(
                 job, progress, resume=resume, overwrite=overwrite, retry=retry, debug=debug
             )
-    except InterruptedRunError as end:
+    except StoppedError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
         raise typer.Exit(end.exit_code) from None
     output.message(told(job, report))

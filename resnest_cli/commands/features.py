@@ -117,10 +117,10 @@ def features(
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
+    from resnest_cli.cpu import usable_cores
     from resnest_cli.features.formats import check_suffix
     from resnest_cli.features.job import FeaturesJob
     from resnest_cli.features.target import check_name, held
-    from resnest_cli.inference.cores import usable_cores
 
     check_name(target)
     check_not_read(target, files_read(run, model))
@@ -142,7 +142,7 @@ def features(
 def _extract(job: "FeaturesJob", **how: bool) -> None:
     from resnest_cli.commands import features_job
     from resnest_cli.features.session import run
-    from resnest_cli.features.stopping import InterruptedRunError
+    from resnest_cli.signals import StoppedError
 
     try:
         with features_job.FeaturesProgress() as progress:
@@ -153,7 +153,7 @@ def _extract(job: "FeaturesJob", **how: bool) -> None:
                 find_batch_size=features_job.find_batch_size,
                 **how,
             )
-    except InterruptedRunError as end:
+    except StoppedError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
         raise typer.Exit(end.exit_code) from None
     finally:

@@ -15,7 +15,7 @@ from resnest_cli.features.counting import Counting
 from resnest_cli.features.failures import summary
 from resnest_cli.features.job import FeaturesJob, Todo
 from resnest_cli.features.session import Report, Results
-from resnest_cli.inference.run_options import AUTO
+from resnest_cli.options import AUTO
 from resnest_cli.signals import leave_to_parent
 from resnest_cli.supervise import Replay, Start, supervised
 
@@ -51,7 +51,7 @@ def find_batch_size(job: FeaturesJob) -> int:
 
 
 def _find_batch_size(job: FeaturesJob, _begin: Start) -> "Generator[int, None, None]":
-    from resnest_cli.inference.batch_size import batch_size_for
+    from resnest_cli.inference.run import batch_size_for
 
     output.set_quiet(job.quiet)
     wanted = job.extraction.output

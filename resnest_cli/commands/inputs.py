@@ -16,7 +16,7 @@ from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import is_file_url, local_path
 
 if TYPE_CHECKING:
-    from resnest_cli.report.html import Page
+    from resnest_cli.report.pages import Page
 
 T = TypeVar("T")
 

@@ -19,13 +19,13 @@ from resnest_cli.commands.inputs import (
 )
 from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import UsageError
-from resnest_cli.inference.records import Record
-from resnest_cli.locks import locked
+from resnest_cli.files import locked
+from resnest_cli.inference.ranking import Record
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, command
 from resnest_cli.output.messages import is_quiet
 
 if TYPE_CHECKING:
-    from resnest_cli.report.html import Page
+    from resnest_cli.report.pages import Page
 
 EPILOG = """Examples:
 
@@ -137,7 +137,7 @@ def _show(
         writer.write(record)
         if html is not None:
             if page is None:  # Pillow and Jinja2 are imported with the first record
-                from resnest_cli.report import html as pages
+                from resnest_cli.report import pages
 
                 title = f"Predictions of {job.model.model}"
                 page = pages.Page(title, "", max_pixels=job.model.max_pixels)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resnest_cli import output
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.supervise import Early, Replay, Start, supervised
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.engine import Output
-    from resnest_cli.inference.records import Record
+    from resnest_cli.inference.ranking import Record
 
 DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
 

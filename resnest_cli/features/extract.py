@@ -23,8 +23,7 @@ from resnest_cli.features.listing import Listing, failed_only
 from resnest_cli.images.batches import Prepared
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.run import careful, listed
-from resnest_cli.inference.stopwatch import Stopwatch
+from resnest_cli.inference.run import Stopwatch, careful, listed
 from resnest_cli.supervise import Start
 
 

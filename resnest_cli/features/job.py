@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.options import ModelOptions, RunOptions
 
 
 @dataclass(frozen=True, slots=True)

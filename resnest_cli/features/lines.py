@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from resnest_cli.csv_rows import csv_row, read_csv_rows
+from resnest_cli.text import csv_row, read_csv_rows
 
 HEADER = "input,row,status,error\n"
 

@@ -16,10 +16,10 @@ from resnest_cli.features.differences import differences
 from resnest_cli.features.job import Ending, FeaturesJob, Item, Mark, Opening, Todo
 from resnest_cli.features.parts import PartWriter
 from resnest_cli.features.readers import identity_of
-from resnest_cli.features.stopping import Stopping
 from resnest_cli.features.store import Store, discard
 from resnest_cli.features.target import State, look
-from resnest_cli.inference.run_options import AUTO
+from resnest_cli.options import AUTO
+from resnest_cli.signals import PatientStop
 
 Results = Generator[Opening | Item, None, Ending]
 Work = Callable[[FeaturesJob, Todo], Results]
@@ -109,7 +109,7 @@ def _verify(job: FeaturesJob, work: Work, state: State, report: Report) -> None:
     assert state.info is not None
     mark = Mark(state.info["list"]["inputs"], state.info["list"]["sha256"])
     results = work(job, Todo(marks=(mark,), verify=True))
-    with Stopping():
+    with PatientStop():
         _opened(results, job, _asked_for(state.info), _asked_for)
         _ended(results)
     report.info, report.finished_before = state.info, not state.published
@@ -129,7 +129,7 @@ def _extract(
         results = work(job, Todo(marks=marks, verify=True, last=marks[-1].listed))
     else:
         results = work(job, Todo(done=done, marks=marks))
-    with Stopping() as stopping:
+    with PatientStop() as stopping:
         identity = _opened(results, job, store.identity if store else None)
         if store is not None and store.complete:
             _ended(results)
@@ -157,7 +157,7 @@ def _retry(job: FeaturesJob, work: Work, progress: Progress, state: State, repor
     complete = store is not None and store.complete
     mark = Mark(old["list"]["inputs"], old["list"]["sha256"])
     results = work(job, Todo(done=done, marks=(mark,), retry=lines, verify=complete))
-    with Stopping() as stopping:
+    with PatientStop() as stopping:
         identity = _opened(results, job, identity_of(old))
         if complete:
             assert store is not None
@@ -177,7 +177,7 @@ def _collect(
     results: Results,
     store: Store,
     job: FeaturesJob,
-    stopping: Stopping,
+    stopping: PatientStop,
     progress: Progress,
     report: Report,
 ) -> Ending:

@@ -11,8 +11,7 @@ from resnest_cli.features.assemble import outputs, publish
 from resnest_cli.features.formats import SUFFIXES
 from resnest_cli.features.readers import read_info
 from resnest_cli.features.store import Store, discard
-from resnest_cli.files import writing
-from resnest_cli.locks import locked
+from resnest_cli.files import locked, writing
 
 
 @dataclass(frozen=True, slots=True)

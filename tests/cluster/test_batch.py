@@ -21,7 +21,7 @@ from resnest_cli.commands.cluster_job import classifier
 from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")

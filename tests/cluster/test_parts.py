@@ -14,7 +14,7 @@ from resnest_cli.cluster.session import part_size_for
 from resnest_cli.cluster.target import Manifest, Target
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.features.formats import Entry, Matrix
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.ranking import Prediction, Record
 
 pytest.importorskip("pyarrow")
 

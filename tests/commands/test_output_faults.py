@@ -15,7 +15,7 @@ from resnest_cli.features.job import Shard
 from resnest_cli.features.merge import merge
 from resnest_cli.features.store import Store
 from resnest_cli.features.target import held
-from resnest_cli.locks import locked
+from resnest_cli.files import locked
 from tests.conftest import Cli, make_photo
 from tests.features import fake
 

@@ -15,7 +15,7 @@ from resnest_cli.features import extract, session
 from resnest_cli.features.job import WHOLE, FeaturesJob, Shard
 from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.supervise import Start
 
 COLUMNS = 8
