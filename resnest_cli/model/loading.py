@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
-    from resnest_cli.model.hub_config import ModelConfig
+    from resnest_cli.model.model_files import ModelConfig
     from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.model.training_photos import TrainingPhotos
 
