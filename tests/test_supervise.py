@@ -289,7 +289,7 @@ def test_overhead() -> None:
 
 REFUSED = """
 import errno, os
-from resnest_cli.supervise.caller import supervised
+from resnest_cli.supervise import supervised
 caller, fork = os.getpid(), os.fork
 def refused():
     if os.getpid() != caller:

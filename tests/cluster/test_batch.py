@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.cluster import identity
-from resnest_cli.cluster.batch import PartWorker, Run
-from resnest_cli.cluster.filesystems import opened
-from resnest_cli.cluster.inputs import Input
-from resnest_cli.cluster.job import ClusterJob, Ranking
-from resnest_cli.cluster.listing import write_listing
-from resnest_cli.cluster.reading import part_row
-from resnest_cli.commands.cluster_job import classifier
 from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference import cores
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.jobs import compute
+from resnest_cli.jobs.compute import PartWorker, Run
+from resnest_cli.jobs.filesystems import opened
+from resnest_cli.jobs.inputs import Input
+from resnest_cli.jobs.job import ClusterJob, Ranking
+from resnest_cli.jobs.ray import classifier
+from resnest_cli.jobs.ray_cluster import part_row
+from resnest_cli.jobs.ray_output import Listing, Manifest, write_listing
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -63,7 +63,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
 
 
 def run_of(job: ClusterJob, **changes: str) -> Run:
-    weights = identity.found(job, 1).identity["weights_sha256"]
+    weights = compute.found(job, 1).identity["weights_sha256"]
     return replace(Run("run", "identity", weights, 1), **changes)
 
 
@@ -80,14 +80,13 @@ def features(job: ClusterJob) -> list[dict]:
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -> None:
     worker = PartWorker(job, run_of(job))
-    (told,) = worker(row(job, alone=alone)).to_pylist()
-    assert (told["part"], told["inputs"], told["computed"]) == (0, COUNT, True)
-    assert json.loads(told["failures"]) == {"not an image": 1}
+    told = json.loads(worker(row(job, alone=alone))["done"][0].as_py())
+    assert (told["part"], told["inputs"]) == (0, COUNT)
+    assert told["failures"] == {"not an image": 1}
     path = Path(job.output) / "part-00000.parquet"
     written = path.stat().st_mtime_ns
-    (again,) = worker(row(job)).to_pylist()
-    assert again["computed"] is False
-    assert json.loads(again["failures"]) == {"not an image": 1}
+    again = json.loads(worker(row(job))["done"][0].as_py())
+    assert again["failures"] == {"not an image": 1}
     assert path.stat().st_mtime_ns == written
     found = features(job)
     assert [r["input"] for r in found] == [f"{i}.png" for i in range(COUNT)]
@@ -104,16 +103,14 @@ def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -
 def test_an_attempt_that_died_makes_the_next_one_careful(
     job: ClusterJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnest_cli.inference import run as module
-
     asked = []
-    original = module.careful
+    original = compute.careful
 
     def careful(classifier, options, *more):
         asked.append(options.isolate)
         return original(classifier, options, *more)
 
-    monkeypatch.setattr(module, "careful", careful)
+    monkeypatch.setattr(compute, "careful", careful)
     worker = PartWorker(job, run_of(job))
     attempts = Path(job.output) / "_attempts"
     worker(row(job))
@@ -147,7 +144,7 @@ def test_other_weights_on_one_node_are_told(job: ClusterJob) -> None:
 def test_an_output_that_cannot_be_written_is_told(
     job: ClusterJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnest_cli.cluster.batch.time.sleep", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.compute.time.sleep", lambda _: None)
     worker = PartWorker(job, run_of(job))
     out = Path(job.output)
     (out / "_attempts").write_text("in the way")
@@ -159,7 +156,7 @@ def test_an_output_that_cannot_be_written_is_told(
 
 
 def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
-    base = identity.found(job, 1).identity
+    base = compute.found(job, 1).identity
     others = [
         replace(job, wanted=Extraction(normalize="l2")),
         replace(job, model=replace(job.model, img_size=32)),
@@ -169,20 +166,21 @@ def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
         replace(job, wanted=Ranking(2, 0.0, 0.0, True)),
         replace(job, wanted=Ranking(2, 0.0, 0.0, False), format="jsonl"),
     ]
-    hashes = {identity.hash_of(identity.found(j, 1).identity, "", 32) for j in others}
-    assert len(hashes | {identity.hash_of(base, "", 32)}) == len(others) + 1
+    found = [base, *(compute.found(j, 1).identity for j in others)]
+    hashes = {Manifest(identity, Listing(1, ""), 32, 0).hash for identity in found}
+    assert len(hashes) == len(others) + 1
     same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
-    assert identity.found(same, 2).identity == base
+    assert compute.found(same, 2).identity == base
 
 
 def test_a_decoder_that_hangs_ends_its_worker() -> None:
     program = (
         "import threading\n"
-        "from resnest_cli.cluster import batch\n"
-        "from resnest_cli.supervise.journal import Journal\n"
-        "batch._TICK, journal = 0.05, Journal()\n"
+        "from resnest_cli.jobs import compute\n"
+        "from resnest_cli.supervise import Journal\n"
+        "compute._TICK, journal = 0.05, Journal()\n"
         "journal.begin(0); journal.end(0); journal.begin(1)\n"
-        "batch._watch(journal, 0.2)\n"
+        "compute._watch(journal, 0.2)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL

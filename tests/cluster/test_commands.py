@@ -59,7 +59,7 @@ def test_without_ray_the_message_says_how_to_install_it(
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "resnest_cli.commands.cluster_job.find_spec",
+        "resnest_cli.jobs.ray.find_spec",
         lambda name: None if name == "ray" else find_spec(name),
     )
     done = cli(command, photo, "--runner", "ray", "-o", tmp_path / "out")
@@ -73,7 +73,7 @@ def test_the_commands_import_neither_ray_nor_pyarrow(tmp_path: Path) -> None:
 
     program = (
         "import sys; from resnest_cli.app import command_line; command_line(); "
-        "import resnest_cli.cluster.session, resnest_cli.commands.cluster_job; "
+        "import resnest_cli.jobs.ray; "
         "print(sorted({'ray', 'pyarrow', 'fsspec', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run(

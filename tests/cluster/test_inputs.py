@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnest_cli.cluster import inputs, shards
-from resnest_cli.cluster.filesystems import opened
-from resnest_cli.cluster.inputs import Input, iter_inputs
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
 from resnest_cli.inference.run_options import RunOptions
+from resnest_cli.jobs import inputs
+from resnest_cli.jobs.filesystems import opened
+from resnest_cli.jobs.inputs import Input, Member, iter_inputs
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -209,7 +209,7 @@ def test_shards_far_away_are_read_in_blocks(
 
     path = shard(tmp_path / "many.tar", **{f"{index}_png": b"x" * 900 for index in range(300)})
     system = SimpleNamespace(open_input_file=Far, type_name="far")
-    monkeypatch.setattr(shards, "opened", lambda _: (system, str(path)))
+    monkeypatch.setattr(inputs, "opened", lambda _: (system, str(path)))
     names = [item.name for item in found("file:///far/many.tar")]
     assert names == [f"file:///far/many.tar/{index}.png" for index in range(300)]
     assert len(reads) < 5
@@ -220,7 +220,7 @@ def test_shards_are_looked_into_ahead(tmp_path: Path, monkeypatch: pytest.Monkey
     both = threading.Barrier(2, timeout=60)
     look = inputs.members
 
-    def slow(address: str, stats: SourceStats) -> Iterator[shards.Member]:
+    def slow(address: str, stats: SourceStats) -> Iterator[Member]:
         both.wait()
         yield from look(address, stats)
 
@@ -240,7 +240,7 @@ def test_shards_may_be_looked_into_elsewhere(tmp_path: Path) -> None:
     def begin(address: str) -> Future[inputs.Looked]:
         begun.append(address)
         future = Future[inputs.Looked]()
-        future.set_result(([shards.Member("a.png", 512, 5)], 1))
+        future.set_result(([Member("a.png", 512, 5)], 1))
         return future
 
     paths = [str(tmp_path / f"{number}.tar") for number in range(6)]
@@ -260,7 +260,7 @@ def test_of_several_nodes_all_look_into_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     pytest.importorskip("ray")
-    from resnest_cli.cluster import session
+    from resnest_cli.jobs import ray
 
     begun = []
 
@@ -273,12 +273,11 @@ def test_of_several_nodes_all_look_into_shards(
 
         return begin
 
-    monkeypatch.setattr(session, "nodes", lambda: {str(n): {"CPU": 2.0} for n in range(count)})
-    monkeypatch.setattr(session, "in_tasks", in_tasks)
+    monkeypatch.setattr(ray, "nodes", lambda: {str(n): {"CPU": 2.0} for n in range(count)})
+    monkeypatch.setattr(ray, "in_tasks", in_tasks)
     path = shard(tmp_path / "a.tar", a_png=b"photo")
     job = SimpleNamespace(options=options(path), path_column="path")
-    running = session._Session(job, None, None, retry=False, debug=False)
-    assert [item.name for item in running._inputs(SourceStats())] == [f"{path}/a.png"]
+    assert [item.name for item in ray.inputs_of(job, SourceStats())] == [f"{path}/a.png"]
     assert begun == ([] if count == 1 else [str(path)])
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.cluster import reading
-from resnest_cli.cluster.filesystems import opened
-from resnest_cli.cluster.inputs import Input
-from resnest_cli.cluster.listing import Chain, parts_of, read_part, size_of, write_listing
+from resnest_cli.jobs import inputs, ray_cluster
+from resnest_cli.jobs.filesystems import opened
+from resnest_cli.jobs.inputs import Input
+from resnest_cli.jobs.listing import Chain
+from resnest_cli.jobs.ray_cluster import part_row
+from resnest_cli.jobs.ray_output import Listing, Manifest, read_part, write_listing
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -23,9 +25,9 @@ def items(count: int) -> list[Input]:
 def test_what_is_written_is_read_part_by_part(tmp_path: Path, count: int) -> None:
     listing = write_listing(*opened(str(tmp_path)), items(count), 4)
     assert listing.inputs == count
-    total = parts_of(count, 4)
-    read = [read_part(*opened(str(tmp_path)), part) for part in range(total)]
-    assert [len(part) for part in read] == [size_of(n, count, 4) for n in range(total)]
+    sizes = Manifest({}, listing, 4, 0).sizes
+    read = [read_part(*opened(str(tmp_path)), part) for part in range(len(sizes))]
+    assert [len(part) for part in read] == sizes
     assert [item for part in read for item in part] == items(count)
     assert len(list((tmp_path / "_listing").iterdir())) == -(-count // 256)
 
@@ -34,33 +36,28 @@ def test_the_hash_tells_another_list(tmp_path: Path) -> None:
     listing = write_listing(*opened(str(tmp_path)), items(5), 4)
     same, other, more = Chain(), Chain(), Chain()
     list(same(items(5))), list(other(reversed(items(5)))), list(more(items(6)))
-    assert same.listing == listing
-    assert len({listing.sha256, other.listing.sha256, more.listing.sha256}) == 3
+    assert Listing.of(same) == listing
+    assert len({chain.mark for chain in (same, other, more)}) == 3
 
 
-def test_the_hash_is_that_of_the_local_runner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from resnest_cli.features import extract
+def test_the_hash_is_that_of_the_local_runner(tmp_path: Path) -> None:
     from tests.features import fake
 
-    for name in ("identity", "careful"):  # which the fake replaces for good
-        monkeypatch.setattr(extract, name, getattr(extract, name))
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(item.name for item in items(9)))
     fake.run(fake.job_for(tmp_path / "out.npy", listed))
     told = json.loads((tmp_path / "out.json").read_text())["list"]
     chain = Chain()
     list(chain(items(9)))
-    assert told == {"inputs": 9, "sha256": chain.listing.sha256}
+    assert told == {"inputs": 9, "sha256": chain.mark.chain}
 
 
 def test_names_of_any_bytes_get_through(tmp_path: Path) -> None:
     name = os.fsdecode(b"photo \xff\n.png")
     write_listing(*opened(str(tmp_path)), [Input(name, "file", f"/x/{name}")], 4)
     assert read_part(*opened(str(tmp_path)), 0) == [Input(name, "file", f"/x/{name}")]
-    row = reading.part_row(str(tmp_path), 0, offline=True)
-    assert [json.loads(n) for n in row["names"][0].as_py()] == [name]
+    row = part_row(str(tmp_path), 0, offline=True)
+    assert [json.loads(n)[0] for n in row["inputs"][0].as_py()] == [name]
 
 
 def test_a_part_has_bytes_errors_and_what_is_left(
@@ -71,16 +68,16 @@ def test_a_part_has_bytes_errors_and_what_is_left(
     given.insert(1, Input("gone.png", "file", str(tmp_path / "gone.png")))
     given.insert(2, Input("a*", "error", "is a pattern that matches no file"))
     write_listing(*opened(str(tmp_path / "out")), given, 8)
-    monkeypatch.setattr(reading, "HELD", photos[0].stat().st_size)
-    row = reading.part_row(str(tmp_path / "out"), 0, offline=True).to_pylist()[0]
+    monkeypatch.setattr(ray_cluster, "_HELD", photos[0].stat().st_size)
+    row = part_row(str(tmp_path / "out"), 0, offline=True).to_pylist()[0]
     assert row["errors"] == [
         None, "does not exist", "is a pattern that matches no file", None, None, None
     ]  # fmt: skip
     assert row["data"][0] == photos[0].read_bytes()
     assert row["data"][3] == photos[1].read_bytes()
     assert row["data"][4:] == [None, None]
-    assert [Input(*json.loads(left)) for left in row["left"][4:]] == given[4:]
-    assert reading.fetched(given[5], offline=True) == photos[3].read_bytes()
+    assert [Input(*json.loads(item)) for item in row["inputs"]] == given
+    assert inputs.fetched(given[5], offline=True) == photos[3].read_bytes()
 
 
 def test_of_one_machine_alone_files_are_left_on_the_disk(tmp_path: Path) -> None:
@@ -88,9 +85,8 @@ def test_of_one_machine_alone_files_are_left_on_the_disk(tmp_path: Path) -> None
     near = [Input("a", "file", str(photo)), Input("b", "member", str(photo), 10, 20)]
     far = Input("c", "file", f"file://{photo}")
     write_listing(*opened(str(tmp_path)), [*near, far], 8)
-    row = reading.part_row(str(tmp_path), 0, offline=True, alone=True).to_pylist()[0]
+    row = part_row(str(tmp_path), 0, offline=True, alone=True).to_pylist()[0]
     assert row["data"] == [None, None, photo.read_bytes()]
-    assert [Input(*json.loads(left)) for left in row["left"][:2]] == near
 
 
 def test_a_large_photo_is_left_on_the_disk(tmp_path: Path) -> None:
@@ -98,9 +94,9 @@ def test_a_large_photo_is_left_on_the_disk(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(2**25 + 1)
     write_listing(*opened(str(tmp_path)), [Input("large.bmp", "file", str(large))], 8)
-    row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
+    row = part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
     assert row["data"] == [None]
-    assert json.loads(row["left"][0])[0] == "large.bmp"
+    assert row["errors"] == [None]
 
 
 def test_photos_of_other_file_systems_are_read(tmp_path: Path) -> None:
@@ -114,14 +110,14 @@ def test_photos_of_other_file_systems_are_read(tmp_path: Path) -> None:
         Input("gone", "file", f"file://{tmp_path}/gone.png"),
     ]
     write_listing(*opened(str(tmp_path)), given, 8)
-    row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
+    row = part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
     assert row["data"] == [data, data[10:30], None, None]
     assert row["errors"][2:] == ["is truncated: its shard ends before it", "does not exist"]
 
 
 def test_a_shard_is_opened_once_for_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads read its members, and no more than so many shards stay open."""
-    monkeypatch.setattr(reading, "_OPEN", 2)
+    monkeypatch.setattr(inputs, "_OPEN", 2)
     asked, given, contents = [], [], []
     for number in range(5):
         path = tmp_path / f"{number}.tar"
@@ -130,7 +126,7 @@ def test_a_shard_is_opened_once_for_a_part(tmp_path: Path, monkeypatch: pytest.M
             given.append(Input(f"{number}/{at}", "member", f"file://{path}", at, 10))
             contents.append(bytes(range(number + at, number + at + 10)))
     write_listing(*opened(str(tmp_path)), given, 128)
-    monkeypatch.setattr(reading, "opened", lambda where: (asked.append(where), opened(where))[1])
-    row = reading.part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
+    monkeypatch.setattr(inputs, "opened", lambda where: (asked.append(where), opened(where))[1])
+    row = part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
     assert row["data"] == contents
-    assert sorted(asked[1:]) == sorted({item.where for item in given})  # the first is the listing
+    assert sorted(asked) == sorted({item.where for item in given})

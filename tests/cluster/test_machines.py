@@ -2,8 +2,8 @@
 
 import pytest
 
-from resnest_cli.cluster.machines import Pool, ours, pool_for
 from resnest_cli.errors import CheckpointError, ResnestError, UnknownModelError, UsageError
+from resnest_cli.jobs.ray_cluster import Pool, ours, pool_for
 
 TWO, BIG = {"CPU": 2.0}, {"CPU": 64.0}
 GPUS = {"CPU": 32.0, "GPU": 4.0}

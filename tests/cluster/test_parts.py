@@ -1,20 +1,18 @@
 """Parts that count and parts that do not, and the folder that they lie in."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from resnest_cli.cluster.filesystems import opened
-from resnest_cli.cluster.inputs import Input
-from resnest_cli.cluster.parts import MOST_ATTEMPTS, Parts
-from resnest_cli.cluster.rows import PartInfo, features_file, lines_file, records_file
-from resnest_cli.cluster.session import part_size_for
-from resnest_cli.cluster.target import Manifest, Target
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.features.formats import Entry, Matrix
 from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
+from resnest_cli.jobs.inputs import Input
+from resnest_cli.jobs.ray import part_size_for
+from resnest_cli.jobs.ray_output import MOST_ATTEMPTS, Listing, Manifest, Output, PartInfo
 
 pytest.importorskip("pyarrow")
 
@@ -29,12 +27,12 @@ RECORDS = [
 INFO = PartInfo(3, "ours", 2, {"empty": 1})
 
 
-def parts_in(folder: object, suffix: str = "parquet") -> Parts:
-    return Parts(*opened(str(folder)), suffix, "ours")
+def parts_in(folder: object, suffix: str = "parquet") -> Output:
+    return Output(str(folder), suffix, "ours")
 
 
 def features(info: PartInfo = INFO) -> bytes:
-    return features_file(ENTRIES, Matrix(2, 2, (2,), "float32"), info)
+    return features_file(ENTRIES, Matrix(2, 2, (2,), "float32"), asdict(info))
 
 
 def test_a_part_that_is_whole_tells_of_itself(tmp_path: Path) -> None:
@@ -42,7 +40,7 @@ def test_a_part_that_is_whole_tells_of_itself(tmp_path: Path) -> None:
     assert parts.info(3, 2) is None
     parts.commit(3, features())
     assert parts.info(3, 2) == INFO
-    assert list(parts.whole([(2, 2), (3, 2), (4, 2)])) == [INFO]
+    assert parts.whole_parts([2] * 5) == [INFO]
     assert [path.name for path in tmp_path.iterdir()] == ["part-00003.parquet"]
 
 
@@ -55,9 +53,9 @@ def test_what_does_not_count(tmp_path: Path) -> None:
     assert parts.info(3, 1) is None, "of another length"
     parts.commit(4, data)
     assert parts.info(4, 2) is None, "another part's"
-    assert Parts(*opened(str(tmp_path)), "parquet", "theirs").info(3, 2) is None
+    assert Output(str(tmp_path), "parquet", "theirs").info(3, 2) is None
     (tmp_path / "part-00005.parquet.0123abcd.tmp").write_bytes(data)
-    assert list(parts.whole([(5, 2)])) == []
+    assert parts.whole_parts([2] * 6) == [INFO], "only the third"
 
 
 def test_a_write_that_fails_leaves_the_old_part(
@@ -72,7 +70,8 @@ def test_a_write_that_fails_leaves_the_old_part(
         def move(self, *_: object) -> None:
             raise OSError(28, "No space left on device")
 
-    full = Parts(Full(), str(tmp_path), "parquet", "ours")
+    full = parts_in(tmp_path)
+    full.system = Full()
     with pytest.raises(OSError, match="No space"):
         full.commit(3, b"other")
     assert parts.info(3, 2) == INFO
@@ -93,13 +92,13 @@ def test_predictions_as_parquet(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     path = tmp_path / "part-00003.parquet"
-    path.write_bytes(records_file(RECORDS, INFO, rejecting=True))
+    path.write_bytes(records_file(RECORDS, asdict(INFO), rejecting=True))
     first, second = pq.read_table(path).to_pylist()
     assert first["predictions"] == [{"rank": 1, "index": 3, "label": "cat", "probability": 0.5}]
     assert (first["unsure"], first["error"], first["status"]) == (True, None, "ok")
     assert second == {"input": "b", "status": "error", "error": "is damaged: so it is",
                       "model": "m", "predictions": [], "unsure": None}  # fmt: skip
-    path.write_bytes(records_file(RECORDS, INFO, rejecting=False))
+    path.write_bytes(records_file(RECORDS, asdict(INFO), rejecting=False))
     assert "unsure" not in pq.read_schema(path).names
 
 
@@ -130,13 +129,11 @@ def test_attempts_are_counted_until_one_ends(tmp_path: Path) -> None:
 
 
 def manifest() -> Manifest:
-    from resnest_cli.cluster.listing import Listing
-
     return Manifest({"model": "m", "engine": {"batch_size": 8}}, Listing(2, "0" * 64), 32, 5)
 
 
 def test_a_folder_before_between_and_after(tmp_path: Path) -> None:
-    target = Target(str(tmp_path / "new" / "out"))
+    target = Output(str(tmp_path / "new" / "out"), "parquet")
     assert target.look(resume=False, overwrite=False) is None
     target.clear()
     target.list_inputs([Input("a", "file", "/a")], 32)
@@ -157,11 +154,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(UsageError, match=r"other files \(thesis.txt\)"):
-            Target(str(tmp_path)).look(resume=False, overwrite=overwrite)
+            Output(str(tmp_path), "parquet").look(resume=False, overwrite=overwrite)
 
 
 def test_a_damaged_or_later_manifest_is_told(tmp_path: Path) -> None:
-    target = Target(str(tmp_path))
+    target = Output(str(tmp_path), "parquet")
     target.begin(manifest())
     path = tmp_path / "_manifest.json"
     told = json.loads(path.read_text())
@@ -174,8 +171,6 @@ def test_a_damaged_or_later_manifest_is_told(tmp_path: Path) -> None:
 
 
 def test_the_identity_of_parts_is_that_of_all_that_decides_them() -> None:
-    from dataclasses import replace
-
     one = manifest()
     others = [
         replace(one, identity={"model": "n"}),
@@ -208,17 +203,17 @@ def test_the_size_of_parts(
 def test_an_output_on_a_file_system_of_fsspec() -> None:
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").store.clear()
-    target = Target("memory://bucket/out")
+    target = Output("memory://bucket/out", "parquet")
     assert target.look(resume=False, overwrite=False) is None
     with target.locked():
         target.clear()
         target.list_inputs([Input("a", "file", "/a")], 32)
         target.begin(manifest())
-        parts = Parts(target.system, target.folder, "parquet", "ours")
+        parts = Output("memory://bucket/out", "parquet", "ours")
         assert parts.attempt(3, "run") == 0
         parts.commit(3, features())
         parts.ended(3)
-        assert list(parts.whole([(3, 2), (4, 2)])) == [INFO]
+        assert parts.whole_parts([2] * 5) == [INFO]
         target.finish({"counts": {}})
     assert target.look(resume=True, overwrite=False) == manifest()
     names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").store}

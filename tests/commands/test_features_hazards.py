@@ -25,16 +25,16 @@ import os, sys
 os.environ["SLOW"] = "{slow}"
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", "features", *{arguments!r}]
-from resnest_cli.features import parts
+from resnest_cli.jobs import parts
 parts.MOST_INPUTS = 4
-from resnest_cli.commands import features_job, predict_job
-original = features_job.classifier
+from resnest_cli.jobs import local
+original = local.classifier
 def classifier(*arguments, **options):
     import resnest_cli.inference.classifier as module
     from tests.commands.hazardous import HazardousContent
     module.Preparation = HazardousContent
     return original(*arguments, **options)
-features_job.classifier = classifier
+local.classifier = classifier
 {more}
 from resnest_cli.__main__ import main
 main()

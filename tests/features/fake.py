@@ -1,4 +1,4 @@
-"""Runs of `features.session` over a fake network, in a process of milliseconds.
+"""Runs of `jobs.local` over a fake network, in a process of milliseconds.
 
 A row is a hash over its batch and its name, so that a row from another batch is another row. Names
 that hold "bad" cannot be read, unless they are in `HEALED`. Everything else is the real thing.
@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from resnest_cli.features import extract, session
-from resnest_cli.features.job import WHOLE, FeaturesJob, Shard
 from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.jobs import compute, local
+from resnest_cli.jobs.job import WHOLE, FeaturesJob, Shard
+from resnest_cli.jobs.parts import held
+from resnest_cli.jobs.report import Report
 from resnest_cli.supervise import Start
 
 COLUMNS = 8
@@ -70,20 +72,18 @@ def identity(_classifier: object, job: FeaturesJob) -> dict:
 
 
 def work(job, todo):
-    before = extract.identity, extract.careful
-    extract.identity, extract.careful = identity, lambda *_: None
+    before = compute.identity, compute.careful
+    compute.identity, compute.careful = identity, lambda *_: None
     try:
-        return (yield from extract.extract(FakeClassifier(), job, todo, Start()))
+        return (yield from compute.extract(FakeClassifier(), job, todo, Start()))
     finally:  # others of this process have a real network
-        extract.identity, extract.careful = before
+        compute.identity, compute.careful = before
 
 
 QUIET = SimpleNamespace(begin=lambda *_: None, update=lambda *_: None)
 
 
-def run(job: FeaturesJob, **flags: bool) -> session.Report:
+def run(job: FeaturesJob, **flags: bool) -> Report:
     flags = {"resume": False, "overwrite": False, "retry": False} | flags
-    from resnest_cli.features.target import held
-
     with held(job.target):
-        return session.run(job, work, QUIET, **flags)
+        return local.run(job, work, QUIET, **flags)

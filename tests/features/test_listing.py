@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.features.counting import Counting
-from resnest_cli.features.differences import differences
-from resnest_cli.features.failures import kind_of, summary
-from resnest_cli.features.job import WHOLE, Mark, Shard, Todo
-from resnest_cli.features.lines import formatted, read_lines
-from resnest_cli.features.listing import Listing
-from resnest_cli.features.store import Part, Store, discard
 from resnest_cli.images.sources import Source
+from resnest_cli.jobs.formats import formatted, read_lines
+from resnest_cli.jobs.job import WHOLE, Mark, Shard, Todo, differences
+from resnest_cli.jobs.listing import Counting, Listing
+from resnest_cli.jobs.parts import Part, Store, discard
+from resnest_cli.jobs.report import kind_of, summary
 from tests.features import fake
 
 
@@ -103,7 +101,7 @@ def test_a_torn_index_counts_up_to_its_last_whole_line(tmp_path: Path) -> None:
     again.tidy()
     names = {"state.json", "index.jsonl", "000000.rows", "000000.csv", "000001.rows", "000001.csv"}
     assert {path.name for path in store.folder.iterdir()} == names
-    assert list(again.names_from(3)) == ["1-1", "1-2"]
+    assert [line.name for line in again.lines()][3:] == ["1-1", "1-2"]
     (store.folder / "000001.csv").write_bytes(b"")
     assert again.repair() == 3  # the inputs of the part whose lines are gone
     known = Store.load(target)
@@ -141,10 +139,9 @@ def test_the_total_is_counted_ahead_for_our_shard(tmp_path: Path) -> None:
     listed = tmp_path / "list"
     listed.write_text("".join(f"photo{i}.jpg\n" for i in range(23)))
     job = fake.job_for(tmp_path / "f.npy", listed, batch_size=4, shard=Shard(2, 2))
-    with Counting(job) as counting:
-        assert counting._thread is not None
-        counting._thread.join()
-        assert counting.total == 11
+    counting = Counting(job)
+    assert counting._thread is not None
+    counting._thread.join()
+    assert counting.total == 11
     stdin = replace(job, options=replace(job.options, from_file="-"))
-    with Counting(stdin) as counting:
-        assert counting.total is None
+    assert Counting(stdin).total is None

@@ -19,10 +19,10 @@ from pathlib import Path
 # Before numpy is imported: its threads would make forks unsafe.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from resnest_cli.features import parts
-from resnest_cli.features.job import Shard
-from resnest_cli.features.merge import merge
-from resnest_cli.features.target import held
+from resnest_cli.jobs import parts
+from resnest_cli.jobs.assemble import merge
+from resnest_cli.jobs.job import Shard
+from resnest_cli.jobs.parts import held
 from tests.features import fake
 
 COUNT = 21  # inputs, in batches of 4

@@ -1,0 +1,324 @@
+"""What the command line names -> inputs, one at a time, wherever they lie; and their bytes.
+
+Paths on this machine mean what they mean to the local runner; see `images.sources`. In addition: an
+address of any file system of pyarrow or fsspec stands for a file, a folder or a glob there, a .tar
+for the photos in it, a .parquet or .csv for the files that its path column lists. What a list or a
+manifest holds is a photo or a shard, taken literally; only a folder on this machine is read.
+"""
+
+import io
+import os
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Literal, NamedTuple
+
+from resnest_cli.errors import ImageError, ResnestError, UsageError, one_line
+from resnest_cli.images import folders
+from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
+from resnest_cli.inference.run_options import RunOptions
+from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
+
+Kind = Literal["file", "url", "member", "error"]
+
+_AT_ONCE = 8  # shards that are looked into by threads
+_ROWS = 8192  # of a manifest at a time
+_MANIFESTS = (".parquet", ".csv")
+_BLOCK = 4 * 2**20
+_TRUNCATED = "is a tar shard that is truncated or damaged: more photos may have been in it"
+_OPEN = 16  # shards
+_MOST = 2**30  # bytes of a photo; decoding refuses more
+
+
+class Input(NamedTuple):
+    """One input. `where` is an absolute path or an address, or the text of an `error`.
+
+    `offset` and `size`, in bytes, are those of a `member` of a shard.
+    """
+
+    name: str
+    kind: Kind
+    where: str
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its bytes lie in a file of this machine."""
+        return self.kind in {"file", "member"} and not is_address(self.where)
+
+
+class Member(NamedTuple):
+    """A photo in a shard, by its place in bytes; or, without a name, what is wrong."""
+
+    name: str
+    offset: int = 0
+    size: int = 0
+    error: str | None = None
+
+
+Looked = tuple[list[Member], int]  # the photos of a shard, and how many other files it has
+
+
+class Looking(NamedTuple):
+    """What looks into shards elsewhere, by their address, and into how many at a time."""
+
+    begin: Callable[[str], Future[Looked]]
+    at_once: int
+
+
+def iter_inputs(
+    options: RunOptions, path_column: str, stats: SourceStats, looking: Looking | None = None
+) -> Iterator[Input]:
+    """The inputs that the options name, in order. Without `looking` threads look into shards.
+
+    Raises:
+        UsageError: a list cannot be read, or a photo on stdin is asked for.
+    """
+    files = _files(options, path_column, stats)
+    if looking is not None:
+        yield from _with_members(files, stats, looking)
+        return
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        looking = Looking(lambda shard: pool.submit(looked_into, shard), _AT_ONCE)
+        yield from _with_members(files, stats, looking)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def looked_into(shard: str) -> Looked:
+    """The photos of a shard, by its path or address, and how many other files were passed over."""
+    stats = SourceStats()
+    return list(members(shard, stats)), stats.skipped
+
+
+def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
+    """The inputs, shards as they are."""
+    for text in options.inputs:
+        if text == "-":
+            raise UsageError("a photo on standard input (-) is for --runner local.")
+        yield from _named(text, options, path_column, stats)
+    if options.from_file is not None:
+        found = iter_sources(
+            (),
+            recursive=options.recursive,
+            from_file=options.from_file,
+            null_separated=options.null_separated,
+            stats=stats,
+        )
+        yield from _literal(found)
+
+
+def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
+    if text.lower().endswith(_MANIFESTS) and not is_url(text) and not folders.is_folder(text):
+        for number, path in enumerate(_listed(text, path_column), start=1):
+            if path is None:
+                yield Input(f"{text}:{number}", "error", f"has no {path_column} in this row")
+            else:
+                yield Input(path, "url", path) if is_url(path) else _file(path, path)
+    elif is_address(text):
+        for found in remote_files(text, recursive=options.recursive, stats=stats):
+            yield _file(found.address, found.address, found.error)
+    elif folders.is_glob(text) and text.endswith(".tar"):
+        entry = None
+        for entry in folders.expand(text):
+            yield _file(entry.path, entry.path, entry.error)
+        if entry is None:
+            yield Input(text, "error", "is a pattern that matches no file")
+    else:
+        yield from _literal(iter_sources([text], recursive=options.recursive, stats=stats))
+
+
+def _literal(sources: Iterable[Source]) -> Iterator[Input]:
+    for source in sources:
+        if source.error is None and source.url is not None:
+            yield Input(source.name, "url", source.url)
+        else:
+            yield _file(source.name, source.path or "", source.error)
+
+
+def _file(name: str, path: str, error: str | None = None) -> Input:
+    if error:
+        return Input(name, "error", error)
+    where = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - odd bytes
+    return Input(name, "file", where)
+
+
+def _with_members(files: Iterable[Input], stats: SourceStats, looking: Looking) -> Iterator[Input]:
+    """The same inputs, the photos of a shard in its place.
+
+    Some shards are looked into ahead: one far away answers slowly.
+    """
+    waiting: deque[tuple[Input, Future[Looked] | None]] = deque()
+    for item in files:
+        shard = item.kind == "file" and item.where.endswith(".tar")
+        waiting.append((item, looking.begin(item.where) if shard else None))
+        while waiting and (waiting[0][1] is None or len(waiting) > looking.at_once):
+            yield from _inputs_of(*waiting.popleft(), stats)
+    while waiting:
+        yield from _inputs_of(*waiting.popleft(), stats)
+
+
+def _inputs_of(item: Input, looked: Future[Looked] | None, stats: SourceStats) -> Iterator[Input]:
+    if looked is None:
+        yield item
+        return
+    found, skipped = looked.result()
+    stats.skipped += skipped
+    for member in found:
+        if member.error is not None:
+            yield Input(item.name, "error", member.error)
+        else:
+            name = f"{item.name}/{member.name}"
+            yield Input(name, "member", item.where, member.offset, member.size)
+
+
+def _listed(manifest: str, column: str) -> Iterator[str | None]:
+    """The paths and addresses of a manifest, in order; None where a row has none."""
+    import pyarrow as pa
+
+    system, path = opened(manifest)
+    read = _parquet_batches if manifest.lower().endswith(".parquet") else _csv_batches
+    try:
+        for batch in read(system, path, column):
+            if column not in batch.schema.names:
+                names = batch.schema.names
+                have = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+                raise UsageError(
+                    f"{manifest}: there is no column {column!r} with paths; it has {have}. "
+                    "Name the column with --path-column."
+                )
+            for value in batch.column(column).cast(pa.string()).to_pylist():
+                yield value or None
+    except (OSError, pa.ArrowException) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(str(error))
+        raise UsageError(f"cannot read the list of inputs {manifest}: {reason}") from error
+
+
+def _parquet_batches(system: Any, path: str, column: str) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with system.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
+        if column not in file.schema_arrow.names:
+            yield file.schema_arrow.empty_table()
+        yield from file.iter_batches(_ROWS, columns=[column])
+
+
+def _csv_batches(system: Any, path: str, column: str) -> Iterator[Any]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    convert = csv.ConvertOptions(column_types={column: pa.string()})
+    with system.open_input_stream(path, compression=None) as stream:
+        reader = csv.open_csv(stream, convert_options=convert)
+        yield reader.schema.empty_table()
+        yield from reader
+
+
+def members(shard: str, stats: SourceStats) -> Iterator[Member]:
+    """The photos of a tar shard, in its order; an error stands where it cannot be read further.
+
+    Every member with a known image extension. Only headers are wanted here: a member lies in the
+    shard as it is, so that its place and size are all that a reader needs. Far away a header costs
+    as much time as megabytes do: there a shard is read in blocks.
+    """
+    begun = False
+    try:
+        system, path = opened(shard)
+        raw: Any = system.open_input_file(path)
+        end = raw.size()
+        with (
+            raw if system.type_name == "local" else io.BufferedReader(raw, _BLOCK) as file,
+            tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
+        ):
+            while (member := archive.next()) is not None:
+                begun = True
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if not member.isfile():
+                    continue
+                if not is_photo(member.name.rpartition("/")[2]):
+                    stats.skipped += 1
+                    continue
+                if member.offset_data + member.size > end:
+                    yield Member("", error=_TRUNCATED)
+                    return
+                yield Member(member.name, member.offset_data, member.size)
+            file.seek(archive.offset)
+            # Where a header is damaged or cut, tarfile ends as if that were the end mark.
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                yield Member("", error=_TRUNCATED)
+    except FileNotFoundError:
+        yield Member("", error="does not exist")
+    except tarfile.TarError as error:
+        wrong = f"is no tar shard that can be read: {one_line(str(error))}"
+        yield Member("", error=_TRUNCATED if begun else wrong)
+    except OSError as error:
+        yield Member("", error=f"cannot be read: {one_line(str(error))}")
+
+
+class OpenShards:
+    """Shards that stay open: to open one far away takes as long as to read a photo of it.
+
+    Threads may share it. What it drops, or leaves, is closed when its last reader is done.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, Any] = {}
+        self._lock = Lock()
+
+    def read(self, item: Input) -> bytes:
+        """The bytes of a member, fewer where the shard ends before."""
+        with self._lock:
+            file = self._files.get(item.where)
+            if file is None:
+                system, path = opened(item.where)
+                file = system.open_input_file(path)
+                if len(self._files) >= _OPEN:
+                    del self._files[next(iter(self._files))]
+                self._files[item.where] = file
+        return bytes(file.read_at(item.size, item.offset))
+
+
+def fetched(item: Input, *, offline: bool, shards: OpenShards | None = None) -> bytes | str:
+    """The bytes of an input, or the path of a local file that is too large to be held.
+
+    Raises:
+        ImageError: it cannot be read; the message goes on after the input's name.
+    """
+    if item.kind == "error":
+        raise ImageError(item.where)
+    if item.kind == "url":
+        from resnest_cli.images.remote import fetch_photo
+
+        return fetch_photo(item.where, offline=offline)
+    if item.kind == "file" and item.is_local:
+        from resnest_cli.images.decode import read_file
+
+        return read_file(item.where)
+    try:
+        if item.kind == "member":
+            size = _checked(item.size)
+            data = (shards or OpenShards()).read(item)
+        else:
+            system, path = opened(item.where)
+            with system.open_input_file(path) as file:
+                size = _checked(file.size())
+                data = bytes(file.read(size))
+    except FileNotFoundError:
+        raise ImageError("does not exist") from None
+    except ImageError:
+        raise
+    except (OSError, ResnestError) as error:
+        raise ImageError(f"cannot be read: {one_line(str(error))}") from error
+    if len(data) < size:
+        raise ImageError("is truncated: its shard ends before it")
+    return data
+
+
+def _checked(size: int) -> int:
+    if size > _MOST:
+        raise ImageError(f"is larger than a photo can be ({size / 1e9:.1f} GB)")
+    return size
