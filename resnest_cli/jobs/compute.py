@@ -221,7 +221,7 @@ class PartWorker:
         threading.Thread(target=_watch, args=(self._journal, limit), daemon=True).start()
 
     def __call__(self, table: Any) -> Any:
-        """A row of `ray_cluster.part_row` -> a row about the part; the rows themselves are written."""
+        """A row of `ray_cluster.part_row` -> a row with `Done`; the rows themselves are written."""
         import pyarrow as pa
 
         begun = time.monotonic()

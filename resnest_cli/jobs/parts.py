@@ -147,13 +147,13 @@ class Store:
             for path in (self.rows_path(part), self.lines_path(part)):
                 _temporary(path).replace(path)
             sync_folder(self.folder)
-        append(self._index, _line(asdict(part)))
+        append(self._index, json.dumps(asdict(part)).encode() + b"\n")
         self.parts.append(part)
 
     def publish(self) -> None:
         """Notes that the files of the output lie in the folder, whole."""
         sync_folder(self.folder)
-        append(self._index, _line({"published": True}))
+        append(self._index, b'{"published": true}\n')
         self.published = True
 
     def tidy(self) -> None:
@@ -167,13 +167,15 @@ class Store:
     def repair(self) -> int:
         """Forgets the parts from the first one on whose files are missing or of another size.
 
-        Those are computed again; returns the number of their inputs. Rows may have gone to the
-        output.
+        Those are computed again; returns the number of their inputs.
         """
         moved = _row_bytes(self.folder / "assembled.npy") if self.complete else 0
         whole = 0
         for part in self.parts:
-            if part.inputs and not self._is_whole(part, moved):
+            gone = self.complete and part.bytes <= moved  # the output may hold the rows instead
+            rows, lines = _size(self.rows_path(part)), _size(self.lines_path(part))
+            whole_rows = rows == part.bytes or (rows is None and gone)
+            if part.inputs and not (whole_rows and lines == part.line_bytes):
                 break
             moved -= part.bytes
             whole += 1
@@ -181,14 +183,9 @@ class Store:
         if lost:
             del self.parts[whole:]
             with atomic_file(self._index) as file:
-                file.writelines(_line(asdict(part)) for part in self.parts)
+                for part in self.parts:
+                    file.write(json.dumps(asdict(part)).encode() + b"\n")
         return sum(part.inputs for part in lost)
-
-    def _is_whole(self, part: Part, moved: int) -> bool:
-        """Whether its files are there; `moved` bytes of the output may hold the rows instead."""
-        lines, rows = _size(self.lines_path(part)), _size(self.rows_path(part))
-        gone = rows is None and self.complete and part.bytes <= moved
-        return lines == part.line_bytes and (gone or rows == part.bytes)
 
     @property
     def _index(self) -> Path:
@@ -211,10 +208,6 @@ class Store:
         if end < len(data):
             with self._index.open("rb+") as file:
                 file.truncate(end)
-
-
-def _line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
 
 
 def _size(path: Path) -> int | None:
@@ -274,13 +267,8 @@ class PartWriter:
         self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._begun = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._pending: Future[None] | None = None
-        self._adding = self._committing = 0.0  # seconds, each of one thread
-
-    @property
-    def seconds(self) -> float:
-        """Time that was spent writing, in both threads."""
-        return self._adding + self._committing
+        self._pending: Future[float] | None = None
+        self.seconds = 0.0  # that were spent writing, in both threads
 
     def add(self, item: Item) -> None:
         """One more input."""
@@ -296,7 +284,7 @@ class PartWriter:
             now.bytes += rows.write(item.row)
         now.line_bytes += lines.write(formatted(item.name, row, item.error))
         now.inputs += 1
-        self._adding += time.perf_counter() - start
+        self.seconds += time.perf_counter() - start
 
     def reached(self, mark: Mark, *, commit: bool = False) -> None:
         """A batch is whole; the part is committed if it is due, or if that is asked for."""
@@ -356,7 +344,8 @@ class PartWriter:
         part, self._now, self._marked = self._now, Part(self._now.number + 1), None
         self._pending = self._thread.submit(self._commit, files, part)
 
-    def _commit(self, files: tuple[BinaryIO, BinaryIO], part: Part) -> None:
+    def _commit(self, files: tuple[BinaryIO, BinaryIO], part: Part) -> float:
+        """The seconds that it took."""
         start = time.perf_counter()
         try:
             for file in files:
@@ -367,12 +356,12 @@ class PartWriter:
                 with suppress(OSError):
                     file.close()
         self._store.commit(part)
-        self._committing += time.perf_counter() - start
+        return time.perf_counter() - start
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            self.seconds += pending.result()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ meanwhile. `records` then sends it the job.
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ def classifier(
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.model.weights import Access
 
-    given = {name: getattr(options, name) for name in options.__slots__}
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
     access = Access(given.pop("mirror"), given.pop("offline"), output.DownloadBar(), output.message)
     return Classifier(given.pop("model"), **given, tta=tta, ready_for=ready_for, access=access)
 

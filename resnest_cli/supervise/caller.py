@@ -17,7 +17,6 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.supervise.keeper import (
     CHUNK,
     Death,
-    Done,
     Frames,
     Item,
     Keeper,
@@ -85,10 +84,10 @@ def _results(work: Work[T, R], time_limit: float) -> Generator[T, None, R]:
             before = received
             for message in link.messages():
                 if isinstance(message, Item):
+                    if message.last:
+                        return message.value  # type: ignore[no-any-return]
                     received += 1
                     yield message.value
-                elif isinstance(message, Done):
-                    return message.value  # type: ignore[no-any-return]
                 elif isinstance(message, Raised):
                     message.error.add_note(f"\nIn the working process:\n{message.text}")
                     raise message.error
@@ -151,7 +150,7 @@ class _Link:
         """Has a child started; there must be none."""
         send(self._control, start)
 
-    def messages(self) -> Iterator[Item | Done | Raised | Death]:
+    def messages(self) -> Iterator[Item | Raised | Death]:
         """What the child sends, to the end or to its death."""
         messages = Frames()
         poll = select.poll()

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from resnest_cli.errors import ResnestError
 
@@ -76,30 +76,21 @@ R = TypeVar("R")
 Work = Callable[[Start], Generator[T, None, R]]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One result of the work."""
+class Item(NamedTuple):
+    """One result of the work; the `last` one is the value that its generator returned."""
 
     value: Any
+    last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The work has ended; the value that its generator returned."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(NamedTuple):
     """The work has raised this; the text is its traceback."""
 
     error: BaseException
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """How a child ended: its exit code, negative for a signal, and what it was at."""
 
     code: int
@@ -249,16 +240,13 @@ class Keeper:
 def _work_and_exit(work: Work[Any, Any], start: Start, data: int) -> NoReturn:
     """The child: sends what the work gives, and how it ended."""
     known = set(sys.modules)
-    end: Done | Raised
+    end: Item | Raised
     try:
         results = work(start)
         while True:
-            try:
-                item = next(results)
-            except StopIteration as stop:
-                end = Done(stop.value)
-                break
-            send(data, Item(item))
+            send(data, Item(next(results)))
+    except StopIteration as stop:
+        end = Item(stop.value, last=True)
     except MemoryError:
         # What else fails from now on is anybody's guess: the same as if the system had killed us.
         os.kill(os.getpid(), signal.SIGKILL)

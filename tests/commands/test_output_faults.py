@@ -15,7 +15,7 @@ from resnest_cli.jobs.job import Shard
 from resnest_cli.jobs.parts import Store, held, outputs
 from resnest_cli.locks import locked
 from tests.conftest import Cli, make_photo
-from tests.features import fake
+from tests.jobs import fake
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")

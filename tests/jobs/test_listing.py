@@ -13,7 +13,7 @@ from resnest_cli.jobs.job import WHOLE, Mark, Shard, Todo, differences
 from resnest_cli.jobs.listing import Counting, Listing
 from resnest_cli.jobs.parts import Part, Store, discard
 from resnest_cli.jobs.report import kind_of, summary
-from tests.features import fake
+from tests.jobs import fake
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -41,7 +41,7 @@ def test_the_hash_tells_another_list(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_that_of_the_local_runner(tmp_path: Path) -> None:
-    from tests.features import fake
+    from tests.jobs import fake
 
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(item.name for item in items(9)))

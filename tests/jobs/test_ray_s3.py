@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import Nodes, largest_difference, local_rows, wait_for
 from tests.conftest import make_photo
+from tests.jobs.nodes import Nodes, largest_difference, local_rows, wait_for
 
 pytest.importorskip("ray")
 server = pytest.importorskip("moto.server")

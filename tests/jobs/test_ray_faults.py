@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import (
+from tests.conftest import make_photo
+from tests.jobs.nodes import (
     Nodes,
     ended,
     kill,
@@ -16,7 +17,6 @@ from tests.cluster.nodes import (
     rows,
     wait_for,
 )
-from tests.conftest import make_photo
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

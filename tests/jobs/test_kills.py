@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def violence(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.features.violence", str(folder), *arguments],
+        [sys.executable, "-m", "tests.jobs.violence", str(folder), *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

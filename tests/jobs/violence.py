@@ -1,6 +1,6 @@
 """Kills a run at every step that touches a file, and goes on: the bytes must be those of no kill.
 
-    python -m tests.features.violence FOLDER npy|npz|csv|parquet|retry|overwrite|merge [--every N]
+    python -m tests.jobs.violence FOLDER npy|npz|csv|parquet|retry|overwrite|merge [--every N]
         [--double N]
 
 A step is a call that opens, writes, syncs, renames, cuts or removes; a process is killed before one
@@ -23,7 +23,7 @@ from resnest_cli.jobs import parts
 from resnest_cli.jobs.assemble import merge
 from resnest_cli.jobs.job import Shard
 from resnest_cli.jobs.parts import held
-from tests.features import fake
+from tests.jobs import fake
 
 COUNT = 21  # inputs, in batches of 4
 steps: Counter[str] = Counter()

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster.nodes import Nodes, parts, rows
 from tests.conftest import make_photo
+from tests.jobs.nodes import Nodes, parts, rows
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
