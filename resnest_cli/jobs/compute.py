@@ -22,7 +22,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from io import RawIOBase
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import CheckpointError, ImageError, ResnestError, one_line
@@ -32,10 +31,12 @@ from resnest_cli.inference.cores import limit_cores
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run import careful, listed
 from resnest_cli.inference.stopwatch import Stopwatch
+from resnest_cli.jobs import predict
 from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched
 from resnest_cli.jobs.job import (
     NO_MARK,
+    WHOLE,
     ClusterJob,
     Ending,
     FeaturesJob,
@@ -71,10 +72,11 @@ def extract(
     Raises:
         UsageError: the list of inputs cannot be read, or is not the one that was begun.
     """
-    if start.skip == 0:
-        yield identity(classifier, job)
-    stats = SourceStats()
     size = job.options.batch_size
+    if start.skip == 0:
+        format_ = job.target.suffix.lower().removeprefix(".")
+        yield identity(classifier, size, job.extraction, format_, job.shard)
+    stats = SourceStats()
     received = todo.done + max(0, start.skip - 1)
     first = received // size * size  # where its batch begins
     marked = None if todo.verify or todo.retry else first // size
@@ -174,8 +176,7 @@ def found(job: ClusterJob, threads: int) -> Found:
     """
     classifier = load(job, threads)
     wanted = Extraction() if isinstance(job.wanted, Ranking) else job.wanted
-    target = Path(f"part.{job.format}")
-    described = identity(classifier, FeaturesJob(target, job.options, job.model, wanted))
+    described = identity(classifier, job.options.batch_size, wanted, job.format, WHOLE)
     described = without(described, "shard")
     described["engine"] = without(described["engine"], "device")
     size = 1024
@@ -193,7 +194,9 @@ def load(job: ClusterJob, threads: int) -> "Classifier":
     """The classifier, with so many threads in this process."""
     limit_cores(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray has set that to the CPUs of the actor
-    return job.build(job.model, job.wanted)
+    if isinstance(job.wanted, Ranking):
+        return predict.classifier(job.model, tta=job.wanted.tta)
+    return predict.classifier(job.model, ready_for=job.wanted.output)
 
 
 class PartWorker:

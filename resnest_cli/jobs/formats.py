@@ -50,14 +50,6 @@ _GROUP_BYTES = 2**23  # of rows in a row group of Parquet
 _NEVER = (1980, 1, 1, 0, 0, 0)  # the time of a ZIP's members: no two runs shall differ in it
 
 
-class Line(NamedTuple):
-    """One input, its row from 0, and why there is none."""
-
-    name: str
-    row: int | None
-    error: str | None
-
-
 class Entry(NamedTuple):
     """One input, with its row's bytes or its error."""
 
@@ -137,12 +129,12 @@ def formatted(name: str, row: int | None, error: str | None) -> bytes:
     return encoded(csv_row((name, row, "ok" if error is None else "error", error)))
 
 
-def read_lines(path: Path, *, header: bool) -> Iterator[Line]:
-    """The lines of a file that consists of what `formatted` gave; further columns are ignored."""
+def read_lines(path: Path, *, header: bool) -> Iterator[Entry]:
+    """The inputs, without rows, of a file that consists of what `formatted` gave."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for cells in islice(read_csv_rows(file), 1 if header else 0, None):
-            name, row, status, error = cells[:4]
-            yield Line(name, int(row) if row else None, error if status == "error" else None)
+            name, _, status, error = cells[:4]
+            yield Entry(name, error if status == "error" else None, None)
 
 
 def write(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:

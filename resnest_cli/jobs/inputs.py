@@ -50,22 +50,13 @@ class Input(NamedTuple):
         return self.kind in {"file", "member"} and not is_address(self.where)
 
 
-class Member(NamedTuple):
-    """A photo in a shard, by its place in bytes; or, without a name, what is wrong."""
-
-    name: str
-    offset: int = 0
-    size: int = 0
-    error: str | None = None
-
-
-Looked = tuple[list[Member], int]  # the photos of a shard, and how many other files it has
+Looked = tuple[list[Input], int]  # the photos of a shard, and how many other files it has
 
 
 class Looking(NamedTuple):
-    """What looks into shards elsewhere, by their address, and into how many at a time."""
+    """What looks into shards elsewhere, and into how many at a time."""
 
-    begin: Callable[[str], Future[Looked]]
+    begin: Callable[[Input], Future[Looked]]
     at_once: int
 
 
@@ -89,8 +80,8 @@ def iter_inputs(
         pool.shutdown(cancel_futures=True)
 
 
-def looked_into(shard: str) -> Looked:
-    """The photos of a shard, by its path or address, and how many other files were passed over."""
+def looked_into(shard: Input) -> Looked:
+    """The photos of a shard, and how many other files were passed over."""
     stats = SourceStats()
     return list(members(shard, stats)), stats.skipped
 
@@ -152,82 +143,61 @@ def _with_members(files: Iterable[Input], stats: SourceStats, looking: Looking) 
 
     Some shards are looked into ahead: one far away answers slowly.
     """
-    waiting: deque[tuple[Input, Future[Looked] | None]] = deque()
+    waiting: deque[Looked | Future[Looked]] = deque()
+
+    def first() -> list[Input]:
+        looked = waiting.popleft()
+        found, skipped = looked if isinstance(looked, tuple) else looked.result()
+        stats.skipped += skipped
+        return found
+
     for item in files:
         shard = item.kind == "file" and item.where.endswith(".tar")
-        waiting.append((item, looking.begin(item.where) if shard else None))
-        while waiting and (waiting[0][1] is None or len(waiting) > looking.at_once):
-            yield from _inputs_of(*waiting.popleft(), stats)
+        waiting.append(looking.begin(item) if shard else ([item], 0))
+        while waiting and (isinstance(waiting[0], tuple) or len(waiting) > looking.at_once):
+            yield from first()
     while waiting:
-        yield from _inputs_of(*waiting.popleft(), stats)
-
-
-def _inputs_of(item: Input, looked: Future[Looked] | None, stats: SourceStats) -> Iterator[Input]:
-    if looked is None:
-        yield item
-        return
-    found, skipped = looked.result()
-    stats.skipped += skipped
-    for member in found:
-        if member.error is not None:
-            yield Input(item.name, "error", member.error)
-        else:
-            name = f"{item.name}/{member.name}"
-            yield Input(name, "member", item.where, member.offset, member.size)
+        yield from first()
 
 
 def _listed(manifest: str, column: str) -> Iterator[str | None]:
     """The paths and addresses of a manifest, in order; None where a row has none."""
     import pyarrow as pa
+    from pyarrow import csv, dataset
 
     system, path = opened(manifest)
-    read = _parquet_batches if manifest.lower().endswith(".parquet") else _csv_batches
+    kind: Any = "parquet"
+    if not manifest.lower().endswith(".parquet"):
+        kind = dataset.CsvFileFormat(
+            convert_options=csv.ConvertOptions(column_types={column: pa.string()})
+        )
     try:
-        for batch in read(system, path, column):
-            if column not in batch.schema.names:
-                names = batch.schema.names
-                have = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-                raise UsageError(
-                    f"{manifest}: there is no column {column!r} with paths; it has {have}. "
-                    "Name the column with --path-column."
-                )
-            for value in batch.column(column).cast(pa.string()).to_pylist():
+        found = dataset.dataset(path, filesystem=system, format=kind)
+        names = found.schema.names
+        if column not in names:
+            have = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UsageError(
+                f"{manifest}: there is no column {column!r} with paths; it has {have}. "
+                "Name the column with --path-column."
+            )
+        for batch in found.to_batches(columns=[column], batch_size=_ROWS):
+            for value in batch.column(0).cast(pa.string()).to_pylist():
                 yield value or None
     except (OSError, pa.ArrowException) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(str(error))
         raise UsageError(f"cannot read the list of inputs {manifest}: {reason}") from error
 
 
-def _parquet_batches(system: Any, path: str, column: str) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    with system.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
-        if column not in file.schema_arrow.names:
-            yield file.schema_arrow.empty_table()
-        yield from file.iter_batches(_ROWS, columns=[column])
-
-
-def _csv_batches(system: Any, path: str, column: str) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    convert = csv.ConvertOptions(column_types={column: pa.string()})
-    with system.open_input_stream(path, compression=None) as stream:
-        reader = csv.open_csv(stream, convert_options=convert)
-        yield reader.schema.empty_table()
-        yield from reader
-
-
-def members(shard: str, stats: SourceStats) -> Iterator[Member]:
+def members(shard: Input, stats: SourceStats) -> Iterator[Input]:
     """The photos of a tar shard, in its order; an error stands where it cannot be read further.
 
     Every member with a known image extension. Only headers are wanted here: a member lies in the
     shard as it is, so that its place and size are all that a reader needs. Far away a header costs
     as much time as megabytes do: there a shard is read in blocks.
     """
-    begun = False
+    begun, error = False, ""
     try:
-        system, path = opened(shard)
+        system, path = opened(shard.where)
         raw: Any = system.open_input_file(path)
         end = raw.size()
         with (
@@ -243,20 +213,24 @@ def members(shard: str, stats: SourceStats) -> Iterator[Member]:
                     stats.skipped += 1
                     continue
                 if member.offset_data + member.size > end:
-                    yield Member("", error=_TRUNCATED)
-                    return
-                yield Member(member.name, member.offset_data, member.size)
-            file.seek(archive.offset)
-            # Where a header is damaged or cut, tarfile ends as if that were the end mark.
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                yield Member("", error=_TRUNCATED)
+                    error = _TRUNCATED
+                    break
+                name = f"{shard.name}/{member.name}"
+                yield Input(name, "member", shard.where, member.offset_data, member.size)
+            else:
+                file.seek(archive.offset)
+                # Where a header is damaged or cut, tarfile ends as if that were the end mark.
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    error = _TRUNCATED
     except FileNotFoundError:
-        yield Member("", error="does not exist")
-    except tarfile.TarError as error:
-        wrong = f"is no tar shard that can be read: {one_line(str(error))}"
-        yield Member("", error=_TRUNCATED if begun else wrong)
-    except OSError as error:
-        yield Member("", error=f"cannot be read: {one_line(str(error))}")
+        error = "does not exist"
+    except tarfile.TarError as wrong:
+        unread = f"is no tar shard that can be read: {one_line(str(wrong))}"
+        error = _TRUNCATED if begun else unread
+    except OSError as wrong:
+        error = f"cannot be read: {one_line(str(wrong))}"
+    if error:
+        yield Input(shard.name, "error", error)
 
 
 class OpenShards:

@@ -5,7 +5,7 @@ Plain data, which other processes are sent; no numpy.
 
 import shlex
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -74,18 +74,13 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class ClusterJob:
-    """Features or classes, as `wanted` says, on Ray; see the options of both commands.
-
-    `build` makes the classifier, in every worker: a function of a module. `name` is the model's in
-    records.
-    """
+    """Features or classes, as `wanted` says, on Ray; see the options of both commands."""
 
     output: str
     options: RunOptions
     model: ModelOptions
     wanted: Extraction | Ranking
-    build: "Callable[[ModelOptions, Extraction | Ranking], Classifier]"
-    name: str
+    name: str  # of the model, in records
     format: PartFormat = "parquet"
     path_column: str = "path"
     address: str | None = None
@@ -178,7 +173,9 @@ def go_on(command: str) -> str:
     return shlex.join(["resnest", command, "--resume", *given])
 
 
-def identity(classifier: "Classifier", job: FeaturesJob) -> dict[str, Any]:
+def identity(
+    classifier: "Classifier", batch_size: int, extraction: Extraction, format_: str, shard: Shard
+) -> dict[str, Any]:
     """All that decides the bytes of the output beside the inputs; plain data, as JSON holds it."""
     model, preparation = classifier.model, classifier.preparation
     try:
@@ -189,9 +186,9 @@ def identity(classifier: "Classifier", job: FeaturesJob) -> dict[str, Any]:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(classifier.preprocessing).items()
     }
-    shape = job.extraction.row_shape(model, classifier.preprocessing.size)
+    shape = extraction.row_shape(model, classifier.preprocessing.size)
     return {
-        "format": job.target.suffix.lower().removeprefix("."),
+        "format": format_,
         "model": model.variant.id,
         "weights_sha256": sha256,
         "classes": model.num_classes,
@@ -200,14 +197,14 @@ def identity(classifier: "Classifier", job: FeaturesJob) -> dict[str, Any]:
         # Only where it is on: what earlier versions finished is still the same.
         | ({"fast_decode": True} if preparation.fast else {})
         | ({"gpu_decode": True} if preparation.on_gpu else {}),
-        "extraction": asdict(job.extraction) | {"row_shape": list(shape)},
-        "engine": asdict(classifier.engine.fingerprint(job.options.batch_size)),
+        "extraction": asdict(extraction) | {"row_shape": list(shape)},
+        "engine": asdict(classifier.engine.fingerprint(batch_size)),
         "versions": {
             "resnest_cli": __version__,
             "pillow": version("pillow"),
             "numpy": version("numpy"),
         },
-        "shard": None if job.shard.count == 1 else asdict(job.shard),
+        "shard": None if shard.count == 1 else asdict(shard),
     }
 
 

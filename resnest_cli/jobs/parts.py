@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import append, atomic_file, sync_folder, writing
-from resnest_cli.jobs.formats import SUFFIXES, Line, formatted, read_info, read_lines
+from resnest_cli.jobs.formats import SUFFIXES, Entry, formatted, read_info, read_lines
 from resnest_cli.jobs.job import NO_MARK, Item, Mark, refused
 from resnest_cli.jobs.report import add_failure
 from resnest_cli.locks import locked
@@ -131,13 +131,13 @@ class Store:
         """Where its lines lie."""
         return self.folder / f"{part.number:06}.csv"
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[Entry]:
         """The lines of all parts."""
         for part in self.parts:
             if part.inputs:
                 yield from self.lines_of(part)
 
-    def lines_of(self, part: Part) -> Iterator[Line]:
+    def lines_of(self, part: Part) -> Iterator[Entry]:
         """The lines of one part that has inputs."""
         return read_lines(self.lines_path(part), header=False)
 

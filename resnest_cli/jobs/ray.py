@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
@@ -18,7 +18,6 @@ from resnest_cli.features.stopping import InterruptedRunError, Stopping
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import AUTO, ModelOptions, RunOptions
-from resnest_cli.jobs import predict
 from resnest_cli.jobs.compute import Found, Run, found
 from resnest_cli.jobs.filesystems import is_address
 from resnest_cli.jobs.inputs import Input, Looking, iter_inputs, looked_into
@@ -33,6 +32,7 @@ from resnest_cli.jobs.job import (
     without,
 )
 from resnest_cli.jobs.listing import Chain
+from resnest_cli.jobs.predict import DECODING_LIMIT
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     NodesLostError,
@@ -47,9 +47,6 @@ from resnest_cli.jobs.ray_cluster import (
 )
 from resnest_cli.jobs.ray_output import Listing, Manifest, Output, PartInfo
 from resnest_cli.jobs.report import Progress, Report, summed
-
-if TYPE_CHECKING:
-    from resnest_cli.inference.classifier import Classifier
 
 MOST_INPUTS = 1024  # of a part
 LEAST_INPUTS = 32
@@ -112,7 +109,7 @@ def _job(command: str, given: Mapping[str, Any], wanted: Extraction | Ranking) -
         inputs=tuple(given["photos"] or ()),
         batch_size=given["batch_size"] or 0,
         workers=_AS_THREADS if workers is None else workers,
-        time_limit=predict.DECODING_LIMIT,
+        time_limit=DECODING_LIMIT,
     )
     model = ModelOptions(**picked(ModelOptions, labels=given.get("labels")))
     return ClusterJob(
@@ -120,7 +117,6 @@ def _job(command: str, given: Mapping[str, Any], wanted: Extraction | Ranking) -
         options=RunOptions(**options),
         model=model,
         wanted=wanted,
-        build=classifier,
         name=model.model,
         format=cast("PartFormat", format_),
         path_column=given["path_column"] or "path",
@@ -324,13 +320,6 @@ def part_size_for(inputs: int | None, *, workers: int, batch_size: int, row_byte
     if inputs is not None:
         size = min(size, max(LEAST_INPUTS, inputs // (_PARTS_EACH * workers)))
     return max(1, -(-size // batch_size)) * batch_size
-
-
-def classifier(model: ModelOptions, wanted: Extraction | Ranking) -> "Classifier":
-    """The classifier of a worker."""
-    if isinstance(wanted, Ranking):
-        return predict.classifier(model, tta=wanted.tta)
-    return predict.classifier(model, ready_for=wanted.output)
 
 
 def told(job: ClusterJob, report: Report) -> str:

@@ -5,6 +5,7 @@ that hold "bad" cannot be read, unless they are in `HEALED`. Everything else is 
 """
 
 import hashlib
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,14 +61,14 @@ class FakeClassifier:
         return np.frombuffer(digest, np.uint8)[:COLUMNS].astype(np.float32)
 
 
-def identity(_classifier: object, job: FeaturesJob) -> dict:
+def identity(
+    _: object, batch_size: int, extraction: Extraction, format_: str, shard: Shard
+) -> dict:
     return {
-        "format": job.target.suffix[1:],
-        "extraction": {"dtype": job.extraction.dtype, "row_shape": [COLUMNS]},
-        "engine": {"engine": "fake", "batch_size": job.options.batch_size},
-        "shard": None
-        if job.shard.count == 1
-        else {"index": job.shard.index, "count": job.shard.count},
+        "format": format_,
+        "extraction": {"dtype": extraction.dtype, "row_shape": [COLUMNS]},
+        "engine": {"engine": "fake", "batch_size": batch_size},
+        "shard": None if shard.count == 1 else asdict(shard),
     }
 
 

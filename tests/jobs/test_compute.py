@@ -19,7 +19,6 @@ from resnest_cli.jobs.compute import PartWorker, Run
 from resnest_cli.jobs.filesystems import opened
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import ClusterJob, Ranking
-from resnest_cli.jobs.ray import classifier
 from resnest_cli.jobs.ray_cluster import part_row
 from resnest_cli.jobs.ray_output import Listing, Manifest, write_listing
 from tests.conftest import make_photo
@@ -59,7 +58,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
         None,
         True,
     )
-    return ClusterJob(str(out), options, model, Extraction(), classifier, "tiny")
+    return ClusterJob(str(out), options, model, Extraction(), "tiny")
 
 
 def run_of(job: ClusterJob, **changes: str) -> Run:

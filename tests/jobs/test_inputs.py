@@ -16,7 +16,7 @@ from resnest_cli.images.sources import SourceStats, iter_sources
 from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.jobs import inputs
 from resnest_cli.jobs.filesystems import opened
-from resnest_cli.jobs.inputs import Input, Member, iter_inputs
+from resnest_cli.jobs.inputs import Input, iter_inputs
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -220,9 +220,9 @@ def test_shards_are_looked_into_ahead(tmp_path: Path, monkeypatch: pytest.Monkey
     both = threading.Barrier(2, timeout=60)
     look = inputs.members
 
-    def slow(address: str, stats: SourceStats) -> Iterator[Member]:
+    def slow(shard: Input, stats: SourceStats) -> Iterator[Input]:
         both.wait()
-        yield from look(address, stats)
+        yield from look(shard, stats)
 
     monkeypatch.setattr(inputs, "members", slow)
     paths = [shard(tmp_path / f"{n}.tar", a_png=b"photo", b_txt=b"no") for n in range(2)]
@@ -237,10 +237,10 @@ def test_shards_may_be_looked_into_elsewhere(tmp_path: Path) -> None:
     """No more than so many ahead, and photos between them keep their places."""
     begun, ahead = [], []
 
-    def begin(address: str) -> Future[inputs.Looked]:
-        begun.append(address)
+    def begin(shard: Input) -> Future[inputs.Looked]:
+        begun.append(shard)
         future = Future[inputs.Looked]()
-        future.set_result(([Member("a.png", 512, 5)], 1))
+        future.set_result(([Input(f"{shard.name}/a.png", "member", shard.where, 512, 5)], 1))
         return future
 
     paths = [str(tmp_path / f"{number}.tar") for number in range(6)]
@@ -264,11 +264,11 @@ def test_of_several_nodes_all_look_into_shards(
 
     begun = []
 
-    def in_tasks(function: Callable[[str], inputs.Looked]) -> Callable[[str], Future]:
-        def begin(address: str) -> Future[inputs.Looked]:
-            begun.append(address)
+    def in_tasks(function: Callable[[Input], inputs.Looked]) -> Callable[[Input], Future]:
+        def begin(shard: Input) -> Future[inputs.Looked]:
+            begun.append(shard.where)
             future = Future[inputs.Looked]()
-            future.set_result(function(address))
+            future.set_result(function(shard))
             return future
 
         return begin
