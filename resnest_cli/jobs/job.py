@@ -236,25 +236,15 @@ def refused(what: object, *, unfinished: bool, done: str = "") -> UsageError:
     return UsageError(f"{what} exists: --overwrite replaces it; give -o another name to keep it.")
 
 
+_OPTIONS = {
+    "pool", "stage", "head", "dtype", "normalize", "batch_size", "crop_pct", "interpolation",
+    "crop_mode", "exif", "fast_decode", "gpu_decode", "shard",
+}  # fmt: skip
 _NAMES = {
     "weights_sha256": "weights",
-    "extraction.pool": "--pool",
-    "extraction.stage": "--stage",
-    "extraction.head": "--head",
-    "extraction.dtype": "--dtype",
-    "extraction.normalize": "--normalize",
-    "engine.batch_size": "--batch-size",
     "engine.engine": "engine",
     "engine.device": "processor",
     "preprocessing.size": "image size",
-    "preprocessing.crop_pct": "--crop-pct",
-    "preprocessing.interpolation": "--interpolation",
-    "preprocessing.crop_mode": "--crop-mode",
-    "preprocessing.exif": "--exif",
-    "preprocessing.fast_decode": "--fast-decode",
-    "preprocessing.gpu_decode": "--gpu-decode",
-    "shard": "--shard",
-    "list": "list of inputs",
     "list.sha256": "list of inputs",
 }
 _HASH = 64  # characters
@@ -267,6 +257,8 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
     for key in old | new:
         if old.get(key) != new.get(key):
             name = _NAMES.get(key, key.removeprefix("preprocessing.").replace("_", " "))
+            if (option := key.rpartition(".")[2]) in _OPTIONS:
+                name = f"--{option.replace('_', '-')}"
             found.append(f"{name} {_short(old.get(key))} there, {_short(new.get(key))} here")
     return "; ".join(found)
 
