@@ -34,9 +34,7 @@ _MOST_AHEAD = 2**16  # inputs that become suspect because others before them cra
 J = TypeVar("J")
 
 
-def supervised(
-    work: Work[T, R], *, time_limit: float, enabled: bool = True
-) -> Generator[T, None, R]:
+def supervised(work: Work[T, R], *, time_limit: float) -> Generator[T, None, R]:
     """The results of `work`, each exactly once and in order, whatever happens to its process.
 
     Call it before anything heavy is imported: it forks at once, and the work begins while the
@@ -47,13 +45,12 @@ def supervised(
             generator returns at the end, must be picklable. It may read stdin (see `Replay`), but
             not write to stdout.
         time_limit: seconds after which an input in flight counts as stuck.
-        enabled: False runs the work in this process.
 
     Raises:
         ResnestError: the child died although nothing new was in flight and no result had come.
         Exception: whatever the work raised, with the child's traceback as a note.
     """
-    if enabled and _can_fork():
+    if _can_fork():
         results = _results(work, time_limit)
         # Runs up to the first `yield`, which gives nothing: forks, and makes sure that closing or
         # dropping the generator ends the processes even if it was never asked for a result.
