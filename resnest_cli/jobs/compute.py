@@ -150,27 +150,8 @@ class Run:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A part that is written; the seconds are those of reading and of its worker."""
-
-    part: int
-    inputs: int
-    failures: dict[str, int]
-    read: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a worker says of the model: the `identity`, and bytes of a photo's row."""
-
-    identity: dict[str, Any]
-    row_bytes: int
-
-
-def found(job: ClusterJob, threads: int) -> Found:
-    """Loads the model in this process to see what decides the output.
+def found(job: ClusterJob, threads: int) -> tuple[dict[str, Any], int]:
+    """Loads the model in this process: what decides the output, and bytes of a photo's row.
 
     As on one machine, but for the kind of processor: nodes differ, and with them the last bits.
     """
@@ -187,7 +168,7 @@ def found(job: ClusterJob, threads: int) -> Found:
         described["ranking"] = asdict(job.wanted)
     else:
         size = wanted.row_bytes(wanted.row_shape(classifier.model, classifier.preprocessing.size))
-    return Found(json.loads(json.dumps(described)), size)
+    return json.loads(json.dumps(described)), size
 
 
 def load(job: ClusterJob, threads: int) -> "Classifier":
@@ -224,7 +205,7 @@ class PartWorker:
         threading.Thread(target=_watch, args=(self._journal, limit), daemon=True).start()
 
     def __call__(self, table: Any) -> Any:
-        """A row of `ray_cluster.part_row` -> a row with `Done`; the rows themselves are written."""
+        """A row of `ray_cluster.part_row` -> a row about the part; what it computes is written."""
         import pyarrow as pa
 
         begun = time.monotonic()
@@ -232,9 +213,8 @@ class PartWorker:
         info = self._retried(part, "read", lambda: self._output.info(part, inputs))
         if info is None:
             info = self._computed(part, inputs, table)
-        read, seconds = table["seconds"][0].as_py(), time.monotonic() - begun
-        done = Done(part, inputs, info.failures, read, seconds)
-        return pa.table({"done": [json.dumps(asdict(done))]})
+        done = asdict(info), table["seconds"][0].as_py(), time.monotonic() - begun
+        return pa.table({"done": [json.dumps(done)]})
 
     def _computed(self, part: int, inputs: int, table: Any) -> PartInfo:
         """Computes and writes a part."""

@@ -53,29 +53,38 @@ class Input(NamedTuple):
 Looked = tuple[list[Input], int]  # the photos of a shard, and how many other files it has
 
 
-class Looking(NamedTuple):
-    """What looks into shards elsewhere, and into how many at a time."""
-
-    begin: Callable[[Input], Future[Looked]]
-    at_once: int
-
-
 def iter_inputs(
-    options: RunOptions, path_column: str, stats: SourceStats, looking: Looking | None = None
+    options: RunOptions,
+    path_column: str,
+    stats: SourceStats,
+    look: Callable[[Input], Future[Looked]] | None = None,
+    at_once: int = _AT_ONCE,
 ) -> Iterator[Input]:
-    """The inputs that the options name, in order. Without `looking` threads look into shards.
+    """The inputs that the options name, in order, the photos of a shard in its place.
+
+    So many shards are looked into ahead, by `look` or in threads: one far away answers slowly.
 
     Raises:
         UsageError: a list cannot be read, or a photo on stdin is asked for.
     """
-    files = _files(options, path_column, stats)
-    if looking is not None:
-        yield from _with_members(files, stats, looking)
-        return
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    waiting: deque[Looked | Future[Looked]] = deque()
+
+    def first() -> list[Input]:
+        looked = waiting.popleft()
+        found, skipped = looked if isinstance(looked, tuple) else looked.result()
+        stats.skipped += skipped
+        return found
+
+    pool = ThreadPoolExecutor(at_once)  # has no threads until it gets work
+    look = look or (lambda shard: pool.submit(looked_into, shard))
     try:
-        looking = Looking(lambda shard: pool.submit(looked_into, shard), _AT_ONCE)
-        yield from _with_members(files, stats, looking)
+        for item in _files(options, path_column, stats):
+            shard = item.kind == "file" and item.where.endswith(".tar")
+            waiting.append(look(item) if shard else ([item], 0))
+            while waiting and (isinstance(waiting[0], tuple) or len(waiting) > at_once):
+                yield from first()
+        while waiting:
+            yield from first()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -136,28 +145,6 @@ def _file(name: str, path: str, error: str | None = None) -> Input:
         return Input(name, "error", error)
     where = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - odd bytes
     return Input(name, "file", where)
-
-
-def _with_members(files: Iterable[Input], stats: SourceStats, looking: Looking) -> Iterator[Input]:
-    """The same inputs, the photos of a shard in its place.
-
-    Some shards are looked into ahead: one far away answers slowly.
-    """
-    waiting: deque[Looked | Future[Looked]] = deque()
-
-    def first() -> list[Input]:
-        looked = waiting.popleft()
-        found, skipped = looked if isinstance(looked, tuple) else looked.result()
-        stats.skipped += skipped
-        return found
-
-    for item in files:
-        shard = item.kind == "file" and item.where.endswith(".tar")
-        waiting.append(looking.begin(item) if shard else ([item], 0))
-        while waiting and (isinstance(waiting[0], tuple) or len(waiting) > looking.at_once):
-            yield from first()
-    while waiting:
-        yield from first()
 
 
 def _listed(manifest: str, column: str) -> Iterator[str | None]:

@@ -18,9 +18,9 @@ from resnest_cli.features.stopping import InterruptedRunError, Stopping
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import AUTO, ModelOptions, RunOptions
-from resnest_cli.jobs.compute import Found, Run, found
+from resnest_cli.jobs.compute import Run, found
 from resnest_cli.jobs.filesystems import is_address
-from resnest_cli.jobs.inputs import Input, Looking, iter_inputs, looked_into
+from resnest_cli.jobs.inputs import Input, iter_inputs, looked_into
 from resnest_cli.jobs.job import (
     ClusterJob,
     PartFormat,
@@ -190,14 +190,14 @@ class _Run:
         """What is begun, or was."""
         if not self._pool.gpus and self._job.model.device == "auto":
             self._job = replace(self._job, model=replace(self._job.model, device="cpu"))
-        described = on_a_worker(self._pool, found, self._job, self._pool.threads)
-        engine = described.identity["engine"]["engine"]
+        identity, row_bytes = on_a_worker(self._pool, found, self._job, self._pool.threads)
+        engine = identity["engine"]["engine"]
         self._job = replace(self._job, model=replace(self._job.model, engine=engine))
         if before is None:
-            return self._begun(described)
+            return self._begun(identity, row_bytes)
         # To a finished run, engine and versions do not matter.
         passed = ("engine", "versions") if self._target.summary() is not None else ()
-        then, now = (without(one.identity, *passed) for one in (before, described))
+        then, now = (without(one, *passed) for one in (before.identity, identity))
         check_same(self._job.output, then, now)
         names = Chain()
         for _ in names(inputs_of(self._job, SourceStats())):
@@ -206,7 +206,7 @@ class _Run:
         check_same(self._job.output, then, now)
         return before
 
-    def _begun(self, described: Found) -> Manifest:
+    def _begun(self, identity: dict[str, Any], row_bytes: int) -> Manifest:
         self._target.clear()
         stats = SourceStats()
         inputs = inputs_of(self._job, stats)
@@ -216,13 +216,13 @@ class _Run:
             len(head) if len(head) < few else None,
             workers=self._pool.size,
             batch_size=self._job.options.batch_size,
-            row_bytes=described.row_bytes,
+            row_bytes=row_bytes,
         )
         listing = self._target.list_inputs(chain(head, inputs), size)
         if not listing.inputs:
             self._target.clear()
             raise ResnestError("no photo found in what was named.")
-        manifest = Manifest(described.identity, listing, size, stats.skipped)
+        manifest = Manifest(identity, listing, size, stats.skipped)
         self._target.begin(manifest)
         return manifest
 
@@ -258,12 +258,12 @@ class _Run:
         self._progress.begin(self._done, self._failed, manifest.listing.inputs)
         begun = time.monotonic()
         try:
-            for part in streamed(job, run, self._pool, missing):
-                self._note(PartInfo(part.part, run.identity, part.inputs, part.failures))
+            for info, reading, working in streamed(job, run, self._pool, missing):
+                self._note(info)
                 self._computed += 1
-                self._photos += part.inputs
-                self._seconds["workers"] += part.seconds
-                self._seconds["reading"] += part.read
+                self._photos += info.inputs
+                self._seconds["workers"] += working
+                self._seconds["reading"] += reading
                 self._progress.update(self._done, self._failed)
         finally:
             self._seconds["computing"] += time.monotonic() - begun
@@ -300,13 +300,13 @@ def inputs_of(job: ClusterJob, stats: SourceStats) -> Iterator[Input]:
     from ray.exceptions import RayError
 
     there = nodes().values()
-    looking = None
+    how: dict[str, Any] = {}
     if len(there) > 1:
         cores = sum(node.get("CPU", 0) for node in there)
-        at_once = min(_MOST_LOOKED_AT, max(1, int(cores / READ_CPUS)))
-        looking = Looking(in_tasks(looked_into), at_once)
+        how["at_once"] = min(_MOST_LOOKED_AT, max(1, int(cores / READ_CPUS)))
+        how["look"] = in_tasks(looked_into)
     try:
-        yield from iter_inputs(job.options, job.path_column, stats, looking)
+        yield from iter_inputs(job.options, job.path_column, stats, **how)
     except RayError as error:
         raise ours(error) from error
 

@@ -31,11 +31,10 @@ from typing import Any, TypeVar
 from resnest_cli import errors
 from resnest_cli.errors import ImageError, ResnestError, UsageError, one_line
 from resnest_cli.inference.cores import usable_cores
-from resnest_cli.jobs.compute import Done, PartWorker, Run
-from resnest_cli.jobs.filesystems import opened
+from resnest_cli.jobs.compute import PartWorker, Run
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched
 from resnest_cli.jobs.job import ClusterJob
-from resnest_cli.jobs.ray_output import read_part
+from resnest_cli.jobs.ray_output import Output, PartInfo
 
 T = TypeVar("T")
 
@@ -245,8 +244,12 @@ class NodesLostError(Exception):
     """Workers have lost their nodes, and there is no room for them on the others."""
 
 
-def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterator[Done]:
+def streamed(
+    job: ClusterJob, run: Run, pool: Pool, parts: list[int]
+) -> Iterator[tuple[PartInfo, float, float]]:
     """Computes these parts; each comes out as soon as it is written, in any order.
+
+    With it come the seconds of reading, and of its worker.
 
     Ray Data restarts actors and repeats their calls as often as they die. It waits, though, for
     actors of a node that is gone to find room elsewhere, for ever where there is none.
@@ -295,7 +298,8 @@ def streamed(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Iterato
                 return
             if isinstance(result, BaseException):
                 raise ours(result) from result
-            yield Done(**json.loads(result["done"]))
+            info, reading, working = json.loads(result["done"])
+            yield PartInfo(**info), reading, working
     finally:
         deadline = time.monotonic() + _END
         while thread.is_alive() and time.monotonic() < deadline:
@@ -377,7 +381,7 @@ def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> A
     import pyarrow as pa
 
     begun = time.monotonic()
-    inputs = read_part(*opened(output), part)
+    inputs = Output(output, "").inputs_of(part)
     data: list[bytes | None] = []
     problems: list[str | None] = []
     held = 0

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.jobs.filesystems import joined, names_in, opened, put, read, remove
@@ -36,9 +36,6 @@ from resnest_cli.jobs.job import refused
 from resnest_cli.jobs.listing import Chain
 from resnest_cli.jobs.report import failures_of
 from resnest_cli.locks import locked
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
 
@@ -99,63 +96,6 @@ class PartInfo:
     def failed(self) -> int:
         """Inputs that could not be read."""
         return sum(self.failures.values())
-
-
-def write_listing(
-    system: "FileSystem", output: str, inputs: Iterable[Input], part_size: int
-) -> Listing:
-    """Writes the inputs below the folder `output`; holds one part of them at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = {"input": pa.binary(), "kind": pa.string(), "where": pa.binary()}
-    types |= {"offset": pa.int64(), "size": pa.int64()}
-    schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
-    chain = Chain()
-    waiting = chain(inputs)
-    system.create_dir(joined(output, _LISTING), recursive=True)
-    number, group = 0, list(islice(waiting, part_size))
-    while group:
-        with (
-            system.open_output_stream(_listing_path(output, number), compression=None) as stream,
-            pq.ParquetWriter(stream, schema) as writer,
-        ):
-            for _ in range(_LISTED):
-                names, kinds, places, offsets, sizes = zip(*group, strict=True)
-                columns = [map(encoded, names), kinds, map(encoded, places), offsets, sizes]
-                table = pa.table([list(column) for column in columns], schema=schema)
-                writer.write_table(table, row_group_size=part_size)
-                group = list(islice(waiting, part_size))
-                if not group:
-                    break
-        number += 1
-    return Listing.of(chain)
-
-
-def read_part(system: "FileSystem", output: str, part: int) -> list[Input]:
-    """The inputs of part number `part`, from 0, in order."""
-    import pyarrow.parquet as pq
-
-    number, group = divmod(part, _LISTED)
-    with (
-        system.open_input_file(_listing_path(output, number)) as stream,
-        pq.ParquetFile(stream) as file,
-    ):
-        rows = file.read_row_group(group).to_pylist()
-    return [
-        Input(
-            row["input"].decode("utf-8", "surrogateescape"),
-            row["kind"],
-            row["where"].decode("utf-8", "surrogateescape"),
-            row["offset"],
-            row["size"],
-        )
-        for row in rows
-    ]
-
-
-def _listing_path(output: str, number: int) -> str:
-    return joined(output, _LISTING, f"{number:05}.parquet")
 
 
 class Output:
@@ -296,9 +236,48 @@ class Output:
             self._empty(_ATTEMPTS)
 
     def list_inputs(self, inputs: Iterable[Input], part_size: int) -> Listing:
-        """Writes the listing."""
+        """Writes the listing; holds one part of it at a time."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {"input": pa.binary(), "kind": pa.string(), "where": pa.binary()}
+        types |= {"offset": pa.int64(), "size": pa.int64()}
+        schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+        chain = Chain()
+        waiting = chain(inputs)
         with self._errors("written"):
-            return write_listing(self.system, self.folder, inputs, part_size)
+            self.system.create_dir(self.path(_LISTING), recursive=True)
+            number, group = 0, list(islice(waiting, part_size))
+            while group:
+                path = self.path(_LISTING, f"{number:05}.parquet")
+                with (
+                    self.system.open_output_stream(path, compression=None) as stream,
+                    pq.ParquetWriter(stream, schema) as writer,
+                ):
+                    for _ in range(_LISTED):
+                        names, kinds, places, *numbers = map(list, zip(*group, strict=True))
+                        names, places = ([*map(encoded, texts)] for texts in (names, places))
+                        table = pa.table([names, kinds, places, *numbers], schema=schema)
+                        writer.write_table(table, row_group_size=part_size)
+                        group = list(islice(waiting, part_size))
+                        if not group:
+                            break
+                number += 1
+        return Listing.of(chain)
+
+    def inputs_of(self, part: int) -> list[Input]:
+        """The inputs of a part, in order; raises OSError."""
+        import pyarrow.parquet as pq
+
+        number, group = divmod(part, _LISTED)
+        path = self.path(_LISTING, f"{number:05}.parquet")
+        with self.system.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
+            columns = file.read_row_group(group).to_pydict().values()
+        names, kinds, places, *numbers = columns
+        names, places = (
+            [text.decode("utf-8", "surrogateescape") for text in texts] for texts in (names, places)
+        )
+        return [Input(*row) for row in zip(names, kinds, places, *numbers, strict=True)]
 
     def begin(self, manifest: Manifest) -> None:
         """Notes what is begun; the listing is written already."""

@@ -16,11 +16,10 @@ from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.jobs import compute
 from resnest_cli.jobs.compute import PartWorker, Run
-from resnest_cli.jobs.filesystems import opened
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import ClusterJob, Ranking
 from resnest_cli.jobs.ray_cluster import part_row
-from resnest_cli.jobs.ray_output import Listing, Manifest, write_listing
+from resnest_cli.jobs.ray_output import Listing, Manifest, Output
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -42,7 +41,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
     photos[4].write_bytes(b"no photo")
     out = tmp_path / "out"
     given = [Input(path.name, "file", str(path)) for path in photos]
-    write_listing(*opened(str(out)), given, 16)
+    Output(str(out), "parquet").list_inputs(given, 16)
     options = RunOptions((), None, False, True, 4, 1, False, 60.0)
     model = ModelOptions(
         str(tiny_checkpoint),
@@ -62,7 +61,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
 
 
 def run_of(job: ClusterJob, **changes: str) -> Run:
-    weights = compute.found(job, 1).identity["weights_sha256"]
+    weights = compute.found(job, 1)[0]["weights_sha256"]
     return replace(Run("run", "identity", weights, 1), **changes)
 
 
@@ -79,12 +78,12 @@ def features(job: ClusterJob) -> list[dict]:
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -> None:
     worker = PartWorker(job, run_of(job))
-    told = json.loads(worker(row(job, alone=alone))["done"][0].as_py())
+    told, *_ = json.loads(worker(row(job, alone=alone))["done"][0].as_py())
     assert (told["part"], told["inputs"]) == (0, COUNT)
     assert told["failures"] == {"not an image": 1}
     path = Path(job.output) / "part-00000.parquet"
     written = path.stat().st_mtime_ns
-    again = json.loads(worker(row(job))["done"][0].as_py())
+    again, *_ = json.loads(worker(row(job))["done"][0].as_py())
     assert again["failures"] == {"not an image": 1}
     assert path.stat().st_mtime_ns == written
     found = features(job)
@@ -155,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_told(
 
 
 def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
-    base = compute.found(job, 1).identity
+    base = compute.found(job, 1)[0]
     others = [
         replace(job, wanted=Extraction(normalize="l2")),
         replace(job, model=replace(job.model, img_size=32)),
@@ -165,11 +164,11 @@ def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
         replace(job, wanted=Ranking(2, 0.0, 0.0, True)),
         replace(job, wanted=Ranking(2, 0.0, 0.0, False), format="jsonl"),
     ]
-    found = [base, *(compute.found(j, 1).identity for j in others)]
+    found = [base, *(compute.found(j, 1)[0] for j in others)]
     hashes = {Manifest(identity, Listing(1, ""), 32, 0).hash for identity in found}
     assert len(hashes) == len(others) + 1
     same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
-    assert compute.found(same, 2).identity == base
+    assert compute.found(same, 2)[0] == base
 
 
 def test_a_decoder_that_hangs_ends_its_worker() -> None:

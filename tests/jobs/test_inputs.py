@@ -246,7 +246,7 @@ def test_shards_may_be_looked_into_elsewhere(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{number}.tar") for number in range(6)]
     given = options(*paths[:3], tmp_path / "p.png", *paths[3:])
     stats, names = SourceStats(), []
-    for item in iter_inputs(given, "path", stats, inputs.Looking(begin, 2)):
+    for item in iter_inputs(given, "path", stats, begin, 2):
         names.append(item.name)
         ahead.append(len(begun) - sum(name.endswith("a.png") for name in names))
     expected = [f"{path}/a.png" for path in paths]
