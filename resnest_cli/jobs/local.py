@@ -276,7 +276,7 @@ def close() -> None:
                 stream.close()
 
 
-def told(job: FeaturesJob, report: Report) -> str:
+def summary_of(job: FeaturesJob, report: Report) -> str:
     """The summary of a run, for people."""
     counts, extraction = report.info["counts"], report.info["extraction"]
     steps = ("read", "decode", "network", "write")

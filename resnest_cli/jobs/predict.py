@@ -59,7 +59,7 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
     global _early, _stdin  # noqa: PLW0603 - there is one command line
     if _early is not None:
         early, _early = _early, None
-        return early.tell(job)
+        return early.send(job)
     _stdin = replayed_stdin() if reads_stdin(job.options) else None
     return supervised(partial(work, job), time_limit=DECODING_LIMIT)
 

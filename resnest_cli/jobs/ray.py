@@ -84,7 +84,7 @@ def run_command(
     except InterruptedRunError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
         raise SystemExit(end.exit_code) from None
-    output.message(told(job, report))
+    output.message(summary_of(job, report))
     if report.info["counts"]["failed"] and not report.finished_before:
         raise SystemExit(3)
 
@@ -322,7 +322,7 @@ def part_size_for(inputs: int | None, *, workers: int, batch_size: int, row_byte
     return max(1, -(-size // batch_size)) * batch_size
 
 
-def told(job: ClusterJob, report: Report) -> str:
+def summary_of(job: ClusterJob, report: Report) -> str:
     """The summary of a run, for people."""
     info = report.info
     parts, inputs = info["parts"], info["counts"]["inputs"]

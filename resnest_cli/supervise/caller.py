@@ -214,21 +214,21 @@ class Early(Generic[J, T, R]):
     ) -> None:
         self._ready, self._work = ready, work
         self._job = mmap.mmap(-1, 8 + room)  # pages that nobody writes cost nothing
-        self._told, self._tell = os.pipe()
+        self._waiting, self._waking = os.pipe()
         self._results = supervised(self._run, time_limit=time_limit)
 
-    def tell(self, job: J) -> Generator[T, None, R]:
+    def send(self, job: J) -> Generator[T, None, R]:
         """Hands over the job, which must be picklable; its results."""
         data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         self._job[8 : 8 + len(data)] = data
         self._job[:8] = len(data).to_bytes(8, "little")
-        os.write(self._tell, b"!")
+        os.write(self._waking, b"!")
         return self._results
 
     def _run(self, start: Start) -> Generator[T, None, R]:
         self._ready()
         if not any(self._job[:8]):
-            os.read(self._told, 1)
+            os.read(self._waiting, 1)
         size = int.from_bytes(self._job[:8], "little")
         job: Any = pickle.loads(self._job[8 : 8 + size])
         return (yield from self._work(job, start))
