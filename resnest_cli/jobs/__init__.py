@@ -15,5 +15,6 @@
     filesystems.py  a path or an address -> a file system, its files, folders and globs
     report.py       progress while it goes on, and how it went
 
-Importing any of these imports neither Ray nor pyarrow; only `compute` imports numpy.
+Importing any of these imports neither Ray nor pyarrow. Only `compute`, and Ray's modules with it,
+import numpy: what starts a working process must stay small.
 """

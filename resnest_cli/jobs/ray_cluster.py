@@ -265,18 +265,7 @@ def streamed(
     def collect() -> None:
         """In a thread, so that the caller can watch the nodes and be interrupted."""
         try:
-            dataset = _dataset(job, run, pool, parts)
-            # Ray Data has no public way to end what it has begun. Left alone, its threads would go
-            # on after the end of a round, and Ray ends the process when they find the connection
-            # closed. So the executor is noted, in those versions where this method makes it.
-            if create := getattr(dataset, "_create_executor", None):
-
-                def created(*arguments: Any, **options: Any) -> Any:
-                    executors.append(create(*arguments, **options))
-                    return executors[-1]
-
-                dataset._create_executor = created
-            for row in dataset.iter_rows():
+            for row in _dataset(job, run, pool, parts, executors).iter_rows():
                 results.put(row)
         except BaseException as error:
             results.put(error)
@@ -308,7 +297,8 @@ def streamed(
             thread.join(_TICK)
 
 
-def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
+def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], executors: list[Any]) -> Any:
+    """Rows that say what `PartWorker` has done; what computes them goes into `executors`."""
     import ray
     from ray.data import DataContext, ExecutionResources
 
@@ -328,7 +318,7 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
         num_cpus=READ_CPUS,
         concurrency=min(tasks, _READS * pool.size),
     )
-    return read.map_batches(
+    dataset = read.map_batches(
         PartWorker,
         fn_constructor_args=(job, run),
         batch_size=1,
@@ -340,6 +330,17 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int]) -> Any:
             size=min(pool.size, len(parts)), max_tasks_in_flight_per_actor=_IN_FLIGHT
         ),
     )
+    # Ray Data has no public way to end what it has begun. Left alone, its threads would go on after
+    # the end of a round, and Ray ends the process when they find the connection closed. So the
+    # executor is noted, in those versions where this method makes it.
+    if create := getattr(dataset, "_create_executor", None):
+
+        def created(*arguments: Any, **options: Any) -> Any:
+            executors.append(create(*arguments, **options))
+            return executors[-1]
+
+        dataset._create_executor = created
+    return dataset
 
 
 def _source(row: Callable[[int], Any], parts: list[int], tasks: int) -> Any:
