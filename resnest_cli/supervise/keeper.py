@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from resnest_cli.errors import ResnestError
+from resnest_cli.signals import STOPPING
 
 CHUNK = 2**16  # bytes read at a time
 _LENGTH = struct.Struct("=Q")
@@ -155,8 +156,7 @@ class Keeper:
         self._tick = min(1.0, time_limit / 4)
         self._control, self._news, self._data = control, news, data
         # Ctrl-C is for the caller, who then ends us; the same for a signal to the process group.
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+        self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
         # The end of a child wakes `poll` through this pipe.
         self._wake, self._wake_end = os.pipe()
         os.set_blocking(self._wake, False)
