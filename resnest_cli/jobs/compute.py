@@ -24,8 +24,8 @@ from io import RawIOBase
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import CheckpointError, ImageError, ResnestError, one_line
-from resnest_cli.images.batches import Prepared
+from resnest_cli.errors import CheckpointError, ErrorKind, ImageError, ResnestError, one_line
+from resnest_cli.images.batches import Float32, Prepare, Prepared
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.cores import limit_cores
 from resnest_cli.inference.extraction import Extraction
@@ -133,7 +133,7 @@ def _entries(group: list[Prepared], rows: Any) -> Iterator[Entry]:
     found = iter(rows)
     for item in group:
         row = None if item.error is not None else next(found).tobytes()
-        yield Entry(item.source.name, item.error, row)
+        yield Entry(item.source.name, item.error, row, item.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +221,13 @@ class PartWorker:
         job, wanted = self._job, self._job.wanted
         died = self._retried(part, "written", lambda: self._output.attempt(part, self._run.id))
         options = replace(job.options, isolate=True) if died else job.options
+        kinds: dict[int, ErrorKind] = {}  # of errors, by place in the part
         with ExitStack() as stack:
-            how: dict[str, Any] = {
-                "batch_size": options.batch_size,
-                "workers": min(options.workers, 256),
-                "prepare": careful(self.classifier, options, Start(journal=self._journal), stack),
-            }
-            sources = _sources(table, offline=job.model.offline)
+            start = Start(journal=self._journal)
+            prepare = _noting(careful(self.classifier, options, start, stack), kinds)
+            how: dict[str, Any] = {"batch_size": options.batch_size, "prepare": prepare}
+            how["workers"] = min(options.workers, 256)
+            sources = _sources(table, kinds, offline=job.model.offline)
             if isinstance(wanted, Ranking):
                 how |= without(asdict(wanted), "tta")
                 found = self.classifier.records(sources, **how)
@@ -237,7 +237,8 @@ class PartWorker:
                 batches = self.classifier.feature_groups(sources, wanted, **how)
                 entries = [entry for group, rows in batches for entry in _entries(group, rows)]
                 errors = [entry.error for entry in entries]
-        info = PartInfo(part, self._run.identity, inputs, failures_of(errors))
+        failures = failures_of((error, kinds.get(at)) for at, error in enumerate(errors))
+        info = PartInfo(part, self._run.identity, inputs, failures)
         if not isinstance(wanted, Ranking):
             shape = wanted.row_shape(self.classifier.model, self.classifier.preprocessing.size)
             matrix = Matrix(inputs, inputs, shape, wanted.dtype)
@@ -264,12 +265,30 @@ class PartWorker:
         raise AssertionError
 
 
-def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
+def _noting(prepare: Prepare, kinds: dict[int, ErrorKind]) -> Prepare:
+    """The same, which notes the kind of an error by the index of its photo."""
+
+    def noting(index: int, source: Source) -> Float32:
+        try:
+            return prepare(index, source)
+        except ImageError as error:
+            kinds[index] = error.kind
+            raise
+        except MemoryError:
+            kinds[index] = "too large"
+            raise
+
+    return noting
+
+
+def _sources(table: Any, kinds: dict[int, ErrorKind], *, offline: bool) -> Iterator[Source]:
     """What there is to decode, one at a time; nothing is copied before its turn."""
     shards = OpenShards()
     columns = (table[name].combine_chunks().values for name in ("inputs", "data", "errors"))
-    for item_, data, error_ in zip(*columns, strict=True):
+    for place, (item_, data, error_) in enumerate(zip(*columns, strict=True)):
         item, error = Input(*json.loads(item_.as_py())), error_.as_py()
+        if error is not None:
+            error, kinds[place] = json.loads(error)
         if error is None and not data.is_valid and item.kind == "file" and item.is_local:
             yield Source(item.name, path=item.where)  # read by the threads that decode
             continue
@@ -278,7 +297,7 @@ def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
             try:
                 content = fetched(item, offline=offline, shards=shards)
             except ImageError as problem:
-                error = str(problem)
+                error, kinds[place] = str(problem), problem.kind
         assert not isinstance(content, str)
         yield Source(item.name, data=content, error=error)
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ErrorKind, ResnestError, UsageError, one_line
 from resnest_cli.images.folders import is_dropping, natural
 from resnest_cli.images.sources import EXTENSIONS, SourceStats
 from resnest_cli.paths import local_path
@@ -125,6 +125,7 @@ class Found(NamedTuple):
 
     address: str
     error: str | None = None
+    kind: ErrorKind = "unreadable"  # of the error
     name: str = ""
     path: str = ""
     is_folder: bool = False
@@ -195,7 +196,7 @@ def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
         else:
             stats.skipped += 1
     if not found:
-        yield Found(pattern, "is a pattern that matches no file")
+        yield Found(pattern, "is a pattern that matches no file", "matched nothing")
 
 
 def _scan(system: "FileSystem", path: str, address: str) -> Iterator[Found]:
@@ -212,7 +213,7 @@ def _scan(system: "FileSystem", path: str, address: str) -> Iterator[Found]:
         if name and not name.startswith(".") and not is_dropping(name):
             shown = quote_from_bytes(os.fsencode(name)) if escaped else name
             folder = info.type == fs.FileType.Directory
-            yield Found(f"{address}/{shown}", None, name, info.path, folder)
+            yield Found(f"{address}/{shown}", name=name, path=info.path, is_folder=folder)
 
 
 def _select(system: "FileSystem", path: str, address: str, parts: list[str]) -> Iterator[Found]:

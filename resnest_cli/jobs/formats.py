@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli.csv_rows import csv_row, read_csv_rows
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ErrorKind, ResnestError
 from resnest_cli.jobs.job import without
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Entry(NamedTuple):
     name: str
     error: str | None
     row: bytes | None
+    kind: "ErrorKind | None" = None  # of the error, where it has just been raised
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-from resnest_cli.errors import ImageError, ResnestError, UsageError, one_line
+from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError, one_line
 from resnest_cli.images import folders
 from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
 from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
 from resnest_cli.jobs.listing import sources_of
 
-Kind = Literal["file", "url", "member", "error"]
+# "error" stands in listings of earlier versions.
+Kind = Literal["file", "url", "member", "error"] | ErrorKind
 
 _AT_ONCE = 8  # shards that are looked into by threads
 _ROWS = 8192  # of a manifest at a time
@@ -35,7 +36,7 @@ _MOST = 2**30  # bytes of a photo; decoding refuses more
 
 
 class Input(NamedTuple):
-    """One input. `where` is an absolute path or an address, or the text of an `error`.
+    """One input. `where` is an absolute path or an address, or the text of an error of this kind.
 
     `offset` and `size`, in bytes, are those of a `member` of a shard.
     """
@@ -45,6 +46,11 @@ class Input(NamedTuple):
     where: str
     offset: int = 0
     size: int = 0
+
+    @property
+    def is_error(self) -> bool:
+        """Whether there is nothing to read."""
+        return self.kind not in {"file", "url", "member"}
 
     @property
     def is_local(self) -> bool:
@@ -111,18 +117,18 @@ def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats)
     if text.lower().endswith(_MANIFESTS) and not is_url(text) and not folders.is_folder(text):
         for number, path in enumerate(_listed(text, path_column), start=1):
             if path is None:
-                yield Input(f"{text}:{number}", "error", f"has no {path_column} in this row")
+                yield Input(f"{text}:{number}", "missing", f"has no {path_column} in this row")
             else:
                 yield Input(path, "url", path) if is_url(path) else _file(path, path)
     elif is_address(text):
         for found in remote_files(text, recursive=options.recursive, stats=stats):
-            yield _file(found.address, found.address, found.error)
+            yield _file(found.address, found.address, found.error, found.kind)
     elif folders.is_glob(text) and text.endswith(".tar"):
         entry = None
         for entry in folders.expand(text):
-            yield _file(entry.path, entry.path, entry.error)
+            yield _file(entry.path, entry.path, entry.error, "unreadable")
         if entry is None:
-            yield Input(text, "error", "is a pattern that matches no file")
+            yield Input(text, "matched nothing", "is a pattern that matches no file")
     else:
         yield from _literal(iter_sources([text], recursive=options.recursive, stats=stats))
 
@@ -132,12 +138,12 @@ def _literal(sources: Iterable[Source]) -> Iterator[Input]:
         if source.error is None and source.url is not None:
             yield Input(source.name, "url", source.url)
         else:
-            yield _file(source.name, source.path or "", source.error)
+            yield _file(source.name, source.path or "", source.error, source.kind)
 
 
-def _file(name: str, path: str, error: str | None = None) -> Input:
+def _file(name: str, path: str, error: str | None = None, kind: ErrorKind | None = None) -> Input:
     if error:
-        return Input(name, "error", error)
+        return Input(name, kind or "other", error)
     where = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - odd bytes
     return Input(name, "file", where)
 
@@ -178,6 +184,7 @@ def members(shard: Input, stats: SourceStats) -> Iterator[Input]:
     as much time as megabytes do: there a shard is read in blocks.
     """
     begun, error = False, ""
+    kind: ErrorKind = "damaged"
     try:
         system, path = opened(shard.where)
         raw: Any = system.open_input_file(path)
@@ -205,14 +212,14 @@ def members(shard: Input, stats: SourceStats) -> Iterator[Input]:
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     error = _TRUNCATED
     except FileNotFoundError:
-        error = "does not exist"
+        error, kind = "does not exist", "missing"
     except tarfile.TarError as wrong:
         unread = f"is no tar shard that can be read: {one_line(str(wrong))}"
         error = _TRUNCATED if begun else unread
     except OSError as wrong:
-        error = f"cannot be read: {one_line(str(wrong))}"
+        error, kind = f"cannot be read: {one_line(str(wrong))}", "unreadable"
     if error:
-        yield Input(shard.name, "error", error)
+        yield Input(shard.name, kind, error)
 
 
 class OpenShards:
@@ -244,8 +251,9 @@ def fetched(item: Input, *, offline: bool, shards: OpenShards | None = None) -> 
     Raises:
         ImageError: it cannot be read; the message goes on after the input's name.
     """
-    if item.kind == "error":
-        raise ImageError(item.where)
+    if item.is_error:
+        kind = cast("ErrorKind", "other" if item.kind == "error" else item.kind)
+        raise ImageError(item.where, kind=kind)
     if item.kind == "url":
         from resnest_cli.images.remote import fetch_photo
 
@@ -264,17 +272,18 @@ def fetched(item: Input, *, offline: bool, shards: OpenShards | None = None) -> 
                 size = _checked(file.size())
                 data = bytes(file.read(size))
     except FileNotFoundError:
-        raise ImageError("does not exist") from None
+        raise ImageError("does not exist", kind="missing") from None
     except ImageError:
         raise
     except (OSError, ResnestError) as error:
-        raise ImageError(f"cannot be read: {one_line(str(error))}") from error
+        raise ImageError(f"cannot be read: {one_line(str(error))}", kind="unreadable") from error
     if len(data) < size:
-        raise ImageError("is truncated: its shard ends before it")
+        raise ImageError("is truncated: its shard ends before it", kind="truncated")
     return data
 
 
 def _checked(size: int) -> int:
     if size > _MOST:
-        raise ImageError(f"is larger than a photo can be ({size / 1e9:.1f} GB)")
+        text = f"is larger than a photo can be ({size / 1e9:.1f} GB)"
+        raise ImageError(text, kind="too large")
     return size

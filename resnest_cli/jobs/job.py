@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from resnest_cli import __version__
-from resnest_cli.errors import CheckpointError, UsageError
+from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run_options import AUTO, ModelOptions, RunOptions
 from resnest_cli.model.names import understand
@@ -123,6 +123,7 @@ class Item(NamedTuple):
     name: str
     error: str | None
     row: bytes | None
+    kind: ErrorKind | None = None  # of the error
     mark: Mark | None = None
     seconds: dict[str, float] | None = None
 

@@ -276,7 +276,7 @@ class PartWriter:
         rows, lines = self._files or self._open()
         now, row = self._now, None
         if item.row is None:
-            add_failure(now.failures, item.error or "")
+            add_failure(now.failures, item.error or "", item.kind)
         else:
             row = self._row
             self._row += 1

@@ -392,7 +392,7 @@ def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> A
             try:
                 found = get()
             except ImageError as problem:
-                error = str(problem)
+                error = json.dumps([str(problem), problem.kind])
             else:
                 if isinstance(found, bytes):  # else the path of a large file
                     content, held = found, held + len(found)
@@ -413,7 +413,7 @@ def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> A
 def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
     """Each input with what gives its bytes; remote ones are fetched before they are asked for."""
     get = partial(fetched, offline=offline, shards=OpenShards())
-    if all(item.kind == "error" or item.is_local for item in inputs):
+    if all(item.is_error or item.is_local for item in inputs):
         for item in inputs:
             yield item, partial(get, item)
         return

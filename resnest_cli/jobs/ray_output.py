@@ -184,7 +184,8 @@ class Output:
         data = read(self.system, self.part_path(part))
         if data is None or (data and not data.endswith(b"\n")):
             return None
-        errors = [json.loads(line)["error"] for line in data.splitlines()]
+        # Lines say nothing of kinds: failures of a part that is found are of no known one.
+        errors = [(json.loads(line)["error"], None) for line in data.splitlines()]
         return PartInfo(part, self.identity, len(errors), failures_of(errors))
 
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:

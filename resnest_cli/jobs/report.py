@@ -7,6 +7,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from resnest_cli import output
+from resnest_cli.errors import ErrorKind
+from resnest_cli.inference.extraction import BEYOND_FLOAT16
+from resnest_cli.inference.records import NOT_FINITE
 
 if TYPE_CHECKING:
     from resnest_cli.jobs.listing import Counting
@@ -111,47 +114,25 @@ class Report:
         return "\n".join([*lines, made])
 
 
-# The beginning of an error's text, as `images` words it, -> what people call it.
-_KINDS = (
-    ("does not exist", "missing"),
-    ("is empty", "empty"),
-    ("is truncated", "truncated"),
-    ("is damaged", "damaged"),
-    ("cannot be read: the decoder crashed", "crashed the decoder"),
-    ("cannot be read: decoding took", "timed out"),
-    ("cannot be read", "unreadable"),
-    ("cannot be fetched", "not fetched"),
-    ("is a URL, and --offline", "not fetched"),
-    ("is a folder that cannot", "unreadable"),
-    ("is a pattern", "matched nothing"),
-    ("has values", "beyond float16"),
-    ("has ", "too large"),
-    ("is larger", "too large"),
-    ("is refused", "too large"),
-    ("does not fit", "too large"),
-    ("is standard input", "unreadable"),
-    ("gives no finite", "no finite numbers"),
-    ("is ", "not an image"),
-)
+# What the network gives, not a photo: no ImageError was raised.
+_OF_ROWS: dict[str, ErrorKind] = {
+    NOT_FINITE: "no finite numbers",
+    BEYOND_FLOAT16: "beyond float16",
+}
 
 
-def kind_of(error: str) -> str:
-    """A word or two for an error's text, which goes on after the input's name."""
-    return next((kind for start, kind in _KINDS if error.startswith(start)), "other")
+def add_failure(failures: dict[str, int], error: str, kind: ErrorKind | None) -> None:
+    """Counts one more by its kind, where that is known."""
+    name = kind or _OF_ROWS.get(error, "other")
+    failures[name] = failures.get(name, 0) + 1
 
 
-def add_failure(failures: dict[str, int], error: str) -> None:
-    """Counts one more by its kind."""
-    kind = kind_of(error)
-    failures[kind] = failures.get(kind, 0) + 1
-
-
-def failures_of(errors: Iterable[str | None]) -> dict[str, int]:
-    """Failures by kind."""
+def failures_of(errors: Iterable[tuple[str | None, ErrorKind | None]]) -> dict[str, int]:
+    """Failures by kind, of inputs with their error, if any, and its kind."""
     failures: dict[str, int] = {}
-    for error in errors:
+    for error, kind in errors:
         if error is not None:
-            add_failure(failures, error)
+            add_failure(failures, error, kind)
     return failures
 
 

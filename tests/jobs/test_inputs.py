@@ -84,7 +84,7 @@ def test_a_glob_on_a_file_system(folder: Path) -> None:
     assert names == [f"file://{folder}/img2.png", f"file://{folder}/img10.png"]
     assert [item.name for item in found(f"file://{folder}/s*/*")] == [f"file://{folder}/sub/a.JPG"]
     (missing,) = found(f"file://{folder}/*.webp")
-    assert missing == (missing.name, "error", "is a pattern that matches no file", 0, 0)
+    assert missing == (missing.name, "matched nothing", "is a pattern that matches no file", 0, 0)
     with pytest.raises(UsageError, match="no \\*\\* here"):
         found(f"file://{folder}/**/*.png")
 
@@ -168,7 +168,7 @@ def test_a_manifest(folder: Path, tmp_path: Path, suffix: str) -> None:
         pa.parquet.write_table(table, path)
     for name in (path, f"file://{path}"):
         items = found(name, column="photo")
-        assert [item.kind for item in items] == ["file", "error", "url"]
+        assert [item.kind for item in items] == ["file", "missing", "url"]
         assert items[0].where == f"{folder}/b.jpeg"
         assert (items[1].name, items[1].where) == (f"{name}:2", "has no photo in this row")
         with pytest.raises(UsageError, match=r"has n, photo\. Name the column"):
@@ -293,13 +293,13 @@ def test_a_damaged_shard_is_an_input_with_an_error(tmp_path: Path, memory, far: 
         name = "memory://bucket/cut.tar" if far else str(cut)
         first, second = found(name)
         assert first.name == f"{name}/a.png"
-        assert (second.name, second.kind) == (name, "error")
+        assert (second.name, second.kind) == (name, "damaged")
         assert second.where.startswith("is a tar shard that is truncated")
     assert len(found(good)) == 2
     (none,) = found(tmp_path / "none.tar")
     assert none.where.startswith("is no tar shard that can be read")
     (missing,) = found(tmp_path / "missing.tar")
-    assert (missing.kind, missing.where) == ("error", "does not exist")
+    assert (missing.kind, missing.where) == ("missing", "does not exist")
 
 
 def test_a_photo_on_stdin_is_refused() -> None:

@@ -81,7 +81,7 @@ def test_a_write_that_fails_leaves_the_old_part(
 def test_lines(tmp_path: Path) -> None:
     parts, data = parts_in(tmp_path, "jsonl"), lines_file(RECORDS)
     parts.commit(0, data)
-    assert parts.info(0, 2) == PartInfo(0, "ours", 2, {"damaged": 1})
+    assert parts.info(0, 2) == PartInfo(0, "ours", 2, {"other": 1})
     assert [json.loads(line)["unsure"] for line in data.splitlines()[:1]] == [True]
     for bad in (data[:-1], data.splitlines(keepends=True)[0], b""):
         parts.commit(0, bad)

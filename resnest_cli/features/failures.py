@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.jobs.report import kind_of  # noqa: F401
