@@ -20,7 +20,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from resnest_cli.errors import UsageError
-from resnest_cli.images.limits import MAX_PIXELS
+from resnest_cli.images import MAX_PIXELS
 from resnest_cli.model.variants import DEFAULT_MODEL, CropMode, Interpolation
 
 
@@ -381,7 +381,7 @@ class RunOptions:
     )
     workers: Workers = 1
     isolate: bool = setting(False, "Decode in replaceable processes with limits; slower.")
-    time_limit: float = DECODING_LIMIT
+    time_limit: float = field(default_factory=lambda: DECODING_LIMIT)  # seconds for a photo
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.exporting.hub_folder import timm_arguments
+from resnest_cli.export.hub_folder import timm_arguments
 from tests.conftest import make_photo
+from tests.data.making import packed
 from tests.hub_server import HubServer
 from tests.networks import TINY
-from tests.shards.making import packed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnest_cli.benchmark.benchmark import BenchmarkJob
+from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import EngineError, OfflineError, UsageError
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.names import find_named

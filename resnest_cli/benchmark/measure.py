@@ -28,14 +28,13 @@ from resnest_cli.benchmark.benchmark import BenchmarkJob, Step
 from resnest_cli.benchmark.engines import engines, threads
 from resnest_cli.benchmark.stages import onnx_stages, torch_stages
 from resnest_cli.benchmark.timing import LEAST_REPEATS, Case, Matmul, in_turn, spread
+from resnest_cli.cpu import cpu_feature_names, usable_cores
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.compiled import cpu_feature_names
-from resnest_cli.inference.cores import usable_cores
 from resnest_cli.inference.torch_engine import TorchEngine
-from resnest_cli.model.multiply_adds import multiply_adds
+from resnest_cli.model.variants import multiply_adds
 from resnest_cli.progress import Notify
 
 Float32 = NDArray[np.float32]

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from resnest_cli import output
-from resnest_cli.data.listing import Reading
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
-from resnest_cli.locks import locked
+from resnest_cli.files import locked
 from resnest_cli.options import Option, command
 
 EPILOG = """Examples:
@@ -48,11 +48,11 @@ def average(
         raise UsageError(f"{output_}: weights are written as .safetensors; give such a name.")
     if output_.exists() and not overwrite:
         raise UsageError(f"{output_} exists. Give another name, or --overwrite.")
+    from resnest_cli.data.dataset import load_dataset
     from resnest_cli.model import checkpoint
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.training.average import average as mean
     from resnest_cli.training.average import recomputed
-    from resnest_cli.training.dataset import load_dataset
 
     with locked(output_):
         found = mean(checkpoints)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from resnest_cli import output
-from resnest_cli.benchmarking.job import BenchmarkJob, Engines, Step, benchmark
+from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, Step, benchmark_in_steps
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
 from resnest_cli.model.loading import check_model_name
@@ -70,14 +70,14 @@ def benchmark_command(
         line.show(lambda: output.Line(step.title, step.done, step.total))
 
     try:
-        found = benchmark(job, output.message, progress)
+        found = benchmark_in_steps(job, output.message, progress)
     finally:
         line.clear()
     show_summary(found, format_, _show)
 
 
 def _show(found: dict[str, Any]) -> None:
-    from resnest_cli.output.benchmark import show_benchmark
+    from resnest_cli.output.results import show_benchmark
 
     show_benchmark(found)
 

@@ -9,7 +9,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.commands import typer_options as options
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
-from resnest_cli.inference import compiled
+from resnest_cli.inference import onnx_cache
 from resnest_cli.model.model_files import refresh
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import VARIANTS, Variant
@@ -87,4 +87,4 @@ def _compile(title: str, name: str, variant: Variant | None, path: Path, access:
         output.message(f"{title} was not compiled; its first run will be slower: {error}")
     else:
         if not stored:
-            output.message(f"{title} was compiled, but not stored. {compiled.refusal()}")
+            output.message(f"{title} was compiled, but not stored. {onnx_cache.refusal()}")

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import check_written, show_summary, write_page
-from resnest_cli.data.listing import Reading
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.evaluation.job import EvaluateJob, Gathered, Split, gather
-from resnest_cli.evaluation.truth import FolderNumbers
-from resnest_cli.files import check_folder
-from resnest_cli.locks import locked
+from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split, gather
+from resnest_cli.files import check_folder, locked
+from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import (
     BatchSize,
     Html,
@@ -140,12 +138,12 @@ def _run(
         summary["comparison"] = figures.compared(first, second)
     # Files first: whoever reads stdout may leave early.
     if folder is not None:
-        from resnest_cli.evaluation.files import write_all
+        from resnest_cli.evaluation.report import write_all
 
         write_all(folder, found, first, summary)
         output.message(f"Written to {folder}.")
     if html is not None:
-        from resnest_cli.evaluation.page import evaluation_page
+        from resnest_cli.evaluation.report import evaluation_page
 
         write_page(evaluation_page(found, summary, folder), html)
     show_summary(summary, format_, _show)
@@ -197,7 +195,7 @@ def _check_calibrated(job: EvaluateJob) -> None:
 
 
 def _show(summary: dict[str, Any]) -> None:
-    from resnest_cli.output.evaluation import show_calibration, show_comparison, show_evaluation
+    from resnest_cli.output.results import show_calibration, show_comparison, show_evaluation
 
     show_evaluation(summary)
     if "calibrated" in summary:

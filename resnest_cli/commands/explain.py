@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import (
     check_found,
     check_inputs,
@@ -19,8 +18,15 @@ from resnest_cli.commands.inputs import (
 )
 from resnest_cli.commands.targets import target
 from resnest_cli.errors import UsageError
-from resnest_cli.explanation.job import MOST_CLASSES, Explained, ExplainJob, explain
-from resnest_cli.locks import locked
+from resnest_cli.explanation.explain import (
+    MOST_CLASSES,
+    Explained,
+    ExplainJob,
+    ExplanationPage,
+    explain,
+)
+from resnest_cli.files import locked
+from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import (
     Html,
     ModelOptions,
@@ -30,10 +36,7 @@ from resnest_cli.options import (
     Without,
     command,
 )
-from resnest_cli.output.explanations import ExplanationWriter
-
-if TYPE_CHECKING:
-    from resnest_cli.explanation.page import ExplanationPage
+from resnest_cli.output.records import explanation_writer
 
 EPILOG = """Examples:
 
@@ -117,12 +120,8 @@ def explain_command(
 
 def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
     total, failures = explicit(job.options), list[str]()
-    writer = ExplanationWriter(format_, single=total == 1)
-    page: ExplanationPage | None = None
-    if html is not None:
-        from resnest_cli.explanation import page as pages
-
-        page = pages.ExplanationPage(job.model.model)
+    writer = explanation_writer(format_, single=total == 1)
+    page = ExplanationPage(job.model.model) if html is not None else None
 
     def show(one: Explained) -> bool:
         writer.write(one)

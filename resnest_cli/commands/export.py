@@ -8,8 +8,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.commands.inputs import access, check_not_read, check_place, show_summary
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import check_folder
-from resnest_cli.locks import locked
+from resnest_cli.files import check_folder, locked
 from resnest_cli.model.variants import DEFAULT_MODEL
 from resnest_cli.options import (
     Labels,
@@ -23,8 +22,8 @@ from resnest_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from resnest_cli.exporting.hub_folder import Push
-    from resnest_cli.exporting.job import ExportJob
+    from resnest_cli.export.export import ExportJob
+    from resnest_cli.export.hub_folder import Push
     from resnest_cli.model.loading import Model
 
 EPILOG = """Examples:
@@ -101,8 +100,8 @@ def export_command(
             _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
         return
     assert output_ is not None
-    from resnest_cli.exporting.job import ExportJob
-    from resnest_cli.exporting.onnx_file import DEFAULT_OPSET
+    from resnest_cli.export.export import ExportJob
+    from resnest_cli.export.formats import DEFAULT_OPSET
 
     job = ExportJob(
         output_, DEFAULT_OPSET if opset is None else opset, check, calibrate, calibrate_photos
@@ -121,7 +120,7 @@ def _push_target(
         return None
     if hub is None:
         raise UsageError("--push sends a folder: name it with --hub DIR.")
-    from resnest_cli.exporting.hub_folder import Push
+    from resnest_cli.export.hub_folder import Push
     from resnest_cli.model.names import repository_id
     from resnest_cli.paths import huggingface_offline
 
@@ -144,11 +143,11 @@ def _check_file(path: Path, *, int8: bool, calibrate: str | None, opset: int | N
 
 
 def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
-    from resnest_cli.exporting import job as exporting
-    from resnest_cli.output.exporting import show_export
+    from resnest_cli.export.export import export
+    from resnest_cli.output.results import show_export
 
-    with output.RecordProgress(None, beside_records=False) as progress:
-        found = exporting.export(model, job, lambda done, total: progress.update(done, 0, total))
+    with output.Bar() as progress:
+        found = export(model, job, progress)
     # The file first: whoever reads stdout may leave early.
     if not found.broken:
         found.write(job.output)
@@ -156,7 +155,7 @@ def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
         output.message(note)
     show_summary(found.summary, format_, show_export)
     if found.broken:
-        from resnest_cli.exporting.parity import TOLERANCE
+        from resnest_cli.export.parity import TOLERANCE
 
         raise ResnestError(
             f"{job.output} was not written: its probabilities differ from the model's by more than "
@@ -178,8 +177,8 @@ def _to_hub(
     *,
     dry_run: bool,
 ) -> None:
-    from resnest_cli.exporting.hub_folder import push_folder, rehearse, write_folder
-    from resnest_cli.output.exporting import show_export
+    from resnest_cli.export.hub_folder import push_folder, rehearse, write_folder
+    from resnest_cli.output.results import show_export
 
     if push and dry_run:
         summary = rehearse(model, folder, license_, push)

@@ -6,7 +6,7 @@ import typer
 
 from resnest_cli import output
 from resnest_cli.commands import typer_options as options
-from resnest_cli.inference import compiled
+from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named
 from resnest_cli.model.variants import VARIANTS
@@ -75,7 +75,7 @@ def clean(dry_run: DryRun = False) -> None:
     nothing of timm's.
     """
     removers = dict.fromkeys((*weights.cached_files(), *weights.leftovers()), weights.remove)
-    removers |= dict.fromkeys(compiled.everything(), compiled.remove)
+    removers |= dict.fromkeys(onnx_cache.everything(), onnx_cache.remove)
     sizes = {path: path.stat().st_size for path in removers}
     freed = 0
     for path, remove in removers.items():

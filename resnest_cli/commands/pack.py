@@ -59,14 +59,14 @@ def pack(
     options give the same bytes. Each shard is read back and compared before it gets its name. When
     it was interrupted, the same command goes on.
     """
+    from resnest_cli.cpu import usable_cores
     from resnest_cli.data.dataset import load_dataset
     from resnest_cli.data.pack import PackJob
     from resnest_cli.data.pack import pack as write
     from resnest_cli.data.shards import photos
     from resnest_cli.data.tar import tar_iterators
-    from resnest_cli.inference.cores import usable_cores
     from resnest_cli.output.training import TrainingDisplay
-    from resnest_cli.training.stopping import StoppedError, StopRequest
+    from resnest_cli.signals import StoppedError, StopRequest
 
     if output_ is None:
         raise UsageError("name the folder of the shards with -o: shards/")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resnest_cli.commands.inputs import check_not_read, check_place
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.explanation.job import Target
+from resnest_cli.explanation.explain import Target
 from resnest_cli.images import folders
 from resnest_cli.images.sources import is_url
 from resnest_cli.paths import local_path

@@ -70,9 +70,8 @@ class GroupedCommand(TyperCommand):
 def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
     """Trains with the options that were given, and exits with the run's code."""
     from resnest_cli.output.training import TrainingDisplay
-    from resnest_cli.training.devices import run_on_devices
-    from resnest_cli.training.job import TrainingJob
-    from resnest_cli.training.launch import is_follower
+    from resnest_cli.training.distributed import is_follower
+    from resnest_cli.training.job import TrainingJob, run_on_devices
 
     given = by_name(run)
     data, option = given.pop("data"), given.pop("data_option")

@@ -30,7 +30,7 @@ from resnest_cli.data.labelled_photos import (
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
-from resnest_cli.model.class_names import canonical
+from resnest_cli.model.labels import canonical
 from resnest_cli.model.variants import did_you_mean_among
 
 _ASK = (

@@ -28,14 +28,13 @@ from resnest_cli.data.labelled_photos import (
     some,
 )
 from resnest_cli.data.photo_paths import as_found
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
 from resnest_cli.data.table_file import decoded
-from resnest_cli.errors import ImageError, ResnestError, UsageError
+from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached
 from resnest_cli.images.decode import decode
-from resnest_cli.machine_limits import limit_reached
-from resnest_cli.model.class_names import canonical
+from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
-from resnest_cli.training.seeds import derived_seed
 
 if TYPE_CHECKING:
     from resnest_cli.data.shards import Index

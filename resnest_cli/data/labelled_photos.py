@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
-from resnest_cli.options import setting
 from resnest_cli.images.sources import EXTENSIONS
-from resnest_cli.model.class_names import canonical
+from resnest_cli.model.labels import canonical
+from resnest_cli.options import setting
 
 Side = Literal["train", "val", "test"]
 SIDES: tuple[Side, ...] = ("train", "val", "test")

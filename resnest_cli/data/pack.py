@@ -33,6 +33,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 
 from resnest_cli.data.dataset import DataSet, Progress, Sample
+from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import (
     INDEX,
     SHARD_SIDES,
@@ -44,10 +45,8 @@ from resnest_cli.data.shards import (
 )
 from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.files import atomic_file, remove_leftovers, write_text, writing
-from resnest_cli.locks import locked
+from resnest_cli.files import atomic_file, locked, remove_leftovers, write_text, writing
 from resnest_cli.signals import leave_to_parent
-from resnest_cli.training.seeds import derived_seed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -16,10 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+from resnest_cli.data.tar import Shard
 from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
 from resnest_cli.net import HttpError, Patience, without_login
 from resnest_cli.net.download import Place, download
-from resnest_cli.shards.index import Shard
 
 AHEAD = 3  # shards that are fetched while another is read
 _LARGEST = 2**40  # bytes; of a shard whose size no index knows

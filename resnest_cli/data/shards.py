@@ -27,8 +27,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import DataSet, Progress
 from resnest_cli.data.labelled_photos import reading_file
+from resnest_cli.data.shard_files import AHEAD, Files, fetch, fetch_text, wrong_size
 from resnest_cli.data.tar import (
     EncodedPhoto,
     Shard,
@@ -39,8 +41,6 @@ from resnest_cli.data.tar import (
     title_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.inference.cores import usable_cores
-from resnest_cli.shards.fetching import AHEAD, Files, fetch, fetch_text, wrong_size
 
 INDEX = "index.json"
 FORMAT = "resnest-shards-1"

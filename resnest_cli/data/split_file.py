@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from resnest_cli.csv_rows import csv_rows, read_csv_rows
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
@@ -25,6 +24,7 @@ from resnest_cli.data.labelled_photos import (
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text, writing
+from resnest_cli.text import csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
 _LEFT_OUT = ("bad", "same")  # in the column split: not readable; the same file as one that trains

@@ -31,7 +31,7 @@ from resnest_cli.data.labelled_photos import (
 from resnest_cli.data.photo_paths import find_photos
 from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.errors import UsageError
-from resnest_cli.model.class_names import canonical
+from resnest_cli.model.labels import canonical
 from resnest_cli.model.variants import did_you_mean_among
 
 # The names of pandas, fastai, Keras, Hugging Face (file_name), Kaggle and medical data sets.

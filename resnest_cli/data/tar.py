@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from resnest_cli import web
+from resnest_cli import net as web
 from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.images.sources import EXTENSIONS
 

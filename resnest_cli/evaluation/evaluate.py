@@ -21,17 +21,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from resnest_cli.data.listing import AS_FOUND, Reading
+from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.inference.records import Record
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
-from resnest_cli.model.classes import look_up, unknown_classes
-from resnest_cli.model.labels import labels_for
+from resnest_cli.inference.ranking import Record
+from resnest_cli.model.labels import labels_for, look_up, unknown_classes
+from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
 from resnest_cli.supervise import Start, supervised
 
 if TYPE_CHECKING:
-    from resnest_cli.data.listing import Listed, Listing
+    from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto
     from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier, Float32, Prepare
     from resnest_cli.model.loading import Model
@@ -211,7 +210,7 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
     )
 
 
-def _chosen(job: EvaluateJob, listing: "Listing") -> "tuple[list[Listed], str | None]":
+def _chosen(job: EvaluateJob, listing: "LabelledData") -> "tuple[list[LabelledPhoto], str | None]":
     """The photos of the wanted side, and which that is; None where the data have no split."""
     sides = {photo.side for photo in listing.photos}
     there = [side for side in SIDES if side in sides]
@@ -224,8 +223,8 @@ def _chosen(job: EvaluateJob, listing: "Listing") -> "tuple[list[Listed], str | 
 
 
 def _with_classes(
-    job: EvaluateJob, listing: "Listing", photos: "list[Listed]", model: "Model"
-) -> "tuple[list[Listed], dict[str, int], list[str]]":
+    job: EvaluateJob, listing: "LabelledData", photos: "list[LabelledPhoto]", model: "Model"
+) -> "tuple[list[LabelledPhoto], dict[str, int], list[str]]":
     """The photos of classes that the model knows, the index of each label, and what to say."""
     indices, unknown, more = class_indices(
         {photo.label for photo in photos},
@@ -277,7 +276,7 @@ class Truth(NamedTuple):
     notes: list[str]
 
 
-def folder_names(data: str, listing: "Listing") -> set[str]:
+def folder_names(data: str, listing: "LabelledData") -> set[str]:
     """The names of all class folders, of every side, empty ones too; none of a table."""
     if not Path(data).is_dir():
         return set()

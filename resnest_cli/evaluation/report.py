@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from resnest_cli.csv_rows import csv_rows
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import writing
 from resnest_cli.output.results import headline, photos_of, with_trained
 from resnest_cli.report import plots
 from resnest_cli.report.pages import Page, Table, picture_of, rows_of, write_texts
+from resnest_cli.text import csv_rows
 
 
 def write_all(

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import ImageError
-from resnest_cli.inference.records import Record
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli.inference.ranking import Record
+from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.supervise import Replay, Start, supervised
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def explain(job: ExplainJob, make: Make, stdin: Replay | None) -> Results:
 def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Results:
     from resnest_cli.explanation.explainer import Explainer
     from resnest_cli.explanation.photo_view import Look
-    from resnest_cli.images.notes import take
+    from resnest_cli.images import take_note
     from resnest_cli.images.sources import SourceStats
     from resnest_cli.inference.run import guarded, listed
 
@@ -140,7 +140,7 @@ def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Re
                 except MemoryError:
                     error = "does not fit into this machine's memory"
                 else:
-                    classifier.note(source, take())
+                    classifier.note(source, take_note())
                     yield explainer.explained(index, source.name, view)
                     if index % _SWEEP == 0:
                         gc.collect()

@@ -27,10 +27,9 @@ from resnest_cli.explanation.explain import Explained, ExplainJob
 from resnest_cli.explanation.photo_view import HOT, PhotoView, hot_region
 from resnest_cli.files import writing
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.ranking import softmax
-from resnest_cli.inference.records import NOT_FINITE, Prediction, Record
+from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
 from resnest_cli.inference.torch_engine import TorchEngine
-from resnest_cli.model.classes import look_up, unknown_classes
+from resnest_cli.model.labels import look_up, unknown_classes
 from resnest_cli.model.loading import Model
 from resnest_cli.model.resnest import ResNeSt, SplitAttention
 from resnest_cli.report import canvas

@@ -193,8 +193,8 @@ def _to_int8(
     """Puts the network in 8 bits in the place of the other, and measures what that changes."""
     import onnxruntime
 
+    from resnest_cli.cpu import usable_cores
     from resnest_cli.export import int8
-    from resnest_cli.inference.cores import usable_cores
     from resnest_cli.inference.onnx_engine import open_exported
 
     assert job.calibrate is not None

@@ -41,7 +41,7 @@ from resnest_cli.model.training_photos import digest_of
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from resnest_cli.data.listing import Listing
+    from resnest_cli.data.labelled_photos import LabelledData
     from resnest_cli.model.loading import Model
 
 MEASURED_AT_MOST = 1000  # photos kept apart from a calibration
@@ -109,7 +109,7 @@ def _trained_on(paths: list[str], model: "Model") -> int:
 
 def _class_folders(
     folder: str, every: list[str], model: "Model"
-) -> "tuple[Listing | None, dict[str, int] | None, list[str]]":
+) -> "tuple[LabelledData | None, dict[str, int] | None, list[str]]":
     """The photos by class, and the class of each; None where they are not all in such folders."""
     from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.evaluate import class_indices, folder_names

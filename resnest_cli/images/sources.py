@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from resnest_cli.errors import ErrorKind, UsageError
 from resnest_cli.files import reading
 from resnest_cli.images import folders
+from resnest_cli.net import without_login
 from resnest_cli.paths import is_file_url, local_path
-from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images import MAX_PIXELS
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
-from resnest_cli.images.limits import MAX_PIXELS
 from resnest_cli.images.preprocess import CropMode
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
@@ -27,7 +27,6 @@ from resnest_cli.inference.engine import (
 )
 from resnest_cli.inference.extraction import Extraction, Head, Pool, finite
 from resnest_cli.inference.ranking import Record, rank
-from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import (
     DEFAULT_MODEL,
@@ -36,6 +35,7 @@ from resnest_cli.model.variants import (
     preprocessing_from_dict,
 )
 from resnest_cli.model.weights import Access
+from resnest_cli.options import Amp
 
 if TYPE_CHECKING:
     from resnest_cli.inference.run import Stopwatch
@@ -442,7 +442,7 @@ def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
 def _decoding_on_gpu(
     preprocessing: Preprocessing, crop_mode: CropMode, exif: bool, max_pixels: int, device: str
 ) -> Preparation:
-    from resnest_cli.images.device_decode import DevicePreparation
+    from resnest_cli.images.gpu import DevicePreparation
 
     if not device.startswith("cuda"):
         raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")

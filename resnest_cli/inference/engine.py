@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.inference.run_options import Amp
+from resnest_cli.options import Amp
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.images import leave_note, memory_for, noted
 from resnest_cli.images.batches import Float32, Photo
 from resnest_cli.images.decode import read_file
-from resnest_cli.images.limits import memory_for
-from resnest_cli.images.notes import leave, noted
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
 from resnest_cli.inference.classifier import Classifier, Prepare
 from resnest_cli.inference.ranking import Record
-from resnest_cli.inference.run_options import AUTO, RunOptions
+from resnest_cli.options import AUTO, RunOptions
 
 if TYPE_CHECKING:
     from resnest_cli.images.isolation import IsolatedDecoder
@@ -134,7 +133,7 @@ def guarded(
             assert isinstance(photo, str | bytes)
             result, note = isolated.submit(noted, portable, photo).result()
             if note is not None:
-                leave(note)
+                leave_note(note)
             return result
         if journal is None:
             return decoded(photo)

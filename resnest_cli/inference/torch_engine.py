@@ -24,8 +24,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from resnest_cli.cpu import cpu_features
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.inference.engine import Fingerprint
-from resnest_cli.inference.run_options import Amp
 from resnest_cli.model.resnest import Bottleneck, ResNeSt, SplitAttention
+from resnest_cli.options import Amp
 
 Run = Callable[[Tensor], Tensor]
 

@@ -24,13 +24,12 @@ from io import RawIOBase
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from resnest_cli.cpu import limit_cores
 from resnest_cli.errors import CheckpointError, ErrorKind, ImageError, ResnestError, one_line
 from resnest_cli.images.batches import Float32, Prepare, Prepared
 from resnest_cli.images.sources import Source, SourceStats
-from resnest_cli.inference.cores import limit_cores
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run import careful, listed
-from resnest_cli.inference.stopwatch import Stopwatch
+from resnest_cli.inference.run import Stopwatch, careful, listed
 from resnest_cli.jobs import predict
 from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched

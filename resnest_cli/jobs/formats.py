@@ -33,13 +33,13 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from resnest_cli.csv_rows import csv_row, read_csv_rows
 from resnest_cli.errors import ErrorKind, ResnestError
 from resnest_cli.jobs.job import without
+from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
     from resnest_cli.inference.extraction import Dtype
-    from resnest_cli.inference.records import Record
+    from resnest_cli.inference.ranking import Record
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 HEADER = "input,row,status,error\n"

@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple, cast
 from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError, one_line
 from resnest_cli.images import folders
 from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
-from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
 from resnest_cli.jobs.listing import sources_of
+from resnest_cli.options import RunOptions
 
 # "error" stands in listings of earlier versions.
 Kind = Literal["file", "url", "member", "error"] | ErrorKind

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import AUTO, ModelOptions, RunOptions
 from resnest_cli.model.names import understand
+from resnest_cli.options import AUTO, ModelOptions, RunOptions
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier

@@ -15,10 +15,10 @@ from typing import Protocol, TypeVar
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
-from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.jobs.formats import encoded, read_lines
 from resnest_cli.jobs.job import FeaturesJob, Mark, Todo
 from resnest_cli.jobs.parts import Store
+from resnest_cli.options import RunOptions
 
 
 class _Named(Protocol):

@@ -13,8 +13,6 @@ from typing import Any
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.features.stopping import Stopping
-from resnest_cli.inference.run_options import AUTO
 from resnest_cli.jobs.assemble import from_parts, retried
 from resnest_cli.jobs.formats import identity_of
 from resnest_cli.jobs.job import (
@@ -30,9 +28,10 @@ from resnest_cli.jobs.job import (
 )
 from resnest_cli.jobs.listing import Counting
 from resnest_cli.jobs.parts import PartWriter, State, Store, discard, look
-from resnest_cli.jobs.predict import DECODING_LIMIT, classifier, reads_stdin, replayed_stdin
+from resnest_cli.jobs.predict import classifier, reads_stdin, replayed_stdin
 from resnest_cli.jobs.report import Progress, Report, summed
-from resnest_cli.signals import leave_to_parent
+from resnest_cli.options import AUTO
+from resnest_cli.signals import PatientStop, leave_to_parent
 from resnest_cli.supervise import Replay, Start, supervised
 
 Work = Callable[[FeaturesJob, Todo], Results]
@@ -93,7 +92,7 @@ class _Run:
 
         mark = Mark(info["list"]["inputs"], info["list"]["sha256"])
         results = self._work(self._job, Todo(marks=(mark,), verify=True))
-        with Stopping():
+        with PatientStop():
             self._opened(results, asked_for(info), asked_for)
             _ended(results)
         self.report.info, self.report.finished_before = info, finished_before
@@ -107,7 +106,7 @@ class _Run:
         last = marks[-1].listed if complete else None
         todo = Todo(0 if complete else done, marks, last=last, verify=complete)
         results = self._work(self._job, todo)
-        with Stopping() as stopping:
+        with PatientStop() as stopping:
             identity = self._opened(results, store.identity if store else None)
             if store is not None and complete:
                 _ended(results)
@@ -135,7 +134,7 @@ class _Run:
         lines = target.with_suffix(".csv")
         todo = Todo(done=done, marks=(mark,), retry=lines, verify=complete)
         results = self._work(self._job, todo)
-        with Stopping() as stopping:
+        with PatientStop() as stopping:
             identity = self._opened(results, identity_of(old))
             if store is not None and complete:
                 _ended(results)
@@ -149,7 +148,7 @@ class _Run:
                 self.report.info = retried(store, target, old)
         self.report.failures = summed(part.failures for part in store.parts)
 
-    def _collect(self, results: Results, store: Store, stopping: Stopping) -> Ending:
+    def _collect(self, results: Results, store: Store, stopping: PatientStop) -> Ending:
         """Writes what comes, to the end; all that is done is committed however it ends."""
         report = self.report
         before = done = store.inputs
@@ -239,7 +238,7 @@ def start(job: FeaturesJob, todo: Todo) -> Results:
     """Starts the working process; what it sends."""
     if reads_stdin(job.options) and not _stdin:
         _stdin.append(replayed_stdin())
-    return supervised(partial(_work, job, todo), time_limit=DECODING_LIMIT)
+    return supervised(partial(_work, job, todo), time_limit=job.options.time_limit)
 
 
 def _work(job: FeaturesJob, todo: Todo, begin: Start) -> Results:
@@ -255,12 +254,12 @@ def _work(job: FeaturesJob, todo: Todo, begin: Start) -> Results:
 
 def find_batch_size(job: FeaturesJob) -> int:
     """What `--batch-size auto` comes to; in a process of its own, which the run outlives."""
-    (found,) = supervised(partial(_find_batch_size, job), time_limit=DECODING_LIMIT)
+    (found,) = supervised(partial(_find_batch_size, job), time_limit=job.options.time_limit)
     return found
 
 
 def _find_batch_size(job: FeaturesJob, _begin: Start) -> Generator[int, None, None]:
-    from resnest_cli.inference.batch_size import batch_size_for
+    from resnest_cli.inference.run import batch_size_for
 
     output.set_quiet(job.quiet)
     wanted = job.extraction.output

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import append, atomic_file, sync_folder, writing
+from resnest_cli.files import append, atomic_file, locked, sync_folder, writing
 from resnest_cli.jobs.formats import SUFFIXES, Entry, formatted, read_info, read_lines
 from resnest_cli.jobs.job import NO_MARK, Item, Mark, refused
 from resnest_cli.jobs.report import add_failure
-from resnest_cli.locks import locked
 
 # A kill loses what is not committed: at most so many seconds of work. In bytes, a part is what the
 # disk needs as room beside the output while that is assembled.

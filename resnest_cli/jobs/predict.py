@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resnest_cli import output
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
+from resnest_cli import options, output
+from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.supervise import Early, Replay, Start, supervised
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.engine import Output
-    from resnest_cli.inference.records import Record
-
-DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
+    from resnest_cli.inference.ranking import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def begin() -> None:
     if "-" in sys.argv:
         _stdin = replayed_stdin()
     room = 2**16 + 8 * sum(map(len, sys.argv))
-    _early = Early(ready, work, time_limit=DECODING_LIMIT, room=room)
+    _early = Early(ready, work, time_limit=options.DECODING_LIMIT, room=room)
 
 
 def records(job: PredictJob) -> "Generator[Record, None, int]":
@@ -61,7 +59,7 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
         early, _early = _early, None
         return early.send(job)
     _stdin = replayed_stdin() if reads_stdin(job.options) else None
-    return supervised(partial(work, job), time_limit=DECODING_LIMIT)
+    return supervised(partial(work, job), time_limit=job.options.time_limit)
 
 
 def ready() -> None:

@@ -14,10 +14,8 @@ from typing import Any, Literal, cast
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.features.stopping import InterruptedRunError, Stopping
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import AUTO, ModelOptions, RunOptions
 from resnest_cli.jobs.compute import Run, found
 from resnest_cli.jobs.filesystems import is_address
 from resnest_cli.jobs.inputs import Input, iter_inputs, looked_into
@@ -32,7 +30,6 @@ from resnest_cli.jobs.job import (
     without,
 )
 from resnest_cli.jobs.listing import Chain
-from resnest_cli.jobs.predict import DECODING_LIMIT
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     NodesLostError,
@@ -47,6 +44,8 @@ from resnest_cli.jobs.ray_cluster import (
 )
 from resnest_cli.jobs.ray_output import Listing, Manifest, Output, PartInfo
 from resnest_cli.jobs.report import Progress, Report, summed
+from resnest_cli.options import AUTO, ModelOptions, RunOptions
+from resnest_cli.signals import PatientStop, StoppedError
 
 MOST_INPUTS = 1024  # of a part
 LEAST_INPUTS = 32
@@ -81,7 +80,7 @@ def run_command(
     try:
         with Progress() as progress:
             report = run(job, progress, **flags, debug=output.debug_wanted())
-    except InterruptedRunError as end:
+    except StoppedError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
         raise SystemExit(end.exit_code) from None
     output.message(summary_of(job, report))
@@ -109,7 +108,6 @@ def _job(command: str, given: Mapping[str, Any], wanted: Extraction | Ranking) -
         inputs=tuple(given["photos"] or ()),
         batch_size=given["batch_size"] or 0,
         workers=_AS_THREADS if workers is None else workers,
-        time_limit=DECODING_LIMIT,
     )
     model = ModelOptions(**picked(ModelOptions, labels=given.get("labels")))
     return ClusterJob(
@@ -149,9 +147,9 @@ def run(
         job = replace(job, output=target.folder)
     job = as_begun(replace(job, model=portable(job.model)), before.identity if before else None)
     # Ray sets handlers of its own when it connects: ours are set again behind it.
-    with target.locked(), Stopping():
+    with target.locked(), PatientStop():
         begun = time.monotonic()
-        with connected(job.address, debug=debug), Stopping():
+        with connected(job.address, debug=debug), PatientStop():
             running = _Run(job, target, progress, before)
             running.find(retry=retry)
             running.compute()

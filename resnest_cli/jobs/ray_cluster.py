@@ -29,8 +29,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from resnest_cli import errors
+from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ImageError, ResnestError, UsageError, one_line
-from resnest_cli.inference.cores import usable_cores
 from resnest_cli.jobs.compute import PartWorker, Run
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched
 from resnest_cli.jobs.job import ClusterJob

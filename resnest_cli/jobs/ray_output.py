@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.files import locked
 from resnest_cli.jobs.filesystems import joined, names_in, opened, put, read, remove
 from resnest_cli.jobs.formats import FOOTER, encoded
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import refused
 from resnest_cli.jobs.listing import Chain
 from resnest_cli.jobs.report import failures_of
-from resnest_cli.locks import locked
 
 MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from resnest_cli import output
 from resnest_cli.errors import ErrorKind
 from resnest_cli.inference.extraction import BEYOND_FLOAT16
-from resnest_cli.inference.records import NOT_FINITE
+from resnest_cli.inference.ranking import NOT_FINITE
 
 if TYPE_CHECKING:
     from resnest_cli.jobs.listing import Counting

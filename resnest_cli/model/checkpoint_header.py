@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, NewerFormatError
-from resnest_cli.model.class_names import KEYS, find_class_names
+from resnest_cli.model.labels import KEYS, find_class_names
 from resnest_cli.model.onnx_file import read_metadata
 from resnest_cli.model.safetensors_file import (
     Header,

@@ -26,8 +26,8 @@ from resnest_cli.model.model_files import (
 )
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
+from resnest_cli.net import without_login
 from resnest_cli.paths import closed_folder, is_url, resnest_home
-from resnest_cli.web import without_login
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
-    from resnest_cli.model.hub_config import ModelConfig
+    from resnest_cli.model.model_files import ModelConfig
     from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.model.training_photos import TrainingPhotos
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from resnest_cli.errors import CheckpointError
-from resnest_cli.model.class_names import find_class_names
+from resnest_cli.model.labels import find_class_names
 from resnest_cli.model.state_dict import AGAIN, clean_names, shortened
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.inference import compiled
+from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import understand
 from resnest_cli.model.variants import (
@@ -74,7 +74,7 @@ def _compiled(variant: Variant, path: Path) -> list[dict[str, Any]]:
     return [
         {"path": str(file.path), "bytes": file.bytes}
         | {key: file.origin.get(key) for key in ("outputs", "cpu", "onnxruntime")}
-        for file in compiled.compiled_from(path, variant.architecture)
+        for file in onnx_cache.compiled_from(path, variant.architecture)
     ]
 
 

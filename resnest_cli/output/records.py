@@ -6,17 +6,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from resnest_cli.csv_rows import Cell, csv_row
 from resnest_cli.output.messages import printable, printable_name
 from resnest_cli.output.sink import Sink
 from resnest_cli.output.tables import stdout_console, to_json
+from resnest_cli.text import Cell, csv_row
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from resnest_cli.explanation.explain import Explained
     from resnest_cli.explanation.photo_view import Region
-    from resnest_cli.inference.records import Record
+    from resnest_cli.inference.ranking import Record
 
 Format = Literal["table", "json", "jsonl", "csv"]
 

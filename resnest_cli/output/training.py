@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import message, percent, printable, printable_name
+from resnest_cli.output.messages import duration, message, percent, printable, printable_name
+from resnest_cli.output.progress import Line, Pace, StatusLine
 from resnest_cli.output.sink import emit
-from resnest_cli.output.status import Line, Pace, StatusLine, duration
 from resnest_cli.output.tables import show_table
 
 if TYPE_CHECKING:
-    from resnest_cli.training.dataset import DataSet
+    from resnest_cli.data.dataset import DataSet
     from resnest_cli.training.lost_photos import LostPhoto
     from resnest_cli.training.state import EpochRow
 

@@ -18,7 +18,7 @@ from resnest_cli.files import write_text, writing
 from resnest_cli.output.messages import percent, printable_name
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.records import Record
+    from resnest_cli.inference.ranking import Record
 
 MOST_PHOTOS = 10_000  # in a page; more make it slow to open
 _SIDE, _QUALITY = 208, 72  # pixels and JPEG quality of thumbnails: about 6 kB each

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from resnest_cli.evaluation.calibration import Calibration
-    from resnest_cli.training.history import EpochRow
+    from resnest_cli.training.state import EpochRow
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]

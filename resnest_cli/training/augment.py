@@ -20,8 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from resnest_cli.images.preprocess import normalise
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.config import Config
-from resnest_cli.training.policies import parse_aa
+from resnest_cli.training.settings import Config, parse_aa
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from resnest_cli.data.dataset import Sample, known_photos
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import UsageError
 from resnest_cli.images.preprocess import preprocess
@@ -26,8 +27,7 @@ from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
 from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.dataset import Sample, known_photos
-from resnest_cli.training.photo_cache import read_photo
+from resnest_cli.training.loader import read_photo
 
 MOST_PHOTOS = 10_000  # for the statistics; of more data a draw
 _BATCH = 32

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnest_cli.data.dataset import Sample
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.files import atomic_file
 from resnest_cli.images.batches import Preparation, groups, prepared
@@ -26,10 +27,8 @@ from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
 from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.dataset import Sample
-from resnest_cli.training.loader import Batch, epoch_order
+from resnest_cli.training.loader import Batch, epoch_order, limits_apart
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.photo_cache import limits_apart
 from resnest_cli.training.state import saving
 
 Float32 = NDArray[np.float32]

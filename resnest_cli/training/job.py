@@ -16,31 +16,35 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.inference.cores import usable_cores
-from resnest_cli.machine_limits import limit_reached
+from resnest_cli.cpu import usable_cores
+from resnest_cli.errors import ResnestError, UsageError, limit_reached
+from resnest_cli.options import flag_of
+from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import runs
-from resnest_cli.training.budget import budget_seconds, fitted
-from resnest_cli.training.checks import checked, flag
-from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loader import default_workers
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
-from resnest_cli.training.moved_data import anchored
 from resnest_cli.training.plan import Estimate
-from resnest_cli.training.planning import estimated, lines_of_the_rest, plan_lines
+from resnest_cli.training.plan_text import estimated, lines_of_the_rest, plan_lines
 from resnest_cli.training.report import final_pictures, picture_of_training
 from resnest_cli.training.resumed_run import PLACES, job_of_torchrun, last_state, ready_again
+from resnest_cli.training.run_data import anchored, load_data, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import load_settings, named, without_effect, write_args
+from resnest_cli.training.settings import (
+    Config,
+    checked,
+    load_settings,
+    named,
+    without_effect,
+    write_args,
+)
 from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
-from resnest_cli.training.sharded import load_data, write_data
 from resnest_cli.training.state import Progress, State
 from resnest_cli.training.step import DivergedError, keep_memory
-from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.tensorboard import check_tensorboard, logged
+from resnest_cli.training.time_budget import budget_seconds, fitted
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
@@ -100,7 +104,7 @@ def _run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Seq
 def _wanted(job: TrainingJob) -> int:
     """How many devices were asked for, by the flag or in the file of settings."""
     if (given := job.flags.get("devices")) is not None:
-        return int(checked(flag("devices"), "devices", given))
+        return int(checked(flag_of("devices"), "devices", given))
     if job.config is None or job.resume:
         return 1
     data = job.data or "."

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.evaluation.scores import Evaluation, Meter
+from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.average import Ema
-from resnest_cli.training.budget import Clock, budget_seconds
 from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.lost_photos import (
@@ -46,7 +46,7 @@ from resnest_cli.training.state import (
     restore_optimizer,
 )
 from resnest_cli.training.step import Stepper, Task, memory_errors
-from resnest_cli.training.stopping import BudgetUsedError, StoppedError, StopRequest
+from resnest_cli.training.time_budget import Clock, budget_seconds
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay

@@ -11,15 +11,15 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from resnest_cli.csv_rows import csv_rows
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
 from resnest_cli.report import plots
+from resnest_cli.signals import StoppedError, StopRequest
+from resnest_cli.text import csv_rows
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.runs import RunFolder, new_run
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.step import DivergedError
-from resnest_cli.training.stopping import StoppedError, StopRequest
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay

@@ -5,13 +5,13 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from resnest_cli.data.dataset import DataSet
 from resnest_cli.data.seeds import derived_seed
-from resnest_cli.model.class_names import canonical
+from resnest_cli.model.labels import canonical
 from resnest_cli.model.loading import Model
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Variant
-from resnest_cli.training.config import Config
-from resnest_cli.training.dataset import DataSet
+from resnest_cli.training.settings import Config
 
 
 def create_network(

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnest_cli.training.config import Config
+from resnest_cli.training.settings import Config
 
 _BLOCK, _STEM = re.compile(r"layer(\d+)\.(\d+)\."), re.compile(r"(conv1|bn1)\.")
 _BETA1, _BETA2, _EPS, _MOST = 0.9, 0.999, 1e-6, 1.0  # of LAMB

@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.shard_files import Files
 from resnest_cli.data.shards import photos as photos_of
 from resnest_cli.data.tar import EncodedPhoto, Shard, read_photos
-from resnest_cli.shards.fetching import Files
 from resnest_cli.training.bounds import rank_bounds
-from resnest_cli.training.seeds import derived_seed
 
 if TYPE_CHECKING:
-    from resnest_cli.training.config import Config
+    from resnest_cli.training.settings import Config
 
 WINDOW_BYTES = 256 * 2**20  # two windows are in memory: the one in use, and the next
 MOST_PHOTOS = 16_384

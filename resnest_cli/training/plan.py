@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from resnest_cli.errors import ResnestError
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.resnest import ResNeSt
-from resnest_cli.training.config import Config
-from resnest_cli.training.sizes import largest_size, work
+from resnest_cli.training.order import largest_size, work
+from resnest_cli.training.settings import Config
 
 _PROBED = 4  # photos given to the engine
 # Photos given to the network: of small ones and on a GPU, fewer mostly time the calls of kernels.

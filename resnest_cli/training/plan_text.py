@@ -5,20 +5,19 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from resnest_cli.cpu import usable_cores
+from resnest_cli.data.shards import first_photos
 from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
-from resnest_cli.inference.cores import usable_cores
-from resnest_cli.output.messages import megabytes
-from resnest_cli.output.status import duration
+from resnest_cli.output.messages import duration, megabytes
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.photo_cache import BYTES_PER_PIXEL
+from resnest_cli.training.loader import BYTES_PER_PIXEL
+from resnest_cli.training.order import train_size
 from resnest_cli.training.plan import Estimate, estimate, estimate_cached
-from resnest_cli.training.resume import Progress
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config, needs
 from resnest_cli.training.setup import Ready
-from resnest_cli.training.sharded import first_photos
-from resnest_cli.training.sizes import train_size
+from resnest_cli.training.state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

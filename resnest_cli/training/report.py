@@ -10,21 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.shards import first_photos
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.evaluation.scores import class_scores, surest_mistakes
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
-from resnest_cli.inference.ranking import softmax
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.ranking import Prediction, Record, softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.output.messages import percent
 from resnest_cli.report import plots, sheets
-from resnest_cli.report.html import Page, Table, picture_of
+from resnest_cli.report.pages import Page, Table, picture_of
 from resnest_cli.training.augment import Augment, Mixing
 from resnest_cli.training.loader import epoch_keys, sample_seed
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.setup import Ready
-from resnest_cli.training.sharded import first_photos
 from resnest_cli.training.state import BestAnswers, EpochRow, Progress
 
 _SHOWN, _MISTAKES = 16, 60

@@ -4,19 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnest_cli.data.dataset import DataSet
+from resnest_cli.data.tar import is_remote
 from resnest_cli.errors import UnknownModelError, UsageError
-from resnest_cli.shards.index import is_remote
+from resnest_cli.options import flag_of
 from resnest_cli.training import runs
-from resnest_cli.training.checks import checked, flag
-from resnest_cli.training.config import Config
-from resnest_cli.training.dataset import DataSet
 from resnest_cli.training.distributed import World
 from resnest_cli.training.lost_photos import found_again
-from resnest_cli.training.moved_data import anchored, check_same, check_there, moved_shards
+from resnest_cli.training.run_data import anchored, check_same, check_there, moved_shards, read_data
 from resnest_cli.training.runs import RunFolder
-from resnest_cli.training.settings import differences, load_settings
+from resnest_cli.training.settings import Config, checked, differences, load_settings
 from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
-from resnest_cli.training.sharded import read_data
 from resnest_cli.training.state import Progress, State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
@@ -111,7 +109,7 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
         UsageError: others differ; names them.
     """
     old = anchored(old)
-    given = {key: checked(flag(key), key, value) for key, value in job.flags.items()}
+    given = {key: checked(flag_of(key), key, value) for key, value in job.flags.items()}
     given.pop("devices", None)  # checked before
     if job.recipe is not None and job.recipe != old.recipe:
         given["recipe"] = job.recipe

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import (
     DataSet,
     Progress,
@@ -29,10 +30,9 @@ from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shar
 from resnest_cli.data.tar import Shard, is_remote
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text, writing
-from resnest_cli.inference.cores import usable_cores
 from resnest_cli.model.variants import find_variant
-from resnest_cli.training.config import Config
 from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.settings import Config
 
 _LOOKED_FOR = 1000  # photos, before a run goes on
 _NAMED = 5  # that differ

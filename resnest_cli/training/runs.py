@@ -20,11 +20,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnest_cli.csv_rows import Cell, csv_rows, read_csv_rows
 from resnest_cli.errors import ResnestError, UsageError, reason
 from resnest_cli.files import remove_leftovers, temporary_name, write_text
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.text import Cell, csv_rows, read_csv_rows
 from resnest_cli.training.lost_photos import LostPhoto
 from resnest_cli.training.state import (
     DAMAGE,

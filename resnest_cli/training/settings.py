@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from resnest_cli.data.listing import Reading
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.files import write_text, writing
 from resnest_cli.model.names import find_named
@@ -429,7 +429,7 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
 
     `given` are the flags; None is not given.
     """
-    from resnest_cli.shards.finding import is_shards
+    from resnest_cli.data.shards import is_shards
 
     why: dict[str, str] = {}
     if config.freeze == "backbone" and config.device == "cpu":

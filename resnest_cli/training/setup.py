@@ -14,31 +14,34 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli import __version__
-from resnest_cli.data.encoding import decoded
+from resnest_cli.data.dataset import DataSet, Sample
+from resnest_cli.data.table_file import decoded
 from resnest_cli.errors import UsageError, reason
 from resnest_cli.inference.engine import Engine, check_device_name, create_engine
 from resnest_cli.inference.torch_engine import resolve_device
 from resnest_cli.model.checkpoint_header import CheckpointInfo
-from resnest_cli.model.class_names import canonical
 from resnest_cli.model.hashes import known_sha256
+from resnest_cli.model.labels import canonical
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.names import get_named, understand
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.model.weights import Access
+from resnest_cli.signals import StopRequest
 from resnest_cli.training import cached_features, network
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.config import Command, Config
-from resnest_cli.training.dataset import DataSet, Sample
-from resnest_cli.training.loader import EvalBatches, TrainBatches
-from resnest_cli.training.photo_cache import read_all
-from resnest_cli.training.settings import resolve
-from resnest_cli.training.shard_loader import ShardEvalBatches, ShardTrainBatches
-from resnest_cli.training.sharded import check_sharded
-from resnest_cli.training.sizes import largest_size, train_size
+from resnest_cli.training.loader import (
+    EvalBatches,
+    ShardEvalBatches,
+    ShardTrainBatches,
+    TrainBatches,
+    read_all,
+)
+from resnest_cli.training.order import largest_size, train_size
+from resnest_cli.training.run_data import check_sharded
+from resnest_cli.training.settings import Command, Config, resolve
 from resnest_cli.training.step import EvalSource, Task, TrainSource
-from resnest_cli.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import ResnestError
 from resnest_cli.training.augment import Mixing
-from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.optim import clip, create_optimizer, set_rate
+from resnest_cli.training.settings import Config
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), <malloc.h>

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from resnest_cli.errors import UsageError
-from resnest_cli.training.config import Config
 from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.settings import Config
 from resnest_cli.training.state import EpochRow, State
 
 if TYPE_CHECKING:

@@ -29,8 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from resnest_cli.errors import ResnestError
-from resnest_cli.machine_limits import REMEDIES, limit_reached
+from resnest_cli.errors import LIMIT_REMEDIES, ResnestError, limit_reached
 from resnest_cli.signals import leave_to_parent
 
 if TYPE_CHECKING:
@@ -249,5 +248,5 @@ def check_open_files(needed: int) -> None:
     if soft == resource.RLIM_INFINITY or needed < soft:
         return
     if hard != resource.RLIM_INFINITY and needed >= hard:
-        raise ResnestError(REMEDIES[errno.EMFILE])
+        raise ResnestError(LIMIT_REMEDIES[errno.EMFILE])
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * needed if hard < 0 else hard, hard))

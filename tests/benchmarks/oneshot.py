@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resnest_cli.model.cache import hub_folder
 from resnest_cli.model.variants import get_variant
 from resnest_cli.model.weights import find_cached
+from resnest_cli.net.hub import cached_repository
 from tests.benchmarks.measure import in_turn, report, run
 
 REFERENCE = Path(__file__).with_name("reference_predict.py")
@@ -56,7 +56,7 @@ def find_or_make_weights(model: str) -> Path:
     if found := find_cached(variant):
         print(f"{model}: cached weights {found.name}")
         return found
-    path = hub_folder(variant.hub.id) / "snapshots" / "seeded" / "pytorch_model.bin"
+    path = cached_repository(variant.hub.id) / "snapshots" / "seeded" / "pytorch_model.bin"
     path.parent.mkdir(parents=True)
     subprocess.run([sys.executable, "-c", SEED, model, str(path)], check=True)
     print(f"{model}: seeded weights")

@@ -64,10 +64,9 @@ def batches(data: Path, arguments: argparse.Namespace) -> Found:
     """The batches alone: read, decoded, varied."""
     from resnest_cli.model.variants import Preprocessing
     from resnest_cli.training.augment import Augment
-    from resnest_cli.training.config import Config
-    from resnest_cli.training.loader import TrainBatches
-    from resnest_cli.training.shard_loader import ShardTrainBatches
-    from resnest_cli.training.sharded import load_data
+    from resnest_cli.training.loader import ShardTrainBatches, TrainBatches
+    from resnest_cli.training.run_data import load_data
+    from resnest_cli.training.settings import Config
 
     config = Config(command="train", data=str(data), model=MODEL, recipe="quick")
     found = load_data(config)

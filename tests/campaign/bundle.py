@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnest_cli.data.dataset import read_split
 from resnest_cli.evaluation.calibration import calibration, fit_temperature
 from resnest_cli.evaluation.scores import Meter, Scores
 from resnest_cli.inference.engine import create_engine
@@ -26,7 +27,6 @@ from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
 from resnest_cli.training.loader import EvalBatches
-from resnest_cli.training.split import read_split
 
 NAME = "resnest14t"
 

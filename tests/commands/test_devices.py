@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.training import resume
+from resnest_cli.training import state as resume
 from tests.conftest import Cli, make_photo
 
 ROOT = Path(__file__).parents[2]

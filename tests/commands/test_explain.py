@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnest_cli.commands.targets import target
 from resnest_cli.errors import UsageError
-from resnest_cli.explanation.job import Target
+from resnest_cli.explanation.explain import Target
 from resnest_cli.model.checkpoint_header import set_temperature
 from tests.commands.test_predict_hazards import ROOT
 from tests.conftest import CLASSES, Cli, make_photo
@@ -372,7 +372,7 @@ def test_a_decoder_with_bugs(tmp_path: Path, isolate: bool) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"sys.argv = ['resnest', 'explain', *{arguments!r}, '--format', 'json']\n"
-        "from resnest_cli.commands import predict_job\n"
+        "from resnest_cli.jobs import predict as predict_job\n"
         "original = predict_job.classifier\n"
         "def classifier(*given, **named):\n"
         "    import resnest_cli.inference.classifier as module\n"

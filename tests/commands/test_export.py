@@ -267,7 +267,7 @@ def test_int8_without_a_readable_photo(cli: Cli, own: Path, tmp_path: Path) -> N
 
 
 def test_slower_is_said_plainly(capfd: pytest.CaptureFixture[str]) -> None:
-    from resnest_cli.output.exporting import show_export
+    from resnest_cli.output.results import show_export
 
     speed = {"float32": {"ms": 1.0, "photos_per_second": 1000.0},
              "int8": {"ms": 2.0, "photos_per_second": 500.0}}  # fmt: skip

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import locked
 from resnest_cli.jobs import assemble, parts
 from resnest_cli.jobs.assemble import merge
 from resnest_cli.jobs.job import Shard
 from resnest_cli.jobs.parts import Store, held, outputs
-from resnest_cli.locks import locked
 from tests.conftest import Cli, make_photo
 from tests.jobs import fake
 

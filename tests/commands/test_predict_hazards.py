@@ -17,8 +17,9 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", *{arguments!r}]
+from resnest_cli import options
 from resnest_cli.jobs import predict
-predict.DECODING_LIMIT = 1.5
+options.DECODING_LIMIT = 1.5
 original = predict.ready
 def ready():
     original()

@@ -17,7 +17,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import heeded
 from resnest_cli.training.lost_photos import LostPhoto
-from resnest_cli.training.resume import load_state
+from resnest_cli.training.state import load_state
 from tests.conftest import Cli, make_photo
 
 ROOT = Path(__file__).parents[2]

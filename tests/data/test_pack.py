@@ -13,7 +13,7 @@ from resnest_cli.data import pack as packing
 from resnest_cli.data.pack import layout, pack
 from resnest_cli.data.shards import from_text
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.training.stopping import StoppedError
+from resnest_cli.signals import StoppedError
 from tests.conftest import make_photo
 from tests.data.making import files, job, load, make_data, packed
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from resnest_cli.data.shard_files import Files, fetch
+from resnest_cli.data.tar import Shard
 from resnest_cli.errors import ResnestError
-from resnest_cli.shards.index import Shard
 from tests.server import File, Reply, Server
 
 DATA = bytes(1000)

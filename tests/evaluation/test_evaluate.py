@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.data.listing import Listed, Listing
+from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto
 from resnest_cli.errors import UsageError
 from resnest_cli.evaluation.evaluate import class_indices, folder_names
 from resnest_cli.model.labels import imagenet_ids, imagenet_labels, labels_for
@@ -179,7 +179,7 @@ def test_counted_from_one() -> None:
 
 
 def test_the_folders_of_data(tmp_path: Path) -> None:
-    photos = [Listed("p", "p", label, None) for label in "abb"]
-    listing = Listing(photos, own_split=False, empty=["train/c", "d"])
+    photos = [LabelledPhoto("p", "p", label, None) for label in "abb"]
+    listing = LabelledData(photos, own_split=False, empty=["train/c", "d"])
     assert folder_names(str(tmp_path), listing) == {"a", "b", "c", "d"}
     assert folder_names(str(tmp_path / "photos.csv"), listing) == set()

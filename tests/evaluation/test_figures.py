@@ -5,7 +5,7 @@ import scipy.stats
 
 from resnest_cli.evaluation.evaluate import Answered, Gathered, Subject
 from resnest_cli.evaluation.figures import compared, mcnemar
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.ranking import Prediction, Record
 
 
 @pytest.mark.parametrize(

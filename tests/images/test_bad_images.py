@@ -15,7 +15,7 @@ from resnest_cli.images.batches import prepared
 from resnest_cli.images.decode import decode
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.records import Record
+from resnest_cli.inference.ranking import Record
 from tests.images.corpus import Case, bad_files, encoded, good_files
 from tests.server import File, Server
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.jobs import compute, local
 from resnest_cli.jobs.job import WHOLE, FeaturesJob, Shard
 from resnest_cli.jobs.parts import held
 from resnest_cli.jobs.report import Report
+from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.supervise import Start
 
 COLUMNS = 8

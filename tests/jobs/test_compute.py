@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli import cpu
+from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run_options import ModelOptions, RunOptions
 from resnest_cli.jobs import compute
 from resnest_cli.jobs.compute import PartWorker, Run
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import ClusterJob, Ranking
 from resnest_cli.jobs.ray_cluster import part_row
 from resnest_cli.jobs.ray_output import Listing, Manifest, Output
+from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")

@@ -13,10 +13,10 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
-from resnest_cli.inference.run_options import RunOptions
 from resnest_cli.jobs import inputs
 from resnest_cli.jobs.filesystems import opened
 from resnest_cli.jobs.inputs import Input, iter_inputs
+from resnest_cli.options import RunOptions
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")

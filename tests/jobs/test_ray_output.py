@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.ranking import Prediction, Record
 from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.ray import part_size_for

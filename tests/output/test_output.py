@@ -11,7 +11,7 @@ import pytest
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.ranking import Prediction, Record
 from resnest_cli.output import progress, tables
 from resnest_cli.output.messages import decorated
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from resnest_cli import output
-from resnest_cli.output.status import StatusLine
+from resnest_cli.data.dataset import DataSet
+from resnest_cli.output.progress import StatusLine
 from resnest_cli.output.training import TrainingDisplay
-from resnest_cli.training.dataset import DataSet
 from tests.output.test_output import Terminal
 from tests.report.rows import ROW, history, without_ema
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resnest_cli.inference.records import Prediction, Record
+from resnest_cli.inference.ranking import Prediction, Record
 from resnest_cli.report.pages import MOST_PHOTOS, Page, Table, jpeg_uri, picture_of, thumbnail
 from tests.conftest import make_photo
 

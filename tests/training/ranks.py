@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnest_cli.data.dataset import Sample
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.signals import StopRequest
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import rank_bounds
-from resnest_cli.training.config import Config
-from resnest_cli.training.dataset import Sample
 from resnest_cli.training.distributed import World, join
 from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
-from resnest_cli.training.sizes import largest_size, train_size
+from resnest_cli.training.order import largest_size, train_size
+from resnest_cli.training.settings import Config
 from resnest_cli.training.state import EpochRow
 from resnest_cli.training.step import Task
-from resnest_cli.training.stopping import StopRequest
 from tests.conftest import make_photo
 from tests.networks import TINY
 

@@ -13,8 +13,7 @@ from torchvision.transforms import v2
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import _MIX, Augment, Mixing
-from resnest_cli.training.config import Config
-from resnest_cli.training.policies import parse_aa
+from resnest_cli.training.settings import Config, parse_aa
 from tests.conftest import make_photo
 
 SIZE = 48

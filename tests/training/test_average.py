@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import UsageError
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
@@ -18,7 +19,6 @@ from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.average import Ema, average, recomputed
-from resnest_cli.training.dataset import Sample
 from tests.conftest import Cli, make_photo
 from tests.networks import TINY, enliven
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.signals import StopRequest
 from resnest_cli.training.bounds import batch_bounds, rank_bounds
-from resnest_cli.training.config import Config
 from resnest_cli.training.distributed import (
     World,
     _exit_code,
@@ -22,7 +22,7 @@ from resnest_cli.training.distributed import (
     is_follower,
     is_worker,
 )
-from resnest_cli.training.stopping import StopRequest
+from resnest_cli.training.settings import Config
 from tests.training import ranks
 
 ROOT = Path(__file__).parents[2]

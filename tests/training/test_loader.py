@@ -21,7 +21,6 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training import loader as loading
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.config import Config
 from resnest_cli.training.loader import (
     Batch,
     EvalBatches,
@@ -32,6 +31,7 @@ from resnest_cli.training.loader import (
     read_all,
     read_photo,
 )
+from resnest_cli.training.settings import Config
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
 

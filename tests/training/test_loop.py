@@ -14,12 +14,12 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Evaluation, Meter, Share
 from resnest_cli.model.resnest import build
-from resnest_cli.training.config import Config
+from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
+from resnest_cli.training.settings import Config
 from resnest_cli.training.state import EpochRow, Progress, State
 from resnest_cli.training.step import DivergedError, Task
-from resnest_cli.training.stopping import StoppedError, StopRequest
 from tests.networks import TINY
 
 CLASSES, SIZE, STEPS = 6, 32, 4

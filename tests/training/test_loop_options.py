@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnest_cli.model.regularization import DropBlock
-from resnest_cli.model.resnest import build
+from resnest_cli.model.resnest import DropBlock, build
+from resnest_cli.signals import BudgetUsedError, StopRequest
 from resnest_cli.training import time_budget
-from resnest_cli.training.config import Config
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import thawing
+from resnest_cli.training.settings import Config
 from resnest_cli.training.state import State
 from resnest_cli.training.step import DivergedError, Task
-from resnest_cli.training.stopping import BudgetUsedError, StopRequest
 from tests.networks import TINY, enliven
 from tests.training.test_loop import (
     CLASSES,

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.evaluation.scores import Meter
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.signals import StopRequest
 from resnest_cli.training import cached_features
-from resnest_cli.training.dataset import DataSet, Sample
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import (
@@ -26,7 +27,6 @@ from resnest_cli.training.lost_photos import (
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.state import State
 from resnest_cli.training.step import Task
-from resnest_cli.training.stopping import StopRequest
 from tests.conftest import make_photo
 from tests.networks import TINY
 from tests.training.test_loop import (

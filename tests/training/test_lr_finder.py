@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from resnest_cli.report.plots import lr_finder
+from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.training.lr_finder import HIGH, LOW, STEPS, sweep, valley
-from resnest_cli.training.stopping import StoppedError, StopRequest
 from tests.training.test_loop import CONFIG, Kept, Watch, trainer
 
 RATES = tuple(LOW * (HIGH / LOW) ** (step / (STEPS - 1)) for step in range(STEPS))

@@ -13,7 +13,6 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
 from resnest_cli.model.resnest import build
-from resnest_cli.training.config import Config
 from resnest_cli.training.network import freeze, head
 from resnest_cli.training.optim import (
     Lamb,
@@ -24,6 +23,7 @@ from resnest_cli.training.optim import (
     parameter_groups,
     set_rate,
 )
+from resnest_cli.training.settings import Config
 from resnest_cli.training.state import optimizer_tensors, restore_optimizer
 from tests.networks import TINY, enliven, photos
 

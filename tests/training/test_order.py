@@ -13,7 +13,6 @@ from resnest_cli.data.dataset import Sample
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import rank_bounds
-from resnest_cli.training.config import Config
 from resnest_cli.training.loader import TrainBatches
 from resnest_cli.training.order import (
     MOST_PHOTOS,
@@ -31,6 +30,7 @@ from resnest_cli.training.order import (
     window_photos,
     work,
 )
+from resnest_cli.training.settings import Config
 from tests.conftest import make_photo
 
 COUNTS = [3, 7, 1, 5]

@@ -12,7 +12,6 @@ import torch
 from resnest_cli.errors import ResnestError
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.training import plan
-from resnest_cli.training.config import Config
 from resnest_cli.training.network import freeze
 from resnest_cli.training.plan import (
     _SCRATCH_BYTES,
@@ -23,6 +22,7 @@ from resnest_cli.training.plan import (
     estimate,
     estimate_cached,
 )
+from resnest_cli.training.settings import Config
 from tests.networks import TINY, enliven
 
 CONFIG = Config(

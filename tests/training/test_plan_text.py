@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnest_cli.data.dataset import load_dataset
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.model.weights import Access
 from resnest_cli.training import plan_text
-from resnest_cli.training.dataset import load_dataset
 from resnest_cli.training.plan_text import plan_lines
 from resnest_cli.training.settings import Config, load_settings
 from resnest_cli.training.setup import Ready, get_ready

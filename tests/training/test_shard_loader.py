@@ -15,9 +15,9 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training import order
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.config import Config
 from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
 from resnest_cli.training.order import ShardPhotos
+from resnest_cli.training.settings import Config
 from tests.data.making import load, make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
 

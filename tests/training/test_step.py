@@ -10,10 +10,10 @@ import torch
 from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
+from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.errors import UsageError
 from resnest_cli.training.augment import Mixing
-from resnest_cli.training.config import Config
-from resnest_cli.training.dataset import DataSet, Sample
+from resnest_cli.training.settings import Config
 from resnest_cli.training.setup import class_weights
 from resnest_cli.training.step import Loss
 

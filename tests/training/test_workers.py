@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from resnest_cli.data.dataset import Sample
-from resnest_cli.errors import ResnestError
-from resnest_cli.machine_limits import limit_reached
+from resnest_cli.errors import ResnestError, limit_reached
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.loader import TrainBatches
 from tests.conftest import make_photo

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.jobs.job import Ranking, portable  # noqa: F401

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.data.table_file import decoded

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.evaluation.report import evaluation_page

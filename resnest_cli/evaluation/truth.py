@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.evaluation.evaluate import FolderNumbers

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.explanation.explain import MOST_CLASSES, ExplainJob, Results, Target, explain

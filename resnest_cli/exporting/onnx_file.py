@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.export.formats import DEFAULT_OPSET

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.jobs.job import WHOLE, FeaturesJob, Shard  # noqa: F401

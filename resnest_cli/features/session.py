@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.jobs.local import run  # noqa: F401

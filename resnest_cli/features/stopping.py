@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.signals import PatientStop as Stopping, StoppedError as InterruptedRunError

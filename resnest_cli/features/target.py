@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.jobs.parts import check_name, held  # noqa: F401

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.images.gpu import DevicePreparation

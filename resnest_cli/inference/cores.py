@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.cpu import limit_cores, usable_cores

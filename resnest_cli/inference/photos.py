@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.inference.classifier import as_source

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.options import AUTO, Amp, ModelOptions, RunOptions

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.net.hub import cached_repository as hub_folder

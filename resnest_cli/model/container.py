@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.model.safetensors_file import write_container

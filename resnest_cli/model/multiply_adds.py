@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.model.variants import STAGES, multiply_adds

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.output.results import show_calibration, show_comparison, show_evaluation

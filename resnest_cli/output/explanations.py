@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.output.records import explanation_writer as ExplanationWriter

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.output.results import show_export

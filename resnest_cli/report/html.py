@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.report.pages import Page, Table, picture_of

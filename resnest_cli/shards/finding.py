@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.data.shards import is_shards

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.data.tar import Shard, is_remote

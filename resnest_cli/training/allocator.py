@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.training.step import keep_memory

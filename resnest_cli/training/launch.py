@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.training.distributed import is_follower

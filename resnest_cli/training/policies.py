@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.training.settings import parse_aa

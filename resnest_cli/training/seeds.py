@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.data.seeds import derived_seed

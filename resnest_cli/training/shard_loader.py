@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.training.loader import ShardEvalBatches, ShardTrainBatches

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.training.order import largest_size, train_size, work

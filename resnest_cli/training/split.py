@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.data.dataset import read_split, write_split

@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest

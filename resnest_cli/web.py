@@ -1,2 +1,0 @@
-# SHIM
-from resnest_cli.net import without_login

@@ -1,2 +1,0 @@
-# SHIM
-from tests.data.making import packed
