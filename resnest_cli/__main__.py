@@ -27,7 +27,7 @@ def main() -> NoReturn:
             word in {"--help", "-h"} or word.startswith("--runner") for word in sys.argv
         )
         if sys.argv[1:2] == ["predict"] and not elsewhere:
-            from resnest_cli.commands import predict_job
+            from resnest_cli.jobs import predict as predict_job
 
             predict_job.begin()
         from resnest_cli import app

@@ -381,7 +381,7 @@ class RunOptions:
     )
     workers: Workers = 1
     isolate: bool = setting(False, "Decode in replaceable processes with limits; slower.")
-    time_limit: float = DECODING_LIMIT
+    time_limit: float = field(default_factory=lambda: DECODING_LIMIT)  # seconds for a photo
 
 
 @dataclass(frozen=True, slots=True)

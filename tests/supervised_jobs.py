@@ -294,10 +294,6 @@ def threaded() -> None:
     done.set()
 
 
-def disabled() -> None:
-    show(list(supervised(own_pid, time_limit=30, enabled=False)) == [os.getpid()])
-
-
 def own_pid(start: Start) -> Iterator[int]:  # type: ignore[misc]
     yield os.getpid()
 

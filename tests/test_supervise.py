@@ -136,9 +136,8 @@ def test_nothing_is_left_open() -> None:
     assert job("fds") == [True, 0]
 
 
-@pytest.mark.parametrize("name", ["threaded", "disabled"])
-def test_in_this_process(name: str) -> None:
-    assert job(name)
+def test_in_this_process_where_threads_run() -> None:
+    assert job("threaded")
 
 
 def test_threads_of_the_caller_do_not_matter() -> None:
@@ -289,7 +288,7 @@ def test_overhead() -> None:
 
 REFUSED = """
 import errno, os
-from resnest_cli.supervise.caller import supervised
+from resnest_cli.supervise import supervised
 caller, fork = os.getpid(), os.fork
 def refused():
     if os.getpid() != caller:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands import predict_job
 from resnest_cli.commands.inputs import (
     check_found,
     check_inputs,
@@ -27,6 +26,7 @@ from resnest_cli.explanation.explain import (
     explain,
 )
 from resnest_cli.files import locked
+from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import (
     Html,
     ModelOptions,

@@ -30,7 +30,7 @@ from resnest_cli.options import (
 from resnest_cli.output.messages import is_quiet
 
 if TYPE_CHECKING:
-    from resnest_cli.features.job import FeaturesJob, Shard
+    from resnest_cli.jobs.job import FeaturesJob, Shard
 
 EPILOG = """Examples:
 
@@ -106,21 +106,21 @@ def features(
         raise UsageError("--overwrite starts afresh: it excludes --resume and --retry-failed.")
     extraction = Extraction(pool, stage, head, dtype, normalize)
     if ray.runner == "ray":
-        from resnest_cli.commands import cluster_job
+        from resnest_cli.jobs.ray import run_command
 
         if shard is not None:
             raise UsageError("--shard is for --runner local: Ray divides the inputs itself.")
         given = by_name(run, model, ray, photos=run.inputs, output_=output_)
         given |= {"batch_size": batch_size, "workers": workers}
-        cluster_job.run("features", given, extraction, resume, overwrite, retry_failed)
+        run_command("features", given, extraction, resume, overwrite, retry_failed)
         return
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
     from resnest_cli.cpu import usable_cores
-    from resnest_cli.features.formats import check_suffix
-    from resnest_cli.features.job import FeaturesJob
-    from resnest_cli.features.target import check_name, held
+    from resnest_cli.jobs.formats import check_suffix
+    from resnest_cli.jobs.job import FeaturesJob
+    from resnest_cli.jobs.parts import check_name, held
 
     check_name(target)
     check_not_read(target, files_read(run, model))
@@ -140,32 +140,28 @@ def features(
 
 
 def _extract(job: "FeaturesJob", **how: bool) -> None:
-    from resnest_cli.commands import features_job
-    from resnest_cli.features.session import run
+    from resnest_cli.jobs import local
+    from resnest_cli.jobs.report import Progress
     from resnest_cli.signals import StoppedError
 
     try:
-        with features_job.FeaturesProgress() as progress:
-            report = run(
-                job,
-                features_job.start,
-                progress,
-                find_batch_size=features_job.find_batch_size,
-                **how,
+        with Progress() as progress:
+            report = local.run(
+                job, local.start, progress, find_batch_size=local.find_batch_size, **how
             )
     except StoppedError as end:
         output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
         raise typer.Exit(end.exit_code) from None
     finally:
-        features_job.close()
-    output.message(features_job.told(job, report))
+        local.close()
+    output.message(local.summary_of(job, report))
     if report.info["counts"]["failed"] and not report.finished_before:
         raise typer.Exit(3)
 
 
 def _shard(text: str | None) -> "Shard":
     """`2/8` as a shard; all of the list without one."""
-    from resnest_cli.features.job import WHOLE, Shard
+    from resnest_cli.jobs.job import WHOLE, Shard
 
     if text is None:
         return WHOLE

@@ -56,7 +56,7 @@ def check_runner(ray: RayOptions, inputs: Iterable[str], output_: str | None) ->
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
     for place in (*(text for text in inputs if not is_file_url(text)), str(output_)):
         if "://" in place:
-            from resnest_cli.cluster.filesystems import is_address
+            from resnest_cli.jobs.filesystems import is_address
 
             if is_address(place):
                 raise UsageError(f"{place}: file systems such as this one need --runner ray.")

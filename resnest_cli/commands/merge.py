@@ -41,10 +41,9 @@ def merge(
     is what one run over all inputs would have written, byte for byte; the parts are left as they
     are.
     """
-    from resnest_cli.features.formats import check_suffix
-    from resnest_cli.features.merge import merge as join
-    from resnest_cli.features.readers import matrix_of
-    from resnest_cli.features.target import check_name, held
+    from resnest_cli.jobs.assemble import merge as join
+    from resnest_cli.jobs.formats import check_suffix, matrix_of
+    from resnest_cli.jobs.parts import check_name, held
 
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")

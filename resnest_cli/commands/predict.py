@@ -17,10 +17,10 @@ from resnest_cli.commands.inputs import (
     show_all,
     write_page,
 )
-from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.inference.ranking import Record
+from resnest_cli.jobs.predict import PredictJob, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, command
 from resnest_cli.output.messages import is_quiet
 
@@ -99,12 +99,12 @@ def predict(
             raise UsageError("--html is for --runner local.")
         if resume and overwrite:
             raise UsageError("--overwrite starts afresh: it excludes --resume.")
-        from resnest_cli.cluster.job import Ranking
-        from resnest_cli.commands import cluster_job
+        from resnest_cli.jobs.job import Ranking
+        from resnest_cli.jobs.ray import run_command
 
         given = by_name(run, model, ray, photos=run.inputs, output_=output_, format_=format_)
         wanted = Ranking(topk, threshold, reject_below, tta)
-        cluster_job.run("predict", given, wanted, resume, overwrite)
+        run_command("predict", given, wanted, resume, overwrite)
         return
     if resume or overwrite:
         raise UsageError("--resume and --overwrite go with --runner ray.")

@@ -3,11 +3,11 @@
 A decoder is C code fed with other people's bytes: it may crash, hang, or be killed for its memory,
 and takes its whole process with it. `supervised` runs the work in a forked child, which notes in
 shared memory what it is at (`Journal`) and sends its results through a pipe. When the child dies
-or is stuck, another one starts after the last result received, and is told which inputs were in
+or is stuck, another one starts after the last result received, and learns which inputs were in
 flight, so that it can handle those, and only those, with care (`images.isolation`).
 
-    caller ── results ◄── pipe ── child         runs the work: imports, threads, devices
-       └── commands, news ──── keeper ──┘       forks the child, waits for it, reads the journal
+    caller.py ── results ◄── pipe ── child      runs the work: imports, threads, devices
+       └── commands, news ──── keeper.py ──┘    forks the child, waits for it, reads the journal
 
 The keeper is forked first, while this process is small and has one thread, and does nothing but
 wait: so a replacement, too, starts from a clean state, whatever threads the caller has by then
@@ -21,9 +21,7 @@ unwound: the work must leave nothing behind that `kill -9` would damage. Windows
 there, and where threads already run, the work runs in this process without protection.
 """
 
-from resnest_cli.supervise.caller import supervised
-from resnest_cli.supervise.early import Early
-from resnest_cli.supervise.journal import Journal, Start
-from resnest_cli.supervise.replay import Replay
+from resnest_cli.supervise.caller import Early, Replay, supervised
+from resnest_cli.supervise.keeper import Journal, Start
 
 __all__ = ["Early", "Journal", "Replay", "Start", "supervised"]

@@ -29,8 +29,8 @@ from resnest_cli.model.variants import get_variant
 from resnest_cli.model.weights import find_cached
 from tests.benchmarks.features import photos_in, repeated
 from tests.benchmarks.oneshot import find_or_make_weights
-from tests.cluster.nodes import WORKER
 from tests.conftest import make_photo
+from tests.jobs.nodes import WORKER
 
 RESNEST = [sys.executable, "-m", "resnest_cli", "features"]
 

@@ -26,7 +26,7 @@ from tests.conftest import make_photo
 PROGRAM = """
 import sys
 sys.argv = ["resnest", "features", *sys.argv[1:]]
-from resnest_cli.features import parts
+from resnest_cli.jobs import parts
 parts.MOST_INPUTS = 64
 from resnest_cli.__main__ import main
 main()

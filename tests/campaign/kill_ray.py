@@ -19,7 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.cluster.nodes import (
+from tests.conftest import make_photo
+from tests.jobs.nodes import (
     Nodes,
     ended,
     kill,
@@ -29,7 +30,6 @@ from tests.cluster.nodes import (
     rows,
     wait_for,
 )
-from tests.conftest import make_photo
 
 KINDS = ("actor", "reader", "node", "driver")
 

@@ -372,7 +372,7 @@ def test_a_decoder_with_bugs(tmp_path: Path, isolate: bool) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"sys.argv = ['resnest', 'explain', *{arguments!r}, '--format', 'json']\n"
-        "from resnest_cli.commands import predict_job\n"
+        "from resnest_cli.jobs import predict as predict_job\n"
         "original = predict_job.classifier\n"
         "def classifier(*given, **named):\n"
         "    import resnest_cli.inference.classifier as module\n"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -383,7 +384,7 @@ def test_what_cannot_end_well_is_told_first(
     assert features("--from-file", listed, "-o", tmp_path / "feats.npy").code == 2
     assert listed.read_text() == str(folder / "img1.png")
     assert not list(tmp_path.glob("feats.npy*"))
-    monkeypatch.setattr("resnest_cli.features.formats.find_spec", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.formats.find_spec", lambda _: None)
     assert "resnest-cli[parquet]" in features(folder, "-o", tmp_path / "f.parquet").err
 
 
@@ -424,7 +425,7 @@ def test_any_source_and_any_name(
         buffer = io.BytesIO((tmp_path / "dog.png").read_bytes())
 
     monkeypatch.setattr("sys.stdin", Stdin)
-    monkeypatch.setattr("resnest_cli.commands.features_job.replayed_stdin", lambda: None)
+    monkeypatch.setattr("resnest_cli.jobs.local.replayed_stdin", lambda: None)
     out = tmp_path / "feats.npy"
     result = features(server.url("/dog.png"), "-", photos / "*.png", "--from-file", listed, "-0",
                       "-o", out)  # fmt: skip
@@ -454,7 +455,7 @@ def test_float16_that_cannot_hold_a_value_is_an_error(
 def test_a_disk_without_room_is_told_before_it_is_full(
     features, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnest_cli.features.assemble.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     out = tmp_path / "feats.npz"
     result = features(folder, "-o", out)
     assert result.code == 1

@@ -25,16 +25,16 @@ import os, sys
 os.environ["SLOW"] = "{slow}"
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", "features", *{arguments!r}]
-from resnest_cli.features import parts
+from resnest_cli.jobs import parts
 parts.MOST_INPUTS = 4
-from resnest_cli.commands import features_job, predict_job
-original = features_job.classifier
+from resnest_cli.jobs import local
+original = local.classifier
 def classifier(*arguments, **options):
     import resnest_cli.inference.classifier as module
     from tests.commands.hazardous import HazardousContent
     module.Preparation = HazardousContent
     return original(*arguments, **options)
-features_job.classifier = classifier
+local.classifier = classifier
 {more}
 from resnest_cli.__main__ import main
 main()
@@ -75,12 +75,12 @@ def common(photos: Path, tiny_checkpoint: Path) -> list[str | Path]:
 def test_random_kills_of_all_processes_or_the_caller(
     common: list[str | Path], tmp_path: Path
 ) -> None:
-    """Five here, many in tests/campaign/kill_features.py."""
+    """Three here, many in tests/campaign/kill_features.py."""
     whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
     assert run(*common, "-o", whole).returncode == 3
     rng = random.Random(5)
     kills = progressed = 0
-    while kills < 5:
+    while kills < 3:
         process = subprocess.Popen(
             program(*common, "-o", out, "--resume", slow=0.04), start_new_session=True,
             stderr=subprocess.DEVNULL,

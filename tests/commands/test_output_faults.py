@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.features import assemble, parts
-from resnest_cli.features.assemble import outputs
-from resnest_cli.features.job import Shard
-from resnest_cli.features.merge import merge
-from resnest_cli.features.store import Store
-from resnest_cli.features.target import held
 from resnest_cli.files import locked
+from resnest_cli.jobs import assemble, parts
+from resnest_cli.jobs.assemble import merge
+from resnest_cli.jobs.job import Shard
+from resnest_cli.jobs.parts import Store, held, outputs
 from tests.conftest import Cli, make_photo
-from tests.features import fake
+from tests.jobs import fake
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
@@ -153,7 +151,7 @@ def test_two_formats_of_one_name(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("resnest_cli.features.session.from_parts", fails)
+        patch.setattr("resnest_cli.jobs.local.from_parts", fails)
         with pytest.raises(ResnestError, match="Make room"):
             fake.run(one)
     with pytest.raises(UsageError, match=r"f\.npy\.parts holds an unfinished run"):

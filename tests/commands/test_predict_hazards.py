@@ -17,15 +17,16 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", *{arguments!r}]
-from resnest_cli.commands import predict_job
-predict_job.DECODING_LIMIT = 1.5
-original = predict_job.ready
+from resnest_cli import options
+from resnest_cli.jobs import predict
+options.DECODING_LIMIT = 1.5
+original = predict.ready
 def ready():
     original()
     import resnest_cli.inference.classifier as classifier
     from tests.commands.hazardous import HazardousPreparation
     classifier.Preparation = HazardousPreparation
-predict_job.ready = ready
+predict.ready = ready
 from resnest_cli.__main__ import main
 main()
 """

@@ -158,8 +158,7 @@ def test_the_caller_needs_no_numpy_until_it_assembles() -> None:
     import subprocess
 
     code = (
-        "import sys, resnest_cli.commands.features_job, resnest_cli.features.session\n"
-        "import resnest_cli.features.target, resnest_cli.features.counting\n"
+        "import sys, resnest_cli.jobs.local, resnest_cli.jobs.assemble\n"
         "print(*{'numpy', 'PIL', 'torch', 'onnxruntime', 'pyarrow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from resnest_cli.errors import ImageError
-from resnest_cli.features.failures import kind_of
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import BEYOND_FLOAT16, Extraction
 from resnest_cli.inference.ranking import NOT_FINITE
+from resnest_cli.jobs.report import failures_of
 from resnest_cli.model import checkpoint
 from tests.conftest import CLASSES, Cli, make_photo
 
@@ -120,5 +120,5 @@ def _image(array: np.ndarray):
 
 
 def test_kinds() -> None:
-    assert kind_of(NOT_FINITE) == "no finite numbers"
-    assert kind_of(BEYOND_FLOAT16) == "beyond float16"
+    assert failures_of([(NOT_FINITE, None)]) == {"no finite numbers": 1}
+    assert failures_of([(BEYOND_FLOAT16, None)]) == {"beyond float16": 1}

@@ -727,7 +727,7 @@ def test_benchmark_fetches_nothing(tiny: str, hub: HubServer, cli: Cli) -> None:
 def test_a_model_for_a_process_in_another_folder(
     homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnest_cli.cluster.job import portable
+    from resnest_cli.jobs.job import portable
     from resnest_cli.options import ModelOptions
 
     monkeypatch.chdir(homes)

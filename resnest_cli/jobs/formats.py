@@ -1,0 +1,391 @@
+"""Entries -> .npy, .npz, .csv or .parquet and back, one after another: memory stays flat.
+
+    .npy      (rows, ...): the rows alone
+    .npz      features (rows, ...), and the inputs of the rows as UTF-8 bytes `paths` with `offsets`
+              (rows + 1): path i is bytes(paths[offsets[i]:offsets[i + 1]])
+    .csv      input,row,status,error,f0,f1,...: a line for every input
+    .parquet  input, status, error, features (a list of fixed size, flattened; null where failed)
+
+The same entries give the same bytes, however they were divided before. Beside all of them but .csv
+stands `feats.csv`, with the lines `input,row,status,error`; `row` is empty where the input failed.
+It is UTF-8; a name that is no text keeps its own bytes; see `csv_rows` for commas and formulas.
+
+A part that was computed on Ray is a file of its own:
+
+    features     as .parquet, in a column `feature`
+    predictions  input, status, error, model, predictions: a list of rank, index, label and
+                 probability; with --reject-below also unsure
+    .jsonl       the lines that `predict --format jsonl` writes
+
+Names that are no UTF-8 have those bytes escaped, as everywhere in Parquet.
+"""
+
+import csv
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from resnest_cli.errors import ErrorKind, ResnestError
+from resnest_cli.jobs.job import without
+from resnest_cli.text import csv_row, read_csv_rows
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.extraction import Dtype
+    from resnest_cli.inference.ranking import Record
+
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+HEADER = "input,row,status,error\n"
+FOOTER = b"resnest"  # the key of what a Parquet file of Ray says of itself
+
+_CHUNK = 2**20
+_GROUP_BYTES = 2**23  # of rows in a row group of Parquet
+_NEVER = (1980, 1, 1, 0, 0, 0)  # the time of a ZIP's members: no two runs shall differ in it
+
+
+class Entry(NamedTuple):
+    """One input, with its row's bytes or its error."""
+
+    name: str
+    error: str | None
+    row: bytes | None
+    kind: "ErrorKind | None" = None  # of the error, where it has just been raised
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What is to be written: `rows` rows of this shape, out of `inputs` inputs."""
+
+    rows: int
+    inputs: int
+    row_shape: tuple[int, ...]
+    dtype: "Dtype"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return self.rows, *self.row_shape
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a row."""
+        return prod(self.row_shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row."""
+        return self.columns * (2 if self.dtype == "float16" else 4)
+
+    def bytes_in(self, suffix: str) -> int:
+        """About how much room the file takes, rather too much than too little."""
+        # With the comma: -0.13210486 is the usual kind of float32, -0.1321 of float16.
+        per_value = {"float16": 9, "float32": 13}[self.dtype]
+        return self.rows * (self.columns * per_value if suffix == ".csv" else self.row_bytes)
+
+
+def matrix_of(info: dict[str, Any]) -> Matrix:
+    """The matrix that `feats.json` describes."""
+    counts, extraction = info["counts"], info["extraction"]
+    shape = tuple(extraction["row_shape"])
+    return Matrix(counts["rows"], counts["inputs"], shape, extraction["dtype"])
+
+
+def identity_of(info: dict[str, Any]) -> dict[str, Any]:
+    """The part of `feats.json` that was known when the run began."""
+    return without(info, "list", "counts")
+
+
+def check_suffix(suffix: str) -> None:
+    """Whether this format can be written, before the work begins.
+
+    Raises:
+        ResnestError: the library for it is missing.
+    """
+    # Not imported: its threads would be in the way of the fork that starts the work.
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ResnestError('.parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"')
+
+
+def encoded(text: str) -> bytes:
+    """The bytes of a name as the file system has them; lone surrogates of any kind get through."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _escaped(name: str) -> str:
+    return encoded(name).decode("utf-8", "backslashreplace")
+
+
+def formatted(name: str, row: int | None, error: str | None) -> bytes:
+    """A line of `feats.csv`, or several where the name has newlines."""
+    return encoded(csv_row((name, row, "ok" if error is None else "error", error)))
+
+
+def read_lines(path: Path, *, header: bool) -> Iterator[Entry]:
+    """The inputs, without rows, of a file that consists of what `formatted` gave."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for cells in islice(read_csv_rows(file), 1 if header else 0, None):
+            name, _, status, error = cells[:4]
+            yield Entry(name, error if status == "error" else None, None)
+
+
+def write(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+    """Writes the file that the extension of `path` names; `entries` are all inputs, in order."""
+    writers = {".npy": _write_npy, ".npz": _write_npz, ".csv": _write_csv}
+    writers.get(path.suffix, _write_parquet)(path, entries, matrix)
+
+
+def with_lines(entries: Iterator[Entry], file: IO[bytes]) -> Iterator[Entry]:
+    """Hands the entries on, and writes `feats.csv` on the way."""
+    file.write(HEADER.encode())
+    for entry, row in _numbered(entries):
+        file.write(formatted(entry.name, row, entry.error))
+        yield entry
+
+
+def _numbered(entries: Iterator[Entry]) -> Iterator[tuple[Entry, int | None]]:
+    row = 0
+    for entry in entries:
+        yield entry, None if entry.row is None else row
+        row += entry.row is not None
+
+
+def npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
+    """Writes what stands before the rows in a file of numpy's format, version 1.0."""
+    import numpy as np
+
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _write_npy(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+    with path.open("wb", buffering=_CHUNK) as file:
+        npy_header(file, matrix.dtype, matrix.shape)
+        for entry in entries:
+            if entry.row is not None:
+                file.write(entry.row)
+
+
+def _write_npz(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+    """The paths wait in two files beside until the rows, which come first, are written."""
+    names, ends = (path.with_name(f"assembled.{what}") for what in ("paths", "offsets"))
+
+    def member(name: str) -> IO[bytes]:
+        return archive.open(zipfile.ZipInfo(name, _NEVER), "w", force_zip64=True)
+
+    at = 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with (
+            member("features.npy") as rows,
+            names.open("wb", buffering=_CHUNK) as paths,
+            ends.open("wb", buffering=_CHUNK) as offsets,
+        ):
+            npy_header(rows, matrix.dtype, matrix.shape)
+            offsets.write(at.to_bytes(8, "little"))
+            for entry in entries:
+                if entry.row is not None:
+                    rows.write(entry.row)
+                    at += paths.write(encoded(entry.name))
+                    offsets.write(at.to_bytes(8, "little"))
+        for name, source, dtype, length in (
+            ("paths.npy", names, "uint8", at),
+            ("offsets.npy", ends, "int64", matrix.rows + 1),
+        ):
+            with member(name) as copy, source.open("rb") as file:
+                npy_header(copy, dtype, (length,))
+                shutil.copyfileobj(file, copy, _CHUNK)
+    names.unlink()
+    ends.unlink()
+
+
+def _write_csv(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+    import numpy as np
+
+    with path.open("wb", buffering=_CHUNK) as file:
+        titles = "".join(f",f{index}" for index in range(matrix.columns))
+        file.write(f"{HEADER.rstrip()}{titles}\n".encode())
+        nothing = b"," * matrix.columns + b"\n"
+        for entry, row in _numbered(entries):
+            file.write(formatted(entry.name, row, entry.error)[:-1])
+            if entry.row is None:
+                file.write(nothing)
+            else:
+                # The fewest digits that give back the same number.
+                values = np.frombuffer(entry.row, matrix.dtype).astype("U").tolist()
+                file.write(f",{','.join(values)}\n".encode())
+
+
+def _write_parquet(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+    """Row groups of a fixed number of inputs."""
+    import pyarrow.parquet as pq
+
+    schema = _parquet_schema(matrix, "features")
+    count = max(1, min(4096, _GROUP_BYTES // matrix.row_bytes))
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        while group := list(islice(entries, count)):
+            writer.write_table(_parquet_table(group, matrix, schema), row_group_size=count)
+
+
+def _parquet_schema(matrix: Matrix, column: str) -> Any:
+    """The columns of a Parquet file; the rows stand in `column`."""
+    import pyarrow as pa
+
+    value = pa.float16() if matrix.dtype == "float16" else pa.float32()
+    return pa.schema(
+        [
+            pa.field("input", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("error", pa.string()),
+            pa.field(column, pa.list_(value, matrix.columns)),
+        ],
+        metadata={"row_shape": str(list(matrix.row_shape))},
+    )
+
+
+def _parquet_table(group: list[Entry], matrix: Matrix, schema: Any) -> Any:
+    """Entries as a table; the rows are lists of fixed size, null where there is none."""
+    import pyarrow as pa
+
+    empty = bytes(matrix.row_bytes)
+    data = b"".join(empty if entry.row is None else entry.row for entry in group)
+    buffers = [None, pa.py_buffer(data)]
+    value = schema[3].type.value_type
+    values = pa.Array.from_buffers(value, len(group) * matrix.columns, buffers)
+    missing = pa.array([entry.row is None for entry in group], pa.bool_())
+    columns = [
+        pa.array([_escaped(entry.name) for entry in group]),
+        pa.array(["ok" if entry.error is None else "error" for entry in group]),
+        pa.array([entry.error for entry in group], pa.string()),
+        pa.FixedSizeListArray.from_arrays(values, matrix.columns, mask=missing),
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def features_file(entries: list[Entry], matrix: Matrix, about: dict[str, Any]) -> bytes:
+    """A part of features on Ray as Parquet; the footer says `about`."""
+    table = _parquet_table(entries, matrix, _parquet_schema(matrix, "feature"))
+    # Neither compressed nor in a dictionary: numbers of a network gain by neither.
+    return _parquet_bytes(table, about, compression="none", use_dictionary=False)
+
+
+def records_file(records: list["Record"], about: dict[str, Any], *, rejecting: bool) -> bytes:
+    """A part of records as Parquet; the footer says `about`."""
+    import pyarrow as pa
+
+    numbers = [("rank", pa.int32()), ("index", pa.int32())]
+    ranked = pa.struct([*numbers, ("label", pa.string()), ("probability", pa.float64())])
+    predictions = [[asdict(p) for p in record.predictions] for record in records]
+    columns = {
+        "input": pa.array([_escaped(record.input) for record in records], pa.string()),
+        "status": pa.array([record.status for record in records], pa.string()),
+        "error": pa.array([record.error for record in records], pa.string()),
+        "model": pa.array([_escaped(record.model) for record in records], pa.string()),
+        "predictions": pa.array(predictions, pa.list_(ranked)),
+    }
+    if rejecting:
+        columns["unsure"] = pa.array([record.unsure for record in records], pa.bool_())
+    return _parquet_bytes(pa.table(columns), about)
+
+
+def lines_file(records: Iterable["Record"]) -> bytes:
+    """A part of records as JSON lines."""
+    return "".join(json.dumps(record.as_dict()) + "\n" for record in records).encode("ascii")
+
+
+def _parquet_bytes(table: Any, about: dict[str, Any], **how: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    footer = {FOOTER: json.dumps(about).encode()}
+    table = table.replace_schema_metadata((table.schema.metadata or {}) | footer)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=max(1, len(table)), **how)
+    return buffer.getvalue()
+
+
+def read_info(target: Path) -> dict[str, Any]:
+    """What `feats.json` says of a finished output.
+
+    Raises:
+        ResnestError: it is missing, or no file of this program.
+    """
+    path = target.with_suffix(".json")
+    try:
+        info: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if "." + info["format"] != target.suffix.lower() or not target.exists():
+            raise ResnestError(f"{path} does not belong to {target}, or that is not finished.")
+        matrix_of(info)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResnestError(f"{path}, which describes {target}, cannot be read: {error}.") from error
+    return info
+
+
+def read_entries(target: Path, info: dict[str, Any]) -> Generator[Entry, None, None]:
+    """All inputs of a finished output."""
+    matrix = matrix_of(info)
+    count = 0
+    try:
+        rows = _rows(target, matrix)
+        for line in read_lines(target.with_suffix(".csv"), header=True):
+            count += 1
+            row = None
+            if line.error is None:
+                row = next(rows, b"")
+                _check(len(row) == matrix.row_bytes, f"the row of {line.name!r} is missing")
+            yield Entry(line.name, line.error, row)
+        _check(count == matrix.inputs, f"{count} lines, but {matrix.inputs} inputs")
+        _check(next(rows, None) is None, "there are more rows than lines that have one")
+    except (OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:
+        raise ResnestError(f"{target} and the files beside it do not fit: {error}.") from error
+
+
+def _check(fits: bool, otherwise: str) -> None:
+    if not fits:
+        raise ValueError(otherwise)
+
+
+def _rows(target: Path, matrix: Matrix) -> Iterator[bytes]:
+    import numpy as np
+
+    suffix = target.suffix.lower()
+    if suffix == ".npy":
+        with target.open("rb", buffering=_CHUNK) as file:
+            yield from _npy_rows(file, matrix)
+    elif suffix == ".npz":
+        with zipfile.ZipFile(target) as archive, archive.open("features.npy") as member:
+            yield from _npy_rows(member, matrix)
+    elif suffix == ".csv":
+        with target.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
+            for cells in islice(csv.reader(text, strict=True), 1, None):
+                if cells[2] == "ok":
+                    yield np.array(cells[4:], matrix.dtype).tobytes()
+    else:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(target) as table:
+            for batch in table.iter_batches(batch_size=1024, columns=["features"]):
+                values = batch.column(0).flatten().to_numpy(zero_copy_only=False)  # without nulls
+                whole = np.ascontiguousarray(values, matrix.dtype).tobytes()
+                for at in range(0, len(whole), matrix.row_bytes):
+                    yield whole[at : at + matrix.row_bytes]
+
+
+def _npy_rows(file: IO[bytes], matrix: Matrix) -> Iterator[bytes]:
+    import numpy as np
+
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not a file of this program")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if shape != matrix.shape or dtype != np.dtype(matrix.dtype):
+        raise ValueError(f"{dtype} {shape} instead of {matrix.dtype} {matrix.shape}")
+    while row := file.read(matrix.row_bytes):
+        yield row

@@ -1,0 +1,289 @@
+"""What the command line names -> inputs, one at a time, wherever they lie; and their bytes.
+
+Paths on this machine mean what they mean to the local runner; see `images.sources`. In addition: an
+address of any file system of pyarrow or fsspec stands for a file, a folder or a glob there, a .tar
+for the photos in it, a .parquet or .csv for the files that its path column lists. What a list or a
+manifest holds is a photo or a shard, taken literally; only a folder on this machine is read.
+"""
+
+import io
+import os
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any, Literal, NamedTuple, cast
+
+from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError, one_line
+from resnest_cli.images import folders
+from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
+from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
+from resnest_cli.jobs.listing import sources_of
+from resnest_cli.options import RunOptions
+
+# "error" stands in listings of earlier versions.
+Kind = Literal["file", "url", "member", "error"] | ErrorKind
+
+_AT_ONCE = 8  # shards that are looked into by threads
+_ROWS = 8192  # of a manifest at a time
+_MANIFESTS = (".parquet", ".csv")
+_BLOCK = 4 * 2**20
+_TRUNCATED = "is a tar shard that is truncated or damaged: more photos may have been in it"
+_OPEN = 16  # shards
+_MOST = 2**30  # bytes of a photo; decoding refuses more
+
+
+class Input(NamedTuple):
+    """One input. `where` is an absolute path or an address, or the text of an error of this kind.
+
+    `offset` and `size`, in bytes, are those of a `member` of a shard.
+    """
+
+    name: str
+    kind: Kind
+    where: str
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def is_error(self) -> bool:
+        """Whether there is nothing to read."""
+        return self.kind not in {"file", "url", "member"}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its bytes lie in a file of this machine."""
+        return self.kind in {"file", "member"} and not is_address(self.where)
+
+
+Looked = tuple[list[Input], int]  # the photos of a shard, and how many other files it has
+
+
+def iter_inputs(
+    options: RunOptions,
+    path_column: str,
+    stats: SourceStats,
+    look: Callable[[Input], Future[Looked]] | None = None,
+    at_once: int = _AT_ONCE,
+) -> Iterator[Input]:
+    """The inputs that the options name, in order, the photos of a shard in its place.
+
+    So many shards are looked into ahead, by `look` or in threads: one far away answers slowly.
+
+    Raises:
+        UsageError: a list cannot be read, or a photo on stdin is asked for.
+    """
+    waiting: deque[Looked | Future[Looked]] = deque()
+
+    def first() -> list[Input]:
+        looked = waiting.popleft()
+        found, skipped = looked if isinstance(looked, tuple) else looked.result()
+        stats.skipped += skipped
+        return found
+
+    pool = ThreadPoolExecutor(at_once)  # has no threads until it gets work
+    look = look or (lambda shard: pool.submit(looked_into, shard))
+    try:
+        for item in _files(options, path_column, stats):
+            shard = item.kind == "file" and item.where.endswith(".tar")
+            waiting.append(look(item) if shard else ([item], 0))
+            while waiting and (isinstance(waiting[0], tuple) or len(waiting) > at_once):
+                yield from first()
+        while waiting:
+            yield from first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def looked_into(shard: Input) -> Looked:
+    """The photos of a shard, and how many other files were passed over."""
+    stats = SourceStats()
+    return list(members(shard, stats)), stats.skipped
+
+
+def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
+    """The inputs, shards as they are."""
+    for text in options.inputs:
+        if text == "-":
+            raise UsageError("a photo on standard input (-) is for --runner local.")
+        yield from _named(text, options, path_column, stats)
+    if options.from_file is not None:
+        yield from _literal(sources_of(replace(options, inputs=()), stats))
+
+
+def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
+    if text.lower().endswith(_MANIFESTS) and not is_url(text) and not folders.is_folder(text):
+        for number, path in enumerate(_listed(text, path_column), start=1):
+            if path is None:
+                yield Input(f"{text}:{number}", "missing", f"has no {path_column} in this row")
+            else:
+                yield Input(path, "url", path) if is_url(path) else _file(path, path)
+    elif is_address(text):
+        for found in remote_files(text, recursive=options.recursive, stats=stats):
+            yield _file(found.address, found.address, found.error, found.kind)
+    elif folders.is_glob(text) and text.endswith(".tar"):
+        entry = None
+        for entry in folders.expand(text):
+            yield _file(entry.path, entry.path, entry.error, "unreadable")
+        if entry is None:
+            yield Input(text, "matched nothing", "is a pattern that matches no file")
+    else:
+        yield from _literal(iter_sources([text], recursive=options.recursive, stats=stats))
+
+
+def _literal(sources: Iterable[Source]) -> Iterator[Input]:
+    for source in sources:
+        if source.error is None and source.url is not None:
+            yield Input(source.name, "url", source.url)
+        else:
+            yield _file(source.name, source.path or "", source.error, source.kind)
+
+
+def _file(name: str, path: str, error: str | None = None, kind: ErrorKind | None = None) -> Input:
+    if error:
+        return Input(name, kind or "other", error)
+    where = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - odd bytes
+    return Input(name, "file", where)
+
+
+def _listed(manifest: str, column: str) -> Iterator[str | None]:
+    """The paths and addresses of a manifest, in order; None where a row has none."""
+    import pyarrow as pa
+    from pyarrow import csv, dataset
+
+    system, path = opened(manifest)
+    kind: Any = "parquet"
+    if not manifest.lower().endswith(".parquet"):
+        kind = dataset.CsvFileFormat(
+            convert_options=csv.ConvertOptions(column_types={column: pa.string()})
+        )
+    try:
+        found = dataset.dataset(path, filesystem=system, format=kind)
+        names = found.schema.names
+        if column not in names:
+            have = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UsageError(
+                f"{manifest}: there is no column {column!r} with paths; it has {have}. "
+                "Name the column with --path-column."
+            )
+        for batch in found.to_batches(columns=[column], batch_size=_ROWS):
+            for value in batch.column(0).cast(pa.string()).to_pylist():
+                yield value or None
+    except (OSError, pa.ArrowException) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(str(error))
+        raise UsageError(f"cannot read the list of inputs {manifest}: {reason}") from error
+
+
+def members(shard: Input, stats: SourceStats) -> Iterator[Input]:
+    """The photos of a tar shard, in its order; an error stands where it cannot be read further.
+
+    Every member with a known image extension. Only headers are wanted here: a member lies in the
+    shard as it is, so that its place and size are all that a reader needs. Far away a header costs
+    as much time as megabytes do: there a shard is read in blocks.
+    """
+    begun, error = False, ""
+    kind: ErrorKind = "damaged"
+    try:
+        system, path = opened(shard.where)
+        raw: Any = system.open_input_file(path)
+        end = raw.size()
+        with (
+            raw if system.type_name == "local" else io.BufferedReader(raw, _BLOCK) as file,
+            tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
+        ):
+            while (member := archive.next()) is not None:
+                begun = True
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if not member.isfile():
+                    continue
+                if not is_photo(member.name.rpartition("/")[2]):
+                    stats.skipped += 1
+                    continue
+                if member.offset_data + member.size > end:
+                    error = _TRUNCATED
+                    break
+                name = f"{shard.name}/{member.name}"
+                yield Input(name, "member", shard.where, member.offset_data, member.size)
+            else:
+                file.seek(archive.offset)
+                # Where a header is damaged or cut, tarfile ends as if that were the end mark.
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    error = _TRUNCATED
+    except FileNotFoundError:
+        error, kind = "does not exist", "missing"
+    except tarfile.TarError as wrong:
+        unread = f"is no tar shard that can be read: {one_line(str(wrong))}"
+        error = _TRUNCATED if begun else unread
+    except OSError as wrong:
+        error, kind = f"cannot be read: {one_line(str(wrong))}", "unreadable"
+    if error:
+        yield Input(shard.name, kind, error)
+
+
+class OpenShards:
+    """Shards that stay open: to open one far away takes as long as to read a photo of it.
+
+    Threads may share it. What it drops, or leaves, is closed when its last reader is done.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, Any] = {}
+        self._lock = Lock()
+
+    def read(self, item: Input) -> bytes:
+        """The bytes of a member, fewer where the shard ends before."""
+        with self._lock:
+            file = self._files.get(item.where)
+            if file is None:
+                system, path = opened(item.where)
+                file = system.open_input_file(path)
+                if len(self._files) >= _OPEN:
+                    del self._files[next(iter(self._files))]
+                self._files[item.where] = file
+        return bytes(file.read_at(item.size, item.offset))
+
+
+def fetched(item: Input, *, offline: bool, shards: OpenShards | None = None) -> bytes | str:
+    """The bytes of an input, or the path of a local file that is too large to be held.
+
+    Raises:
+        ImageError: it cannot be read; the message goes on after the input's name.
+    """
+    if item.is_error:
+        kind = cast("ErrorKind", "other" if item.kind == "error" else item.kind)
+        raise ImageError(item.where, kind=kind)
+    if item.kind == "url":
+        from resnest_cli.images.remote import fetch_photo
+
+        return fetch_photo(item.where, offline=offline)
+    if item.kind == "file" and item.is_local:
+        from resnest_cli.images.decode import read_file
+
+        return read_file(item.where)
+    try:
+        if item.kind == "member":
+            size = _checked(item.size)
+            data = (shards or OpenShards()).read(item)
+        else:
+            system, path = opened(item.where)
+            with system.open_input_file(path) as file:
+                size = _checked(file.size())
+                data = bytes(file.read(size))
+    except FileNotFoundError:
+        raise ImageError("does not exist", kind="missing") from None
+    except ImageError:
+        raise
+    except (OSError, ResnestError) as error:
+        raise ImageError(f"cannot be read: {one_line(str(error))}", kind="unreadable") from error
+    if len(data) < size:
+        raise ImageError("is truncated: its shard ends before it", kind="truncated")
+    return data
+
+
+def _checked(size: int) -> int:
+    if size > _MOST:
+        text = f"is larger than a photo can be ({size / 1e9:.1f} GB)"
+        raise ImageError(text, kind="too large")
+    return size

@@ -1,0 +1,282 @@
+"""What was asked for, what two processes of a run say to each other, and what decides an output.
+
+Plain data, which other processes are sent; no numpy.
+"""
+
+import shlex
+import sys
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from resnest_cli import __version__
+from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
+from resnest_cli.inference.extraction import Extraction
+from resnest_cli.model.names import understand
+from resnest_cli.options import AUTO, ModelOptions, RunOptions
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
+
+PartFormat = Literal["parquet", "jsonl"]
+DEFAULT_BATCH_SIZE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of the list: the batches b, counted from 0, with b % count == index - 1.
+
+    So a shard's batches are those of the whole run, and its rows have the same bits; no shard needs
+    to know how long the list is, and `merge` restores the order with one batch of each in memory.
+    """
+
+    index: int  # from 1
+    count: int
+
+    def owns(self, batch: int) -> bool:
+        """Whether this batch of the whole list, from 0, is ours."""
+        return batch % self.count == self.index - 1
+
+    def size(self, total: int, batch_size: int) -> int:
+        """How many of a list of `total` inputs are ours."""
+        whole, rest = divmod(total, batch_size)
+        own = (whole - self.index) // self.count + 1 if whole >= self.index else 0
+        return own * batch_size + (rest if self.owns(whole) else 0)
+
+
+WHOLE = Shard(1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesJob:
+    """Features on this machine; see the options of `resnest features`."""
+
+    target: Path
+    options: RunOptions
+    model: ModelOptions
+    extraction: Extraction
+    shard: Shard = WHOLE
+    quiet: bool = False
+    go_on: str = "resnest features --resume"  # the command that goes on after an interruption
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What is kept of each photo's answer; see the options of `resnest predict`."""
+
+    topk: int
+    threshold: float
+    reject_below: float
+    tta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterJob:
+    """Features or classes, as `wanted` says, on Ray; see the options of both commands."""
+
+    output: str
+    options: RunOptions
+    model: ModelOptions
+    wanted: Extraction | Ranking
+    name: str  # of the model, in records
+    format: PartFormat = "parquet"
+    path_column: str = "path"
+    address: str | None = None
+    gpus: float | None = None  # of each worker; None: one where the cluster has any
+    concurrency: int | None = None  # workers; None: as many as fit
+    go_on: str = "resnest features --resume"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far the list had been read at the end of a batch: so many inputs, and their hash."""
+
+    listed: int
+    chain: str
+
+
+NO_MARK = Mark(0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """Where the working process begins.
+
+    `done` of our inputs are done (a whole number of batches). The list must still have the `marks`.
+    `retry` is the `feats.csv` whose failed inputs alone are to be read; `done` counts those then.
+    `last` ends the list after so many inputs: all were done, later ones are passed over. With
+    `verify` nothing is computed: the list must be the one of the marks, no more and no less.
+    """
+
+    done: int = 0
+    marks: tuple[Mark, ...] = ()
+    retry: Path | None = None
+    last: int | None = None
+    verify: bool = False
+
+
+class Item(NamedTuple):
+    """One input: its name, and its row or its error. The last one of a batch brings more."""
+
+    name: str
+    error: str | None
+    row: bytes | None
+    kind: ErrorKind | None = None  # of the error
+    mark: Mark | None = None
+    seconds: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the working process sends last: the whole list, and how many files it passed over."""
+
+    mark: Mark
+    skipped: int
+
+
+# The working process sends its `identity` first, then an item for each input.
+Results = Generator[dict[str, Any] | Item, None, Ending]
+J = TypeVar("J", FeaturesJob, ClusterJob)
+
+
+def as_begun(job: J, identity: dict[str, Any] | None) -> J:
+    """The job with what was left open (the batch size, `--engine auto`) as it was begun."""
+    engine = identity["engine"] if identity else {}
+    options, model = job.options, job.model
+    if options.batch_size in {0, AUTO}:
+        options = replace(options, batch_size=engine.get("batch_size", DEFAULT_BATCH_SIZE))
+    if model.engine == "auto" and engine:
+        model = replace(model, engine=engine["engine"])
+    return replace(job, options=options, model=model)
+
+
+def portable(model: ModelOptions) -> ModelOptions:
+    """The same model for a process in another folder: files by their absolute paths."""
+
+    def absolute(name: str | None) -> str | None:
+        return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+    path = understand(model.model).path  # a repository may have the name of a folder elsewhere
+    return replace(
+        model,
+        model=str(path.absolute()) if path else model.model,
+        weights=absolute((model.weights or "").removeprefix("local-dir:")) or None,
+        labels=absolute(model.labels),
+        mirror=absolute(model.mirror),
+    )
+
+
+def go_on(command: str) -> str:
+    """The command line as it was given, to go on with."""
+    given = [word for word in sys.argv[2:] if word not in {"--resume", "--overwrite"}]
+    return shlex.join(["resnest", command, "--resume", *given])
+
+
+def identity(
+    classifier: "Classifier", batch_size: int, extraction: Extraction, format_: str, shard: Shard
+) -> dict[str, Any]:
+    """All that decides the bytes of the output beside the inputs; plain data, as JSON holds it."""
+    model, preparation = classifier.model, classifier.preparation
+    try:
+        sha256 = model.sha256()
+    except OSError as error:
+        raise CheckpointError(f"{model.path} cannot be read: {error}.") from error
+    preprocessing: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(classifier.preprocessing).items()
+    }
+    shape = extraction.row_shape(model, classifier.preprocessing.size)
+    return {
+        "format": format_,
+        "model": model.variant.id,
+        "weights_sha256": sha256,
+        "classes": model.num_classes,
+        "preprocessing": preprocessing
+        | {"crop_mode": preparation.crop_mode, "exif": preparation.exif}
+        # Only where it is on: what earlier versions finished is still the same.
+        | ({"fast_decode": True} if preparation.fast else {})
+        | ({"gpu_decode": True} if preparation.on_gpu else {}),
+        "extraction": asdict(extraction) | {"row_shape": list(shape)},
+        "engine": asdict(classifier.engine.fingerprint(batch_size)),
+        "versions": {
+            "resnest_cli": __version__,
+            "pillow": version("pillow"),
+            "numpy": version("numpy"),
+        },
+        "shard": None if shard.count == 1 else asdict(shard),
+    }
+
+
+def without(identity: dict[str, Any], *names: str) -> dict[str, Any]:
+    """An identity without some of its entries."""
+    return {name: value for name, value in identity.items() if name not in names}
+
+
+def check_same(output: object, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Whether an earlier run was begun with the same.
+
+    Raises:
+        UsageError: it was not; names what differs.
+    """
+    if wrong := differences(then, now):
+        raise UsageError(
+            f"{output} was begun with something else: {wrong}. Use the same, another -o, or "
+            "--overwrite to start afresh."
+        )
+
+
+def refused(what: object, *, unfinished: bool, done: str = "") -> UsageError:
+    """What to say of an output that is there where neither --resume nor --overwrite was given."""
+    if unfinished:
+        return UsageError(
+            f"{what} holds an unfinished run{done}: --resume goes on with it, --overwrite starts "
+            "afresh."
+        )
+    return UsageError(f"{what} exists: --overwrite replaces it; give -o another name to keep it.")
+
+
+_OPTIONS = {
+    "pool", "stage", "head", "dtype", "normalize", "batch_size", "crop_pct", "interpolation",
+    "crop_mode", "exif", "fast_decode", "gpu_decode", "shard",
+}  # fmt: skip
+_NAMES = {
+    "weights_sha256": "weights",
+    "engine.engine": "engine",
+    "engine.device": "processor",
+    "preprocessing.size": "image size",
+    "list.sha256": "list of inputs",
+}
+_HASH = 64  # characters
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Each value that is not the same, as `name there, here`; empty where all are."""
+    old, new = _flat(then), _flat(now)
+    found = []
+    for key in old | new:
+        if old.get(key) != new.get(key):
+            name = _NAMES.get(key, key.removeprefix("preprocessing.").replace("_", " "))
+            if (option := key.rpartition(".")[2]) in _OPTIONS:
+                name = f"--{option.replace('_', '-')}"
+            found.append(f"{name} {_short(old.get(key))} there, {_short(new.get(key))} here")
+    return "; ".join(found)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if prefix + key == "shard" and value is not None:
+            flat[key] = f"{value.get('index', 'one')}/{value['count']}"
+        elif isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value[:8] if isinstance(value, str) and len(value) == _HASH else str(value)

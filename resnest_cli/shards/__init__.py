@@ -1,1 +1,0 @@
-"""Photos in tar shards (WebDataset's convention): found, counted, read in order, and written."""

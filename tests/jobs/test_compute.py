@@ -1,0 +1,184 @@
+"""The callable that computes a part, in this process, without Ray."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from resnest_cli import cpu
+from resnest_cli.errors import CheckpointError, ResnestError
+from resnest_cli.inference.classifier import Classifier
+from resnest_cli.inference.extraction import Extraction
+from resnest_cli.jobs import compute
+from resnest_cli.jobs.compute import PartWorker, Run
+from resnest_cli.jobs.inputs import Input
+from resnest_cli.jobs.job import ClusterJob, Ranking
+from resnest_cli.jobs.ray_cluster import part_row
+from resnest_cli.jobs.ray_output import Listing, Manifest, Output
+from resnest_cli.options import ModelOptions, RunOptions
+from tests.conftest import make_photo
+
+pytest.importorskip("pyarrow")
+
+COUNT = 11
+
+
+@pytest.fixture(autouse=True)
+def unlimited(monkeypatch: pytest.MonkeyPatch):
+    """What a worker changes in its process."""
+    monkeypatch.setattr(cpu, "_limit", 1 << 16)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
+    """A job over a part of photos, one of which is damaged."""
+    photos = [make_photo(tmp_path / f"{index}.png", seed=index) for index in range(COUNT)]
+    photos[4].write_bytes(b"no photo")
+    out = tmp_path / "out"
+    given = [Input(path.name, "file", str(path)) for path in photos]
+    Output(str(out), "parquet").list_inputs(given, 16)
+    options = RunOptions((), None, False, True, 4, 1, False, 60.0)
+    model = ModelOptions(
+        str(tiny_checkpoint),
+        None,
+        None,
+        "cpu",
+        "auto",
+        None,
+        None,
+        None,
+        "center",
+        True,
+        None,
+        True,
+    )
+    return ClusterJob(str(out), options, model, Extraction(), "tiny")
+
+
+def run_of(job: ClusterJob, **changes: str) -> Run:
+    weights = compute.found(job, 1)[0]["weights_sha256"]
+    return replace(Run("run", "identity", weights, 1), **changes)
+
+
+def row(job: ClusterJob, *, alone: bool = False):
+    return part_row(job.output, 0, offline=True, alone=alone)
+
+
+def features(job: ClusterJob) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(Path(job.output) / "part-00000.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -> None:
+    worker = PartWorker(job, run_of(job))
+    told, *_ = json.loads(worker(row(job, alone=alone))["done"][0].as_py())
+    assert (told["part"], told["inputs"]) == (0, COUNT)
+    assert told["failures"] == {"not an image": 1}
+    path = Path(job.output) / "part-00000.parquet"
+    written = path.stat().st_mtime_ns
+    again, *_ = json.loads(worker(row(job))["done"][0].as_py())
+    assert again["failures"] == {"not an image": 1}
+    assert path.stat().st_mtime_ns == written
+    found = features(job)
+    assert [r["input"] for r in found] == [f"{i}.png" for i in range(COUNT)]
+    expected = Classifier(job.model.model).features(
+        iter([str(tmp_path / f"{i}.png") for i in range(COUNT)])
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        if isinstance(theirs, Exception):
+            assert ours["error"] in str(theirs)
+        else:
+            assert ours["feature"] == pytest.approx(theirs.tolist(), rel=1e-5, abs=1e-5)
+
+
+def test_an_attempt_that_died_makes_the_next_one_careful(
+    job: ClusterJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    original = compute.careful
+
+    def careful(classifier, options, *more):
+        asked.append(options.isolate)
+        return original(classifier, options, *more)
+
+    monkeypatch.setattr(compute, "careful", careful)
+    worker = PartWorker(job, run_of(job))
+    attempts = Path(job.output) / "_attempts"
+    worker(row(job))
+    assert list(attempts.iterdir()) == []
+    (Path(job.output) / "part-00000.parquet").unlink()
+    (attempts / "00000.json").write_text(json.dumps({"run": "earlier", "attempts": 5}))
+    worker(row(job))
+    assert asked == [False, True]
+    assert len(features(job)) == COUNT
+    assert list(attempts.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+def test_records_bear_the_name_that_the_model_was_given(job: ClusterJob, format_: str) -> None:
+    job = replace(job, wanted=Ranking(2, 0.0, 0.0, False), format=format_)
+    PartWorker(job, run_of(job))(row(job))
+    if format_ == "jsonl":
+        text = (Path(job.output) / "part-00000.jsonl").read_text()
+        found = [json.loads(line) for line in text.splitlines()]
+    else:
+        found = features(job)
+    assert {record["model"] for record in found} == {"tiny"}
+    assert [len(record["predictions"]) for record in found] == [2] * 4 + [0] + [2] * 6
+
+
+def test_other_weights_on_one_node_are_told(job: ClusterJob) -> None:
+    with pytest.raises(CheckpointError, match="has other weights under this name"):
+        PartWorker(job, run_of(job, weights="0" * 64))
+
+
+def test_an_output_that_cannot_be_written_is_told(
+    job: ClusterJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnest_cli.jobs.compute.time.sleep", lambda _: None)
+    worker = PartWorker(job, run_of(job))
+    out = Path(job.output)
+    (out / "_attempts").write_text("in the way")
+    with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be written"):
+        worker(row(job))
+    (out / "part-00000.parquet").mkdir()
+    with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be read"):
+        worker(row(job))
+
+
+def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
+    base = compute.found(job, 1)[0]
+    others = [
+        replace(job, wanted=Extraction(normalize="l2")),
+        replace(job, model=replace(job.model, img_size=32)),
+        replace(job, options=replace(job.options, batch_size=8)),
+        replace(job, wanted=Ranking(2, 0.0, 0.0, False)),
+        replace(job, wanted=Ranking(3, 0.0, 0.0, False)),
+        replace(job, wanted=Ranking(2, 0.0, 0.0, True)),
+        replace(job, wanted=Ranking(2, 0.0, 0.0, False), format="jsonl"),
+    ]
+    found = [base, *(compute.found(j, 1)[0] for j in others)]
+    hashes = {Manifest(identity, Listing(1, ""), 32, 0).hash for identity in found}
+    assert len(hashes) == len(others) + 1
+    same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
+    assert compute.found(same, 2)[0] == base
+
+
+def test_a_decoder_that_hangs_ends_its_worker() -> None:
+    program = (
+        "import threading\n"
+        "from resnest_cli.jobs import compute\n"
+        "from resnest_cli.supervise import Journal\n"
+        "compute._TICK, journal = 0.05, Journal()\n"
+        "journal.begin(0); journal.end(0); journal.begin(1)\n"
+        "compute._watch(journal, 0.2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
