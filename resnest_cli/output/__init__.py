@@ -22,7 +22,7 @@ from resnest_cli.output.messages import (
     set_debug,
     set_quiet,
 )
-from resnest_cli.output.progress import Bar, DownloadBar, Line, RecordProgress, StatusLine
+from resnest_cli.output.progress import Bar, DownloadBar, RecordProgress
 from resnest_cli.output.records import Format, RecordWriter, record_writer
 from resnest_cli.output.sink import Sink, emit
 from resnest_cli.output.tables import show_table, to_json
@@ -31,11 +31,9 @@ __all__ = [
     "Bar",
     "DownloadBar",
     "Format",
-    "Line",
     "RecordProgress",
     "RecordWriter",
     "Sink",
-    "StatusLine",
     "debug_wanted",
     "emit",
     "error",

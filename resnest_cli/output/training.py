@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from resnest_cli.output.messages import duration, message, percent, printable, printable_name
-from resnest_cli.output.progress import Line, Pace, StatusLine
+from resnest_cli.output.progress import Bar, Line
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
+from resnest_cli.progress import Progress
 
 if TYPE_CHECKING:
     from resnest_cli.data.dataset import DataSet
@@ -48,7 +49,7 @@ class TrainingDisplay:
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
-        self._status = StatusLine()
+        self._status = Bar(logged=True)
         self._epochs = self._steps = self._lost = 0
         self._table: _EpochTable | None = None
 
@@ -68,26 +69,16 @@ class TrainingDisplay:
         else:
             message(text)
 
-    def progress(self, title: str) -> Callable[[int, int | None], None]:
-        """Shows how far something has come: called with how many are done, of how many if known."""
-        pace = Pace()
-        return lambda done, total: self._status.show(
-            lambda: Line(title, done, total, pace.parts(done, total))
-        )
+    def progress(self, title: str) -> Progress:
+        """Shows how far something has come, until another begins."""
+        self._status.title = title
+        return self._status
 
     @contextmanager
-    def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
-        """Shows how many photos were checked; the line goes at the end."""
-        with self.packing() as progress:
-            yield progress("Checking photos")
-
-    @contextmanager
-    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-        """Shows how far each step has come, by its title; the line goes at the end."""
-        try:
-            yield self.progress
-        finally:
-            self._status.clear()
+    def showing(self, title: str) -> Iterator[Progress]:
+        """Shows how far something has come; the line goes at the end."""
+        with self._status:
+            yield self.progress(title)
 
     # Before the training
 
@@ -121,7 +112,7 @@ class TrainingDisplay:
     # The training itself
 
     @property
-    def statistics(self) -> Callable[[int, int | None], None]:
+    def statistics(self) -> Progress:
         """Shows how many photos batch norm's statistics have seen."""
         return self.progress("Computing statistics")
 

@@ -18,6 +18,7 @@ from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import Prediction, Record, softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.output.messages import percent
+from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, Table, picture_of
 from resnest_cli.training.augment import Augment, Mixing
@@ -35,7 +36,6 @@ _PICTURES = {
 }
 
 Float32 = NDArray[np.float32]
-Notify = Callable[[str], None]
 
 
 def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
