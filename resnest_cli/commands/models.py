@@ -10,6 +10,7 @@ from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named
 from resnest_cli.model.variants import VARIANTS
+from resnest_cli.text import megabytes
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -85,7 +86,7 @@ def clean(dry_run: DryRun = False) -> None:
         freed += sizes[path]
         output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
     output.message(
-        f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
+        f"{megabytes(freed)} {'would be' if dry_run else 'were'} freed."
         if removers
         else "Nothing to clean."
     )

@@ -21,9 +21,9 @@ from resnest_cli.files import check_folder, writing
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
-from resnest_cli.output.messages import printable_name
 from resnest_cli.progress import Notify, ignore
 from resnest_cli.report.pages import write_texts
+from resnest_cli.text import printable_name
 
 TIMM_NAMES = tuple(id_ for id_, variant in VARIANTS.items() if variant.hub)
 _STANDS_IN = "resnest14d"  # for what timm has no name for

@@ -16,9 +16,9 @@ from resnest_cli.model.variants import (
     get_variant,
     preprocessing_to_dict,
 )
-from resnest_cli.output.messages import megabytes
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table, to_json
+from resnest_cli.text import megabytes
 
 if TYPE_CHECKING:
     from resnest_cli.model.checkpoint import CheckpointInfo

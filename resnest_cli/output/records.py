@@ -6,10 +6,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from resnest_cli.output.messages import printable, printable_name
 from resnest_cli.output.sink import Sink
 from resnest_cli.output.tables import stdout_console, to_json
-from resnest_cli.text import Cell, csv_row
+from resnest_cli.text import Cell, csv_row, printable, printable_name
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resnest_cli.output.messages import megabytes, message, percent, printable_name
+from resnest_cli.output.messages import message
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
+from resnest_cli.text import megabytes, percent, printable_name
 
 Figures = Mapping[str, Any]
 

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.output.messages import decorated, printable_name
+from resnest_cli.output.messages import decorated
 from resnest_cli.output.sink import emit
+from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from rich.console import Console

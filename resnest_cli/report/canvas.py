@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.files import atomic_file
-from resnest_cli.output.messages import printable_name
+from resnest_cli.text import printable_name, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,15 +156,6 @@ def _renderer() -> Any:
     from matplotlib.backends.backend_agg import RendererAgg
 
     return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
-
-
-def shortened(name: str, most: int) -> str:
-    """The name in at most so many characters; the middle goes, names may differ at either end."""
-    name = printable_name(name)
-    if len(name) <= most:
-        return name
-    end = (most - 1) // 2
-    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
 # Figures

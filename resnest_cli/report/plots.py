@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.report import canvas
+from resnest_cli.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,7 +193,7 @@ def confusion_matrix(path: Path, confusion: Int, class_names: Sequence[str]) -> 
     assert confusion.shape == (len(class_names), len(class_names))
     fonts = canvas.fonts_for(class_names)
     names = [
-        canvas.shortened(name, _NAME) if fonts.draw(name) else f"#{index}"
+        shortened(name, _NAME) if fonts.draw(name) else f"#{index}"
         for index, name in enumerate(class_names)
     ]
     layout = _layout(names, fonts)

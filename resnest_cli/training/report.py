@@ -17,10 +17,10 @@ from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import Prediction, Record, softmax
 from resnest_cli.model import checkpoint
-from resnest_cli.output.messages import percent
 from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, Table, picture_of
+from resnest_cli.text import percent
 from resnest_cli.training.augment import Augment, Mixing
 from resnest_cli.training.loader import epoch_keys, sample_seed
 from resnest_cli.training.runs import RunFolder

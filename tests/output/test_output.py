@@ -28,25 +28,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("plain ä 狗", "plain ä 狗"), ("caf\udce9", "caf\\xe9"), ("a\x1b[31mb", "a\\x1b[31mb"),
-     ("tab\there", "tab\\there"), ("two\nlines", "two\nlines"),
-     ("\u202etxt.jpg", "\\u202etxt.jpg")],
-)  # fmt: skip
-def test_printable(text: str, shown: str) -> None:
-    assert output.printable(text) == shown
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(999, "1.0 kB"), (123_456, "0.1 MB"), (2_500_000, "2.5 MB"), (110_000_000, "110 MB"),
-     (1_234_000_000, "1,234 MB")],
-)  # fmt: skip
-def test_megabytes(size: int, text: str) -> None:
-    assert output.megabytes(size) == text
-
-
 def test_quiet_drops_messages_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
     output.set_quiet(True)
     output.message("psst")
