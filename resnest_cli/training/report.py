@@ -119,7 +119,7 @@ def final_pictures(
     """
     names = ready.dataset.class_names
     draws: dict[str, Callable[[Path], None]] = {
-        "curves.png": lambda path: plots.curves(path, progress.rows),
+        "curves.png": lambda path: plots.curves(path, list(map(asdict, progress.rows))),
         "confusion_matrix.png": lambda path: plots.confusion_matrix(path, best.confusion, names),
         "val_predictions.jpg": lambda path: _val_predictions(path, run, ready),
         "report.html": lambda path: training_page(run, ready, progress, best).write(path),
