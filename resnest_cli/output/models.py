@@ -18,7 +18,7 @@ from resnest_cli.model.variants import (
 )
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table, to_json
-from resnest_cli.text import megabytes
+from resnest_cli.text import megabytes, some
 
 if TYPE_CHECKING:
     from resnest_cli.model.checkpoint import CheckpointInfo
@@ -166,6 +166,5 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
     if isinstance(value, list):
-        shown = ", ".join(str(item) for item in value[:12])
-        return shown + (f", ... ({len(value)} in all)" if len(value) > 12 else "")
+        return some(map(str, value), 12, total=True)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

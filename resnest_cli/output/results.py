@@ -43,7 +43,7 @@ def photos_of(figures: Figures) -> str:
     classes = sum(bool(one["support"]) for one in figures["classes"])
     split = {None: "", "all": ", all sides of the split"}
     side = split.get(figures["split"], f", split {figures['split']}")
-    known = {None: ""}.get(figures["trained_on"], ", none of them trained on")
+    known = "" if figures["trained_on"] is None else ", none of them trained on"
     known = ", all of them trained on" if figures["trained"] else known
     return f"{figures['photos']:,} photos of {classes:,} classes{side}{known}"
 
