@@ -55,8 +55,9 @@ def verify(
         chosen = [v for v in VARIANTS.values() if v.bundled or weights.find_cached(v)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
     output.show_table(
-        [("Model", "left"), ("Status", "left"), ("SHA-256", "left"), ("File", "left")],
+        ("Model", "Status", "SHA-256", "File"),
         [[v.id, r.status, r.actual[:8] or "-", str(r.path)] for v, r in results],
+        "l",
     )
     bad = [(variant, result) for variant, result in results if result.status != "ok"]
     for variant, result in bad:

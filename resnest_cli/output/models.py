@@ -31,9 +31,8 @@ def show_variants(*, as_json: bool) -> None:
     if as_json:
         emit(to_json(records, indent=2) + "\n")
         return
-    columns = [("Model", "left"), ("Alias", "left")]
-    columns += [(title, "right") for title in ("Params", "GMACs", "Size", "Top-1", "On disk")]
-    show_table(columns, [_row(record) for record in records])
+    titles = ("Model", "Alias", "Params", "GMACs", "Size", "Top-1", "On disk")
+    show_table(titles, map(_row, records), "llr")
     picks = ", ".join(f"{why}: {model}" for model, why in RECOMMENDED.items())
     small, usual = get_variant(BUNDLED_MODEL), VARIANTS[DEFAULT_MODEL]
     emit(
@@ -102,7 +101,7 @@ def show_file(name: str, access: "Access", *, as_json: bool) -> None:
         emit(to_json(record, indent=2) + "\n")
         return
     rows = [[key, _text(value)] for key, value in record.items() if value not in (None, {}, [])]
-    show_table([("", "left"), (name, "left")], rows)
+    show_table(("", name), rows, "l")
 
 
 def _file(name: str, access: "Access") -> dict[str, Any]:

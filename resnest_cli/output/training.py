@@ -261,11 +261,10 @@ def _show_classes(dataset: "DataSet") -> None:
     """A table on stdout: each class and how many photos it has on either side."""
     train, val = dataset.train_counts, dataset.val_counts
     named = dataset.class_names != dataset.class_ids
-    columns = [("Class", "left"), *([("Name", "left")] if named else [])]
-    columns += [("Training", "right"), ("Validation", "right")]
+    titles = ["Class", *(["Name"] if named else []), "Training", "Validation"]
     rows = []
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
-    show_table(columns, rows)
+    show_table(titles, rows, "llr" if named else "lr")
