@@ -67,12 +67,14 @@ def test_numbers_stay_as_they_are() -> None:
         ("quoted('a' * 100, 10)", "'aaaaa...'"),
         ("quoted(5)", "5"),
         ("shortened('abcdefghij', 5)", "ab…ij"),
+        ("wrapped('a bc def ghijklmn o', 5)", ["a bc", "def", "ghijklmn", "o"]),
+        ("wrapped('', 5)", [""]),
         ("shortened('abc', 5)", "abc"),
         ("shortened('abcde', 5)", "abcde"),
         ("shortened('a\\nb', 5)", "a\\nb"),
     ],
 )
-def test_as_people_read_it(call: str, shown: str) -> None:
+def test_as_people_read_it(call: str, shown: str | list[str]) -> None:
     assert eval(call, vars(module)) == shown
 
 

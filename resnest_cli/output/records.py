@@ -144,6 +144,15 @@ class _Drawn(RecordWriter):
     def _print(self, record: Any) -> None:
         raise NotImplementedError
 
+    def _heading(self, record: "Record") -> None:
+        """The photo's name, and its error where it has one."""
+        from rich.text import Text
+
+        self._console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
+        if record.error is not None:
+            error = f"error: {printable_name(record.error)}"
+            self._console.print(Text(error, style="red"), soft_wrap=True)
+
 
 class _Tables(_Drawn):
     """A table for each photo: rank, class, probability with a bar; or its error."""
@@ -156,7 +165,7 @@ class _Tables(_Drawn):
         if not self._first:
             self._console.print()
         # A line of its own, not the table's title, which would be folded to the table's width.
-        _print_heading(self._console, record)
+        self._heading(record)
         if record.error is not None:
             return
         if record.unsure:
@@ -223,21 +232,11 @@ class _Explanations(_Drawn):
         record = found.record
         names = [printable_name(one.label) for one in record.predictions]
         width = min(_WIDEST, max(map(cell_len, names), default=0))
-        _print_heading(self._console, record)
+        self._heading(record)
         for name, one, region in zip(names, record.predictions, found.regions, strict=True):
             padded = name + " " * max(0, width - cell_len(name))
             line = f"{one.rank:>4}  {padded}  {one.probability:>7.2%}  {_where(region)}"
             self._console.print(Text(line), soft_wrap=True)
-
-
-def _print_heading(console: "Console", record: "Record") -> None:
-    """The photo's name, and its error where it has one."""
-    from rich.text import Text
-
-    console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
-    if record.error is not None:
-        error = f"error: {printable_name(record.error)}"
-        console.print(Text(error, style="red"), soft_wrap=True)
 
 
 def _where(region: "Region | None") -> str:

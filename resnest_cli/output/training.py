@@ -14,7 +14,7 @@ from resnest_cli.output.progress import Bar, Line
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
 from resnest_cli.progress import Progress
-from resnest_cli.text import duration, percent, printable, printable_name
+from resnest_cli.text import duration, percent, printable, printable_name, wrapped
 
 if TYPE_CHECKING:
     from resnest_cli.data.dataset import DataSet
@@ -103,9 +103,11 @@ class TrainingDisplay:
 
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """Names and what they are, in two columns; long values go on below themselves."""
+        from rich.cells import cell_len  # Chinese letters take two columns
+
         indent = max(_INDENT, *(len(name) + 2 for name, _ in lines)) if lines else 0
         for name, value in lines:
-            first, *rest = _wrapped(printable_name(value), _WIDTH - indent)
+            first, *rest = wrapped(printable_name(value), _WIDTH - indent, cell_len)
             self._say(f"{name:<{indent}}{first}".rstrip())
             for line in rest:
                 self._say(" " * indent + line)
@@ -198,20 +200,6 @@ class TrainingDisplay:
         self._status.clear()
         emit(f"--lr {rate:g}\n")
         message(f"The curve: {printable_name(str(picture))}")
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many columns; words, such as paths, stay whole."""
-    from rich.cells import cell_len  # Chinese letters take two columns
-
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and cell_len(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
 
 
 class _EpochTable:
