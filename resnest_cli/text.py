@@ -11,7 +11,7 @@ Source: https://owasp.org/www-community/attacks/CSV_Injection
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Cell = str | int | float | None
 
@@ -118,6 +118,18 @@ def shortened(name: str, most: int) -> str:
         return name
     end = (most - 1) // 2
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def wrapped(text: str, most: float, width: Callable[[str], float] = len) -> list[str]:
+    """The text in lines of at most this width, broken at spaces; a longer word stays whole."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and width(longer) > most:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def csv_row(cells: Sequence[Cell]) -> str:

@@ -8,7 +8,7 @@ a message.
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -65,17 +65,6 @@ def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) ->
                 found: dict[str, Any] = end.value
                 return found
             progress(step.done, step.total, title=step.title)
-
-
-def benchmark_in_steps(
-    job: BenchmarkJob, notify: Notify, progress: Callable[[Step], None] = lambda _: None
-) -> dict[str, Any]:
-    """`benchmark` for a command that shows a `Step`; goes with it."""
-
-    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
-        progress(Step(done, total or 0, title))
-
-    return benchmark(job, notify, shown)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def average(
             output.message(note)
         if data is not None:
             with TrainingDisplay() as display:
-                with display.scanning() as progress:
+                with display.showing("Checking photos") as progress:
                     dataset = load_dataset(
                         data, val_split=0.2, seed=0, reading=reading, progress=progress
                     )

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from resnest_cli import output
-from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, Step, benchmark_in_steps
+from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, benchmark
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
 from resnest_cli.model.loading import check_model_name
@@ -64,15 +64,8 @@ def benchmark_command(
     check_model_name(model)
     sizes = _sizes(batch_size or ["1,8,32"])
     job = BenchmarkJob(model, engine, device, sizes, img_size, repeats, min_time, photos)
-    line = output.StatusLine()
-
-    def progress(step: Step) -> None:
-        line.show(lambda: output.Line(step.title, step.done, step.total))
-
-    try:
-        found = benchmark_in_steps(job, output.message, progress)
-    finally:
-        line.clear()
+    with output.Bar(unit="steps", logged=True) as progress:
+        found = benchmark(job, output.message, progress)
     show_summary(found, format_, _show)
 
 

@@ -14,6 +14,7 @@ from resnest_cli.model.model_files import refresh
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import VARIANTS, Variant
 from resnest_cli.net import Access
+from resnest_cli.text import megabytes
 
 EPILOG = """Examples:
 
@@ -58,7 +59,7 @@ def download(
             output.error(text if text.startswith(title) else f"{title}: {text}")
             failed += 1
         else:
-            output.emit(f"{title}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
+            output.emit(f"{title}\t{megabytes(path.stat().st_size)}\t{path}\n")
             _compile(title, name, meaning.variant, path, access)
     if failed:
         raise typer.Exit(1)

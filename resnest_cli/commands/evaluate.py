@@ -10,7 +10,7 @@ from resnest_cli import output
 from resnest_cli.commands.inputs import check_written, show_summary, write_page
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split, gather
+from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split, evaluate
 from resnest_cli.files import check_folder, locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import (
@@ -122,7 +122,7 @@ def _run(
         fed: dict[str, Any] = dict.fromkeys(names)
         other = replace(job.model, model=compare, **fed)
         second = _gathered(replace(job, model=other, keep_logits=False))
-    # Only now, see `gather`: these import numpy.
+    # Only now, see `evaluate`: these import numpy.
     from resnest_cli.evaluation import calibration, figures
 
     found = figures.evaluated(first.judged)
@@ -155,8 +155,8 @@ def _run(
 
 
 def _gathered(job: EvaluateJob) -> Gathered:
-    with output.RecordProgress(None) as progress:
-        found = gather(job, _classifier, progress.update)
+    with output.Bar(beside_records=True) as progress:
+        found = evaluate(job, _classifier, progress)
     for note in found.told.notes:
         output.message(note)
     return found

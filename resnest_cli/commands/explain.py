@@ -37,6 +37,7 @@ from resnest_cli.options import (
     command,
 )
 from resnest_cli.output.records import explanation_writer
+from resnest_cli.text import printable_name
 
 EPILOG = """Examples:
 
@@ -146,6 +147,6 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
             output.message("Nothing was drawn: -o heat.png does it, or --attention, or --html.")
     if failed:
         more = f"\n  and {failed - _FEW} more" if failed > _FEW else ""
-        listed = "\n".join(map(output.printable_name, failures[:_FEW]))
+        listed = "\n".join(map(printable_name, failures[:_FEW]))
         output.message(f"{failed} of {done} input(s) could not be read:\n{listed}{more}")
         raise typer.Exit(3)

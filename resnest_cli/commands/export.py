@@ -20,6 +20,7 @@ from resnest_cli.options import (
     Weights,
     command,
 )
+from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.export.export import ExportJob
@@ -162,7 +163,7 @@ def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
             f"{TOLERANCE:g}. Report it, with the versions of onnx, onnxruntime and torch."
         )
     for name, why in list(found.unreadable.items())[:5]:
-        output.message(f"{output.printable_name(name)}: {why}")
+        output.message(f"{printable_name(name)}: {why}")
     if found.unreadable:
         output.message(f"{len(found.unreadable)} photo(s) could not be read.")
         raise typer.Exit(3)

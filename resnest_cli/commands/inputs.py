@@ -115,7 +115,7 @@ def show_all(
     Returns how many came, how many of them are errors, and how many files were passed over.
     """
     done = failed = 0
-    with output.RecordProgress(total) as progress:
+    with output.Bar(beside_records=True) as progress:
         while True:
             try:
                 record = next(found)
@@ -123,7 +123,7 @@ def show_all(
                 return done, failed, int(end.value)
             failed += show(record)
             done += 1
-            progress.update(done, failed)
+            progress(done, total, failed=failed)
 
 
 def check_found(done: int, skipped: int) -> None:

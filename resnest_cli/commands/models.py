@@ -10,6 +10,7 @@ from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named
 from resnest_cli.model.variants import VARIANTS
+from resnest_cli.text import megabytes
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -54,8 +55,9 @@ def verify(
         chosen = [v for v in VARIANTS.values() if v.bundled or weights.find_cached(v)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
     output.show_table(
-        [("Model", "left"), ("Status", "left"), ("SHA-256", "left"), ("File", "left")],
+        ("Model", "Status", "SHA-256", "File"),
         [[v.id, r.status, r.actual[:8] or "-", str(r.path)] for v, r in results],
+        "l",
     )
     bad = [(variant, result) for variant, result in results if result.status != "ok"]
     for variant, result in bad:
@@ -85,7 +87,7 @@ def clean(dry_run: DryRun = False) -> None:
         freed += sizes[path]
         output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
     output.message(
-        f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
+        f"{megabytes(freed)} {'would be' if dry_run else 'were'} freed."
         if removers
         else "Nothing to clean."
     )

@@ -35,13 +35,13 @@ from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reach
 from resnest_cli.images.decode import decode
 from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
+from resnest_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
     from resnest_cli.data.shards import Index
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int | None], None]
 
 _WINDOW = 512  # photos in flight
 
@@ -135,7 +135,7 @@ def load_dataset(
     class_names: str | None = None,
     reading: Reading = AS_FOUND,
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> DataSet:
     """Finds, checks and splits the photos of a folder or a table; see `class_folders`.
 
@@ -152,7 +152,7 @@ def load_dataset(
     found = list_data(data, reading)
     _check_text(found, data)
     check_classes(found, data)
-    good, bad = _check(found, workers, progress or (lambda _done, _total: None))
+    good, bad = _check(found, workers, progress)
     if bad and not good:
         raise UsageError(
             f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."

@@ -32,7 +32,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from resnest_cli.data.dataset import DataSet, Progress, Sample
+from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import (
     INDEX,
@@ -46,6 +46,7 @@ from resnest_cli.data.shards import (
 from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.files import atomic_file, locked, remove_leftovers, write_text, writing
+from resnest_cli.progress import Progress
 from resnest_cli.signals import leave_to_parent
 
 Job = TypeVar("Job")
@@ -118,13 +119,10 @@ class Packed:
     kept: int
 
 
-def pack(
-    job: PackJob, dataset: DataSet, progress: Callable[[str], Progress], check: Callable[[], None]
-) -> Packed:
+def pack(job: PackJob, dataset: DataSet, progress: Progress, check: Callable[[], None]) -> Packed:
     """Writes what is missing of the shards of these data.
 
-    `progress` makes, from a step's title, what is called with the number of its photos that are
-    done; `check` may raise to stop.
+    `check` may raise to stop.
 
     Raises:
         UsageError: the folder holds other shards, and `overwrite` is not set.
@@ -143,7 +141,7 @@ def _pack(
     job: PackJob,
     dataset: DataSet,
     plan: Sequence[PlannedShard],
-    progress: Callable[[str], Progress],
+    progress: Progress,
     check: Callable[[], None],
 ) -> Packed:
     folder, classes = job.output, len(dataset.class_ids)
@@ -154,10 +152,8 @@ def _pack(
         title: str,
     ) -> Iterator[tuple[PlannedShard, Result]]:
         """`work` of each shard, several at a time."""
-        show, total = progress(title), sum(len(shard.photos) for shard in shards)
-        results = run(
-            work, shards, workers=job.workers, progress=lambda done: show(done, total), check=check
-        )
+        show = partial(progress, total=sum(len(shard.photos) for shard in shards), title=title)
+        results = run(work, shards, workers=job.workers, progress=show, check=check)
         return zip(shards, results, strict=True)
 
     _tidy(job, plan)
@@ -412,7 +408,7 @@ def run(
     jobs: Sequence[Job],
     *,
     workers: int,
-    progress: Callable[[int], None],
+    progress: Progress,
     check: Callable[[], None],
 ) -> list[Result]:
     """`work` of each job, in order, in processes: a tar file costs the interpreter's time.

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.dataset import DataSet, Progress
+from resnest_cli.data.dataset import DataSet
 from resnest_cli.data.labelled_photos import reading_file
 from resnest_cli.data.shard_files import AHEAD, Files, fetch, fetch_text, wrong_size
 from resnest_cli.data.tar import (
@@ -41,6 +41,7 @@ from resnest_cli.data.tar import (
     title_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.progress import Progress
 
 INDEX = "index.json"
 FORMAT = "resnest-shards-1"

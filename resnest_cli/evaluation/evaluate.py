@@ -150,17 +150,6 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     return Gathered(tuple(items), subject)
 
 
-def gather(
-    job: EvaluateJob, make: Make, progress: Callable[[int, int, int], None] = lambda *_: None
-) -> Gathered:
-    """`evaluate` for a command that counts done, failed and total; goes with it."""
-
-    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
-        progress(done, failed, total or 0)
-
-    return evaluate(job, make, shown)
-
-
 def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Subject]:
     from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.scores import answer

@@ -12,9 +12,7 @@ counts for each channel of a photo; read by forward hooks while the network runs
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +23,16 @@ from torch import Tensor, nn
 from resnest_cli.errors import UsageError
 from resnest_cli.explanation.explain import Explained, ExplainJob
 from resnest_cli.explanation.photo_view import HOT, PhotoView, hot_region
+from resnest_cli.explanation.pictures import (
+    SIDE,
+    Block,
+    Panel,
+    attention_figure,
+    heat_figure,
+    jpeg,
+    overlaid,
+    windowed,
+)
 from resnest_cli.files import writing
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
@@ -33,15 +41,6 @@ from resnest_cli.model.labels import look_up, unknown_classes
 from resnest_cli.model.loading import Model
 from resnest_cli.model.resnest import ResNeSt, SplitAttention
 from resnest_cli.report import canvas
-from resnest_cli.report.explanations import (
-    SIDE,
-    Panel,
-    attention_figure,
-    heat_figure,
-    jpeg,
-    overlaid,
-    windowed,
-)
 
 canvas.matplotlib()  # quiet: captum imports it, and it logs about its caches
 from captum.attr import LayerGradCam  # noqa: E402
@@ -210,41 +209,6 @@ def upsampled(maps: Tensor, size: int) -> Tensor:
 
 
 # Split attention
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The attention in one block, `block` of `stage`, both from 1.
-
-    `weights` are float32 (radix, C) in [0, 1]: of `radix` > 1 splits, a channel's add up to one.
-    The C channels belong to `cardinality` groups, one after the other.
-    """
-
-    stage: int
-    block: int
-    cardinality: int
-    weights: NDArray[np.float32]
-
-    @property
-    def preferred(self) -> tuple[float, ...]:
-        """The share of the channels that each split weighs most for."""
-        radix, channels = self.weights.shape
-        counts = np.bincount(self.weights.argmax(axis=0), minlength=radix)
-        return tuple(float(count) / channels for count in counts)
-
-    @property
-    def strength(self) -> float:
-        """Mean weight of the split that a channel prefers: 1 / radix to 1; mean gate of radix 1."""
-        return float(self.weights.max(axis=0).mean())
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "stage": self.stage,
-            "block": self.block,
-            "preferred": [round(share, 4) for share in self.preferred],
-            "mean": [round(float(mean), 4) for mean in self.weights.mean(axis=1)],
-        }
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 Everything is made in memory and checked there; only then `Exported.write` gives it a name.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,17 +85,6 @@ def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exporte
         return _pt2(model, job, progress)
     formats.check_opset(job.opset)
     return _onnx(model, job, progress)
-
-
-def counted_export(
-    model: Model, job: ExportJob, progress: Callable[[int, int], None] = lambda *_: None
-) -> Exported:
-    """`export` for a command that counts done and total; goes with it."""
-
-    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
-        progress(done, total or 0)
-
-    return export(model, job, shown)
 
 
 def _pt2(model: Model, job: ExportJob, progress: Progress) -> Exported:

@@ -9,7 +9,7 @@ the checkpoint knows (source: the hub's description of model cards).
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,9 @@ from resnest_cli.files import check_folder, writing
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
-from resnest_cli.output.messages import printable_name
+from resnest_cli.progress import Notify, ignore
 from resnest_cli.report.pages import write_texts
+from resnest_cli.text import printable_name
 
 TIMM_NAMES = tuple(id_ for id_, variant in VARIANTS.items() if variant.hub)
 _STANDS_IN = "resnest14d"  # for what timm has no name for
@@ -43,7 +44,7 @@ class Push:
 
     repository: str
     private: bool = False
-    notify: Callable[[str], None] = lambda _: None
+    notify: Notify = ignore
 
 
 def write_folder(model: Model, folder: Path, license_: str | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ an accelerator.
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.options import Amp
+from resnest_cli.progress import Notify, ignore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,7 @@ def create_engine(
     model: "Model",
     device: str = "auto",
     engine: EngineName = "auto",
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = ignore,
     output: Output = "logits",
     **special: Unpack[TorchOptions],
 ) -> Engine:
@@ -142,7 +143,7 @@ def compile_model(model: "Model") -> bool:
     return onnx_engine.compile_model(model)
 
 
-def _onnx(model: "Model", output: Output, notify: Callable[[str], None]) -> Engine:
+def _onnx(model: "Model", output: Output, notify: Notify) -> Engine:
     with _loading():
         from resnest_cli.inference import onnx_engine
     return onnx_engine.create(model, (output,), notify=notify)

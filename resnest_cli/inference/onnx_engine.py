@@ -25,7 +25,7 @@ against 48 ms per photo with two of them).
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from resnest_cli.errors import CheckpointError, EngineError, ResnestError, Usage
 from resnest_cli.inference import onnx_cache
 from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.onnx_file import check_structure
+from resnest_cli.progress import Notify, ignore
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
 # this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
@@ -150,7 +151,7 @@ def create(
     outputs: tuple[str, ...] = LOGITS,
     *,
     any_size: bool = False,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = ignore,
 ) -> OnnxEngine:
     """The engine for this model, from its compiled form; compiles it where there is none.
 

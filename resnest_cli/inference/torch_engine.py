@@ -26,6 +26,7 @@ from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.resnest import Bottleneck, ResNeSt, SplitAttention
 from resnest_cli.options import Amp
+from resnest_cli.progress import Notify, ignore
 
 Run = Callable[[Tensor], Tensor]
 
@@ -49,7 +50,7 @@ class TorchEngine:
         amp: Amp = "off",
         compiled: bool = False,
         graphs: bool = False,
-        notify: Callable[[str], None] = lambda _: None,
+        notify: Notify = ignore,
     ) -> None:
         self.device = resolve_device(device)
         self._kind = self.device.partition(":")[0]
@@ -206,7 +207,7 @@ class FixedBatches:
         return made(photos)[:count].clone()  # what was recorded writes into the same place again
 
 
-def _compiling(notify: Callable[[str], None]) -> Callable[[Run, Tensor], Run]:
+def _compiling(notify: Notify) -> Callable[[Run, Tensor], Run]:
     """torch.compile, for `FixedBatches`; `notify` is given the time that it took."""
 
     def make(run: Run, photos: Tensor) -> Run:

@@ -28,10 +28,11 @@ from resnest_cli.model.hub_models import MAIN, fetch_published, forbidden, weigh
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.names import WEIGHTS_NAMES
 from resnest_cli.model.variants import BUNDLED_MODEL, VARIANTS, Variant, WeightsFile, get_variant
-from resnest_cli.net import LARGEST, Access, Patience, download, hub, ignore
+from resnest_cli.net import LARGEST, Access, Patience, download, hub
 from resnest_cli.net import without_login as shown
 from resnest_cli.net.download import NoOriginError, Place, lock_of, no_place, writing
 from resnest_cli.paths import is_url
+from resnest_cli.progress import Notify, hidden, ignore
 
 __all__ = ["Access", "ensure", "is_url"]
 
@@ -154,7 +155,7 @@ def fetch_labels(access: Access = _ACCESS, *, public: bool = True) -> Path | Non
     def look() -> Path | None:
         return target if _is_good(target, LABELS_SHA256) else None
 
-    quick = replace(access, progress=None, notify=ignore, patience=LABELS_PATIENCE)
+    quick = replace(access, progress=hidden, notify=ignore, patience=LABELS_PATIENCE)
     try:
         return look() or _obtain(request, quick, look)[0]
     except WeightsError:
@@ -210,9 +211,7 @@ def _published(variant: Variant) -> WeightsFile:
     return variant.weights
 
 
-def _good_copy(
-    variant: Variant, notify: Callable[[str], None], *, hub_first: bool = False
-) -> Path | None:
+def _good_copy(variant: Variant, notify: Notify, *, hub_first: bool = False) -> Path | None:
     """The first copy on this machine whose hash is right."""
     for path, expected in copies(variant, hub_first=hub_first).items():
         if _is_good(path, expected):

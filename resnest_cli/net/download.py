@@ -35,11 +35,11 @@ from resnest_cli.net import (
     PATIENCE,
     HttpError,
     Patience,
-    Progress,
     TooLargeError,
     misfit,
     without_login,
 )
+from resnest_cli.progress import Display, Notify, hidden, ignore
 
 if TYPE_CHECKING:
     from requests import Response
@@ -68,7 +68,7 @@ def obtain(
     variable: str,
     origins: Mapping[str, Callable[[], Path]],
     look: Callable[[], Path | None],
-    notify: Callable[[str], None],
+    notify: Notify,
 ) -> tuple[Path, str]:
     """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
 
@@ -94,7 +94,7 @@ def obtain(
 
 
 @contextmanager
-def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterator[None]:
+def locked(target: Path, variable: str, notify: Notify) -> Iterator[None]:
     """Holds the lock of a file to be fetched; waits, and says so, while another process does."""
     from filelock import FileLock, Timeout
 
@@ -304,8 +304,8 @@ def download(
     url: str,
     place: Place,
     patience: Patience = PATIENCE,
-    progress: Progress | None = None,
-    notify: Callable[[str], None] = lambda _: None,
+    display: Display = hidden,
+    notify: Notify = ignore,
 ) -> str:
     """Fetches `url` to `place`, continuing what an earlier run has left. Returns its SHA-256.
 
@@ -318,7 +318,7 @@ def download(
     from resnest_cli.net.http import DeadlineSession, persevere
 
     with DeadlineSession() as session:
-        one = _Download(url, place, patience, progress, session)
+        one = _Download(url, place, patience, display, session)
         return persevere(
             one.attempt,
             patience,
@@ -327,12 +327,12 @@ def download(
         )
 
 
-def copy(source: Path, place: Place, progress: Progress | None = None) -> str:
+def copy(source: Path, place: Place, display: Display = hidden) -> str:
     """Copies a file of a local mirror to `place`, with the same checks and errors as `download`."""
     try:  # `place` turns its own OSErrors into CacheErrors: those caught here are the source's
         with source.open("rb") as file:
             note = Note(str(source), total=source.stat().st_size)
-            _store(place, note, 0, iter(lambda: file.read(_COPY_CHUNK), b""), progress)
+            _store(place, note, 0, iter(lambda: file.read(_COPY_CHUNK), b""), display)
     except OSError as error:
         raise DownloadError(error.strerror or str(error)) from error
     return place.finish()
@@ -343,7 +343,7 @@ def _store(
     note: Note,
     have: int,
     chunks: Iterator[bytes],
-    progress: Progress | None,
+    display: Display,
     arrived: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Stores a body that begins at offset `have`; returns how many bytes are there afterwards."""
@@ -357,20 +357,14 @@ def _store(
         if reason := misfit(data):
             raise DownloadError(reason)
         place.begin(note)
-    if progress:
-        progress.start(place.target.name, note.total, have)
-    try:
-        with place.append() as part:
-            while data:
-                place.write(part, data, note.total and note.total - have)
-                have += len(data)
-                arrived(len(data))
-                if progress:
-                    progress.advance(len(data))
-                data = next(chunks, b"")
-    finally:
-        if progress:
-            progress.stop()
+    with display(place.target.name) as progress, place.append() as part:
+        progress(have, note.total)
+        while data:
+            place.write(part, data, note.total and note.total - have)
+            have += len(data)
+            arrived(len(data))
+            progress(have, note.total)
+            data = next(chunks, b"")
     return have
 
 
@@ -381,7 +375,7 @@ class _Download:
     url: str
     place: Place
     patience: Patience
-    progress: Progress | None
+    display: Display
     session: "DeadlineSession"
     deadline: "Deadline | None" = None  # of the last attempt
     answered: bool = False  # whether the server ever sent an answer
@@ -426,7 +420,7 @@ class _Download:
                 return self._finish(doubtful=True)
             note, have = self._understand(response, note, have)
             body, arrived = response.iter_content(CHUNK), deadline.advance
-            size = _store(self.place, note, have, body, self.progress, arrived)
+            size = _store(self.place, note, have, body, self.display, arrived)
             if note.total is not None and size > note.total:
                 self._start_over("it sent more than the whole file")
             if note.total is not None and size < note.total:

@@ -36,6 +36,7 @@ from urllib3.util import Retry
 from resnest_cli import __version__
 from resnest_cli.errors import one_line
 from resnest_cli.net import HttpError, Patience
+from resnest_cli.progress import Notify, ignore
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -253,7 +254,7 @@ def persevere(
     *,
     furthered: Callable[[], bool] = lambda: False,
     deadline: Deadline | None = None,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = ignore,
 ) -> _T:
     """What `attempt` returns, which is called again where that may help, after growing pauses.
 

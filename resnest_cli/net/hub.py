@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,10 +27,10 @@ from resnest_cli.net import (
     PATIENCE,
     HttpError,
     Patience,
-    Progress,
     TooLargeError,
     without_login,
 )
+from resnest_cli.progress import Display, Notify, hidden, ignore
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -57,8 +57,8 @@ class Hub:
     cache: Path
     login: bool = True
     patience: Patience = PATIENCE
-    progress: Progress | None = None
-    notify: Callable[[str], None] = lambda _: None
+    progress: Display = hidden
+    notify: Notify = ignore
 
     @property
     def token(self) -> bool | None:
@@ -396,7 +396,7 @@ def _body_ends(hub: Hub) -> Callable[[Any], None]:
     return wrap
 
 
-def _bar(progress: Progress | None, name: str) -> type:
+def _bar(display: Display, name: str) -> type:
     """A class in the place of tqdm's that shows the first bar of a download in our display.
 
     It sees a body unpacked, and gives up one that becomes larger than the hub said.
@@ -410,22 +410,25 @@ def _bar(progress: Progress | None, name: str) -> type:
             super().__init__(
                 disable=True, total=given.get("total"), initial=given.get("initial", 0)
             )
-            self.display_in = None if Bar.taken else progress
-            Bar.taken = True  # a second bar counts the same bytes once more
-            self.left = (given.get("total") or LARGEST) - given.get("initial", 0)
-            if self.display_in:
-                self.display_in.start(name, given.get("total"), given.get("initial", 0))
+            self.first = not Bar.taken
+            self.done: int = given.get("initial", 0)
+            self.left = (given.get("total") or LARGEST) - self.done
+            self.shown = ExitStack()
+            # A second bar counts the same bytes once more.
+            self.progress = self.shown.enter_context(display(name) if self.first else hidden(name))
+            Bar.taken = True
+            self.progress(self.done, self.total)
 
         def update(self, n: float | None = 1) -> None:
             self.left -= n or 0
             if self.left < 0:
                 raise HttpError("it sends more than the whole file")
-            if self.display_in and n:
-                self.display_in.advance(int(n))
+            self.done += int(n or 0)
+            self.progress(self.done, self.total)
 
         def close(self) -> None:
-            if self.display_in:
-                self.display_in.stop()
-                self.display_in, Bar.taken = None, False
+            self.shown.close()
+            if self.first:
+                self.first = Bar.taken = False
 
     return Bar

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import duration, message, percent, printable, printable_name
-from resnest_cli.output.progress import Line, Pace, StatusLine
+from resnest_cli.output.messages import message
+from resnest_cli.output.progress import Bar, Line
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
+from resnest_cli.progress import Progress
+from resnest_cli.text import duration, percent, printable, printable_name, wrapped
 
 if TYPE_CHECKING:
     from resnest_cli.data.dataset import DataSet
@@ -48,7 +50,7 @@ class TrainingDisplay:
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
-        self._status = StatusLine()
+        self._status = Bar(logged=True)
         self._epochs = self._steps = self._lost = 0
         self._table: _EpochTable | None = None
 
@@ -68,26 +70,16 @@ class TrainingDisplay:
         else:
             message(text)
 
-    def progress(self, title: str) -> Callable[[int, int | None], None]:
-        """Shows how far something has come: called with how many are done, of how many if known."""
-        pace = Pace()
-        return lambda done, total: self._status.show(
-            lambda: Line(title, done, total, pace.parts(done, total))
-        )
+    def progress(self, title: str) -> Progress:
+        """Shows how far something has come, until another begins."""
+        self._status.title = title
+        return self._status
 
     @contextmanager
-    def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
-        """Shows how many photos were checked; the line goes at the end."""
-        with self.packing() as progress:
-            yield progress("Checking photos")
-
-    @contextmanager
-    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-        """Shows how far each step has come, by its title; the line goes at the end."""
-        try:
-            yield self.progress
-        finally:
-            self._status.clear()
+    def showing(self, title: str) -> Iterator[Progress]:
+        """Shows how far something has come; the line goes at the end."""
+        with self._status:
+            yield self.progress(title)
 
     # Before the training
 
@@ -111,9 +103,11 @@ class TrainingDisplay:
 
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """Names and what they are, in two columns; long values go on below themselves."""
+        from rich.cells import cell_len  # Chinese letters take two columns
+
         indent = max(_INDENT, *(len(name) + 2 for name, _ in lines)) if lines else 0
         for name, value in lines:
-            first, *rest = _wrapped(printable_name(value), _WIDTH - indent)
+            first, *rest = wrapped(printable_name(value), _WIDTH - indent, cell_len)
             self._say(f"{name:<{indent}}{first}".rstrip())
             for line in rest:
                 self._say(" " * indent + line)
@@ -121,7 +115,7 @@ class TrainingDisplay:
     # The training itself
 
     @property
-    def statistics(self) -> Callable[[int, int | None], None]:
+    def statistics(self) -> Progress:
         """Shows how many photos batch norm's statistics have seen."""
         return self.progress("Computing statistics")
 
@@ -208,20 +202,6 @@ class TrainingDisplay:
         message(f"The curve: {printable_name(str(picture))}")
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many columns; words, such as paths, stay whole."""
-    from rich.cells import cell_len  # Chinese letters take two columns
-
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and cell_len(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
 class _EpochTable:
     """The table of epochs; its first row decides which columns it has. At most 80 wide."""
 
@@ -269,11 +249,10 @@ def _show_classes(dataset: "DataSet") -> None:
     """A table on stdout: each class and how many photos it has on either side."""
     train, val = dataset.train_counts, dataset.val_counts
     named = dataset.class_names != dataset.class_ids
-    columns = [("Class", "left"), *([("Name", "left")] if named else [])]
-    columns += [("Training", "right"), ("Validation", "right")]
+    titles = ["Class", *(["Name"] if named else []), "Training", "Validation"]
     rows = []
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
-    show_table(columns, rows)
+    show_table(titles, rows, "llr" if named else "lr")

@@ -9,7 +9,7 @@ torch.optim.swa_utils.update_bn does.
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
+from resnest_cli.progress import Progress
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.loader import read_photo
 
@@ -129,9 +130,7 @@ def _check_alike(one_path: Path, one: CheckpointInfo, path: Path, other: Checkpo
         raise UsageError(f"{path} {what}. Average checkpoints of one network and the same classes.")
 
 
-def recomputed(
-    found: Checkpoint, samples: Sequence[Sample], progress: Callable[[int, int | None], None]
-) -> Checkpoint:
+def recomputed(found: Checkpoint, samples: Sequence[Sample], progress: Progress) -> Checkpoint:
     """The same with batch norm's statistics of these photos, prepared as `predict` prepares them.
 
     Of more than `MOST_PHOTOS` a seeded draw. Each batch counts the same (torch's update_bn). They

@@ -9,7 +9,7 @@ a run that was killed goes on with the chunk that was missing.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
+from resnest_cli.progress import Progress
 from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.loader import Batch, epoch_order, limits_apart
 from resnest_cli.training.lost_photos import Lost
@@ -71,7 +72,7 @@ class Extractor:
         cache: Path,
         *,
         mirrored: bool,
-        progress: Callable[[int], None],
+        progress: Progress,
     ) -> Features:
         """The features of photos.
 
@@ -114,7 +115,7 @@ class Extractor:
         samples: Sequence[Sample],
         views: int,
         before: int,
-        progress: Callable[[int], None],
+        progress: Progress,
     ) -> tuple[Float32, dict[int, str]]:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)

@@ -179,7 +179,7 @@ class _Run:
             raise UsageError("--find-lr: looks on one device; leave out --devices.")
         if not job.dry_run and job.run is not None and not job.resume:
             runs.check_free(job.base / job.run)
-        with display.scanning() as progress:
+        with display.showing("Checking photos") as progress:
             dataset = load_data(config, progress)
         ready = get_ready(config, dataset, job.access)
         check_batches(ready)

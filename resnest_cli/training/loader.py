@@ -25,12 +25,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.dataset import Progress, Sample, in_threads
+from resnest_cli.data.dataset import Sample, in_threads
 from resnest_cli.data.tar import EncodedPhoto, Shard
 from resnest_cli.errors import ImageError, ResnestError, limit_reached
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.progress import Progress
 from resnest_cli.training.lost_photos import Lost
 from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
 from resnest_cli.training.order import epoch_keys as epoch_keys  # noqa: PLC0414 - see `pictures`

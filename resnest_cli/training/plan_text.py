@@ -9,7 +9,7 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.data.shards import first_photos
 from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
-from resnest_cli.output.messages import duration, megabytes
+from resnest_cli.text import duration, megabytes
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.loader import BYTES_PER_PIXEL
 from resnest_cli.training.order import train_size

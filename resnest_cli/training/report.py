@@ -17,9 +17,10 @@ from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import Prediction, Record, softmax
 from resnest_cli.model import checkpoint
-from resnest_cli.output.messages import percent
+from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, Table, picture_of
+from resnest_cli.text import percent
 from resnest_cli.training.augment import Augment, Mixing
 from resnest_cli.training.loader import epoch_keys, sample_seed
 from resnest_cli.training.runs import RunFolder
@@ -35,7 +36,6 @@ _PICTURES = {
 }
 
 Float32 = NDArray[np.float32]
-Notify = Callable[[str], None]
 
 
 def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
@@ -119,7 +119,7 @@ def final_pictures(
     """
     names = ready.dataset.class_names
     draws: dict[str, Callable[[Path], None]] = {
-        "curves.png": lambda path: plots.curves(path, progress.rows),
+        "curves.png": lambda path: plots.curves(path, list(map(asdict, progress.rows))),
         "confusion_matrix.png": lambda path: plots.confusion_matrix(path, best.confusion, names),
         "val_predictions.jpg": lambda path: _val_predictions(path, run, ready),
         "report.html": lambda path: training_page(run, ready, progress, best).write(path),

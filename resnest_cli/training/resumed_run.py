@@ -161,7 +161,7 @@ def _data_again(
     dataset = read_data(run, config)
     if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
         return dataset
-    with display.scanning() as scanned:
+    with display.showing("Checking photos") as scanned:
         if dataset.shards is not None:
             return moved_shards(dataset, config, run, scanned)
         lost = [photo.name for photo in progress.lost] if progress is not None else []

@@ -16,7 +16,6 @@ from typing import Any
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import (
     DataSet,
-    Progress,
     Sample,
     in_threads,
     load_dataset,
@@ -31,6 +30,7 @@ from resnest_cli.data.tar import Shard, is_remote
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import write_text, writing
 from resnest_cli.model.variants import find_variant
+from resnest_cli.progress import Progress, silent
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config
 
@@ -39,7 +39,7 @@ _NAMED = 5  # that differ
 _MISSING, _CHANGED = "is missing", "has another content"
 
 
-def load_data(config: Config, progress: Progress | None = None) -> DataSet:
+def load_data(config: Config, progress: Progress = silent) -> DataSet:
     """The photos of a folder or a table, checked and split; or the shards that are named.
 
     Raises:
@@ -52,7 +52,7 @@ def load_data(config: Config, progress: Progress | None = None) -> DataSet:
             config.data,
             val_data=config.val_data,
             classes=config.classes,
-            progress=progress or (lambda _done, _total: None),
+            progress=progress,
         )
         return sharded_dataset(found, config.class_names)
     if config.val_data is not None:

@@ -28,6 +28,7 @@ from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.model.weights import Access
+from resnest_cli.progress import checking
 from resnest_cli.signals import StopRequest
 from resnest_cli.training import cached_features, network
 from resnest_cli.training.augment import Augment
@@ -181,8 +182,8 @@ class Ready:
             return train, val
         photos: Sequence[Any] | None = None
         if config.cache:
-            show = display.progress("Decoding photos")
-            photos = read_all([*data.train, *data.val], partial(_stoppable, show, stop))
+            show = checking(display.progress("Decoding photos"), stop.check)
+            photos = read_all([*data.train, *data.val], show)
         kept = (
             [None, None]
             if photos is None
@@ -198,7 +199,8 @@ class Ready:
     def _features(
         self, cache: Path, stop: StopRequest, display: "TrainingDisplay"
     ) -> tuple[TrainSource, EvalSource]:
-        config, data, show = self.config, self.dataset, display.progress("Computing features")
+        config, data = self.config, self.dataset
+        show = checking(display.progress("Computing features"), stop.check)
         assert config.batch_size is not None
         extractor = cached_features.Extractor(self.engine(), self.preprocessing, self.origin, 1)
         total = len(data.train) + len(data.val)
@@ -206,8 +208,8 @@ class Ready:
         def features(
             samples: Sequence[Sample], before: int, mirrored: bool
         ) -> cached_features.Features:
-            def progress(done: int) -> None:
-                _stoppable(show, stop, before + done, total)
+            def progress(done: int, *_: object, **__: object) -> None:
+                show(before + done, total)
 
             return extractor.features(samples, cache, mirrored=mirrored, progress=progress)
 
@@ -236,11 +238,6 @@ class Ready:
     def close(self) -> None:
         """Ends the processes that load photos."""
         self._open.close()
-
-
-def _stoppable(show: Any, stop: StopRequest, done: int, total: int | None) -> None:
-    show(done, total)
-    stop.check()
 
 
 def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from resnest_cli.errors import ResnestError, cannot_write
 from resnest_cli.evaluation.scores import Evaluation
 from resnest_cli.files import atomic_file
 from resnest_cli.model.safetensors_file import write_container
+from resnest_cli.progress import Notify
 from resnest_cli.training.lost_photos import LostPhoto
 
 FORMAT = "resnest-training-state-1"
@@ -206,7 +207,7 @@ def states(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def load_state(folder: Path, notify: Callable[[str], None]) -> State | None:
+def load_state(folder: Path, notify: Notify) -> State | None:
     """The newest state that is whole; None where there is none at all. Damage is notified.
 
     Raises:

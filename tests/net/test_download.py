@@ -11,6 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -23,6 +25,7 @@ from resnest_cli import net
 from resnest_cli.errors import CacheError, DownloadError
 from resnest_cli.net import Patience, download
 from resnest_cli.net.download import CHUNK, Note, Place, WrongFileError
+from resnest_cli.progress import Progress
 from tests.server import File, Reply, Server
 
 DATA = random.Random(1).randbytes(5 * CHUNK + 123)
@@ -43,14 +46,13 @@ class Recorder:
     pauses: list[float] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def start(self, name: str, total: int | None, done: int) -> None:
-        self.events.append(("start", name, total, done))
-
-    def advance(self, n: int) -> None:
-        self.events.append(("advance", n))
-
-    def stop(self) -> None:
-        self.events.append(("stop",))
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Progress]:
+        self.events.append(("start", name))
+        try:
+            yield lambda done, total=None, **_: self.events.append((done, total))
+        finally:
+            self.events.append(("stop",))
 
 
 @pytest.fixture
@@ -102,9 +104,8 @@ def begin(place: Place, server: Server, data: bytes = DATA[:HALF], **note: objec
 def test_plain_download_shows_progress(get, place, server, recorder) -> None:
     assert get() == SHA256
     assert_whole(place)
-    assert recorder.events[0] == ("start", "net.pth", len(DATA), 0)
-    assert sum(n for kind, n in (e for e in recorder.events if len(e) == 2)) == len(DATA)
-    assert recorder.events[-1] == ("stop",)
+    assert recorder.events[:2] == [("start", "net.pth"), (0, len(DATA))]
+    assert recorder.events[-2:] == [(len(DATA), len(DATA)), ("stop",)]
     assert server.requests[0].headers["accept-encoding"] == "identity"
     assert server.requests[0].headers["user-agent"].startswith("resnest")
     assert recorder.pauses == []
@@ -159,7 +160,7 @@ def test_short_body_of_unknown_length_is_noticed_by_the_hash(get, place, server,
 def test_whole_body_of_unknown_length(get, place, recorder, framing) -> None:
     assert get(Reply(framing=framing)) == SHA256
     assert_whole(place)
-    assert recorder.events[0] == ("start", "net.pth", None, 0)
+    assert recorder.events[1] == (0, None)
 
 
 @pytest.mark.parametrize("then", ["stall", "reset", "close"])
@@ -254,7 +255,7 @@ def test_what_an_earlier_run_left_is_resumed(get, place, server, recorder) -> No
     assert get() == SHA256
     assert_whole(place)
     assert ranges(server) == [f"bytes={HALF}-"]
-    assert recorder.events[0] == ("start", "net.pth", len(DATA), HALF)
+    assert recorder.events[1] == (HALF, len(DATA))
 
 
 def test_what_is_whole_already_needs_no_request(get, place, server) -> None:
@@ -559,7 +560,7 @@ def test_more_bytes_than_announced_starts_over(get, place, server) -> None:
 def test_compressed_all_the_same(get, place, recorder, framing) -> None:
     assert get(Reply(compress=True, framing=framing)) == SHA256
     assert_whole(place)
-    assert recorder.events[0] == ("start", "net.pth", None, 0)
+    assert recorder.events[1] == (0, None)
 
 
 def test_compressed_and_cut_is_not_resumed(get, place, server) -> None:
@@ -703,7 +704,7 @@ def test_copy_of_a_local_mirror(place, tmp_path, recorder) -> None:
     source.write_bytes(DATA)
     assert download.copy(source, place, recorder) == SHA256
     assert_whole(place)
-    assert recorder.events[0] == ("start", "net.pth", len(DATA), 0)
+    assert recorder.events[1] == (0, len(DATA))
 
 
 @pytest.mark.parametrize(
