@@ -23,6 +23,7 @@ from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
     LabelledPhoto,
+    Progress,
     Reading,
     reading_file,
     some,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int | None], None]
 
 _WINDOW = 512  # photos in flight
 

@@ -51,6 +51,9 @@ def memory_for(pixels: int) -> int:
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
     """Refuses a photo of too many pixels before memory is spent on it.
 
+    For others Pillow's own limit is raised, which would warn of them, or refuse them. It is that of
+    the whole process, and stays as it is for photos of the usual size.
+
     Raises:
         ImageError: names the option that raises the limit, and the memory that it needs.
     """
@@ -62,6 +65,15 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
             f"{max(memory_for(pixels) / 1e9, 0.1):,.1f} GB of memory",
             kind="too large",
         )
+    raise_pillows_limit(pixels)
+
+
+def raise_pillows_limit(pixels: int) -> None:
+    """Lets Pillow read so many pixels, see `check_pixels`."""
+    from PIL import Image
+
+    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
+        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def damaged(why: str) -> ImageError:

@@ -46,6 +46,7 @@ from resnest_cli.images import (
     NO_MEMORY,
     check_pixels,
     damaged,
+    raise_pillows_limit,
     unsupported,
     usual_limit,
 )
@@ -132,7 +133,7 @@ def decode(
     """
     max_pixels = usual_limit() if max_pixels is None else max_pixels
     if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
-        silence_pillow(max_pixels)
+        raise_pillows_limit(max_pixels)
     with _explained():
         if isinstance(source, str | os.PathLike):
             size = _checked_file(os.fspath(source))
@@ -184,15 +185,6 @@ def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
         return rgb if turn is None else rgb.transpose(turn)
 
 
-def silence_pillow(pixels: int) -> None:
-    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
-
-    The limit is that of the whole process; it stays as it is for photos of the usual size.
-    """
-    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
-        Image.MAX_IMAGE_PIXELS = pixels
-
-
 def _checked_file(path: str) -> int:
     """The file's size in bytes; opening a pipe or a device could block for ever."""
     if "\0" in path:
@@ -225,7 +217,6 @@ def _decode_stream(
     stream.seek(0)
     image = _plugin(name)(stream)
     check_pixels(*image.size, max_pixels)
-    silence_pillow(image.width * image.height)
     loaded: Image.Image = image
     if name == "JPEG" and at_least is not None:
         loaded = _reduced(image, at_least)

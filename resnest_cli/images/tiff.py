@@ -20,11 +20,10 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images import check_pixels, damaged, unsupported
-from resnest_cli.images.decode import UPRIGHT, silence_pillow
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
 from resnest_cli.text import one_line
 
@@ -152,7 +151,6 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
     if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
         raise damaged(_MISSING)  # strips, which Pillow would leave black
-    silence_pillow(image.width * image.height)
     image.load()
     if layout.bits > 8:
         return _deep(image, layout)
@@ -319,8 +317,8 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
         raise
     planes = values[:, 0, :, :, 0].transpose(1, 2, 0) if layout.planar else values[0, 0]
     photo = _coloured(planes, palette, layout)
-    turn = UPRIGHT.get(layout.orientation)
-    return photo if turn is None else photo.transpose(turn)
+    photo.getexif()[ExifTags.Base.Orientation] = layout.orientation
+    return ImageOps.exif_transpose(photo)
 
 
 def _check_page(page: Any, layout: _Layout) -> None:
