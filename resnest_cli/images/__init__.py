@@ -23,9 +23,6 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
-_BYTES_PER_PIXEL = (
-    12  # RGB takes 4; as stored, converted and turned upright, three are held at most
-)
 NO_MEMORY = "does not fit into this machine's memory"
 
 _local = threading.local()
@@ -44,8 +41,11 @@ def usual_limit() -> int:
 
 
 def memory_for(pixels: int) -> int:
-    """Bytes that decoding a photo of so many pixels may need."""
-    return _BYTES_PER_PIXEL * pixels
+    """Bytes that decoding a photo of so many pixels may need.
+
+    A pixel of RGB takes 4: as stored, converted and turned upright, three are held at most.
+    """
+    return 12 * pixels
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -59,12 +59,12 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
     """
     pixels = width * height
     if pixels > max_pixels:
-        raise ImageError(
+        text = (
             f"has {width} x {height} pixels, more than the limit of {max_pixels} (a decompression "
             f"bomb?); --max-pixels {pixels}, or RESNEST_MAX_PIXELS, reads it, with up to "
-            f"{max(memory_for(pixels) / 1e9, 0.1):,.1f} GB of memory",
-            kind="too large",
+            f"{max(memory_for(pixels) / 1e9, 0.1):,.1f} GB of memory"
         )
+        raise ImageError(text, kind="too large")
     raise_pillows_limit(pixels)
 
 

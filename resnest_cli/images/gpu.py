@@ -14,7 +14,7 @@ has the same functions; not run on a GPU so far.
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -34,12 +34,8 @@ _QUIET_RULE = ("ignore", re.compile(_DEPRECATION, re.IGNORECASE), Warning, None,
 class DevicePreparation(Preparation):
     """`Preparation`, by `device` where the photo allows it."""
 
+    on_gpu: ClassVar[bool] = True
     device: str = "cuda"
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU decodes, whose pixels differ."""
-        return True
 
     @property
     def portable(self) -> Preparation:
@@ -48,11 +44,7 @@ class DevicePreparation(Preparation):
         return Preparation(*same)
 
     def __call__(self, photo: Photo) -> Float32:
-        """A path, the bytes of an image file or an open image -> float32 (3, size, size).
-
-        Raises:
-            ImageError: whatever is wrong with the photo.
-        """
+        """A photo as `Preparation` gives it, but for the last bits where the device decodes it."""
         data = read_file(photo) if isinstance(photo, str) else photo
         found = self._by_device(data) if isinstance(data, bytes) else None
         return self.portable(data) if found is None else found
