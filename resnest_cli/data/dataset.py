@@ -23,7 +23,6 @@ from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
     LabelledPhoto,
-    Progress,
     Reading,
     reading_file,
     some,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Progress = Callable[[int, int | None], None]
 
 _WINDOW = 512  # photos in flight
 

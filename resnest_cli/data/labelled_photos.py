@@ -9,7 +9,7 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +18,6 @@ from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.labels import canonical
 from resnest_cli.options import setting
 
-Progress = Callable[[int, int | None], None]  # photos done, and all where that is known
 Side = Literal["train", "val", "test"]
 SIDES: tuple[Side, ...] = ("train", "val", "test")
 

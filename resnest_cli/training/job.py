@@ -22,6 +22,7 @@ from resnest_cli.options import flag_of
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import runs
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
+from resnest_cli.training.loader import default_workers
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
@@ -44,7 +45,6 @@ from resnest_cli.training.state import Progress, State
 from resnest_cli.training.step import DivergedError, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import budget_seconds, fitted
-from resnest_cli.training.workers import default_workers
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay

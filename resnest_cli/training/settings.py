@@ -325,7 +325,8 @@ def resolve(config: Config, *, photos: int, preprocessing: Preprocessing, device
     Raises:
         UsageError: settings that contradict each other, or the device.
     """
-    from resnest_cli.training.workers import default_workers
+    from resnest_cli.training.loader import default_workers
+    from resnest_cli.training.plan import channels_last_pays
 
     kind = device.partition(":")[0]
     if config.amp == "float16" and kind == "cpu":
@@ -364,18 +365,6 @@ def resolve(config: Config, *, photos: int, preprocessing: Preprocessing, device
     elif config.channels_last is None:
         changes["channels_last"] = channels_last_pays(device, config.amp)
     return replace(config, **changes)
-
-
-def channels_last_pays(device: str, amp: str) -> bool:
-    """Whether photos train faster with channels last.
-
-    A rule, not a measurement on the spot, so that a run can be repeated. On a CPU always; photos a
-    second on two cores with AVX-512, NCHW against channels last: resnest14d at 64 pixels 95 / 126,
-    resnest50d at 224 4.6 / 5.3, at 256 2.6 / 3.2, at 320 1.6 / 2.1, resnest101e at 256 1.8 / 2.0
-    (from 256 on by another machine). On an accelerator with mixed precision, as torch's
-    documentation advises; not measured.
-    """
-    return device == "cpu" or amp != "off"
 
 
 def _check_together(config: Config, freeze: str, kind: str, cached: bool) -> None:

@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import LIMIT_REMEDIES, ResnestError, limit_reached
 from resnest_cli.signals import leave_to_parent
 
@@ -251,14 +250,3 @@ def check_open_files(needed: int) -> None:
     if hard != resource.RLIM_INFINITY and needed >= hard:
         raise ResnestError(LIMIT_REMEDIES[errno.EMFILE])
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * needed if hard < 0 else hard, hard))
-
-
-def default_workers(device: str, processes: int = 1) -> int:
-    """Worker processes for a device; `processes` of this machine share its cores.
-
-    On a CPU of one or two cores none: a worker there delays the network's threads, which wait for
-    each other, by more than it saves (resnest14d at 64 pixels, 2 cores: 118 photos/s without, 98
-    with one). With more cores, one for each four.
-    """
-    cores = max(1, usable_cores() // processes)
-    return cores // 4 if device == "cpu" else min(8, cores)

@@ -25,13 +25,14 @@ from resnest_cli.training.loader import (
     Batch,
     EvalBatches,
     TrainBatches,
+    default_workers,
     epoch_order,
     free_memory,
     read_all,
     read_photo,
 )
 from resnest_cli.training.settings import Config
-from resnest_cli.training.workers import check_shared_memory, default_workers
+from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
 
 ROOT = Path(__file__).parents[2]
@@ -276,7 +277,7 @@ def test_shared_memory_is_checked(samples: list[Sample], monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("cores", "cpu", "cuda"), [(1, 0, 1), (2, 0, 2), (8, 2, 8), (64, 16, 8)])
 def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, cpu: int, cuda: int) -> None:
-    monkeypatch.setattr("resnest_cli.training.workers.usable_cores", lambda: cores)
+    monkeypatch.setattr("resnest_cli.training.loader.usable_cores", lambda: cores)
     assert (default_workers("cpu"), default_workers("cuda:0")) == (cpu, cuda)
 
 
