@@ -14,8 +14,8 @@ Pillow decodes. What is decided here, and why:
 - EXIF orientation is applied; if the EXIF block is broken, the photo is taken as it is. Pillow
   itself turns TIFF and the `irot` of HEIC upright, whatever `exif` says.
 - A truncated photo is an error. A JPEG without its end marker counts as truncated, because
-  Pillow cannot tell whether anything else is missing. Not to be noticed: a JPEG whose data are
-  damaged, or cut with an end marker after the cut, since libjpeg carries on and tells nobody.
+  Pillow cannot tell whether anything else is missing. Not noticed: a JPEG whose data are damaged,
+  or cut with an end marker after the cut, since libjpeg carries on in silence.
 - With `at_least` a JPEG is decoded at half, a quarter or an eighth of its size where that leaves
   both sides that long: libjpeg then computes fewer coefficients of each block of 8 x 8.
 

@@ -1,10 +1,9 @@
 """JPEGs decoded, resized and normalised on an accelerator: `--gpu-decode`.
 
-Each photo goes there as its bytes and comes back as the network's input, 600 kB at 224 pixels. That
-is copied twice more than it had to be, which takes a tenth of a millisecond, where decoding on a
-core takes several; in return everything else about a photo (its errors, its order, its place in a
-batch) is as without. nvJPEG's pixels are not libjpeg's, and torch's resize rounds once where
-Pillow's rounds twice: answers change a bit.
+Each photo goes there as its bytes and comes back as the network's input, 600 kB at 224 pixels: two
+copies more than needed, a tenth of a millisecond, keep everything else about a photo (its errors,
+its order, its place in a batch) as it is without. nvJPEG's pixels are not libjpeg's, and torch's
+resize rounds once where Pillow's rounds twice: answers change a bit.
 
 Only whole JPEGs in RGB or grey are decoded so. All others, and those that the decoder refuses, go
 the ordinary way, which also says what is wrong with them. Run on a CPU in the tests, where torch
