@@ -43,8 +43,8 @@ _NO_COMPRESSION, _OLD_JPEG, _JPEG = 1, 6, 7
 _LZW, _DEFLATE, _PACKBITS, _LZMA, _ZSTD = 5, (8, 32946), 32773, 34925, 50000
 _SHARED = {_NO_COMPRESSION, _LZW, *_DEFLATE, _PACKBITS}
 _BY_PILLOW = _SHARED | {2, 3, 4, _OLD_JPEG, _JPEG}  # 2, 3 and 4 are fax machines'
-# Those that detect damage, and write no more bytes than they are allowed. What has a size of its own
-# inside, such as JPEG 2000, could take any amount of memory.
+# Those that detect damage, and write no more bytes than they are allowed. What has a size of its
+# own inside, such as JPEG 2000, could take any amount of memory.
 _BY_TIFFFILE = _SHARED | {_LZMA, _ZSTD}
 _COMPRESSIONS = {
     2: "fax", 3: "fax", 4: "fax", _OLD_JPEG: "old JPEG", _JPEG: "JPEG", 50001: "WebP",
