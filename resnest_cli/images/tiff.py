@@ -309,7 +309,8 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
     planes = values[:, 0, :, :, 0].transpose(1, 2, 0) if layout.planar else values[0, 0]
     photo = _coloured(planes, palette, layout)
     photo.getexif()[ExifTags.Base.Orientation] = layout.orientation
-    return ImageOps.exif_transpose(photo)
+    ImageOps.exif_transpose(photo, in_place=True)
+    return photo
 
 
 def _check_page(page: Any, layout: _Layout) -> None:
