@@ -14,11 +14,11 @@ from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.names import find_named
 from resnest_cli.model.variants import Variant
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from resnest_cli.progress import Notify
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.engine import EngineName
+    from resnest_cli.options import EngineName
 
 _SEED = 0
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from resnest_cli.data.tar import Shard
 from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
+from resnest_cli.files import reading
 from resnest_cli.net import HttpError, Patience, without_login
 from resnest_cli.net.download import Place, download
 
@@ -78,14 +79,10 @@ def open_local(shard: Shard) -> BinaryIO:
         ResnestError: it cannot be opened, or has another size than its index says.
     """
     path = Path(shard.place)
-    try:
+    moved = "If the shards were moved, a run goes on with --resume DATA."
+    with reading(shard.place, then=moved):
         size = path.stat().st_size
         file = path.open("rb")
-    except OSError as error:
-        raise ResnestError(
-            f"{shard.place}: cannot be read: {error.strerror or error}. If the shards were moved, "
-            "a run goes on with --resume DATA."
-        ) from error
     if size != shard.size:
         file.close()
         raise wrong_size(shard, size)

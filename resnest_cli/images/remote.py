@@ -11,8 +11,9 @@ import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from resnest_cli.errors import ErrorKind, ImageError, one_line
+from resnest_cli.errors import ErrorKind, ImageError
 from resnest_cli.net import HEAD, HttpError, Patience, TooLargeError, is_web_page
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from requests import Response

@@ -18,7 +18,6 @@ from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
 from resnest_cli.images.preprocess import CropMode
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
-    EngineName,
     Output,
     TorchOptions,
     check_device_name,
@@ -34,8 +33,8 @@ from resnest_cli.model.variants import (
     Preprocessing,
     preprocessing_from_dict,
 )
-from resnest_cli.model.weights import Access
-from resnest_cli.options import Amp
+from resnest_cli.net import Access
+from resnest_cli.options import Amp, EngineName
 
 if TYPE_CHECKING:
     from resnest_cli.inference.run import Stopwatch
@@ -218,7 +217,7 @@ class Classifier:
         if isinstance(photos, _SINGLE):
             record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
             if record.error is not None:
-                raise ImageError(f"{record.input}: {record.error}")
+                raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             return record
         answers = self.records(_as_sources(photos), topk=topk, threshold=threshold)
         return list(answers) if isinstance(photos, list | tuple) else answers
@@ -233,7 +232,7 @@ class Classifier:
         rows = []
         for record, logits in self.answers(_as_sources(_several(photos)), topk=1):
             if logits is None:
-                raise ImageError(f"{record.input}: {record.error}")
+                raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             rows.append(logits)
         return np.stack(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
 
@@ -300,7 +299,8 @@ class Classifier:
                 if item.error is None:
                     yield next(found)
                 else:
-                    yield ImageError(f"{item.source.name}: {item.error}")
+                    text = f"{item.source.name}: {item.error}"
+                    yield ImageError(text, kind=item.kind or "other")
 
     def feature_groups(
         self,
@@ -361,7 +361,8 @@ class Classifier:
             found = iter(zip(ranked, logits, strict=True))
             for item in group:
                 if item.error is not None:
-                    yield Record(item.source.name, name, error=item.error), None
+                    kind = item.kind or "other"
+                    yield Record(item.source.name, name, error=item.error, kind=kind), None
                 else:
                     predictions, row = next(found)
                     yield Record(item.source.name, name, predictions=predictions), row
@@ -474,6 +475,6 @@ def as_source(photo: Photo, index: int = 0) -> Source:
         grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
         if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
             error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
-            return Source(f"photo {index}", error=error)
+            return Source(f"photo {index}", error=error, kind="not an image")
         return Source(f"photo {index}", image=Image.fromarray(photo))
     raise TypeError(_NO_PHOTO.format(type(photo)))

@@ -34,10 +34,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.cpu import cpu_features, usable_cores
-from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError, one_line
+from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError
+from resnest_cli.files import reading
 from resnest_cli.inference import onnx_cache
 from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.onnx_file import check_structure
+from resnest_cli.text import one_line
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
 # this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
@@ -213,10 +215,8 @@ class _Compilation:
         self._size = None if any_size else model.preprocessing.size
         self._outputs = outputs
         self._graph: Graph | None = None
-        try:
+        with reading(model.path, EngineError):
             self.entry = onnx_cache.entry_for(model, outputs, ort.__version__, self._size)
-        except OSError as error:
-            raise EngineError(f"{model.path} cannot be read: {error}.") from error
 
     def write(self, path: Path) -> None:
         """Writes the compiled model, and makes sure that it can be loaded."""

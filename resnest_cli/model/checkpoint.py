@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError
-from resnest_cli.files import atomic_file, writing
+from resnest_cli.files import atomic_file, reading, writing
 from resnest_cli.model.checkpoint_header import (
     FORMAT_VERSION,
     CheckpointInfo,
@@ -185,11 +185,12 @@ def _agreed(path: Path | str, what: str, found: int | None, expected: int | None
 
 def _read_tensors(path: Path, names: Mapping[str, str]) -> "dict[str, Tensor]":
     """All tensors by their cleaned names; views of the mapped file, to be copied soon."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {clean: file.get_tensor(raw) for clean, raw in names.items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. {AGAIN}") from error
+    damage = (SafetensorError, RuntimeError, ValueError, AttributeError)
+    with (
+        reading(path, CheckpointError, damage=damage, then=AGAIN),
+        safe_open(path, framework="pt") as file,
+    ):
+        return {clean: file.get_tensor(raw) for clean, raw in names.items()}
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[np.float32]] | None":

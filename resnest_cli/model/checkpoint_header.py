@@ -43,7 +43,7 @@ from resnest_cli.model.safetensors_file import (
     rewrite_metadata,
     without_duplicates,
 )
-from resnest_cli.model.state_dict import AGAIN, Shape, clean_names, infer_variant, shortened
+from resnest_cli.model.state_dict import AGAIN, Shape, clean_names, infer_variant
 from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import (
     VARIANTS,
@@ -53,6 +53,7 @@ from resnest_cli.model.variants import (
     preprocessing_from_dict,
     preprocessing_to_dict,
 )
+from resnest_cli.text import quoted
 
 FORMAT_VERSION = 1
 MINIMUM_RESNEST_CLI = "0.1.0"  # first version that reads FORMAT_VERSION
@@ -221,7 +222,7 @@ def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
     try:
         for key in ("num_classes", "in_channels"):
             if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
-                text = shortened(metadata[key])
+                text = quoted(metadata[key])
                 raise ValueError(f"{key} must be a positive integer, not {text}")  # noqa: TRY301
         classes = int(metadata["num_classes"])
         return CheckpointInfo(
@@ -276,7 +277,7 @@ def _parsed(text: str) -> Any:
 def _format_version(path: Path, metadata: Mapping[str, str]) -> int:
     text = metadata["format_version"]
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise CheckpointError(f"{path} has the bad format_version {shortened(text)}. {AGAIN}")
+        raise CheckpointError(f"{path} has the bad format_version {quoted(text)}. {AGAIN}")
     if int(text) > FORMAT_VERSION:
         needed = metadata.get("minimum_resnest_cli", "")
         known = re.fullmatch(r"[0-9][0-9a-z.+]{0,30}", needed)
@@ -293,7 +294,7 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
     id_ = metadata.get("variant", "")
     table = find_variant(id_)
     if table is None:
-        raise ValueError(f"unknown variant {shortened(id_)}")
+        raise ValueError(f"unknown variant {quoted(id_)}")
     variant = table.overridden(_json(metadata, "overrides", dict) or {})
     given = _json(metadata, "preprocessing", dict)
     preprocessing = variant.preprocessing if given is None else preprocessing_from_dict(given)
@@ -322,7 +323,7 @@ def _temperature(metadata: Mapping[str, str]) -> float:
     if not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
         raise ValueError(
             f"temperature must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, not "
-            f"{shortened(text)}"
+            f"{quoted(text)}"
         )
     return value
 

@@ -15,6 +15,7 @@ from resnest_cli.model import hashes
 from resnest_cli.model.names import CONFIG_FILE, WEIGHTS_NAMES, Repository, known_near
 from resnest_cli.model.variants import Variant
 from resnest_cli.net import Access, check_content, hub
+from resnest_cli.text import some
 
 MAIN = "main"
 
@@ -247,5 +248,4 @@ def _lacks(there: hub.Hub, repository: Repository, names: str, unknown: str = ""
     files = hub.files_of(there, repository.id, repository.revision or MAIN)
     if unknown and not files:
         return DownloadError(unknown)
-    shown = ", ".join(files[:8]) + (", ..." if len(files) > 8 else "")
-    return DownloadError(f"it holds no {names}; it has {shown or 'nothing else'}")
+    return DownloadError(f"it holds no {names}; it has {some(files, 8) or 'nothing else'}")

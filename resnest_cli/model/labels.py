@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from resnest_cli.errors import LabelsError, UsageError
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.files import reading
 from resnest_cli.paths import resnest_home
+from resnest_cli.text import did_you_mean
 
 LABELS_FILE = "imagenet_classes.txt"
 LABELS_SHA256 = "1f386e0d1cb6e28b9c2dac651c3dea6801e98ad1b41a14ce6bb1a093d72069f5"
@@ -83,9 +84,8 @@ def read_labels(path: str | Path, expected: int) -> tuple[str, ...]:
         LabelsError: not readable, not UTF-8, an empty line, or not `expected` lines.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be read: {error.strerror}.") from error
+        with reading(path, LabelsError):
+            text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelsError(
             f"{path}: is not UTF-8 text (byte {error.start}). Labels are one name a line."
@@ -171,7 +171,7 @@ def unknown_classes(unknown: Sequence[str], model: Classes) -> str:
     """A sentence or two about labels that the model does not know, at least one."""
     known = [*(model.class_ids or ()), *model.class_names]
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-    hint = did_you_mean_among(unknown[0], known)
+    hint = did_you_mean(unknown[0], known)
     return (
         f"{model.name} has no class {unknown[0]!r}{more}.{hint} Its {model.num_classes} classes "
         f"begin with {', '.join(model.class_names[:5])}."

@@ -26,7 +26,7 @@ from resnest_cli.model.model_files import (
 )
 from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
-from resnest_cli.net import without_login
+from resnest_cli.net import Access, without_login
 from resnest_cli.paths import closed_folder, is_url, resnest_home
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def find_model(
     *,
     source: str | None = None,
     labels: str | Path | None = None,
-    access: weights.Access | None = None,
+    access: Access | None = None,
     trust_onnx: bool = False,
 ) -> Model:
     """Finds a model by any name that `names` understands; fetches weights where needed.
@@ -145,7 +145,7 @@ def find_model(
         CheckpointError: the weights cannot be used.
         LabelsError: the class names cannot be read or do not fit.
     """
-    access = access or weights.Access()
+    access = access or Access()
     meaning = understand(name)
     variant = meaning.variant
     published = variant is not None and source is None
@@ -221,7 +221,7 @@ class _Found(NamedTuple):
     load: "Load"
 
 
-def _published(variant: Variant, access: weights.Access, *, hub_first: bool) -> _Found:
+def _published(variant: Variant, access: Access, *, hub_first: bool) -> _Found:
     """The published weights of a variant; those that turn out to be damaged are fetched again."""
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
@@ -250,7 +250,7 @@ def _published(variant: Variant, access: weights.Access, *, hub_first: bool) -> 
     return _Found(path, configured(known, config, path), config, load)
 
 
-def _located(name: str, meaning: Meaning, source: str | None, access: weights.Access) -> _Found:
+def _located(name: str, meaning: Meaning, source: str | None, access: Access) -> _Found:
     """A file that the user brings, or that comes with the program."""
     path, config = locate(name, meaning, source, access)
     expected = expected_variant(meaning.variant, config, path)

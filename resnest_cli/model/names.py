@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from resnest_cli.errors import UnknownModelError
-from resnest_cli.model.variants import VARIANTS, Variant, did_you_mean, find_variant
+from resnest_cli.model.variants import VARIANTS, Variant, find_variant, no_such_model
 from resnest_cli.paths import expanded, huggingface_endpoint, is_url
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
@@ -177,8 +177,7 @@ def _unknown(name: str, path: Path) -> UnknownModelError:
             f"{variant.id} has no published weights {tag!r}: {known}. Another repository of the "
             f"hub is named in full, such as hf-hub:timm/{name}."
         )
-    known_names = [key for v in VARIANTS.values() for key in (v.id, *v.aliases)]
-    return UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, known_names)}")
+    return no_such_model(name, [key for v in VARIANTS.values() for key in (v.id, *v.aliases)])
 
 
 def _repository(name: str) -> Repository | None:

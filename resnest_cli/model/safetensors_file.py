@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.files import atomic_file, writing
-from resnest_cli.model.state_dict import AGAIN, Shape, shortened
+from resnest_cli.model.state_dict import AGAIN, Shape
+from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def read_header(path: Path) -> Header:
         shapes = {name: tuple(tensor["shape"]) for name, tensor in record.items()}
     # RecursionError: nested too deep. KeyError and the like: the file changed between two reads.
     except (SafetensorError, OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        reason = shortened(str(error), 200)[1:-1] or "nested too deep"
+        reason = quoted(str(error), 200)[1:-1] or "nested too deep"
         raise CheckpointError(f"{path} has a damaged header ({reason}). {AGAIN}") from error
     return Header(metadata, shapes)
 
@@ -64,7 +65,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in record if names.count(name) > 1)
-        raise ValueError(f"the key {shortened(twice)} stands twice")
+        raise ValueError(f"the key {quoted(twice)} stands twice")
     return record
 
 

@@ -11,7 +11,6 @@ are kept under their published names) and Hugging Face's, where timm's downloads
 
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
-from resnest_cli.files import distrusted
+from resnest_cli.files import BusyError, distrusted, lock_file, reading
 from resnest_cli.model import hashes
 from resnest_cli.model.hub_models import MAIN, fetch_published, forbidden, weights_in
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
@@ -33,7 +32,7 @@ from resnest_cli.net import without_login as shown
 from resnest_cli.net.download import NoOriginError, Place, lock_of, no_place, writing
 from resnest_cli.paths import is_url
 
-__all__ = ["Access", "ensure", "is_url"]
+__all__ = ["Access", "ensure"]
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
 _ACCESS = Access()
@@ -124,10 +123,8 @@ def verify(variant: Variant) -> VerifyResult:
     """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
     for path, expected in copies(variant).items():
-        try:
+        with _read(path):
             actual = hashes.sha256_of(path)
-        except OSError as error:
-            raise _unreadable(path, error) from error
         good = actual.startswith(expected)
         if good:
             hashes.remember(path, actual)
@@ -223,21 +220,16 @@ def _good_copy(
 
 
 def _is_good(path: Path, expected: str) -> bool:
-    try:
+    with _read(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not expected:
             return path.stat().st_size > 0
         return hashes.known_sha256(path).startswith(expected)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    return False
 
 
-def _unreadable(path: Path, error: OSError) -> CacheError:
-    return CacheError(
-        f"cannot read {path}: {error.strerror or error}. Make it readable, or remove it so that "
-        f"it is fetched again."
-    )
+def _read(path: Path) -> contextlib.AbstractContextManager[None]:
+    then = "Make it readable, or remove it so that it is fetched again."
+    return reading(path, CacheError, then=then)
 
 
 def _obtain(
@@ -397,7 +389,8 @@ def leftovers() -> list[Path]:
         or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
     found += filter(_left_of, _url_files())
-    return [path for path in found if not _is_locked(_owner(path))]
+    # A lock that a kill has left goes when it is tried.
+    return [path for path in found if not _is_locked(_owner(path)) and path.exists()]
 
 
 def _left_of(path: Path) -> str:
@@ -412,20 +405,14 @@ def _owner(path: Path) -> Path:
 
 def remove(path: Path) -> bool:
     """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
-    from filelock import FileLock, Timeout
-
-    lock_file = lock_of(_owner(path))
-    with writing(path.parent, _variable(path)):
-        try:
-            with FileLock(lock_file, timeout=0):
-                path.unlink(missing_ok=True)
-                if os.name != "nt":  # elsewhere an unlinked lock is still held until it is released
-                    lock_file.unlink(missing_ok=True)
-        except Timeout:
-            return False
-        if os.name == "nt":  # Windows refuses to remove it while anybody has it open
-            with contextlib.suppress(OSError):
-                lock_file.unlink()
+    try:
+        with (
+            writing(path.parent, _variable(path)),
+            lock_file(lock_of(_owner(path)), wait=0),
+        ):
+            path.unlink(missing_ok=True)
+    except BusyError:
+        return False
     if path.parent.parent == paths.resnest_home() / "weights":
         with contextlib.suppress(OSError):  # not empty yet
             path.parent.rmdir()
@@ -433,14 +420,11 @@ def remove(path: Path) -> bool:
 
 
 def _is_locked(target: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    if not lock_of(target).exists():
-        return False
+    lock = lock_of(target)
     try:
-        with FileLock(lock_of(target), timeout=0):
+        with lock_file(lock, wait=0) if lock.exists() else contextlib.nullcontext():
             return False
-    except (Timeout, OSError):
+    except (BusyError, OSError):
         return True
 
 

@@ -34,8 +34,8 @@ from urllib3.exceptions import (
 from urllib3.util import Retry
 
 from resnest_cli import __version__
-from resnest_cli.errors import one_line
 from resnest_cli.net import HttpError, Patience
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from resnest_cli import __version__, paths
-from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
+from resnest_cli.errors import CacheError, DownloadError, ResnestError
 from resnest_cli.net import (
     LARGEST,
     PATIENCE,
@@ -31,6 +31,7 @@ from resnest_cli.net import (
     TooLargeError,
     without_login,
 )
+from resnest_cli.text import count, megabytes, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -210,7 +211,7 @@ def _push(
         hub.notify(f"{repository} has a README.md, which is kept")
         files = [name for name in files if name != "README.md"]
     size = sum((folder / name).stat().st_size for name in files)
-    hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
+    hub.notify(f"Sending {count(len(files), 'file')}, {megabytes(size)}, to {address}")
     api.upload_folder(
         repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
     )

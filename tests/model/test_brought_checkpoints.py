@@ -20,7 +20,7 @@ from resnest_cli.model.labels import find_class_names
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import get_variant
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from tests.conftest import Cli, make_photo
 from tests.networks import TINY, enliven
 
