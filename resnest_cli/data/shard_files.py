@@ -73,11 +73,7 @@ class Files:
 
 
 def open_local(shard: Shard) -> BinaryIO:
-    """A shard on disk.
-
-    Raises:
-        ResnestError: it cannot be opened, or has another size than its index says.
-    """
+    """A shard on disk."""
     path = Path(shard.place)
     moved = "If the shards were moved, a run goes on with --resume DATA."
     with reading(shard.place, then=moved):
@@ -126,11 +122,7 @@ class _Watch:
 
 
 def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
-    """A remote shard in a file without a name; `closed` gives the download up.
-
-    Raises:
-        ResnestError: no attempt brought the bytes that it should have, or the disk is full.
-    """
+    """A remote shard in a file without a name; `closed` gives the download up."""
     watch = _Watch(closed or threading.Event())
     try:
         with tempfile.TemporaryDirectory(prefix="resnest-shard-") as folder:
@@ -153,11 +145,7 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
 
 
 def fetch_text(address: str) -> bytes | None:
-    """A small file, such as an index; None where the server has none of that name.
-
-    Raises:
-        UsageError: the server refuses, or cannot be reached.
-    """
+    """A small file, such as an index; None where the server has none of that name."""
     from resnest_cli.images.remote import fetch as fetch_bytes
 
     try:

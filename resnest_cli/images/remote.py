@@ -25,11 +25,7 @@ _local = threading.local()
 
 
 def fetch_photo(
-    url: str,
-    *,
-    offline: bool = False,
-    largest: int = 100 * 2**20,
-    patience: Patience = _PATIENCE,
+    url: str, *, offline: bool = False, largest: int = 100 * 2**20, patience: Patience = _PATIENCE
 ) -> bytes:
     """The bytes behind an http(s) address, at least one. Safe to call from several threads.
 
@@ -69,9 +65,6 @@ def fetch(url: str, largest: int, patience: Patience) -> bytes:
 
     Fewer than announced are an error, never half a file; an announced length above the `largest` is
     refused, but the bytes that arrive are counted as well. Each thread keeps its open connections.
-
-    Raises:
-        HttpError: whatever went wrong.
     """
     from resnest_cli.net import http
 

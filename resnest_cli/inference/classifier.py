@@ -162,11 +162,7 @@ class Classifier:
         return channels == 1
 
     def _feed_what_it_takes(self, asked: int | None) -> None:
-        """Takes over the size of photos that was fixed in an exported network.
-
-        Raises:
-            UsageError: another was asked for.
-        """
+        """Takes over the size of photos that was fixed in an exported network."""
         side = getattr(self.engine, "side", None)
         if side is None or side == self.preprocessing.size:
             return

@@ -130,12 +130,7 @@ def _check_exported(model: "Model", device: str, engine: str, *, special: bool) 
 
 
 def compile_model(model: "Model") -> bool:
-    """Compiles a model ahead of its first use; False where the result could not be stored.
-
-    Raises:
-        EngineError: ONNX Runtime, or the package onnx, cannot serve here.
-        CheckpointError: the weights cannot be used.
-    """
+    """Compiles a model ahead of its first use; False where the result could not be stored."""
     with _loading():
         from resnest_cli.inference import onnx_engine
     return onnx_engine.compile_model(model)
@@ -192,12 +187,7 @@ def check_device_name(device: str) -> None:
 
 
 def check_engine_name(engine: str, device: str, **special: Unpack[TorchOptions]) -> None:
-    """Checks an engine's name, and whether it runs on the device and in that way.
-
-    Raises:
-        UsageError: not one of auto, torch, onnx; or onnx on anything but the CPU, or with the torch
-            engine's options; a misspelt precision.
-    """
+    """Checks an engine's name, and whether it runs on the device and in that way."""
     amp, graphs = special.get("amp", "off"), special.get("graphs")
     if engine not in get_args(EngineName):
         raise UsageError(f"unknown engine {engine!r}: use auto, torch or onnx.")

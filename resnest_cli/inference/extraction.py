@@ -63,11 +63,7 @@ class Extraction:
         return cast("Output", f"map{_LAST if self.stage is None else self.stage}")
 
     def row_shape(self, model: "Model", size: int) -> tuple[int, ...]:
-        """The shape of one photo's row, for photos of `size` x `size` pixels.
-
-        Raises:
-            CheckpointError: the head of a network without a classifier.
-        """
+        """The shape of one photo's row, for photos of `size` x `size` pixels."""
         if self.head:
             model.need_classifier()
             return (model.num_classes,)

@@ -151,9 +151,6 @@ def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False
 
     `build` writes it to the path that it is given, and raises if what it wrote is of no use.
     `rebuild` replaces one that is there.
-
-    Raises:
-        ResnestError: what `build` raises of that kind.
     """
     if not rebuild and is_good(entry):
         return True
@@ -208,11 +205,7 @@ def compiled_files() -> list[CompiledFile]:
 
 
 def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[CompiledFile]:
-    """The compiled models that this version of the program made of these weights.
-
-    Raises:
-        OSError: the weights cannot be read.
-    """
+    """The compiled models that this version of the program made of these weights."""
     files = compiled_files()
     if not files:
         return []

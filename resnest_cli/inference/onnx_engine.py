@@ -188,11 +188,7 @@ def create(
 
 
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
-    """The engine for the bytes of an .onnx file that `resnest export` makes.
-
-    Raises:
-        EngineError: ONNX Runtime does not run it.
-    """
+    """The engine for the bytes of an .onnx file that `resnest export` makes."""
     with _runtime():
         return OnnxEngine(_session(data, _options(packed=precision == "int8")))
 
@@ -296,9 +292,6 @@ def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSess
 
     `end_profiling` writes the notes into a file whose name begins with `prefix`. The second value
     is what the session's memory belongs to.
-
-    Raises:
-        EngineError: ONNX Runtime cannot run the graph here.
     """
     with _runtime():
         return _optimised(graph, None, size, profile=prefix)
@@ -328,11 +321,7 @@ def _optimised(
 def _optimised_file(
     model: "Model", size: int | None, path: Path | None = None
 ) -> ort.InferenceSession:
-    """The same for an exported network.
-
-    Raises:
-        CheckpointError: it is not the network of its metadata, or not made as ours are.
-    """
+    """The same for an exported network."""
     options = _options(packed=_packed(model), size=size, save=path)
     source: str | bytes = str(model.path)  # by its path, as files with its tensors lie beside it
     if not model.trusted:

@@ -71,12 +71,7 @@ class TorchEngine:
         return self.output(batch, "logits")
 
     def output(self, batch: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`.
-
-        Raises:
-            EngineError: the network cannot be compiled or recorded here.
-            BatchTooLargeError: so many photos do not fit into the device's memory.
-        """
+        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`."""
         run = self._runner(name)
         try:
             with torch.inference_mode(), self.autocast():
@@ -130,11 +125,7 @@ class TorchEngine:
 
 
 def resolve_device(device: str) -> str:
-    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any.
-
-    Raises:
-        UsageError: torch sees no such device here.
-    """
+    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"

@@ -27,14 +27,16 @@ from resnest_cli.files import atomic_file, reading, writing
 from resnest_cli.model.checkpoint_header import (
     FORMAT_VERSION,
     CheckpointInfo,
+    Header,
     bare_info,
     file_kind,
     info_from_header,
     metadata_of,
+    read_header,
     read_info,
+    write_container,
 )
 from resnest_cli.model.pickles import read_pickle, read_pickled_arrays, unwrap
-from resnest_cli.model.safetensors_file import Header, read_header, write_container
 from resnest_cli.model.state_dict import (
     AGAIN,
     COUNTER,

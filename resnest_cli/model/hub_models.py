@@ -61,9 +61,6 @@ def ensure_file(repository: Repository, access: Access, *, refresh: bool = False
     """The one file that a repository's address names, with the config.json beside it, if any.
 
     It may lie in a folder of the repository. `refresh` as in `ensure_folder`.
-
-    Raises:
-        OfflineError, DownloadError, CacheError: as `ensure_folder`.
     """
     assert repository.file
     file, revision = repository.file, repository.revision or MAIN
@@ -84,12 +81,7 @@ def ensure_file(repository: Repository, access: Access, *, refresh: bool = False
 
 
 def fetch_published(variant: Variant, access: Access) -> Path:
-    """timm's copy of the variant's weights, with the config.json beside it, verified.
-
-    Raises:
-        DownloadError: no hub gives it, or it is another file; the message is the reason.
-        CacheError: the cache cannot be written.
-    """
+    """timm's copy of the variant's weights, with the config.json beside it, verified."""
     assert variant.hub
     repository, known = Repository(variant.hub.id), variant.hub.sha256
 
@@ -127,11 +119,7 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def check_folder(folder: Path) -> Path:
-    """The file of weights in a folder with a config.json.
-
-    Raises:
-        CheckpointError: one of the two is missing, or the weights are a Git LFS pointer.
-    """
+    """The file of weights in a folder with a config.json."""
     found, config = weights_in(folder), paths.is_file(folder / CONFIG_FILE)
     if found and config:
         try:
@@ -216,11 +204,7 @@ def _in_full(repository: Repository, access: Access, fetch: Callable[[hub.Hub], 
 
 
 def _ask_hubs(access: Access, fetch: Callable[[hub.Hub], Path]) -> Path:
-    """What the first gives that has it: a mirror that is an address, without a login; the hub.
-
-    Raises:
-        DownloadError: none has; the message is the hub's own reason.
-    """
+    """What the first gives that has it: a mirror that is an address, without a login; the hub."""
     own = hub.Hub(
         paths.huggingface_endpoint(),
         paths.huggingface_hub_dir(),

@@ -78,11 +78,7 @@ def bundled_labels() -> Path:
 
 
 def read_labels(path: str | Path, expected: int) -> tuple[str, ...]:
-    """Class names from a UTF-8 text file, one a line in the order of the indices.
-
-    Raises:
-        LabelsError: not readable, not UTF-8, an empty line, or not `expected` lines.
-    """
+    """Class names from a UTF-8 text file, one a line in the order of the indices."""
     try:
         with reading(path, LabelsError):
             text = Path(path).read_text(encoding="utf-8-sig")

@@ -203,15 +203,6 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
     )
 
 
-def check_model_name(name: str) -> None:
-    """Checks a model's name before anything slow begins.
-
-    Raises:
-        UnknownModelError: it means no variant, no existing path and no name on the hub.
-    """
-    understand(name)
-
-
 class _Found(NamedTuple):
     """A file of weights: what it and its config.json say about it, and how to load it."""
 

@@ -316,11 +316,7 @@ def _architecture(record: Mapping[str, Any]) -> str:
 
 
 def parse_config(record: Mapping[str, Any], source: str) -> ModelConfig:
-    """What a config.json says; `source` is its name in messages.
-
-    Raises:
-        CheckpointError: it is no ResNeSt's, or asks for what cannot be done here.
-    """
+    """What a config.json says; `source` is its name in messages."""
     architecture = _architecture(record)
     if not architecture:
         raise CheckpointError(

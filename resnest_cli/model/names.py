@@ -119,11 +119,7 @@ def find_named(name: str) -> Variant | None:
 
 
 def get_named(name: str) -> Variant:
-    """The variant that a name means, however it is spelled.
-
-    Raises:
-        UnknownModelError: it means no variant of the table.
-    """
+    """The variant that a name means, however it is spelled."""
     meaning = understand(name)
     if meaning.variant is None:
         raise UnknownModelError(f"{name} is no model of the table. `resnest models` lists them.")
@@ -131,11 +127,7 @@ def get_named(name: str) -> Variant:
 
 
 def repository_id(name: str) -> str:
-    """USER/NAME of a repository, however it is spelled, to which something is sent.
-
-    Raises:
-        UnknownModelError: it is no name of one, or has a revision.
-    """
+    """USER/NAME of a repository, however it is spelled, to which something is sent."""
     repository = _repository(name)
     if repository is None or repository.revision or repository.file:
         raise UnknownModelError(f"{name} is no repository to send to: give USER/NAME, no more.")
@@ -181,11 +173,7 @@ def _unknown(name: str, path: Path) -> UnknownModelError:
 
 
 def _repository(name: str) -> Repository | None:
-    """The repository that a name spells; None where it has no form of one.
-
-    Raises:
-        UnknownModelError: the form of one, and yet it cannot be one.
-    """
+    """The repository that a name spells; None where it has no form of one."""
     lower = name.lower()
     for prefix in HUB_PREFIXES:
         if lower.startswith(prefix):

@@ -44,11 +44,7 @@ _SIDE = 224  # pixels, where the file takes any size
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts in `metadata_props`; empty where another program wrote none.
-
-    Raises:
-        CheckpointError: unreadable, cut short, or no protobuf.
-    """
+    """The texts in `metadata_props`; empty where another program wrote none."""
     try:
         with reading(path, CheckpointError), path.open("rb") as file:
             found = {}
@@ -97,12 +93,7 @@ def _varint(file: BinaryIO) -> int:
 
 
 def check_structure(path: Path, data: bytes) -> None:
-    """Checks that a file is made as `resnest export` makes it; `data` is its content.
-
-    Raises:
-        CheckpointError: it is not; names the first thing that ours never have, and the remedy.
-        EngineError: the package onnx cannot be loaded.
-    """
+    """Checks that a file is made as `resnest export` makes it; `data` is its content."""
     try:
         wrong = _foreign(_loaded(path, data))
     except (CheckpointError, EngineError):

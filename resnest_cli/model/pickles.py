@@ -161,9 +161,6 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
 
     It may be bare or stand under one of `WRAPPERS`, of which those without tensors count as absent
     where another has some.
-
-    Raises:
-        CheckpointError: no state dict, a name that is no text, a value that is no plain tensor.
     """
     around: list[Mapping[Any, Any]] = []
     notes: list[str] = []

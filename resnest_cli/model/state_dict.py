@@ -51,9 +51,6 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
     something else, such as a loss, and are left out; so are the counters of profilers. Where there
     is no `fc`, the two tensors that are not of the body are the classifier if they are a linear
     layer over the features, whatever its name; one of any other form is left out.
-
-    Raises:
-        CheckpointError: two names become one, or there are two networks.
     """
     cleaned: dict[str, str] = {}
     left_out = [raw for raw in shapes if raw.rpartition(".")[2] in _FOREIGN]
@@ -249,10 +246,6 @@ def convert(
 
     Half, bfloat16 and double become float32; missing counters become 0. With `copy` every tensor
     has memory of its own. `tensors` is emptied on the way, so that both are never whole at once.
-
-    Raises:
-        CheckpointError: names the first tensor of a wrong kind of dtype or with a value that is NaN
-            or infinite.
     """
     import torch
 

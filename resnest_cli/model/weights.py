@@ -406,10 +406,7 @@ def _owner(path: Path) -> Path:
 def remove(path: Path) -> bool:
     """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
     try:
-        with (
-            writing(path.parent, _variable(path)),
-            lock_file(lock_of(_owner(path)), wait=0),
-        ):
+        with writing(path.parent, _variable(path)), lock_file(lock_of(_owner(path)), wait=0):
             path.unlink(missing_ok=True)
     except BusyError:
         return False

@@ -259,9 +259,6 @@ def persevere(
 
     `furthered` says whether an attempt that failed brought the file further all the same: it does
     not count as a failure then. No pause lasts beyond the `deadline`. `notify` takes the reason.
-
-    Raises:
-        HttpError: the last attempt's.
     """
     failures, connections = 0, 1
     while True:
@@ -398,11 +395,7 @@ def length_of(response: Response) -> int | None:
 
 
 def encoding_of(response: Response) -> str:
-    """gzip, x-gzip or deflate, of a body that is compressed all the same; else empty.
-
-    Raises:
-        HttpError: any other.
-    """
+    """gzip, x-gzip or deflate, of a body that is compressed all the same; else empty."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
         raise HttpError(f"it answered with content encoding {encoding}, unasked")

@@ -394,7 +394,7 @@ def test_absurd_preprocessing_is_an_error(
 ) -> None:
     import json
 
-    from resnest_cli.model.safetensors_file import rewrite_metadata
+    from resnest_cli.model.checkpoint_header import rewrite_metadata
 
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, state, checkpoint.CheckpointInfo(variant=TINY))
@@ -406,7 +406,7 @@ def test_absurd_preprocessing_is_an_error(
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    from resnest_cli.model.safetensors_file import read_header
+    from resnest_cli.model.checkpoint_header import read_header
 
     return read_header(path).metadata
 

@@ -11,9 +11,8 @@ import pytest
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.checkpoint import load, read_info, save
-from resnest_cli.model.checkpoint_header import CheckpointInfo, file_kind
+from resnest_cli.model.checkpoint_header import MAX_HEADER, CheckpointInfo, file_kind
 from resnest_cli.model.resnest import build
-from resnest_cli.model.safetensors_file import MAX_HEADER
 from tests.networks import TINY
 
 
