@@ -146,10 +146,15 @@ class Classifier:
         if self.model.exported:
             self._feed_what_it_takes(img_size)
         fed = self.preprocessing, crop_mode or self.model.crop_mode, exif
-        if gpu_decode:
-            self.preparation = _decoding_on_gpu(*fed, max_pixels, self.engine.device)
-        else:
+        self.preparation: Preparation
+        if not gpu_decode:
             self.preparation = Preparation(*fed, fast_decode, grey, max_pixels)
+            return
+        from resnest_cli.images.gpu import DevicePreparation
+
+        if not (gpu := self.engine.device).startswith("cuda"):
+            raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {gpu}.")
+        self.preparation = DevicePreparation(*fed, max_pixels=max_pixels, device=gpu)
 
     def _takes_grey(self, gpu_decode: bool) -> bool:
         """Whether the network has one input channel; UsageError where photos do not fit it."""
@@ -292,11 +297,8 @@ class Classifier:
         for group, rows in self.feature_groups(_as_sources(photos), extraction):
             found = iter(rows)
             for item in group:
-                if item.error is None:
-                    yield next(found)
-                else:
-                    text = f"{item.source.name}: {item.error}"
-                    yield ImageError(text, kind=item.kind or "other")
+                error = f"{item.source.name}: {item.error}"
+                yield ImageError(error, kind=item.kind or "other") if item.error else next(found)
 
     def feature_groups(
         self,
@@ -428,22 +430,12 @@ def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preproces
 
 
 def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
-    """Raises UsageError for what --gpu-decode does not go with; before weights are fetched."""
+    """Refuses what --gpu-decode does not go with; before weights are fetched."""
     if fast_decode:
         raise UsageError("--gpu-decode and --fast-decode exclude each other: choose one.")
     if engine == "onnx" or device in {"cpu", "mps"}:
         where = "--engine onnx" if engine == "onnx" else f"--device {device}"
         raise UsageError(f"--gpu-decode needs an NVIDIA GPU and torch: leave out {where}.")
-
-
-def _decoding_on_gpu(
-    preprocessing: Preprocessing, crop_mode: CropMode, exif: bool, max_pixels: int, device: str
-) -> Preparation:
-    from resnest_cli.images.gpu import DevicePreparation
-
-    if not device.startswith("cuda"):
-        raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
-    return DevicePreparation(preprocessing, crop_mode, exif, max_pixels=max_pixels, device=device)
 
 
 def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:

@@ -180,6 +180,11 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
         class_names = known.class_names or labels_for(known.num_classes)
     ids = known.provenance.get("class_ids")
     export = known.provenance.get("export")
+    data_files: tuple[Path, ...] = ()
+    if trusted:
+        from resnest_cli.model.onnx_file import external_files
+
+        data_files = external_files(path)
     precision = str(export.get("precision")) if isinstance(export, dict) else "float32"
     return Model(
         name=name,
@@ -197,7 +202,7 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
         trained_on=known.trained_on,
         exported=precision if known.format == "onnx" else None,
         trusted=trusted,
-        data_files=_data_files(path) if trusted else (),
+        data_files=data_files,
         config=Path(config.source) if config else None,
         crop_mode=config.crop_mode if config else "center",
     )
@@ -366,9 +371,3 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _data_files(path: Path) -> tuple[Path, ...]:
-    from resnest_cli.model.onnx_file import external_files
-
-    return external_files(path)

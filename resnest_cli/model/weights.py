@@ -389,8 +389,17 @@ def leftovers() -> list[Path]:
         or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
     found += filter(_left_of, _url_files())
-    # A lock that a kill has left goes when it is tried.
-    return [path for path in found if not _is_locked(_owner(path)) and path.exists()]
+    return [path for path in found if not _under_way(_owner(path)) and path.exists()]
+
+
+def _under_way(target: Path) -> bool:
+    """Whether somebody downloads the file; a lock that a kill has left goes when it is tried."""
+    lock = lock_of(target)
+    try:
+        with lock_file(lock, wait=0) if lock.exists() else contextlib.nullcontext():
+            return False
+    except (BusyError, OSError):
+        return True
 
 
 def _left_of(path: Path) -> str:
@@ -414,15 +423,6 @@ def remove(path: Path) -> bool:
         with contextlib.suppress(OSError):  # not empty yet
             path.parent.rmdir()
     return True
-
-
-def _is_locked(target: Path) -> bool:
-    lock = lock_of(target)
-    try:
-        with lock_file(lock, wait=0) if lock.exists() else contextlib.nullcontext():
-            return False
-    except (BusyError, OSError):
-        return True
 
 
 def _variable(path: Path) -> str:

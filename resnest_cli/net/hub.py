@@ -148,19 +148,15 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
         for again in (False, True):
             path = Path(_patiently(hub, repository, revision, fetch))
             expected = blob_hash(path)
-            if not expected or _sha256(path) == expected:
-                return path
+            with path.open("rb") as arrived:
+                if not expected or hashlib.file_digest(arrived, "sha256").hexdigest() == expected:
+                    return path
             discard(path)
             # Resumed bytes can be those of another version: the library asks for a range without
             # a condition.
             if not again:
                 hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
         raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(hub: Hub, repository: str, revision: str) -> list[str]:
