@@ -108,6 +108,7 @@ def _drawn(variant: Variant, folder: Path) -> Path:
     import torch
 
     from resnest_cli.model import checkpoint
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
     from resnest_cli.model.resnest import Bottleneck, build
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -117,7 +118,7 @@ def _drawn(variant: Variant, folder: Path) -> Path:
             if isinstance(module, Bottleneck):
                 module.bn3.weight.fill_(0.2)
     path = folder / f"{variant.id}.safetensors"
-    checkpoint.save(path, network, checkpoint.CheckpointInfo(variant=variant))
+    checkpoint.save(path, network, CheckpointInfo(variant=variant))
     return path
 
 

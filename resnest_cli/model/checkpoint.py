@@ -25,7 +25,6 @@ from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError
 from resnest_cli.files import atomic_file, reading, writing
 from resnest_cli.model.checkpoint_header import (
-    FORMAT_VERSION,
     CheckpointInfo,
     Header,
     bare_info,
@@ -33,7 +32,6 @@ from resnest_cli.model.checkpoint_header import (
     info_from_header,
     metadata_of,
     read_header,
-    read_info,
     write_container,
 )
 from resnest_cli.model.pickles import read_pickle, read_pickled_arrays, unwrap
@@ -58,19 +56,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from resnest_cli.model.resnest import ResNeSt
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Checkpoint",
-    "CheckpointInfo",
-    "infer_variant",
-    "instantiate",
-    "load",
-    "read_arrays",
-    "read_info",
-    "read_state_dict",
-    "save",
-]
 
 _NUMPY_FLOATS = {"F16", "F32", "F64"}  # numpy has no bfloat16
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
+    from resnest_cli.model.checkpoint import Checkpoint
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
     from resnest_cli.model.model_files import ModelConfig
     from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.model.training_photos import TrainingPhotos

@@ -17,7 +17,8 @@ from resnest_cli import files, paths
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
 from resnest_cli.inference import engine, onnx_cache, onnx_engine
 from resnest_cli.inference.engine import create_engine
-from resnest_cli.model.checkpoint import CheckpointInfo, save
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing

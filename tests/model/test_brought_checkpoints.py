@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from resnest_cli.errors import CheckpointError, LabelsError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import load, read_info
+from resnest_cli.model.checkpoint import load
+from resnest_cli.model.checkpoint_header import read_info
 from resnest_cli.model.labels import find_class_names
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import ResNeSt, build

@@ -18,7 +18,8 @@ from torch import Tensor
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, NewerFormatError
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import CheckpointInfo, instantiate, load, read_info, save
+from resnest_cli.model.checkpoint import instantiate, load, save
+from resnest_cli.model.checkpoint_header import CheckpointInfo, read_info
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.training_photos import TrainingPhotos
 from resnest_cli.model.variants import Preprocessing, Variant, get_variant
