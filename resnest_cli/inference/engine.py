@@ -163,11 +163,7 @@ def _is_cpu(device: str) -> bool:
 
 
 def accelerator_likely() -> bool:
-    """Whether this machine may have an accelerator, judged by its drivers within microseconds.
-
-    An Apple processor, or the driver of an NVIDIA or AMD GPU, unless CUDA_VISIBLE_DEVICES hides
-    them all. Torch has the last word.
-    """
+    """Whether drivers speak for an accelerator; takes microseconds, and torch has the last word."""
     if sys.platform == "darwin":
         return os.uname().machine == "arm64"
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}:

@@ -227,10 +227,7 @@ def batch_size_for(classifier: Classifier, output: "Output", batch_size: int) ->
 
 
 def measured_rates(run: Callable[[int], None], *, most: int) -> dict[int, float]:
-    """Photos a second of `run(count)` for 8, 16, 32, ... photos, as long as they fit into memory.
-
-    If 8 do not fit, for the most of 4, 2 or 1 that do; raises what `run` raises for one.
-    """
+    """Photos a second of `run(count)` for 8, 16, 32, ... as fit into memory, else for 4, 2 or 1."""
     rates: dict[int, float] = {}
     count = _FIRST
     while count <= most:

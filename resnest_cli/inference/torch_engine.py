@@ -143,11 +143,7 @@ def resolve_device(device: str) -> str:
 
 
 def folded(network: ResNeSt) -> ResNeSt:
-    """A copy in evaluation mode whose convolutions have their batch norms in their weights.
-
-    It gives the same answers but rounding, and cannot be trained or saved as a checkpoint: its
-    state dict has other keys. Source: torch.nn.utils.fusion.fuse_conv_bn_eval.
-    """
+    """A copy for evaluation only whose convolutions have their batch norms in their weights."""
     network = copy.deepcopy(network).eval()
     _fold(network.conv1, "0", network.conv1, "1")
     _fold(network.conv1, "3", network.conv1, "4")

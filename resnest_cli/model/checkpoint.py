@@ -222,11 +222,7 @@ def _numpy_tensors(path: Path) -> "dict[str, NDArray[Any]] | None":
 
 
 def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
-    """The network with these weights, in evaluation mode, on the CPU.
-
-    Nothing is drawn and nothing copied: the network's tensors are the checkpoint's, so that
-    training the one changes the other.
-    """
+    """The network in evaluation mode, on the CPU; its tensors are the checkpoint's, not copies."""
     from resnest_cli.model.resnest import build
 
     info = checkpoint.info

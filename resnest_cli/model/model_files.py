@@ -179,8 +179,7 @@ def _of_folder(folder: Path) -> Located:
 def _beside(path: Path, access: Access) -> ModelConfig | None:
     """The config.json in the folder of a file of weights, if it is about these.
 
-    A checkpoint of ours says itself what it is: where the config.json says otherwise, that is
-    noted. One that names no ResNeSt belongs to something else, which is noted as well.
+    A checkpoint of ours says itself what it is: a config.json that says otherwise is only noted.
     """
     from resnest_cli.model.checkpoint_header import read_info
 
@@ -425,11 +424,7 @@ def _preprocessing(fed: Mapping[str, Any], size: list[int], channels: int) -> Pr
 
 
 def _per_channel(values: Any, channels: int) -> Any:
-    """Three numbers for a network of any number of channels.
-
-    One number serves all of them; three for another number of channels become their mean, as timm
-    takes it.
-    """
+    """Three numbers: one serves all; three for another number of channels become their mean."""
     values = values if isinstance(values, list) else [values]
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         return values  # the check that follows says so

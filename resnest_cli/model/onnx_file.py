@@ -109,10 +109,7 @@ def check_structure(path: Path, data: bytes) -> None:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside an .onnx in which it keeps its tensors, sorted; all must be in its folder.
-
-    Raises as `check_structure`.
-    """
+    """The files beside an .onnx in which it keeps its tensors, sorted; all in its own folder."""
     with reading(path, CheckpointError):
         data = path.read_bytes()
     entries = [entry for tensor in _tensors(_loaded(path, data).graph)
@@ -206,10 +203,7 @@ def _wrong_tensor(tensor: "TensorProto") -> str:
 
 
 def _too_large(model: "ModelProto") -> str:
-    """Names a value that would be huge, or whose size nobody knows, for one photo.
-
-    The numbers of tensors are dropped on the way: shapes alone count.
-    """
+    """Names a value that would be huge, or of unknown size, for one photo; drops the numbers."""
     from onnx import TensorProto, shape_inference
 
     for tensor in model.graph.initializer:

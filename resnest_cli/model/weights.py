@@ -173,8 +173,7 @@ def find_cached(variant: Variant) -> Path | None:
 def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
     """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
 
-    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known: a
-    file of the hub's cache without the usual link to its blob.
+    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known.
     """
     found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
@@ -238,11 +237,7 @@ def _obtain(
     look: Callable[[], Path | None],
     from_hub: Callable[[], Path] | None = None,
 ) -> tuple[Path, str]:
-    """The file that `look` finds once the lock is held, else the file fetched from an origin.
-
-    Returns its path and the origin, which is empty for a file that another process has fetched.
-    What `from_hub` fetches lies in the hub's own cache.
-    """
+    """As `download.obtain`; what `from_hub` fetches lies in the hub's own cache."""
     place = request.place
     if missing := no_place(place.target.parent, place.variable):
         raise CacheError(

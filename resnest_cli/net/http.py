@@ -288,8 +288,7 @@ def answer(
 ) -> Iterator[Response]:
     """The answer to GET, its body still to be read; whatever goes wrong is an HttpError.
 
-    `answered`: the server has answered before, so that one that cannot be reached now is asked
-    again.
+    `answered`: the server has answered before; one that cannot be reached now is asked again.
     """
     begun = False
     try:
