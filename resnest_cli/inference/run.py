@@ -25,7 +25,6 @@ from resnest_cli.inference.ranking import Record
 from resnest_cli.options import AUTO, RunOptions
 
 if TYPE_CHECKING:
-    from resnest_cli.images.isolation import IsolatedDecoder
     from resnest_cli.inference.engine import Output
     from resnest_cli.supervise import Start
 
@@ -125,7 +124,14 @@ def guarded(
     journal, suspects = start.journal, start.suspects
     isolated = None
     if options.isolate or suspects:
-        isolated = stack.enter_context(_isolated_decoder(options, max_pixels))
+        from resnest_cli.images.isolation import MEMORY_LIMIT, IsolatedDecoder
+
+        memory = max(MEMORY_LIMIT, memory_for(max_pixels))
+        isolated = stack.enter_context(
+            IsolatedDecoder(
+                max(1, options.workers), time_limit=options.time_limit, memory_limit=memory
+            )
+        )
 
     def prepare(index: int, source: Source) -> B:
         photo = read(source)  # outside of the journal: a slow server is no crash
@@ -144,15 +150,6 @@ def guarded(
             journal.end(index)
 
     return prepare
-
-
-def _isolated_decoder(options: RunOptions, max_pixels: int) -> "IsolatedDecoder":
-    from resnest_cli.images.isolation import MEMORY_LIMIT, IsolatedDecoder
-
-    memory = max(MEMORY_LIMIT, memory_for(max_pixels))
-    return IsolatedDecoder(
-        max(1, options.workers), time_limit=options.time_limit, memory_limit=memory
-    )
 
 
 class Stopwatch:

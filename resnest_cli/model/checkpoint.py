@@ -113,8 +113,13 @@ def load(
     channels = _agreed(path, "input channels", info.in_channels, in_channels)
     expected = expected_tensors(path, settled, classes, channels, len(shapes))
     check_shapes(path, shapes, expected)
-    if not tensors:
-        tensors = _read_tensors(path, names)
+    if not tensors:  # views of the mapped file, copied below
+        damage = (SafetensorError, RuntimeError, ValueError, AttributeError)
+        with (
+            reading(path, CheckpointError, damage=damage, then=AGAIN),
+            safe_open(path, framework="pt") as file,
+        ):
+            tensors = {clean: file.get_tensor(raw) for clean, raw in names.items()}
     return Checkpoint(info, convert(path, tensors, expected, copy=True))
 
 
@@ -168,16 +173,6 @@ def _agreed(path: Path | str, what: str, found: int | None, expected: int | None
             "leave the number to the file."
         )
     return found
-
-
-def _read_tensors(path: Path, names: Mapping[str, str]) -> "dict[str, Tensor]":
-    """All tensors by their cleaned names; views of the mapped file, to be copied soon."""
-    damage = (SafetensorError, RuntimeError, ValueError, AttributeError)
-    with (
-        reading(path, CheckpointError, damage=damage, then=AGAIN),
-        safe_open(path, framework="pt") as file,
-    ):
-        return {clean: file.get_tensor(raw) for clean, raw in names.items()}
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[np.float32]] | None":
