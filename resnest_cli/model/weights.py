@@ -14,7 +14,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -29,7 +28,7 @@ from resnest_cli.model.names import WEIGHTS_NAMES
 from resnest_cli.model.variants import BUNDLED_MODEL, VARIANTS, Variant, WeightsFile, get_variant
 from resnest_cli.net import LARGEST, Access, Patience, download, hub, ignore
 from resnest_cli.net import without_login as shown
-from resnest_cli.net.download import NoOriginError, Place, lock_of, no_place, writing
+from resnest_cli.net.download import Place, lock_of, no_place, writing
 from resnest_cli.paths import is_url
 
 __all__ = ["Access", "ensure"]
@@ -237,36 +236,50 @@ def _obtain(
     look: Callable[[], Path | None],
     from_hub: Callable[[], Path] | None = None,
 ) -> tuple[Path, str]:
-    """As `download.obtain`; what `from_hub` fetches lies in the hub's own cache."""
-    place = request.place
-    if missing := no_place(place.target.parent, place.variable):
+    """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
+
+    Returns its path and the origin, which is empty for a file that another process has fetched.
+    What `from_hub` fetches lies in the hub's own cache.
+    """
+    place, target = request.place, request.place.target
+    if missing := no_place(target.parent, place.variable):
         raise CacheError(
             f"{request.title} is not on this machine, and {missing}{_instead(request)}"
         )
 
     def fetch(origin: str) -> Path:
+        if origin.startswith(_HUB):
+            assert from_hub is not None
+            return from_hub()
         if is_url(origin):
-            sha256 = download.download(
-                origin, place, access.patience, access.progress, access.notify
-            )
+            given = access.patience, access.progress, access.notify
+            sha256 = download.download(origin, place, *given)
         else:
             sha256 = download.copy(Path(origin), place, access.progress)
-        hashes.remember(place.target, sha256)
-        return place.target
+        hashes.remember(target, sha256)
+        return target
 
-    origins: dict[str, Callable[[], Path]] = {}
-    for origin in request.origins:
+    def allowed(origin: str) -> bool:
         if origin.startswith(_HUB):
-            if from_hub and not forbidden(access):
-                origins[origin] = from_hub
-        elif not (access.offline and is_url(origin)):
-            origins[origin] = partial(fetch, origin)
+            return from_hub is not None and not forbidden(access)
+        return not (access.offline and is_url(origin))
+
+    origins = list(filter(allowed, request.origins))
+    reasons: list[str] = []
     if not origins:
-        raise _not_available(request, access, [])
-    try:
-        return download.obtain(place.target, place.variable, origins, look, access.notify)
-    except NoOriginError as error:
-        raise _not_available(request, access, error.reasons) from error
+        raise _not_available(request, access, reasons)
+    with download.locked(target, place.variable, access.notify):
+        if found := look():
+            return found, ""
+        if target.is_file():
+            aside = download.set_aside(target, place.variable)
+            access.notify(f"{target} is damaged: set aside as {aside.name}, fetching it again")
+        for origin in origins:
+            try:
+                return fetch(origin), origin
+            except DownloadError as error:
+                reasons.append(f"{shown(origin)}: {error}")
+        raise _not_available(request, access, reasons)
 
 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:

@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -54,44 +54,6 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 class WrongFileError(DownloadError):
     """All bytes have arrived, and they are not those of the published file."""
-
-
-class NoOriginError(DownloadError):
-    """No origin gave the file; `reasons` has a line for each."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons = reasons
-
-
-def obtain(
-    target: Path,
-    variable: str,
-    origins: Mapping[str, Callable[[], Path]],
-    look: Callable[[], Path | None],
-    notify: Callable[[str], None],
-) -> tuple[Path, str]:
-    """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
-
-    Returns its path and the origin, which is empty for a file that another process has fetched.
-
-    Raises:
-        NoOriginError: none gave it.
-        CacheError: the folder cannot be written, or is full.
-    """
-    with locked(target, variable, notify):
-        if found := look():
-            return found, ""
-        if target.is_file():
-            aside = set_aside(target, variable)
-            notify(f"{target} is damaged: set aside as {aside.name}, fetching it again")
-        reasons = []
-        for origin, get in origins.items():
-            try:
-                return get(), origin
-            except DownloadError as error:
-                reasons.append(f"{without_login(origin)}: {error}")
-        raise NoOriginError(reasons)
 
 
 @contextmanager
