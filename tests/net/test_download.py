@@ -645,7 +645,7 @@ def test_full_disk_while_writing_stays_resumable(get, place, server) -> None:
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
 def test_each_kind_of_full_disk_tells_what_to_do(place, name) -> None:
     number = getattr(errno, name, errno.ENOSPC)  # Windows has no EDQUOT
-    full = pytest.raises(CacheError, match=r"No space left.* RESNEST_HOME")
+    full = pytest.raises(CacheError, match=r"full.* set RESNEST_HOME")
     with full, download.writing(place.target.parent, "RESNEST_HOME"):
         raise OSError(number, "full")
 
