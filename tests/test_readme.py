@@ -38,7 +38,7 @@ sys.argv[0] = "resnest"
 import resnest_cli.model.loading as loading
 original = loading.find_model
 def find_model(name, *, source=None, labels=None, access=None, trust_onnx=False):
-    loading.check_model_name(name)
+    loading.understand(name)
     if name == "demo":
         return original(name, access=access)
     return original("tiny.safetensors", labels=labels, access=access)

@@ -14,11 +14,11 @@ from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.names import find_named
 from resnest_cli.model.variants import Variant
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from resnest_cli.progress import Notify
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.engine import EngineName
+    from resnest_cli.options import EngineName
 
 _SEED = 0
 
@@ -108,6 +108,7 @@ def _drawn(variant: Variant, folder: Path) -> Path:
     import torch
 
     from resnest_cli.model import checkpoint
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
     from resnest_cli.model.resnest import Bottleneck, build
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -117,7 +118,7 @@ def _drawn(variant: Variant, folder: Path) -> Path:
             if isinstance(module, Bottleneck):
                 module.bn3.weight.fill_(0.2)
     path = folder / f"{variant.id}.safetensors"
-    checkpoint.save(path, network, checkpoint.CheckpointInfo(variant=variant))
+    checkpoint.save(path, network, CheckpointInfo(variant=variant))
     return path
 
 

@@ -6,7 +6,7 @@ from resnest_cli import output
 from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, benchmark
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
-from resnest_cli.model.loading import check_model_name
+from resnest_cli.model.names import understand
 from resnest_cli.model.variants import DEFAULT_MODEL
 from resnest_cli.options import (
     MOST_PHOTOS,
@@ -61,7 +61,7 @@ def benchmark_command(
     For each engine and batch: time, photos a second, and the share of what a matrix product reaches
     here. Weights that are not on this machine are not fetched: random ones take as long.
     """
-    check_model_name(model)
+    understand(model)
     sizes = _sizes(batch_size or ["1,8,32"])
     job = BenchmarkJob(model, engine, device, sizes, img_size, repeats, min_time, photos)
     with output.Bar(unit="steps", logged=True) as progress:

@@ -105,9 +105,9 @@ def evaluate_command(
     if calibrate:
         _check_calibrated(job)
     if compare is not None:
-        from resnest_cli.model.loading import check_model_name
+        from resnest_cli.model.names import understand
 
-        check_model_name(compare)
+        understand(compare)
     with locked(html, Path(model.model) if calibrate else None, folder=output_):
         _run(job, format_, output_, html, compare)
 

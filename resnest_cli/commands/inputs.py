@@ -11,7 +11,7 @@ from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, is_one
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import is_file_url, local_path
 

@@ -31,7 +31,7 @@ from resnest_cli.data.labelled_photos import (
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.model.labels import canonical
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.text import did_you_mean
 
 _ASK = (
     "Rename them to train, val and test, or say which is which: --split-names TRAIN,VAL,TEST (or "
@@ -294,7 +294,7 @@ def check_classes(found: LabelledData, data: str) -> None:
     known = sorted({photo.label for photo in found.photos if photo.side in {None, "train"}})
     unknown = sorted({photo.label for photo in found.side("val")} - set(known))
     if unknown:
-        hint = did_you_mean_among(unknown[0], known)
+        hint = did_you_mean(unknown[0], known)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UsageError(
             f"{data}: validation has the class {unknown[0]!r}{more}, which training does not "

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from resnest_cli.data.tar import Shard
 from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
+from resnest_cli.files import reading
 from resnest_cli.net import HttpError, Patience, without_login
 from resnest_cli.net.download import Place, download
 from resnest_cli.progress import checking, silent
@@ -74,20 +75,12 @@ class Files:
 
 
 def open_local(shard: Shard) -> BinaryIO:
-    """A shard on disk.
-
-    Raises:
-        ResnestError: it cannot be opened, or has another size than its index says.
-    """
+    """A shard on disk."""
     path = Path(shard.place)
-    try:
+    moved = "If the shards were moved, a run goes on with --resume DATA."
+    with reading(shard.place, then=moved):
         size = path.stat().st_size
         file = path.open("rb")
-    except OSError as error:
-        raise ResnestError(
-            f"{shard.place}: cannot be read: {error.strerror or error}. If the shards were moved, "
-            "a run goes on with --resume DATA."
-        ) from error
     if size != shard.size:
         file.close()
         raise wrong_size(shard, size)
@@ -111,11 +104,7 @@ class _GivenUpError(Exception):
 
 
 def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
-    """A remote shard in a file without a name; `closed` gives the download up.
-
-    Raises:
-        ResnestError: no attempt brought the bytes that it should have, or the disk is full.
-    """
+    """A remote shard in a file without a name; `closed` gives the download up."""
     given_up = closed or threading.Event()
 
     def pause(seconds: float = 0.0) -> None:
@@ -144,11 +133,7 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
 
 
 def fetch_text(address: str) -> bytes | None:
-    """A small file, such as an index; None where the server has none of that name.
-
-    Raises:
-        UsageError: the server refuses, or cannot be reached.
-    """
+    """A small file, such as an index; None where the server has none of that name."""
     from resnest_cli.images.remote import fetch as fetch_bytes
 
     try:

@@ -72,12 +72,7 @@ class TorchEngine:
         return self.output(batch, "logits")
 
     def output(self, batch: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`.
-
-        Raises:
-            EngineError: the network cannot be compiled or recorded here.
-            BatchTooLargeError: so many photos do not fit into the device's memory.
-        """
+        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`."""
         run = self._runner(name)
         try:
             with torch.inference_mode(), self.autocast():
@@ -131,11 +126,7 @@ class TorchEngine:
 
 
 def resolve_device(device: str) -> str:
-    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any.
-
-    Raises:
-        UsageError: torch sees no such device here.
-    """
+    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -153,11 +144,7 @@ def resolve_device(device: str) -> str:
 
 
 def folded(network: ResNeSt) -> ResNeSt:
-    """A copy in evaluation mode whose convolutions have their batch norms in their weights.
-
-    It gives the same answers but rounding, and cannot be trained or saved as a checkpoint: its
-    state dict has other keys. Source: torch.nn.utils.fusion.fuse_conv_bn_eval.
-    """
+    """A copy for evaluation only whose convolutions have their batch norms in their weights."""
     network = copy.deepcopy(network).eval()
     _fold(network.conv1, "0", network.conv1, "1")
     _fold(network.conv1, "3", network.conv1, "4")

@@ -121,11 +121,7 @@ def _text(head: bytes) -> bytes:
 
 
 def check_content(path: Path) -> None:
-    """Whether a file may be weights.
-
-    Raises:
-        DownloadError: it is a web page, a pointer of Git LFS, or empty.
-    """
+    """Whether a file may be weights."""
     with path.open("rb") as file:
         if reason := misfit(file.read(HEAD)):
             raise DownloadError(reason)

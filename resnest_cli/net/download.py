@@ -18,9 +18,9 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from resnest_cli import paths
-from resnest_cli.errors import CacheError, DownloadError, limit_reached
+from resnest_cli.errors import CacheError, DownloadError, cannot_write
+from resnest_cli.files import BusyError, free_bytes, lock_file
 from resnest_cli.net import (
     HEAD,
     LARGEST,
@@ -55,67 +56,21 @@ class WrongFileError(DownloadError):
     """All bytes have arrived, and they are not those of the published file."""
 
 
-class NoOriginError(DownloadError):
-    """No origin gave the file; `reasons` has a line for each."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons = reasons
-
-
-def obtain(
-    target: Path,
-    variable: str,
-    origins: Mapping[str, Callable[[], Path]],
-    look: Callable[[], Path | None],
-    notify: Notify,
-) -> tuple[Path, str]:
-    """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
-
-    Returns its path and the origin, which is empty for a file that another process has fetched.
-
-    Raises:
-        NoOriginError: none gave it.
-        CacheError: the folder cannot be written, or is full.
-    """
-    with locked(target, variable, notify):
-        if found := look():
-            return found, ""
-        if target.is_file():
-            aside = set_aside(target, variable)
-            notify(f"{target} is damaged: set aside as {aside.name}, fetching it again")
-        reasons = []
-        for origin, get in origins.items():
-            try:
-                return get(), origin
-            except DownloadError as error:
-                reasons.append(f"{without_login(origin)}: {error}")
-        raise NoOriginError(reasons)
-
-
 @contextmanager
 def locked(target: Path, variable: str, notify: Notify) -> Iterator[None]:
     """Holds the lock of a file to be fetched; waits, and says so, while another process does."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_of(target))
-    with writing(target.parent, variable):
-        if variable == "RESNEST_HOME":  # one user's; the others are as their owners make them
-            paths.make_private(target.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            notify(f"another process is downloading {target.name}; waiting for it")
-            lock.acquire()
-    try:
+    lock = lock_of(target)
+    with contextlib.ExitStack() as stack:
+        with writing(target.parent, variable):
+            if variable == "RESNEST_HOME":  # one user's; the others are as their owners make them
+                paths.make_private(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(lock_file(lock, wait=0))
+            except BusyError:
+                notify(f"another process is downloading {target.name}; waiting for it")
+                stack.enter_context(lock_file(lock, wait=math.inf))
         yield
-        # Nobody needs the lock of a file that is there: whoever waits looks for the file first.
-        # After an error it stays, so that those who wait keep one lock between them.
-        with contextlib.suppress(OSError):  # Windows does not remove an open file
-            lock_of(target).unlink()
-    finally:
-        lock.release()
 
 
 def lock_of(target: Path) -> Path:
@@ -150,19 +105,9 @@ def writing(folder: Path, variable: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if missing := no_place(folder, variable):
-            raise CacheError(missing) from error
-        if limit := limit_reached(error):
-            raise CacheError(f"cannot write to the cache folder {folder}: {limit}") from error
-        if error.errno in _FULL:
-            raise CacheError(
-                f"the disk of {folder} is full. Free some space, or set {variable} to a folder on "
-                f"another disk."
-            ) from error
-        raise CacheError(
-            f"cannot write to the cache folder {folder}: {error.strerror or error}. Make it "
-            f"writable, or set {variable} to a folder that is."
-        ) from error
+        moved = f"Or set {variable} to a folder on another disk."
+        said = f"the cache folder {cannot_write(folder, error)} {moved}"
+        raise CacheError(no_place(folder, variable) or said) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +200,12 @@ class Place:
                 if error.errno not in _FULL:
                     raise
                 needed = len(view) if left is None else left - len(data) + len(view)
-                free = self._free() or 0
+                free = free_bytes(self.target.parent) or 0
                 raise self._full(needed - free if needed > free else needed) from error
 
     def check_room(self, needed: int) -> None:
         """Whether `needed` more bytes fit; the error says how many are missing."""
-        free = self._free()
+        free = free_bytes(self.target.parent)
         if free is not None and needed > free:
             raise self._full(needed - free)
 
@@ -285,12 +230,6 @@ class Place:
     def _open(self, path: str, flags: int) -> int:
         mode = 0o600 if self.variable == "RESNEST_HOME" else 0o666  # others share torch.hub's
         return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
-
-    def _free(self) -> int | None:
-        try:
-            return shutil.disk_usage(self.target.parent).free
-        except OSError:  # some network file systems do not say
-            return None
 
     def _full(self, missing: int) -> CacheError:
         return CacheError(

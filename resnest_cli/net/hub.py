@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from resnest_cli import __version__, paths
-from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
+from resnest_cli.errors import CacheError, DownloadError, ResnestError
 from resnest_cli.net import (
     LARGEST,
     PATIENCE,
@@ -31,6 +31,7 @@ from resnest_cli.net import (
     without_login,
 )
 from resnest_cli.progress import Display, Notify, hidden, ignore
+from resnest_cli.text import count, megabytes, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -147,19 +148,15 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
         for again in (False, True):
             path = Path(_patiently(hub, repository, revision, fetch))
             expected = blob_hash(path)
-            if not expected or _sha256(path) == expected:
-                return path
+            with path.open("rb") as arrived:
+                if not expected or hashlib.file_digest(arrived, "sha256").hexdigest() == expected:
+                    return path
             discard(path)
             # Resumed bytes can be those of another version: the library asks for a range without
             # a condition.
             if not again:
                 hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
         raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(hub: Hub, repository: str, revision: str) -> list[str]:
@@ -210,7 +207,7 @@ def _push(
         hub.notify(f"{repository} has a README.md, which is kept")
         files = [name for name in files if name != "README.md"]
     size = sum((folder / name).stat().st_size for name in files)
-    hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
+    hub.notify(f"Sending {count(len(files), 'file')}, {megabytes(size)}, to {address}")
     api.upload_folder(
         repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
     )

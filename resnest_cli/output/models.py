@@ -21,7 +21,7 @@ from resnest_cli.output.tables import show_table, to_json
 from resnest_cli.text import megabytes, some
 
 if TYPE_CHECKING:
-    from resnest_cli.model.checkpoint import CheckpointInfo
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
     from resnest_cli.net import Access
 
 
@@ -105,7 +105,8 @@ def show_file(name: str, access: "Access", *, as_json: bool) -> None:
 
 
 def _file(name: str, access: "Access") -> dict[str, Any]:
-    from resnest_cli.model.checkpoint import read_info, read_state_dict
+    from resnest_cli.model.checkpoint import read_state_dict
+    from resnest_cli.model.checkpoint_header import read_info
     from resnest_cli.model.loading import find_model
     from resnest_cli.model.model_files import configured, find_file
 

@@ -23,7 +23,8 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import UsageError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
+from resnest_cli.model.checkpoint import Checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
 from resnest_cli.progress import Progress

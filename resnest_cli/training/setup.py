@@ -27,7 +27,7 @@ from resnest_cli.model.names import get_named, understand
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from resnest_cli.progress import checking
 from resnest_cli.signals import StopRequest
 from resnest_cli.training import cached_features, network

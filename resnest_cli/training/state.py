@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from resnest_cli.errors import ResnestError, cannot_write
 from resnest_cli.evaluation.scores import Evaluation
 from resnest_cli.files import atomic_file
-from resnest_cli.model.safetensors_file import write_container
+from resnest_cli.model.checkpoint_header import write_container
 from resnest_cli.progress import Notify
 from resnest_cli.training.lost_photos import LostPhoto
 

@@ -127,9 +127,9 @@ def test_train_from_shards(cli: Cli, place: Path, shards: Path) -> None:
         "-j", "0", "--class-weights", "balanced", "--class-names", "names.csv",
     )  # fmt: skip
     assert found.code == 0, found.err
-    from resnest_cli.model import checkpoint
+    from resnest_cli.model import checkpoint_header
 
-    info = checkpoint.read_info(place / "runs/train/exp/weights/best.safetensors")
+    info = checkpoint_header.read_info(place / "runs/train/exp/weights/best.safetensors")
     assert info.class_names == ("Null", "Eins", "Zwei")
     assert info.provenance["photos"] == 24
     dry = cli("train", "shards", "--model", "resnest14t", "--img-size", "32", "--dry-run")
@@ -265,9 +265,9 @@ def test_two_devices_share_shards(place: Path, shards: Path, tiny_checkpoint: Pa
     assert last(place, "torchrun") == last(place, "devices")
     rows = (place / "runs/finetune/devices/results.csv").read_text().splitlines()
     assert len(rows) == 3
-    from resnest_cli.model import checkpoint
+    from resnest_cli.model import checkpoint_header
 
-    info = checkpoint.read_info(place / "runs/finetune/devices/weights/last.safetensors")
+    info = checkpoint_header.read_info(place / "runs/finetune/devices/weights/last.safetensors")
     assert info.metrics["photos"] == 6  # each counts once
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from resnest_cli import Classifier
-from resnest_cli.model import checkpoint
+from resnest_cli.model import checkpoint, checkpoint_header
 from resnest_cli.model.resnest import build
 from tests.conftest import Cli
 from tests.training import kills
@@ -93,7 +93,7 @@ def test_finetune_then_predict(
     assert {p["label"] for p in record["predictions"]} == set(COLOURS)
     assert record["predictions"][0]["label"] == Path(record["input"]).parent.name
 
-    info = checkpoint.read_info(best)
+    info = checkpoint_header.read_info(best)
     assert info.class_names == tuple(COLOURS)
     assert info.preprocessing is not None
     assert info.preprocessing.size == 48
@@ -179,7 +179,7 @@ def test_train_takes_its_own_split_and_readable_names(cli: Cli, data: Path, plac
     )  # fmt: skip
     assert result.code == 0, result.err
     best = place / "elsewhere" / "train" / "first" / "weights" / "best.safetensors"
-    info = checkpoint.read_info(best)
+    info = checkpoint_header.read_info(best)
     assert info.class_names == ("Blau", "Grün", "Rot")
     assert info.provenance["class_ids"] == ["blue", "green", "red"]
     assert "24 photos to train on, 6 to validate (as the data have it)" in result.err

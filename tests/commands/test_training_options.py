@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.model import checkpoint
+from resnest_cli.model import checkpoint, checkpoint_header
 from resnest_cli.training.settings import RECIPES, needs
 from tests.commands.test_training import data, place, rows_of
 from tests.conftest import Cli
@@ -49,7 +49,11 @@ def test_options_work_on_cached_features(
     assert list((run / "tensorboard").iterdir())
     done = cli("average", *kept, "-o", place / "mean.safetensors")
     assert done.code == 0, done.err
-    assert checkpoint.read_info(place / "mean.safetensors").class_names == ("blue", "green", "red")
+    assert checkpoint_header.read_info(place / "mean.safetensors").class_names == (
+        "blue",
+        "green",
+        "red",
+    )
     done = cli(*arguments, "--layer-decay", "0.5", "--aug-repeats", "2", "--run", "two")
     assert done.code == 0
     assert "--layer-decay does nothing here" in done.err

@@ -14,7 +14,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from resnest_cli.training import plan_text
 from resnest_cli.training.plan_text import plan_lines
 from resnest_cli.training.settings import Config, load_settings
