@@ -7,15 +7,13 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 
+from resnest_cli.commands.flags import Given, Without, command
 from resnest_cli.options import (
-    Given,
     ModelOptions,
     Option,
     RayOptions,
     RunOptions,
     Setting,
-    Without,
-    command,
     setting,
     settings_of,
 )

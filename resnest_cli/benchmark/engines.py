@@ -18,7 +18,7 @@ from resnest_cli.model.weights import Access
 from resnest_cli.progress import Notify
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.engine import EngineName
+    from resnest_cli.options import EngineName
 
 _SEED = 0
 

@@ -4,18 +4,18 @@ from typing import Annotated, Any
 
 from resnest_cli import output
 from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, Step, benchmark_in_steps
+from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
 from resnest_cli.model.loading import check_model_name
-from resnest_cli.model.variants import DEFAULT_MODEL
 from resnest_cli.options import (
+    DEFAULT_MODEL,
     MOST_PHOTOS,
     Device,
     ImgSize,
     ModelName,
     Option,
     TableFormat,
-    command,
 )
 
 EPILOG = """Examples:

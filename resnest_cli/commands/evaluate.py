@@ -8,22 +8,13 @@ import typer
 
 from resnest_cli import output
 from resnest_cli.commands import predict_job
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import check_written, show_summary, write_page
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split, gather
 from resnest_cli.files import check_folder, locked
-from resnest_cli.options import (
-    BatchSize,
-    Html,
-    ModelOptions,
-    Option,
-    RunOptions,
-    TableFormat,
-    Tta,
-    Without,
-    command,
-)
+from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier

@@ -8,6 +8,7 @@ import typer
 
 from resnest_cli import output
 from resnest_cli.commands import predict_job
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import (
     check_found,
     check_inputs,
@@ -27,15 +28,7 @@ from resnest_cli.explanation.explain import (
     explain,
 )
 from resnest_cli.files import locked
-from resnest_cli.options import (
-    Html,
-    ModelOptions,
-    Option,
-    RunOptions,
-    TableFormat,
-    Without,
-    command,
-)
+from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
 EPILOG = """Examples:

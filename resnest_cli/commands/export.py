@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.inputs import access, check_not_read, check_place, show_summary
+from resnest_cli.commands.flags import command
+from resnest_cli.commands.inputs import check_not_read, check_place, show_summary
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import check_folder, locked
-from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.net import Access
 from resnest_cli.options import (
+    DEFAULT_MODEL,
     Labels,
-    Mirror,
     ModelName,
-    Offline,
     Option,
     TableFormat,
     Weights,
-    command,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +70,7 @@ def export_command(
     format_: TableFormat = "table",
     weights: Weights = None,
     labels: Labels = None,
-    mirror: Mirror = None,
-    offline: Offline = False,
+    access: Access,
 ) -> None:
     """Write a network as a file for other programs, and check that it says the same.
 
@@ -90,10 +88,10 @@ def export_command(
             raise UsageError("--license goes into the model card of --hub DIR.")
     elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
         raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
-    target = _push_target(hub, push, private=private, dry_run=dry_run, offline=offline)
+    target = _push_target(hub, push, private=private, dry_run=dry_run, offline=access.offline)
     from resnest_cli.model.loading import find_model
 
-    found = find_model(model, source=weights, labels=labels, access=access(mirror, offline))
+    found = find_model(model, source=weights, labels=labels, access=access)
     if hub is not None:
         check_folder(hub, "--hub")
         with locked(folder=hub):

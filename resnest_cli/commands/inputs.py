@@ -11,7 +11,6 @@ from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, is_one
-from resnest_cli.model.weights import Access
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import is_file_url, local_path
 
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     from resnest_cli.report.pages import Page
 
 T = TypeVar("T")
-
-
-def access(mirror: str | None, offline: bool) -> Access:
-    """How weights may be had, with progress and messages on stderr."""
-    return Access(mirror, offline, output.DownloadBar(), output.message)
 
 
 def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:

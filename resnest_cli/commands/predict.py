@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resnest_cli import output
+from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import (
     by_name,
     check_found,
@@ -21,7 +22,7 @@ from resnest_cli.commands.predict_job import PredictJob, records
 from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.inference.ranking import Record
-from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, command
+from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
 from resnest_cli.output.messages import is_quiet
 
 if TYPE_CHECKING:

@@ -41,14 +41,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import Image
 
 from resnest_cli.errors import ErrorKind, ImageError
-from resnest_cli.images import (
-    MAX_PIXELS,
-    NO_MEMORY,
-    check_pixels,
-    damaged,
-    unsupported,
-    usual_limit,
-)
+from resnest_cli.images import NO_MEMORY, check_pixels, damaged, unsupported, usual_limit
+from resnest_cli.options import MAX_PIXELS
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:

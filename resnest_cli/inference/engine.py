@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.options import Amp
+from resnest_cli.options import Amp, EngineName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     Float32 = NDArray[np.float32]
 
-EngineName = Literal["auto", "torch", "onnx"]
 # What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes.
 Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
 

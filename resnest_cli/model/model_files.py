@@ -28,13 +28,13 @@ from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, u
 from resnest_cli.model.state_dict import shortened
 from resnest_cli.model.variants import (
     VARIANTS,
-    CropMode,
     Preprocessing,
     Variant,
     find_variant,
     preprocessing_from_dict,
 )
 from resnest_cli.net import Access
+from resnest_cli.options import CropMode
 
 if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
