@@ -1,9 +1,9 @@
 """`resnest benchmark`: how fast a network is on this machine."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from resnest_cli import output
-from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, Step, benchmark_in_steps
+from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, benchmark
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
@@ -64,22 +64,11 @@ def benchmark_command(
     check_model_name(model)
     sizes = _sizes(batch_size or ["1,8,32"])
     job = BenchmarkJob(model, engine, device, sizes, img_size, repeats, min_time, photos)
-    line = output.StatusLine()
-
-    def progress(step: Step) -> None:
-        line.show(lambda: output.Line(step.title, step.done, step.total))
-
-    try:
-        found = benchmark_in_steps(job, output.message, progress)
-    finally:
-        line.clear()
-    show_summary(found, format_, _show)
-
-
-def _show(found: dict[str, Any]) -> None:
+    with output.Bar(unit="steps", logged=True) as progress:
+        found = benchmark(job, output.message, progress)
     from resnest_cli.output.results import show_benchmark
 
-    show_benchmark(found)
+    show_summary(found, format_, show_benchmark)
 
 
 def _sizes(given: list[str]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from resnest_cli.commands.flags import command
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import onnx_cache
 from resnest_cli.model.model_files import refresh
-from resnest_cli.model.names import Meaning, understand
+from resnest_cli.model.names import understand
 from resnest_cli.model.variants import VARIANTS, Variant
 from resnest_cli.net import Access
 from resnest_cli.options import Option
@@ -45,7 +45,9 @@ def download(
     if every == bool(models):
         raise UsageError("name one or more models, or pass --all. `resnest models` lists them.")
     names = list(VARIANTS) if every else models
-    meanings = [(name, _remote(name)) for name in names]
+    meanings = [(name, understand(name)) for name in names]
+    if here := next((name for name, meaning in meanings if meaning.path is not None), None):
+        raise UsageError(f"{here} is on this machine: there is nothing to download.")
     failed = 0
     for name, meaning in meanings:
         title = meaning.variant.id if meaning.variant else str(meaning.repository)
@@ -60,13 +62,6 @@ def download(
             _compile(title, name, meaning.variant, path, access)
     if failed:
         raise typer.Exit(1)
-
-
-def _remote(name: str) -> Meaning:
-    meaning = understand(name)
-    if meaning.path is not None:
-        raise UsageError(f"{name} is on this machine: there is nothing to download.")
-    return meaning
 
 
 def _compile(title: str, name: str, variant: Variant | None, path: Path, access: Access) -> None:
