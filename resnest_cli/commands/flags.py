@@ -79,7 +79,7 @@ def command(function: Callable[..., None], *, common: bool = True) -> Callable[.
             flags = [_not_given(flag) for flag in _flags(given, "")]
             records[name] = (_those_given, flags)
             own += flags
-        elif is_dataclass(kind):
+        elif isinstance(kind, type) and is_dataclass(kind):
             left_out = " ".join(mark.names for mark in marks if isinstance(mark, Without))
             flags = _flags(kind, left_out)
             records[name] = (kind, flags)

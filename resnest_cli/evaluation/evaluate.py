@@ -307,7 +307,10 @@ def class_indices(
     names, notes = set(folders) or labels, list[str]()
     only_numbers = all(map(_NUMBER.fullmatch, names))
     found: dict[str, int] = {}
-    if numbers == "sorted" or (numbers == "auto" and folders and only_numbers and _nameless(model)):
+    # Whether nothing says what the classes are called, and more than ten make two orders.
+    named = model.class_ids is not None or model.class_names != labels_for(model.num_classes)
+    two_orders = only_numbers and not named and model.num_classes > _ALIKE
+    if numbers == "sorted" or (numbers == "auto" and folders and two_orders):
         order = _sorted_order(names, model, asked=numbers == "sorted")
         found = {label: order[label] for label in labels if label in order}
         if numbers == "auto" and found:
@@ -332,12 +335,6 @@ def class_indices(
     return Truth(found | more, unknown, notes)
 
 
-def _nameless(model: "Model") -> bool:
-    """Whether nothing says what the classes are called, and more than ten make two orders."""
-    known = model.class_ids is not None or model.class_names != labels_for(model.num_classes)
-    return not known and model.num_classes > _ALIKE
-
-
 def _sorted_order(names: Collection[str], model: "Model", *, asked: bool) -> dict[str, int]:
     """The index of each class by the sorted names of as many folders as the model has classes.
 
@@ -345,16 +342,13 @@ def _sorted_order(names: Collection[str], model: "Model", *, asked: bool) -> dic
     cannot.
     """
     count = model.num_classes
-    if len(names) != count:
-        every = {str(index) for index in range(count)}
-        if not set(names) <= every:
-            if not asked:
-                return {}
-            raise UsageError(
-                f"--folder-numbers sorted: {model.name} has {count} classes, and the {len(names)} "
-                f"folder(s) are neither as many nor all named by numbers below {count}."
-            )
-        names = every
-    elif not asked and not set(names) <= {str(index) for index in range(count)}:
+    every = {str(index) for index in range(count)}
+    numbered = set(names) <= every
+    if not numbered and not asked:
         return {}
-    return {name: index for index, name in enumerate(sorted(names))}
+    if not numbered and len(names) != count:
+        raise UsageError(
+            f"--folder-numbers sorted: {model.name} has {count} classes, and the {len(names)} "
+            f"folder(s) are neither as many nor all named by numbers below {count}."
+        )
+    return {name: index for index, name in enumerate(sorted(every if numbered else names))}

@@ -107,8 +107,7 @@ def whole_summary(
     figures, refused = summary(found, first), None
     if calibrate:
         try:
-            calibration.check_enough(first)
-            figures["calibrated"] = calibration.calibrate(found)
+            figures["calibrated"] = calibration.calibrate(found, first)
         except ResnestError as error:
             refused = error
     if second is not None:

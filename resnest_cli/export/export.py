@@ -107,8 +107,8 @@ def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exporte
 def _pt2(model: Model, job: ExportJob, progress: Progress) -> Exported:
     import torch
 
-    info = formats.described(model, {"torch": str(torch.__version__)})
-    data = formats.pt2_bytes(model.network(), formats.noted(info, precision="float32"))
+    info = formats.described(model, {"torch": str(torch.__version__)}, precision="float32")
+    data = formats.pt2_bytes(model.network(), info)
     found = Exported(data, _summary(model, job, data, outputs=["logits"]))
     _compare(model, job, found, formats.pt2_runner(data), progress)
     return found
@@ -122,8 +122,8 @@ def _onnx(model: Model, job: ExportJob, progress: Progress) -> Exported:
     from resnest_cli.inference import onnx_engine
 
     proto = formats.onnx_model(model, opset)
-    info = formats.described(model, {"onnx": onnx.__version__})
-    info = formats.noted(info, precision="float32", opset=opset)
+    versions = {"onnx": onnx.__version__}
+    info = formats.described(model, versions, precision="float32", opset=opset)
     data = formats.onnx_bytes(proto, info)
     outputs = list(onnx_engine.EXPORTED)
     found = Exported(data, _summary(model, job, data, opset=opset, outputs=outputs))
@@ -210,8 +210,9 @@ def _to_int8(
     with parity.Reader(model.preprocessing, progress) as reader:
         small = int8.quantized(proto, (batch for _, batch in reader.batches(plan.calibration)))
         used = len(plan.calibration) - len(reader.unreadable)
-        info = formats.noted(info, precision="int8", calibration_photos=used)
-        info = replace(info, versions={**info.versions, "onnxruntime": onnxruntime.__version__})
+        how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
+        versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
+        info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
         before, found.data = found.data, formats.onnx_bytes(small, info)
         made = {"float32": before, "int8": found.data}
         runs = {name: open_exported(data, name).logits for name, data in made.items()}
