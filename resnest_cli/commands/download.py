@@ -15,6 +15,7 @@ from resnest_cli.model.names import understand
 from resnest_cli.model.variants import VARIANTS, Variant
 from resnest_cli.net import Access
 from resnest_cli.options import Option
+from resnest_cli.text import megabytes
 
 EPILOG = """Examples:
 
@@ -58,7 +59,7 @@ def download(
             output.error(text if text.startswith(title) else f"{title}: {text}")
             failed += 1
         else:
-            output.emit(f"{title}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
+            output.emit(f"{title}\t{megabytes(path.stat().st_size)}\t{path}\n")
             _compile(title, name, meaning.variant, path, access)
     if failed:
         raise typer.Exit(1)

@@ -12,6 +12,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.files import check_folder, locked
 from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
+from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.export.export import ExportJob
@@ -115,7 +116,7 @@ def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
     if found.broken:
         raise found.refusal(job.output)
     for name, why in list(found.unreadable.items())[:5]:
-        output.message(f"{output.printable_name(name)}: {why}")
+        output.message(f"{printable_name(name)}: {why}")
     if found.unreadable:
         output.message(f"{len(found.unreadable)} photo(s) could not be read.")
         raise typer.Exit(3)

@@ -13,6 +13,7 @@ from resnest_cli.model.names import get_named
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.net import Access
 from resnest_cli.options import Option, TableFormat
+from resnest_cli.text import megabytes
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -92,7 +93,7 @@ def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")]
         freed += sizes[path]
         output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
     output.message(
-        f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
+        f"{megabytes(freed)} {'would be' if dry_run else 'were'} freed."
         if removers
         else "Nothing to clean."
     )
