@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from resnest_cli import __version__
@@ -34,8 +36,10 @@ from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.inference.torch_engine import TorchEngine
+from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.names import find_named
+from resnest_cli.model.resnest import Bottleneck, build
 from resnest_cli.model.variants import Variant, multiply_adds
 from resnest_cli.net import Access
 from resnest_cli.progress import Notify
@@ -225,14 +229,7 @@ def engines(
     check_device_name(job.device)
     if job.engine != "all":
         check_engine_name(job.engine, job.device)
-    said: set[str] = set()
-
-    def once(message: str) -> None:
-        """Several classifiers say the same."""
-        if message not in said:
-            said.add(message)
-            notify(message)
-
+    once = cache(notify)  # several classifiers say the same
     try:
         model = find_model(job.model, access=Access(offline=True, notify=once))
         model.need_classifier()
@@ -262,11 +259,7 @@ def threads(classifier: Classifier) -> int | None:
     """Threads of the CPU that its engine computes with; None on an accelerator."""
     if classifier.engine.name == "onnx":
         return usable_cores()
-    if classifier.engine.device != "cpu":
-        return None
-    import torch
-
-    return torch.get_num_threads()
+    return torch.get_num_threads() if classifier.engine.device == "cpu" else None
 
 
 def _engines(job: BenchmarkJob, model: str, notify: Notify) -> list[Classifier]:
@@ -295,11 +288,6 @@ def _drawn(variant: Variant, folder: Path) -> Path:
     As `model.resnest.init_weights` draws them, but for the last gamma of each block: it would be 0,
     and a processor may spend less on products with nothing but zeros.
     """
-    import torch
-
-    from resnest_cli.model import checkpoint
-    from resnest_cli.model.resnest import Bottleneck, build
-
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(_SEED)
         network = build(variant, num_classes=variant.num_classes)
