@@ -73,8 +73,7 @@ def _version(value: bool) -> None:
 
 def resnest(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Classify images with ResNeSt, the split-attention network."""

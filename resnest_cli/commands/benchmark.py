@@ -1,21 +1,21 @@
 """`resnest benchmark`: how fast a network is on this machine."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from resnest_cli import output
 from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, benchmark
+from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
 from resnest_cli.model.names import understand
-from resnest_cli.model.variants import DEFAULT_MODEL
 from resnest_cli.options import (
+    DEFAULT_MODEL,
     MOST_PHOTOS,
     Device,
     ImgSize,
     ModelName,
     Option,
     TableFormat,
-    command,
 )
 
 EPILOG = """Examples:
@@ -66,13 +66,9 @@ def benchmark_command(
     job = BenchmarkJob(model, engine, device, sizes, img_size, repeats, min_time, photos)
     with output.Bar(unit="steps", logged=True) as progress:
         found = benchmark(job, output.message, progress)
-    show_summary(found, format_, _show)
-
-
-def _show(found: dict[str, Any]) -> None:
     from resnest_cli.output.results import show_benchmark
 
-    show_benchmark(found)
+    show_summary(found, format_, show_benchmark)
 
 
 def _sizes(given: list[str]) -> tuple[int, ...]:

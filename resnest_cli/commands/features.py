@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resnest_cli import output
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import (
     by_name,
     check_inputs,
@@ -23,9 +24,7 @@ from resnest_cli.options import (
     Option,
     RayOptions,
     RunOptions,
-    Without,
     batch_size_or_auto,
-    command,
 )
 from resnest_cli.output.messages import is_quiet
 

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from resnest_cli import output
+from resnest_cli.commands.flags import command
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
-from resnest_cli.options import AutoWorkers, Option, command
+from resnest_cli.options import AutoWorkers, Option
 from resnest_cli.progress import checking
 
 EPILOG = """Examples:

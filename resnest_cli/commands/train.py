@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Annotated
 
 from resnest_cli.commands import training
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.training import Flags, RunFlags
-from resnest_cli.options import Without, command
 
 EPILOG = """Examples:
 

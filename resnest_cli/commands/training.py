@@ -10,9 +10,10 @@ import typer
 from typer.core import TyperCommand
 
 from resnest_cli import output
-from resnest_cli.commands.inputs import access, by_name
+from resnest_cli.commands.flags import Given, access
+from resnest_cli.commands.inputs import by_name
 from resnest_cli.errors import UsageError
-from resnest_cli.options import Given, Mirror, Offline, setting
+from resnest_cli.options import Mirror, Offline, setting
 from resnest_cli.training.settings import Command, Config
 
 Flags = Annotated[Mapping[str, Any], Given(Config)]

@@ -38,7 +38,6 @@ from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
 from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model.labels import look_up, unknown_classes
-from resnest_cli.model.loading import Model
 from resnest_cli.model.resnest import ResNeSt, SplitAttention
 from resnest_cli.report import canvas
 
@@ -67,7 +66,12 @@ class Explainer:
         classifier.model.need_classifier()
         self._job, self._model = job, classifier.model
         self._shown = Path(classifier.model.name).name  # a checkpoint's file, in pictures
-        self._classes = _class_indices(job.classes, classifier.model)
+        found, unknown = look_up(job.classes, self._model, remedy="Give --class the index or id.")
+        if unknown:
+            raise UsageError(
+                f"{unknown_classes(unknown, self._model)} --class takes a name, id or index."
+            )
+        self._classes = list(dict.fromkeys(found[name] for name in job.classes))
         self._network = engine.network.requires_grad_(False)
         self._device = engine.device
         self.stage = job.stage or chosen_stage(classifier.preprocessing.size)
@@ -130,14 +134,6 @@ class Explainer:
         photo = windowed(view.preview, view.window, _TILE)
         overlays = (overlaid(view.pixels, heat, _TILE, HOT) for heat in heats)
         return tuple(map(jpeg, (photo, *overlays)))
-
-
-def _class_indices(names: Sequence[str], model: Model) -> list[int]:
-    """The indices of these names, ids or indices, in their order, each once."""
-    found, unknown = look_up(names, model, remedy="Give --class the index or id.")
-    if unknown:
-        raise UsageError(f"{unknown_classes(unknown, model)} --class takes a name, id or index.")
-    return list(dict.fromkeys(found[name] for name in names))
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.options import MAX_PIXELS
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
 NO_MEMORY = "does not fit into this machine's memory"
 
 _local = threading.local()

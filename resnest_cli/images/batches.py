@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError
-from resnest_cli.images import MAX_PIXELS, NO_MEMORY, take_note
+from resnest_cli.images import NO_MEMORY, take_note
 from resnest_cli.images.decode import decode, upright_rgb
-from resnest_cli.images.preprocess import CropMode, preprocess, shorter_side
+from resnest_cli.images.preprocess import preprocess, shorter_side
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.options import MAX_PIXELS, CropMode
 
 if TYPE_CHECKING:
     from PIL import Image

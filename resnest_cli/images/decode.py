@@ -42,14 +42,13 @@ from PIL import Image
 
 from resnest_cli.errors import ErrorKind, ImageError
 from resnest_cli.images import (
-    MAX_PIXELS,
     NO_MEMORY,
     check_pixels,
     damaged,
-    raise_pillows_limit,
     unsupported,
     usual_limit,
 )
+from resnest_cli.options import MAX_PIXELS
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.images import MAX_PIXELS
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
-from resnest_cli.images.preprocess import CropMode
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
     Output,
@@ -27,14 +25,9 @@ from resnest_cli.inference.engine import (
 from resnest_cli.inference.extraction import Extraction, Head, Pool, finite
 from resnest_cli.inference.ranking import Record, rank
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.variants import (
-    DEFAULT_MODEL,
-    Interpolation,
-    Preprocessing,
-    preprocessing_from_dict,
-)
+from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.net import Access
-from resnest_cli.options import Amp, EngineName
+from resnest_cli.options import DEFAULT_MODEL, MAX_PIXELS, Amp, CropMode, EngineName, Interpolation
 
 if TYPE_CHECKING:
     from resnest_cli.inference.run import Stopwatch

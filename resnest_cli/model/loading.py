@@ -25,8 +25,9 @@ from resnest_cli.model.model_files import (
     of_published,
 )
 from resnest_cli.model.names import Meaning, understand
-from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
+from resnest_cli.model.variants import VARIANTS, Preprocessing, Variant
 from resnest_cli.net import Access, without_login
+from resnest_cli.options import DEFAULT_MODEL, CropMode
 from resnest_cli.paths import closed_folder, is_url, resnest_home
 
 if TYPE_CHECKING:

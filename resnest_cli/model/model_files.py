@@ -28,13 +28,13 @@ from resnest_cli.model.labels import NAMED_FROM, imagenet_ids, is_text
 from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, understand
 from resnest_cli.model.variants import (
     VARIANTS,
-    CropMode,
     Preprocessing,
     Variant,
     find_variant,
     preprocessing_from_dict,
 )
 from resnest_cli.net import Access
+from resnest_cli.options import CropMode
 from resnest_cli.text import quoted
 
 if TYPE_CHECKING:

@@ -12,13 +12,11 @@ release has are taken from their two sisters in timm: an assumption.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from resnest_cli.errors import UnknownModelError
+from resnest_cli.options import Interpolation
 from resnest_cli.text import did_you_mean
-
-Interpolation = Literal["bilinear", "bicubic"]
-CropMode = Literal["center", "border", "squash"]  # see images.preprocess
 
 # Of normalised pixels: 1 / 255 and 255 are the extremes that people use.
 MIN_STD, MAX_SCALE = 1e-3, 1e3
@@ -275,7 +273,6 @@ _BY_NAME = (
     | {variant.hub.name: variant for variant in _TABLE if variant.hub}
 )
 
-DEFAULT_MODEL = "resnest50d"
 BUNDLED_MODEL = "demo"  # what to offer where there is no network
 
 # What `resnest models` recommends: the cheapest, the default, the most accurate.

@@ -9,13 +9,13 @@ from resnest_cli.model import weights
 from resnest_cli.model.names import understand
 from resnest_cli.model.variants import (
     BUNDLED_MODEL,
-    DEFAULT_MODEL,
     RECOMMENDED,
     VARIANTS,
     Variant,
     get_variant,
     preprocessing_to_dict,
 )
+from resnest_cli.options import DEFAULT_MODEL
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table, to_json
 from resnest_cli.text import megabytes, some

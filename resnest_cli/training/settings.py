@@ -22,8 +22,8 @@ from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.files import write_text, writing
 from resnest_cli.model.names import find_named
-from resnest_cli.model.variants import DEFAULT_MODEL, Preprocessing
-from resnest_cli.options import flag_of, setting, settings_of
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.options import DEFAULT_MODEL, flag_of, setting, settings_of
 
 Command = Literal["train", "finetune"]
 

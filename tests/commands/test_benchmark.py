@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.benchmark import benchmark as jobs
-from resnest_cli.benchmark import engines, measure
+from resnest_cli.benchmark import measure
 from resnest_cli.errors import EngineError
 from resnest_cli.model.variants import STAGES, VARIANTS, multiply_adds
 from resnest_cli.supervise import Start
@@ -136,7 +135,7 @@ def test_random_weights_leave_nothing_behind(cli: Cli, homes: Path) -> None:
 def test_both_engines_compute_the_same_network(cli: Cli, tmp_path: Path) -> None:
     """What is timed is the same work: the drawn weights reach both engines."""
     job = jobs.BenchmarkJob("resnest14d", img_size=64)
-    with engines.engines(job, tmp_path, lambda _: None) as (classifiers, drawn):
+    with measure.engines(job, tmp_path, lambda _: None) as (classifiers, drawn):
         assert drawn
         batch = measure.noise(measure.np.random.default_rng(0), classifiers[0], 2)
         one, two = (classifier.engine.logits(batch) for classifier in classifiers)
@@ -235,10 +234,3 @@ def test_signals_end_it_at_once(tmp_path: Path, number: int, code: int) -> None:
     assert out == ""
     assert "Traceback" not in err
     assert list(temporary.iterdir()) == []
-
-
-def test_scratch_is_a_folder_that_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with jobs._scratch() as folder:
-        (folder / "x").write_text("x")
-    assert not folder.exists()
