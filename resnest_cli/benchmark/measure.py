@@ -37,6 +37,7 @@ from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model import checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.names import find_named
 from resnest_cli.model.resnest import Bottleneck, build
@@ -295,7 +296,7 @@ def _drawn(variant: Variant, folder: Path) -> Path:
             if isinstance(module, Bottleneck):
                 module.bn3.weight.fill_(0.2)
     path = folder / f"{variant.id}.safetensors"
-    checkpoint.save(path, network, checkpoint.CheckpointInfo(variant=variant))
+    checkpoint.save(path, network, CheckpointInfo(variant=variant))
     return path
 
 

@@ -45,6 +45,7 @@ from resnest_cli.images import (
     NO_MEMORY,
     check_pixels,
     damaged,
+    raise_pillows_limit,
     unsupported,
     usual_limit,
 )
