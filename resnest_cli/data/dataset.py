@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
     LabelledPhoto,
     Reading,
-    reading_file,
-    some,
 )
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import derived_seed
@@ -35,6 +34,8 @@ from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reach
 from resnest_cli.images.decode import decode
 from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
+from resnest_cli.progress import silent
+from resnest_cli.text import some
 
 if TYPE_CHECKING:
     from resnest_cli.data.shards import Index
@@ -102,12 +103,12 @@ class DataSet:
     @property
     def train_photos(self) -> int:
         """How many photos train."""
-        return sum(self.shards.train_counts) if self.shards else len(self.train)
+        return sum(self.train_counts)
 
     @property
     def val_photos(self) -> int:
         """How many photos validate."""
-        return sum(self.shards.val_counts) if self.shards else len(self.val)
+        return sum(self.val_counts)
 
     @property
     def trained_on(self) -> TrainingPhotos | None:
@@ -135,7 +136,7 @@ def load_dataset(
     class_names: str | None = None,
     reading: Reading = AS_FOUND,
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> DataSet:
     """Finds, checks and splits the photos of a folder or a table; see `class_folders`.
 
@@ -152,39 +153,33 @@ def load_dataset(
     found = list_data(data, reading)
     _check_text(found, data)
     check_classes(found, data)
-    good, bad = _check(found, workers, progress or (lambda _done, _total: None))
-    if bad and not good:
-        raise UsageError(
-            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
-        )
+    good, bad = _check(found, data, workers, progress)
     counts = Counter(photo.label for photo in good if photo.side != "val")
     check_count(counts, classes, data)
     good = [photo for photo in good if photo.label in counts]
     notes = [*found.notes, *_class_notes(found, counts)]
     left_out: list[BadPhoto] = []
-    if found.own_split:
-        train, val = _own_sides(good, notes, left_out)
-    else:
-        train, val = _split(good, val_split, seed, notes)
+    train, val = (
+        _own_sides(good, notes, left_out)
+        if found.own_split
+        else _split(good, val_split, seed, notes)
+    )
+    if not val:
+        raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
     if missing := sorted(set(ids) - {photo.label for photo in val}):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
-    if not val:
-        raise _nothing_validates(data, found, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
-
-    def samples(photos: list[LabelledPhoto]) -> tuple[Sample, ...]:
-        return tuple(
-            Sample(photo.path, photo.name, index[photo.label], photo.digest[:DIGEST_BYTES])
-            for photo in photos
-        )
-
+    learned, validating = (
+        tuple(Sample(p.path, p.name, index[p.label], p.digest[:DIGEST_BYTES]) for p in photos)
+        for photos in (train, val)
+    )
     return DataSet(
-        class_ids=ids,
-        class_names=names,
-        train=samples(train),
-        val=samples(val),
+        ids,
+        names,
+        learned,
+        validating,
         bad=tuple(bad),
         left_out=tuple(left_out),
         notes=(*notes, *more),
@@ -221,9 +216,12 @@ def _check_text(found: LabelledData, data: str) -> None:
 
 
 def _check(
-    found: LabelledData, workers: int, progress: Progress
+    found: LabelledData, data: str, workers: int, progress: Progress
 ) -> tuple[list[LabelledPhoto], list[BadPhoto]]:
-    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones."""
+    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones.
+
+    Raises UsageError where all are bad.
+    """
     good, bad = list[LabelledPhoto](), list[BadPhoto]()
     photos = [photo for photo in found.photos if photo.side != "test"]
     for photo, result in in_threads(_digest_or_error, photos, workers, progress):
@@ -231,6 +229,10 @@ def _check(
             good.append(LabelledPhoto(photo.path, photo.name, photo.label, photo.side, result))
         else:
             bad.append(BadPhoto(photo.name, photo.label, result))
+    if bad and not good:
+        raise UsageError(
+            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
+        )
     return good, bad
 
 
@@ -342,7 +344,7 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...
     """Names from lines `id,name` or `id<TAB>name`, and notes; the ids themselves without a file."""
     if path is None:
         return tuple(ids), []
-    with reading_file(path, UsageError):
+    with files.reading(path, UsageError):
         data = Path(path).read_bytes()
     text, notes, _ = decoded(data, path)
     delimiter = "\t" if "\t" in text else ","

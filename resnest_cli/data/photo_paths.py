@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 from resnest_cli.data.labelled_photos import Reading, is_photo
 from resnest_cli.data.table_file import WINDOWS
-from resnest_cli.errors import UsageError, one_line
+from resnest_cli.errors import UsageError
 from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.paths import local_path
+from resnest_cli.text import one_line
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive has one letter
 _ABSOLUTE = re.compile(r"[a-z]:[\\/]|\\\\|/", re.IGNORECASE)  # on any machine

@@ -29,7 +29,6 @@ from typing import Any, BinaryIO, Literal
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import DataSet, Progress
-from resnest_cli.data.labelled_photos import reading_file
 from resnest_cli.data.shard_files import AHEAD, Files, fetch, fetch_text, wrong_size
 from resnest_cli.data.tar import (
     EncodedPhoto,
@@ -41,6 +40,7 @@ from resnest_cli.data.tar import (
     title_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import reading
 
 INDEX = "index.json"
 FORMAT = "resnest-shards-1"
@@ -293,7 +293,7 @@ def _read_index(base: str) -> Index | None:
     if is_remote(base):
         text = fetch_text(place)
     else:
-        with reading_file(place):
+        with reading(place):
             text = Path(place).read_bytes() if Path(place).exists() else None
     return None if text is None else from_text(text, place)
 
@@ -325,7 +325,7 @@ def _chosen(
 def _check_size(shard: Shard) -> None:
     """Raises for a shard on disk that is missing or truncated, before anything else begins."""
     if not shard.remote:
-        with reading_file(shard.place, UsageError):
+        with reading(shard.place, UsageError):
             size = Path(shard.place).stat().st_size
         if size != shard.size:
             raise wrong_size(shard, size)
@@ -405,7 +405,7 @@ def _count_shard(place: str) -> Shard:
 @contextmanager
 def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
     """The photos of a shard, without their bytes, and the size of its file."""
-    with reading_file(place):
+    with reading(place):
         file: BinaryIO = fetch(Shard(place, 0, 0)) if is_remote(place) else Path(place).open("rb")  # noqa: SIM115
     with file:
         yield shard_photos(title_of(place), file, headers_only=True), file.seek(0, 2)

@@ -26,13 +26,12 @@ from resnest_cli.data.labelled_photos import (
     is_photo,
     named_sides,
     sides_of,
-    some,
 )
 from resnest_cli.data.photo_paths import find_photos
 from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.errors import UsageError
 from resnest_cli.model.labels import canonical
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.text import did_you_mean, some
 
 # The names of pandas, fastai, Keras, Hugging Face (file_name), Kaggle and medical data sets.
 _PATHS = (
@@ -167,7 +166,7 @@ class _ColumnFinder:
         ]
         if len(places) != 1:
             many = f"{len(places)} columns of this name" if places else "no such column"
-            hint = did_you_mean_among(name, columns)
+            hint = did_you_mean(name, columns)
             raise UsageError(
                 f"--{kind}-column {name}: {self.file} has {many}; it has {shown(columns)}.{hint}"
             )

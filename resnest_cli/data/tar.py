@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from resnest_cli import net as web
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.text import one_line
 
 LABEL = "cls"
 PHOTOS = frozenset(extension[1:] for extension in EXTENSIONS)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import duration, message, percent, printable, printable_name
+from resnest_cli.output.messages import message
 from resnest_cli.output.progress import Line, Pace, StatusLine
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
+from resnest_cli.text import count, duration, percent, printable, printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.data.dataset import DataSet
@@ -101,8 +102,7 @@ class TrainingDisplay:
             self._say(note)
         bad = dataset.bad
         if bad:
-            photos = "1 photo" if len(bad) == 1 else f"{len(bad):,} photos"
-            self._say(f"{photos} cannot be read and will be left out:")
+            self._say(f"{count(len(bad), 'photo')} cannot be read and will be left out:")
         shown = len(bad) if self._dry_run else _FEW
         for photo in bad[:shown]:
             self._say(f"  {printable_name(photo.name)}: {photo.error}")
@@ -190,10 +190,9 @@ class TrainingDisplay:
                 f"{len(rows)}. It took {duration(sum(row.seconds for row in rows))}."
             )
         if lost:
-            photos = "1 photo could" if lost == 1 else f"{lost:,} photos could"
             message(
-                f"{photos} not be read, for a while or to the end (lost.csv). The same seed may "
-                "give other weights with all photos."
+                f"{count(lost, 'photo')} could not be read, for a while or to the end (lost.csv). "
+                "The same seed may give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
         for name, what in _FILES.items():

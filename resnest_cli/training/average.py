@@ -26,8 +26,8 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
-from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.loader import read_photo
+from resnest_cli.training.order import batch_bounds
 
 MOST_PHOTOS = 10_000  # for the statistics; of more data a draw
 _BATCH = 32

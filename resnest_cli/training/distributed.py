@@ -39,8 +39,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.signals import StopRequest
+from resnest_cli.text import one_line
 
 _BEHIND = timedelta(seconds=60)  # how long a step waits for the slowest process
 _ENDING = 20.0  # seconds that an orphan, or a process group, gets to end by itself

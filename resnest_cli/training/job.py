@@ -22,26 +22,38 @@ from resnest_cli.options import flag_of
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import runs
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
-from resnest_cli.training.loader import default_workers
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
-from resnest_cli.training.plan import Estimate
-from resnest_cli.training.plan_text import estimated, lines_of_the_rest, plan_lines
+from resnest_cli.training.plan import Estimate, estimated, lines_of_the_rest, plan_lines
 from resnest_cli.training.report import final_pictures, picture_of_training
-from resnest_cli.training.resumed_run import PLACES, job_of_torchrun, last_state, ready_again
-from resnest_cli.training.run_data import anchored, load_data, write_data
+from resnest_cli.training.resumed_run import (
+    PLACES,
+    anchored,
+    job_of_torchrun,
+    last_state,
+    ready_again,
+    write_data,
+)
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import (
     Config,
     checked,
+    default_workers,
     load_settings,
     named,
     without_effect,
     write_args,
 )
-from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
-from resnest_cli.training.state import Progress, State
+from resnest_cli.training.setup import (
+    Ready,
+    TrainingJob,
+    check_batches,
+    digest,
+    get_ready,
+    load_data,
+)
+from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import budget_seconds, fitted
@@ -49,22 +61,12 @@ from resnest_cli.training.time_budget import budget_seconds, fitted
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
-__all__ = ["Outcome", "TrainingJob", "run_on_devices"]
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended. `exit_code` is 0, 130, 143 or 129, or that of a process that failed."""
-
-    exit_code: int
-
-
-def run_on_devices(
-    job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]
-) -> Outcome:
+def run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]) -> int:
     """Trains as one of torchrun's processes, or alone, or starts a process for each device.
 
-    `arguments` are those of the command line, which each process gets.
+    `arguments` are those of the command line, which each process gets. The exit code is 0, 130, 143
+    or 129, or that of a process that failed.
 
     Raises:
         UsageError: settings, data or a run that do not fit together.
@@ -72,7 +74,7 @@ def run_on_devices(
             whatever the system refuses.
     """
     try:
-        return Outcome(_run_on_devices(job, display, arguments))
+        return _run_on_devices(job, display, arguments)
     except BrokenPipeError:  # nobody reads what is printed
         raise
     except OSError as error:
@@ -235,7 +237,7 @@ class _Run:
         ready = ready_again(self.job, run, self._settings_of(run), self.display, world)
         if ready is not None:
             last_state(run, ready, self.display)
-            self.display.plan(lines_of_the_rest(run, ready, run.progress() or Progress()))
+            self.display.plan(lines_of_the_rest(run, ready, run.record() or RunRecord()))
         return 0
 
     def _settings_of(self, run: RunFolder) -> Config:
@@ -256,8 +258,8 @@ class _Run:
                 with logged(display, run, ready.config, state, world.main) as watched:
                     began = self.job.began
                     trainer = Trainer(task, keeper, watched, stop, state, began, world)
-                    trainer.progress.origin = ready.origin
-                    trainer.progress.class_weights = digest(ready.class_weights)
+                    trainer.record.origin = ready.origin
+                    trainer.record.class_weights = digest(ready.class_weights)
                     trainer.run()
             except BudgetUsedError:
                 self._end_of_budget(run, ready, trainer)
@@ -276,22 +278,22 @@ class _Run:
             finally:
                 ready.close()
             if world.main:
-                final_pictures(run, ready, trainer.progress, trainer.best, display.message)
-            trainer.progress.finished = True
+                final_pictures(run, ready, trainer.record, trainer.best, display.message)
+            trainer.record.finished = True
             trainer.save()
         if world.main:
-            self._summarize(run, ready, trainer.progress)
+            self._summarize(run, ready, trainer.record)
         return 0
 
     def _end_of_budget(self, run: RunFolder, ready: Ready, trainer: Trainer) -> None:
         """The run ends here, as was asked for, and could go on."""
-        progress, config = trainer.progress, ready.config
-        if progress.rows and self.world.main:
-            final_pictures(run, ready, progress, trainer.best, self.display.message)
-            self._summarize(run, ready, progress)
+        record, config = trainer.record, ready.config
+        if record.rows and self.world.main:
+            final_pictures(run, ready, record, trainer.best, self.display.message)
+            self._summarize(run, ready, record)
         self.display.message(
-            f"The time budget of {config.time_budget} is used up after {progress.epoch} of "
-            f"{config.epochs} epochs and {progress.step:,} steps; everything is saved. To go on:\n"
+            f"The time budget of {config.time_budget} is used up after {record.epoch} of "
+            f"{config.epochs} epochs and {record.step:,} steps; everything is saved. To go on:\n"
             f"  {self._again(run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
         )
 
@@ -306,12 +308,12 @@ class _Run:
         words += ["--devices", str(world.size)] if 1 < world.size == world.local_size else []
         return shlex.join([*words, "--run", run.path.name, "--resume"])
 
-    def _summarize(self, run: RunFolder, ready: Ready, progress: Progress) -> None:
+    def _summarize(self, run: RunFolder, ready: Ready, record: RunRecord) -> None:
         """How good the run became, what was left out, and a prediction to try."""
         there = (sample.path for sample in ready.dataset.val if Path(sample.path).exists())
         photo, best = next(there, "PHOTO"), str(run.weights("best"))
         command = shlex.join(["resnest", "predict", photo, "--model", best])
-        self.display.summary(run.path, progress.rows, command, len(progress.lost))
+        self.display.summary(run.path, record.rows, command, len(record.lost))
 
 
 def _settled(config: Config, world: World) -> Config:

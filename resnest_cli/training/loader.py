@@ -26,16 +26,14 @@ from torch.utils.data import Dataset
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import Progress, Sample, in_threads
-from resnest_cli.data.tar import EncodedPhoto, Shard
+from resnest_cli.data.tar import EncodedPhoto
 from resnest_cli.errors import ImageError, ResnestError, limit_reached
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.text import gigabytes
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
-from resnest_cli.training.order import epoch_keys as epoch_keys  # noqa: PLC0414 - see `pictures`
-from resnest_cli.training.order import epoch_order as epoch_order  # noqa: PLC0414 - see `frozen`
-from resnest_cli.training.order import sample_seed as sample_seed  # noqa: PLC0414 - see `pictures`
+from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos, sample_seed
 from resnest_cli.training.workers import Failure, Workers, shared
 
 if TYPE_CHECKING:
@@ -151,28 +149,6 @@ class Batches:
         self._workers.close()
 
 
-# The names by which `setup` knows them.
-TrainBatches = Batches
-EvalBatches = Batches
-
-
-class ShardBatches(Batches):
-    """The same, called with shards and the number of classes."""
-
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        classes: int,
-        prepare: "Augment | Preprocessing",
-        **settings: Any,
-    ) -> None:
-        super().__init__(ShardPhotos(shards, classes), prepare, **settings)
-
-
-ShardTrainBatches = ShardBatches
-ShardEvalBatches = ShardBatches
-
-
 class _Photos(Dataset[Any]):
     """Reads and prepares one photo; lives in the workers."""
 
@@ -222,17 +198,6 @@ def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
     if isinstance(labels, Failure):
         return labels
     return Batch(photos, labels, [item.place for item in good], lost)
-
-
-def default_workers(device: str, processes: int = 1) -> int:
-    """Worker processes for a device; `processes` of this machine share its cores.
-
-    On a CPU of one or two cores none: a worker there delays the network's threads, which wait for
-    each other, by more than it saves (resnest14d at 64 pixels, 2 cores: 118 photos/s without, 98
-    with one). With more cores, one for each four.
-    """
-    cores = max(1, usable_cores() // processes)
-    return cores // 4 if device == "cpu" else min(8, cores)
 
 
 @contextmanager
@@ -296,8 +261,8 @@ def read_all(
             needed = BYTES_PER_PIXEL * sum(pixels) * total // max(1, len(pixels))
             if needed > _MOST * free:
                 raise ResnestError(
-                    f"--cache: {total:,} photos take about {needed / 1e9:.1f} GB of memory when "
-                    f"decoded, and {free / 1e9:.1f} GB are free. Use --no-cache."
+                    f"--cache: {total:,} photos take about {gigabytes(needed)} of memory when "
+                    f"decoded, and {gigabytes(free)} are free. Use --no-cache."
                 )
     return found
 

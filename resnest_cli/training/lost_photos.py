@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from resnest_cli.data.labelled_photos import Side as Side  # noqa: PLC0414 - `loop` imports it here
+from resnest_cli.data.labelled_photos import Side
 from resnest_cli.errors import ResnestError
 
 if TYPE_CHECKING:

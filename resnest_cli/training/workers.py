@@ -15,7 +15,6 @@ import errno
 import gc
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import warnings
@@ -30,7 +29,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from resnest_cli.errors import LIMIT_REMEDIES, ResnestError, limit_reached
+from resnest_cli.files import free_bytes
 from resnest_cli.signals import leave_to_parent
+from resnest_cli.text import megabytes
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -208,7 +209,7 @@ def shared(photos: Tensor) -> Tensor | Failure:
             return Failure(limit)
         why = (str(error).splitlines() or [type(error).__name__])[-1]
         return Failure(
-            f"a batch of {photos.nbytes / 1e6:,.0f} MB does not fit into shared memory ({why}). "
+            f"a batch of {megabytes(photos.nbytes)} does not fit into shared memory ({why}). "
             f"{_SMALL_SHM}"
         )
     return photos
@@ -225,14 +226,11 @@ def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
             f"({error.strerror or error}). Use --workers 0; in a container mount {folder}, such "
             "as with --shm-size 2g."
         ) from error
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:  # no such folder: another system, with another way
-        return
-    if free < needed:
+    free = free_bytes(folder)  # None on another system, with another way
+    if free is not None and free < needed:
         raise ResnestError(
-            f"{folder} has {free / 1e6:,.0f} MB free, and the workers need {needed / 1e6:,.0f} MB "
-            f"for their batches. {_SMALL_SHM}"
+            f"{folder} has {megabytes(free)} free, and the workers need {megabytes(needed)} for "
+            f"their batches. {_SMALL_SHM}"
         )
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.signals import StopRequest
-from resnest_cli.training.bounds import batch_bounds, rank_bounds
 from resnest_cli.training.distributed import (
     World,
     _exit_code,
@@ -22,6 +21,7 @@ from resnest_cli.training.distributed import (
     is_follower,
     is_worker,
 )
+from resnest_cli.training.order import batch_bounds, rank_bounds
 from resnest_cli.training.settings import Config
 from tests.training import ranks
 
