@@ -153,8 +153,7 @@ def _split_folders(path: Path, names: Sequence[str], sides: dict[str, Side]) -> 
         if not found.own_split:
             note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
         found.notes.append(note)
-    unused = [name for name in names if name not in sides]
-    if unused:
+    if unused := [name for name in names if name not in sides]:
         found.notes.append(f"not used: {some(unused)} (beside {some(sides)})")
     if "train" in first and not found.side("train"):
         raise _no_photos(path / first["train"])

@@ -14,7 +14,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -226,7 +226,7 @@ def _check(
     photos = [photo for photo in found.photos if photo.side != "test"]
     for photo, result in in_threads(_digest_or_error, photos, workers, progress):
         if isinstance(result, bytes):
-            good.append(LabelledPhoto(photo.path, photo.name, photo.label, photo.side, result))
+            good.append(replace(photo, digest=result))
         else:
             bad.append(BadPhoto(photo.name, photo.label, result))
     if bad and not good:
@@ -284,14 +284,15 @@ def _own_sides(
     train = [photo for photo in good if photo.side == "train"]
     val = [photo for photo in good if photo.side == "val"]
     twins = {photo.digest: photo.name for photo in reversed(train)}
-    same = [photo for photo in val if photo.digest in twins]
-    for photo in same:
-        error = f"is the same file as {twins[photo.digest]}, which trains"
-        left_out.append(BadPhoto(photo.name, photo.label, error))
-    if same:
-        names = some(photo.name for photo in same)
+    left_out += [
+        BadPhoto(p.name, p.label, f"is the same file as {twins[p.digest]}, which trains")
+        for p in val
+        if p.digest in twins
+    ]
+    if left_out:
+        names = some(photo.name for photo in left_out)
         notes.append(
-            f"{len(same)} validation photo(s) left out, since training has the same: {names}"
+            f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
         )
     for side, photos in (("training", train), ("validation", val)):
         conflicting = _conflicting(photos)
@@ -312,8 +313,7 @@ def _split(
     good: list[LabelledPhoto], share: float, seed: int, notes: list[str]
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """A seeded split by class; photos with the same bytes stay together."""
-    conflicting = _conflicting(good)
-    if conflicting:
+    if conflicting := _conflicting(good):
         names = some(photo.name for photo in good if photo.digest in conflicting)
         notes.append(f"the same photo under several classes (kept, to train on): {names}")
     by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
@@ -379,8 +379,8 @@ def write_split(path: Path, dataset: DataSet) -> None:
         for side, samples in (("train", dataset.train), ("val", dataset.val))
         for one in samples
     ]
-    for why, photos in (("bad", dataset.bad), ("same", dataset.left_out)):
-        rows += [SplitRow(photo.name, photo.label, "", why, photo.error) for photo in photos]
+    rows += [SplitRow(bad.name, bad.label, "", "bad", bad.error) for bad in dataset.bad]
+    rows += [SplitRow(same.name, same.label, "", "same", same.error) for same in dataset.left_out]
     write_rows(path, rows)
 
 

@@ -99,9 +99,10 @@ def find_photos(
             notes.append(f"{table}: its paths are relative to the working folder, not to its own")
     if missing:
         names = ", ".join(one_line(place.path) for place in missing[:3])
+        more = ", ..." if len(missing) > 3 else ""
         text = (
             f"{table}: {len(missing)} of {len(places)} photos are not there. Looked for {names}"
-            f"{', ...' if len(missing) > 3 else ''}.{_hint(table, missing[0], reading)}"
+            f"{more}.{_hint(table, missing[0], reading)}"
         )
         if 2 * len(missing) > len(places):
             raise UsageError(text)

@@ -79,10 +79,6 @@ class Index:
         """The shards of a side."""
         return self.train if side == "train" else self.val
 
-    def counts(self, side: ShardSide) -> tuple[int, ...]:
-        """The photos of each class of a side."""
-        return self.train_counts if side == "train" else self.val_counts
-
 
 def photos(shards: Iterable[Shard]) -> int:
     """Photos in all of them."""
@@ -105,7 +101,8 @@ def to_text(index: Index) -> str:
         **index.made,
         "class_ids": index.class_ids,
         "class_names": index.class_names,
-        **{f"{side}_counts": index.counts(side) for side in SHARD_SIDES},
+        "train_counts": index.train_counts,
+        "val_counts": index.val_counts,
         "left_out": [dict(zip(_LEFT_OUT, row, strict=True)) for row in index.left_out],
     }
     for side in SHARD_SIDES:
@@ -175,8 +172,8 @@ def _check(index: Index) -> None:
     classes = len(index.class_ids)
     if len(index.class_names) != classes:
         raise ValueError("as many names as classes are needed")
-    for side in SHARD_SIDES:
-        shards, counts = index.side(side), index.counts(side)
+    for side, counts in zip(SHARD_SIDES, (index.train_counts, index.val_counts), strict=True):
+        shards = index.side(side)
         if len(counts) != classes or sum(counts) != photos(shards) or min(counts) < 0:
             raise ValueError(f"the photos of the {side} classes do not add up")
         for shard in shards:

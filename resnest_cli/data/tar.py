@@ -166,11 +166,7 @@ def tar_iterators() -> Any:
 
 
 def read_photos(shard: Shard, file: BinaryIO, classes: int) -> Iterator[EncodedPhoto]:
-    """All photos of a shard, in its order; `classes` is how many there are.
-
-    Raises:
-        ResnestError: the file is truncated or damaged, or has other photos than it should have.
-    """
+    """All photos of a shard, in its order; `classes` is how many there are."""
     done = 0
     for photo in shard_photos(shard.title, file, classes=classes):
         if done == shard.photos:

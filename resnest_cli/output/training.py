@@ -120,11 +120,6 @@ class TrainingDisplay:
 
     # The training itself
 
-    @property
-    def statistics(self) -> Callable[[int, int | None], None]:
-        """Shows how many photos batch norm's statistics have seen."""
-        return self.progress("Computing statistics")
-
     def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""
         self._status.clear()

@@ -77,9 +77,6 @@ class Extractor:
 
         `progress` is called with how many are done, and may raise to stop: finished chunks are
         kept, but for those with a photo that cannot be read any more.
-
-        Raises:
-            ResnestError: the disk is full, or the machine has no memory or open files left.
         """
         views = 2 if mirrored else 1
         folder = cache / self._digest(samples, views)

@@ -311,17 +311,13 @@ class _Run:
     def _summarize(self, run: RunFolder, ready: Ready, record: RunRecord) -> None:
         """How good the run became, what was left out, and a prediction to try."""
         there = (sample.path for sample in ready.dataset.val if Path(sample.path).exists())
-        photo, best = next(there, "PHOTO"), str(run.weights("best"))
-        command = shlex.join(["resnest", "predict", photo, "--model", best])
+        photo = next(there, "PHOTO")
+        command = shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
         self.display.summary(run.path, record.rows, command, len(record.lost))
 
 
 def _settled(config: Config, world: World) -> Config:
-    """The settings with this world's devices.
-
-    Raises:
-        UsageError: another number was asked for, or there is no device for each process.
-    """
+    """The settings with this world's devices."""
     if config.devices not in {1, world.size}:
         raise UsageError(
             f"--devices {config.devices}, but {world.size} process(es) were started. Leave it out: "

@@ -85,9 +85,6 @@ class Batches:
         photos: the samples' photos, where they are in memory; see `read_all`.
         balanced, aug_repeats, rank, ranks, accumulated: see `order.Draw`.
         pin_memory: for copies to an accelerator.
-
-    Raises:
-        ResnestError: the machine's shared memory is too small for the workers.
     """
 
     def __init__(
@@ -131,12 +128,7 @@ class Batches:
         return len(self._order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from number `start` on.
-
-        Raises:
-            ResnestError: a worker was killed, the machine has no memory or open files left, or a
-                shard is damaged or cannot be had.
-        """
+        """The batches of an epoch, from number `start` on."""
         with closing(self._order.batches(epoch, start)) as keys:
             yield from self._workers.batches(keys)
 
@@ -202,12 +194,7 @@ def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
 
 @contextmanager
 def limits_apart(name: str) -> Iterator[None]:
-    """A photo is not to blame for a machine that opens no more files or has no memory left.
-
-    Raises:
-        ResnestError: that is why the photo of this name could not be read.
-        ImageError: it is the photo's fault.
-    """
+    """A photo is not to blame for a machine that opens no more files or has no memory left."""
     try:
         yield
     except ImageError as error:

@@ -82,9 +82,8 @@ class Trainer:
         if state is not None:
             self._network.load_state_dict(state.tensors["model"])
         self._ema = Ema(self._network, config.model_ema_decay) if config.model_ema else None
-        self._sides = {"raw": self._network}
-        if self._ema is not None:
-            self._sides["ema"] = self._ema.network
+        ema = {"ema": self._ema.network} if self._ema is not None else {}
+        self._sides = {"raw": self._network, **ema}
         if state is not None:
             self._restore(state)
         self._lost = LostPhotos(self.record.lost, task.train_counts, task.val_photos)
@@ -140,11 +139,7 @@ class Trainer:
         return record
 
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
-        """One step at this learning rate, of which nothing is kept; the loss before it.
-
-        Raises:
-            DivergedError: a loss or gradient that is NaN or infinite.
-        """
+        """One step at this learning rate, of which nothing is kept; the loss before it."""
         self._set_training()
         for done in range(1, self._accumulated + 1):
             self._add_gradient(next(batches), rate, last=done == self._accumulated)
@@ -378,21 +373,19 @@ class Trainer:
             return
         self._world.share_buffers(*self._sides.values())
         for which, network in self._sides.items():
-            raw = which == "raw"
-            names = [
-                "last" if raw else "last_ema",
-                *(["best"] if raw and not record.rows else []),
-            ]
-            found = self._validate(network)
-            self._save_weights(names, network, found, record.epoch + 1, which)
+            names = ["last" if which == "raw" else "last_ema"]
+            names += ["best"] if which == "raw" and not record.rows else []
+            self._save_weights(names, network, self._validate(network), record.epoch + 1, which)
 
     def _save_weights(
         self, names: Sequence[str], network: nn.Module, found: Evaluation, epoch: int, which: str
     ) -> None:
+        if self._keeper is None:
+            return
         scores = found.scores
-        metrics: dict[str, Any] = {"epoch": epoch, "weights": which, "photos": scores.photos}
-        metrics |= {"loss": scores.loss, "top1": scores.top1.value}
-        metrics |= {"mean_recall": scores.mean_recall}
+        metrics: dict[str, Any] = {
+            "epoch": epoch, "weights": which, "photos": scores.photos, "loss": scores.loss,
+            "top1": scores.top1.value, "mean_recall": scores.mean_recall,
+        }  # fmt: skip
         metrics |= {"top5": scores.top5.value} if scores.top5 else {}
-        if self._keeper is not None:
-            self._keeper.save_weights(names, network.state_dict(), metrics)
+        self._keeper.save_weights(names, network.state_dict(), metrics)

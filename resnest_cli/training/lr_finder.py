@@ -62,11 +62,7 @@ def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
 
 
 def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
-    """Runs the test and puts network and optimiser back as they were.
-
-    Raises:
-        StoppedError: a signal came.
-    """
+    """Runs the test and puts network and optimiser back as they were."""
     network, optimizer = trainer.task.network, trainer.stepper.optimizer
     weights = copy.deepcopy(network.state_dict())
     before = copy.deepcopy(optimizer.state_dict())
@@ -97,9 +93,6 @@ def find_learning_rate(
     """Sweeps, writes `lr_finder.png` and `lr_finder.csv` in a folder of their own, and prints.
 
     Returns the exit code, 0, 130, 143 or 129, and the folder.
-
-    Raises:
-        ResnestError: the loss never fell; the plot is there to be looked at.
     """
     run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:

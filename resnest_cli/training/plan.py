@@ -234,9 +234,6 @@ def estimate(
     accelerator they work at the same time, and the slower side decides.
 
     The network, its statistics and torch's generator are left as they were.
-
-    Raises:
-        ResnestError: not even two photos fit into the device's memory.
     """
     assert config.epochs is not None
     assert config.batch_size is not None

@@ -75,11 +75,7 @@ def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
 def ready_again(
     job: TrainingJob, run: RunFolder, old: Config, display: "TrainingDisplay", world: World
 ) -> Ready | None:
-    """The run with its settings and data of today, where they are the same; None if it is done.
-
-    Raises:
-        UsageError: other settings, devices, data or weights than it began with.
-    """
+    """The run with its settings and data of today, where they are the same; None if it is done."""
     _check_world(run, old, world)
     config, record = _agreed(job, run, old), run.record()
     dataset = _data_again(run, config, anchored(old), record, display)
@@ -129,9 +125,6 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
 
     Paths are absolute. Data and weights may lie elsewhere: whether they are the same is checked by
     their content, see `_check_same` and `RunRecord.origin`.
-
-    Raises:
-        UsageError: others differ; names them.
     """
     old = anchored(old)
     given = {key: checked(flag_of(key), key, value) for key, value in job.flags.items()}
@@ -195,11 +188,7 @@ def _data_again(
 
 
 def last_state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
-    """What a run goes on from; None at its beginning.
-
-    Raises:
-        UsageError: it began with other weights, or with other weights of its classes.
-    """
+    """What a run goes on from; None at its beginning."""
     state = load_state(run.states, display.message)
     if state is None:
         return None

@@ -99,11 +99,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from training in the same folder; what a kill left half goes.
-
-        Raises:
-            ResnestError: one does already, or the folder cannot be written.
-        """
+        """Keeps other processes from training in the same folder; what a kill left half goes."""
         busy = (
             f"{self.path}: another process is training in this folder. Wait for it, or start a run "
             "of another name with --run NAME."
@@ -120,12 +116,7 @@ class RunFolder:
 
 
 def new_run(base: Path, name: str | None, stem: str = "exp") -> RunFolder:
-    """Creates `base/<name>`, or the first of exp, exp2, ... (of `stem`) that is free.
-
-    Raises:
-        UsageError: a run of that name is there.
-        ResnestError: the folder cannot be created.
-    """
+    """Creates `base/<name>`, or the first of exp, exp2, ... (of `stem`) that is free."""
     with _creating(base):
         base.mkdir(parents=True, exist_ok=True)
         if name is not None:
@@ -156,11 +147,7 @@ def check_run_name(name: str | None) -> None:
 
 
 def find_run(base: Path, name: str | None) -> RunFolder | None:
-    """The run to resume: the one of this name, or the newest that has something to resume.
-
-    Raises:
-        UsageError: there is no folder of this name.
-    """
+    """The run to resume: the one of this name, or the newest that has something to resume."""
     if name is not None:
         run = RunFolder(base / name)
         if not run.path.is_dir():
@@ -225,12 +212,7 @@ class RunKeeper:
             first.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(first, {**self.frozen, **tensors}, info)
         for name in names[1:]:
-            target = self.run.weights(name)
-            with saving(target), atomic_path(target, durable=False) as temporary:
-                try:
-                    os.link(first, temporary)
-                except OSError:  # a file system without links
-                    shutil.copyfile(first, temporary)
+            _same_file(first, self.run.weights(name))
         if self.keep_epochs:
             for old in sorted(first.parent.glob("epoch-*.safetensors"))[: -self.keep_epochs]:
                 old.unlink(missing_ok=True)
@@ -265,6 +247,15 @@ class RunKeeper:
             rows.append([photo.name, name, photo.side, photo.epoch, photo.error])
         with saving(path):
             write_text(path, csv_rows(rows))
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """Gives a file a second name, atomically: by a link, or by a copy."""
+    with saving(target), atomic_path(target, durable=False) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
 
 
 def _write_recall(

@@ -32,6 +32,7 @@ from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.model.weights import Access
 from resnest_cli.progress import silent
 from resnest_cli.signals import StopRequest
+from resnest_cli.text import some
 from resnest_cli.training import cached_features, network
 from resnest_cli.training.augment import Augment, largest_size, train_size
 from resnest_cli.training.cached_features import FeatureBatches, Features
@@ -126,9 +127,6 @@ class Ready:
         """What the loop trains: the network on photos, or its classifier on cached features.
 
         Features are kept in `folder`; `rank` says which of the devices its batches are for.
-
-        Raises:
-            StoppedError: a signal came while features were computed; what is done is kept.
         """
         config, data = self.config, self.dataset
         task = partial(
@@ -214,11 +212,7 @@ class Ready:
         return train, FeatureBatches(features(data.val, len(data.train), False))
 
     def engine(self) -> Engine:
-        """What computes the frozen backbone's features; made when it is first asked for.
-
-        Raises:
-            ResnestError: the weights cannot be used.
-        """
+        """What computes the frozen backbone's features; made when it is first asked for."""
         if self._engine is None:
             assert self.model is not None
             sized = replace(self.model, preprocessing=self.preprocessing)
@@ -236,12 +230,7 @@ def _stoppable(show: Any, stop: StopRequest, done: int, total: int | None) -> No
 
 
 def load_data(config: Config, progress: Progress = silent) -> DataSet:
-    """The photos of a folder or a table, checked and split; or the shards that are named.
-
-    Raises:
-        UsageError: as `load_dataset` and `find_shards`.
-        ResnestError: what is there cannot be read.
-    """
+    """The photos of a folder or a table, checked and split; or the shards that are named."""
     if is_shards(config.data):
         config.reading.check_no_table(config.data, "shards")
         found = find_shards(
@@ -372,9 +361,6 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
 
     "balanced" is scikit-learn's: photos / (classes * photos of the class), whose mean over the
     photos is 1. Anything else names a file with a line `id,weight` for each class.
-
-    Raises:
-        UsageError: the file cannot be read, or a class is missing or not above 0.
     """
     if what == "none":
         return None
@@ -384,14 +370,12 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
         return torch.tensor(shares, dtype=torch.float32)
     found = _read_class_weights(Path(what))
     ids = [canonical(id_) for id_ in dataset.class_ids]
-    missing = [id_ for id_ in ids if id_ not in found]
-    if missing:
+    if missing := [id_ for id_ in ids if id_ not in found]:
         raise UsageError(
-            f"--class-weights {what}: has no weight for {missing[0]!r}"
-            f"{f' and {len(missing) - 1} more' if missing[1:] else ''}. Add a line id,weight."
+            f"--class-weights {what}: has no weight for {some(map(repr, missing), 1)}. Add a line "
+            "id,weight."
         )
-    unknown = sorted(set(found) - set(ids))
-    if unknown:
+    if unknown := sorted(set(found) - set(ids)):
         raise UsageError(f"--class-weights {what}: {unknown[0]!r} is no class of these data.")
     return torch.tensor([found[id_] for id_ in ids], dtype=torch.float32)
 

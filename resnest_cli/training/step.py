@@ -147,9 +147,6 @@ class Stepper:
 
         `epoch` and `position`, that of the step's first batch, give the draws of dropout and
         mixing; an error names `rate`.
-
-        Raises:
-            DivergedError: a loss is not finite, on any device; nothing was learned from the step.
         """
         if self._passed_over:
             return

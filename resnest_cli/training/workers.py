@@ -72,9 +72,6 @@ class Workers(Generic[K, B]):
         count: how many processes; 0 prepares everything in this one.
         pin_memory: for copies to an accelerator.
         batch_bytes: of a whole batch.
-
-    Raises:
-        ResnestError: the machine's shared memory is missing or too small.
     """
 
     def __init__(
