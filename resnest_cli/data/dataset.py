@@ -20,12 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.labelled_photos import (
-    AS_FOUND,
-    LabelledData,
-    LabelledPhoto,
-    Reading,
-)
+from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
@@ -364,13 +359,6 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...
     return tuple(names[canonical(id_)] for id_ in ids), notes
 
 
-def base_folder(data: str, given: str | None = None) -> str:
-    """What the names of photos are relative to: `--base-folder`, the folder, or the table's."""
-    if given is not None:
-        return given
-    return data if Path(data).is_dir() else str(Path(data).parent)
-
-
 def write_split(path: Path, dataset: DataSet) -> None:
     """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
     ids, names = dataset.class_ids, dataset.class_names
@@ -385,12 +373,12 @@ def write_split(path: Path, dataset: DataSet) -> None:
 
 
 def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
-    """The data set that `write_split` wrote; see `base_folder` for where photos lie."""
+    """The data set that `write_split` wrote; photos lie in `base`, the folder, or the table's."""
     rows = read_rows(path, "The run needs it to go on; start a new one without --resume.")
     names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
-    folder = base_folder(data, base)
+    folder = base or (data if Path(data).is_dir() else str(Path(data).parent))
 
     def samples(side: str) -> tuple[Sample, ...]:
         return tuple(

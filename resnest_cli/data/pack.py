@@ -44,14 +44,7 @@ from resnest_cli.data.shards import (
 )
 from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import (
-    atomic_file,
-    free_bytes,
-    locked,
-    remove_leftovers,
-    write_text,
-    writing,
-)
+from resnest_cli.files import atomic_file, free_bytes, locked, remove_leftovers, write_text, writing
 from resnest_cli.signals import leave_to_parent
 from resnest_cli.text import megabytes
 

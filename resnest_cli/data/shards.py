@@ -233,8 +233,11 @@ def find_shards(
         )
     if not val:
         raise UsageError(f"{data}: no shard to validate with. Name some with --val-data.")
-    for shard in (*train, *val):
-        _check_size(shard)
+    for shard in (one for one in (*train, *val) if not one.remote):  # before anything else begins
+        with reading(shard.place, UsageError):
+            size = Path(shard.place).stat().st_size
+        if size != shard.size:
+            raise wrong_size(shard, size)
     ids, names = _classes(data, used, val_used, (*train, *val), classes)
     return Index(
         ids,
@@ -317,15 +320,6 @@ def _chosen(
             "not). Name only shards that it lists."
         )
     return _count_shards(places, progress), None
-
-
-def _check_size(shard: Shard) -> None:
-    """Raises for a shard on disk that is missing or truncated, before anything else begins."""
-    if not shard.remote:
-        with reading(shard.place, UsageError):
-            size = Path(shard.place).stat().st_size
-        if size != shard.size:
-            raise wrong_size(shard, size)
 
 
 def _classes(

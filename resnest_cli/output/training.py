@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from resnest_cli.training.lost_photos import LostPhoto
     from resnest_cli.training.state import EpochRow
 
+# Title, width, and the cell of an epoch.
+_Column = tuple[str, int, Callable[["EpochRow"], str]]
+
 _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
 
@@ -51,7 +54,7 @@ class TrainingDisplay:
         self._dry_run = dry_run
         self._status = StatusLine()
         self._epochs = self._steps = self._lost = 0
-        self._table: _EpochTable | None = None
+        self._columns: list[_Column] = []
 
     def __enter__(self) -> Self:
         return self
@@ -79,14 +82,8 @@ class TrainingDisplay:
     @contextmanager
     def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
         """Shows how many photos were checked; the line goes at the end."""
-        with self.packing() as progress:
-            yield progress("Checking photos")
-
-    @contextmanager
-    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-        """Shows how far each step has come, by its title; the line goes at the end."""
         try:
-            yield self.progress
+            yield self.progress("Checking photos")
         finally:
             self._status.clear()
 
@@ -150,10 +147,12 @@ class TrainingDisplay:
 
     def epoch(self, row: "EpochRow") -> None:
         """A row of the table; its header before the first."""
-        if self._table is None:
-            self._table = _EpochTable(row, self._epochs)
-            message(self._table.header(), style="1")
-        message(self._table.row(row), style="32" if row.best else "")
+        if not self._columns:
+            self._columns = _columns(row, self._epochs)
+            header = "  ".join(title.rjust(width) for title, width, _ in self._columns)
+            message(header, style="1")
+        line = "  ".join(cell(row).rjust(width) for _, width, cell in self._columns)
+        message(line + " best" * row.best, style="32" if row.best else "")
 
     def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
         """Photos that cannot be read any more; `emptied` were the last of their classes."""
@@ -216,29 +215,20 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-class _EpochTable:
-    """The table of epochs; its first row decides which columns it has. At most 80 wide."""
-
-    def __init__(self, first: "EpochRow", epochs: int) -> None:
-        width = max(5, 2 * len(str(epochs)) + 1)
-        columns: list[tuple[str, int, Callable[[EpochRow], str]]] = [
-            ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
-            ("Loss", 7, lambda row: _loss(row.train_loss)),
-            ("Val loss", 8, lambda row: _loss(row.val_loss)),
-            ("Top-1", 7, lambda row: percent(row.top1)),
-            ("Top-5", 7, lambda row: percent(row.top5)),
-            ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
-            ("Recall", 7, lambda row: percent(row.recall)),
-            ("Time", 8, lambda row: duration(row.seconds)),
-        ]
-        self._columns = [column for column in columns if column[2](first) != percent(None)]
-
-    def header(self) -> str:
-        return "  ".join(title.rjust(width) for title, width, _ in self._columns)
-
-    def row(self, row: "EpochRow") -> str:
-        cells = [cell(row).rjust(width) for _, width, cell in self._columns]
-        return "  ".join(cells) + " best" * row.best
+def _columns(first: "EpochRow", epochs: int) -> list[_Column]:
+    """The columns of the table of epochs, which its first row decides. At most 80 wide."""
+    width = max(5, 2 * len(str(epochs)) + 1)
+    columns: list[_Column] = [
+        ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
+        ("Loss", 7, lambda row: _loss(row.train_loss)),
+        ("Val loss", 8, lambda row: _loss(row.val_loss)),
+        ("Top-1", 7, lambda row: percent(row.top1)),
+        ("Top-5", 7, lambda row: percent(row.top5)),
+        ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
+        ("Recall", 7, lambda row: percent(row.recall)),
+        ("Time", 8, lambda row: duration(row.seconds)),
+    ]
+    return [column for column in columns if column[2](first) != percent(None)]
 
 
 def _loss(loss: float) -> str:

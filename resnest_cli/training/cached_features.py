@@ -7,7 +7,6 @@ a run that was killed goes on with the chunk that was missing.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,11 +106,7 @@ class Extractor:
         return digest.hexdigest()
 
     def _compute(
-        self,
-        samples: Sequence[Sample],
-        views: int,
-        before: int,
-        progress: Callable[[int], None],
+        self, samples: Sequence[Sample], views: int, before: int, progress: Callable[[int], None]
     ) -> tuple[Float32, dict[int, str]]:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
@@ -153,12 +148,10 @@ def _read(path: Path, count: int, views: int) -> Float32 | None:
 
 
 def _write(path: Path, rows: Float32) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(buffer.getbuffer())
+            np.save(file, rows)
 
 
 class FeatureBatches:

@@ -166,10 +166,6 @@ class World:
                 time.sleep(pause)
                 pause = min(0.5, 1.5 * pause)
 
-    def position(self, batch: int) -> int:
-        """Where this process's batch of this number in an epoch stands among those of all."""
-        return batch * self.size + self.rank
-
     def learner(self, network: nn.Module, *, unused: bool) -> nn.Module:
         """The network, its gradient averaged over all processes; itself in a run of one.
 

@@ -193,7 +193,7 @@ class _Run:
             return 0
         check_tensorboard(ready.config)
         if job.find_lr:
-            return find_learning_rate(job.base, job.run, ready, display)[0]
+            return find_learning_rate(job.base, job.run, ready, display)
         if job.resume and job.run is not None and (job.base / job.run).is_dir():
             run = RunFolder(job.base / job.run)  # was killed before it saved anything
         else:
@@ -237,7 +237,7 @@ class _Run:
         ready = ready_again(self.job, run, self._settings_of(run), self.display, world)
         if ready is not None:
             last_state(run, ready, self.display)
-            self.display.plan(lines_of_the_rest(run, ready, run.record() or RunRecord()))
+            self.display.plan(lines_of_the_rest(run, ready, run.record()))
         return 0
 
     def _settings_of(self, run: RunFolder) -> Config:

@@ -16,6 +16,7 @@ that load photos are forked, which share them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,32 +142,28 @@ class Batches:
         self._workers.close()
 
 
+@dataclass(frozen=True)
 class _Photos(Dataset[Any]):
     """Reads and prepares one photo; lives in the workers."""
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        seed: int,
-        prepare: "Augment | Preprocessing",
-        sizes: Callable[[int], int] | None,
-        photos: Sequence[Image.Image | ImageError] | None,
-    ) -> None:
-        self._samples, self._seed = samples, seed
-        self._prepare, self._sizes, self._photos = prepare, sizes, photos
+    samples: Sequence[Sample]
+    seed: int
+    prepare: "Augment | Preprocessing"
+    sizes: Callable[[int], int] | None
+    photos: Sequence[Image.Image | ImageError] | None
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
         epoch, index, _, encoded = key
-        source = self._samples[index] if encoded is None else encoded
+        source = self.samples[index] if encoded is None else encoded
         try:
-            image = photo_or_error(source) if self._photos is None else self._photos[index]
+            image = photo_or_error(source) if self.photos is None else self.photos[index]
             if isinstance(image, ImageError):
                 return Lost(index, source.label, source.name, str(image))
-            if isinstance(self._prepare, Preprocessing):
-                photo = torch.from_numpy(preprocess(image, self._prepare))
+            if isinstance(self.prepare, Preprocessing):
+                photo = torch.from_numpy(preprocess(image, self.prepare))
             else:
-                size = () if self._sizes is None else (self._sizes(epoch),)
-                photo = self._prepare(image, sample_seed(self._seed, key), *size)
+                size = None if self.sizes is None else self.sizes(epoch)
+                photo = self.prepare(image, sample_seed(self.seed, key), size)
         except ResnestError as error:
             return Failure(str(error))
         except MemoryError:

@@ -17,7 +17,7 @@ from resnest_cli.report import plots
 from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.text import csv_rows
 from resnest_cli.training.loop import Trainer
-from resnest_cli.training.runs import RunFolder, new_run
+from resnest_cli.training.runs import new_run
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.step import DivergedError
 
@@ -89,10 +89,10 @@ def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
 
 def find_learning_rate(
     base: Path, name: str | None, ready: Ready, display: "TrainingDisplay"
-) -> tuple[int, RunFolder]:
+) -> int:
     """Sweeps, writes `lr_finder.png` and `lr_finder.csv` in a folder of their own, and prints.
 
-    Returns the exit code, 0, 130, 143 or 129, and the folder.
+    Returns the exit code, 0, 130, 143 or 129.
     """
     run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:
@@ -100,7 +100,7 @@ def find_learning_rate(
             task = ready.task(run.states, stop, display)
             found = sweep(Trainer(task, None, display, stop, None), stop)
         except StoppedError:
-            return stop.exit_code, run
+            return stop.exit_code
         finally:
             ready.close()
     points = zip(found.rates, found.losses, strict=True)
@@ -115,4 +115,4 @@ def find_learning_rate(
             "batch (-b) makes the loss less noisy."
         )
     display.learning_rate(float(f"{found.suggestion:.1e}"), picture)
-    return 0, run
+    return 0

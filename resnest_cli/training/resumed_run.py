@@ -7,7 +7,6 @@ its name, with the content that it had; of shards all names, sizes and hashes.
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -32,11 +31,11 @@ from resnest_cli.model.variants import find_variant
 from resnest_cli.options import flag_of
 from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
-from resnest_cli.training.lost_photos import found_again
+from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config, checked, differences, load_settings
 from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
-from resnest_cli.training.state import RunRecord, State, load_state
+from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
     run = runs.find_job(job.base, world.job) if world.job else None
     if run is None or job.find_lr or job.dry_run or job.run not in {None, run.path.name}:
         return job
-    record = run.record()
-    if record is not None and record.finished and not world.restarted:
+    if run.record().finished and not world.restarted:
         return job
     job = replace(job, run=run.path.name, resume=True)
     if run.started and world.restarted:
@@ -78,10 +76,10 @@ def ready_again(
     """The run with its settings and data of today, where they are the same; None if it is done."""
     _check_world(run, old, world)
     config, record = _agreed(job, run, old), run.record()
-    dataset = _data_again(run, config, anchored(old), record, display)
-    done = record.epoch if record is not None else 0
+    dataset = _data_again(run, config, anchored(old), record.lost, display)
+    done = record.epoch
     assert config.epochs is not None
-    if record is not None and record.finished and config.epochs <= max(done, old.epochs or 0):
+    if record.finished and config.epochs <= max(done, old.epochs or 0):
         display.message(
             f"{run.path} is finished: {done} epochs. To train longer: --resume --epochs N; for a "
             "new run leave out --resume."
@@ -169,11 +167,7 @@ def _moved(old: str | None, new: str | None) -> bool:
 
 
 def _data_again(
-    run: RunFolder,
-    config: Config,
-    old: Config,
-    record: RunRecord | None,
-    display: "TrainingDisplay",
+    run: RunFolder, config: Config, old: Config, lost: list[LostPhoto], display: "TrainingDisplay"
 ) -> DataSet:
     """The data that the run began with, from where they lie now."""
     dataset = _read_data(run, config)
@@ -182,8 +176,7 @@ def _data_again(
     with display.scanning() as scanned:
         if dataset.shards is not None:
             return _moved_shards(dataset, config, run, scanned)
-        lost = [photo.name for photo in record.lost] if record is not None else []
-        _check_same(dataset, config, run, lost, scanned)
+        _check_same(dataset, config, run, {photo.name for photo in lost}, scanned)
     return dataset
 
 
@@ -276,7 +269,7 @@ def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
 
 
 def _check_same(
-    dataset: DataSet, config: Config, run: RunFolder, lost: Sequence[str], progress: Progress
+    dataset: DataSet, config: Config, run: RunFolder, lost: set[str], progress: Progress
 ) -> None:
     """Compares the photos in a new place with those that a run began with.
 

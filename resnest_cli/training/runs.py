@@ -90,12 +90,12 @@ class RunFolder:
         known = self.split.exists() or self.shards.exists()
         return self.args.exists() and known and bool(states(self.states))
 
-    def record(self) -> RunRecord | None:
-        """Where the run stands, from its newest readable state."""
+    def record(self) -> RunRecord:
+        """Where the run stands, from its newest readable state; at its beginning without one."""
         for path in states(self.states):
             with contextlib.suppress(*DAMAGE):
                 return read_record(path)
-        return None
+        return RunRecord()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -234,10 +234,7 @@ def load_data(config: Config, progress: Progress = silent) -> DataSet:
     if is_shards(config.data):
         config.reading.check_no_table(config.data, "shards")
         found = find_shards(
-            config.data,
-            val_data=config.val_data,
-            classes=config.classes,
-            progress=progress,
+            config.data, val_data=config.val_data, classes=config.classes, progress=progress
         )
         return sharded_dataset(found, config.class_names)
     if config.val_data is not None:

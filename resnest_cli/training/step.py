@@ -152,7 +152,7 @@ class Stepper:
             return
         config, world = self._config, self._world
         self._place = (epoch, position * world.size)
-        place = world.position(position + len(self._parts))
+        place = (position + len(self._parts)) * world.size + world.rank
         seed = derived_seed(config.seed, "step", epoch, place)
         torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
         with memory_errors(config), world.adding(self._learner, last):

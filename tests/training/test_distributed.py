@@ -156,7 +156,6 @@ def test_alone_nothing_is_exchanged() -> None:
     assert world.gathered("a") == ["a"]
     assert world.share(3) == 3
     assert world.decide(stop, True, False) == [True, False]
-    assert world.position(5) == 5
     assert world.device("cuda:1") == "cuda:1"
     world.meet()
     world.begin(None)
