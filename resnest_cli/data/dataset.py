@@ -8,7 +8,6 @@ comes.
 """
 
 import csv
-import hashlib
 import io
 import os
 from collections import Counter, defaultdict
@@ -22,7 +21,7 @@ from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.photo_paths import as_found
-from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.seeds import drawn
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
 from resnest_cli.data.table_file import decoded
 from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached
@@ -319,7 +318,7 @@ def _split(
         count = sum(map(len, same.values()))
         wanted = min(max(1, round(share * count)), count - 1)
         groups = [group for digest, group in same.items() if digest not in conflicting]
-        groups.sort(key=lambda group: _draw(seed, label, group[0].name))
+        groups.sort(key=lambda group: drawn(seed, "split", label, group[0].name))
         if len(groups) == len(same) and groups:
             groups.pop()  # something must be left to train on
         for group in groups:
@@ -328,11 +327,6 @@ def _split(
                 wanted -= len(group)
     train = [photo for photo in good if photo.path not in chosen]
     return train, [photo for photo in good if photo.path in chosen]
-
-
-def _draw(seed: int, label: str, name: str) -> bytes:
-    text = f"{derived_seed(seed, 'split')}\0{label}\0{name}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...], list[str]]:

@@ -20,31 +20,16 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError, limit_reached
 from resnest_cli.options import flag_of
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
-from resnest_cli.training import runs
+from resnest_cli.training import resumed_run, runs, settings
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
 from resnest_cli.training.plan import Estimate, estimated, lines_of_the_rest, plan_lines
 from resnest_cli.training.report import final_pictures, picture_of_training
-from resnest_cli.training.resumed_run import (
-    PLACES,
-    anchored,
-    job_of_torchrun,
-    last_state,
-    ready_again,
-    write_data,
-)
+from resnest_cli.training.resumed_run import anchored, last_state, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import (
-    Config,
-    checked,
-    default_workers,
-    load_settings,
-    named,
-    without_effect,
-    write_args,
-)
+from resnest_cli.training.settings import Config, load_settings, write_args
 from resnest_cli.training.setup import (
     Ready,
     TrainingJob,
@@ -106,7 +91,7 @@ def _run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Seq
 def _wanted(job: TrainingJob) -> int:
     """How many devices were asked for, by the flag or in the file of settings."""
     if (given := job.flags.get("devices")) is not None:
-        return int(checked(flag_of("devices"), "devices", given))
+        return int(settings.checked(flag_of("devices"), "devices", given))
     if job.config is None or job.resume:
         return 1
     data = job.data or "."
@@ -138,7 +123,7 @@ class _Run:
         keep_memory()
         if self.job.find_lr and self.job.resume:
             raise UsageError("--find-lr starts from the beginning; leave out --resume.")
-        self.job = job = job_of_torchrun(self.job, self.world)
+        self.job = job = resumed_run.job_of_torchrun(self.job, self.world)
         if job.resume:
             found = runs.find_run(job.base, job.run)
             if found is not None and job.dry_run:
@@ -187,7 +172,7 @@ class _Run:
         check_batches(ready)
         display.data(dataset)
         display.plan(plan_lines(ready, self._estimate(ready)))
-        for text in without_effect(job.flags, ready.config):
+        for text in settings.without_effect(job.flags, ready.config):
             display.message(text)
         if job.dry_run:
             return 0
@@ -209,7 +194,9 @@ class _Run:
     def _estimate(self, ready: Ready) -> Estimate:
         """What the run will cost. Epochs that were not asked for are cut to the time budget."""
         job, found = self.job, estimated(ready)
-        if "epochs" in job.flags or (job.config is not None and "epochs" in named(job.config)):
+        if "epochs" in job.flags or (
+            job.config is not None and "epochs" in settings.named(job.config)
+        ):
             return found
         ready.config = fitted(ready.config, found.epoch_seconds, time.monotonic() - job.began)
         if not found.epoch_seconds:
@@ -219,11 +206,14 @@ class _Run:
 
     def _resume(self, run: RunFolder) -> int:
         old = self._settings_of(run)
-        ready = ready_again(self.job, run, old, self.display, self.world)
+        ready = resumed_run.ready_again(self.job, run, old, self.display, self.world)
         if ready is None:
             return 0
         state, kept = last_state(run, ready, self.display), anchored(old)
-        if any(getattr(ready.config, name) != getattr(kept, name) for name in ("epochs", *PLACES)):
+        if any(
+            getattr(ready.config, name) != getattr(kept, name)
+            for name in ("epochs", *resumed_run.PLACES)
+        ):
             if ready.dataset.shards is not None:
                 write_data(run, ready.dataset)
             write_args(run.args, anchored(ready.config))
@@ -234,7 +224,7 @@ class _Run:
     def _plan_rest(self, run: RunFolder) -> int:
         """`--resume --dry-run`: what is left of a run; nothing is written."""
         world = World(size=int(self.job.flags.get("devices") or 1))
-        ready = ready_again(self.job, run, self._settings_of(run), self.display, world)
+        ready = resumed_run.ready_again(self.job, run, self._settings_of(run), self.display, world)
         if ready is not None:
             last_state(run, ready, self.display)
             self.display.plan(lines_of_the_rest(run, ready, run.record()))
@@ -325,5 +315,5 @@ def _settled(config: Config, world: World) -> Config:
         )
     device, workers = world.device(config.device), config.workers
     if workers is None and world.local_size > 1:
-        workers = default_workers(device, world.local_size)
+        workers = settings.default_workers(device, world.local_size)
     return replace(config, devices=world.size, device=device, workers=workers)

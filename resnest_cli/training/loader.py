@@ -162,8 +162,8 @@ class _Photos(Dataset[Any]):
             if isinstance(self.prepare, Preprocessing):
                 photo = torch.from_numpy(preprocess(image, self.prepare))
             else:
-                size = None if self.sizes is None else self.sizes(epoch)
-                photo = self.prepare(image, sample_seed(self.seed, key), size)
+                size = () if self.sizes is None else (self.sizes(epoch),)
+                photo = self.prepare(image, sample_seed(self.seed, key), *size)
         except ResnestError as error:
             return Failure(str(error))
         except MemoryError:

@@ -185,7 +185,7 @@ def test_a_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda _: Usage)
-        with pytest.raises(ResnestError, match=r"out: the shards need \S+ kB, and 1.0 kB are free"):
+        with pytest.raises(ResnestError, match=r"out: the shards need \S+ MB, and 1.0 kB are free"):
             packed(data, out)
     packed(data, out)
 
