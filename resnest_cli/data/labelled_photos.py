@@ -9,7 +9,7 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from resnest_cli.errors import UsageError
@@ -90,8 +90,8 @@ class Reading:
 
     def check_no_table(self, data: str, what: str) -> None:
         """Raises UsageError for a setting of tables, where data are of another kind (`what`)."""
-        for name in ("path_column", "label_column", "split_column", "base_folder", "extension"):
-            if getattr(self, name) is not None:
+        for name, value in asdict(self).items():
+            if name != "split_names" and value is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
                     f"Parquet), and {data} is {what}."

@@ -34,9 +34,7 @@ _GROWING = 0.75  # of the epochs
 class Augment:
     """One photo at random; picklable.
 
-    Args:
-        config: `scale`, `ratio`, `hflip`, `aa`, `color_jitter` and `reprob` act; see `Config`.
-        preprocessing: the size of what comes out, its interpolation, mean and standard deviation.
+    Of `config`, `scale`, `ratio`, `hflip`, `aa`, `color_jitter` and `reprob` act.
     """
 
     def __init__(self, config: Config, preprocessing: Preprocessing) -> None:

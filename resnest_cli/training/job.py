@@ -94,8 +94,7 @@ def _wanted(job: TrainingJob) -> int:
         return int(settings.checked(flag_of("devices"), "devices", given))
     if job.config is None or job.resume:
         return 1
-    data = job.data or "."
-    return load_settings(job.command, data=data, recipe=None, config=job.config, flags={}).devices
+    return load_settings(job.command, data=job.data or ".", config=job.config).devices
 
 
 @dataclass(slots=True)
@@ -231,7 +230,7 @@ class _Run:
         return 0
 
     def _settings_of(self, run: RunFolder) -> Config:
-        return load_settings(self.job.command, data=None, recipe=None, config=run.args, flags={})
+        return load_settings(self.job.command, config=run.args)
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
         display, world = self.display, self.world

@@ -75,17 +75,10 @@ class _Prepared(NamedTuple):
 class Batches:
     """Batches of files or shards, in the order of `order`; processes stay from pass to pass.
 
-    Args:
-        samples: the photos.
-        prepare: an augmentation, or how `resnest predict` prepares photos, bit for bit.
-        batch_size: photos in a batch; see `batch_bounds`.
-        workers: processes; 0 prepares photos in this one.
-        seed: of the run; None takes each photo once, in an order that is always the same.
-        size: the largest side in pixels; that of `prepare` unless given.
-        sizes: the side in an epoch (from 0); the augmentation's own unless given; picklable.
-        photos: the samples' photos, where they are in memory; see `read_all`.
-        balanced, aug_repeats, rank, ranks, accumulated: see `order.Draw`.
-        pin_memory: for copies to an accelerator.
+    `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `size` is
+    the largest side in pixels, that of `prepare` unless given; `sizes`, picklable, gives the side
+    in an epoch (from 0). `photos` are those of the samples, where they are in memory; see
+    `read_all`. `workers` are processes; 0 prepares photos in this one. The rest: see `order.Draw`.
     """
 
     def __init__(

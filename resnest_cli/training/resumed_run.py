@@ -131,8 +131,7 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
         given["recipe"] = job.recipe
     base = old
     if job.config is not None:
-        data = job.data or old.data
-        base = load_settings(job.command, data=data, recipe=None, config=job.config, flags={})
+        base = load_settings(job.command, data=job.data or old.data, config=job.config)
     elif job.data is not None:
         given["data"] = job.data
         given.setdefault("base_folder", _moved_along(old, job.data))

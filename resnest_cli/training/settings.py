@@ -14,6 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from resnest_cli.cpu import usable_cores
@@ -227,10 +228,10 @@ def checked(where: str, key: str, value: Any) -> Any:
 def load_settings(
     command: Command,
     *,
-    data: str | None,
-    recipe: str | None,
-    config: Path | None,
-    flags: Mapping[str, Any],
+    data: str | None = None,
+    recipe: str | None = None,
+    config: Path | None = None,
+    flags: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
     """The settings that a command line asks for; what is not decided stays None.
 

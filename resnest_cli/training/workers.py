@@ -66,12 +66,9 @@ class _Keys(Sampler[list[K]]):
 class Workers(Generic[K, B]):
     """Turns lists of keys into batches; the processes stay from one pass to the next.
 
-    Args:
-        items: gives the item of a key, or a `Failure`; in the workers, or here if there are none.
-        collate: makes a batch of items, or a `Failure`.
-        count: how many processes; 0 prepares everything in this one.
-        pin_memory: for copies to an accelerator.
-        batch_bytes: of a whole batch.
+    `items` gives the item of a key, or a `Failure`, in the `count` workers, or here if there are
+    none; `collate` makes a batch of items, of `batch_bytes`, or a `Failure`. `pin_memory` is for
+    copies to an accelerator.
     """
 
     def __init__(
