@@ -66,7 +66,7 @@ def average(
                     )
                 for note in dataset.notes:
                     output.message(note)
-                found = recomputed(found, dataset.train, display.progress("Computing statistics"))
+                found = recomputed(found, dataset.train, display.statistics)
         checkpoint.save(output_, found.tensors, found.info)
     statistics = found.info.provenance["statistics"]
     output.message(

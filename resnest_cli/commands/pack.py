@@ -104,7 +104,8 @@ def pack(
                     progress=checking,
                 )
             display.data(dataset, "index.json")
-            packed = write(job, dataset, display.progress, stop.check)
+            with display.packing() as progress:
+                packed = write(job, dataset, progress, stop.check)
         except StoppedError:
             output.message("Stopped; the same command goes on with what is there.")
             raise typer.Exit(stop.exit_code) from None

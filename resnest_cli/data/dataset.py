@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
+from resnest_cli.data.labelled_photos import (
+    AS_FOUND,
+    LabelledData,
+    LabelledPhoto,
+    Progress,
+    Reading,
+)
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
@@ -36,7 +42,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int | None], None]
 
 _WINDOW = 512  # photos in flight
 

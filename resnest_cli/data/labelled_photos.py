@@ -8,7 +8,7 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -17,6 +17,7 @@ from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.labels import canonical
 from resnest_cli.options import setting
 
+Progress = Callable[[int, int | None], None]  # photos done, and all where that is known
 Side = Literal["train", "val", "test"]
 SIDES: tuple[Side, ...] = ("train", "val", "test")
 

@@ -31,7 +31,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from resnest_cli.data.dataset import DataSet, Progress, Sample
+from resnest_cli.data.dataset import DataSet, Sample
+from resnest_cli.data.labelled_photos import Progress
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import (
     INDEX,

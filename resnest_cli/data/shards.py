@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.dataset import DataSet, Progress
+from resnest_cli.data.labelled_photos import Progress
 from resnest_cli.data.shard_files import AHEAD, Files, fetch, fetch_text, wrong_size
 from resnest_cli.data.tar import (
     EncodedPhoto,
@@ -402,10 +402,9 @@ def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
         yield shard_photos(title_of(place), file, headers_only=True), file.seek(0, 2)
 
 
-def first_photos(dataset: DataSet, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:
+def first_photos(index: Index, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:
     """The first photos of the first shard, encoded; `count` or as many as it has."""
-    assert dataset.shards is not None
-    return _first_photos(dataset.shards.side(side)[0], len(dataset.class_ids))[:count]
+    return _first_photos(index.side(side)[0], len(index.class_ids))[:count]
 
 
 @lru_cache(maxsize=4)  # the plan and a picture want the same, and a shard may be far away

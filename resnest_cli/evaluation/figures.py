@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.evaluation.calibration import Calibration, calibration
 from resnest_cli.evaluation.evaluate import Gathered
-from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, surest_mistakes
+from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
 
 _LISTED = 20  # confusions and mistakes
 
@@ -89,9 +89,7 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
                 "predicted": names[int(answers.predicted[index])],
                 "probability": float(answers.confidence[index]),
             }
-            for index in surest_mistakes(
-                answers.truth, answers.predicted, answers.confidence, _LISTED
-            )
+            for index in worst(answers, _LISTED)
         ],
         "reliability": [asdict(one) for one in found.calibration.bins],
     }

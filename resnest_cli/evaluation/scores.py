@@ -163,13 +163,15 @@ def confusions(found: Scores, most: int) -> list[tuple[int, int, int]]:
     return [(t, p, int(wrong[t, p])) for t, p in cells if wrong[t, p]]
 
 
+def worst(answers: Answers, most: int) -> list[int]:
+    """The photos that the model was surest of while it was wrong, surest first."""
+    return surest_mistakes(answers.truth, answers.predicted, answers.confidence, most)
+
+
 def surest_mistakes(
     truth: Int, predicted: Int, confidence: NDArray[np.floating], most: int
 ) -> list[int]:
-    """The photos that the model was surest of while it was wrong, surest first.
-
-    Of three columns (N,); `predicted` is -1 for photos that could not be read.
-    """
+    """The same of three columns (N,); `predicted` is -1 for photos that could not be read."""
     wrong = np.flatnonzero((predicted != truth) & (predicted >= 0))
     return [int(i) for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:most]]
 

@@ -82,8 +82,14 @@ class TrainingDisplay:
     @contextmanager
     def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
         """Shows how many photos were checked; the line goes at the end."""
+        with self.packing() as progress:
+            yield progress("Checking photos")
+
+    @contextmanager
+    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
+        """Shows how far each step has come, by its title; the line goes at the end."""
         try:
-            yield self.progress("Checking photos")
+            yield self.progress
         finally:
             self._status.clear()
 
@@ -116,6 +122,11 @@ class TrainingDisplay:
                 self._say(" " * indent + line)
 
     # The training itself
+
+    @property
+    def statistics(self) -> Callable[[int, int | None], None]:
+        """Shows how many photos batch norm's statistics have seen."""
+        return self.progress("Computing statistics")
 
     def start(self, *, epochs: int, steps: int, first_epoch: int) -> None:
         """Training begins, or goes on, with `first_epoch` of `epochs`, of so many steps each."""

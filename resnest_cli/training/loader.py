@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.dataset import Progress, Sample, in_threads
+from resnest_cli.data.dataset import Sample, in_threads
+from resnest_cli.data.labelled_photos import Progress
 from resnest_cli.data.tar import EncodedPhoto
 from resnest_cli.errors import ImageError, ResnestError, limit_reached
 from resnest_cli.images.decode import decode

@@ -201,7 +201,7 @@ def _loading(ready: Ready) -> tuple[float, float]:
     """
     chosen: list[str] | list[bytes]
     if ready.dataset.shards is not None:
-        chosen = [photo.data for photo in first_photos(ready.dataset, "train", _TIMED)]
+        chosen = [photo.data for photo in first_photos(ready.dataset.shards, "train", _TIMED)]
     else:
         paths = [sample.path for sample in ready.dataset.train]
         chosen = paths[:: max(1, len(paths) // _TIMED)][:_TIMED]

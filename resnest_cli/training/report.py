@@ -54,7 +54,7 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     config, samples = ready.config, ready.dataset.train
     sources: list[tuple[str | bytes, int, int]]  # photo, label and seed
     if ready.dataset.shards is not None:
-        shown = first_photos(ready.dataset, "train", _SHOWN)
+        shown = first_photos(ready.dataset.shards, "train", _SHOWN)
         sources = [
             (photo.data, photo.label, sample_seed(config.seed, (0, index, 0)))
             for index, photo in enumerate(shown)
@@ -134,7 +134,7 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     preparation, val = Preparation(ready.preprocessing), ready.dataset.val
     sources: list[tuple[str | bytes, int]]
     if ready.dataset.shards is not None:
-        shown = first_photos(ready.dataset, "val", _SHOWN)
+        shown = first_photos(ready.dataset.shards, "val", _SHOWN)
         sources = [(photo.data, photo.label) for photo in shown]
     else:
         count = min(_SHOWN, len(val))

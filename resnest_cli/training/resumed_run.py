@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import (
     DataSet,
-    Progress,
     Sample,
     in_threads,
     read_split,
     sharded_dataset,
     write_split,
 )
+from resnest_cli.data.labelled_photos import Progress
 from resnest_cli.data.photo_paths import base_place
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
 from resnest_cli.data.tar import Shard, is_remote

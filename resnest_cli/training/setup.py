@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli import __version__
-from resnest_cli.data.dataset import DataSet, Progress, Sample, load_dataset, sharded_dataset
+from resnest_cli.data.dataset import DataSet, Sample, load_dataset, sharded_dataset
+from resnest_cli.data.labelled_photos import Progress
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, is_shards
 from resnest_cli.data.table_file import decoded
 from resnest_cli.errors import UsageError

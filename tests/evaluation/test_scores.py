@@ -14,6 +14,7 @@ from resnest_cli.evaluation.scores import (
     scores,
     share,
     surest_mistakes,
+    worst,
 )
 from resnest_cli.inference.ranking import rank, softmax
 
@@ -120,9 +121,8 @@ def test_the_commonest_and_the_surest_mistakes() -> None:
     )
     assert confusions(scores(found, 3), 9) == [(0, 1, 2), (0, 2, 1), (2, 0, 1)]
     assert confusions(scores(found, 3), 1) == [(0, 1, 2)]
-    columns = found.truth, found.predicted, found.confidence
-    assert surest_mistakes(*columns, 2) == [1, 4]
-    assert surest_mistakes(*columns, 9) == [1, 4, 2, 0]
+    assert worst(found, 2) == [1, 4]
+    assert worst(found, 9) == [1, 4, 2, 0]
     lost = np.array([1, -1, 2, 1, 0])
     assert surest_mistakes(found.truth, lost, found.confidence, 9) == [4, 2, 0]
 
