@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
@@ -28,6 +28,7 @@ from resnest_cli.data.labelled_photos import (
 )
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import drawn
+from resnest_cli.data.shards import Index
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
 from resnest_cli.data.table_file import decoded
 from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached
@@ -36,9 +37,6 @@ from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
 from resnest_cli.progress import silent
 from resnest_cli.text import some
-
-if TYPE_CHECKING:
-    from resnest_cli.data.shards import Index
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,7 +85,7 @@ class DataSet:
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     own_split: bool = False
-    shards: "Index | None" = None
+    shards: Index | None = None
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -400,7 +398,7 @@ def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
     )
 
 
-def sharded_dataset(index: "Index", class_names: str | None = None) -> DataSet:
+def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:
     """The data set of shards; `class_names` is a file of readable names."""
     names, notes = index.class_names, list[str]()
     if class_names is not None:
