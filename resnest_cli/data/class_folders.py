@@ -98,7 +98,6 @@ def _either(path: Path, sides: Sequence[str], names: Sequence[str]) -> UsageErro
 
 
 def _asked_sides(path: Path, names: Sequence[str], asked: str) -> dict[str, Side]:
-    """The sides of `--split-names`."""
     if asked.strip().lower() == "none":
         return {}
     there = {canonical(name): name for name in names}

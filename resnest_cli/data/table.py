@@ -296,7 +296,6 @@ class _ColumnFinder:
         return {value: named[value] for value in values if value in named}
 
     def _sides(self, place: int) -> dict[str, Side]:
-        """The side of each value of a split."""
         values = dict.fromkeys(self.table.values(place))
         values.pop("", None)  # `_check_rows` names their lines
         known = self._meanings(place, values)
@@ -364,7 +363,6 @@ def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
 
 
 def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> None:
-    """Raises UsageError for a photo that two rows name."""
     rows: dict[str, list[int]] = {}
     for row, photo in zip(table.rows, photos, strict=True):
         rows.setdefault(os.path.normpath(photo.path), []).append(row.number)

@@ -226,7 +226,6 @@ def _csv_rows(lines: Iterable[str], delimiter: str, path: Path, before: int) -> 
 
 
 def _fit(row: Row, columns: list[str], path: Path) -> None:
-    """Gives a row a cell for each column; empty ones too many go."""
     wanted, cells = len(columns), row.cells
     if wanted == 1:
         raise UsageError(

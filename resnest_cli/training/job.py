@@ -287,7 +287,6 @@ class _Run:
         )
 
     def _again(self, run: RunFolder) -> str:
-        """What to type to go on."""
         job, world = self.job, self.world
         words = ["resnest", job.command]
         if world.size > world.local_size:
@@ -306,7 +305,6 @@ class _Run:
 
 
 def _settled(config: Config, world: World) -> Config:
-    """The settings with this world's devices."""
     if config.devices not in {1, world.size}:
         raise UsageError(
             f"--devices {config.devices}, but {world.size} process(es) were started. Leave it out: "

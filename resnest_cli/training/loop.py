@@ -159,7 +159,6 @@ class Trainer:
             module.train(learns).requires_grad_(learns)
 
     def _train_epoch(self) -> None:
-        """The rest of the epoch's batches."""
         self._set_training()
         record, begin = self.record, time.perf_counter()
         rate, done = self._schedule.lr(record.step), 0

@@ -258,7 +258,6 @@ def estimate(
 
 
 def _together(step: float, load: float, config: Config, cores: int) -> float:
-    """Seconds of a photo, from those of the network and of loading."""
     if not config.workers:
         return step + load
     if config.device == "cpu":

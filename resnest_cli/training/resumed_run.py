@@ -168,7 +168,6 @@ def _moved(old: str | None, new: str | None) -> bool:
 def _data_again(
     run: RunFolder, config: Config, old: Config, lost: list[LostPhoto], display: "TrainingDisplay"
 ) -> DataSet:
-    """The data that the run began with, from where they lie now."""
     dataset = _read_data(run, config)
     if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
         return dataset

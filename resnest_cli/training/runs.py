@@ -159,7 +159,6 @@ def find_run(base: Path, name: str | None) -> RunFolder | None:
 
 
 def _no_such_run(base: Path, name: str) -> str:
-    """The error, with the runs that there are."""
     known = sorted(path.name for path in base.glob("*") if RunFolder(path).started)
     others = (base.with_name(command) / name for command in ("train", "finetune"))
     elsewhere = [path for path in others if path.is_dir()]
