@@ -25,11 +25,7 @@ CLASS = training.GroupedCommand
 
 
 @command
-def train(
-    *,
-    run: Annotated[RunFlags, Without("mirror offline")],
-    flags: Flags,
-) -> None:
+def train(*, run: Annotated[RunFlags, Without("mirror offline")], flags: Flags) -> None:
     """Train a network on your own classes, from nothing.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. The best

@@ -21,7 +21,7 @@ Flags = Annotated[Mapping[str, Any], Given(Config)]
 
 @dataclass(frozen=True, slots=True)
 class RunFlags:
-    """What is no setting of the run; as in `training.job.TrainingJob`."""
+    """What is no setting of the run; as in `training.setup.TrainingJob`."""
 
     data: str | None = setting(
         None,
@@ -72,7 +72,8 @@ def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
     """Trains with the options that were given, and exits with the run's code."""
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.training.distributed import is_follower
-    from resnest_cli.training.job import TrainingJob, run_on_devices
+    from resnest_cli.training.job import run_on_devices
+    from resnest_cli.training.setup import TrainingJob
 
     given = by_name(run)
     data, option = given.pop("data"), given.pop("data_option")
@@ -90,6 +91,5 @@ def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
         access=access(given.pop("mirror"), given.pop("offline")),
         **given,
     )
-    outcome = run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:])
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+    if code := run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:]):
+        raise typer.Exit(code)

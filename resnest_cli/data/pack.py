@@ -17,7 +17,6 @@ import hashlib
 import multiprocessing
 import os
 import re
-import shutil
 import threading
 import time
 import warnings
@@ -44,10 +43,11 @@ from resnest_cli.data.shards import (
     to_text,
 )
 from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
-from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.files import atomic_file, locked, remove_leftovers, write_text, writing
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import atomic_file, free_bytes, locked, remove_leftovers, write_text, writing
 from resnest_cli.progress import Progress
 from resnest_cli.signals import leave_to_parent
+from resnest_cli.text import megabytes
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -219,11 +219,11 @@ def _check_room(folder: Path, missing: Sequence[PlannedShard]) -> None:
     needed = sum(shard.tar_bytes for shard in missing)
     replaced = (folder / shard.name for shard in missing)
     needed -= sum(path.stat().st_size for path in replaced if path.exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free = free_bytes(folder)
+    if free is not None and needed > free:
         raise ResnestError(
-            f"{folder}: the shards need {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free. "
-            "Make room, or give another folder with -o."
+            f"{folder}: the shards need {megabytes(needed)}, and {megabytes(free)} are free. Make "
+            "room, or give another folder with -o."
         )
 
 
@@ -291,20 +291,16 @@ def write_shard(
 ) -> Shard:
     """Writes and verifies a shard; its record."""
     path = folder / planned.name
-    try:
-        with atomic_file(path) as file:
-            digests = list(_write(file, planned, photos_done))
-            file.flush()
-            os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            shard = _record(planned, Path(file.name))
-            _verify(Path(file.name), path, shard, planned, digests, classes)
-            photos_done(0)  # an orphan stops here: the same command may be running again
-    except OSError as error:
-        raise ResnestError(
-            f"{cannot_write(path, error)} The same command goes on with what is there."
-        ) from error
+    then = "The same command goes on with what is there."
+    with writing(path, then=then), atomic_file(path) as file:
+        digests = list(_write(file, planned, photos_done))
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        shard = _record(planned, Path(file.name))
+        _verify(Path(file.name), path, shard, planned, digests, classes)
+        photos_done(0)  # an orphan stops here: the same command may be running again
     return shard
 
 

@@ -14,12 +14,15 @@ from resnest_cli.output.progress import Bar, Line
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
 from resnest_cli.progress import Progress
-from resnest_cli.text import duration, percent, printable, printable_name, wrapped
+from resnest_cli.text import count, duration, percent, printable, printable_name, wrapped
 
 if TYPE_CHECKING:
     from resnest_cli.data.dataset import DataSet
     from resnest_cli.training.lost_photos import LostPhoto
     from resnest_cli.training.state import EpochRow
+
+# Title, width, and the cell of an epoch.
+_Column = tuple[str, int, Callable[["EpochRow"], str]]
 
 _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
@@ -52,7 +55,7 @@ class TrainingDisplay:
         self._dry_run = dry_run
         self._status = Bar(logged=True)
         self._epochs = self._steps = self._lost = 0
-        self._table: _EpochTable | None = None
+        self._columns: list[_Column] = []
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +96,7 @@ class TrainingDisplay:
             self._say(note)
         bad = dataset.bad
         if bad:
-            photos = "1 photo" if len(bad) == 1 else f"{len(bad):,} photos"
-            self._say(f"{photos} cannot be read and will be left out:")
+            self._say(f"{count(len(bad), 'photo')} cannot be read and will be left out:")
         shown = len(bad) if self._dry_run else _FEW
         for photo in bad[:shown]:
             self._say(f"  {printable_name(photo.name)}: {photo.error}")
@@ -149,10 +151,12 @@ class TrainingDisplay:
 
     def epoch(self, row: "EpochRow") -> None:
         """A row of the table; its header before the first."""
-        if self._table is None:
-            self._table = _EpochTable(row, self._epochs)
-            message(self._table.header(), style="1")
-        message(self._table.row(row), style="32" if row.best else "")
+        if not self._columns:
+            self._columns = _columns(row, self._epochs)
+            header = "  ".join(title.rjust(width) for title, width, _ in self._columns)
+            message(header, style="1")
+        line = "  ".join(cell(row).rjust(width) for _, width, cell in self._columns)
+        message(line + " best" * row.best, style="32" if row.best else "")
 
     def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
         """Photos that cannot be read any more; `emptied` were the last of their classes."""
@@ -184,10 +188,9 @@ class TrainingDisplay:
                 f"{len(rows)}. It took {duration(sum(row.seconds for row in rows))}."
             )
         if lost:
-            photos = "1 photo could" if lost == 1 else f"{lost:,} photos could"
             message(
-                f"{photos} not be read, for a while or to the end (lost.csv). The same seed may "
-                "give other weights with all photos."
+                f"{count(lost, 'photo')} could not be read, for a while or to the end (lost.csv). "
+                "The same seed may give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
         for name, what in _FILES.items():
@@ -202,29 +205,20 @@ class TrainingDisplay:
         message(f"The curve: {printable_name(str(picture))}")
 
 
-class _EpochTable:
-    """The table of epochs; its first row decides which columns it has. At most 80 wide."""
-
-    def __init__(self, first: "EpochRow", epochs: int) -> None:
-        width = max(5, 2 * len(str(epochs)) + 1)
-        columns: list[tuple[str, int, Callable[[EpochRow], str]]] = [
-            ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
-            ("Loss", 7, lambda row: _loss(row.train_loss)),
-            ("Val loss", 8, lambda row: _loss(row.val_loss)),
-            ("Top-1", 7, lambda row: percent(row.top1)),
-            ("Top-5", 7, lambda row: percent(row.top5)),
-            ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
-            ("Recall", 7, lambda row: percent(row.recall)),
-            ("Time", 8, lambda row: duration(row.seconds)),
-        ]
-        self._columns = [column for column in columns if column[2](first) != percent(None)]
-
-    def header(self) -> str:
-        return "  ".join(title.rjust(width) for title, width, _ in self._columns)
-
-    def row(self, row: "EpochRow") -> str:
-        cells = [cell(row).rjust(width) for _, width, cell in self._columns]
-        return "  ".join(cells) + " best" * row.best
+def _columns(first: "EpochRow", epochs: int) -> list[_Column]:
+    """The columns of the table of epochs, which its first row decides. At most 80 wide."""
+    width = max(5, 2 * len(str(epochs)) + 1)
+    columns: list[_Column] = [
+        ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
+        ("Loss", 7, lambda row: _loss(row.train_loss)),
+        ("Val loss", 8, lambda row: _loss(row.val_loss)),
+        ("Top-1", 7, lambda row: percent(row.top1)),
+        ("Top-5", 7, lambda row: percent(row.top5)),
+        ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
+        ("Recall", 7, lambda row: percent(row.recall)),
+        ("Time", 8, lambda row: duration(row.seconds)),
+    ]
+    return [column for column in columns if column[2](first) != percent(None)]
 
 
 def _loss(loss: float) -> str:

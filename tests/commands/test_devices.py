@@ -154,7 +154,7 @@ def wait_for_states(run: Path, count: int = 1) -> None:
     while time.monotonic() < end:
         for path in resume.states(run / "resume"):
             with contextlib.suppress(Exception):
-                if resume.read_progress(path).step >= count:
+                if resume.read_record(path).step >= count:
                     return
         time.sleep(0.05)
     raise AssertionError("no state")
@@ -293,7 +293,7 @@ def test_what_goes_wrong_on_one_ends_all(place: Path, tiny_checkpoint: Path, fau
     else:
         assert "error: process 1 of 2: photo.jpg: was moved." in text
     states = resume.states(place / "runs" / "finetune" / "exp" / "resume")
-    assert resume.read_progress(states[0]).step == 3
+    assert resume.read_record(states[0]).step == 3
 
 
 @pytest.mark.slow

@@ -270,8 +270,8 @@ def test_a_class_that_vanishes_is_told(
     assert found.err.count("was the last photo of its class to learn from") == 1
     state = load_state(place / "runs/finetune/exp/resume", lambda _: None)
     assert state is not None
-    assert len(state.progress.lost) == PHOTOS
-    assert isinstance(state.progress.lost[0], LostPhoto)
+    assert len(state.record.lost) == PHOTOS
+    assert isinstance(state.record.lost[0], LostPhoto)
 
 
 def test_features_of_a_frozen_backbone_and_kept_photos(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from resnest_cli.training.settings import Config, parse_duration
+from resnest_cli.text import parse_duration
+from resnest_cli.training.settings import Config
 from resnest_cli.training.time_budget import Clock, budget_seconds, fitted
 
 CONFIG = Config(

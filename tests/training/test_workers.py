@@ -18,7 +18,7 @@ import torch
 from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ResnestError, limit_reached
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.loader import TrainBatches
+from resnest_cli.training.loader import Batches
 from tests.conftest import make_photo
 from tests.training.test_loader import CONFIG, PREPROCESSING, ROOT, Slow
 
@@ -31,8 +31,8 @@ def samples(tmp_path: Path) -> list[Sample]:
     return [Sample(str(path), path.name, index % 2) for index, path in enumerate(paths)]
 
 
-def slow(samples: list[Sample], seconds: float) -> TrainBatches:
-    return TrainBatches(
+def slow(samples: list[Sample], seconds: float) -> Batches:
+    return Batches(
         samples, Slow(seconds), size=32, batch_size=2, workers=1, seed=0  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ UNCLOSED = """
 import sys
 from tests.training.test_workers import *
 found = slow([Sample(path, path, 0) for path in sys.argv[1:]], 60).epoch(0)
-batches = TrainBatches(
+batches = Batches(
     [Sample(path, path, 0) for path in sys.argv[1:]], Slow(0), size=32, batch_size=2, workers=1,
     seed=0,
 )
@@ -143,7 +143,7 @@ def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> 
     expected = torch.rand(1)
     torch.manual_seed(3)
     augment = Augment(CONFIG, PREPROCESSING)
-    loader = TrainBatches(samples, augment, size=32, batch_size=4, workers=workers, seed=0)
+    loader = Batches(samples, augment, size=32, batch_size=4, workers=workers, seed=0)
     list(loader.epoch(0))
     loader.close()
     assert torch.equal(torch.rand(1), expected)
@@ -152,7 +152,7 @@ def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> 
 def test_a_photo_that_a_balanced_epoch_repeats_is_varied_each_time(samples: list[Sample]) -> None:
     few = [replace(sample, label=int(place == 0)) for place, sample in enumerate(samples)]
     augment = Augment(CONFIG, PREPROCESSING)
-    loader = TrainBatches(
+    loader = Batches(
         few, augment, size=32, batch_size=8, workers=0, seed=0, balanced=True
     )  # fmt: skip
     (batch,) = loader.epoch(0)
@@ -162,7 +162,7 @@ def test_a_photo_that_a_balanced_epoch_repeats_is_varied_each_time(samples: list
 
 
 def test_more_workers_than_cores_are_no_warning(samples: list[Sample]) -> None:
-    loader = TrainBatches(
+    loader = Batches(
         samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2,
         workers=(os.cpu_count() or 1) + 2, seed=0,
     )  # fmt: skip
@@ -194,7 +194,7 @@ def test_processes_that_cannot_be_started(
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return original()
 
-    loader = TrainBatches(
+    loader = Batches(
         samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2, workers=2, seed=0
     )
     monkeypatch.setattr(os, "fork", fork)
@@ -211,7 +211,7 @@ import resource, sys
 from tests.training.test_workers import *
 
 def work():
-    loader = TrainBatches(
+    loader = Batches(
         [Sample(path, path, 0) for path in sys.argv[1:]], Augment(CONFIG, PREPROCESSING), size=32,
         batch_size=2, workers=2, seed=0,
     )
