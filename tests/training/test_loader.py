@@ -34,6 +34,7 @@ from resnest_cli.training.loader import (
 from resnest_cli.training.settings import Config
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
+from tests.processes import running, wait_until_gone
 
 ROOT = Path(__file__).parents[2]
 PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
@@ -232,13 +233,6 @@ for epoch in range(1000):
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_workers_leave_signals_to_the_parent_and_end_with_it(samples: list[Sample]) -> None:
     command = [sys.executable, "-c", PARENT, *(sample.path for sample in samples)]
@@ -251,12 +245,9 @@ def test_workers_leave_signals_to_the_parent_and_end_with_it(samples: list[Sampl
         assert len(workers) == 2
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C sends it: to the whole group
         assert all(process.stdout.readline() for _ in range(12))  # more than were under way
-        assert all(alive(pid) for pid in workers)
+        assert all(map(running, workers))
         process.kill()
-    end = time.monotonic() + 10
-    while any(alive(pid) for pid in workers) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not any(alive(pid) for pid in workers)
+    wait_until_gone(*workers)
 
 
 def test_small_shared_memory_is_told_before_it_runs_full(tmp_path: Path) -> None:
