@@ -113,7 +113,7 @@ def place(
     (shims / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (shims / "python").chmod(0o755)
     monkeypatch.setenv("PATH", str(shims), prepend=":")
-    monkeypatch.setitem(timing._SIDE, "cpu", 64)
+    monkeypatch.setitem(timing._SIDE, "cpu", 8)
     monkeypatch.setattr(weights, "ensure", stand_ins.ensure)
     for module in (loading, setup, engines, classifier):
         monkeypatch.setattr(module, "find_model", stand_ins.find_model)

@@ -27,7 +27,7 @@ QUICK = ("--min-time", "0", "--batch-size", "2")
 
 @pytest.fixture(autouse=True)
 def _small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(timing._SIDE, "cpu", 64)
+    monkeypatch.setitem(timing._SIDE, "cpu", 8)
 
 
 def figures(cli: Cli, *arguments: object) -> dict[str, Any]:

@@ -221,7 +221,9 @@ class Slow:
 
 PARENT = """
 import os, signal, sys
+from torch.utils.data._utils import worker
 from tests.training.test_loader import *
+worker.MP_STATUS_CHECK_INTERVAL = 0.1  # between two looks whether the parent lives, not 5 seconds
 parent = os.getpid()
 # A worker that does not ignore SIGINT would inherit this, and end.
 signal.signal(signal.SIGINT, lambda *_: None if os.getpid() == parent else os._exit(1))
