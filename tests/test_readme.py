@@ -61,8 +61,9 @@ def hash_of(*parts: object) -> int:
 
 @pytest.fixture
 def place(
-    tmp_path: Path, tiny_checkpoint: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+    tmp_path: Path, tiny_checkpoint: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> Path:  # fmt: skip
     """A folder with everything that the README's commands name, and a hub for its repositories."""
     work = tmp_path / "work"
     config = {"architecture": "resnest50d_2s2x40d", "model_args": timm_arguments(TINY)}
