@@ -89,7 +89,7 @@ def forward(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {f"map {i}": m for i, m in enumerate(maps)} | {"pooled": pooled, "logits": logits}
 
 
-forwarded = torch.inference_mode()(forward)
+forwarded = torch.no_grad()(forward)
 
 
 def everything(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
