@@ -614,7 +614,7 @@ def test_link_to_a_photo(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_pipes_sockets_and_devices_do_not_hang(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.jpg")
     rest = ", not a regular file; - reads a photo from standard input"

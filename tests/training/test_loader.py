@@ -31,6 +31,7 @@ from resnest_cli.training.order import batch_bounds, epoch_order
 from resnest_cli.training.settings import Config, default_workers
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
+from tests.processes import running, wait_until_gone
 
 ROOT = Path(__file__).parents[2]
 PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
@@ -217,7 +218,9 @@ class Slow:
 
 PARENT = """
 import os, signal, sys
+from torch.utils.data._utils import worker
 from tests.training.test_loader import *
+worker.MP_STATUS_CHECK_INTERVAL = 0.1  # between two looks whether the parent lives, not 5 seconds
 parent = os.getpid()
 # A worker that does not ignore SIGINT would inherit this, and end.
 signal.signal(signal.SIGINT, lambda *_: None if os.getpid() == parent else os._exit(1))
@@ -227,13 +230,6 @@ for epoch in range(1000):
     for batch in loader.epoch(epoch):
         print([child.pid for child in multiprocessing.active_children()], flush=True)
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -248,12 +244,9 @@ def test_workers_leave_signals_to_the_parent_and_end_with_it(samples: list[Sampl
         assert len(workers) == 2
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C sends it: to the whole group
         assert all(process.stdout.readline() for _ in range(12))  # more than were under way
-        assert all(alive(pid) for pid in workers)
+        assert all(map(running, workers))
         process.kill()
-    end = time.monotonic() + 10
-    while any(alive(pid) for pid in workers) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not any(alive(pid) for pid in workers)
+    wait_until_gone(*workers)
 
 
 def test_small_shared_memory_is_told_before_it_runs_full(tmp_path: Path) -> None:

@@ -81,8 +81,7 @@ def weights_of(config: Config, sizes: Sequence[int], weights: Tensor | None) -> 
     return kept.weights["last"]
 
 
-@pytest.mark.parametrize("sizes", [(3, 3), (4, 1, 1)])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize(("sizes", "weights"), [((3, 3), None), ((4, 1, 1), WEIGHTS)])
 @pytest.mark.parametrize("change", [{}, {"bce_loss": True}, {"opt": "lamb", "lr": 0.005}])
 def test_accumulated_gradients_are_those_of_one_batch(
     sizes: tuple[int, ...], weights: Tensor | None, change: dict[str, Any]
