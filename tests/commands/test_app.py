@@ -127,7 +127,7 @@ def test_interrupt_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, photo: P
 def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     """Every module imports where torch and the POSIX-only modules do not exist."""
     needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
-                   "resnest_cli.inference.torch_engine", "resnest_cli.model.convolutions",
+                   "resnest_cli.inference.torch_engine",
                    "resnest_cli.explanation.explainer", "resnest_cli.benchmark.measure",
                    "resnest_cli.benchmark.timing"}  # fmt: skip
     names = [
@@ -138,7 +138,7 @@ def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     assert "resnest_cli.net.download" in names
     code = (
         "import sys, importlib\n"
-        "import platformdirs, filelock, typer, rich.console, requests, PIL.Image, numpy\n"
+        "import platformdirs, typer, rich.console, requests, PIL.Image, numpy\n"
         "import safetensors\n"
         "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios', 'torch', 'torchvision'):\n"
         "    sys.modules[name] = None\n"
