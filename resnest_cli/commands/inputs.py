@@ -1,9 +1,7 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
-import shlex
-import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,16 +22,6 @@ T = TypeVar("T")
 def access(mirror: str | None, offline: bool) -> Access:
     """How weights may be had, with progress and messages on stderr."""
     return Access(mirror, offline, output.DownloadBar(), output.message)
-
-
-def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
-    """A record of options, from values of the same names; what has a default may be missing."""
-    names = [
-        field.name
-        for field in fields(kind)  # type: ignore[arg-type]
-        if field.name not in other and (field.name in given or field.default is MISSING)
-    ]
-    return kind(**{name: given[name] for name in names}, **other)
 
 
 def by_name(*records: Any, **more: Any) -> dict[str, Any]:
@@ -71,12 +59,6 @@ def explicit(run: RunOptions) -> int | None:
 def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
     """What a command reads, by name."""
     return (*run.inputs, run.from_file, model.model, model.weights, model.labels)
-
-
-def go_on(command: str) -> str:
-    """The command line as it was given, to go on with."""
-    given = [word for word in sys.argv[2:] if word not in {"--resume", "--overwrite"}]
-    return shlex.join(["resnest", command, "--resume", *given])
 
 
 def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:

@@ -1,5 +1,6 @@
 """`resnest predict`: photos -> ranked classes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -7,7 +8,6 @@ import typer
 
 from resnest_cli import output
 from resnest_cli.commands.inputs import (
-    by_name,
     check_found,
     check_inputs,
     check_runner,
@@ -100,11 +100,12 @@ def predict(
         if resume and overwrite:
             raise UsageError("--overwrite starts afresh: it excludes --resume.")
         from resnest_cli.jobs.job import Ranking
-        from resnest_cli.jobs.ray import run_command
+        from resnest_cli.jobs.ray import ALL_CORES, run_command
 
-        given = by_name(run, model, ray, photos=run.inputs, output_=output_, format_=format_)
+        run = replace(run, workers=ALL_CORES)  # the default of one thread is for a few photos
         wanted = Ranking(topk, threshold, reject_below, tta)
-        run_command("predict", given, wanted, resume, overwrite)
+        how = {"format_": format_, "resume": resume, "overwrite": overwrite}
+        run_command(run, model, ray, wanted, output_, **how)
         return
     if resume or overwrite:
         raise UsageError("--resume and --overwrite go with --runner ray.")

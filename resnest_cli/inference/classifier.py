@@ -361,7 +361,8 @@ class Classifier:
             found = iter(zip(ranked, logits, strict=True))
             for item in group:
                 if item.error is not None:
-                    yield Record(item.source.name, name, error=item.error), None
+                    kind = item.kind or "other"
+                    yield Record(item.source.name, name, error=item.error, kind=kind), None
                 else:
                     predictions, row = next(found)
                     yield Record(item.source.name, name, predictions=predictions), row

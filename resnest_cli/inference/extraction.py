@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ErrorKind, UsageError
 from resnest_cli.inference.ranking import NOT_FINITE, softmax
 
 if TYPE_CHECKING:
@@ -63,11 +63,7 @@ class Extraction:
         return cast("Output", f"map{_LAST if self.stage is None else self.stage}")
 
     def row_shape(self, model: "Model", size: int) -> tuple[int, ...]:
-        """The shape of one photo's row, for photos of `size` x `size` pixels.
-
-        Raises:
-            CheckpointError: the head of a network without a classifier.
-        """
+        """The shape of one photo's row, for photos of `size` x `size` pixels."""
         if self.head:
             model.need_classifier()
             return (model.num_classes,)
@@ -120,5 +116,6 @@ def finite(
     for item in group:
         well, rounded = next(fine) if item.photo is not None else (True, True)
         error = BEYOND_FLOAT16 if rounded else NOT_FINITE
-        checked.append(item if well else item._replace(photo=None, error=error))
+        kind: ErrorKind = "beyond float16" if rounded else "no finite numbers"
+        checked.append(item if well else item._replace(photo=None, error=error, kind=kind))
     return checked, rows[good]

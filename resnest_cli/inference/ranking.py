@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnest_cli.errors import ErrorKind
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -29,7 +31,7 @@ class Record:
     """The answer for one input: ranked classes, or the reason why there are none.
 
     `unsure` says whether the best class is less probable than what the user accepts as an answer;
-    None where nothing was said, or there is an error.
+    None where nothing was said, or there is an error. `kind` is that of the error.
     """
 
     input: str
@@ -37,6 +39,7 @@ class Record:
     error: str | None = None
     predictions: tuple[Prediction, ...] = ()
     unsure: bool | None = None
+    kind: ErrorKind = "other"
 
     @property
     def status(self) -> Literal["ok", "error"]:

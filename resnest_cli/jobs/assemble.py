@@ -60,7 +60,7 @@ def from_parts(store: Store, target: Path) -> Info:
 
 def retried(store: Store, target: Path, old: Info) -> Info:
     """Puts what was computed again in its place among the old entries."""
-    counts, mark = old["counts"], Mark(old["list"]["inputs"], old["list"]["sha256"])
+    counts, mark = old["counts"], Mark.of(old["list"])
     info = _info(store.identity, mark, counts["inputs"], counts["rows"] + store.rows)
     fresh = _entries(store, matrix_of(info))
     entries = (entry if entry.error is None else next(fresh) for entry in read_entries(target, old))
@@ -79,7 +79,7 @@ def _from_entries(store: Store, target: Path, entries: Iterator[Entry], info: In
 def _info(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:
     """Nothing in it depends on when or how often a run was started."""
     return identity | {
-        "list": {"inputs": mark.listed, "sha256": mark.chain},
+        "list": mark.about,
         "counts": {"inputs": inputs, "rows": rows, "failed": inputs - rows},
     }
 
@@ -201,7 +201,7 @@ def _is_there(target: Path, info: Info) -> bool:
 def _merged_info(target: Path, infos: list[Info]) -> Info:
     first = infos[0]
     identity = identity_of(first) | {"shard": None, "format": target.suffix.removeprefix(".")}
-    mark = Mark(first["list"]["inputs"], first["list"]["sha256"])
+    mark = Mark.of(first["list"])
     inputs, rows = (sum(info["counts"][name] for info in infos) for name in ("inputs", "rows"))
     return _info(identity, mark, inputs, rows)
 

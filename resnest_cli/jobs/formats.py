@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli.errors import ErrorKind, ResnestError
-from resnest_cli.jobs.job import without
+from resnest_cli.jobs.job import encoded, without
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
@@ -111,14 +111,6 @@ def check_suffix(suffix: str) -> None:
     # Not imported: its threads would be in the way of the fork that starts the work.
     if suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ResnestError('.parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"')
-
-
-def encoded(text: str) -> bytes:
-    """The bytes of a name as the file system has them; lone surrogates of any kind get through."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
 
 
 def _escaped(name: str) -> str:

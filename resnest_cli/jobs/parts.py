@@ -27,7 +27,6 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import append, atomic_file, locked, sync_folder, writing
 from resnest_cli.jobs.formats import SUFFIXES, Entry, formatted, read_info, read_lines
 from resnest_cli.jobs.job import NO_MARK, Item, Mark, refused
-from resnest_cli.jobs.report import add_failure
 
 # A kill loses what is not committed: at most so many seconds of work. In bytes, a part is what the
 # disk needs as room beside the output while that is assembled.
@@ -275,7 +274,8 @@ class PartWriter:
         rows, lines = self._files or self._open()
         now, row = self._now, None
         if item.row is None:
-            add_failure(now.failures, item.error or "", item.kind)
+            kind = item.kind or "other"
+            now.failures[kind] = now.failures.get(kind, 0) + 1
         else:
             row = self._row
             self._row += 1

@@ -31,11 +31,9 @@ from typing import Any
 from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.files import locked
 from resnest_cli.jobs.filesystems import joined, names_in, opened, put, read, remove
-from resnest_cli.jobs.formats import FOOTER, encoded
+from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import refused
-from resnest_cli.jobs.listing import Chain
-from resnest_cli.jobs.report import failures_of
+from resnest_cli.jobs.job import Chain, Mark, encoded, failures_of, refused
 
 MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
 
@@ -49,37 +47,24 @@ _OURS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """How many inputs there are, and the hash over their names that the local runner keeps, too."""
-
-    inputs: int
-    sha256: str
-
-    @classmethod
-    def of(cls, chain: Chain) -> "Listing":
-        """What has passed through by now."""
-        return cls(chain.mark.listed, chain.mark.chain)
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a run was begun with."""
+    """What a run was begun with; `listing` is the end of its list, as the local runner has it."""
 
     identity: dict[str, Any]
-    listing: Listing
+    listing: Mark
     part_size: int
     skipped: int
 
     @property
     def hash(self) -> str:
         """What a part must bear to be one of this run."""
-        text = json.dumps([self.identity, self.listing.sha256, self.part_size], sort_keys=True)
+        text = json.dumps([self.identity, self.listing.chain, self.part_size], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def sizes(self) -> list[int]:
         """How many inputs each part has."""
-        whole, rest = divmod(self.listing.inputs, self.part_size)
+        whole, rest = divmod(self.listing.listed, self.part_size)
         return [self.part_size] * whole + [rest] * (rest > 0)
 
 
@@ -214,7 +199,7 @@ class Output:
         try:
             content = json.loads(data)
             newer = content.pop("format") > _FORMAT
-            manifest = Manifest(**(content | {"listing": Listing(**content["listing"])}))
+            manifest = Manifest(**(content | {"listing": Mark.of(content["listing"])}))
         except (ValueError, KeyError, TypeError) as error:
             raise ResnestError(
                 f"{self.output}/_manifest.json cannot be read: {one_line(str(error))}. "
@@ -236,7 +221,7 @@ class Output:
             self._empty(_LISTING)
             self._empty(_ATTEMPTS)
 
-    def list_inputs(self, inputs: Iterable[Input], part_size: int) -> Listing:
+    def list_inputs(self, inputs: Iterable[Input], part_size: int) -> Mark:
         """Writes the listing; holds one part of it at a time."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -264,7 +249,7 @@ class Output:
                         if not group:
                             break
                 number += 1
-        return Listing.of(chain)
+        return chain.mark
 
     def inputs_of(self, part: int) -> list[Input]:
         """The inputs of a part, in order; raises OSError."""
@@ -282,7 +267,8 @@ class Output:
 
     def begin(self, manifest: Manifest) -> None:
         """Notes what is begun; the listing is written already."""
-        self._put("_manifest.json", {"format": _FORMAT, **asdict(manifest)})
+        about = {"format": _FORMAT, **asdict(manifest), "listing": manifest.listing.about}
+        self._put("_manifest.json", about)
         self.identity = manifest.hash
 
     def whole_parts(self, sizes: Iterable[int]) -> list[PartInfo]:
