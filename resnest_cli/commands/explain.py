@@ -16,7 +16,6 @@ from resnest_cli.commands.inputs import (
     show_all,
     write_page,
 )
-from resnest_cli.commands.targets import target
 from resnest_cli.errors import UsageError
 from resnest_cli.explanation.explain import (
     MOST_CLASSES,
@@ -25,6 +24,7 @@ from resnest_cli.explanation.explain import (
     ExplanationPage,
     explain,
 )
+from resnest_cli.explanation.picture_paths import target
 from resnest_cli.files import locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import (

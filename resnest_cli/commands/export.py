@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.inputs import access, check_not_read, check_place, show_summary
+from resnest_cli.commands.inputs import access, show_summary
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import check_folder, locked
 from resnest_cli.model.variants import DEFAULT_MODEL
@@ -20,6 +20,7 @@ from resnest_cli.options import (
     Weights,
     command,
 )
+from resnest_cli.paths import check_not_read, check_place
 
 if TYPE_CHECKING:
     from resnest_cli.export.export import ExportJob

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from resnest_cli.commands.inputs import (
     check_inputs,
-    check_not_read,
     check_runner,
     files_read,
 )
@@ -23,6 +22,7 @@ from resnest_cli.options import (
     command,
 )
 from resnest_cli.output.messages import is_quiet
+from resnest_cli.paths import check_not_read
 
 if TYPE_CHECKING:
     from resnest_cli.jobs.job import Shard
@@ -107,21 +107,21 @@ def features(
             raise UsageError("--shard is for --runner local: Ray divides the inputs itself.")
         threads = ALL_CORES if workers is None else workers
         run = replace(run, batch_size=batch_size or 0, workers=threads)
-        how = {"resume": resume, "overwrite": overwrite, "retry": retry_failed}
-        run_command(run, model, ray, extraction, output_, **how)
+        run_command(
+            run, model, ray, extraction, output_,
+            resume=resume, overwrite=overwrite, retry=retry_failed,
+        )  # fmt: skip
         return
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
     from resnest_cli.cpu import usable_cores
     from resnest_cli.jobs import local
-    from resnest_cli.jobs.formats import check_suffix
     from resnest_cli.jobs.job import FeaturesJob, go_on
     from resnest_cli.jobs.parts import check_name, held
 
     check_name(target)
     check_not_read(target, files_read(run, model))
-    check_suffix(target.suffix)
     threads = usable_cores() if workers is None else workers
     job = FeaturesJob(
         target=target,

@@ -11,7 +11,7 @@ from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, is_one
 from resnest_cli.model.weights import Access
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
-from resnest_cli.paths import is_file_url, local_path
+from resnest_cli.paths import check_not_read, check_place, is_file_url
 
 if TYPE_CHECKING:
     from resnest_cli.report.pages import Page
@@ -61,14 +61,6 @@ def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
     return (*run.inputs, run.from_file, model.model, model.weights, model.labels)
 
 
-def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:
-    """Raises UsageError if the file that `option` is to write is one of those that are `read`."""
-    for name in filter(None, read):
-        other = Path(local_path(name))
-        if path.exists() and other.exists() and path.samefile(other):
-            raise UsageError(f"{path} is read by this command; give {option} another name.")
-
-
 def check_written(path: Path, read: Iterable[str | None]) -> None:
     """Whether a text file can be written; `read` are the files that the command reads.
 
@@ -80,13 +72,6 @@ def check_written(path: Path, read: Iterable[str | None]) -> None:
         raise UsageError(f"{path}: records are text; photos are never written to.")
     check_place(path)
     check_not_read(path, read)
-
-
-def check_place(path: Path) -> None:
-    """Raises ResnestError where a file cannot stand: on a folder, or in one that is not there."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ResnestError(f"{path}: cannot be written: {what}.")
 
 
 def show_all(

@@ -104,8 +104,9 @@ def predict(
 
         run = replace(run, workers=ALL_CORES)  # the default of one thread is for a few photos
         wanted = Ranking(topk, threshold, reject_below, tta)
-        how = {"format_": format_, "resume": resume, "overwrite": overwrite}
-        run_command(run, model, ray, wanted, output_, **how)
+        run_command(
+            run, model, ray, wanted, output_, format_=format_, resume=resume, overwrite=overwrite
+        )
         return
     if resume or overwrite:
         raise UsageError("--resume and --overwrite go with --runner ray.")

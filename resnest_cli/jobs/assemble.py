@@ -20,7 +20,6 @@ from resnest_cli.jobs.formats import (
     HEADER,
     Entry,
     Matrix,
-    identity_of,
     matrix_of,
     npy_header,
     read_entries,
@@ -200,7 +199,10 @@ def _is_there(target: Path, info: Info) -> bool:
 
 def _merged_info(target: Path, infos: list[Info]) -> Info:
     first = infos[0]
-    identity = identity_of(first) | {"shard": None, "format": target.suffix.removeprefix(".")}
+    identity = without(first, "list", "counts") | {
+        "shard": None,
+        "format": target.suffix.removeprefix("."),
+    }
     mark = Mark.of(first["list"])
     inputs, rows = (sum(info["counts"][name] for info in infos) for name in ("inputs", "rows"))
     return _info(identity, mark, inputs, rows)

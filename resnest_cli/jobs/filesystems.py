@@ -33,12 +33,7 @@ def is_address(text: str) -> bool:
 
 
 def opened(text: str) -> "tuple[FileSystem, str]":
-    """The file system of a path or an address, and the path on it.
-
-    Raises:
-        UsageError: no such scheme, or what it needs is not installed.
-        ResnestError: the file system cannot be reached.
-    """
+    """The file system of a path or an address, and the path on it."""
     if not is_address(text):
         return _of("file:///")[0], os.path.abspath(text)  # noqa: PTH100 - keeps odd bytes
     path = local_path(text)

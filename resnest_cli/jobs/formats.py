@@ -27,14 +27,13 @@ import shutil
 import zipfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli.errors import ErrorKind, ResnestError
-from resnest_cli.jobs.job import encoded, without
+from resnest_cli.jobs.job import encoded
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
@@ -95,22 +94,6 @@ def matrix_of(info: dict[str, Any]) -> Matrix:
     counts, extraction = info["counts"], info["extraction"]
     shape = tuple(extraction["row_shape"])
     return Matrix(counts["rows"], counts["inputs"], shape, extraction["dtype"])
-
-
-def identity_of(info: dict[str, Any]) -> dict[str, Any]:
-    """The part of `feats.json` that was known when the run began."""
-    return without(info, "list", "counts")
-
-
-def check_suffix(suffix: str) -> None:
-    """Whether this format can be written, before the work begins.
-
-    Raises:
-        ResnestError: the library for it is missing.
-    """
-    # Not imported: its threads would be in the way of the fork that starts the work.
-    if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ResnestError('.parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"')
 
 
 def _escaped(name: str) -> str:
@@ -305,11 +288,7 @@ def _parquet_bytes(table: Any, about: dict[str, Any], **how: Any) -> bytes:
 
 
 def read_info(target: Path) -> dict[str, Any]:
-    """What `feats.json` says of a finished output.
-
-    Raises:
-        ResnestError: it is missing, or no file of this program.
-    """
+    """What `feats.json` says of a finished output."""
     path = target.with_suffix(".json")
     try:
         info: dict[str, Any] = json.loads(path.read_text("utf-8"))

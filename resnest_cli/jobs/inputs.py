@@ -108,8 +108,14 @@ def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterato
             raise UsageError("a photo on standard input (-) is for --runner local.")
         yield from _named(text, options, path_column, stats)
     if options.from_file is not None:
-        how = {"recursive": options.recursive, "null_separated": options.null_separated}
-        yield from _literal(iter_sources((), from_file=options.from_file, stats=stats, **how))
+        listed = iter_sources(
+            (),
+            recursive=options.recursive,
+            from_file=options.from_file,
+            null_separated=options.null_separated,
+            stats=stats,
+        )
+        yield from _literal(listed)
 
 
 def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:

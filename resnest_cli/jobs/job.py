@@ -271,11 +271,7 @@ def without(identity: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def check_same(target: object, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Whether an earlier run was begun with the same.
-
-    Raises:
-        UsageError: it was not; names what differs.
-    """
+    """Raises UsageError where an earlier run was begun with something else; names what differs."""
     if wrong := differences(then, now):
         raise UsageError(
             f"{target} was begun with something else: {wrong}. Use the same, another -o, or "

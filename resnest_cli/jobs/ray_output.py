@@ -118,10 +118,8 @@ class Output:
     def attempt(self, part: int, run: str) -> int:
         """Notes that a worker begins with a part; returns how many have died at it before.
 
-        Those of earlier runs count as one: they may have been ended with their run.
-
-        Raises:
-            ResnestError: so many have died in this run that it is not by chance.
+        Those of earlier runs count as one: they may have been ended with their run. ResnestError:
+        so many have died in this run that it is not by chance.
         """
         before = read(self.system, self._attempts(part))
         died = 0
@@ -174,12 +172,7 @@ class Output:
         return PartInfo(part, self.identity, len(errors), failures_of(errors))
 
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
-        """What there is to go on with; None where the run begins.
-
-        Raises:
-            UsageError: something is there, and neither `resume` nor `overwrite` says what to do.
-            ResnestError: the folder cannot be read, or is of a later version.
-        """
+        """What there is to go on with; None where the run begins."""
         with self._errors("read"):
             data = read(self.system, self.path("_manifest.json"))
             names = names_in(self.system, self.folder)
