@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import writing
+from resnest_cli.files import free_bytes, writing
 from resnest_cli.jobs.formats import (
     HEADER,
-    Entry,
     Matrix,
     matrix_of,
     npy_header,
@@ -27,7 +26,7 @@ from resnest_cli.jobs.formats import (
     with_lines,
     write,
 )
-from resnest_cli.jobs.job import Mark, Shard, differences, without
+from resnest_cli.jobs.job import Item, Mark, Shard, differences, without
 from resnest_cli.jobs.parts import Store, check_others, discard, outputs, publish
 
 _CHUNK = 2**20
@@ -67,7 +66,7 @@ def retried(store: Store, target: Path, old: Info) -> Info:
     return info
 
 
-def _from_entries(store: Store, target: Path, entries: Iterator[Entry], info: Info) -> None:
+def _from_entries(store: Store, target: Path, entries: Iterator[Item], info: Info) -> None:
     matrix, suffix = matrix_of(info), target.suffix.lower()
     _make_room(store, matrix.bytes_in(suffix))
     _write_entries(store, entries, matrix, suffix)
@@ -97,8 +96,8 @@ def _make_room(store: Store, needed: int, keep: Path | None = None) -> None:
         if path != keep:
             path.unlink()
     needed += _SPARE
-    free = shutil.disk_usage(store.folder).free
-    if free < needed:
+    free = free_bytes(store.folder)
+    if free is not None and free < needed:
         raise ResnestError(
             f"{store.folder.parent}: the output needs about {needed / 1e6:,.0f} MB more, and "
             f"{free / 1e6:,.0f} MB are free: {(needed - free) / 1e6:,.1f} MB are missing."
@@ -133,7 +132,7 @@ def _append_parts(store: Store, matrix: Matrix, spare: int) -> None:
         store.rows_path(part).unlink(missing_ok=True)
 
 
-def _write_entries(store: Store, entries: Iterator[Entry], matrix: Matrix, suffix: str) -> None:
+def _write_entries(store: Store, entries: Iterator[Item], matrix: Matrix, suffix: str) -> None:
     path = store.folder / f"assembled{suffix}"
     if suffix == ".csv":  # has the lines in itself
         write(path, entries, matrix)
@@ -142,13 +141,13 @@ def _write_entries(store: Store, entries: Iterator[Entry], matrix: Matrix, suffi
         write(path, with_lines(entries, lines), matrix)
 
 
-def _entries(store: Store, matrix: Matrix) -> Iterator[Entry]:
+def _entries(store: Store, matrix: Matrix) -> Iterator[Item]:
     """What the parts hold."""
     for part in filter(lambda part: part.inputs, store.parts):
         with store.rows_path(part).open("rb", buffering=_CHUNK) as rows:
             for line in store.lines_of(part):
                 row = rows.read(matrix.row_bytes) if line.error is None else None
-                yield Entry(line.name, line.error, row)
+                yield Item(line.name, line.error, row)
 
 
 def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
@@ -240,7 +239,7 @@ def _common(info: Info) -> Info:
     return without(info, "format", "counts") | {"shard": count}
 
 
-def _joined(shards: list[tuple[Path, Info]]) -> Iterator[Entry]:
+def _joined(shards: list[tuple[Path, Info]]) -> Iterator[Item]:
     """One batch of each shard in turn, until all are empty."""
     batch_size = shards[0][1]["engine"]["batch_size"]
     streams = [read_entries(path, info) for path, info in shards]

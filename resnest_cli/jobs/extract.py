@@ -23,7 +23,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.images.batches import Prepared
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.run import Stopwatch, careful, listed
-from resnest_cli.jobs.formats import Entry, read_lines
+from resnest_cli.jobs.formats import read_lines
 from resnest_cli.jobs.job import (
     NO_MARK,
     Chain,
@@ -76,7 +76,9 @@ class Listing:
             if ours:
                 own += 1
                 if chain.count % size == 0:
-                    self._note(own // size - 1, chain)
+                    number = own // size - 1
+                    if self._first_batch is not None and number >= self._first_batch:
+                        self.marks[number] = chain.mark
                 if expected is not None:
                     since.append(source.name)
             if expected is not None and chain.count == expected.listed:
@@ -88,10 +90,6 @@ class Listing:
         self.end = chain.mark
         if expected is not None:
             raise self._changed(own - len(since), since, ended=True)
-
-    def _note(self, batch: int, chain: Chain) -> None:
-        if self._first_batch is not None and batch >= self._first_batch:
-            self.marks[batch] = chain.mark
 
     def _changed(self, first: int, names: list[str], *, ended: bool) -> UsageError:
         """What differs among our inputs from number `first` on; `ended` where the list has."""
@@ -203,12 +201,12 @@ def _items(
                 mark = listing.marks.pop(number)
             for place, entry in enumerate(entries_of(group, rows), start=1):
                 last = place == len(group)
-                yield Item(*entry, mark if last else None, seconds if last else None)
+                yield entry._replace(mark=mark, seconds=seconds) if last else entry
 
 
-def entries_of(group: list[Prepared], rows: Any) -> Iterator[Entry]:
+def entries_of(group: list[Prepared], rows: Any) -> Iterator[Item]:
     """The inputs of a batch, each with its error or its row."""
     found = iter(rows)
     for item in group:
         row = None if item.error is not None else next(found).tobytes()
-        yield Entry(item.source.name, item.error, row, item.kind)
+        yield Item(item.source.name, item.error, row, item.kind)

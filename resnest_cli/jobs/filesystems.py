@@ -68,11 +68,6 @@ def _of(root: str) -> "tuple[FileSystem, Any]":
     return fs.PyFileSystem(fs.FSSpecHandler(system)), system._strip_protocol
 
 
-def joined(folder: str, *names: str) -> str:
-    """A path below a folder of any file system."""
-    return "/".join((folder.rstrip("/"), *names))
-
-
 def read(system: "FileSystem", path: str) -> bytes | None:
     """The bytes of a file; None where there is none."""
     try:

@@ -174,12 +174,12 @@ class Todo:
 
 
 class Item(NamedTuple):
-    """One input: its name, and its row or its error. The last one of a batch brings more."""
+    """One input: its name, its row's bytes or its error. The last one of a batch brings more."""
 
     name: str
     error: str | None
     row: bytes | None
-    kind: ErrorKind | None = None  # of the error
+    kind: ErrorKind | None = None  # of the error, where it has just been raised
     mark: Mark | None = None
     seconds: dict[str, float] | None = None
 

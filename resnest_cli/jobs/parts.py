@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Literal
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import append, atomic_file, locked, sync_folder, writing
-from resnest_cli.jobs.formats import SUFFIXES, Entry, formatted, read_info, read_lines
+from resnest_cli.jobs.formats import SUFFIXES, formatted, read_info, read_lines
 from resnest_cli.jobs.job import NO_MARK, Item, Mark, refused
 from resnest_cli.paths import check_place
 
@@ -131,13 +131,13 @@ class Store:
         """Where its lines lie."""
         return self.folder / f"{part.number:06}.csv"
 
-    def lines(self) -> Iterator[Entry]:
+    def lines(self) -> Iterator[Item]:
         """The lines of all parts."""
         for part in self.parts:
             if part.inputs:
                 yield from self.lines_of(part)
 
-    def lines_of(self, part: Part) -> Iterator[Entry]:
+    def lines_of(self, part: Part) -> Iterator[Item]:
         """The lines of one part that has inputs."""
         return read_lines(self.lines_path(part), header=False)
 
@@ -418,7 +418,7 @@ def check_name(target: Path) -> None:
 
 @contextmanager
 def held(target: Path) -> Iterator[None]:
-    """Holds all files of an output, and makes its folder of parts, which goes if it is of no use."""
+    """Holds all files of an output, and makes its folder of parts, which goes if it has no use."""
     folder = Store.folder_of(target)
     with locked(*outputs(target)):
         with writing(target):

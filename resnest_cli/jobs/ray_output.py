@@ -30,7 +30,7 @@ from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.files import locked
-from resnest_cli.jobs.filesystems import joined, names_in, opened, put, read, remove
+from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
 from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import Chain, Mark, encoded, failures_of, refused
@@ -96,7 +96,7 @@ class Output:
 
     def path(self, *names: str) -> str:
         """A path below the folder."""
-        return joined(self.folder, *names)
+        return "/".join((self.folder.rstrip("/"), *names))
 
     def part_path(self, part: int) -> str:
         """Where a part lies."""

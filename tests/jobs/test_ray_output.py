@@ -9,17 +9,17 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
+from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import Mark
+from resnest_cli.jobs.job import Item, Mark
 from resnest_cli.jobs.ray import part_size_for
 from resnest_cli.jobs.ray_output import MOST_ATTEMPTS, Manifest, Output, PartInfo
 
 pytest.importorskip("pyarrow")
 
 ENTRIES = [
-    Entry("a", None, np.array([1, 2], np.float32).tobytes()),
-    Entry("b", "is empty (0 bytes)", None),
+    Item("a", None, np.array([1, 2], np.float32).tobytes()),
+    Item("b", "is empty (0 bytes)", None),
 ]
 RECORDS = [
     Record("a", "m", predictions=(Prediction(1, 3, "cat", 0.5),), unsure=True),
