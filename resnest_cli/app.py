@@ -9,6 +9,7 @@ import typer
 from resnest_cli import __version__, output
 from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
 from resnest_cli.paths import local_arguments
+from resnest_cli.text import printable_name
 
 # Command -> its function in the module of `commands` that has the command's name.
 COMMANDS = {
@@ -72,8 +73,7 @@ def _version(value: bool) -> None:
 
 def resnest(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Classify images with ResNeSt, the split-attention network."""
@@ -89,7 +89,7 @@ def main() -> NoReturn:
     except OSError as error:  # where nobody has said it better: the machine's fault, not ours
         if error.filename is None and (limit := limit_reached(error)) is not None:
             _fail(limit, error, 1)
-        where = output.printable_name(str(error.filename or "a file or pipe"))
+        where = printable_name(str(error.filename or "a file or pipe"))
         text = f"{where}: cannot be read or written: {reason(error)}. {remedy(error)}".rstrip()
         _fail(f"{text} --debug shows at which step.", error, 1)
     except Exception as error:

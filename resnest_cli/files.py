@@ -43,10 +43,9 @@ class BusyError(ResnestError):
 def writing(
     path: Path, kind: type[ResnestError] = ResnestError, *, then: str = ""
 ) -> Iterator[None]:
-    """Turns what the system refuses inside into an error about this file, or folder, in words.
+    """Turns what the system refuses inside into an error of this kind about a file or folder.
 
-    Raises:
-        ResnestError: of this kind; says why, what to do, and `then`, such as how to go on.
+    It says why, what to do, and `then`, such as how to go on.
     """
     try:
         yield
@@ -62,11 +61,7 @@ def reading(
     damage: tuple[type[Exception], ...] = (),
     then: str = "",
 ) -> Iterator[None]:
-    """The same for a file that is read; `damage` are the errors that its content may cause.
-
-    Raises:
-        ResnestError: of this kind; says why, and `then`, such as what to do.
-    """
+    """The same for a file that is read; `damage` are the errors that its content may cause."""
     expected: tuple[type[Exception], ...] = (OSError, *damage)
     try:
         yield
@@ -84,23 +79,14 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     It replaces one of that name. Nobody but its owner can read or write it if it is `private`, else
     the umask decides. Where the body raises, nothing is left behind; a kill may leave a hidden
     `.<name>.<digits>.tmp`, which the next one that writes this name removes. The folder must exist.
-
-    Raises:
-        OSError: it cannot be written.
     """
     for left in _leftovers(path.parent).pop(_beginning(path), ()):
         _remove_left(left)
     temporary, opened = _begun(path, private=private)
-    try:
-        with opened as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with _renamed(temporary, path), opened as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -108,16 +94,20 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """The same for what is written by name: a name beside `path`, and whatever gets it becomes it.
 
     Unless `durable`, a power failure may leave the old file, or none.
-
-    Raises:
-        OSError: it cannot be written.
     """
     temporary = temporary_name(path)
-    try:
+    with _renamed(temporary, path, durable=durable):
         yield temporary
         if durable:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _renamed(temporary: Path, path: Path, *, durable: bool = True) -> Iterator[None]:
+    """Gives a file its name at the end, or removes it."""
+    try:
+        yield
         temporary.replace(path)
         if durable:
             sync_folder(path.parent)
@@ -159,6 +149,10 @@ def _begun(path: Path, *, private: bool) -> tuple[Path, BinaryIO]:
         except OSError:  # a file system without locks, where nobody takes it for a leftover
             return temporary, file
         file.close()  # somebody has taken it for one before it was locked
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def _remove_left(path: Path) -> None:
@@ -303,11 +297,7 @@ def _taken(file: Path, mode: int) -> int | None:
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Locks an open file; False where another process has it.
-
-    Raises:
-        OSError: the file system knows no locks.
-    """
+    """Locks an open file; False where another process has it, OSError where there are no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -392,13 +382,9 @@ def distrust(found: os.stat_result) -> str:
         return ""
     if found.st_uid not in {os.geteuid(), 0}:
         return f"belongs to another user (id {found.st_uid})"
-    if not stat.S_ISLNK(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o022:
         return "can be written by other users (chmod go-w)"
     return ""
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,22 +6,18 @@
     def predict(*, model: ModelOptions,                        all fields of a record
                 topk: Annotated[int, Option("How many classes.", "-k [1, inf)")] = 5):
 
-Name, type and default give the flag, its placeholder and its choices. `command` makes the command
-line of them, `Setting.refused` checks what a flag, a recipe or a file says. Typer is imported only
-where a command is made.
+Name, type and default give the flag, its placeholder and its choices. `commands.flags` makes the
+command line of them, `Setting.refused` checks what a flag, a recipe or a file says.
 """
 
-import inspect
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from resnest_cli.errors import UsageError
-from resnest_cli.images import MAX_PIXELS
-from resnest_cli.model.variants import DEFAULT_MODEL, CropMode, Interpolation
 
 
 class Option(NamedTuple):
@@ -107,7 +103,7 @@ class Setting(NamedTuple):
 
     def _within(self, value: float) -> bool:
         bounds = self.option.bounds
-        least, most = _ends(bounds)
+        least, most = ends(bounds)
         if self.kind is int and value > 10**9 and math.isinf(most):
             return False
         above = value >= least if bounds[0] == "[" else value > least
@@ -115,7 +111,7 @@ class Setting(NamedTuple):
 
     def _numbers(self) -> str:
         bounds = self.option.bounds
-        least, most = _ends(bounds)
+        least, most = ends(bounds)
         if self.kind is int:
             to = f" to {most:.0f}" if bounds[-1] == "]" else ""
             return f"a whole number from {least:g}{to}"
@@ -124,7 +120,8 @@ class Setting(NamedTuple):
         return f"a number above {least:g}" if bounds[0] == "(" else f"a number, {least:g} or more"
 
 
-def _ends(bounds: str) -> tuple[float, float]:
+def ends(bounds: str) -> tuple[float, float]:
+    """The least and the most of an interval such as "[0, 1)"; infinite where there is none."""
     least, most = map(float, bounds[1:-1].split(",")) if bounds else (-math.inf, math.inf)
     return least, most
 
@@ -137,158 +134,36 @@ def flag_of(name: str) -> str:
 def settings_of(record: type) -> dict[str, Setting]:
     """The fields of a record, those without a flag among them."""
     return {
-        one.name: _setting(one.name, one.type, one.default, one.metadata.get("option"))
+        one.name: setting_of(one.name, one.type, one.default, one.metadata.get("option"))
         for one in fields(record)
     }
 
 
-def _setting(name: str, annotation: Any, default: Any, option: Option | None = None) -> Setting:
-    kind, marks = _parts(annotation)
+def setting_of(name: str, annotation: Any, default: Any, option: Option | None = None) -> Setting:
+    """An option, of what its parameter or field says."""
+    kind, marks = parts_of(annotation)
     if get_origin(kind) in {Union, UnionType}:
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
     found = (option, *(mark for mark in marks if isinstance(mark, Option)), NO_FLAG)
     return Setting(name, kind, default, next(filter(None, found)))
 
 
-def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+def parts_of(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     """A type, and what `Annotated` says of it."""
     if get_origin(annotation) is not Annotated:
         return annotation, ()
     return annotation.__origin__, annotation.__metadata__
 
 
-class Without(NamedTuple):
-    """Beside a record as a parameter's type: names of fields that are no flags of this command."""
-
-    names: str
-
-
-class Given(NamedTuple):
-    """Beside a mapping as a parameter's type: it holds the settings of `record` that were given."""
-
-    record: type
-
-
-# In every --help what commands share stands in this order, and a command's own options at OWN.
-_SHARED = (
-    "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
-    "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
-    "max_pixels fast_decode gpu_decode isolate runner ray_address gpus_per_worker concurrency "
-    "path_column mirror offline quiet debug"
-)
-_ORDER = {name: place for place, name in enumerate(_SHARED.split())}
-_COMMON = (
-    Setting("quiet", bool, False, Option("No messages and bars, errors only.", "-q")),
-    Setting("debug", bool, False, Option("Show the traceback of an error.", env=True)),
-)
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command as Typer takes it, with --quiet and --debug, of which the function need not know.
-
-    A parameter whose type is a record stands for the flags of its fields, and a `Given` mapping for
-    those of another record; any other parameter is an option.
-    """
-    own, shared = list[Setting](), list(_COMMON)
-    records = dict[str, tuple[Callable[..., Any], list[Setting]]]()
-    for name, parameter in inspect.signature(function).parameters.items():
-        kind, marks = _parts(parameter.annotation)
-        given = next((mark.record for mark in marks if isinstance(mark, Given)), None)
-        if given is None and not is_dataclass(kind):
-            default = MISSING if parameter.default is parameter.empty else parameter.default
-            own.append(_setting(name, parameter.annotation, default))
-            continue
-        left_out = " ".join(mark.names for mark in marks if isinstance(mark, Without)).split()
-        flags = [
-            setting if given is None else _not_given(setting)
-            for setting in settings_of(given or kind).values()
-            if setting.option is not NO_FLAG and setting.name not in left_out
-        ]
-        records[name] = (_those_given if given else kind, flags)
-        ordered = given is None and all(flag.name in _ORDER for flag in flags)
-        (shared if ordered else own).extend(flags)
-    listed = _in_order(own, shared)
-    several = [setting.name for setting in listed if setting.several]
-
-    def run(**values: Any) -> None:
-        from resnest_cli import output
-
-        output.set_quiet(values.pop("quiet"))
-        output.set_debug(values.pop("debug"))
-        values |= {name: tuple(values[name] or ()) for name in several}
-        made = {
-            name: record(**{flag.name: values.pop(flag.name) for flag in flags})
-            for name, (record, flags) in records.items()
-        }
-        function(**values, **made)
-
-    run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
-    run.__signature__ = inspect.Signature(list(map(_parameter, listed)))  # type: ignore[attr-defined]
-    return run
-
-
-def _those_given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _not_given(setting: Setting) -> Setting:
-    """The flag of a setting whose value is decided, and checked, with what files say."""
-    form = " ".join((*setting.option.flags, setting.option.metavar or ""))
-    return setting._replace(default=None, option=setting.option._replace(form=form))
-
-
-def _in_order(own: list[Setting], shared: list[Setting]) -> list[Setting]:
-    shared = sorted(shared, key=lambda setting: _ORDER[setting.name])
-    first = [setting for setting in shared if _ORDER[setting.name] < _ORDER["OWN"]]
-    listed = [*first, *own, *shared[len(first) :]]
-    for setting in own:
-        after = setting.option.after.split()
-        names = [other.name for other in listed if other is not setting]
-        if before := [place for place, name in enumerate(names, start=1) if name in after]:
-            listed.remove(setting)
-            listed.insert(before[-1], setting)
-    return listed
-
-
-def _parameter(setting: Setting) -> inspect.Parameter:
-    kind, default = setting.kind, setting.default
-    if setting.several:
-        kind, default = list[str], None
-    return inspect.Parameter(
-        setting.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is MISSING else default,
-        annotation=Annotated[kind | None if default is None else kind, typer_option(setting)],
-    )
-
-
-def typer_option(setting: Setting) -> Any:
-    """What Typer wants to know of an option beside its type and default."""
-    import typer
-
-    option = setting.option
-    if option.argument:
-        return typer.Argument(metavar=option.metavar, help=option.help)
-    least, most = _ends(option.bounds)
-    assert option.bounds[:1] != "(", "Typer knows no open bounds"
-    assert option.bounds[-1:] != ")" or math.isinf(most), "Typer knows no open bounds"
-    return typer.Option(
-        *setting.flags,
-        metavar=option.metavar or {int: "N", float: "X"}.get(setting.kind),
-        help=option.help,
-        min=setting.kind(least) if math.isfinite(least) else None,
-        max=setting.kind(most) if math.isfinite(most) else None,
-        envvar=f"RESNEST_{setting.name.upper()}" if option.env else None,
-        parser=option.parser,
-        rich_help_panel=option.panel,
-    )
-
-
 AUTO = -1  # in place of a batch size
 MOST_PHOTOS = 4096  # in a batch
+MAX_PIXELS = 178_956_970  # of a photo; where Pillow, too, refuses: 512 MiB of RGB
+DEFAULT_MODEL = "resnest50d"
 DECODING_LIMIT = 60.0  # seconds after which the decoder of a photo counts as hung
 Amp = Literal["off", "bfloat16", "float16"]  # precision of the convolutions where it is not float32
 EngineName = Literal["auto", "torch", "onnx"]
+Interpolation = Literal["bilinear", "bicubic"]
+CropMode = Literal["center", "border", "squash"]  # see images.preprocess
 
 
 def batch_size_or_auto(text: object) -> int:

@@ -56,8 +56,7 @@ def huggingface_offline() -> bool:
 
 def resnest_home() -> Path:
     """Our own cache folder: `$RESNEST_HOME`, else the platform's user cache folder."""
-    home = os.environ.get("RESNEST_HOME")
-    if home:
+    if home := os.environ.get("RESNEST_HOME"):
         return expanded(home)
     if _no_home() and not os.environ.get("XDG_CACHE_HOME", "").startswith("/"):
         return NOWHERE / "resnest"
@@ -157,12 +156,11 @@ def is_folder(path: Path | str) -> bool:
 
 
 def private_folder(path: Path) -> Path:
-    """A folder for what is trusted without a check, made with mode 0700 where it is not there.
-
-    Returns `path`. One that is there counts if nobody but this user and root can write to it.
+    """Makes a folder, of mode 0700, for what is trusted without a check, and returns its path.
 
     Raises:
-        OSError: it cannot be made, or others can write to it; the message says so in words.
+        OSError: it cannot be made, or it is there, and others than this user and root can write to
+            it; the message says so in words.
     """
     make_private(path)
     link, folder = path.lstat(), path.stat()  # a link to a larger disk is fine
@@ -174,11 +172,7 @@ def private_folder(path: Path) -> Path:
 
 
 def make_private(path: Path) -> None:
-    """Makes a folder and those above it, as the XDG specification wants it: for its user alone.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Makes a folder and those above it, as the XDG specification wants it: for its user alone."""
     if why := homeless(path):
         raise FileNotFoundError(errno.ENOENT, why, str(path))
     if path.is_dir():
@@ -193,9 +187,6 @@ def closed_folder(path: Path) -> Path:
 
     Earlier versions made folders as the umask said. Whoever calls this trusts no file in it for
     lying there: `files.read_trusted` and `files.trusted` judge each by its own owner and mode.
-
-    Raises:
-        OSError: as `private_folder`.
     """
     with contextlib.suppress(OSError):  # private_folder says what is wrong
         found = path.lstat()

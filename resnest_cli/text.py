@@ -10,14 +10,16 @@ Source: https://owasp.org/www-community/attacks/CSV_Injection
 """
 
 import csv
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Cell = str | int | float | None
 
 # With the wide forms that East Asian versions of spreadsheets take for the same, and with the
 # apostrophes that may stand before: what is written is never taken for what another text gives.
 _FORMULA = re.compile("'*(\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20].|[\\t\\r\\n])", re.DOTALL)
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -52,6 +54,16 @@ def duration(seconds: float) -> str:
         return f"{hours}:{minutes:02}:{rest:02}"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h" if days < 100 else f"{days:,} d"
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds above 0 from "90s", "30m", "2h", "1h30m" or "1d"; None of anything else."""
+    text = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    total = math.fsum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return total if total > 0 else None
 
 
 def speed(per_second: float, things: str = "photos") -> str:
@@ -118,6 +130,18 @@ def shortened(name: str, most: int) -> str:
         return name
     end = (most - 1) // 2
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def wrapped(text: str, most: float, width: Callable[[str], float] = len) -> list[str]:
+    """The text in lines of at most this width, broken at spaces; a longer word stays whole."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and width(longer) > most:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def csv_row(cells: Sequence[Cell]) -> str:

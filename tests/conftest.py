@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before any test imports ONNX Runtime, whose wheels send telemetry unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# Whoever starts the tests in the background, or with nohup, has these ignored: so would commands.
+for _number in (getattr(signal, name, None) for name in ("SIGINT", "SIGHUP")):
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
+        default = signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(_number, default)
 
 CLASSES = ("cat", "dog", "red fox", "teapot", "[bold]bracket")
 
@@ -93,6 +100,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
     return run
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training without its pictures and report, which take as long as a few tiny epochs."""
+    monkeypatch.setattr("resnest_cli.training.report._drawn", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of our format: five classes, lively weights, 48-pixel input."""
@@ -137,11 +150,10 @@ def seeded_weights() -> bytes:
 
     import torch
 
-    from resnest_cli.model.resnest import build
-    from tests.networks import enliven
+    from tests.networks import lively
 
     buffer = io.BytesIO()
-    torch.save(enliven(build("resnest14d")).state_dict(), buffer)
+    torch.save(lively("resnest14d").state_dict(), buffer)
     return buffer.getvalue()
 
 

@@ -4,13 +4,14 @@ A fresh network says little: the last gamma of every residual block starts at ze
 inside the block reaches the output. `enliven` draws every parameter and every running statistic.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import nn
 
-from resnest_cli.model.variants import VARIANTS, get_variant
+from resnest_cli.model.resnest import ResNeSt, build
+from resnest_cli.model.variants import VARIANTS, Variant, get_variant
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -43,6 +44,17 @@ def enliven(network: Network, seed: int = 0) -> Network:
             value = value * 0.1  # keeps the sum over a hundred residual branches in range
         tensor.copy_(value)
     return network
+
+
+def lively(
+    variant: Variant | str, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any
+) -> ResNeSt:
+    """`enliven(build(...))` without drawing first what `enliven` replaces."""
+    network = build(variant, init=False, **options).to_empty(device="cpu")
+    for name, buffer in network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.zero_()
+    return enliven(network.to(dtype), seed)
 
 
 def photos(

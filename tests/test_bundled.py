@@ -13,9 +13,9 @@ from PIL import Image
 from resnest_cli import Classifier
 from resnest_cli.errors import WeightsError
 from resnest_cli.model import weights
-from resnest_cli.model.checkpoint import read_info
+from resnest_cli.model.checkpoint_header import read_info
 from resnest_cli.model.variants import get_variant
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from tests.conftest import Cli
 
 DATA = Path(__file__).parent / "data"

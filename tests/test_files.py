@@ -39,7 +39,7 @@ kind = {"file": lambda: locked(path), "folder": lambda: locked(folder=path),
         "temporary": lambda: atomic_file(path)}[sys.argv[1]]
 with kind() as file:
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -50,7 +50,7 @@ from pathlib import Path
 from resnest_cli.files import locked
 with locked(Path(sys.argv[1])):
     if os.fork():
-        time.sleep(60)
+        time.sleep(600)
     os.kill(os.getppid(), 9)
     os.read(int(sys.argv[2]), 1)
     os._exit(0)
@@ -180,7 +180,7 @@ def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", FORK, str(tmp_path / "out"), str(told)],
         pass_fds=[told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(120) == -signal.SIGKILL
     with locked(tmp_path / "out"):
         pass
     os.write(tell, b"!")

@@ -1,24 +1,11 @@
 """One table of options: what follows from a name, a type and a default."""
 
-import inspect
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pytest
-import typer
 
-from resnest_cli.options import (
-    Given,
-    ModelOptions,
-    Option,
-    RayOptions,
-    RunOptions,
-    Setting,
-    Without,
-    command,
-    setting,
-    settings_of,
-)
+from resnest_cli.options import Setting, setting, settings_of
 
 
 @dataclass(frozen=True)
@@ -61,54 +48,3 @@ def test_flags_follow_from_names_and_types() -> None:
     assert flags["exact"] == ["--exact/--no-exact"]
     assert flags["name"] == ["--title"]
     assert Setting("grad_accum_steps_", int, 1).flags == ["--grad-accum-steps"]
-
-
-def call(function: Any, *arguments: str) -> int:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(function)
-    with pytest.raises(SystemExit) as end:
-        app(list(arguments))
-    return int(end.value.code or 0)
-
-
-def test_a_command_receives_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    got: dict[str, Any] = {}
-
-    @command
-    def work(
-        *,
-        known: Annotated[Known, Without("growth")],
-        run: Annotated[RunOptions, Without("batch_size")],
-        own: Annotated[int, Option("Own.", "[1, 3]")] = 2,
-        flags: Annotated[dict[str, Any], Given(ModelOptions)],
-    ) -> None:
-        got.update(known=known, run=run, own=own, flags=flags)
-
-    monkeypatch.setenv("RESNEST_DEVICE", "cpu")
-    call(
-        work, "a.jpg", "b.jpg", "--size", "8", "--no-exact", "--title", "t", "--no-exif", "-j", "3"
-    )
-    assert got["known"] == Known(size=8, exact=False, name="t")
-    assert got["run"] == RunOptions(("a.jpg", "b.jpg"), workers=3)
-    assert got["own"] == 2
-    assert got["flags"] == {"exif": False, "device": "cpu"}
-    for wrong in (("--own", "4"), ("--growth", "1"), ("--batch-size", "1"), ("--rate", "2")):
-        assert call(work, *wrong) == 2
-
-
-def test_shared_options_stand_in_one_order_around_a_commands_own() -> None:
-    @command
-    def work(
-        *,
-        ray: RayOptions,
-        own: Annotated[bool, Option("Own.")] = False,
-        late: Annotated[bool, Option("Late.", after="nothing exif")] = False,
-        model: ModelOptions,
-        run: RunOptions,
-    ) -> None: ...
-
-    names = list(inspect.signature(work).parameters)
-    assert names[:4] == ["inputs", "model", "own", "weights"]
-    assert names[names.index("exif") + 1] == "late"
-    assert names[-4:] == ["mirror", "offline", "quiet", "debug"]
-    assert names.index("gpu_decode") < names.index("isolate") < names.index("runner")

@@ -1,21 +1,30 @@
 """Every command and every Python example of the README runs.
 
-Published weights cannot be fetched here: a shim of the `resnest` command gives named models the
-weights of a tiny network instead. Options, files, pipes and exit codes are the real ones.
+Named models have the weights of a tiny network instead: see `stand_ins`. Options, files, pipes and
+exit codes are the real ones.
 """
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zlib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from resnest_cli import Classifier, build
+from resnest_cli.benchmark import engines, timing
 from resnest_cli.export.hub_folder import timm_arguments
-from tests.conftest import make_photo
+from resnest_cli.inference import classifier
+from resnest_cli.model import checkpoint, loading, weights
+from resnest_cli.model.variants import VARIANTS
+from resnest_cli.training import setup
+from tests import stand_ins
+from tests.conftest import Cli, Result, make_photo
 from tests.data.making import packed
 from tests.hub_server import HubServer
 from tests.networks import TINY
@@ -34,24 +43,16 @@ EXAMPLES = [text for kind, text in BLOCKS if kind == "python"]
 
 SHIM = """#!{python}
 import sys
+sys.path.insert(0, {root!r})
 sys.argv[0] = "resnest"
-import resnest_cli.model.loading as loading
-original = loading.find_model
-def find_model(name, *, source=None, labels=None, access=None, trust_onnx=False):
-    loading.check_model_name(name)
-    if name == "demo":
-        return original(name, access=access)
-    return original("tiny.safetensors", labels=labels, access=access)
-loading.find_model = find_model
-import resnest_cli.model.weights as weights
-from pathlib import Path
-ensure = weights.ensure
-def ensured(variant, *more, **how):
-    return ensure(variant, *more, **how) if variant.bundled else Path("tiny.safetensors")
-weights.ensure = ensured
-from resnest_cli.app import main
+from tests.stand_ins import main
 main()
 """
+
+# What only a shell or several processes can show; all else runs in the process of the test.
+IN_A_SHELL = re.compile(r"[|<>]|^(?!resnest )| --devices | --runner ")
+# What takes seconds, and has a test of its own: two devices, Ray, torch.export.
+SLOW = re.compile(r" --devices | --runner |\.pt2")
 
 
 def hash_of(*parts: object) -> int:
@@ -60,8 +61,9 @@ def hash_of(*parts: object) -> int:
 
 @pytest.fixture
 def place(
-    tmp_path: Path, tiny_checkpoint: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+    tmp_path: Path, tiny_checkpoint: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> Path:  # fmt: skip
     """A folder with everything that the README's commands name, and a hub for its repositories."""
     work = tmp_path / "work"
     config = {"architecture": "resnest50d_2s2x40d", "model_args": timm_arguments(TINY)}
@@ -107,17 +109,23 @@ def place(
     (work / "mine.txt").write_text("a\nb\nc\nd\ne\n")
     shims = tmp_path / "bin"
     shims.mkdir()
-    (shims / "resnest").write_text(SHIM.format(python=sys.executable))
+    (shims / "resnest").write_text(SHIM.format(python=sys.executable, root=str(ROOT)))
     (shims / "resnest").chmod(0o755)
     (shims / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (shims / "python").chmod(0o755)
     monkeypatch.setenv("PATH", str(shims), prepend=":")
+    monkeypatch.setitem(timing._SIDE, "cpu", 8)
+    monkeypatch.setattr(weights, "ensure", stand_ins.ensure)
+    for module in (loading, setup, engines, classifier):
+        monkeypatch.setattr(module, "find_model", stand_ins.find_model)
+    monkeypatch.chdir(work)
     return work
 
 
 def test_the_readme_has_commands_and_examples() -> None:
     assert len(COMMANDS) >= 15
     assert len(EXAMPLES) >= 3
+    assert set(re.findall(r"--model (resnest\w+)", README)) < set(VARIANTS)
     first_output = README.splitlines().index("```", README.splitlines().index("```console") + 1)
     assert first_output <= 25
 
@@ -126,11 +134,11 @@ def test_the_readme_has_commands_and_examples() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=pytest.mark.slow) if "--runner ray" in command else command
+        pytest.param(command, marks=pytest.mark.slow) if SLOW.search(command) else command
         for command in COMMANDS
     ],
 )
-def test_command(command: str, place: Path) -> None:
+def test_command(command: str, place: Path, cli: Cli) -> None:
     if "| jq" in command and shutil.which("jq") is None:
         pytest.skip("no jq")
     if "example.org" in command:
@@ -140,13 +148,27 @@ def test_command(command: str, place: Path) -> None:
     command = command.replace("resnest benchmark", "resnest benchmark --min-time 0")
     if command.startswith(("resnest train", "resnest finetune")) and "--config" not in command:
         command = shortened(command)
+    command, _, jq = command.partition(" | jq ")
+    if IN_A_SHELL.search(command):
+        result = in_a_shell(command)
+    else:
+        for part in command.split(" && "):
+            _, *words = shlex.split(part)
+            result = cli(*chain(*(Path().glob(w) if "epoch-*" in w else [w] for w in words)))
+            assert result.code == 0, result.err
+    if jq:
+        result = in_a_shell(f"jq {jq}", result.out)
+    assert result.code == 0, result.err
+    assert result.out or re.search("-o |verify|clean|python|train|finetune", command)
+    assert "error" not in result.err
+
+
+def in_a_shell(command: str, given: str | None = None) -> Result:
     done = subprocess.run(
-        ["bash", "-c", command], cwd=place, capture_output=True, text=True, check=False,
-        timeout=120,
+        ["bash", "-c", command], input=given, capture_output=True, text=True, check=False,
+        timeout=240,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or re.search("-o |verify|clean|python|train|finetune", command)
-    assert "error" not in done.stderr
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def test_the_first_command_prints_what_the_readme_shows(place: Path) -> None:
@@ -167,38 +189,31 @@ def test_the_first_command_prints_what_the_readme_shows(place: Path) -> None:
 
 
 def shortened(command: str) -> str:
-    """The same training for one epoch on small photos."""
+    """The same training for one epoch on small photos, if from scratch then of the smallest."""
     command = re.sub(r"--epochs \d+", "", command)
+    if command.startswith("resnest train"):
+        command = re.sub("--model resnest14d", "", command) + " --model resnest14t"
     return command + " --epochs 1" + ("" if "--img-size" in command else " --img-size 32")
 
 
+@pytest.mark.filterwarnings("ignore")  # of other libraries
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_python_example(example: str, place: Path, seeded_weights: bytes) -> None:
-    (place / "seeded.pth").write_bytes(seeded_weights)
+def test_python_example(
+    example: str, place: Path, cli: Cli, capfd: pytest.CaptureFixture[str]
+) -> None:
     if "feats.npy" in example:
-        subprocess.run(["resnest", "features", "photos/", "-o", "feats.npy"], cwd=place, check=True)
+        assert cli("features", "photos/", "-o", "feats.npy").code == 0
     if "demo.onnx" in example:
-        export = ["resnest", "export", "--model", "demo", "-o", "demo.onnx"]
-        subprocess.run(export, cwd=place, check=True)
+        assert cli("export", "--model", "demo", "-o", "demo.onnx").code == 0
     if "timm.create_model" in example:  # shown as a line; test_checkpoint.py runs it in full
-        example = "import timm\n" + example.replace("best.safetensors", "ten.safetensors")
-        code = (
-            "from resnest_cli import build\nfrom resnest_cli.model import checkpoint\n"
-            "from resnest_cli.model.variants import get_variant\n"
-            "info = checkpoint.CheckpointInfo(variant=get_variant('resnest50d'))\n"
-            "checkpoint.save('ten.safetensors', build('resnest50d', num_classes=10), info)\n"
-        )
-        example = code + example
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", example], cwd=place, capture_output=True, text=True,
-        check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        example = f"import timm\n{example}".replace("best.safetensors", "ten.safetensors")
+        info = checkpoint.CheckpointInfo(variant=VARIANTS["resnest50d"])
+        checkpoint.save(place / "ten.safetensors", build("resnest50d", num_classes=10), info)
+    capfd.readouterr()
+    exec(example, {})
     if "demo.onnx" in example:  # it says what predict says, as the README shows
-        from resnest_cli import Classifier
-
         (best,) = Classifier("demo").predict(ROOT / "tests/data/coffee.jpg", topk=1).predictions
-        label, probability = done.stdout.split()
+        label, probability = capfd.readouterr().out.split()
         assert label == best.label
         assert float(probability) == pytest.approx(best.probability, abs=1e-6)
         assert f"```console\n{label} {probability[:7]}" in README

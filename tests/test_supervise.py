@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.supervise import Journal, Start
+from tests.processes import running, wait_until_gone
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -87,7 +88,7 @@ def test_hangs() -> None:
     hazards = {"5": "hang", "6": "SIGSEGV", "20": "hang_with_lock"}
     begin = time.monotonic()
     whole(job("run", total=30, hazards=hazards, limit=0.5), hazards, 30)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60  # not the 100 s of a hang
 
 
 def test_after_one_crash_only_the_suspects_are_isolated() -> None:
@@ -184,34 +185,14 @@ def waiting(*arguments: str) -> Iterator[tuple["subprocess.Popen[bytes]", list[i
             process.kill()
 
 
-def gone(pids: list[int], within: float = 2) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        if not any(running(pid) for pid in pids):
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:  # whoever takes in orphans may be slow to bury them
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return sys.platform != "linux"
-
-
 @pytest.mark.parametrize("lock", [(), ("lock",)], ids=["", "child holds the GIL"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_all_end_when_the_caller_is_killed(number: signal.Signals, lock: tuple[str, ...]) -> None:
     with waiting(*lock) as (process, others):
         assert all(running(pid) for pid in others)
         process.send_signal(number)
-        assert process.wait(5) == -number
-        assert gone(others)
+        assert process.wait(60) == -number
+        wait_until_gone(*others)
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
@@ -224,8 +205,8 @@ def test_interrupts(whom: str, number: signal.Signals) -> None:
             process.send_signal(number)
         else:
             os.killpg(process.pid, number)
-        assert process.wait(5) == -number  # as Python ends on Ctrl-C that nobody catches
-        assert gone(others)
+        assert process.wait(60) == -number  # as Python ends on Ctrl-C that nobody catches
+        wait_until_gone(*others)
         assert process.stderr is not None
         errors = process.stderr.read().decode()
         # One traceback, the caller's own.
@@ -237,10 +218,10 @@ def test_keeper_that_is_killed_is_an_error() -> None:
         if len(others) < 2:
             pytest.skip("cannot tell the keeper")
         os.kill(others[1], signal.SIGKILL)
-        assert process.wait(5) == 1
+        assert process.wait(60) == 1
         assert process.stderr is not None
         assert b"the process that watches over the working process" in process.stderr.read()
-        assert gone(others)
+        wait_until_gone(*others)
 
 
 def test_time_in_which_all_were_stopped_does_not_count() -> None:

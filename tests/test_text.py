@@ -57,16 +57,24 @@ def test_numbers_stay_as_they_are() -> None:
         ("did_you_mean('trian', ['train', 'trains'], 1)", " Did you mean train?"),
         ("did_you_mean('x', ['abc'])", ""),
         ("one_line('a\\n \\x1bb ')", "a b"),
+        ("printable('plain ä 狗')", "plain ä 狗"),
+        ("printable('caf\\udce9')", "caf\\xe9"),
+        ("printable('a\\x1b[31mb')", "a\\x1b[31mb"),
+        ("printable('\\u202etxt.jpg')", "\\u202etxt.jpg"),
         ("printable('a\\x1b\\tb\\n')", "a\\x1b\\tb\n"),
         ("printable('caf\\udce9\\u202e')", "caf\\xe9\\u202e"),
         ("printable_name('a\\nb')", "a\\nb"),
         ("quoted('a' * 100, 10)", "'aaaaa...'"),
         ("quoted(5)", "5"),
         ("shortened('abcdefghij', 5)", "ab…ij"),
+        ("wrapped('a bc def ghijklmn o', 5)", ["a bc", "def", "ghijklmn", "o"]),
+        ("wrapped('', 5)", [""]),
         ("shortened('abc', 5)", "abc"),
+        ("shortened('abcde', 5)", "abcde"),
+        ("shortened('a\\nb', 5)", "a\\nb"),
     ],
 )
-def test_as_people_read_it(call: str, shown: str) -> None:
+def test_as_people_read_it(call: str, shown: str | list[str]) -> None:
     assert eval(call, vars(module)) == shown
 
 

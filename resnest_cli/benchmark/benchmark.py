@@ -5,11 +5,8 @@ library would not let go of for seconds, and a process that the system kills for
 a message.
 """
 
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from resnest_cli.errors import EngineError
 from resnest_cli.progress import Notify, Progress, silent
-from resnest_cli.signals import heeded
+from resnest_cli.signals import PatientStop
 from resnest_cli.supervise import Start, supervised
 
 Engines = Literal["all", "auto", "onnx", "torch"]
@@ -56,8 +53,9 @@ def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) ->
         UsageError: an unknown model or device, or an engine that does not run on it.
         ResnestError: the network cannot be run, or no photo can be read.
     """
-    with _scratch() as folder:
-        steps = supervised(partial(_work, job, folder, notify), time_limit=_NO_LIMIT)
+    temporary = tempfile.TemporaryDirectory(prefix="resnest-", ignore_cleanup_errors=True)
+    with PatientStop(), temporary as folder:  # gone after a signal, too
+        steps = supervised(partial(_work, job, Path(folder), notify), time_limit=_NO_LIMIT)
         while True:
             try:
                 step = next(steps)
@@ -65,33 +63,6 @@ def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) ->
                 found: dict[str, Any] = end.value
                 return found
             progress(step.done, step.total, title=step.title)
-
-
-def benchmark_in_steps(
-    job: BenchmarkJob, notify: Notify, progress: Callable[[Step], None] = lambda _: None
-) -> dict[str, Any]:
-    """`benchmark` for a command that shows a `Step`; goes with it."""
-
-    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
-        progress(Step(done, total or 0, title))
-
-    return benchmark(job, notify, shown)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for weights that nobody learned and for profiles; gone after a signal, too."""
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not the main thread, where signals are somebody else's
-        for number in heeded():
-            if number != signal.SIGINT:  # which raises by itself
-                before[number] = signal.signal(number, lambda got, _: sys.exit(128 + got))
-    try:
-        with tempfile.TemporaryDirectory(prefix="resnest-", ignore_cleanup_errors=True) as name:
-            yield Path(name)
-    finally:
-        for changed, handler in before.items():
-            signal.signal(changed, handler)
 
 
 def _work(

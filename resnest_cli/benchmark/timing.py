@@ -7,8 +7,7 @@ and goes, meets all of them alike. Medians with quartiles: a mean would follow e
 
 The machine's own rate: multiply-adds a second of a float32 matrix product, by torch. A convolution
 is a matrix product at heart, so this is what a network could reach if it were nothing else. It is
-no hard limit: a convolution by Winograd's method needs fewer products than are counted, and an
-engine's kernels may suit this processor better than torch's library does.
+no hard limit: an engine's kernels may suit this processor better than torch's library does.
 """
 
 import math

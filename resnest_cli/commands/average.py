@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 from resnest_cli import output
+from resnest_cli.commands.flags import command
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
-from resnest_cli.options import Option, command
+from resnest_cli.options import Option
 
 EPILOG = """Examples:
 
@@ -60,7 +61,7 @@ def average(
             output.message(note)
         if data is not None:
             with TrainingDisplay() as display:
-                with display.scanning() as progress:
+                with display.showing("Checking photos") as progress:
                     dataset = load_dataset(
                         data, val_split=0.2, seed=0, reading=reading, progress=progress
                     )

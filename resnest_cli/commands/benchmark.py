@@ -1,21 +1,21 @@
 """`resnest benchmark`: how fast a network is on this machine."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from resnest_cli import output
-from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, Step, benchmark_in_steps
+from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, benchmark
+from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
-from resnest_cli.model.loading import check_model_name
-from resnest_cli.model.variants import DEFAULT_MODEL
+from resnest_cli.model.names import understand
 from resnest_cli.options import (
+    DEFAULT_MODEL,
     MOST_PHOTOS,
     Device,
     ImgSize,
     ModelName,
     Option,
     TableFormat,
-    command,
 )
 
 EPILOG = """Examples:
@@ -61,25 +61,14 @@ def benchmark_command(
     For each engine and batch: time, photos a second, and the share of what a matrix product reaches
     here. Weights that are not on this machine are not fetched: random ones take as long.
     """
-    check_model_name(model)
+    understand(model)
     sizes = _sizes(batch_size or ["1,8,32"])
     job = BenchmarkJob(model, engine, device, sizes, img_size, repeats, min_time, photos)
-    line = output.StatusLine()
-
-    def progress(step: Step) -> None:
-        line.show(lambda: output.Line(step.title, step.done, step.total))
-
-    try:
-        found = benchmark_in_steps(job, output.message, progress)
-    finally:
-        line.clear()
-    show_summary(found, format_, _show)
-
-
-def _show(found: dict[str, Any]) -> None:
+    with output.Bar(unit="steps", logged=True) as progress:
+        found = benchmark(job, output.message, progress)
     from resnest_cli.output.results import show_benchmark
 
-    show_benchmark(found)
+    show_summary(found, format_, show_benchmark)
 
 
 def _sizes(given: list[str]) -> tuple[int, ...]:

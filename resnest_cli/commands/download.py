@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands import typer_options as options
+from resnest_cli.commands.flags import command
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import onnx_cache
 from resnest_cli.model.model_files import refresh
-from resnest_cli.model.names import Meaning, understand
+from resnest_cli.model.names import understand
 from resnest_cli.model.variants import VARIANTS, Variant
 from resnest_cli.net import Access
+from resnest_cli.options import Option
+from resnest_cli.text import megabytes
 
 EPILOG = """Examples:
 
@@ -26,16 +28,14 @@ EPILOG = """Examples:
   TORCH_HOME=/data/torch resnest download resnest269e"""
 
 
+@command
 def download(
+    *,
     models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="MODEL...", help="Variants, or repositories of the hub."),
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All published variants.")] = False,
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+        tuple[str, ...], Option("Variants, or repositories of the hub.", "MODEL...", argument=True)
+    ] = (),
+    every: Annotated[bool, Option("All published variants.", "--all")] = False,
+    access: Access,
 ) -> None:
     """Fetch and verify weights, so that the first run needs no network.
 
@@ -45,9 +45,10 @@ def download(
     """
     if every == bool(models):
         raise UsageError("name one or more models, or pass --all. `resnest models` lists them.")
-    names = list(VARIANTS) if every else list(models or ())
-    meanings = [(name, _remote(name)) for name in names]
-    access = options.access(mirror, offline)
+    names = list(VARIANTS) if every else models
+    meanings = [(name, understand(name)) for name in names]
+    if here := next((name for name, meaning in meanings if meaning.path is not None), None):
+        raise UsageError(f"{here} is on this machine: there is nothing to download.")
     failed = 0
     for name, meaning in meanings:
         title = meaning.variant.id if meaning.variant else str(meaning.repository)
@@ -58,17 +59,10 @@ def download(
             output.error(text if text.startswith(title) else f"{title}: {text}")
             failed += 1
         else:
-            output.emit(f"{title}\t{output.megabytes(path.stat().st_size)}\t{path}\n")
+            output.emit(f"{title}\t{megabytes(path.stat().st_size)}\t{path}\n")
             _compile(title, name, meaning.variant, path, access)
     if failed:
         raise typer.Exit(1)
-
-
-def _remote(name: str) -> Meaning:
-    meaning = understand(name)
-    if meaning.path is not None:
-        raise UsageError(f"{name} is on this machine: there is nothing to download.")
-    return meaning
 
 
 def _compile(title: str, name: str, variant: Variant | None, path: Path, access: Access) -> None:

@@ -4,38 +4,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from resnest_cli import output
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import (
-    check_found,
     check_inputs,
     check_written,
     explicit,
     files_read,
-    show_all,
+    finish,
+    show_records,
     write_page,
 )
 from resnest_cli.errors import UsageError
 from resnest_cli.explanation.explain import (
+    LEGEND,
     MOST_CLASSES,
     Explained,
     ExplainJob,
-    ExplanationPage,
+    add_to,
     explain,
+    explanation_page,
 )
 from resnest_cli.explanation.picture_paths import target
 from resnest_cli.files import locked
 from resnest_cli.jobs import predict as predict_job
-from resnest_cli.options import (
-    Html,
-    ModelOptions,
-    Option,
-    RunOptions,
-    TableFormat,
-    Without,
-    command,
-)
+from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
 EPILOG = """Examples:
@@ -49,8 +42,6 @@ EPILOG = """Examples:
   resnest explain photos/ -o heat/ --html page.html
 
   resnest explain photo.jpg --model best.safetensors --format json"""
-
-_FEW = 10  # photos that could not be read, named at the end
 
 
 @command
@@ -119,33 +110,25 @@ def explain_command(
 
 
 def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
-    total, failures = explicit(job.options), list[str]()
+    total = explicit(job.options)
     writer = explanation_writer(format_, single=total == 1)
-    page = ExplanationPage(job.model.model) if html is not None else None
+    page = explanation_page(job.model.model) if html is not None else None
 
-    def show(one: Explained) -> bool:
+    def write(one: Explained) -> None:
         writer.write(one)
         if page is not None:
-            page.add(one)
-        if one.record.error is not None:
-            failures.append(f"  {one.record.input}: {one.record.error}")
-        return one.record.error is not None
+            add_to(page, one)
 
     stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
     found = explain(job, predict_job.classifier, stdin)
-    done, failed, skipped = show_all(found, total, show)
-    check_found(done, skipped)
-    writer.close()
+    done, failed, lines = show_records(found, total, write, writer.close)
     if html is not None and page is not None:
-        write_page(page.finished(done, failed), html)
+        page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {LEGEND}"
+        write_page(page, html)
     if done > failed:
         for made, what in ((job.heat, "Where it looked"), (job.attention, "Split attention")):
             if made is not None:
                 output.message(f"{what}: {'in ' if made.folder else ''}{made.path}.")
         if job.heat is None and job.attention is None and not job.tiles:
             output.message("Nothing was drawn: -o heat.png does it, or --attention, or --html.")
-    if failed:
-        more = f"\n  and {failed - _FEW} more" if failed > _FEW else ""
-        listed = "\n".join(map(output.printable_name, failures[:_FEW]))
-        output.message(f"{failed} of {done} input(s) could not be read:\n{listed}{more}")
-        raise typer.Exit(3)
+    finish(failed, done, "input(s)", lines)

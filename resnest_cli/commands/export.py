@@ -6,21 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.inputs import access, show_summary
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.commands.flags import command
+from resnest_cli.commands.inputs import show_summary
+from resnest_cli.errors import UsageError
 from resnest_cli.files import check_folder, locked
-from resnest_cli.model.variants import DEFAULT_MODEL
-from resnest_cli.options import (
-    Labels,
-    Mirror,
-    ModelName,
-    Offline,
-    Option,
-    TableFormat,
-    Weights,
-    command,
-)
+from resnest_cli.net import Access
+from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
 from resnest_cli.paths import check_not_read, check_place
+from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.export.export import ExportJob
@@ -72,8 +65,7 @@ def export_command(
     format_: TableFormat = "table",
     weights: Weights = None,
     labels: Labels = None,
-    mirror: Mirror = None,
-    offline: Offline = False,
+    access: Access,
 ) -> None:
     """Write a network as a file for other programs, and check that it says the same.
 
@@ -83,64 +75,31 @@ def export_command(
     """
     if (output_ is None) == (hub is None):
         raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
+    from resnest_cli.export.export import ExportJob, check_file
+    from resnest_cli.export.hub_folder import push_target
+    from resnest_cli.model.loading import find_model
+
     only = {"--check": check, "--int8": int8, "--calibrate": calibrate, "--opset": opset}
     if output_ is not None:
-        _check_file(output_, int8=int8, calibrate=calibrate, opset=opset)
+        check_file(output_, int8=int8, calibrate=calibrate, opset=opset)
+        check_place(output_)
         check_not_read(output_, (model, weights, labels))
         if license_ is not None:
             raise UsageError("--license goes into the model card of --hub DIR.")
     elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
         raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
-    target = _push_target(hub, push, private=private, dry_run=dry_run, offline=offline)
-    from resnest_cli.model.loading import find_model
-
-    found = find_model(model, source=weights, labels=labels, access=access(mirror, offline))
+    to = push_target(
+        push, output.message, hub=hub, private=private, dry_run=dry_run, offline=access.offline
+    )
+    found = find_model(model, source=weights, labels=labels, access=access)
     if hub is not None:
         check_folder(hub, "--hub")
-        with locked(folder=hub):
-            _to_hub(found, hub, license_, target, format_, dry_run=dry_run)
-        return
-    assert output_ is not None
-    from resnest_cli.export.export import ExportJob
-    from resnest_cli.export.formats import DEFAULT_OPSET
-
-    job = ExportJob(
-        output_, DEFAULT_OPSET if opset is None else opset, check, calibrate, calibrate_photos
-    )
-    with locked(output_):
-        _to_file(found, job, format_)
-
-
-def _push_target(
-    hub: Path | None, push: str | None, *, private: bool, dry_run: bool, offline: bool
-) -> "Push | None":
-    """Where --push sends the folder; what is wrong is said before anything slow begins."""
-    if push is None:
-        if private or dry_run:
-            raise UsageError(f"{'--private' if private else '--dry-run'} goes with --push.")
-        return None
-    if hub is None:
-        raise UsageError("--push sends a folder: name it with --hub DIR.")
-    from resnest_cli.export.hub_folder import Push
-    from resnest_cli.model.names import repository_id
-    from resnest_cli.paths import huggingface_offline
-
-    target = Push(repository_id(push), private, output.message)
-    if not dry_run and (offline or huggingface_offline()):
-        forbids = "--offline (RESNEST_OFFLINE)" if offline else "HF_HUB_OFFLINE"
-        raise UsageError(f"--push connects to the hub, which {forbids} forbids.")
-    return target
-
-
-def _check_file(path: Path, *, int8: bool, calibrate: str | None, opset: int | None) -> None:
-    kind = path.suffix.lower()
-    if kind not in {".onnx", ".pt2"}:
-        raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
-    if kind == ".pt2" and (int8 or opset is not None):
-        raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
-    if int8 != (calibrate is not None):
-        raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
-    check_place(path)
+    with locked(output_, folder=hub):
+        if hub is not None:
+            _to_hub(found, hub, license_, to, format_, dry_run=dry_run)
+        elif output_ is not None:
+            job = ExportJob(output_, opset, check, calibrate, calibrate_photos)
+            _to_file(found, job, format_)
 
 
 def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
@@ -156,39 +115,29 @@ def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
         output.message(note)
     show_summary(found.summary, format_, show_export)
     if found.broken:
-        from resnest_cli.export.parity import TOLERANCE
-
-        raise ResnestError(
-            f"{job.output} was not written: its probabilities differ from the model's by more than "
-            f"{TOLERANCE:g}. Report it, with the versions of onnx, onnxruntime and torch."
-        )
+        raise found.refusal(job.output)
     for name, why in list(found.unreadable.items())[:5]:
-        output.message(f"{output.printable_name(name)}: {why}")
+        output.message(f"{printable_name(name)}: {why}")
     if found.unreadable:
         output.message(f"{len(found.unreadable)} photo(s) could not be read.")
         raise typer.Exit(3)
 
 
 def _to_hub(
-    model: "Model",
-    folder: Path,
-    license_: str | None,
-    push: "Push | None",
-    format_: TableFormat,
-    *,
-    dry_run: bool,
-) -> None:
+    model: "Model", folder: Path, license_: str | None, to: "Push | None", format_: TableFormat,
+    *, dry_run: bool,
+) -> None:  # fmt: skip
     from resnest_cli.export.hub_folder import push_folder, rehearse, write_folder
     from resnest_cli.output.results import show_export
 
-    if push and dry_run:
-        summary = rehearse(model, folder, license_, push)
+    if to and dry_run:
+        summary = rehearse(model, folder, license_, to)
     else:
         summary = write_folder(model, folder, license_)
     if not summary["timm"]:
         output.message(
             "timm cannot build this network; the model card says how to load it with resnest-cli."
         )
-    if push and not dry_run:
-        summary = push_folder(folder, summary, push)
+    if to and not dry_run:
+        summary = push_folder(folder, summary, to)
     show_summary(summary, format_, show_export)

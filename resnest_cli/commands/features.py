@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import (
     check_inputs,
     check_runner,
@@ -17,9 +18,7 @@ from resnest_cli.options import (
     Option,
     RayOptions,
     RunOptions,
-    Without,
     batch_size_or_auto,
-    command,
 )
 from resnest_cli.output.messages import is_quiet
 from resnest_cli.paths import check_not_read

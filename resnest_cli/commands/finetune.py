@@ -1,8 +1,8 @@
 """`resnest finetune`: class folders -> learned weights with a classifier for them."""
 
 from resnest_cli.commands import training
+from resnest_cli.commands.flags import command
 from resnest_cli.commands.training import Flags, RunFlags
-from resnest_cli.options import command
 
 EPILOG = """Examples:
 

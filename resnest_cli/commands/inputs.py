@@ -1,32 +1,25 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import typer
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, is_one
-from resnest_cli.model.weights import Access
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_file_url
+from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.report.pages import Page
 
 T = TypeVar("T")
 
-
-def access(mirror: str | None, offline: bool) -> Access:
-    """How weights may be had, with progress and messages on stderr."""
-    return Access(mirror, offline, output.DownloadBar(), output.message)
-
-
-def by_name(*records: Any, **more: Any) -> dict[str, Any]:
-    """All options of records, by their names."""
-    return {f.name: getattr(one, f.name) for one in records for f in fields(one)} | more
+_FEW = 10  # photos that could not be read, named at the end
 
 
 def check_inputs(run: RunOptions) -> None:
@@ -74,31 +67,72 @@ def check_written(path: Path, read: Iterable[str | None]) -> None:
     check_not_read(path, read)
 
 
-def show_all(
-    found: Generator[T, None, int], total: int | None, show: Callable[[T], bool]
-) -> tuple[int, int, int]:
-    """Shows records as they come, with a bar; `show` returns whether one is an error.
+class _Shown(Protocol):
+    """What a photo gives: a record, or an explanation."""
 
-    Returns how many came, how many of them are errors, and how many files were passed over.
+    @property
+    def input(self) -> str: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+R = TypeVar("R", bound=_Shown)
+
+
+def show_records(
+    found: Generator[R, None, int],
+    total: int | None,
+    write: Callable[[R], None],
+    close: Callable[[], None],
+) -> tuple[int, int, list[str]]:
+    """Writes records as they come, with a bar.
+
+    Returns how many came and how many of them are errors, and a line for each of the first of
+    those.
+
+    Raises:
+        ResnestError: nothing was found.
     """
-    done = failed = 0
-    with output.RecordProgress(total) as progress:
+    done, failed, lines = 0, 0, list[str]()
+    with output.Bar(beside_records=True) as progress:
         while True:
             try:
-                record = next(found)
+                one = next(found)
             except StopIteration as end:
-                return done, failed, int(end.value)
-            failed += show(record)
+                skipped = int(end.value)
+                break
+            write(one)
             done += 1
-            progress.update(done, failed)
-
-
-def check_found(done: int, skipped: int) -> None:
-    """Says what was passed over. Raises ResnestError where nothing is left."""
+            if one.error is not None:
+                failed += 1
+                lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
+            progress(done, total, failed=failed)
+    close()
     if skipped:
         output.message(f"{skipped} other file(s) without a known image extension were skipped.")
     if not done:
         raise ResnestError("no photo found in what was named.")
+    return done, failed, lines
+
+
+def finish(
+    failed: int, done: int, what: str, lines: Sequence[str] = (), *,
+    refused: ResnestError | None = None,
+) -> None:  # fmt: skip
+    """Says how many inputs could not be read, with some of them.
+
+    Raises:
+        ResnestError: what was `refused`, once everything else is out.
+        typer.Exit: with 3, if any failed.
+    """
+    if failed:
+        more = [f"and {failed - len(lines)} more"] if 0 < len(lines) < failed else []
+        text = f"{failed} of {done} {what} could not be read{':' if lines else '.'}"
+        output.message("\n  ".join([text, *map(printable_name, lines), *more]))
+    if refused is not None:
+        raise refused
+    if failed:
+        raise typer.Exit(3)
 
 
 def show_summary(

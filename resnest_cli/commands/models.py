@@ -1,15 +1,19 @@
 """`resnest models`: what there is, what is on this machine, and what a file of weights says."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands import typer_options as options
+from resnest_cli.commands.flags import command
 from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named
 from resnest_cli.model.variants import VARIANTS
+from resnest_cli.net import Access
+from resnest_cli.options import Option, TableFormat
+from resnest_cli.text import megabytes
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -26,11 +30,12 @@ app = typer.Typer(
   resnest models show runs/finetune/exp/weights/best.safetensors""",
 )
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+subcommand = partial(command, common=False)
 
 
 @app.callback()
-def list_models(context: typer.Context, format_: options.TableFormat = "table") -> None:
+@subcommand
+def list_models(*, context: typer.Context, format_: TableFormat = "table") -> None:
     """List the variants and which of them are on this machine."""
     from resnest_cli.output.models import show_variants
 
@@ -39,10 +44,12 @@ def list_models(context: typer.Context, format_: options.TableFormat = "table") 
 
 
 @app.command(epilog="Examples:\n\n  resnest models verify\n\n  resnest models verify resnest50d")
+@subcommand
 def verify(
+    *,
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL...]", help="Default: all that are cached.")
-    ] = None,
+        tuple[str, ...], Option("Default: all that are cached.", "[MODEL...]", argument=True)
+    ] = (),
 ) -> None:
     """Read cached weights in full and compare their SHA-256 with the published one.
 
@@ -54,8 +61,9 @@ def verify(
         chosen = [v for v in VARIANTS.values() if v.bundled or weights.find_cached(v)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
     output.show_table(
-        [("Model", "left"), ("Status", "left"), ("SHA-256", "left"), ("File", "left")],
+        ("Model", "Status", "SHA-256", "File"),
         [[v.id, r.status, r.actual[:8] or "-", str(r.path)] for v, r in results],
+        "l",
     )
     bad = [(variant, result) for variant, result in results if result.status != "ok"]
     for variant, result in bad:
@@ -68,7 +76,8 @@ def verify(
 
 
 @app.command(epilog="Examples:\n\n  resnest models clean --dry-run\n\n  resnest models clean")
-def clean(dry_run: DryRun = False) -> None:
+@subcommand
+def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")] = False) -> None:
     """Remove downloaded weights, compiled models and what interrupted downloads left.
 
     Only published ResNeSt files and our own leftovers: nothing else in torch.hub's folder, and
@@ -85,7 +94,7 @@ def clean(dry_run: DryRun = False) -> None:
         freed += sizes[path]
         output.emit(f"{'would remove' if dry_run else 'removed'}\t{path}\n")
     output.message(
-        f"{output.megabytes(freed)} {'would be' if dry_run else 'were'} freed."
+        f"{megabytes(freed)} {'would be' if dry_run else 'were'} freed."
         if removers
         else "Nothing to clean."
     )
@@ -95,13 +104,14 @@ def clean(dry_run: DryRun = False) -> None:
     epilog="Examples:\n\n  resnest models show best.safetensors\n\n"
     "  resnest models show timm/resnest50d.in1k --format json"
 )
+@subcommand
 def show(
+    *,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint, a folder, or a name of the hub.")
+        str, Option("A checkpoint, a folder, or a name of the hub.", "MODEL", argument=True)
     ],
-    format_: options.TableFormat = "table",
-    mirror: options.Mirror = None,
-    offline: options.Offline = False,
+    format_: TableFormat = "table",
+    access: Access,
 ) -> None:
     """Say what a model's file holds: variant, classes, preprocessing, metrics, origin.
 
@@ -110,4 +120,4 @@ def show(
     """
     from resnest_cli.output.models import show_file
 
-    show_file(model, options.access(mirror, offline), as_json=format_ == "json")
+    show_file(model, access, as_json=format_ == "json")

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from resnest_cli import output
+from resnest_cli.commands.flags import command
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
-from resnest_cli.options import AutoWorkers, Option, command
+from resnest_cli.options import AutoWorkers, Option
+from resnest_cli.progress import checking
 
 EPILOG = """Examples:
 
@@ -87,12 +89,7 @@ def pack(
     display = TrainingDisplay()
     with StopRequest() as stop, display:
         try:
-            with display.scanning() as scanned:
-
-                def checking(done: int, total: int | None) -> None:
-                    scanned(done, total)
-                    stop.check()
-
+            with display.showing("Checking photos") as scanned:
                 dataset = load_dataset(
                     data,
                     val_split=val_split,
@@ -101,10 +98,10 @@ def pack(
                     class_names=class_names,
                     reading=reading,
                     workers=job.workers,
-                    progress=checking,
+                    progress=checking(scanned, stop.check),
                 )
             display.data(dataset, "index.json")
-            with display.packing() as progress:
+            with display.showing("") as progress:
                 packed = write(job, dataset, progress, stop.check)
         except StoppedError:
             output.message("Stopped; the same command goes on with what is there.")

@@ -2,30 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import Annotated, Literal
 
 from resnest_cli import output
+from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import (
-    check_found,
     check_inputs,
     check_runner,
     check_written,
     explicit,
     files_read,
-    show_all,
+    finish,
+    show_records,
     write_page,
 )
 from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import PredictJob, records
-from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, command
+from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
 from resnest_cli.output.messages import is_quiet
-
-if TYPE_CHECKING:
-    from resnest_cli.report.pages import Page
 
 EPILOG = """Examples:
 
@@ -132,26 +128,19 @@ def _show(
         many=total is None or total > _FEW,
         rejecting=job.reject_below > 0,
     )
-    page: Page | None = None
+    page = None
+    if html is not None:
+        from resnest_cli.report.pages import Page
 
-    def show(record: Record) -> bool:
-        nonlocal page
+        page = Page(f"Predictions of {job.model.model}", "", max_pixels=job.model.max_pixels)
+
+    def write(record: Record) -> None:
         writer.write(record)
-        if html is not None:
-            if page is None:  # Pillow and Jinja2 are imported with the first record
-                from resnest_cli.report import pages
-
-                title = f"Predictions of {job.model.model}"
-                page = pages.Page(title, "", max_pixels=job.model.max_pixels)
+        if page is not None:
             page.add(record)
-        return record.error is not None
 
-    done, failed, skipped = show_all(found, total, show)
-    writer.close()
-    check_found(done, skipped)
+    done, failed, _ = show_records(found, total, write, writer.close)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)
-    if failed:
-        output.message(f"{failed} of {done} input(s) could not be read.")
-        raise typer.Exit(3)
+    finish(failed, done, "input(s)")

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Annotated
 
 from resnest_cli.commands import training
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.training import Flags, RunFlags
-from resnest_cli.options import Without, command
 
 EPILOG = """Examples:
 
@@ -25,11 +25,7 @@ CLASS = training.GroupedCommand
 
 
 @command
-def train(
-    *,
-    run: Annotated[RunFlags, Without("mirror offline")],
-    flags: Flags,
-) -> None:
+def train(*, run: Annotated[RunFlags, Without("mirror offline")], flags: Flags) -> None:
     """Train a network on your own classes, from nothing.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. The best

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperCommand
 
 from resnest_cli import output
-from resnest_cli.commands.inputs import access, by_name
+from resnest_cli.commands.flags import Given, access
 from resnest_cli.errors import UsageError
-from resnest_cli.options import Given, Mirror, Offline, setting
+from resnest_cli.options import Mirror, Offline, setting
 from resnest_cli.training.settings import Command, Config
 
 Flags = Annotated[Mapping[str, Any], Given(Config)]
@@ -20,7 +20,7 @@ Flags = Annotated[Mapping[str, Any], Given(Config)]
 
 @dataclass(frozen=True, slots=True)
 class RunFlags:
-    """What is no setting of the run; as in `training.job.TrainingJob`."""
+    """What is no setting of the run; as in `training.setup.TrainingJob`."""
 
     data: str | None = setting(
         None,
@@ -71,9 +71,10 @@ def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
     """Trains with the options that were given, and exits with the run's code."""
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.training.distributed import is_follower
-    from resnest_cli.training.job import TrainingJob, run_on_devices
+    from resnest_cli.training.job import run_on_devices
+    from resnest_cli.training.setup import TrainingJob
 
-    given = by_name(run)
+    given = {field.name: getattr(run, field.name) for field in fields(run)}
     data, option = given.pop("data"), given.pop("data_option")
     if data is not None and option is not None:
         raise UsageError(
@@ -89,6 +90,5 @@ def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
         access=access(given.pop("mirror"), given.pop("offline")),
         **given,
     )
-    outcome = run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:])
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+    if code := run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:]):
+        raise typer.Exit(code)

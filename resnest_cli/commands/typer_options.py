@@ -1,13 +1,10 @@
-"""Options as Typer takes them, for commands that `options.command` does not make."""
+"""--quiet and --debug for `merge`, which `flags.command` does not make yet."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from resnest_cli import options, output
-from resnest_cli.commands.inputs import access
-
-__all__ = ["Debug", "Mirror", "Offline", "Quiet", "TableFormat", "access"]
+from resnest_cli import output
 
 
 def _quiet(value: bool) -> bool:
@@ -20,15 +17,6 @@ def _debug(value: bool) -> bool:
     return value
 
 
-def _shared(name: str) -> Any:
-    return options.typer_option(options.settings_of(options.ModelOptions)[name])
-
-
-Mirror = Annotated[str | None, _shared("mirror")]
-Offline = Annotated[bool, _shared("offline")]
-TableFormat = Annotated[
-    Literal["table", "json"], typer.Option("--format", help="How it is printed on stdout.")
-]
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", callback=_quiet, help="No messages and bars, errors only."),

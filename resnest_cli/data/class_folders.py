@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnest_cli import files
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
@@ -26,12 +27,11 @@ from resnest_cli.data.labelled_photos import (
     named_sides,
     side_of,
     sides_of,
-    some,
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.model.labels import canonical
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.text import did_you_mean, some
 
 _ASK = (
     "Rename them to train, val and test, or say which is which: --split-names TRAIN,VAL,TEST (or "
@@ -98,7 +98,6 @@ def _either(path: Path, sides: Sequence[str], names: Sequence[str]) -> UsageErro
 
 
 def _asked_sides(path: Path, names: Sequence[str], asked: str) -> dict[str, Side]:
-    """The sides of `--split-names`."""
     if asked.strip().lower() == "none":
         return {}
     there = {canonical(name): name for name in names}
@@ -153,8 +152,7 @@ def _split_folders(path: Path, names: Sequence[str], sides: dict[str, Side]) -> 
         if not found.own_split:
             note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
         found.notes.append(note)
-    unused = [name for name in names if name not in sides]
-    if unused:
+    if unused := [name for name in names if name not in sides]:
         found.notes.append(f"not used: {some(unused)} (beside {some(sides)})")
     if "train" in first and not found.side("train"):
         raise _no_photos(path / first["train"])
@@ -217,15 +215,12 @@ def _no_photos(folder: Path) -> UsageError:
 
 def _subfolders(path: Path) -> list[str]:
     """Names of the visible folders in a folder, sorted as torchvision's ImageFolder sorts them."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(
-                e.name
-                for e in entries
-                if e.name[0] != "." and not folders.is_dropping(e.name) and _is_folder(e)
-            )
-    except OSError as error:
-        raise ResnestError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    with files.reading(path), os.scandir(path) as entries:
+        return sorted(
+            e.name
+            for e in entries
+            if e.name[0] != "." and not folders.is_dropping(e.name) and _is_folder(e)
+        )
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -294,7 +289,7 @@ def check_classes(found: LabelledData, data: str) -> None:
     known = sorted({photo.label for photo in found.photos if photo.side in {None, "train"}})
     unknown = sorted({photo.label for photo in found.side("val")} - set(known))
     if unknown:
-        hint = did_you_mean_among(unknown[0], known)
+        hint = did_you_mean(unknown[0], known)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UsageError(
             f"{data}: validation has the class {unknown[0]!r}{more}, which training does not "

@@ -8,40 +8,37 @@ comes.
 """
 
 import csv
-import hashlib
 import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
     LabelledPhoto,
     Reading,
-    reading_file,
-    some,
 )
 from resnest_cli.data.photo_paths import as_found
-from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.seeds import drawn
+from resnest_cli.data.shards import Index
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
 from resnest_cli.data.table_file import decoded
 from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached
 from resnest_cli.images.decode import decode
 from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
-
-if TYPE_CHECKING:
-    from resnest_cli.data.shards import Index
+from resnest_cli.progress import Progress, silent
+from resnest_cli.text import some
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int | None], None]
 
 _WINDOW = 512  # photos in flight
 
@@ -87,7 +84,7 @@ class DataSet:
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     own_split: bool = False
-    shards: "Index | None" = None
+    shards: Index | None = None
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -102,12 +99,12 @@ class DataSet:
     @property
     def train_photos(self) -> int:
         """How many photos train."""
-        return sum(self.shards.train_counts) if self.shards else len(self.train)
+        return sum(self.train_counts)
 
     @property
     def val_photos(self) -> int:
         """How many photos validate."""
-        return sum(self.shards.val_counts) if self.shards else len(self.val)
+        return sum(self.val_counts)
 
     @property
     def trained_on(self) -> TrainingPhotos | None:
@@ -135,7 +132,7 @@ def load_dataset(
     class_names: str | None = None,
     reading: Reading = AS_FOUND,
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> DataSet:
     """Finds, checks and splits the photos of a folder or a table; see `class_folders`.
 
@@ -152,39 +149,33 @@ def load_dataset(
     found = list_data(data, reading)
     _check_text(found, data)
     check_classes(found, data)
-    good, bad = _check(found, workers, progress or (lambda _done, _total: None))
-    if bad and not good:
-        raise UsageError(
-            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
-        )
+    good, bad = _check(found, data, workers, progress)
     counts = Counter(photo.label for photo in good if photo.side != "val")
     check_count(counts, classes, data)
     good = [photo for photo in good if photo.label in counts]
     notes = [*found.notes, *_class_notes(found, counts)]
     left_out: list[BadPhoto] = []
-    if found.own_split:
-        train, val = _own_sides(good, notes, left_out)
-    else:
-        train, val = _split(good, val_split, seed, notes)
+    train, val = (
+        _own_sides(good, notes, left_out)
+        if found.own_split
+        else _split(good, val_split, seed, notes)
+    )
+    if not val:
+        raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
     if missing := sorted(set(ids) - {photo.label for photo in val}):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
-    if not val:
-        raise _nothing_validates(data, found, len(left_out))
     index = {id_: place for place, id_ in enumerate(ids)}
-
-    def samples(photos: list[LabelledPhoto]) -> tuple[Sample, ...]:
-        return tuple(
-            Sample(photo.path, photo.name, index[photo.label], photo.digest[:DIGEST_BYTES])
-            for photo in photos
-        )
-
+    learned, validating = (
+        tuple(Sample(p.path, p.name, index[p.label], p.digest[:DIGEST_BYTES]) for p in photos)
+        for photos in (train, val)
+    )
     return DataSet(
-        class_ids=ids,
-        class_names=names,
-        train=samples(train),
-        val=samples(val),
+        ids,
+        names,
+        learned,
+        validating,
         bad=tuple(bad),
         left_out=tuple(left_out),
         notes=(*notes, *more),
@@ -221,16 +212,23 @@ def _check_text(found: LabelledData, data: str) -> None:
 
 
 def _check(
-    found: LabelledData, workers: int, progress: Progress
+    found: LabelledData, data: str, workers: int, progress: Progress
 ) -> tuple[list[LabelledPhoto], list[BadPhoto]]:
-    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones."""
+    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones.
+
+    Raises UsageError where all are bad.
+    """
     good, bad = list[LabelledPhoto](), list[BadPhoto]()
     photos = [photo for photo in found.photos if photo.side != "test"]
     for photo, result in in_threads(_digest_or_error, photos, workers, progress):
         if isinstance(result, bytes):
-            good.append(LabelledPhoto(photo.path, photo.name, photo.label, photo.side, result))
+            good.append(replace(photo, digest=result))
         else:
             bad.append(BadPhoto(photo.name, photo.label, result))
+    if bad and not good:
+        raise UsageError(
+            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
+        )
     return good, bad
 
 
@@ -282,14 +280,15 @@ def _own_sides(
     train = [photo for photo in good if photo.side == "train"]
     val = [photo for photo in good if photo.side == "val"]
     twins = {photo.digest: photo.name for photo in reversed(train)}
-    same = [photo for photo in val if photo.digest in twins]
-    for photo in same:
-        error = f"is the same file as {twins[photo.digest]}, which trains"
-        left_out.append(BadPhoto(photo.name, photo.label, error))
-    if same:
-        names = some(photo.name for photo in same)
+    left_out += [
+        BadPhoto(p.name, p.label, f"is the same file as {twins[p.digest]}, which trains")
+        for p in val
+        if p.digest in twins
+    ]
+    if left_out:
+        names = some(photo.name for photo in left_out)
         notes.append(
-            f"{len(same)} validation photo(s) left out, since training has the same: {names}"
+            f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
         )
     for side, photos in (("training", train), ("validation", val)):
         conflicting = _conflicting(photos)
@@ -310,8 +309,7 @@ def _split(
     good: list[LabelledPhoto], share: float, seed: int, notes: list[str]
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """A seeded split by class; photos with the same bytes stay together."""
-    conflicting = _conflicting(good)
-    if conflicting:
+    if conflicting := _conflicting(good):
         names = some(photo.name for photo in good if photo.digest in conflicting)
         notes.append(f"the same photo under several classes (kept, to train on): {names}")
     by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
@@ -322,7 +320,7 @@ def _split(
         count = sum(map(len, same.values()))
         wanted = min(max(1, round(share * count)), count - 1)
         groups = [group for digest, group in same.items() if digest not in conflicting]
-        groups.sort(key=lambda group: _draw(seed, label, group[0].name))
+        groups.sort(key=lambda group: drawn(seed, "split", label, group[0].name))
         if len(groups) == len(same) and groups:
             groups.pop()  # something must be left to train on
         for group in groups:
@@ -333,16 +331,11 @@ def _split(
     return train, [photo for photo in good if photo.path in chosen]
 
 
-def _draw(seed: int, label: str, name: str) -> bytes:
-    text = f"{derived_seed(seed, 'split')}\0{label}\0{name}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
 def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...], list[str]]:
     """Names from lines `id,name` or `id<TAB>name`, and notes; the ids themselves without a file."""
     if path is None:
         return tuple(ids), []
-    with reading_file(path, UsageError):
+    with files.reading(path, UsageError):
         data = Path(path).read_bytes()
     text, notes, _ = decoded(data, path)
     delimiter = "\t" if "\t" in text else ","
@@ -362,13 +355,6 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...
     return tuple(names[canonical(id_)] for id_ in ids), notes
 
 
-def base_folder(data: str, given: str | None = None) -> str:
-    """What the names of photos are relative to: `--base-folder`, the folder, or the table's."""
-    if given is not None:
-        return given
-    return data if Path(data).is_dir() else str(Path(data).parent)
-
-
 def write_split(path: Path, dataset: DataSet) -> None:
     """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
     ids, names = dataset.class_ids, dataset.class_names
@@ -377,18 +363,18 @@ def write_split(path: Path, dataset: DataSet) -> None:
         for side, samples in (("train", dataset.train), ("val", dataset.val))
         for one in samples
     ]
-    for why, photos in (("bad", dataset.bad), ("same", dataset.left_out)):
-        rows += [SplitRow(photo.name, photo.label, "", why, photo.error) for photo in photos]
+    rows += [SplitRow(bad.name, bad.label, "", "bad", bad.error) for bad in dataset.bad]
+    rows += [SplitRow(same.name, same.label, "", "same", same.error) for same in dataset.left_out]
     write_rows(path, rows)
 
 
 def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
-    """The data set that `write_split` wrote; see `base_folder` for where photos lie."""
+    """The data set that `write_split` wrote; photos lie in `base`, the folder, or the table's."""
     rows = read_rows(path, "The run needs it to go on; start a new one without --resume.")
     names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
-    folder = base_folder(data, base)
+    folder = base or (data if Path(data).is_dir() else str(Path(data).parent))
 
     def samples(side: str) -> tuple[Sample, ...]:
         return tuple(
@@ -411,7 +397,7 @@ def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
     )
 
 
-def sharded_dataset(index: "Index", class_names: str | None = None) -> DataSet:
+def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:
     """The data set of shards; `class_names` is a file of readable names."""
     names, notes = index.class_names, list[str]()
     if class_names is not None:

@@ -6,14 +6,13 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 (`seg_train`, `seg_test`).
 """
 
-import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import UsageError
 from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.labels import canonical
 from resnest_cli.options import setting
@@ -91,8 +90,8 @@ class Reading:
 
     def check_no_table(self, data: str, what: str) -> None:
         """Raises UsageError for a setting of tables, where data are of another kind (`what`)."""
-        for name in ("path_column", "label_column", "split_column", "base_folder", "extension"):
-            if getattr(self, name) is not None:
+        for name, value in asdict(self).items():
+            if name != "split_names" and value is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
                     f"Parquet), and {data} is {what}."
@@ -174,34 +173,6 @@ def _side_of_word(word: str) -> Side | None:
     return None
 
 
-@contextlib.contextmanager
-def reading_file(
-    path: object,
-    kind: type[ResnestError] = ResnestError,
-    *,
-    damage: tuple[type[Exception], ...] = (),
-    then: str = "",
-) -> Iterator[None]:
-    """Turns what the system refuses inside into an error of this kind about this file.
-
-    `damage` are the errors that its content may cause; `then` says what to do.
-    """
-    expected: tuple[type[Exception], ...] = (OSError, *damage)
-    try:
-        yield
-    except expected as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error))
-        text = f"{path}: cannot be read: {why.rstrip('.') or type(error).__name__}. {then}"
-        raise kind(text.rstrip()) from error
-
-
 def is_photo(name: str) -> bool:
     """Whether a name ends as those of photos do."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-
-
-def some(names: Iterable[str], most: int = 5) -> str:
-    """The first of many names, for a message."""
-    first = list(names)
-    more = f" and {len(first) - most} more" if len(first) > most else ""
-    return ", ".join(first[:most]) + more

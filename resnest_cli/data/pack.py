@@ -17,7 +17,6 @@ import hashlib
 import multiprocessing
 import os
 import re
-import shutil
 import threading
 import time
 import warnings
@@ -32,7 +31,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from resnest_cli.data.dataset import DataSet, Progress, Sample
+from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import (
     INDEX,
@@ -44,9 +43,11 @@ from resnest_cli.data.shards import (
     to_text,
 )
 from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
-from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.files import atomic_file, locked, remove_leftovers, write_text, writing
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import atomic_file, free_bytes, locked, remove_leftovers, write_text, writing
+from resnest_cli.progress import Progress
 from resnest_cli.signals import leave_to_parent
+from resnest_cli.text import megabytes
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -118,13 +119,10 @@ class Packed:
     kept: int
 
 
-def pack(
-    job: PackJob, dataset: DataSet, progress: Callable[[str], Progress], check: Callable[[], None]
-) -> Packed:
+def pack(job: PackJob, dataset: DataSet, progress: Progress, check: Callable[[], None]) -> Packed:
     """Writes what is missing of the shards of these data.
 
-    `progress` makes, from a step's title, what is called with the number of its photos that are
-    done; `check` may raise to stop.
+    `check` may raise to stop.
 
     Raises:
         UsageError: the folder holds other shards, and `overwrite` is not set.
@@ -143,7 +141,7 @@ def _pack(
     job: PackJob,
     dataset: DataSet,
     plan: Sequence[PlannedShard],
-    progress: Callable[[str], Progress],
+    progress: Progress,
     check: Callable[[], None],
 ) -> Packed:
     folder, classes = job.output, len(dataset.class_ids)
@@ -154,10 +152,8 @@ def _pack(
         title: str,
     ) -> Iterator[tuple[PlannedShard, Result]]:
         """`work` of each shard, several at a time."""
-        show, total = progress(title), sum(len(shard.photos) for shard in shards)
-        results = run(
-            work, shards, workers=job.workers, progress=lambda done: show(done, total), check=check
-        )
+        show = partial(progress, total=sum(len(shard.photos) for shard in shards), title=title)
+        results = run(work, shards, workers=job.workers, progress=show, check=check)
         return zip(shards, results, strict=True)
 
     _tidy(job, plan)
@@ -223,11 +219,11 @@ def _check_room(folder: Path, missing: Sequence[PlannedShard]) -> None:
     needed = sum(shard.tar_bytes for shard in missing)
     replaced = (folder / shard.name for shard in missing)
     needed -= sum(path.stat().st_size for path in replaced if path.exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free = free_bytes(folder)
+    if free is not None and needed > free:
         raise ResnestError(
-            f"{folder}: the shards need {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free. "
-            "Make room, or give another folder with -o."
+            f"{folder}: the shards need {megabytes(needed)}, and {megabytes(free)} are free. Make "
+            "room, or give another folder with -o."
         )
 
 
@@ -295,20 +291,16 @@ def write_shard(
 ) -> Shard:
     """Writes and verifies a shard; its record."""
     path = folder / planned.name
-    try:
-        with atomic_file(path) as file:
-            digests = list(_write(file, planned, photos_done))
-            file.flush()
-            os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            shard = _record(planned, Path(file.name))
-            _verify(Path(file.name), path, shard, planned, digests, classes)
-            photos_done(0)  # an orphan stops here: the same command may be running again
-    except OSError as error:
-        raise ResnestError(
-            f"{cannot_write(path, error)} The same command goes on with what is there."
-        ) from error
+    then = "The same command goes on with what is there."
+    with writing(path, then=then), atomic_file(path) as file:
+        digests = list(_write(file, planned, photos_done))
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        shard = _record(planned, Path(file.name))
+        _verify(Path(file.name), path, shard, planned, digests, classes)
+        photos_done(0)  # an orphan stops here: the same command may be running again
     return shard
 
 
@@ -412,7 +404,7 @@ def run(
     jobs: Sequence[Job],
     *,
     workers: int,
-    progress: Callable[[int], None],
+    progress: Progress,
     check: Callable[[], None],
 ) -> list[Result]:
     """`work` of each job, in order, in processes: a tar file costs the interpreter's time.

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 from resnest_cli.data.labelled_photos import Reading, is_photo
 from resnest_cli.data.table_file import WINDOWS
-from resnest_cli.errors import UsageError, one_line
+from resnest_cli.errors import UsageError
 from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.paths import local_path
+from resnest_cli.text import one_line
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive has one letter
 _ABSOLUTE = re.compile(r"[a-z]:[\\/]|\\\\|/", re.IGNORECASE)  # on any machine
@@ -98,9 +99,10 @@ def find_photos(
             notes.append(f"{table}: its paths are relative to the working folder, not to its own")
     if missing:
         names = ", ".join(one_line(place.path) for place in missing[:3])
+        more = ", ..." if len(missing) > 3 else ""
         text = (
             f"{table}: {len(missing)} of {len(places)} photos are not there. Looked for {names}"
-            f"{', ...' if len(missing) > 3 else ''}.{_hint(table, missing[0], reading)}"
+            f"{more}.{_hint(table, missing[0], reading)}"
         )
         if 2 * len(missing) > len(places):
             raise UsageError(text)

@@ -13,13 +13,16 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 from resnest_cli.data.tar import Shard
 from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
+from resnest_cli.files import reading
 from resnest_cli.net import HttpError, Patience, without_login
 from resnest_cli.net.download import Place, download
+from resnest_cli.progress import checking, silent
 
 AHEAD = 3  # shards that are fetched while another is read
 _LARGEST = 2**40  # bytes; of a shard whose size no index knows
@@ -72,20 +75,12 @@ class Files:
 
 
 def open_local(shard: Shard) -> BinaryIO:
-    """A shard on disk.
-
-    Raises:
-        ResnestError: it cannot be opened, or has another size than its index says.
-    """
+    """A shard on disk."""
     path = Path(shard.place)
-    try:
+    moved = "If the shards were moved, a run goes on with --resume DATA."
+    with reading(shard.place, then=moved):
         size = path.stat().st_size
         file = path.open("rb")
-    except OSError as error:
-        raise ResnestError(
-            f"{shard.place}: cannot be read: {error.strerror or error}. If the shards were moved, "
-            "a run goes on with --resume DATA."
-        ) from error
     if size != shard.size:
         file.close()
         raise wrong_size(shard, size)
@@ -108,38 +103,20 @@ class _GivenUpError(Exception):
     """Nobody waits for this download any more."""
 
 
-class _Watch:
-    """Ends a download that nobody waits for; a `Progress` that shows nothing."""
-
-    def __init__(self, closed: threading.Event) -> None:
-        self._closed = closed
-
-    def start(self, name: str, total: int | None, done: int) -> None: ...
-
-    def advance(self, n: int) -> None:  # noqa: ARG002
-        if self._closed.is_set():
-            raise _GivenUpError
-
-    def stop(self) -> None: ...
-
-    def sleep(self, seconds: float) -> None:
-        """A pause that ends early when nobody waits any more."""
-        if self._closed.wait(seconds):
-            raise _GivenUpError
-
-
 def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
-    """A remote shard in a file without a name; `closed` gives the download up.
+    """A remote shard in a file without a name; `closed` gives the download up."""
+    given_up = closed or threading.Event()
 
-    Raises:
-        ResnestError: no attempt brought the bytes that it should have, or the disk is full.
-    """
-    watch = _Watch(closed or threading.Event())
+    def pause(seconds: float = 0.0) -> None:
+        if given_up.wait(seconds):
+            raise _GivenUpError
+
+    watched = nullcontext(checking(silent, pause))
     try:
         with tempfile.TemporaryDirectory(prefix="resnest-shard-") as folder:
             target = Path(folder) / (hashlib.sha256(shard.place.encode()).hexdigest()[:16] + ".tar")
             place = Place(target, shard.sha256, "TMPDIR", shard.size or _LARGEST)
-            download(shard.place, place, Patience(sleep=watch.sleep), watch)
+            download(shard.place, place, Patience(sleep=pause), lambda _: watched)
             size = target.stat().st_size
             if shard.size and size != shard.size:
                 raise wrong_size(shard, size)
@@ -156,11 +133,7 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
 
 
 def fetch_text(address: str) -> bytes | None:
-    """A small file, such as an index; None where the server has none of that name.
-
-    Raises:
-        UsageError: the server refuses, or cannot be reached.
-    """
+    """A small file, such as an index; None where the server has none of that name."""
     from resnest_cli.images.remote import fetch as fetch_bytes
 
     try:

@@ -28,8 +28,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.dataset import DataSet, Progress
-from resnest_cli.data.labelled_photos import reading_file
 from resnest_cli.data.shard_files import AHEAD, Files, fetch, fetch_text, wrong_size
 from resnest_cli.data.tar import (
     EncodedPhoto,
@@ -41,6 +39,8 @@ from resnest_cli.data.tar import (
     title_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import reading
+from resnest_cli.progress import Progress
 
 INDEX = "index.json"
 FORMAT = "resnest-shards-1"
@@ -79,10 +79,6 @@ class Index:
         """The shards of a side."""
         return self.train if side == "train" else self.val
 
-    def counts(self, side: ShardSide) -> tuple[int, ...]:
-        """The photos of each class of a side."""
-        return self.train_counts if side == "train" else self.val_counts
-
 
 def photos(shards: Iterable[Shard]) -> int:
     """Photos in all of them."""
@@ -105,7 +101,8 @@ def to_text(index: Index) -> str:
         **index.made,
         "class_ids": index.class_ids,
         "class_names": index.class_names,
-        **{f"{side}_counts": index.counts(side) for side in SHARD_SIDES},
+        "train_counts": index.train_counts,
+        "val_counts": index.val_counts,
         "left_out": [dict(zip(_LEFT_OUT, row, strict=True)) for row in index.left_out],
     }
     for side in SHARD_SIDES:
@@ -175,8 +172,8 @@ def _check(index: Index) -> None:
     classes = len(index.class_ids)
     if len(index.class_names) != classes:
         raise ValueError("as many names as classes are needed")
-    for side in SHARD_SIDES:
-        shards, counts = index.side(side), index.counts(side)
+    for side, counts in zip(SHARD_SIDES, (index.train_counts, index.val_counts), strict=True):
+        shards = index.side(side)
         if len(counts) != classes or sum(counts) != photos(shards) or min(counts) < 0:
             raise ValueError(f"the photos of the {side} classes do not add up")
         for shard in shards:
@@ -236,8 +233,11 @@ def find_shards(
         )
     if not val:
         raise UsageError(f"{data}: no shard to validate with. Name some with --val-data.")
-    for shard in (*train, *val):
-        _check_size(shard)
+    for shard in (one for one in (*train, *val) if not one.remote):  # before anything else begins
+        with reading(shard.place, UsageError):
+            size = Path(shard.place).stat().st_size
+        if size != shard.size:
+            raise wrong_size(shard, size)
     ids, names = _classes(data, used, val_used, (*train, *val), classes)
     return Index(
         ids,
@@ -293,7 +293,7 @@ def _read_index(base: str) -> Index | None:
     if is_remote(base):
         text = fetch_text(place)
     else:
-        with reading_file(place):
+        with reading(place):
             text = Path(place).read_bytes() if Path(place).exists() else None
     return None if text is None else from_text(text, place)
 
@@ -320,15 +320,6 @@ def _chosen(
             "not). Name only shards that it lists."
         )
     return _count_shards(places, progress), None
-
-
-def _check_size(shard: Shard) -> None:
-    """Raises for a shard on disk that is missing or truncated, before anything else begins."""
-    if not shard.remote:
-        with reading_file(shard.place, UsageError):
-            size = Path(shard.place).stat().st_size
-        if size != shard.size:
-            raise wrong_size(shard, size)
 
 
 def _classes(
@@ -405,16 +396,15 @@ def _count_shard(place: str) -> Shard:
 @contextmanager
 def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
     """The photos of a shard, without their bytes, and the size of its file."""
-    with reading_file(place):
+    with reading(place):
         file: BinaryIO = fetch(Shard(place, 0, 0)) if is_remote(place) else Path(place).open("rb")  # noqa: SIM115
     with file:
         yield shard_photos(title_of(place), file, headers_only=True), file.seek(0, 2)
 
 
-def first_photos(dataset: DataSet, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:
+def first_photos(index: Index, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:
     """The first photos of the first shard, encoded; `count` or as many as it has."""
-    assert dataset.shards is not None
-    return _first_photos(dataset.shards.side(side)[0], len(dataset.class_ids))[:count]
+    return _first_photos(index.side(side)[0], len(index.class_ids))[:count]
 
 
 @lru_cache(maxsize=4)  # the plan and a picture want the same, and a shard may be far away

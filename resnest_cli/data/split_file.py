@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from resnest_cli import files
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
@@ -19,11 +20,9 @@ from resnest_cli.data.labelled_photos import (
     LabelledPhoto,
     Reading,
     Side,
-    reading_file,
 )
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import write_text, writing
 from resnest_cli.text import csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
@@ -43,14 +42,16 @@ class SplitRow(NamedTuple):
 
 def write_rows(path: Path, rows: Iterable[SplitRow]) -> None:
     """Writes the file, atomically; names that are not UTF-8 keep their bytes."""
-    with writing(path):
-        write_text(path, csv_rows([_COLUMNS, *([*row[:-1], row.digest.hex()] for row in rows)]))
+    with files.writing(path):
+        files.write_text(
+            path, csv_rows([_COLUMNS, *([*row[:-1], row.digest.hex()] for row in rows)])
+        )
 
 
 def read_rows(path: Path, then: str = "") -> list[SplitRow]:
     """The rows that `write_rows` wrote; `then` ends the message of an error."""
     rows = []
-    with reading_file(path, damage=(csv.Error, ValueError), then=then):  # noqa: SIM117 - the file's
+    with files.reading(path, damage=(csv.Error, ValueError), then=then):  # noqa: SIM117 - the file's
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = read_csv_rows(file)
             if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1]):

@@ -26,13 +26,12 @@ from resnest_cli.data.labelled_photos import (
     is_photo,
     named_sides,
     sides_of,
-    some,
 )
 from resnest_cli.data.photo_paths import find_photos
 from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.errors import UsageError
 from resnest_cli.model.labels import canonical
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.text import did_you_mean, some
 
 # The names of pandas, fastai, Keras, Hugging Face (file_name), Kaggle and medical data sets.
 _PATHS = (
@@ -167,7 +166,7 @@ class _ColumnFinder:
         ]
         if len(places) != 1:
             many = f"{len(places)} columns of this name" if places else "no such column"
-            hint = did_you_mean_among(name, columns)
+            hint = did_you_mean(name, columns)
             raise UsageError(
                 f"--{kind}-column {name}: {self.file} has {many}; it has {shown(columns)}.{hint}"
             )
@@ -297,7 +296,6 @@ class _ColumnFinder:
         return {value: named[value] for value in values if value in named}
 
     def _sides(self, place: int) -> dict[str, Side]:
-        """The side of each value of a split."""
         values = dict.fromkeys(self.table.values(place))
         values.pop("", None)  # `_check_rows` names their lines
         known = self._meanings(place, values)
@@ -365,7 +363,6 @@ def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
 
 
 def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> None:
-    """Raises UsageError for a photo that two rows name."""
     rows: dict[str, list[int]] = {}
     for row, photo in zip(table.rows, photos, strict=True):
         rows.setdefault(os.path.normpath(photo.path), []).append(row.number)

@@ -23,8 +23,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnest_cli.data.labelled_photos import is_photo, reading_file
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.data.labelled_photos import is_photo
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import reading
+from resnest_cli.text import one_line
 
 WINDOWS = "cp1252"
 # The marks of UTF-32 begin as those of UTF-16 do: longer ones first.
@@ -95,20 +97,18 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
     """
     if is_photo(path.name):
         raise UsageError(f"{path}: is a photo; give a folder of class folders, or a table of them.")
-    with reading_file(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         begin = file.read(16)
     if begin.startswith(b"PAR1"):
         table = _parquet(path)
     else:
         if what := next((what for mark, what in _OTHERS.items() if begin.startswith(mark)), None):
             raise UsageError(f"{path}: is {what}, which is not read here. Save it as CSV.")
-        with reading_file(path):
+        with reading(path):
             data = path.read_bytes()
         if begin.startswith(b"\x1f\x8b"):
-            try:
+            with reading(f"{path}, a gzip file", UsageError, damage=(EOFError, zlib.error)):
                 data = gzip.decompress(data)
-            except (OSError, EOFError, zlib.error) as error:
-                raise UsageError(f"{path}: is a damaged gzip file: {error}.") from error
         text, notes, windows = decoded(data, str(path))
         is_json = text.lstrip()[:1] in {"{", "["}
         table = _json(text, path) if is_json else _csv(text, path, unnamed)
@@ -226,7 +226,6 @@ def _csv_rows(lines: Iterable[str], delimiter: str, path: Path, before: int) -> 
 
 
 def _fit(row: Row, columns: list[str], path: Path) -> None:
-    """Gives a row a cell for each column; empty ones too many go."""
     wanted, cells = len(columns), row.cells
     if wanted == 1:
         raise UsageError(
@@ -320,14 +319,11 @@ def _parquet(path: Path) -> Table:
         raise ResnestError(
             f'{path}: Parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"'
         ) from error
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            odd = {f.name: str(f.type) for f in schema if not _is_text(f.type, pa.types)}
-            taken = [name for name in schema.names if name not in odd]
-            columns = file.read(columns=taken).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path}: is damaged: {one_line(str(error))}") from error
+    with reading(path, UsageError, damage=(pa.ArrowException,)), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        odd = {f.name: str(f.type) for f in schema if not _is_text(f.type, pa.types)}
+        taken = [name for name in schema.names if name not in odd]
+        columns = file.read(columns=taken).to_pydict()
     cells = zip(*(columns[name] for name in taken), strict=True)
     rows = [
         Row(number, [_text(value) for value in row] + [""] * len(odd))

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from resnest_cli import net as web
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.text import one_line
 
 LABEL = "cls"
 PHOTOS = frozenset(extension[1:] for extension in EXTENSIONS)
@@ -165,11 +166,7 @@ def tar_iterators() -> Any:
 
 
 def read_photos(shard: Shard, file: BinaryIO, classes: int) -> Iterator[EncodedPhoto]:
-    """All photos of a shard, in its order; `classes` is how many there are.
-
-    Raises:
-        ResnestError: the file is truncated or damaged, or has other photos than it should have.
-    """
+    """All photos of a shard, in its order; `classes` is how many there are."""
     done = 0
     for photo in shard_photos(shard.title, file, classes=classes):
         if done == shard.photos:

@@ -92,8 +92,16 @@ def _slope(
     return first / len(logits), second / len(logits)
 
 
-def check_enough(gathered: "Gathered") -> None:
-    """Raises a ResnestError where fewer than `FEWEST` photos are left to fit a temperature on."""
+def calibrate(found: "Evaluated", gathered: "Gathered") -> dict[str, Any]:
+    """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
+
+    The photos are those of all that were `gathered` that the model has not learned from. The
+    temperature goes into the header of the checkpoint that was evaluated. Returns, as JSON has it,
+    the temperature, the number of photos, and calibration error and loss before and after.
+
+    Raises:
+        ResnestError: fewer than `FEWEST` photos are left, or the file cannot be written.
+    """
     left = sum(not item.trained and item.record.error is None for item in gathered.items)
     if left < FEWEST:
         seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
@@ -101,15 +109,6 @@ def check_enough(gathered: "Gathered") -> None:
             f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
             f"{gathered.subject.path} stays as it is. Give photos that were held out."
         )
-
-
-def calibrate(found: "Evaluated") -> dict[str, Any]:
-    """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
-
-    The model has not learned from the photos, see `check_enough`. The temperature goes into the
-    header of the checkpoint that was evaluated. Returns, as JSON has it, the temperature, the
-    number of photos, and calibration error and loss before and after.
-    """
     assert found.logits is not None
     subject, truth = found.gathered.subject, found.answers.truth
     temperature = fit_temperature(found.logits, truth)

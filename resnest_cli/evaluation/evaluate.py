@@ -15,11 +15,11 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.errors import ResnestError, UsageError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Split = Literal["auto", "train", "val", "test", "all"]
 FolderNumbers = Literal["auto", "index", "sorted"]
-Make = Callable[[ModelOptions, bool], "Classifier"]  # of a model, with its mirror images or not
+Make = Callable[..., "Classifier"]  # of a model, and with `tta` of mirror images, too
 
 TOPK = 5  # classes in the record of each photo
 SIDES = ("val", "test", "train")  # in the order in which one is chosen
@@ -100,11 +100,6 @@ class Gathered:
     subject: Subject
 
     @property
-    def told(self) -> Subject:
-        """`subject`, as a command calls it; goes with that."""
-        return self.subject
-
-    @property
     def trained(self) -> int:
         """How many of the photos the model has learned from."""
         return sum(item.trained for item in self.items)
@@ -118,6 +113,25 @@ class Gathered:
         if all(item.record.error is not None for item in left):
             return self
         return Gathered(left, self.subject)
+
+
+def check_calibrated(job: EvaluateJob) -> None:
+    """Raises a UsageError unless the model is a file that a temperature can be written into."""
+    from resnest_cli.model.checkpoint_header import read_info
+
+    path = Path(job.model.model)
+    if job.model.weights is not None or not path.is_file() or read_info(path).format != "resnest":
+        raise UsageError(
+            f"--calibrate writes into a checkpoint of ours, and {job.model.model} is none. Give "
+            "--model the path of one, such as runs/finetune/exp/weights/best.safetensors."
+        )
+
+
+def other_job(job: EvaluateJob, model: str) -> EvaluateJob:
+    """The same photos for another model, fed as it wants to be."""
+    names = ("weights", "labels", "img_size", "crop_pct", "interpolation")
+    fed: dict[str, Any] = dict.fromkeys(names)
+    return replace(job, model=replace(job.model, model=model, **fed), keep_logits=False)
 
 
 def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathered:
@@ -150,17 +164,6 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     return Gathered(tuple(items), subject)
 
 
-def gather(
-    job: EvaluateJob, make: Make, progress: Callable[[int, int, int], None] = lambda *_: None
-) -> Gathered:
-    """`evaluate` for a command that counts done, failed and total; goes with it."""
-
-    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
-        progress(done, failed, total or 0)
-
-    return evaluate(job, make, shown)
-
-
 def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Subject]:
     from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.scores import answer
@@ -169,7 +172,7 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
 
     listing = list_data(job.data, job.reading)
     photos, split = _chosen(job, listing)
-    classifier = make(job.model, job.tta)
+    classifier = make(job.model, tta=job.tta)
     model = classifier.model
     model.need_classifier()
     photos, indices, notes = _with_classes(job, listing, photos, model)
@@ -304,12 +307,16 @@ def class_indices(
     names, notes = set(folders) or labels, list[str]()
     only_numbers = all(map(_NUMBER.fullmatch, names))
     found: dict[str, int] = {}
-    if numbers == "sorted" or (numbers == "auto" and folders and only_numbers and _nameless(model)):
+    # Whether nothing says what the classes are called, and more than ten make two orders.
+    named = model.class_ids is not None or model.class_names != labels_for(model.num_classes)
+    two_orders = only_numbers and not named and model.num_classes > _ALIKE
+    if numbers == "sorted" or (numbers == "auto" and folders and two_orders):
         order = _sorted_order(names, model, asked=numbers == "sorted")
         found = {label: order[label] for label in labels if label in order}
         if numbers == "auto" and found:
+            first = ", ".join(list(order)[:5])
             notes.append(
-                f"Folders named by numbers are taken in sorted order ({_shown(order)}), as most "
+                f"Folders named by numbers are taken in sorted order ({first}, ...), as most "
                 "training programs take them; --folder-numbers index takes each number as the "
                 "index of its class."
             )
@@ -328,12 +335,6 @@ def class_indices(
     return Truth(found | more, unknown, notes)
 
 
-def _nameless(model: "Model") -> bool:
-    """Whether nothing says what the classes are called, and more than ten make two orders."""
-    known = model.class_ids is not None or model.class_names != labels_for(model.num_classes)
-    return not known and model.num_classes > _ALIKE
-
-
 def _sorted_order(names: Collection[str], model: "Model", *, asked: bool) -> dict[str, int]:
     """The index of each class by the sorted names of as many folders as the model has classes.
 
@@ -341,20 +342,13 @@ def _sorted_order(names: Collection[str], model: "Model", *, asked: bool) -> dic
     cannot.
     """
     count = model.num_classes
-    if len(names) != count:
-        every = {str(index) for index in range(count)}
-        if not set(names) <= every:
-            if not asked:
-                return {}
-            raise UsageError(
-                f"--folder-numbers sorted: {model.name} has {count} classes, and the {len(names)} "
-                f"folder(s) are neither as many nor all named by numbers below {count}."
-            )
-        names = every
-    elif not asked and not set(names) <= {str(index) for index in range(count)}:
+    every = {str(index) for index in range(count)}
+    numbered = set(names) <= every
+    if not numbered and not asked:
         return {}
-    return {name: index for index, name in enumerate(sorted(names))}
-
-
-def _shown(order: dict[str, int]) -> str:
-    return ", ".join(list(order)[:5]) + ", ..."
+    if not numbered and len(names) != count:
+        raise UsageError(
+            f"--folder-numbers sorted: {model.name} has {count} classes, and the {len(names)} "
+            f"folder(s) are neither as many nor all named by numbers below {count}."
+        )
+    return {name: index for index, name in enumerate(sorted(every if numbered else names))}

@@ -6,13 +6,15 @@ stand beside them under `all`; where nothing but training photos is left, theirs
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.evaluation.calibration import Calibration, calibration
+from resnest_cli.errors import ResnestError
+from resnest_cli.evaluation import calibration
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
 
@@ -28,7 +30,7 @@ class Evaluated:
     gathered: Gathered
     answers: Answers
     scores: Scores
-    calibration: Calibration
+    calibration: calibration.Calibration
     logits: NDArray[np.float32] | None
 
 
@@ -48,7 +50,7 @@ def evaluated(gathered: Gathered) -> Evaluated:
         joined = b"".join(item.logits or b"" for item in good)
         logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
     figures = scores(answers, len(gathered.subject.class_names))
-    calibrated = calibration(answers.confidence, answers.right)
+    calibrated = calibration.calibration(answers.confidence, answers.right)
     return Evaluated(gathered, answers, figures, calibrated, logits)
 
 
@@ -93,6 +95,40 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
         ],
         "reliability": [asdict(one) for one in found.calibration.bins],
     }
+
+
+def whole_summary(
+    found: Evaluated, first: Gathered, second: Gathered | None, *, calibrate: bool
+) -> tuple[dict[str, Any], ResnestError | None]:
+    """`summary`, with a comparison and a calibration where they were asked for.
+
+    The error says why there is no calibration.
+    """
+    figures, refused = summary(found, first), None
+    if calibrate:
+        try:
+            figures["calibrated"] = calibration.calibrate(found, first)
+        except ResnestError as error:
+            refused = error
+    if second is not None:
+        figures["comparison"] = compared(first, second)
+    return figures, refused
+
+
+def training_note(figures: Mapping[str, Any]) -> str:
+    """What figures are worth where photos trained the model; empty where none did."""
+    model, trained = figures["model"], figures["trained_on"]
+    if figures["trained"]:
+        return (
+            f"All {trained} readable photo(s) are ones that {model} was trained on: the figures "
+            "say how well it remembers them, not how good it is."
+        )
+    if trained:
+        return (
+            f"{trained} of {trained + figures['photos']} photo(s) are ones that {model} was "
+            "trained on; the figures leave them out."
+        )
+    return ""
 
 
 def _overall(found: Evaluated) -> dict[str, Any]:

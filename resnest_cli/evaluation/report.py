@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def _write_pictures(folder: Path, found: Evaluated) -> None:
     occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
     names = [subject.class_names[index] for index in occur]
     plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
-    plots.reliability(folder / "reliability.png", found.calibration, subject.temperature)
+    bins = [asdict(one) for one in found.calibration.bins]
+    plots.reliability(folder / "reliability.png", bins, found.calibration.ece, subject.temperature)
 
 
 def evaluation_page(

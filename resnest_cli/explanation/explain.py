@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from resnest_cli.report.pages import Page
 
 MOST_CLASSES = 12  # in one picture
+LEGEND = (
+    "The lighter and the more yellow a place, the more it speaks for the class (Grad-CAM, each map "
+    "on its own scale); the white line goes where it is half the most, the orange frame around "
+    "what the network saw."
+)
 _MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
 
 # Photos after which figures, which hold each other in circles, are swept up: Python itself would
@@ -85,6 +90,16 @@ class Explained:
     heat: str | None = None
     attention: str | None = None
     tiles: tuple[bytes, ...] = ()
+
+    @property
+    def input(self) -> str:
+        """The photo's name."""
+        return self.record.input
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no answer."""
+        return self.record.error
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON has it; `hot` is where, in fractions of the upright photo's sides."""
@@ -158,26 +173,15 @@ def _ours(source: "Source", job: ExplainJob) -> str | None:
     return None
 
 
-class ExplanationPage:
-    """The page of explanations: for each photo its classes, with the heat of each."""
+def explanation_page(model: str) -> "Page":
+    """An empty page of explanations."""
+    from resnest_cli.report.pages import Page
 
-    def __init__(self, model: str) -> None:
-        from resnest_cli.report.pages import Page
+    return Page(f"Where {model} looked", "", most=_MOST_ON_PAGE, wide=True)
 
-        self._page = Page(f"Where {model} looked", "", most=_MOST_ON_PAGE, wide=True)
 
-    def add(self, found: Explained) -> None:
-        """One explanation, with its tiles."""
-        from resnest_cli.report.pages import jpeg_uri
+def add_to(page: "Page", found: Explained) -> None:
+    """Adds an explanation to its page."""
+    from resnest_cli.report.pages import jpeg_uri
 
-        self._page.add(found.record, tiles=[jpeg_uri(tile) for tile in found.tiles])
-
-    def finished(self, done: int, failed: int) -> "Page":
-        """The page, once all are there."""
-        self._page.subtitle = (
-            f"{done:,} photo(s), {failed:,} of them unreadable. The lighter and the more yellow a "
-            "place, the more it speaks for the class (Grad-CAM, each map on its own scale); the "
-            "white line goes where it is half the most, the orange frame around what the network "
-            "saw."
-        )
-        return self._page
+    page.add(found.record, tiles=list(map(jpeg_uri, found.tiles)))

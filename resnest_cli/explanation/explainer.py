@@ -12,9 +12,7 @@ counts for each channel of a photo; read by forward hooks while the network runs
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +23,9 @@ from torch import Tensor, nn
 from resnest_cli.errors import UsageError
 from resnest_cli.explanation.explain import Explained, ExplainJob
 from resnest_cli.explanation.photo_view import HOT, PhotoView, hot_region
-from resnest_cli.files import writing
-from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
-from resnest_cli.inference.torch_engine import TorchEngine
-from resnest_cli.model.labels import look_up, unknown_classes
-from resnest_cli.model.loading import Model
-from resnest_cli.model.resnest import ResNeSt, SplitAttention
-from resnest_cli.report import canvas
-from resnest_cli.report.explanations import (
+from resnest_cli.explanation.pictures import (
     SIDE,
+    Block,
     Panel,
     attention_figure,
     heat_figure,
@@ -42,6 +33,13 @@ from resnest_cli.report.explanations import (
     overlaid,
     windowed,
 )
+from resnest_cli.files import writing
+from resnest_cli.inference.classifier import Classifier
+from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
+from resnest_cli.inference.torch_engine import TorchEngine
+from resnest_cli.model.labels import look_up, unknown_classes
+from resnest_cli.model.resnest import ResNeSt, SplitAttention
+from resnest_cli.report import canvas
 
 canvas.matplotlib()  # quiet: captum imports it, and it logs about its caches
 from captum.attr import LayerGradCam  # noqa: E402
@@ -68,7 +66,12 @@ class Explainer:
         classifier.model.need_classifier()
         self._job, self._model = job, classifier.model
         self._shown = Path(classifier.model.name).name  # a checkpoint's file, in pictures
-        self._classes = _class_indices(job.classes, classifier.model)
+        found, unknown = look_up(job.classes, self._model, remedy="Give --class the index or id.")
+        if unknown:
+            raise UsageError(
+                f"{unknown_classes(unknown, self._model)} --class takes a name, id or index."
+            )
+        self._classes = list(dict.fromkeys(found[name] for name in job.classes))
         self._network = engine.network.requires_grad_(False)
         self._device = engine.device
         self.stage = job.stage or chosen_stage(classifier.preprocessing.size)
@@ -131,14 +134,6 @@ class Explainer:
         photo = windowed(view.preview, view.window, _TILE)
         overlays = (overlaid(view.pixels, heat, _TILE, HOT) for heat in heats)
         return tuple(map(jpeg, (photo, *overlays)))
-
-
-def _class_indices(names: Sequence[str], model: Model) -> list[int]:
-    """The indices of these names, ids or indices, in their order, each once."""
-    found, unknown = look_up(names, model, remedy="Give --class the index or id.")
-    if unknown:
-        raise UsageError(f"{unknown_classes(unknown, model)} --class takes a name, id or index.")
-    return list(dict.fromkeys(found[name] for name in names))
 
 
 @contextmanager
@@ -210,41 +205,6 @@ def upsampled(maps: Tensor, size: int) -> Tensor:
 
 
 # Split attention
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The attention in one block, `block` of `stage`, both from 1.
-
-    `weights` are float32 (radix, C) in [0, 1]: of `radix` > 1 splits, a channel's add up to one.
-    The C channels belong to `cardinality` groups, one after the other.
-    """
-
-    stage: int
-    block: int
-    cardinality: int
-    weights: NDArray[np.float32]
-
-    @property
-    def preferred(self) -> tuple[float, ...]:
-        """The share of the channels that each split weighs most for."""
-        radix, channels = self.weights.shape
-        counts = np.bincount(self.weights.argmax(axis=0), minlength=radix)
-        return tuple(float(count) / channels for count in counts)
-
-    @property
-    def strength(self) -> float:
-        """Mean weight of the split that a channel prefers: 1 / radix to 1; mean gate of radix 1."""
-        return float(self.weights.max(axis=0).mean())
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "stage": self.stage,
-            "block": self.block,
-            "preferred": [round(share, 4) for share in self.preferred],
-            "mean": [round(float(mean), 4) for mean in self.weights.mean(axis=1)],
-        }
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 Everything is made in memory and checked there; only then `Exported.write` gives it a name.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ class ExportJob:
     """What was asked for; see the options of `resnest export`."""
 
     output: Path
-    opset: int = formats.DEFAULT_OPSET
+    opset: int | None = None  # formats.DEFAULT_OPSET
     check: str | None = None
     calibrate: str | None = None  # with it, int8
     calibrate_photos: int = CALIBRATE_AT_MOST
@@ -49,6 +48,24 @@ class Exported:
         """Writes the file, whole or not at all."""
         with writing(path), atomic_file(path) as file:
             file.write(self.data)
+
+    def refusal(self, path: Path) -> ResnestError:
+        """The error of a broken one."""
+        return ResnestError(
+            f"{path} was not written: its probabilities differ from the model's by more than "
+            f"{parity.TOLERANCE:g}. Report it, with the versions of onnx, onnxruntime and torch."
+        )
+
+
+def check_file(path: Path, *, int8: bool, calibrate: str | None, opset: int | None) -> None:
+    """Raises a UsageError where the options do not go with the file's name or each other."""
+    kind = path.suffix.lower()
+    if kind not in {".onnx", ".pt2"}:
+        raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
+    if kind == ".pt2" and (int8 or opset is not None):
+        raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
+    if int8 != (calibrate is not None):
+        raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
 
 
 def check_source(model: Model, job: ExportJob | None = None) -> None:
@@ -84,42 +101,32 @@ def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exporte
         parity.photos_of(folder)  # raises before the work
     if job.output.suffix.lower() == ".pt2":
         return _pt2(model, job, progress)
-    formats.check_opset(job.opset)
     return _onnx(model, job, progress)
-
-
-def counted_export(
-    model: Model, job: ExportJob, progress: Callable[[int, int], None] = lambda *_: None
-) -> Exported:
-    """`export` for a command that counts done and total; goes with it."""
-
-    def shown(done: int, total: int | None = None, *, failed: int = 0, title: str = "") -> None:  # noqa: ARG001
-        progress(done, total or 0)
-
-    return export(model, job, shown)
 
 
 def _pt2(model: Model, job: ExportJob, progress: Progress) -> Exported:
     import torch
 
-    info = formats.described(model, {"torch": str(torch.__version__)})
-    data = formats.pt2_bytes(model.network(), formats.noted(info, precision="float32"))
+    info = formats.described(model, {"torch": str(torch.__version__)}, precision="float32")
+    data = formats.pt2_bytes(model.network(), info)
     found = Exported(data, _summary(model, job, data, outputs=["logits"]))
     _compare(model, job, found, formats.pt2_runner(data), progress)
     return found
 
 
 def _onnx(model: Model, job: ExportJob, progress: Progress) -> Exported:
+    opset = formats.DEFAULT_OPSET if job.opset is None else job.opset
+    formats.check_opset(opset)
     import onnx
 
     from resnest_cli.inference import onnx_engine
 
-    proto = formats.onnx_model(model, job.opset)
-    info = formats.described(model, {"onnx": onnx.__version__})
-    info = formats.noted(info, precision="float32", opset=job.opset)
+    proto = formats.onnx_model(model, opset)
+    versions = {"onnx": onnx.__version__}
+    info = formats.described(model, versions, precision="float32", opset=opset)
     data = formats.onnx_bytes(proto, info)
     outputs = list(onnx_engine.EXPORTED)
-    found = Exported(data, _summary(model, job, data, opset=job.opset, outputs=outputs))
+    found = Exported(data, _summary(model, job, data, opset=opset, outputs=outputs))
     if job.calibrate is not None:
         _to_int8(model, job, found, proto, info, progress)
     engine = onnx_engine.open_exported(found.data, found.summary["precision"])
@@ -203,8 +210,9 @@ def _to_int8(
     with parity.Reader(model.preprocessing, progress) as reader:
         small = int8.quantized(proto, (batch for _, batch in reader.batches(plan.calibration)))
         used = len(plan.calibration) - len(reader.unreadable)
-        info = formats.noted(info, precision="int8", calibration_photos=used)
-        info = replace(info, versions={**info.versions, "onnxruntime": onnxruntime.__version__})
+        how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
+        versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
+        info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
         before, found.data = found.data, formats.onnx_bytes(small, info)
         made = {"float32": before, "int8": found.data}
         runs = {name: open_exported(data, name).logits for name, data in made.items()}

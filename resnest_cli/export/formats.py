@@ -51,12 +51,12 @@ def is_published(model: Model) -> bool:
     return hashes.known_sha256(model.path).startswith(table.weights.hash_prefix)
 
 
-def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
+def described(model: Model, versions: Mapping[str, str], **facts: Any) -> CheckpointInfo:
     """All that is known of a model, with the names and ids of its classes written out.
 
-    `versions` are those of the libraries that write the file. What the model's own file says of
-    its metrics, its training photos and its origin is kept; published weights get their published
-    accuracy.
+    `versions` are those of the libraries that write the file, `facts` are about the export, under
+    `provenance.export`. What the model's own file says of its metrics, its training photos and its
+    origin is kept; published weights get their published accuracy.
     """
     known = read_info(model.path)
     metrics, provenance = dict(known.metrics), dict(known.provenance)
@@ -69,6 +69,8 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
     if model.class_ids:
         provenance["class_ids"] = list(model.class_ids)
     provenance["weights_sha256"] = hashes.known_sha256(model.path)
+    if facts:
+        provenance["export"] = provenance.get("export", {}) | facts
     return CheckpointInfo(
         variant=replace(model.variant, preprocessing=model.preprocessing),
         class_names=model.class_names,
@@ -81,12 +83,6 @@ def described(model: Model, versions: Mapping[str, str]) -> CheckpointInfo:
         num_classes=model.num_classes,
         in_channels=model.in_channels,
     )
-
-
-def noted(info: CheckpointInfo, **facts: Any) -> CheckpointInfo:
-    """The same with more facts about the export itself, under `provenance.export`."""
-    before = info.provenance.get("export", {})
-    return replace(info, provenance={**info.provenance, "export": {**before, **facts}})
 
 
 def _metadata(info: CheckpointInfo) -> dict[str, str]:

@@ -9,20 +9,24 @@ the checkpoint knows (source: the hub's description of model cards).
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from resnest_cli.errors import UsageError
 from resnest_cli.export.export import check_source
 from resnest_cli.export.formats import described, is_published
 from resnest_cli.files import check_folder, writing
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
+from resnest_cli.model.names import repository_id
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
-from resnest_cli.output.messages import printable_name
+from resnest_cli.paths import huggingface_endpoint, huggingface_hub_dir, huggingface_offline
+from resnest_cli.progress import Notify, ignore
 from resnest_cli.report.pages import write_texts
+from resnest_cli.text import printable_name
 
 TIMM_NAMES = tuple(id_ for id_, variant in VARIANTS.items() if variant.hub)
 _STANDS_IN = "resnest14d"  # for what timm has no name for
@@ -43,7 +47,25 @@ class Push:
 
     repository: str
     private: bool = False
-    notify: Callable[[str], None] = lambda _: None
+    notify: Notify = ignore
+
+
+def push_target(
+    name: str | None, notify: Notify, *, hub: Path | None, private: bool, dry_run: bool,
+    offline: bool,
+) -> Push | None:  # fmt: skip
+    """Where --push sends the folder; what is wrong is said before anything slow begins."""
+    if name is None:
+        if private or dry_run:
+            raise UsageError(f"{'--private' if private else '--dry-run'} goes with --push.")
+        return None
+    if hub is None:
+        raise UsageError("--push sends a folder: name it with --hub DIR.")
+    target = Push(repository_id(name), private, notify)
+    if not dry_run and (offline or huggingface_offline()):
+        forbids = "--offline (RESNEST_OFFLINE)" if offline else "HF_HUB_OFFLINE"
+        raise UsageError(f"--push connects to the hub, which {forbids} forbids.")
+    return target
 
 
 def write_folder(model: Model, folder: Path, license_: str | None = None) -> dict[str, Any]:
@@ -154,7 +176,6 @@ def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, 
         ResnestError: the hub refuses, or cannot be reached. The folder stays.
     """
     from resnest_cli.net import hub
-    from resnest_cli.paths import huggingface_endpoint, huggingface_hub_dir
 
     there = hub.Hub(huggingface_endpoint(), huggingface_hub_dir(), notify=push.notify)
     address = hub.push(

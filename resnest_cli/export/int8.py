@@ -36,6 +36,7 @@ import numpy as np
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
 from resnest_cli.export.parity import BATCH, Float32, Run, evenly, photos_of
+from resnest_cli.files import writing
 from resnest_cli.model.training_photos import digest_of
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def quantized(proto: "ModelProto", batches: Iterable[Float32]) -> "ModelProto":
             return None if photo is None else {"photos": photo}
 
     try:
-        with tempfile.TemporaryDirectory(prefix="resnest-int8-") as folder, _silent():
+        temporary = tempfile.TemporaryDirectory(prefix="resnest-int8-")
+        with writing(Path(tempfile.gettempdir())), temporary as folder, _silent():
             target = Path(folder) / "int8.onnx"
             quantize_static(
                 proto,
@@ -176,9 +178,6 @@ def quantized(proto: "ModelProto", batches: Iterable[Float32]) -> "ModelProto":
             return onnx.load(str(target))
     except ResnestError:
         raise
-    except OSError as error:
-        where = error.filename or tempfile.gettempdir()
-        raise ResnestError(f"{where}: cannot be written: {error.strerror or error}.") from error
     except Exception as error:
         if not seen:
             raise ResnestError("no photo to calibrate with can be read.") from error

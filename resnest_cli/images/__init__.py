@@ -18,14 +18,11 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.options import MAX_PIXELS
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-MAX_PIXELS = 178_956_970  # where Pillow, too, refuses: 512 MiB of RGB
-_BYTES_PER_PIXEL = (
-    12  # RGB takes 4; as stored, converted and turned upright, three are held at most
-)
 NO_MEMORY = "does not fit into this machine's memory"
 
 _local = threading.local()
@@ -44,24 +41,39 @@ def usual_limit() -> int:
 
 
 def memory_for(pixels: int) -> int:
-    """Bytes that decoding a photo of so many pixels may need."""
-    return _BYTES_PER_PIXEL * pixels
+    """Bytes that decoding a photo of so many pixels may need.
+
+    A pixel of RGB takes 4: as stored, converted and turned upright, three are held at most.
+    """
+    return 12 * pixels
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
     """Refuses a photo of too many pixels before memory is spent on it.
+
+    For others Pillow's own limit is raised, which would warn of them, or refuse them. It is that of
+    the whole process, and stays as it is for photos of the usual size.
 
     Raises:
         ImageError: names the option that raises the limit, and the memory that it needs.
     """
     pixels = width * height
     if pixels > max_pixels:
-        raise ImageError(
+        text = (
             f"has {width} x {height} pixels, more than the limit of {max_pixels} (a decompression "
             f"bomb?); --max-pixels {pixels}, or RESNEST_MAX_PIXELS, reads it, with up to "
-            f"{max(memory_for(pixels) / 1e9, 0.1):,.1f} GB of memory",
-            kind="too large",
+            f"{max(memory_for(pixels) / 1e9, 0.1):,.1f} GB of memory"
         )
+        raise ImageError(text, kind="too large")
+    raise_pillows_limit(pixels)
+
+
+def raise_pillows_limit(pixels: int) -> None:
+    """Lets Pillow read so many pixels, see `check_pixels`."""
+    from PIL import Image
+
+    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
+        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def damaged(why: str) -> ImageError:

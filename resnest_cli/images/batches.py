@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError
-from resnest_cli.images import MAX_PIXELS, NO_MEMORY, take_note
+from resnest_cli.images import NO_MEMORY, take_note
 from resnest_cli.images.decode import decode, upright_rgb
-from resnest_cli.images.preprocess import CropMode, preprocess, shorter_side
+from resnest_cli.images.preprocess import preprocess, shorter_side
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.options import MAX_PIXELS, CropMode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,17 +32,14 @@ Photo = Union[str, bytes, "Image.Image"]  # a path, the bytes of an image file, 
 class Preparation:
     """How a photo becomes an array: picklable, so that another process can do it too."""
 
+    on_gpu: ClassVar[bool] = False  # where a GPU decodes, pixels differ
+
     preprocessing: Preprocessing
     crop_mode: CropMode = "center"
     exif: bool = True
     fast: bool = False  # a large JPEG is decoded at reduced scale, see `decode`
     grey: bool = False  # for a network of one channel: float32 (1, size, size)
     max_pixels: int = MAX_PIXELS
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU decodes, whose pixels differ."""
-        return False
 
     @property
     def portable(self) -> "Preparation":

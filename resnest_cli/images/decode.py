@@ -14,8 +14,8 @@ Pillow decodes. What is decided here, and why:
 - EXIF orientation is applied; if the EXIF block is broken, the photo is taken as it is. Pillow
   itself turns TIFF and the `irot` of HEIC upright, whatever `exif` says.
 - A truncated photo is an error. A JPEG without its end marker counts as truncated, because
-  Pillow cannot tell whether anything else is missing. Not to be noticed: a JPEG whose data are
-  damaged, or cut with an end marker after the cut, since libjpeg carries on and tells nobody.
+  Pillow cannot tell whether anything else is missing. Not noticed: a JPEG whose data are damaged,
+  or cut with an end marker after the cut, since libjpeg carries on in silence.
 - With `at_least` a JPEG is decoded at half, a quarter or an eighth of its size where that leaves
   both sides that long: libjpeg then computes fewer coefficients of each block of 8 x 8.
 
@@ -42,13 +42,14 @@ from PIL import Image
 
 from resnest_cli.errors import ErrorKind, ImageError
 from resnest_cli.images import (
-    MAX_PIXELS,
     NO_MEMORY,
     check_pixels,
     damaged,
+    raise_pillows_limit,
     unsupported,
     usual_limit,
 )
+from resnest_cli.options import MAX_PIXELS
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
@@ -63,37 +64,28 @@ _PLUGINS = {  # as Pillow spells them in the names of its modules and classes
     "PNG": "Png", "WebP": "WebP", "AVIF": "Avif", "GIF": "Gif", "BMP": "Bmp", "PPM": "Ppm",
     "ICO": "Ico", "HEIC": "Heif",
 }  # fmt: skip
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"\0\0\1\0", "ICO"),
-    *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),  # +: BigTIFF
-)
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF",
+    b"BM": "BMP", b"\0\0\1\0": "ICO",
+    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",  # +: BigTIFF
+}  # fmt: skip
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = set(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 _READ_WHOLE = {"WebP", "AVIF", "HEIC"}
 
 # What people mistake for a photo most often, named in the message.
-_OTHERS = (
-    (b"%PDF", "a PDF"),
-    (b"8BPS", "a Photoshop document"),
-    (b"PK\3\4", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
-    (b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image itself"),
-    *(
-        (magic, f"{kind}, a format that is not supported")
-        for magic, kind in (
-            (b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-            (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-            (b"II\xbc", "a JPEG XR image"), (b"P7", "a PAM image"), (b"qoif", "a QOI image"),
-            (b"PF", "a PFM image in colour"), (b"\0\0\2\0", "a cursor"),
-        )
-    ),
-)  # fmt: skip
+_OTHERS = {
+    b"%PDF": "a PDF", b"8BPS": "a Photoshop document", b"PK\3\4": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive", b"\x1aE\xdf\xa3": "a video (Matroska or WebM)",
+    b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the image itself",
+}  # fmt: skip
+_UNREAD = {
+    b"\xff\x0a": "JPEG XL image", b"\0\0\0\x0cJXL ": "JPEG XL image",
+    b"\0\0\0\x0cjP  ": "JPEG 2000 image", b"\xff\x4f\xff\x51": "JPEG 2000 image",
+    b"II\xbc": "JPEG XR image", b"P7": "PAM image", b"qoif": "QOI image",
+    b"PF": "PFM image in colour", b"\0\0\2\0": "cursor",
+}  # fmt: skip
+_OTHERS |= {magic: f"a {kind}, a format that is not supported" for magic, kind in _UNREAD.items()}
 _UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
 
 _ORIENTATION_TAG = 0x0112
@@ -132,7 +124,7 @@ def decode(
     """
     max_pixels = usual_limit() if max_pixels is None else max_pixels
     if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
-        silence_pillow(max_pixels)
+        raise_pillows_limit(max_pixels)
     with _explained():
         if isinstance(source, str | os.PathLike):
             size = _checked_file(os.fspath(source))
@@ -145,11 +137,7 @@ def decode(
 
 
 def read_file(path: str) -> bytes | str:
-    """The bytes of a file, for `decode`; the path itself where it is too large to be held whole.
-
-    Raises:
-        ImageError: it cannot be read, with the words of `decode`.
-    """
+    """The bytes of a file, for `decode`; the path itself where it is too large to be held whole."""
     with _explained():
         return path if _checked_file(path) > _MAX_HELD else Path(path).read_bytes()
 
@@ -160,37 +148,21 @@ def jpeg_orientation(data: bytes, *, exif: bool = True, max_pixels: int = MAX_PI
     1, upright, without `exif`. None for all that is not such a JPEG, or has more pixels: `decode`
     takes it, or says what is wrong with it.
     """
-    if not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
-        return None
-    try:
-        image = _plugin("JPEG")(io.BytesIO(data))
-        check_pixels(*image.size, max_pixels)
-    except Exception:  # Pillow raises about anything on bad data
-        return None
-    if image.mode not in ("RGB", "L"):
-        return None
-    return _orientation(image) if exif else 1
+    if data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
+        with suppress(Exception):  # Pillow raises about anything on bad data
+            image = _plugin("JPEG")(io.BytesIO(data))
+            check_pixels(*image.size, max_pixels)
+            if image.mode in ("RGB", "L"):
+                return _orientation(image) if exif else 1
+    return None
 
 
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
-    """An opened image as `decode` would give it; the image itself is not changed.
-
-    Raises:
-        ImageError: its pixels cannot be read.
-    """
+    """An opened image as `decode` would give it; the image itself is not changed."""
     with _explained():
         turn = UPRIGHT.get(_orientation(image)) if exif else None
         rgb = _to_rgb(image.copy())
         return rgb if turn is None else rgb.transpose(turn)
-
-
-def silence_pillow(pixels: int) -> None:
-    """Raises Pillow's own limit, for a photo that was found small enough: it would warn, or refuse.
-
-    The limit is that of the whole process; it stays as it is for photos of the usual size.
-    """
-    if 0 < (Image.MAX_IMAGE_PIXELS or 0) < pixels:
-        Image.MAX_IMAGE_PIXELS = pixels
 
 
 def _checked_file(path: str) -> int:
@@ -225,7 +197,6 @@ def _decode_stream(
     stream.seek(0)
     image = _plugin(name)(stream)
     check_pixels(*image.size, max_pixels)
-    silence_pillow(image.width * image.height)
     loaded: Image.Image = image
     if name == "JPEG" and at_least is not None:
         loaded = _reduced(image, at_least)
@@ -256,7 +227,7 @@ def _format(head: bytes) -> str:
     """The format of a file that starts so."""
     if not head:
         raise ImageError("is empty (0 bytes)", kind="empty")
-    for magic, name in _MAGIC:
+    for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -272,7 +243,7 @@ def _format(head: bytes) -> str:
         if brands & _HEIC_BRANDS:
             return "HEIC"
         raise _no_image("is a video or another MP4-like file, not an image")
-    for magic, kind in _OTHERS:
+    for magic, kind in _OTHERS.items():
         if head.startswith(magic):
             raise _no_image(f"is {kind}")
     text = head[:20].decode("ascii", "replace").strip()

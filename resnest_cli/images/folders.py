@@ -1,12 +1,11 @@
 """A folder or a glob -> its files, lazily and in natural order (img2 before img10).
 
-No more than the names of the folders between the root and the current file are held at once, so
-that a hundred million photos need no more memory than the largest folder among them.
+Only the names in the folders between the root and the current file are held at once: a hundred
+million photos need no more memory than the largest folder among them.
 
 Globs know `*`, `?`, `[...]` and `**` (any number of folders, links included). Unlike those of
-Python's `glob` their results are ordered, each comes once, and a folder that cannot be read is
-told. As with them, a wildcard matches no leading dot; nor does it match a dropping of a system,
-which has to be named.
+Python's `glob` their results are ordered, each comes once, and a folder that cannot be read is an
+entry with an error. A wildcard matches no leading dot, and no dropping of a system.
 """
 
 import fnmatch
@@ -59,12 +58,9 @@ def is_glob(text: str) -> bool:
 
 
 def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator[Entry]:
-    """Files in a folder and below it, depth first.
+    """Files in a folder and below it, depth first; no hidden names and droppings unless `hidden`.
 
-    Without hidden names and droppings of systems (see `is_dropping`), unless `hidden`.
-
-    Links between folders are followed, but not one that leads back to a folder it lies in. A
-    folder that cannot be read is an entry with an `error`.
+    Links between folders are followed, but not one that leads back to a folder it lies in.
     """
     # An explicit stack instead of recursion: folders nest thousands deep.
     stack = [(_identity(root), _scan(root, hidden))]
@@ -113,7 +109,7 @@ def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
 def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # such as a link to itself: decoding will say what it is
+    except OSError:  # such as a link to itself, of which decoding says what it is
         return False
 
 
@@ -123,12 +119,7 @@ def natural(name: str) -> str:
     With the number of digits in front, 2 (`001` `2`) comes before 10 (`002` `10`). One string takes
     less memory than a list of parts, which matters in a folder of a million photos.
     """
-
-    def sortable(match: re.Match[str]) -> str:
-        digits = match[0].lstrip("0") or "0"
-        return f"{len(digits):03}{digits}"
-
-    return re.sub("[0-9]+", sortable, name.casefold())
+    return re.sub("0*([0-9]+)", lambda found: f"{len(found[1]):03}{found[1]}", name.casefold())
 
 
 def _join(folder: str, name: str) -> str:

@@ -1,10 +1,9 @@
 """JPEGs decoded, resized and normalised on an accelerator: `--gpu-decode`.
 
-Each photo goes there as its bytes and comes back as the network's input, 600 kB at 224 pixels. That
-is copied twice more than it had to be, which takes a tenth of a millisecond, where decoding on a
-core takes several; in return everything else about a photo (its errors, its order, its place in a
-batch) is as without. nvJPEG's pixels are not libjpeg's, and torch's resize rounds once where
-Pillow's rounds twice: answers change a bit.
+Each photo goes there as its bytes and comes back as the network's input, 600 kB at 224 pixels: two
+copies more than needed, a tenth of a millisecond, keep everything else about a photo (its errors,
+its order, its place in a batch) as it is without. nvJPEG's pixels are not libjpeg's, and torch's
+resize rounds once where Pillow's rounds twice: answers change a bit.
 
 Only whole JPEGs in RGB or grey are decoded so. All others, and those that the decoder refuses, go
 the ordinary way, which also says what is wrong with them. Run on a CPU in the tests, where torch
@@ -14,7 +13,7 @@ has the same functions; not run on a GPU so far.
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -34,12 +33,8 @@ _QUIET_RULE = ("ignore", re.compile(_DEPRECATION, re.IGNORECASE), Warning, None,
 class DevicePreparation(Preparation):
     """`Preparation`, by `device` where the photo allows it."""
 
+    on_gpu: ClassVar[bool] = True
     device: str = "cuda"
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU decodes, whose pixels differ."""
-        return True
 
     @property
     def portable(self) -> Preparation:
@@ -48,11 +43,7 @@ class DevicePreparation(Preparation):
         return Preparation(*same)
 
     def __call__(self, photo: Photo) -> Float32:
-        """A path, the bytes of an image file or an open image -> float32 (3, size, size).
-
-        Raises:
-            ImageError: whatever is wrong with the photo.
-        """
+        """A photo as `Preparation` gives it, but for the last bits where the device decodes it."""
         data = read_file(photo) if isinstance(photo, str) else photo
         found = self._by_device(data) if isinstance(data, bytes) else None
         return self.portable(data) if found is None else found

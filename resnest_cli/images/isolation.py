@@ -5,11 +5,9 @@ does one thing at a time, so that the blame for a crash is exact, and is replace
 ends with its parent, `kill -9` included, whatever it is at: a thread sees that the pipe of requests
 is closed, and Linux kills the worker even while its decoder holds the GIL.
 
-Why no library: pebble and multiprocessing's pools let all workers share two pipes and the locks on
-them, which a crash can leave locked, and pebble gives up on the whole pool when an idle worker is
-killed; multiprocessing also runs the program's main script again in each worker, so that a script
-without a guard starts itself over, and leaves semaphores behind when killed. Here a worker shares
-nothing with the others. See the measured comparison in `IsolatedDecoder`.
+Why no library: in the pools of pebble and multiprocessing all workers share two pipes and their
+locks, which a crash can leave locked; multiprocessing also runs the program's main script again in
+each worker, and leaves semaphores behind when killed. Here a worker shares nothing with the others.
 
 Limits. Time: by the clock, everywhere. Memory: on Linux, of the private data of the worker beyond
 what it had when idle (RLIMIT_DATA: neither files nor address space that is only reserved). Windows
@@ -37,8 +35,6 @@ R = TypeVar("R")
 
 TIME_LIMIT = 60.0
 MEMORY_LIMIT = 2 * 10**9
-_GRACE = 1  # seconds that a worker which nobody kills may exceed its time
-_PR_SET_PDEATHSIG = 1
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
 _CANCELLED = "decoding was cancelled"
@@ -54,10 +50,8 @@ class IsolatedDecoder:
         time_limit: seconds for one photo, without the start of the worker.
         memory_limit: bytes that one photo may need, on Linux.
 
-    Cost, 2 workers on 2 cores, a photo of 500 x 375 to 224 x 224: 3.1 ms against 2.1 in threads
-    (pebble: 3.2); of 1600 x 1200: 10.6 against 9.4 (pebble: 10.8). The millisecond is the 600 kB of
-    the array going through a pipe; a call that moves nothing takes 0.1 ms. The first photo waits
-    0.1 to 0.2 s for its worker, and so does the next one after a crash.
+    A photo takes a millisecond longer than in a thread: the 600 kB of its array go through a pipe.
+    The first one waits 0.1 to 0.2 s for its worker, and so does the next one after a crash.
     """
 
     def __init__(
@@ -110,8 +104,7 @@ class _Worker:
     """One process after another, used by one thread; only `stop` is for others."""
 
     def __init__(self, time_limit: float, memory_limit: int) -> None:
-        self._time_limit = time_limit
-        self._memory_limit = memory_limit
+        self._time_limit, self._memory_limit = time_limit, memory_limit
         self._process: _Process | None = None
         self._lock = threading.Lock()
         self._number = 0  # of the request that the timer is for
@@ -200,13 +193,10 @@ class _Worker:
         if self._timed_out or code == -getattr(signal, "SIGALRM", 0):
             text = f"cannot be read: decoding took longer than {self._time_limit:g} s"
             return ImageError(text, kind="timed out")
-        how = f"exit code {code:#x}"
-        if code < 0:
-            how = signal.Signals(-code).name
-            how += "; memory may have run out" if how == "SIGKILL" else ""
-        return ImageError(
-            f"cannot be read: the decoder crashed ({how})", kind="crashed the decoder"
-        )
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code:#x}"
+        how += "; memory may have run out" if how == "SIGKILL" else ""
+        text = f"cannot be read: the decoder crashed ({how})"
+        return ImageError(text, kind="crashed the decoder")
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -233,9 +223,9 @@ def serve(time_limit: float, memory_limit: int) -> NoReturn:
         answers.flush()
         while True:
             request = waiting.get()
-            # The parent keeps the time; this is for a worker that is stuck without a parent, on a
-            # system other than Linux.
-            _alarm(time_limit + _GRACE)
+            # The parent keeps the time; this, a second more, is for a worker that is stuck without
+            # a parent, on a system other than Linux.
+            _alarm(time_limit + 1)
             answer = _answer(request, memory_limit)
             _alarm(0)
             answers.write(answer)
@@ -258,7 +248,7 @@ def _die_with_parent() -> None:
         import ctypes
 
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _answer(request: bytes, memory_limit: int) -> bytes:

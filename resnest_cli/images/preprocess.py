@@ -22,12 +22,13 @@ import numpy as np
 from PIL import Image
 
 from resnest_cli.errors import ImageError
-from resnest_cli.model.variants import CropMode as CropMode  # noqa: PLC0414 - exported again
+from resnest_cli.options import CropMode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from resnest_cli.model.variants import Interpolation, Preprocessing
+    from resnest_cli.model.variants import Preprocessing
+    from resnest_cli.options import Interpolation
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SUPPORT = {"bilinear": 1, "bicubic": 2}  # reach of the filter, in pixels of the coarser grid

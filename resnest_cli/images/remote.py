@@ -11,8 +11,9 @@ import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from resnest_cli.errors import ErrorKind, ImageError, one_line
+from resnest_cli.errors import ErrorKind, ImageError
 from resnest_cli.net import HEAD, HttpError, Patience, TooLargeError, is_web_page
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from requests import Response
@@ -24,11 +25,7 @@ _local = threading.local()
 
 
 def fetch_photo(
-    url: str,
-    *,
-    offline: bool = False,
-    largest: int = 100 * 2**20,
-    patience: Patience = _PATIENCE,
+    url: str, *, offline: bool = False, largest: int = 100 * 2**20, patience: Patience = _PATIENCE
 ) -> bytes:
     """The bytes behind an http(s) address, at least one. Safe to call from several threads.
 
@@ -68,9 +65,6 @@ def fetch(url: str, largest: int, patience: Patience) -> bytes:
 
     Fewer than announced are an error, never half a file; an announced length above the `largest` is
     refused, but the bytes that arrive are counted as well. Each thread keeps its open connections.
-
-    Raises:
-        HttpError: whatever went wrong.
     """
     from resnest_cli.net import http
 

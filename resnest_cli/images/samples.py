@@ -118,8 +118,7 @@ def _scaled(scaled: "NDArray[Any]", low: float, high: float) -> "NDArray[np.uint
 def eight_bits(image: Image.Image, stream: BinaryIO) -> Image.Image:
     """A loaded PNG of 16 bits as one of 8: L or RGB.
 
-    Raises:
-        ImageError: grey with alpha in the low bits, of which Pillow cannot read the low byte.
+    Grey with alpha in the low bits is refused: Pillow cannot read its low byte.
     """
     bits = _significant_bits(stream)
     if image.mode not in ("RGB", "RGBA", "LA"):

@@ -86,8 +86,8 @@ def iter_sources(
         stats: is counted up on the way.
 
     Raises:
-        UsageError: the list cannot be read (at once where that can be told without opening it,
-            else while reading), or stdin would have to be both the list and an image.
+        UsageError: the list cannot be read (at once where that is seen without opening it, else
+            while reading), or stdin would have to be both the list and an image.
     """
     if from_file is not None and from_file != "-":
         # Before a long run begins, and without opening: a pipe can be read only once.
@@ -97,7 +97,7 @@ def iter_sources(
             text = f"the list of inputs {from_file} is a folder; name it as an input instead"
             raise UsageError(text)
     stream = stdin or getattr(sys.stdin, "buffer", None)
-    reader = _Reader(recursive, SourceStats() if stats is None else stats, stream)
+    reader = _Reader(recursive, stats or SourceStats(), stream)
     return reader.sources(inputs, from_file, null_separated)
 
 
@@ -147,15 +147,15 @@ class _Reader:
             yield from_name(text)
 
     def glob(self, pattern: str) -> Iterator[Source]:
-        before, found = self.stats.skipped, False
-        for source in self.known(folders.expand(pattern)):
-            found = True
-            yield source
-        if not found:
-            skipped = self.stats.skipped - before
-            files = f"{skipped} file(s), none of them an image" if skipped else "no file"
-            error = f"is a pattern that matches {files}"
-            yield Source(pattern, error=error, kind="matched nothing")
+        before = self.stats.skipped
+        found = self.known(folders.expand(pattern))
+        if (first := next(found, None)) is not None:
+            yield first
+            yield from found
+            return
+        skipped = self.stats.skipped - before
+        files = f"{skipped} file(s), none of them an image" if skipped else "no file"
+        yield Source(pattern, error=f"is a pattern that matches {files}", kind="matched nothing")
 
     def known(self, entries: Iterable[folders.Entry]) -> Iterator[Source]:
         """Sources of the entries with a known image extension; the others are counted."""

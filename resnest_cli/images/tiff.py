@@ -20,11 +20,10 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from resnest_cli.errors import ImageError
 from resnest_cli.images import check_pixels, damaged, unsupported
-from resnest_cli.images.decode import UPRIGHT, silence_pillow
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
 from resnest_cli.text import one_line
 
@@ -35,20 +34,16 @@ if TYPE_CHECKING:
 _GREYS, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = (0, 1), 2, 3, 5, 6, 8
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}
 _OTHERS = {
-    4: "a transparency mask",
-    9: "ICC L*a*b*",
-    10: "ITU L*a*b*",
+    4: "a transparency mask", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv",
     32803: "a colour filter array (a raw photo: develop it first)",
-    32844: "LogL",
-    32845: "LogLuv",
     34892: "linear raw (a raw photo: develop it first)",
-}
+}  # fmt: skip
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
 _NO_COMPRESSION, _OLD_JPEG, _JPEG = 1, 6, 7
 _LZW, _DEFLATE, _PACKBITS, _LZMA, _ZSTD = 5, (8, 32946), 32773, 34925, 50000
 _SHARED = {_NO_COMPRESSION, _LZW, *_DEFLATE, _PACKBITS}
 _BY_PILLOW = _SHARED | {2, 3, 4, _OLD_JPEG, _JPEG}  # 2, 3 and 4 are fax machines'
-# Those that tell damage, and that write no more bytes than they are allowed. What has a size of its
+# Those that detect damage, and write no more bytes than they are allowed. What has a size of its
 # own inside, such as JPEG 2000, could take any amount of memory.
 _BY_TIFFFILE = _SHARED | {_LZMA, _ZSTD}
 _COMPRESSIONS = {
@@ -60,9 +55,10 @@ _DEEP_GREYS = {(_UNSIGNED, 16), (_UNSIGNED, 32), (_SIGNED, 32), (_FLOAT, 32)}
 _FULL_RANGE = (0, 255, 128, 255, 128, 255)
 _REC_601 = (0.299, 0.587, 0.114)
 # See `_layout` and `_unsupported` for what they are.
-_WANTED = frozenset(
-    (256, 257, 258, 259, 262, 266, 274, 277, 281, 284, 320, 322, 323, 332, 338, 339, 340, 341)
-) | {529, 530, 532, 32997}
+_WANTED = frozenset((
+    256, 257, 258, 259, 262, 266, 274, 277, 281, 284, 320, 322, 323, 332, 338, 339, 340, 341, 529,
+    530, 532, 32997,
+))  # fmt: skip
 _MOST_OF_A_TILE = 2**20  # pixels, of a picture that is smaller
 _MOST_BYTES = 16  # of the samples of a pixel, on average
 _MISSING = "parts of the picture are missing"
@@ -128,12 +124,7 @@ class _Layout:
 
 
 def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    """The first page, upright, in RGB.
-
-    Raises:
-        ImageError: it is not supported, too large, or lacks a part.
-        Exception: whatever Pillow raises about a damaged file.
-    """
+    """The first page, upright, in RGB; Pillow raises anything about a damaged file."""
     layout = _layout(stream)
     check_pixels(*layout.size, max_pixels)
     if math.prod(layout.tile) > max(_MOST_OF_A_TILE, 16 * math.prod(layout.size)):
@@ -152,7 +143,6 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
     if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
         raise damaged(_MISSING)  # strips, which Pillow would leave black
-    silence_pillow(image.width * image.height)
     image.load()
     if layout.bits > 8:
         return _deep(image, layout)
@@ -288,14 +278,13 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
     if layout.compression not in _BY_TIFFFILE or layout.photometric in (_YCBCR, _LAB):
         raise unsupported(f"a TIFF of {layout}")
     width, height = layout.size
-    size = width * height * layout.samples * max(layout.bits // 8, 1)
-    if size > _MOST_BYTES * max_pixels:
-        raise ImageError(
+    if width * height * layout.samples * max(layout.bits // 8, 1) > _MOST_BYTES * max_pixels:
+        text = (
             f"has {width} x {height} pixels of {layout.samples} x {layout.bits} bits, more than "
             f"{_MOST_BYTES} bytes for each of the {max_pixels} pixels that are the limit "
-            "(--max-pixels)",
-            kind="too large",
+            "(--max-pixels)"
         )
+        raise ImageError(text, kind="too large")
     try:
         import tifffile
     except ImportError as error:
@@ -319,8 +308,9 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
         raise
     planes = values[:, 0, :, :, 0].transpose(1, 2, 0) if layout.planar else values[0, 0]
     photo = _coloured(planes, palette, layout)
-    turn = UPRIGHT.get(layout.orientation)
-    return photo if turn is None else photo.transpose(turn)
+    photo.getexif()[ExifTags.Base.Orientation] = layout.orientation
+    ImageOps.exif_transpose(photo, in_place=True)
+    return photo
 
 
 def _check_page(page: Any, layout: _Layout) -> None:
@@ -365,12 +355,9 @@ def _read_tags(stream: BinaryIO, wanted: frozenset[int]) -> _Tags:
     """The numbers of the wanted tags, as far as the first page has them."""
     order = "<" if _little_endian(stream) else ">"
     big = _read(stream, order, "H") == (43,)
-    if big:
-        stream.seek(8)
     word, entry = ("Q", "HHQ8s") if big else ("I", "HHI4s")
-    (first,) = _read(stream, order, word)
-    _seek(stream, first)
-    (count,) = _read(stream, order, "Q" if big else "H")
+    (first,) = _read(stream, order, word, 8 if big else 4)
+    (count,) = _read(stream, order, "Q" if big else "H", first)
     if count > _MOST_TAGS:
         raise damaged(f"{count} tags in a TIFF")
     tags: _Tags = {}
@@ -382,8 +369,7 @@ def _read_tags(stream: BinaryIO, wanted: frozenset[int]) -> _Tags:
             raise damaged(f"tag {tag} of the TIFF makes no sense")
         form = f"{number * len(code)}{code[0]}"
         if struct.calcsize(order + form) > len(inline):
-            _seek(stream, *struct.unpack(order + word, inline))
-            values = _read(stream, order, form)
+            values = _read(stream, order, form, *struct.unpack(order + word, inline))
         else:
             values = struct.unpack_from(order + form, inline)
         if len(code) == 2:
@@ -398,13 +384,11 @@ def _little_endian(stream: BinaryIO) -> bool:
     return stream.read(2) == b"II"
 
 
-def _seek(stream: BinaryIO, place: int) -> None:
-    if place >= 2**63:
+def _read(stream: BinaryIO, order: str, form: str, place: int | None = None) -> tuple[Any, ...]:
+    if place is not None and place >= 2**63:
         raise damaged("an offset in the TIFF is beyond any file")
-    stream.seek(place)
-
-
-def _read(stream: BinaryIO, order: str, form: str) -> tuple[Any, ...]:
+    if place is not None:
+        stream.seek(place)
     size = struct.calcsize(order + form)
     data = stream.read(size)
     if len(data) < size:

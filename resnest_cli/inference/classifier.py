@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnest_cli.errors import ImageError, UsageError
-from resnest_cli.images import MAX_PIXELS
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
-from resnest_cli.images.preprocess import CropMode
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
-    EngineName,
     Output,
     TorchOptions,
     check_device_name,
@@ -28,14 +25,9 @@ from resnest_cli.inference.engine import (
 from resnest_cli.inference.extraction import Extraction, Head, Pool, finite
 from resnest_cli.inference.ranking import Record, rank
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.variants import (
-    DEFAULT_MODEL,
-    Interpolation,
-    Preprocessing,
-    preprocessing_from_dict,
-)
-from resnest_cli.model.weights import Access
-from resnest_cli.options import Amp
+from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
+from resnest_cli.net import Access
+from resnest_cli.options import DEFAULT_MODEL, MAX_PIXELS, Amp, CropMode, EngineName, Interpolation
 
 if TYPE_CHECKING:
     from resnest_cli.inference.run import Stopwatch
@@ -147,10 +139,15 @@ class Classifier:
         if self.model.exported:
             self._feed_what_it_takes(img_size)
         fed = self.preprocessing, crop_mode or self.model.crop_mode, exif
-        if gpu_decode:
-            self.preparation = _decoding_on_gpu(*fed, max_pixels, self.engine.device)
-        else:
+        self.preparation: Preparation
+        if not gpu_decode:
             self.preparation = Preparation(*fed, fast_decode, grey, max_pixels)
+            return
+        from resnest_cli.images.gpu import DevicePreparation
+
+        if not (gpu := self.engine.device).startswith("cuda"):
+            raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {gpu}.")
+        self.preparation = DevicePreparation(*fed, max_pixels=max_pixels, device=gpu)
 
     def _takes_grey(self, gpu_decode: bool) -> bool:
         """Whether the network has one input channel; UsageError where photos do not fit it."""
@@ -163,11 +160,7 @@ class Classifier:
         return channels == 1
 
     def _feed_what_it_takes(self, asked: int | None) -> None:
-        """Takes over the size of photos that was fixed in an exported network.
-
-        Raises:
-            UsageError: another was asked for.
-        """
+        """Takes over the size of photos that was fixed in an exported network."""
         side = getattr(self.engine, "side", None)
         if side is None or side == self.preprocessing.size:
             return
@@ -218,7 +211,7 @@ class Classifier:
         if isinstance(photos, _SINGLE):
             record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
             if record.error is not None:
-                raise ImageError(f"{record.input}: {record.error}")
+                raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             return record
         answers = self.records(_as_sources(photos), topk=topk, threshold=threshold)
         return list(answers) if isinstance(photos, list | tuple) else answers
@@ -233,7 +226,7 @@ class Classifier:
         rows = []
         for record, logits in self.answers(_as_sources(_several(photos)), topk=1):
             if logits is None:
-                raise ImageError(f"{record.input}: {record.error}")
+                raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             rows.append(logits)
         return np.stack(rows) if rows else np.empty((0, self.model.num_classes), np.float32)
 
@@ -297,10 +290,8 @@ class Classifier:
         for group, rows in self.feature_groups(_as_sources(photos), extraction):
             found = iter(rows)
             for item in group:
-                if item.error is None:
-                    yield next(found)
-                else:
-                    yield ImageError(f"{item.source.name}: {item.error}")
+                error = f"{item.source.name}: {item.error}"
+                yield ImageError(error, kind=item.kind or "other") if item.error else next(found)
 
     def feature_groups(
         self,
@@ -432,22 +423,12 @@ def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preproces
 
 
 def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
-    """Raises UsageError for what --gpu-decode does not go with; before weights are fetched."""
+    """Refuses what --gpu-decode does not go with; before weights are fetched."""
     if fast_decode:
         raise UsageError("--gpu-decode and --fast-decode exclude each other: choose one.")
     if engine == "onnx" or device in {"cpu", "mps"}:
         where = "--engine onnx" if engine == "onnx" else f"--device {device}"
         raise UsageError(f"--gpu-decode needs an NVIDIA GPU and torch: leave out {where}.")
-
-
-def _decoding_on_gpu(
-    preprocessing: Preprocessing, crop_mode: CropMode, exif: bool, max_pixels: int, device: str
-) -> Preparation:
-    from resnest_cli.images.gpu import DevicePreparation
-
-    if not device.startswith("cuda"):
-        raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {device}.")
-    return DevicePreparation(preprocessing, crop_mode, exif, max_pixels=max_pixels, device=device)
 
 
 def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:
@@ -475,6 +456,6 @@ def as_source(photo: Photo, index: int = 0) -> Source:
         grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
         if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
             error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
-            return Source(f"photo {index}", error=error)
+            return Source(f"photo {index}", error=error, kind="not an image")
         return Source(f"photo {index}", image=Image.fromarray(photo))
     raise TypeError(_NO_PHOTO.format(type(photo)))

@@ -7,14 +7,15 @@ an accelerator.
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.options import Amp
+from resnest_cli.options import Amp, EngineName
+from resnest_cli.progress import Notify, ignore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     Float32 = NDArray[np.float32]
 
-EngineName = Literal["auto", "torch", "onnx"]
 # What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes.
 Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
 
@@ -79,7 +79,7 @@ def create_engine(
     model: "Model",
     device: str = "auto",
     engine: EngineName = "auto",
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = ignore,
     output: Output = "logits",
     **special: Unpack[TorchOptions],
 ) -> Engine:
@@ -131,18 +131,13 @@ def _check_exported(model: "Model", device: str, engine: str, *, special: bool) 
 
 
 def compile_model(model: "Model") -> bool:
-    """Compiles a model ahead of its first use; False where the result could not be stored.
-
-    Raises:
-        EngineError: ONNX Runtime, or the package onnx, cannot serve here.
-        CheckpointError: the weights cannot be used.
-    """
+    """Compiles a model ahead of its first use; False where the result could not be stored."""
     with _loading():
         from resnest_cli.inference import onnx_engine
     return onnx_engine.compile_model(model)
 
 
-def _onnx(model: "Model", output: Output, notify: Callable[[str], None]) -> Engine:
+def _onnx(model: "Model", output: Output, notify: Notify) -> Engine:
     with _loading():
         from resnest_cli.inference import onnx_engine
     return onnx_engine.create(model, (output,), notify=notify)
@@ -169,11 +164,7 @@ def _is_cpu(device: str) -> bool:
 
 
 def accelerator_likely() -> bool:
-    """Whether this machine may have an accelerator, judged by its drivers within microseconds.
-
-    An Apple processor, or the driver of an NVIDIA or AMD GPU, unless CUDA_VISIBLE_DEVICES hides
-    them all. Torch has the last word.
-    """
+    """Whether drivers speak for an accelerator; takes microseconds, and torch has the last word."""
     if sys.platform == "darwin":
         return os.uname().machine == "arm64"
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}:
@@ -193,12 +184,7 @@ def check_device_name(device: str) -> None:
 
 
 def check_engine_name(engine: str, device: str, **special: Unpack[TorchOptions]) -> None:
-    """Checks an engine's name, and whether it runs on the device and in that way.
-
-    Raises:
-        UsageError: not one of auto, torch, onnx; or onnx on anything but the CPU, or with the torch
-            engine's options; a misspelt precision.
-    """
+    """Checks an engine's name, and whether it runs on the device and in that way."""
     amp, graphs = special.get("amp", "off"), special.get("graphs")
     if engine not in get_args(EngineName):
         raise UsageError(f"unknown engine {engine!r}: use auto, torch or onnx.")

@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__, paths
 from resnest_cli.cpu import cpu_features
 from resnest_cli.errors import ResnestError
-from resnest_cli.files import read_trusted, trusted, write_private
+from resnest_cli.files import (
+    BusyError,
+    atomic_path,
+    lock_file,
+    read_trusted,
+    trusted,
+    write_private,
+)
 from resnest_cli.model import hashes
 
 if TYPE_CHECKING:
@@ -144,44 +151,33 @@ def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False
 
     `build` writes it to the path that it is given, and raises if what it wrote is of no use.
     `rebuild` replaces one that is there.
-
-    Raises:
-        ResnestError: what `build` raises of that kind.
     """
     if not rebuild and is_good(entry):
         return True
-    from filelock import FileLock, Timeout
-
     try:
         paths.closed_folder(entry.path.parent)
-        with FileLock(entry.path.with_suffix(".lock"), timeout=_PATIENCE, mode=0o600):
+        with lock_file(entry.path.with_suffix(".lock"), wait=_PATIENCE, mode=0o600):
             if rebuild or not is_good(entry):
                 _store(entry, build)
-    except (OSError, Timeout):
+    except (OSError, BusyError):
         return False
     return True
 
 
 def _store(entry: Entry, build: Callable[[Path], None]) -> None:
     """Builds beside the place and renames; OSError whatever went wrong."""
-    temporary = entry.path.with_suffix(f".{os.urandom(4).hex()}.tmp")
     try:
-        # Fails before the work where the folder cannot be written; the runtime keeps the mode.
-        temporary.touch(mode=0o600, exist_ok=False)
-        build(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        note = {"origin": entry.origin, "checksum": checksum(temporary)}
-        temporary.replace(entry.path)
+        with atomic_path(entry.path) as temporary:
+            # Fails before the work where the folder cannot be written; the runtime keeps the mode.
+            temporary.touch(mode=0o600, exist_ok=False)
+            build(temporary)
+            note = {"origin": entry.origin, "checksum": checksum(temporary)}
         write_private(entry.note, json.dumps(note, indent=1).encode())
     except ResnestError:
         raise
     except Exception as error:
         # The runtime has exceptions of its own for a full disk and whatever else.
         raise OSError(f"{entry.path} could not be made: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     _prune(entry)
 
 
@@ -209,11 +205,7 @@ def compiled_files() -> list[CompiledFile]:
 
 
 def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[CompiledFile]:
-    """The compiled models that this version of the program made of these weights.
-
-    Raises:
-        OSError: the weights cannot be read.
-    """
+    """The compiled models that this version of the program made of these weights."""
     files = compiled_files()
     if not files:
         return []

@@ -5,27 +5,21 @@ this CPU and saves it, `onnx_cache` keeps it. Later uses map that file into memo
 
 Measured on 2 cores with AVX-512 and resnest50d, ONNX Runtime 1.32 (session, ms; peak of the whole
 process, MB): the plain graph optimised on every start 290 ms, 313 MB; the optimised one as .onnx
-160, 178; as .ort read into memory 200, 272; as .ort mapped into memory 25, 181; the same without
-packing weights once more 12, 173: the last is used. Runs are as quick without that packing (30 ms
-per photo either way, alone and in batches of 8), and it saves memory that the pages of the file
-hold already.
+160, 178; as .ort read into memory 200, 272; mapped into memory 25, 181; the same without packing
+weights once more, which makes no run quicker, 12, 173: the last is used.
 
 Photos of the model's own size get a model that is compiled for it, photos of any other size one for
-all sizes. Where the runtime knows all shapes, it adds the shortcut and takes the ReLU inside of the
-convolution before them: resnest50d takes 0.97 of the time for one photo and 0.94 in batches of 8,
-50d_2s1x64d 0.90 and 101e 0.93 (one core with AVX-512, in turn, medians of ratios).
+all sizes. Where the runtime knows all shapes, it fuses the shortcut and the ReLU into convolutions:
+resnest50d takes 0.97 of the time for one photo and 0.94 in batches of 8 (one core). A network that
+`resnest export` wrote is compiled from its own file in the same way, to the same bits. Weights of
+int8 have to be packed (14t on one core: 0.6 ms for one photo, 7.3 without).
 
-A network that `resnest export` wrote is compiled from its own file in the same way, to the same
-bits. Weights of int8 have to be packed (14t on one core: 0.6 ms for one photo, 7.3 without).
-
-Threads: as many as there are cores, measured with 1, 2 and 3 on 2 cores: 53, 30 and 38 ms for one
-photo, 57, 30 and 38 ms per photo in batches of 8. They do not spin while they wait: that gains
-nothing for one photo (30 ms either way) and takes the cores from the threads that decode (46
-against 48 ms per photo with two of them).
+Threads: as many as there are cores (1, 2 and 3 on 2 cores: 53, 30 and 38 ms for one photo). They do
+not spin while they wait: that gains nothing and takes the cores from the threads that decode.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.cpu import cpu_features, usable_cores
-from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError, one_line
+from resnest_cli.errors import CheckpointError, EngineError, ResnestError, UsageError
+from resnest_cli.files import reading
 from resnest_cli.inference import onnx_cache
 from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.onnx_file import check_structure
+from resnest_cli.progress import Notify, ignore
+from resnest_cli.text import one_line
 
 # Official builds report their use to Microsoft over the network (Privacy.md in the package) unless
 # this is set before they are imported. Nobody asked for that here; who wants it sets it to 0.
@@ -98,8 +95,7 @@ class OnnxEngine:
     def output(self, batch: Float32, name: str) -> Float32:
         """Preprocessed photos (N, 3, H, W) -> one output of `onnx_graph.OUTPUTS`, float32.
 
-        An output that the compiled model lacks, and photos of another size than the model's, get a
-        compiled model of their own, once. Raises as `create`.
+        Other outputs and other sizes than the compiled model has get one of their own, once.
         """
         pairs = zip(self._sides, batch.shape[2:], strict=True)
         fits = all(isinstance(side, str) or side == length for side, length in pairs)
@@ -150,7 +146,7 @@ def create(
     outputs: tuple[str, ...] = LOGITS,
     *,
     any_size: bool = False,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = ignore,
 ) -> OnnxEngine:
     """The engine for this model, from its compiled form; compiles it where there is none.
 
@@ -186,20 +182,13 @@ def create(
 
 
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
-    """The engine for the bytes of an .onnx file that `resnest export` makes.
-
-    Raises:
-        EngineError: ONNX Runtime does not run it.
-    """
+    """The engine for the bytes of an .onnx file that `resnest export` makes."""
     with _runtime():
         return OnnxEngine(_session(data, _options(packed=precision == "int8")))
 
 
 def compile_model(model: "Model") -> bool:
-    """Compiles a model unless that is done already; whether its compiled form is stored now.
-
-    For its logits, or for features where it has no classifier. Raises as `create`.
-    """
+    """Compiles a model unless that is done already; whether its compiled form is stored now."""
     outputs = EXPORTED if model.exported else LOGITS if model.num_classes else FEATURES
     compilation = _Compilation(model, outputs)
     return onnx_cache.obtain(compilation.entry, compilation.write)
@@ -213,10 +202,8 @@ class _Compilation:
         self._size = None if any_size else model.preprocessing.size
         self._outputs = outputs
         self._graph: Graph | None = None
-        try:
+        with reading(model.path, EngineError):
             self.entry = onnx_cache.entry_for(model, outputs, ort.__version__, self._size)
-        except OSError as error:
-            raise EngineError(f"{model.path} cannot be read: {error}.") from error
 
     def write(self, path: Path) -> None:
         """Writes the compiled model, and makes sure that it can be loaded."""
@@ -296,9 +283,6 @@ def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSess
 
     `end_profiling` writes the notes into a file whose name begins with `prefix`. The second value
     is what the session's memory belongs to.
-
-    Raises:
-        EngineError: ONNX Runtime cannot run the graph here.
     """
     with _runtime():
         return _optimised(graph, None, size, profile=prefix)
@@ -311,15 +295,12 @@ def _optimised(
     *,
     profile: Path | None = None,
 ) -> tuple[ort.InferenceSession, Any]:
-    """A session that optimises the graph, and what the session's memory belongs to.
-
-    The weights are handed over as they are: inside the graph they would be copied three times,
-    which takes a second.
-    """
+    """A session that optimises the graph, and what the session's memory belongs to."""
     options = _options(size=size, save=path)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    # Handed over as they are: inside the graph they would be copied three times, for a second.
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     return _session(graph.model.SerializeToString(), options), (values, graph.weights)
@@ -328,11 +309,7 @@ def _optimised(
 def _optimised_file(
     model: "Model", size: int | None, path: Path | None = None
 ) -> ort.InferenceSession:
-    """The same for an exported network.
-
-    Raises:
-        CheckpointError: it is not the network of its metadata, or not made as ours are.
-    """
+    """The same for an exported network."""
     options = _options(packed=_packed(model), size=size, save=path)
     source: str | bytes = str(model.path)  # by its path, as files with its tensors lie beside it
     if not model.trusted:

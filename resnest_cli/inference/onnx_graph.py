@@ -12,11 +12,8 @@ Deviations, none of which changes the answer but in the last bits:
   the same numbers, and no doubt about the size of the output.
 - Where the channels of a split fill the runtime's blocks, each split has convolutions of its own.
 
-Measured with ONNX Runtime 1.32 on one core with AVX-512, CPU time in turn: reshaping and summing,
-one product before the split, and `Sum` are as quick as what is used here (within 2 %).
-Convolutions of each split's own spare the copies of its map; medians of the ratios to one for all:
-resnest50d 0.97 (one photo) and 0.96 (batches of 8), 101e 0.98, 14d 0.96, 50d_2s1x64d 0.97,
-50d_4s1x64d 0.96, 14t 0.94.
+Convolutions of each split's own spare the copies of its map: 0.94 to 0.98 of the CPU time of one
+for all, by variant (ONNX Runtime 1.32, one core with AVX-512).
 
 Whoever changes the graph raises `onnx_cache.GRAPH_VERSION`.
 """

@@ -25,7 +25,6 @@ from resnest_cli.inference.ranking import Record
 from resnest_cli.options import AUTO, RunOptions
 
 if TYPE_CHECKING:
-    from resnest_cli.images.isolation import IsolatedDecoder
     from resnest_cli.inference.engine import Output
     from resnest_cli.supervise import Start
 
@@ -125,7 +124,14 @@ def guarded(
     journal, suspects = start.journal, start.suspects
     isolated = None
     if options.isolate or suspects:
-        isolated = stack.enter_context(_isolated_decoder(options, max_pixels))
+        from resnest_cli.images.isolation import MEMORY_LIMIT, IsolatedDecoder
+
+        memory = max(MEMORY_LIMIT, memory_for(max_pixels))
+        isolated = stack.enter_context(
+            IsolatedDecoder(
+                max(1, options.workers), time_limit=options.time_limit, memory_limit=memory
+            )
+        )
 
     def prepare(index: int, source: Source) -> B:
         photo = read(source)  # outside of the journal: a slow server is no crash
@@ -144,15 +150,6 @@ def guarded(
             journal.end(index)
 
     return prepare
-
-
-def _isolated_decoder(options: RunOptions, max_pixels: int) -> "IsolatedDecoder":
-    from resnest_cli.images.isolation import MEMORY_LIMIT, IsolatedDecoder
-
-    memory = max(MEMORY_LIMIT, memory_for(max_pixels))
-    return IsolatedDecoder(
-        max(1, options.workers), time_limit=options.time_limit, memory_limit=memory
-    )
 
 
 class Stopwatch:
@@ -227,10 +224,7 @@ def batch_size_for(classifier: Classifier, output: "Output", batch_size: int) ->
 
 
 def measured_rates(run: Callable[[int], None], *, most: int) -> dict[int, float]:
-    """Photos a second of `run(count)` for 8, 16, 32, ... photos, as long as they fit into memory.
-
-    If 8 do not fit, for the most of 4, 2 or 1 that do; raises what `run` raises for one.
-    """
+    """Photos a second of `run(count)` for 8, 16, 32, ... as fit into memory, else for 4, 2 or 1."""
     rates: dict[int, float] = {}
     count = _FIRST
     while count <= most:

@@ -26,6 +26,7 @@ from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.resnest import Bottleneck, ResNeSt, SplitAttention
 from resnest_cli.options import Amp
+from resnest_cli.progress import Notify, ignore
 
 Run = Callable[[Tensor], Tensor]
 
@@ -49,7 +50,7 @@ class TorchEngine:
         amp: Amp = "off",
         compiled: bool = False,
         graphs: bool = False,
-        notify: Callable[[str], None] = lambda _: None,
+        notify: Notify = ignore,
     ) -> None:
         self.device = resolve_device(device)
         self._kind = self.device.partition(":")[0]
@@ -71,12 +72,7 @@ class TorchEngine:
         return self.output(batch, "logits")
 
     def output(self, batch: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`.
-
-        Raises:
-            EngineError: the network cannot be compiled or recorded here.
-            BatchTooLargeError: so many photos do not fit into the device's memory.
-        """
+        """Preprocessed photos (N, 3, H, W) -> one output, float32; see `onnx_graph.OUTPUTS`."""
         run = self._runner(name)
         try:
             with torch.inference_mode(), self.autocast():
@@ -130,11 +126,7 @@ class TorchEngine:
 
 
 def resolve_device(device: str) -> str:
-    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any.
-
-    Raises:
-        UsageError: torch sees no such device here.
-    """
+    """The torch device for auto, cpu, cuda, cuda:N or mps; auto takes an accelerator if any."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -152,11 +144,7 @@ def resolve_device(device: str) -> str:
 
 
 def folded(network: ResNeSt) -> ResNeSt:
-    """A copy in evaluation mode whose convolutions have their batch norms in their weights.
-
-    It gives the same answers but rounding, and cannot be trained or saved as a checkpoint: its
-    state dict has other keys. Source: torch.nn.utils.fusion.fuse_conv_bn_eval.
-    """
+    """A copy for evaluation only whose convolutions have their batch norms in their weights."""
     network = copy.deepcopy(network).eval()
     _fold(network.conv1, "0", network.conv1, "1")
     _fold(network.conv1, "3", network.conv1, "4")
@@ -206,7 +194,7 @@ class FixedBatches:
         return made(photos)[:count].clone()  # what was recorded writes into the same place again
 
 
-def _compiling(notify: Callable[[str], None]) -> Callable[[Run, Tensor], Run]:
+def _compiling(notify: Notify) -> Callable[[Run, Tensor], Run]:
     """torch.compile, for `FixedBatches`; `notify` is given the time that it took."""
 
     def make(run: Run, photos: Tensor) -> Run:

@@ -23,18 +23,18 @@ from safetensors import SafetensorError, safe_open
 
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError
-from resnest_cli.files import atomic_file, writing
+from resnest_cli.files import atomic_file, reading, writing
 from resnest_cli.model.checkpoint_header import (
-    FORMAT_VERSION,
     CheckpointInfo,
+    Header,
     bare_info,
     file_kind,
     info_from_header,
     metadata_of,
-    read_info,
+    read_header,
+    write_container,
 )
 from resnest_cli.model.pickles import read_pickle, read_pickled_arrays, unwrap
-from resnest_cli.model.safetensors_file import Header, read_header, write_container
 from resnest_cli.model.state_dict import (
     AGAIN,
     COUNTER,
@@ -56,19 +56,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from resnest_cli.model.resnest import ResNeSt
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Checkpoint",
-    "CheckpointInfo",
-    "infer_variant",
-    "instantiate",
-    "load",
-    "read_arrays",
-    "read_info",
-    "read_state_dict",
-    "save",
-]
 
 _NUMPY_FLOATS = {"F16", "F32", "F64"}  # numpy has no bfloat16
 
@@ -126,8 +113,13 @@ def load(
     channels = _agreed(path, "input channels", info.in_channels, in_channels)
     expected = expected_tensors(path, settled, classes, channels, len(shapes))
     check_shapes(path, shapes, expected)
-    if not tensors:
-        tensors = _read_tensors(path, names)
+    if not tensors:  # views of the mapped file, copied below
+        damage = (SafetensorError, RuntimeError, ValueError, AttributeError)
+        with (
+            reading(path, CheckpointError, damage=damage, then=AGAIN),
+            safe_open(path, framework="pt") as file,
+        ):
+            tensors = {clean: file.get_tensor(raw) for clean, raw in names.items()}
     return Checkpoint(info, convert(path, tensors, expected, copy=True))
 
 
@@ -183,15 +175,6 @@ def _agreed(path: Path | str, what: str, found: int | None, expected: int | None
     return found
 
 
-def _read_tensors(path: Path, names: Mapping[str, str]) -> "dict[str, Tensor]":
-    """All tensors by their cleaned names; views of the mapped file, to be copied soon."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {clean: file.get_tensor(raw) for clean, raw in names.items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. {AGAIN}") from error
-
-
 def read_arrays(path: Path) -> "dict[str, NDArray[np.float32]] | None":
     """Cleaned name -> float32 tensor, finite, without batch norm's counters; without torch.
 
@@ -234,11 +217,7 @@ def _numpy_tensors(path: Path) -> "dict[str, NDArray[Any]] | None":
 
 
 def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
-    """The network with these weights, in evaluation mode, on the CPU.
-
-    Nothing is drawn and nothing copied: the network's tensors are the checkpoint's, so that
-    training the one changes the other.
-    """
+    """The network in evaluation mode, on the CPU; its tensors are the checkpoint's, not copies."""
     from resnest_cli.model.resnest import build
 
     info = checkpoint.info

@@ -15,6 +15,7 @@ from resnest_cli.model import hashes
 from resnest_cli.model.names import CONFIG_FILE, WEIGHTS_NAMES, Repository, known_near
 from resnest_cli.model.variants import Variant
 from resnest_cli.net import Access, check_content, hub
+from resnest_cli.text import some
 
 MAIN = "main"
 
@@ -60,9 +61,6 @@ def ensure_file(repository: Repository, access: Access, *, refresh: bool = False
     """The one file that a repository's address names, with the config.json beside it, if any.
 
     It may lie in a folder of the repository. `refresh` as in `ensure_folder`.
-
-    Raises:
-        OfflineError, DownloadError, CacheError: as `ensure_folder`.
     """
     assert repository.file
     file, revision = repository.file, repository.revision or MAIN
@@ -83,12 +81,7 @@ def ensure_file(repository: Repository, access: Access, *, refresh: bool = False
 
 
 def fetch_published(variant: Variant, access: Access) -> Path:
-    """timm's copy of the variant's weights, with the config.json beside it, verified.
-
-    Raises:
-        DownloadError: no hub gives it, or it is another file; the message is the reason.
-        CacheError: the cache cannot be written.
-    """
+    """timm's copy of the variant's weights, with the config.json beside it, verified."""
     assert variant.hub
     repository, known = Repository(variant.hub.id), variant.hub.sha256
 
@@ -126,11 +119,7 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def check_folder(folder: Path) -> Path:
-    """The file of weights in a folder with a config.json.
-
-    Raises:
-        CheckpointError: one of the two is missing, or the weights are a Git LFS pointer.
-    """
+    """The file of weights in a folder with a config.json."""
     found, config = weights_in(folder), paths.is_file(folder / CONFIG_FILE)
     if found and config:
         try:
@@ -215,11 +204,7 @@ def _in_full(repository: Repository, access: Access, fetch: Callable[[hub.Hub], 
 
 
 def _ask_hubs(access: Access, fetch: Callable[[hub.Hub], Path]) -> Path:
-    """What the first gives that has it: a mirror that is an address, without a login; the hub.
-
-    Raises:
-        DownloadError: none has; the message is the hub's own reason.
-    """
+    """What the first gives that has it: a mirror that is an address, without a login; the hub."""
     own = hub.Hub(
         paths.huggingface_endpoint(),
         paths.huggingface_hub_dir(),
@@ -247,5 +232,4 @@ def _lacks(there: hub.Hub, repository: Repository, names: str, unknown: str = ""
     files = hub.files_of(there, repository.id, repository.revision or MAIN)
     if unknown and not files:
         return DownloadError(unknown)
-    shown = ", ".join(files[:8]) + (", ..." if len(files) > 8 else "")
-    return DownloadError(f"it holds no {names}; it has {shown or 'nothing else'}")
+    return DownloadError(f"it holds no {names}; it has {some(files, 8) or 'nothing else'}")

@@ -11,11 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import LabelsError, UsageError
-from resnest_cli.model.variants import did_you_mean_among
+from resnest_cli.files import reading
 from resnest_cli.paths import resnest_home
+from resnest_cli.text import did_you_mean
+
+if TYPE_CHECKING:
+    from resnest_cli.model.loading import Model
 
 LABELS_FILE = "imagenet_classes.txt"
 LABELS_SHA256 = "1f386e0d1cb6e28b9c2dac651c3dea6801e98ad1b41a14ce6bb1a093d72069f5"
@@ -30,19 +34,6 @@ KEYS = (
 )  # fmt: skip
 _INSIDE = ("meta", "dataset_meta", "hyper_parameters", "hparams", "config")
 NAMED_FROM = "class names from "  # begins the note that says where they were found
-
-
-class Classes(Protocol):
-    """What a model says of its classes."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def num_classes(self) -> int: ...  # noqa: D102
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def class_ids(self) -> tuple[str, ...] | None: ...  # noqa: D102
 
 
 @cache
@@ -77,15 +68,10 @@ def bundled_labels() -> Path:
 
 
 def read_labels(path: str | Path, expected: int) -> tuple[str, ...]:
-    """Class names from a UTF-8 text file, one a line in the order of the indices.
-
-    Raises:
-        LabelsError: not readable, not UTF-8, an empty line, or not `expected` lines.
-    """
+    """Class names from a UTF-8 text file, one a line in the order of the indices."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be read: {error.strerror}.") from error
+        with reading(path, LabelsError):
+            text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelsError(
             f"{path}: is not UTF-8 text (byte {error.start}). Labels are one name a line."
@@ -118,7 +104,7 @@ def _loosened(name: str) -> str:
 
 
 def look_up(
-    labels: Iterable[str], model: Classes, *, remedy: str
+    labels: Iterable[str], model: "Model", *, remedy: str
 ) -> tuple[dict[str, int], list[str]]:
     """The index of each label's class, and the labels that the model does not know, sorted.
 
@@ -167,11 +153,11 @@ def _fitting(label: str, tables: Iterable[_Table]) -> list[int]:
     return next((found for key, table in tables if (found := table.get(key(label)))), [])
 
 
-def unknown_classes(unknown: Sequence[str], model: Classes) -> str:
+def unknown_classes(unknown: Sequence[str], model: "Model") -> str:
     """A sentence or two about labels that the model does not know, at least one."""
     known = [*(model.class_ids or ()), *model.class_names]
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-    hint = did_you_mean_among(unknown[0], known)
+    hint = did_you_mean(unknown[0], known)
     return (
         f"{model.name} has no class {unknown[0]!r}{more}.{hint} Its {model.num_classes} classes "
         f"begin with {', '.join(model.class_names[:5])}."

@@ -25,8 +25,9 @@ from resnest_cli.model.model_files import (
     of_published,
 )
 from resnest_cli.model.names import Meaning, understand
-from resnest_cli.model.variants import DEFAULT_MODEL, VARIANTS, CropMode, Preprocessing, Variant
-from resnest_cli.net import without_login
+from resnest_cli.model.variants import VARIANTS, Preprocessing, Variant
+from resnest_cli.net import Access, without_login
+from resnest_cli.options import DEFAULT_MODEL, CropMode
 from resnest_cli.paths import closed_folder, is_url, resnest_home
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
+    from resnest_cli.model.checkpoint import Checkpoint
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
     from resnest_cli.model.model_files import ModelConfig
     from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.model.training_photos import TrainingPhotos
@@ -129,7 +131,7 @@ def find_model(
     *,
     source: str | None = None,
     labels: str | Path | None = None,
-    access: weights.Access | None = None,
+    access: Access | None = None,
     trust_onnx: bool = False,
 ) -> Model:
     """Finds a model by any name that `names` understands; fetches weights where needed.
@@ -145,7 +147,7 @@ def find_model(
         CheckpointError: the weights cannot be used.
         LabelsError: the class names cannot be read or do not fit.
     """
-    access = access or weights.Access()
+    access = access or Access()
     meaning = understand(name)
     variant = meaning.variant
     published = variant is not None and source is None
@@ -180,6 +182,11 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
         class_names = known.class_names or labels_for(known.num_classes)
     ids = known.provenance.get("class_ids")
     export = known.provenance.get("export")
+    data_files: tuple[Path, ...] = ()
+    if trusted:
+        from resnest_cli.model.onnx_file import external_files
+
+        data_files = external_files(path)
     precision = str(export.get("precision")) if isinstance(export, dict) else "float32"
     return Model(
         name=name,
@@ -197,19 +204,10 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
         trained_on=known.trained_on,
         exported=precision if known.format == "onnx" else None,
         trusted=trusted,
-        data_files=_data_files(path) if trusted else (),
+        data_files=data_files,
         config=Path(config.source) if config else None,
         crop_mode=config.crop_mode if config else "center",
     )
-
-
-def check_model_name(name: str) -> None:
-    """Checks a model's name before anything slow begins.
-
-    Raises:
-        UnknownModelError: it means no variant, no existing path and no name on the hub.
-    """
-    understand(name)
 
 
 class _Found(NamedTuple):
@@ -221,7 +219,7 @@ class _Found(NamedTuple):
     load: "Load"
 
 
-def _published(variant: Variant, access: weights.Access, *, hub_first: bool) -> _Found:
+def _published(variant: Variant, access: Access, *, hub_first: bool) -> _Found:
     """The published weights of a variant; those that turn out to be damaged are fetched again."""
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
@@ -250,7 +248,7 @@ def _published(variant: Variant, access: weights.Access, *, hub_first: bool) -> 
     return _Found(path, configured(known, config, path), config, load)
 
 
-def _located(name: str, meaning: Meaning, source: str | None, access: weights.Access) -> _Found:
+def _located(name: str, meaning: Meaning, source: str | None, access: Access) -> _Found:
     """A file that the user brings, or that comes with the program."""
     path, config = locate(name, meaning, source, access)
     expected = expected_variant(meaning.variant, config, path)
@@ -375,9 +373,3 @@ def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "Chec
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _data_files(path: Path) -> tuple[Path, ...]:
-    from resnest_cli.model.onnx_file import external_files
-
-    return external_files(path)

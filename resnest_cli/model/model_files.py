@@ -21,20 +21,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from resnest_cli import paths
 from resnest_cli.errors import CheckpointError, UnknownModelError, UsageError
+from resnest_cli.files import reading
 from resnest_cli.model import weights
 from resnest_cli.model.hub_models import check_folder, ensure_file, ensure_folder, mirrored_folder
 from resnest_cli.model.labels import NAMED_FROM, imagenet_ids, is_text
 from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, understand
-from resnest_cli.model.state_dict import shortened
 from resnest_cli.model.variants import (
     VARIANTS,
-    CropMode,
     Preprocessing,
     Variant,
     find_variant,
     preprocessing_from_dict,
 )
 from resnest_cli.net import Access
+from resnest_cli.options import CropMode
+from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -178,8 +179,7 @@ def _of_folder(folder: Path) -> Located:
 def _beside(path: Path, access: Access) -> ModelConfig | None:
     """The config.json in the folder of a file of weights, if it is about these.
 
-    A checkpoint of ours says itself what it is: where the config.json says otherwise, that is
-    noted. One that names no ResNeSt belongs to something else, which is noted as well.
+    A checkpoint of ours says itself what it is: a config.json that says otherwise is only noted.
     """
     from resnest_cli.model.checkpoint_header import read_info
 
@@ -234,7 +234,7 @@ def blamed(config: ModelConfig | None) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        if config is None or config.source in str(error):
+        if config is None:
             raise
         raise CheckpointError(
             f"{error}\n{config.source} says that it is a {config.variant.id}."
@@ -289,18 +289,16 @@ def read_config(path: Path) -> ModelConfig:
 
 def _read_record(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
+    with reading(path, CheckpointError), path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise ValueError("it is larger than 64 MB")  # noqa: TRY301
         record = json.loads(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         reason = str(error) or "nested too deep"
         raise CheckpointError(
-            f"{path} is damaged: it is not JSON ({shortened(reason, 120)[1:-1]}). Get it again."
+            f"{path} is damaged: it is not JSON ({quoted(reason, 120)[1:-1]}). Get it again."
         ) from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is no config.json of a model: it holds no JSON object.")
@@ -317,11 +315,7 @@ def _architecture(record: Mapping[str, Any]) -> str:
 
 
 def parse_config(record: Mapping[str, Any], source: str) -> ModelConfig:
-    """What a config.json says; `source` is its name in messages.
-
-    Raises:
-        CheckpointError: it is no ResNeSt's, or asks for what cannot be done here.
-    """
+    """What a config.json says; `source` is its name in messages."""
     architecture = _architecture(record)
     if not architecture:
         raise CheckpointError(
@@ -331,7 +325,7 @@ def parse_config(record: Mapping[str, Any], source: str) -> ModelConfig:
     table = find_variant(architecture)
     if table is None:
         raise CheckpointError(
-            f"{source} is that of {shortened(architecture)[1:-1]}, which is no ResNeSt of "
+            f"{source} is that of {quoted(architecture)[1:-1]}, which is no ResNeSt of "
             "`resnest models`. Only those can be used."
         )
     try:
@@ -351,17 +345,17 @@ def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConf
     if classes is None and names is not None:
         classes = len(names)
     if classes is not None and (type(classes) is not int or classes < 0):
-        raise ValueError(f"num_classes must be an integer of 0 or more, not {shortened(classes)}")
+        raise ValueError(f"num_classes must be an integer of 0 or more, not {quoted(classes)}")
     if classes == 0:  # timm's way to say that there is no classifier; names may be left over
         names = ids = None
     if names is not None and len(names) != classes:
         raise ValueError(f"it names {len(names)} classes, and num_classes is {classes}")
     size = fed.get("input_size") or _DEFAULTS["input_size"]
     if not isinstance(size, list) or len(size) != 3 or not all(type(n) is int for n in size):
-        raise ValueError(f"input_size must be three integers, not {shortened(size)}")
+        raise ValueError(f"input_size must be three integers, not {quoted(size)}")
     channels = _first("in_chans", args) or size[0]
     if type(channels) is not int or not 1 <= channels <= 1024:
-        raise ValueError(f"in_chans must be a positive integer, not {shortened(channels)}")
+        raise ValueError(f"in_chans must be a positive integer, not {quoted(channels)}")
     # Earlier versions of timm left the 3 of the weights that a network was made from.
     certain = channels != 3 or args.get("in_chans") is not None
     return ModelConfig(
@@ -384,24 +378,24 @@ def _check(record: Mapping[str, Any], fed: Mapping[str, Any], args: Mapping[str,
     """Whether everything asked for is what this program's network does."""
     first_conv, classifier = fed.get("first_conv"), fed.get("classifier")
     if first_conv not in (None, "conv1.0", ["conv1.0"]):
-        raise ValueError(f"first_conv is {shortened(first_conv)}; a ResNeSt's is conv1.0")
+        raise ValueError(f"first_conv is {quoted(first_conv)}; a ResNeSt's is conv1.0")
     if classifier not in (None, "fc"):
-        raise ValueError(f"classifier is {shortened(classifier)}; a ResNeSt's is fc")
+        raise ValueError(f"classifier is {quoted(classifier)}; a ResNeSt's is fc")
     if fed.get("label_offset"):
-        raise ValueError(f"label_offset {shortened(fed['label_offset'])} is not supported")
+        raise ValueError(f"label_offset {quoted(fed['label_offset'])} is not supported")
     if fed.get("custom_load"):
         raise ValueError("custom_load is not supported: the weights are in a form of their own")
     if (mode := fed.get("crop_mode") or "center") not in get_args(CropMode):
-        raise ValueError(f"crop_mode {shortened(mode)} is not supported")
+        raise ValueError(f"crop_mode {quoted(mode)} is not supported")
     pool = _first("global_pool", record, args)
     given = dict(args) | ({} if pool is None else {"global_pool": pool})
     for key, value in given.items():
         if value is None or key in _WITHOUT_EFFECT or key in _FIELDS or key == "block_args":
             continue
         if key not in _MUST_BE:
-            raise ValueError(f"model_args has {shortened(key)}, which this program does not know")
+            raise ValueError(f"model_args has {quoted(key)}, which this program does not know")
         if not any(value == able and type(value) is type(able) for able in _MUST_BE[key]):
-            raise ValueError(f"{key} {shortened(value)} is not supported")
+            raise ValueError(f"{key} {quoted(value)} is not supported")
 
 
 def _variant(table: Variant, args: Mapping[str, Any]) -> Variant:
@@ -409,7 +403,7 @@ def _variant(table: Variant, args: Mapping[str, Any]) -> Variant:
     changes = {ours: args[theirs] for theirs, ours in _FIELDS.items() if args.get(theirs)}
     if (block := args.get("block_args")) is not None:
         if not isinstance(block, Mapping) or not block.keys() <= {"radix", "avd", "avd_first"}:
-            raise ValueError(f"block_args {shortened(block)} are not supported")
+            raise ValueError(f"block_args {quoted(block)} are not supported")
         if block.get("avd") is not True:
             raise ValueError("block_args without avd are not supported")
         changes |= {"radix": block.get("radix", 1), "avd_first": block.get("avd_first", False)}
@@ -422,7 +416,7 @@ def _variant(table: Variant, args: Mapping[str, Any]) -> Variant:
 def _preprocessing(fed: Mapping[str, Any], size: list[int], channels: int) -> Preprocessing:
     given = _DEFAULTS | {key: fed[key] for key in _DEFAULTS if fed.get(key) is not None}
     if size[1] != size[2]:
-        raise ValueError(f"input_size {shortened(size)} is not square; only squares are supported")
+        raise ValueError(f"input_size {quoted(size)} is not square; only squares are supported")
     record = {key: given[key] for key in ("crop_pct", "interpolation")} | {"size": size[1]}
     return preprocessing_from_dict(
         record | {key: _per_channel(given[key], channels) for key in ("mean", "std")}
@@ -430,11 +424,7 @@ def _preprocessing(fed: Mapping[str, Any], size: list[int], channels: int) -> Pr
 
 
 def _per_channel(values: Any, channels: int) -> Any:
-    """Three numbers for a network of any number of channels.
-
-    One number serves all of them; three for another number of channels become their mean, as timm
-    takes it.
-    """
+    """Three numbers: one serves all; three for another number of channels become their mean."""
     values = values if isinstance(values, list) else [values]
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         return values  # the check that follows says so
@@ -474,13 +464,13 @@ def _ordered(labels: Any) -> tuple[str, ...]:
             raise ValueError("the indices of its classes are not 0, 1, 2, ... without a gap")
         labels = [labels[str(index)] for index in range(len(labels))]
     if not isinstance(labels, list):
-        raise ValueError(f"its class names must be a list, not {shortened(labels)}")  # noqa: TRY004
+        raise ValueError(f"its class names must be a list, not {quoted(labels)}")  # noqa: TRY004
     return tuple(map(_text, labels))
 
 
 def _text(label: Any) -> str:
     if not isinstance(label, str):
-        raise ValueError(f"{shortened(label)} is no text, and so no name of a class")  # noqa: TRY004
+        raise ValueError(f"{quoted(label)} is no text, and so no name of a class")  # noqa: TRY004
     if not is_text(label):
-        raise ValueError(f"the name {shortened(label)} is no text that can be written")
+        raise ValueError(f"the name {quoted(label)} is no text that can be written")
     return label

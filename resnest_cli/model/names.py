@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from resnest_cli.errors import UnknownModelError
-from resnest_cli.model.variants import VARIANTS, Variant, did_you_mean, find_variant
+from resnest_cli.model.variants import VARIANTS, Variant, find_variant, no_such_model
 from resnest_cli.paths import expanded, huggingface_endpoint, is_url
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
@@ -119,11 +119,7 @@ def find_named(name: str) -> Variant | None:
 
 
 def get_named(name: str) -> Variant:
-    """The variant that a name means, however it is spelled.
-
-    Raises:
-        UnknownModelError: it means no variant of the table.
-    """
+    """The variant that a name means, however it is spelled."""
     meaning = understand(name)
     if meaning.variant is None:
         raise UnknownModelError(f"{name} is no model of the table. `resnest models` lists them.")
@@ -131,11 +127,7 @@ def get_named(name: str) -> Variant:
 
 
 def repository_id(name: str) -> str:
-    """USER/NAME of a repository, however it is spelled, to which something is sent.
-
-    Raises:
-        UnknownModelError: it is no name of one, or has a revision.
-    """
+    """USER/NAME of a repository, however it is spelled, to which something is sent."""
     repository = _repository(name)
     if repository is None or repository.revision or repository.file:
         raise UnknownModelError(f"{name} is no repository to send to: give USER/NAME, no more.")
@@ -177,16 +169,11 @@ def _unknown(name: str, path: Path) -> UnknownModelError:
             f"{variant.id} has no published weights {tag!r}: {known}. Another repository of the "
             f"hub is named in full, such as hf-hub:timm/{name}."
         )
-    known_names = [key for v in VARIANTS.values() for key in (v.id, *v.aliases)]
-    return UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, known_names)}")
+    return no_such_model(name, [key for v in VARIANTS.values() for key in (v.id, *v.aliases)])
 
 
 def _repository(name: str) -> Repository | None:
-    """The repository that a name spells; None where it has no form of one.
-
-    Raises:
-        UnknownModelError: the form of one, and yet it cannot be one.
-    """
+    """The repository that a name spells; None where it has no form of one."""
     lower = name.lower()
     for prefix in HUB_PREFIXES:
         if lower.startswith(prefix):

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnest_cli.errors import CheckpointError, EngineError
-from resnest_cli.model.state_dict import shortened
+from resnest_cli.files import reading
+from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -43,20 +44,14 @@ _SIDE = 224  # pixels, where the file takes any size
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts in `metadata_props`; empty where another program wrote none.
-
-    Raises:
-        CheckpointError: unreadable, cut short, or no protobuf.
-    """
+    """The texts in `metadata_props`; empty where another program wrote none."""
     try:
-        with path.open("rb") as file:
+        with reading(path, CheckpointError), path.open("rb") as file:
             found = {}
             for entry in _fields(file, os.fstat(file.fileno()).st_size, {_METADATA_PROPS}):
                 texts = dict(_fields(io.BytesIO(entry[1]), len(entry[1]), {_KEY, _VALUE}))
                 found[texts.get(_KEY, b"").decode()] = texts.get(_VALUE, b"").decode()
             return found
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise CheckpointError(
             f"{path} is cut short or no ONNX file ({error}). Export or copy it again."
@@ -98,18 +93,13 @@ def _varint(file: BinaryIO) -> int:
 
 
 def check_structure(path: Path, data: bytes) -> None:
-    """Checks that a file is made as `resnest export` makes it; `data` is its content.
-
-    Raises:
-        CheckpointError: it is not; names the first thing that ours never have, and the remedy.
-        EngineError: the package onnx cannot be loaded.
-    """
+    """Checks that a file is made as `resnest export` makes it; `data` is its content."""
     try:
         wrong = _foreign(_loaded(path, data))
     except (CheckpointError, EngineError):
         raise
     except Exception as error:  # onnx has many of its own for what is damaged or contradictory
-        wrong = f"its graph is not sound ({shortened(str(error), 120)[1:-1]})"
+        wrong = f"its graph is not sound ({quoted(str(error), 120)[1:-1]})"
     if wrong:
         raise CheckpointError(
             f"{path} is not run: {wrong}, unlike any file that `resnest export` writes. It could "
@@ -119,14 +109,9 @@ def check_structure(path: Path, data: bytes) -> None:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside an .onnx in which it keeps its tensors, sorted; all must be in its folder.
-
-    Raises as `check_structure`.
-    """
-    try:
+    """The files beside an .onnx in which it keeps its tensors, sorted; all in its own folder."""
+    with reading(path, CheckpointError):
         data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     entries = [entry for tensor in _tensors(_loaded(path, data).graph)
                for entry in tensor.external_data]  # fmt: skip
     names = sorted({entry.value for entry in entries if entry.key == "location"})
@@ -135,7 +120,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         found = (folder / name).resolve()
         if not found.is_relative_to(folder) or not found.is_file():
             raise CheckpointError(
-                f"{path} keeps its tensors in {shortened(name)}, which is not in its folder. Copy "
+                f"{path} keeps its tensors in {quoted(name)}, which is not in its folder. Copy "
                 "both together."
             )
     return tuple(path.parent / name for name in names)
@@ -175,7 +160,7 @@ def _foreign(model: "ModelProto") -> str:
     graph = model.graph
     domains = [opset.domain for opset in model.opset_import if opset.domain not in _DOMAINS]
     if domains:
-        return f"it uses operators of {shortened(domains[0])}"
+        return f"it uses operators of {quoted(domains[0])}"
     if model.functions or model.training_info or graph.sparse_initializer:
         return "it has functions, training or sparse tensors"
     if len(graph.node) > _MOST_NODES:
@@ -186,7 +171,7 @@ def _foreign(model: "ModelProto") -> str:
 
 def _wrong_node(node: "NodeProto") -> str:
     if node.op_type not in OPERATORS or node.domain not in _DOMAINS:
-        return f"it uses the operator {shortened(node.op_type)}"
+        return f"it uses the operator {quoted(node.op_type)}"
     if not all(map(_is_small, node.attribute)):
         return f"its operator {node.op_type} has an attribute that is large or no number"
     return ""
@@ -209,19 +194,16 @@ def _wrong_tensor(tensor: "TensorProto") -> str:
     from onnx import numpy_helper
 
     if tensor.external_data or tensor.data_location:
-        return f"its tensor {shortened(tensor.name)} stands in another file"
+        return f"its tensor {quoted(tensor.name)} stands in another file"
     try:
         numpy_helper.to_array(tensor)
     except Exception:  # of several kinds
-        return f"its tensor {shortened(tensor.name)} has not the numbers that it says"
+        return f"its tensor {quoted(tensor.name)} has not the numbers that it says"
     return ""
 
 
 def _too_large(model: "ModelProto") -> str:
-    """Names a value that would be huge, or whose size nobody knows, for one photo.
-
-    The numbers of tensors are dropped on the way: shapes alone count.
-    """
+    """Names a value that would be huge, or of unknown size, for one photo; drops the numbers."""
     from onnx import TensorProto, shape_inference
 
     for tensor in model.graph.initializer:
@@ -244,5 +226,5 @@ def _too_large(model: "ModelProto") -> str:
     for node in graph.node:
         for name in node.output:
             if not 0 < prod(shapes.get(name) or [0]) <= _LARGEST:
-                return f"its value {shortened(name)} is huge or of unknown size"
+                return f"its value {quoted(name)} is huge or of unknown size"
     return ""

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.labels import find_class_names
-from resnest_cli.model.state_dict import AGAIN, clean_names, shortened
+from resnest_cli.model.state_dict import AGAIN, clean_names
+from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,9 +161,6 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
 
     It may be bare or stand under one of `WRAPPERS`, of which those without tensors count as absent
     where another has some.
-
-    Raises:
-        CheckpointError: no state dict, a name that is no text, a value that is no plain tensor.
     """
     around: list[Mapping[Any, Any]] = []
     notes: list[str] = []
@@ -184,7 +182,7 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
         raise CheckpointError(f"{path} holds no tensors. Save the network's state_dict() instead.")
     for name, value in content.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path} has the key {shortened(name)}; names were expected.")
+            raise CheckpointError(f"{path} has the key {quoted(name)}; names were expected.")
         _check_plain(path, name, value)
     named = clean_names(path, {name: tuple(value.shape) for name, value in content.items()})
     tensors = {clean: content[raw] for clean, raw in named.names.items()}
@@ -223,7 +221,7 @@ def _check_plain(path: Path | str, name: str, value: object) -> None:
 
     if not isinstance(value, torch.Tensor):
         raise CheckpointError(
-            f"{path}: {shortened(name)} is {_kind(value)}; a tensor was expected. A state dict is "
+            f"{path}: {quoted(name)} is {_kind(value)}; a tensor was expected. A state dict is "
             f"looked for at the top and under {', '.join(WRAPPERS)}."
         )
     # A view that repeats its few bytes would unfold to any size once it is copied.
@@ -235,7 +233,7 @@ def _check_plain(path: Path | str, name: str, value: object) -> None:
         or value.numel() * value.element_size() > value.untyped_storage().nbytes()
     ):
         raise CheckpointError(
-            f"{path}: {shortened(name)} is no plain dense tensor. Save the network's state_dict() "
+            f"{path}: {quoted(name)} is no plain dense tensor. Save the network's state_dict() "
             "on the CPU instead."
         )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
+from resnest_cli.text import quoted, some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +37,6 @@ _SMALLEST_BLOCK = 20  # tensors; a whole block has at least 23 without counters
 AGAIN = "Download or copy it again."
 
 
-def shortened(value: object, limit: int = 80) -> str:
-    """`repr` of a value from a file, safe to print: no control characters, not too long."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 4] + "..." + text[-1]
-
-
 class Named(NamedTuple):
     """The network's name of each tensor -> that in the file; `notes` say what is not plain."""
 
@@ -56,9 +51,6 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
     something else, such as a loss, and are left out; so are the counters of profilers. Where there
     is no `fc`, the two tensors that are not of the body are the classifier if they are a linear
     layer over the features, whatever its name; one of any other form is left out.
-
-    Raises:
-        CheckpointError: two names become one, or there are two networks.
     """
     cleaned: dict[str, str] = {}
     left_out = [raw for raw in shapes if raw.rpartition(".")[2] in _FOREIGN]
@@ -67,18 +59,18 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
             name = _unwrapped(raw)
             if name in cleaned:
                 raise CheckpointError(
-                    f"{path} has {shortened(name)} twice, as {shortened(cleaned[name])} and "
-                    f"{shortened(raw)}. Save one network only."
+                    f"{path} has {quoted(name)} twice, as {quoted(cleaned[name])} and "
+                    f"{quoted(raw)}. Save one network only."
                 )
             cleaned[name] = raw
     prefix = _prefix(path, cleaned)
     inner = {name[len(prefix) :]: raw for name, raw in cleaned.items() if name.startswith(prefix)}
     outside = {name: raw for name, raw in cleaned.items() if not name.startswith(prefix)}
-    notes = [f"without the prefix {shortened(prefix)}"] if prefix else []
+    notes = [f"without the prefix {quoted(prefix)}"] if prefix else []
     if _STEM in inner and not inner.keys() & set(_CLASSIFIER):
         head = outside | {name: raw for name, raw in inner.items() if not name.startswith(_BODY)}
         layer = _linear(head, shapes, _features(inner, shapes))
-        notes.append(f"classifier from {shortened(layer)}" if layer else "without a classifier")
+        notes.append(f"classifier from {quoted(layer)}" if layer else "without a classifier")
         if layer:
             outside = {}
             inner = {name: raw for name, raw in inner.items() if name not in head}
@@ -101,7 +93,7 @@ def _prefix(path: Path | str, names: Iterable[str]) -> str:
     """What stands before the stem's name; empty where there is no stem."""
     found = sorted(n.removesuffix(_STEM) for n in names if f".{n}".endswith(f".{_STEM}"))
     if len(found) > 1:
-        listed = " and ".join(shortened(prefix) for prefix in found[:4])
+        listed = " and ".join(quoted(prefix) for prefix in found[:4])
         raise CheckpointError(
             f"{path} holds {len(found)} networks, whose names begin with {listed}. Save one only: "
             "torch.save(network.state_dict(), 'weights.pth')."
@@ -129,9 +121,8 @@ def _left_out(names: list[str]) -> list[str]:
     """One note: each kind of counter once, others by name, a few."""
     counters = sorted({last for name in names if (last := name.rpartition(".")[2]) in _FOREIGN})
     others = [name for name in names if name.rpartition(".")[2] not in _FOREIGN]
-    shown = [*counters, *(shortened(name) for name in others[:3])]
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return [f"left out {', '.join(shown)}{more}"] if shown else []
+    shown = [*counters, *map(quoted, others)]
+    return [f"left out {some(shown, len(counters) + 3)}"] if shown else []
 
 
 def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
@@ -206,7 +197,7 @@ def expected_tensors(
         network = build(variant, num_classes=num_classes, in_channels=in_channels, init=False)
         return network.state_dict()
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
-        architecture = shortened(variant.architecture, 200)
+        architecture = quoted(variant.architecture, 200)
         raise CheckpointError(
             f"{path} describes a network that cannot be built: {architecture}."
         ) from error
@@ -229,7 +220,7 @@ def check_shapes(
     unexpected = [name for name in shapes if name not in expected]
     if unexpected:
         raise CheckpointError(
-            f"{path} has {shortened(unexpected[0])}, which the network does not have"
+            f"{path} has {quoted(unexpected[0])}, which the network does not have"
             f"{_others(unexpected)}. {remedy}"
         )
     for name, tensor in expected.items():
@@ -255,10 +246,6 @@ def convert(
 
     Half, bfloat16 and double become float32; missing counters become 0. With `copy` every tensor
     has memory of its own. `tensors` is emptied on the way, so that both are never whole at once.
-
-    Raises:
-        CheckpointError: names the first tensor of a wrong kind of dtype or with a value that is NaN
-            or infinite.
     """
     import torch
 

@@ -10,15 +10,13 @@ that it measured. The crop and the interpolation of the five `fast` variants tha
 release has are taken from their two sisters in timm: an assumption.
 """
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from resnest_cli.errors import UnknownModelError
-
-Interpolation = Literal["bilinear", "bicubic"]
-CropMode = Literal["center", "border", "squash"]  # see images.preprocess
+from resnest_cli.options import Interpolation
+from resnest_cli.text import did_you_mean
 
 # Of normalised pixels: 1 / 255 and 255 are the extremes that people use.
 MIN_STD, MAX_SCALE = 1e-3, 1e3
@@ -275,7 +273,6 @@ _BY_NAME = (
     | {variant.hub.name: variant for variant in _TABLE if variant.hub}
 )
 
-DEFAULT_MODEL = "resnest50d"
 BUNDLED_MODEL = "demo"  # what to offer where there is no network
 
 # What `resnest models` recommends: the cheapest, the default, the most accurate.
@@ -291,21 +288,14 @@ def get_variant(name: str) -> Variant:
     """As `find_variant`; raises UnknownModelError, with the nearest names, where there is none."""
     variant = find_variant(name)
     if variant is None:
-        raise UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, list(_BY_NAME))}")
+        raise no_such_model(name)
     return variant
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """A sentence that names the nearest known names, or says how to list them all."""
+def no_such_model(name: str, known: Iterable[str] = tuple(_BY_NAME)) -> UnknownModelError:
+    """The error for a name that is none of a variant; names the nearest, or how to list them."""
     listed = " `resnest models` lists them; a checkpoint is given by the path of its file."
-    return did_you_mean_among(name.lower(), known) or listed
-
-
-def did_you_mean_among(name: str, known: list[str]) -> str:
-    """A sentence that names the nearest of the known names; empty where none is near."""
-    by_case = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(name.casefold(), by_case, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(by_case[one] for one in near)}?" if near else ""
+    return UnknownModelError(f"unknown model {name!r}.{did_you_mean(name, known) or listed}")
 
 
 def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:

@@ -11,29 +11,28 @@ are kept under their published names) and Hugging Face's, where timm's downloads
 
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, OfflineError, WeightsError
-from resnest_cli.files import distrusted
+from resnest_cli.files import BusyError, distrusted, lock_file, reading
 from resnest_cli.model import hashes
 from resnest_cli.model.hub_models import MAIN, fetch_published, forbidden, weights_in
 from resnest_cli.model.labels import LABELS_FILE, LABELS_SHA256
 from resnest_cli.model.names import WEIGHTS_NAMES
 from resnest_cli.model.variants import BUNDLED_MODEL, VARIANTS, Variant, WeightsFile, get_variant
-from resnest_cli.net import LARGEST, Access, Patience, download, hub, ignore
+from resnest_cli.net import LARGEST, Access, Patience, download, hub
 from resnest_cli.net import without_login as shown
-from resnest_cli.net.download import NoOriginError, Place, lock_of, no_place, writing
+from resnest_cli.net.download import Place, lock_of, no_place, writing
 from resnest_cli.paths import is_url
+from resnest_cli.progress import Notify, hidden, ignore
 
-__all__ = ["Access", "ensure", "is_url"]
+__all__ = ["Access", "ensure"]
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
 _ACCESS = Access()
@@ -124,10 +123,8 @@ def verify(variant: Variant) -> VerifyResult:
     """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
     for path, expected in copies(variant).items():
-        try:
+        with _read(path):
             actual = hashes.sha256_of(path)
-        except OSError as error:
-            raise _unreadable(path, error) from error
         good = actual.startswith(expected)
         if good:
             hashes.remember(path, actual)
@@ -154,7 +151,7 @@ def fetch_labels(access: Access = _ACCESS, *, public: bool = True) -> Path | Non
     def look() -> Path | None:
         return target if _is_good(target, LABELS_SHA256) else None
 
-    quick = replace(access, progress=None, notify=ignore, patience=LABELS_PATIENCE)
+    quick = replace(access, progress=hidden, notify=ignore, patience=LABELS_PATIENCE)
     try:
         return look() or _obtain(request, quick, look)[0]
     except WeightsError:
@@ -176,8 +173,7 @@ def find_cached(variant: Variant) -> Path | None:
 def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
     """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
 
-    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known: a
-    file of the hub's cache without the usual link to its blob.
+    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known.
     """
     found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
@@ -210,9 +206,7 @@ def _published(variant: Variant) -> WeightsFile:
     return variant.weights
 
 
-def _good_copy(
-    variant: Variant, notify: Callable[[str], None], *, hub_first: bool = False
-) -> Path | None:
+def _good_copy(variant: Variant, notify: Notify, *, hub_first: bool = False) -> Path | None:
     """The first copy on this machine whose hash is right."""
     for path, expected in copies(variant, hub_first=hub_first).items():
         if _is_good(path, expected):
@@ -223,21 +217,16 @@ def _good_copy(
 
 
 def _is_good(path: Path, expected: str) -> bool:
-    try:
+    with _read(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not expected:
             return path.stat().st_size > 0
         return hashes.known_sha256(path).startswith(expected)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    return False
 
 
-def _unreadable(path: Path, error: OSError) -> CacheError:
-    return CacheError(
-        f"cannot read {path}: {error.strerror or error}. Make it readable, or remove it so that "
-        f"it is fetched again."
-    )
+def _read(path: Path) -> contextlib.AbstractContextManager[None]:
+    then = "Make it readable, or remove it so that it is fetched again."
+    return reading(path, CacheError, then=then)
 
 
 def _obtain(
@@ -246,40 +235,50 @@ def _obtain(
     look: Callable[[], Path | None],
     from_hub: Callable[[], Path] | None = None,
 ) -> tuple[Path, str]:
-    """The file that `look` finds once the lock is held, else the file fetched from an origin.
+    """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
 
     Returns its path and the origin, which is empty for a file that another process has fetched.
     What `from_hub` fetches lies in the hub's own cache.
     """
-    place = request.place
-    if missing := no_place(place.target.parent, place.variable):
+    place, target = request.place, request.place.target
+    if missing := no_place(target.parent, place.variable):
         raise CacheError(
             f"{request.title} is not on this machine, and {missing}{_instead(request)}"
         )
 
     def fetch(origin: str) -> Path:
+        if origin.startswith(_HUB):
+            assert from_hub is not None
+            return from_hub()
         if is_url(origin):
-            sha256 = download.download(
-                origin, place, access.patience, access.progress, access.notify
-            )
+            given = access.patience, access.progress, access.notify
+            sha256 = download.download(origin, place, *given)
         else:
             sha256 = download.copy(Path(origin), place, access.progress)
-        hashes.remember(place.target, sha256)
-        return place.target
+        hashes.remember(target, sha256)
+        return target
 
-    origins: dict[str, Callable[[], Path]] = {}
-    for origin in request.origins:
+    def allowed(origin: str) -> bool:
         if origin.startswith(_HUB):
-            if from_hub and not forbidden(access):
-                origins[origin] = from_hub
-        elif not (access.offline and is_url(origin)):
-            origins[origin] = partial(fetch, origin)
+            return from_hub is not None and not forbidden(access)
+        return not (access.offline and is_url(origin))
+
+    origins = list(filter(allowed, request.origins))
+    reasons: list[str] = []
     if not origins:
-        raise _not_available(request, access, [])
-    try:
-        return download.obtain(place.target, place.variable, origins, look, access.notify)
-    except NoOriginError as error:
-        raise _not_available(request, access, error.reasons) from error
+        raise _not_available(request, access, reasons)
+    with download.locked(target, place.variable, access.notify):
+        if found := look():
+            return found, ""
+        if target.is_file():
+            aside = download.set_aside(target, place.variable)
+            access.notify(f"{target} is damaged: set aside as {aside.name}, fetching it again")
+        for origin in origins:
+            try:
+                return fetch(origin), origin
+            except DownloadError as error:
+                reasons.append(f"{shown(origin)}: {error}")
+        raise _not_available(request, access, reasons)
 
 
 def _not_available(request: _Request, access: Access, reasons: list[str]) -> WeightsError:
@@ -397,7 +396,17 @@ def leftovers() -> list[Path]:
         or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
     found += filter(_left_of, _url_files())
-    return [path for path in found if not _is_locked(_owner(path))]
+    return [path for path in found if not _under_way(_owner(path)) and path.exists()]
+
+
+def _under_way(target: Path) -> bool:
+    """Whether somebody downloads the file; a lock that a kill has left goes when it is tried."""
+    lock = lock_of(target)
+    try:
+        with lock_file(lock, wait=0) if lock.exists() else contextlib.nullcontext():
+            return False
+    except (BusyError, OSError):
+        return True
 
 
 def _left_of(path: Path) -> str:
@@ -412,36 +421,15 @@ def _owner(path: Path) -> Path:
 
 def remove(path: Path) -> bool:
     """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
-    from filelock import FileLock, Timeout
-
-    lock_file = lock_of(_owner(path))
-    with writing(path.parent, _variable(path)):
-        try:
-            with FileLock(lock_file, timeout=0):
-                path.unlink(missing_ok=True)
-                if os.name != "nt":  # elsewhere an unlinked lock is still held until it is released
-                    lock_file.unlink(missing_ok=True)
-        except Timeout:
-            return False
-        if os.name == "nt":  # Windows refuses to remove it while anybody has it open
-            with contextlib.suppress(OSError):
-                lock_file.unlink()
+    try:
+        with writing(path.parent, _variable(path)), lock_file(lock_of(_owner(path)), wait=0):
+            path.unlink(missing_ok=True)
+    except BusyError:
+        return False
     if path.parent.parent == paths.resnest_home() / "weights":
         with contextlib.suppress(OSError):  # not empty yet
             path.parent.rmdir()
     return True
-
-
-def _is_locked(target: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    if not lock_of(target).exists():
-        return False
-    try:
-        with FileLock(lock_of(target), timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
 
 
 def _variable(path: Path) -> str:

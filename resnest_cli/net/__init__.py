@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from resnest_cli.errors import DownloadError
+from resnest_cli.progress import Display, Notify, hidden, ignore
 
 LARGEST = 8 << 30  # bytes; the largest ResNeSt, with all that a training keeps, has 2 GB
 HEAD = 512  # bytes of a file that `misfit` wants to see
@@ -45,19 +45,6 @@ class TooLargeError(HttpError):
         super().__init__(f"it is larger than the limit of {largest:,} bytes{announced}")
 
 
-class Progress(Protocol):
-    """What shows a download. One download may start several times."""
-
-    def start(self, name: str, total: int | None, done: int) -> None:
-        """Show `done` of `total` bytes; None: the size is unknown."""
-
-    def advance(self, n: int) -> None:
-        """`n` more bytes."""
-
-    def stop(self) -> None:
-        """No more bytes, for whatever reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to wait for a server, and how often to ask it.
@@ -82,22 +69,18 @@ class Patience:
 PATIENCE = Patience()
 
 
-def ignore(_message: str) -> None:
-    """Says nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """How files of models may be had.
 
     `mirror` is a private URL prefix or a folder, asked first; `offline` forbids every connection;
-    `progress` shows a download, `notify` takes what the user should know while it waits.
+    `progress` shows downloads, `notify` takes what the user should know while it waits.
     """
 
     mirror: str | None = None
     offline: bool = False
-    progress: Progress | None = None
-    notify: Callable[[str], None] = ignore
+    progress: Display = hidden
+    notify: Notify = ignore
     patience: Patience = PATIENCE
 
 
@@ -138,11 +121,7 @@ def _text(head: bytes) -> bytes:
 
 
 def check_content(path: Path) -> None:
-    """Whether a file may be weights.
-
-    Raises:
-        DownloadError: it is a web page, a pointer of Git LFS, or empty.
-    """
+    """Whether a file may be weights."""
     with path.open("rb") as file:
         if reason := misfit(file.read(HEAD)):
             raise DownloadError(reason)

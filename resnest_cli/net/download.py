@@ -18,9 +18,9 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -28,18 +28,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from resnest_cli import paths
-from resnest_cli.errors import CacheError, DownloadError, limit_reached
+from resnest_cli.errors import CacheError, DownloadError, cannot_write
+from resnest_cli.files import BusyError, free_bytes, lock_file
 from resnest_cli.net import (
     HEAD,
     LARGEST,
     PATIENCE,
     HttpError,
     Patience,
-    Progress,
     TooLargeError,
     misfit,
     without_login,
 )
+from resnest_cli.progress import Display, Notify, hidden, ignore
 
 if TYPE_CHECKING:
     from requests import Response
@@ -55,67 +56,21 @@ class WrongFileError(DownloadError):
     """All bytes have arrived, and they are not those of the published file."""
 
 
-class NoOriginError(DownloadError):
-    """No origin gave the file; `reasons` has a line for each."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons = reasons
-
-
-def obtain(
-    target: Path,
-    variable: str,
-    origins: Mapping[str, Callable[[], Path]],
-    look: Callable[[], Path | None],
-    notify: Callable[[str], None],
-) -> tuple[Path, str]:
-    """The file that `look` finds once the lock is held, else what an origin gives, asked in turn.
-
-    Returns its path and the origin, which is empty for a file that another process has fetched.
-
-    Raises:
-        NoOriginError: none gave it.
-        CacheError: the folder cannot be written, or is full.
-    """
-    with locked(target, variable, notify):
-        if found := look():
-            return found, ""
-        if target.is_file():
-            aside = set_aside(target, variable)
-            notify(f"{target} is damaged: set aside as {aside.name}, fetching it again")
-        reasons = []
-        for origin, get in origins.items():
-            try:
-                return get(), origin
-            except DownloadError as error:
-                reasons.append(f"{without_login(origin)}: {error}")
-        raise NoOriginError(reasons)
-
-
 @contextmanager
-def locked(target: Path, variable: str, notify: Callable[[str], None]) -> Iterator[None]:
+def locked(target: Path, variable: str, notify: Notify) -> Iterator[None]:
     """Holds the lock of a file to be fetched; waits, and says so, while another process does."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_of(target))
-    with writing(target.parent, variable):
-        if variable == "RESNEST_HOME":  # one user's; the others are as their owners make them
-            paths.make_private(target.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            notify(f"another process is downloading {target.name}; waiting for it")
-            lock.acquire()
-    try:
+    lock = lock_of(target)
+    with contextlib.ExitStack() as stack:
+        with writing(target.parent, variable):
+            if variable == "RESNEST_HOME":  # one user's; the others are as their owners make them
+                paths.make_private(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(lock_file(lock, wait=0))
+            except BusyError:
+                notify(f"another process is downloading {target.name}; waiting for it")
+                stack.enter_context(lock_file(lock, wait=math.inf))
         yield
-        # Nobody needs the lock of a file that is there: whoever waits looks for the file first.
-        # After an error it stays, so that those who wait keep one lock between them.
-        with contextlib.suppress(OSError):  # Windows does not remove an open file
-            lock_of(target).unlink()
-    finally:
-        lock.release()
 
 
 def lock_of(target: Path) -> Path:
@@ -150,19 +105,9 @@ def writing(folder: Path, variable: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if missing := no_place(folder, variable):
-            raise CacheError(missing) from error
-        if limit := limit_reached(error):
-            raise CacheError(f"cannot write to the cache folder {folder}: {limit}") from error
-        if error.errno in _FULL:
-            raise CacheError(
-                f"the disk of {folder} is full. Free some space, or set {variable} to a folder on "
-                f"another disk."
-            ) from error
-        raise CacheError(
-            f"cannot write to the cache folder {folder}: {error.strerror or error}. Make it "
-            f"writable, or set {variable} to a folder that is."
-        ) from error
+        moved = f"Or set {variable} to a folder on another disk."
+        said = f"the cache folder {cannot_write(folder, error)} {moved}"
+        raise CacheError(no_place(folder, variable) or said) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +200,12 @@ class Place:
                 if error.errno not in _FULL:
                     raise
                 needed = len(view) if left is None else left - len(data) + len(view)
-                free = self._free() or 0
+                free = free_bytes(self.target.parent) or 0
                 raise self._full(needed - free if needed > free else needed) from error
 
     def check_room(self, needed: int) -> None:
         """Whether `needed` more bytes fit; the error says how many are missing."""
-        free = self._free()
+        free = free_bytes(self.target.parent)
         if free is not None and needed > free:
             raise self._full(needed - free)
 
@@ -286,12 +231,6 @@ class Place:
         mode = 0o600 if self.variable == "RESNEST_HOME" else 0o666  # others share torch.hub's
         return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
 
-    def _free(self) -> int | None:
-        try:
-            return shutil.disk_usage(self.target.parent).free
-        except OSError:  # some network file systems do not say
-            return None
-
     def _full(self, missing: int) -> CacheError:
         return CacheError(
             f"the disk is full: {self.target.parent} lacks {missing:,} bytes for "
@@ -304,8 +243,8 @@ def download(
     url: str,
     place: Place,
     patience: Patience = PATIENCE,
-    progress: Progress | None = None,
-    notify: Callable[[str], None] = lambda _: None,
+    display: Display = hidden,
+    notify: Notify = ignore,
 ) -> str:
     """Fetches `url` to `place`, continuing what an earlier run has left. Returns its SHA-256.
 
@@ -318,7 +257,7 @@ def download(
     from resnest_cli.net.http import DeadlineSession, persevere
 
     with DeadlineSession() as session:
-        one = _Download(url, place, patience, progress, session)
+        one = _Download(url, place, patience, display, session)
         return persevere(
             one.attempt,
             patience,
@@ -327,12 +266,12 @@ def download(
         )
 
 
-def copy(source: Path, place: Place, progress: Progress | None = None) -> str:
+def copy(source: Path, place: Place, display: Display = hidden) -> str:
     """Copies a file of a local mirror to `place`, with the same checks and errors as `download`."""
     try:  # `place` turns its own OSErrors into CacheErrors: those caught here are the source's
         with source.open("rb") as file:
             note = Note(str(source), total=source.stat().st_size)
-            _store(place, note, 0, iter(lambda: file.read(_COPY_CHUNK), b""), progress)
+            _store(place, note, 0, iter(lambda: file.read(_COPY_CHUNK), b""), display)
     except OSError as error:
         raise DownloadError(error.strerror or str(error)) from error
     return place.finish()
@@ -343,7 +282,7 @@ def _store(
     note: Note,
     have: int,
     chunks: Iterator[bytes],
-    progress: Progress | None,
+    display: Display,
     arrived: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Stores a body that begins at offset `have`; returns how many bytes are there afterwards."""
@@ -357,20 +296,14 @@ def _store(
         if reason := misfit(data):
             raise DownloadError(reason)
         place.begin(note)
-    if progress:
-        progress.start(place.target.name, note.total, have)
-    try:
-        with place.append() as part:
-            while data:
-                place.write(part, data, note.total and note.total - have)
-                have += len(data)
-                arrived(len(data))
-                if progress:
-                    progress.advance(len(data))
-                data = next(chunks, b"")
-    finally:
-        if progress:
-            progress.stop()
+    with display(place.target.name) as progress, place.append() as part:
+        progress(have, note.total)
+        while data:
+            place.write(part, data, note.total and note.total - have)
+            have += len(data)
+            arrived(len(data))
+            progress(have, note.total)
+            data = next(chunks, b"")
     return have
 
 
@@ -381,7 +314,7 @@ class _Download:
     url: str
     place: Place
     patience: Patience
-    progress: Progress | None
+    display: Display
     session: "DeadlineSession"
     deadline: "Deadline | None" = None  # of the last attempt
     answered: bool = False  # whether the server ever sent an answer
@@ -426,7 +359,7 @@ class _Download:
                 return self._finish(doubtful=True)
             note, have = self._understand(response, note, have)
             body, arrived = response.iter_content(CHUNK), deadline.advance
-            size = _store(self.place, note, have, body, self.progress, arrived)
+            size = _store(self.place, note, have, body, self.display, arrived)
             if note.total is not None and size > note.total:
                 self._start_over("it sent more than the whole file")
             if note.total is not None and size < note.total:

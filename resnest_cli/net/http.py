@@ -34,8 +34,9 @@ from urllib3.exceptions import (
 from urllib3.util import Retry
 
 from resnest_cli import __version__
-from resnest_cli.errors import one_line
 from resnest_cli.net import HttpError, Patience
+from resnest_cli.progress import Notify, ignore
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -253,15 +254,12 @@ def persevere(
     *,
     furthered: Callable[[], bool] = lambda: False,
     deadline: Deadline | None = None,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Notify = ignore,
 ) -> _T:
     """What `attempt` returns, which is called again where that may help, after growing pauses.
 
     `furthered` says whether an attempt that failed brought the file further all the same: it does
     not count as a failure then. No pause lasts beyond the `deadline`. `notify` takes the reason.
-
-    Raises:
-        HttpError: the last attempt's.
     """
     failures, connections = 0, 1
     while True:
@@ -291,8 +289,7 @@ def answer(
 ) -> Iterator[Response]:
     """The answer to GET, its body still to be read; whatever goes wrong is an HttpError.
 
-    `answered`: the server has answered before, so that one that cannot be reached now is asked
-    again.
+    `answered`: the server has answered before; one that cannot be reached now is asked again.
     """
     begun = False
     try:
@@ -398,11 +395,7 @@ def length_of(response: Response) -> int | None:
 
 
 def encoding_of(response: Response) -> str:
-    """gzip, x-gzip or deflate, of a body that is compressed all the same; else empty.
-
-    Raises:
-        HttpError: any other.
-    """
+    """gzip, x-gzip or deflate, of a body that is compressed all the same; else empty."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
         raise HttpError(f"it answered with content encoding {encoding}, unasked")

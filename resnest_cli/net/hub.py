@@ -14,23 +14,24 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from resnest_cli import __version__, paths
-from resnest_cli.errors import CacheError, DownloadError, ResnestError, one_line
+from resnest_cli.errors import CacheError, DownloadError, ResnestError
 from resnest_cli.net import (
     LARGEST,
     PATIENCE,
     HttpError,
     Patience,
-    Progress,
     TooLargeError,
     without_login,
 )
+from resnest_cli.progress import Display, Notify, hidden, ignore
+from resnest_cli.text import count, megabytes, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -57,8 +58,8 @@ class Hub:
     cache: Path
     login: bool = True
     patience: Patience = PATIENCE
-    progress: Progress | None = None
-    notify: Callable[[str], None] = lambda _: None
+    progress: Display = hidden
+    notify: Notify = ignore
 
     @property
     def token(self) -> bool | None:
@@ -147,19 +148,15 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
         for again in (False, True):
             path = Path(_patiently(hub, repository, revision, fetch))
             expected = blob_hash(path)
-            if not expected or _sha256(path) == expected:
-                return path
+            with path.open("rb") as arrived:
+                if not expected or hashlib.file_digest(arrived, "sha256").hexdigest() == expected:
+                    return path
             discard(path)
             # Resumed bytes can be those of another version: the library asks for a range without
             # a condition.
             if not again:
                 hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
         raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(hub: Hub, repository: str, revision: str) -> list[str]:
@@ -210,7 +207,7 @@ def _push(
         hub.notify(f"{repository} has a README.md, which is kept")
         files = [name for name in files if name != "README.md"]
     size = sum((folder / name).stat().st_size for name in files)
-    hub.notify(f"Sending {len(files)} files, {size / 1e6:,.1f} MB, to {address}")
+    hub.notify(f"Sending {count(len(files), 'file')}, {megabytes(size)}, to {address}")
     api.upload_folder(
         repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
     )
@@ -396,7 +393,7 @@ def _body_ends(hub: Hub) -> Callable[[Any], None]:
     return wrap
 
 
-def _bar(progress: Progress | None, name: str) -> type:
+def _bar(display: Display, name: str) -> type:
     """A class in the place of tqdm's that shows the first bar of a download in our display.
 
     It sees a body unpacked, and gives up one that becomes larger than the hub said.
@@ -410,22 +407,25 @@ def _bar(progress: Progress | None, name: str) -> type:
             super().__init__(
                 disable=True, total=given.get("total"), initial=given.get("initial", 0)
             )
-            self.display_in = None if Bar.taken else progress
-            Bar.taken = True  # a second bar counts the same bytes once more
-            self.left = (given.get("total") or LARGEST) - given.get("initial", 0)
-            if self.display_in:
-                self.display_in.start(name, given.get("total"), given.get("initial", 0))
+            self.first = not Bar.taken
+            self.done: int = given.get("initial", 0)
+            self.left = (given.get("total") or LARGEST) - self.done
+            self.shown = ExitStack()
+            # A second bar counts the same bytes once more.
+            self.progress = self.shown.enter_context(display(name) if self.first else hidden(name))
+            Bar.taken = True
+            self.progress(self.done, self.total)
 
         def update(self, n: float | None = 1) -> None:
             self.left -= n or 0
             if self.left < 0:
                 raise HttpError("it sends more than the whole file")
-            if self.display_in and n:
-                self.display_in.advance(int(n))
+            self.done += int(n or 0)
+            self.progress(self.done, self.total)
 
         def close(self) -> None:
-            if self.display_in:
-                self.display_in.stop()
-                self.display_in, Bar.taken = None, False
+            self.shown.close()
+            if self.first:
+                self.first = Bar.taken = False
 
     return Bar

@@ -1,6 +1,6 @@
 """The only printer: records on stdout, messages and progress on stderr.
 
-    messages.py   lines on stderr; what `--quiet` and `--debug` mean; names and numbers for people
+    messages.py   lines on stderr; what `--quiet` and `--debug` mean
     progress.py   live lines on stderr: how far work has come
     sink.py       where records go: stdout or a file, always whole
     records.py    records and explanations as table, JSON, JSON lines or CSV
@@ -15,14 +15,11 @@ NO_COLOR or TERM=dumb: no colour, no bars.
 from resnest_cli.output.messages import (
     debug_wanted,
     error,
-    megabytes,
     message,
-    printable,
-    printable_name,
     set_debug,
     set_quiet,
 )
-from resnest_cli.output.progress import Bar, DownloadBar, Line, RecordProgress, StatusLine
+from resnest_cli.output.progress import Bar, DownloadBar
 from resnest_cli.output.records import Format, RecordWriter, record_writer
 from resnest_cli.output.sink import Sink, emit
 from resnest_cli.output.tables import show_table, to_json
@@ -31,18 +28,12 @@ __all__ = [
     "Bar",
     "DownloadBar",
     "Format",
-    "Line",
-    "RecordProgress",
     "RecordWriter",
     "Sink",
-    "StatusLine",
     "debug_wanted",
     "emit",
     "error",
-    "megabytes",
     "message",
-    "printable",
-    "printable_name",
     "record_writer",
     "set_debug",
     "set_quiet",

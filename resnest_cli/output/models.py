@@ -9,19 +9,19 @@ from resnest_cli.model import weights
 from resnest_cli.model.names import understand
 from resnest_cli.model.variants import (
     BUNDLED_MODEL,
-    DEFAULT_MODEL,
     RECOMMENDED,
     VARIANTS,
     Variant,
     get_variant,
     preprocessing_to_dict,
 )
-from resnest_cli.output.messages import megabytes
+from resnest_cli.options import DEFAULT_MODEL
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table, to_json
+from resnest_cli.text import megabytes, some
 
 if TYPE_CHECKING:
-    from resnest_cli.model.checkpoint import CheckpointInfo
+    from resnest_cli.model.checkpoint_header import CheckpointInfo
     from resnest_cli.net import Access
 
 
@@ -31,9 +31,8 @@ def show_variants(*, as_json: bool) -> None:
     if as_json:
         emit(to_json(records, indent=2) + "\n")
         return
-    columns = [("Model", "left"), ("Alias", "left")]
-    columns += [(title, "right") for title in ("Params", "GMACs", "Size", "Top-1", "On disk")]
-    show_table(columns, [_row(record) for record in records])
+    titles = ("Model", "Alias", "Params", "GMACs", "Size", "Top-1", "On disk")
+    show_table(titles, map(_row, records), "llr")
     picks = ", ".join(f"{why}: {model}" for model, why in RECOMMENDED.items())
     small, usual = get_variant(BUNDLED_MODEL), VARIANTS[DEFAULT_MODEL]
     emit(
@@ -102,11 +101,12 @@ def show_file(name: str, access: "Access", *, as_json: bool) -> None:
         emit(to_json(record, indent=2) + "\n")
         return
     rows = [[key, _text(value)] for key, value in record.items() if value not in (None, {}, [])]
-    show_table([("", "left"), (name, "left")], rows)
+    show_table(("", name), rows, "l")
 
 
 def _file(name: str, access: "Access") -> dict[str, Any]:
-    from resnest_cli.model.checkpoint import read_info, read_state_dict
+    from resnest_cli.model.checkpoint import read_state_dict
+    from resnest_cli.model.checkpoint_header import read_info
     from resnest_cli.model.loading import find_model
     from resnest_cli.model.model_files import configured, find_file
 
@@ -166,6 +166,5 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
     if isinstance(value, list):
-        shown = ", ".join(str(item) for item in value[:12])
-        return shown + (f", ... ({len(value)} in all)" if len(value) > 12 else "")
+        return some(map(str, value), 12, total=True)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

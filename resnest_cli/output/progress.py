@@ -7,18 +7,14 @@ the work's own steps redraw it, so that a process may fork at any time.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
-from resnest_cli.output.messages import (
-    decorated,
-    duration,
-    is_quiet,
-    megabytes,
-    message,
-    printable_name,
-)
+from resnest_cli.output.messages import decorated, is_quiet, message
+from resnest_cli.progress import Progress
+from resnest_cli.text import duration, megabytes, printable_name, speed
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -68,16 +64,61 @@ class Line:
         yield Text(rest[: max(0, width - len(self._name))], end="")
 
 
-class StatusLine:
-    """Shows `Line`s; nothing with `--quiet`. `clear` ends it, `show` may begin it again."""
+class Bar:
+    """Draws how far work has come: a `Progress`, and a context manager that removes the line.
+
+    Nothing is drawn with `--quiet`; off a terminal only a `logged` one is, as plain lines.
+    `beside_records`: records may go to stdout meanwhile. Records that scroll by on the same
+    terminal and a live line would fight for the last line: then nothing is drawn.
+    """
 
     FRAME = 0.1  # seconds between two drawings on a terminal
     PLAIN = 30.0  # and between two lines elsewhere
-    DELAY = 0.5  # before the first drawing: what is quick is not worth a bar
+    DELAY = 1.0  # before the first drawing: what is quick is not worth a bar
 
-    def __init__(self) -> None:
+    def __init__(
+        self, title: str = "", unit: Unit = "photos", *,
+        beside_records: bool = False, logged: bool = False,
+    ) -> None:  # fmt: skip
+        self.title, self._unit = title, unit
         self._live: Live | None = None
         self._next: float | None = None
+        self._start: tuple[str, float, int] | None = None  # title, time, and what was done then
+        fought_for = beside_records and sys.stdout is not None and sys.stdout.isatty()
+        self.wanted = (logged or decorated(sys.stderr)) and not fought_for and not is_quiet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def begin(self, done: int, title: str = "") -> None:
+        """The work goes on after so many, which say nothing about its speed."""
+        self._start = title or self.title, time.monotonic(), done
+
+    def __call__(
+        self, done: int, total: int | None = None, *, failed: int = 0, title: str = ""
+    ) -> None:
+        """See `progress.Progress`."""
+        if not self.wanted:
+            return
+        title = title or self.title
+        if self._start is None or self._start[0] != title:
+            self.begin(done, title)
+        parts = (f"{failed:,} failed",) if failed else ()
+        self.show(lambda: Line(title, done, total, parts + self._pace(done, total), self._unit))
+
+    def _pace(self, done: int, total: int | None) -> tuple[str, ...]:
+        """Time left and speed, once they are known."""
+        if self._start is None or self._unit == "steps":
+            return ()
+        seconds, count = time.monotonic() - self._start[1], done - self._start[2]
+        if count <= 0 or seconds <= 0:
+            return ()
+        rate = count / seconds
+        left = () if total is None else (f"{duration((total - done) / rate)} left",)
+        return *left, f"{megabytes(rate)}/s" if self._unit == "bytes" else speed(rate)
 
     def show(self, line: Callable[[], Line]) -> None:
         """The line as it is now; made only if it is time to show one, so this may be called often.
@@ -93,10 +134,6 @@ class StatusLine:
             message(str(line()))
             self._next = now + self.PLAIN
             return
-        self._begin().update(line(), refresh=True)
-        self._next = now + self.FRAME
-
-    def _begin(self) -> "Live":
         if self._live is None:
             from rich.console import Console
             from rich.live import Live
@@ -108,127 +145,33 @@ class StatusLine:
             self._live.start()
             # Rich hides the cursor, and after `kill -9` nobody would bring it back.
             console.show_cursor(True)
-        return self._live
+        self._live.update(line(), refresh=True)
+        self._next = now + self.FRAME
 
     def clear(self) -> None:
-        """Removes the line from the terminal."""
+        """Removes the line from the terminal; another may follow."""
         if self._live is not None:
             self._live.stop()
-            self._live = None
-        self._next = None
-
-
-class Pace:
-    """How fast a count grows, and how long the rest takes at that speed."""
-
-    def __init__(self, unit: Unit = "photos") -> None:
-        self.unit = unit
-        self._start: tuple[float, int] | None = None
-
-    def begin(self, done: int) -> None:
-        """Time counts from now on, the speed is of what follows these."""
-        self._start = time.monotonic(), done
-
-    def parts(self, done: int, total: int | None) -> tuple[str, ...]:
-        """Time left and speed, once they are known; the first call begins."""
-        if self._start is None:
-            self.begin(done)
-            return ()
-        seconds, count = time.monotonic() - self._start[0], done - self._start[1]
-        if count <= 0 or seconds <= 0:
-            return ()
-        speed = count / seconds
-        left = () if total is None else (f"{duration((total - done) / speed)} left",)
-        if self.unit == "bytes":
-            return *left, f"{megabytes(round(speed))}/s"
-        return *left, f"{speed:,.0f} photos/s" if speed >= 10 else f"{speed:.1f} photos/s"
-
-
-class Bar(StatusLine):
-    """Shows one piece of work: a `progress.Progress`, and a context manager that ends it.
-
-    `beside_records`: records may go to stdout meanwhile. Records that scroll by on the same
-    terminal and a live line would fight for the last line: then nothing is shown. Off a terminal
-    only a `logged` one is.
-    """
-
-    def __init__(
-        self, title: str = "", unit: Unit = "photos", *,
-        beside_records: bool = False, logged: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self._title, self._pace, self._begun = title, Pace(unit), False
-        fought_for = beside_records and sys.stdout is not None and sys.stdout.isatty()
-        self.wanted = (logged or decorated(sys.stderr)) and not fought_for and not is_quiet()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def begin(self, done: int) -> None:
-        """The work goes on after so many, which say nothing about its speed."""
-        self._begun = True
-        self._pace.begin(done)
-
-    def __call__(
-        self, done: int, total: int | None = None, *, failed: int = 0, title: str = ""
-    ) -> None:
-        """See `progress.Progress`."""
-        if not self.wanted:
-            return
-        if not self._begun:
-            self.begin(done)
-
-        def line() -> Line:
-            speed = () if self._pace.unit == "steps" else self._pace.parts(done, total)
-            parts = (*((f"{failed:,} failed",) if failed else ()), *speed)
-            return Line(title or self._title, done, total, parts, self._pace.unit)
-
-        self.show(line)
+        self._live = self._next = self._start = None
 
 
 class DownloadBar:
-    """A download as `net` shows it: a live line on a terminal, else one line at its start."""
+    """A `progress.Display` of downloads: a live line on a terminal, else one at the start."""
 
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._done, self._total = 0, None  # type: int, int | None
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Progress]:
+        """Bytes of the file of this name."""
+        begun = False
 
-    def start(self, name: str, total: int | None, done: int) -> None:
-        """A download begins, or goes on after `done` bytes; `total` where it is known."""
-        if not decorated(sys.stderr):
-            size = f" ({megabytes(total)})" if total else ""
-            message(f"{'Resuming' if done else 'Downloading'} {name}{size}")
-            return
-        self._bar, self._done, self._total = Bar(name, "bytes"), done, total
-        self._bar.DELAY = 0.0
-        self._bar(done, total)
+        def announce(
+            done: int, total: int | None = None, *, failed: int = 0, title: str = ""  # noqa: ARG001
+        ) -> None:  # fmt: skip
+            nonlocal begun
+            if not begun:
+                size = f" ({megabytes(total)})" if total else ""
+                message(f"{'Resuming' if done else 'Downloading'} {name}{size}")
+            begun = True
 
-    def advance(self, n: int) -> None:
-        """Another `n` bytes have come."""
-        if self._bar is not None:
-            self._done += n
-            self._bar(self._done, self._total)
-
-    def stop(self) -> None:
-        """The download has ended, well or not."""
-        if self._bar is not None:
-            self._bar.clear()
-            self._bar = None
-
-
-class RecordProgress(Bar):
-    """The photos of a long run, as commands show them that do not use `Bar` yet."""
-
-    DELAY = 1.0
-
-    def __init__(self, total: int | None, *, beside_records: bool = True) -> None:
-        super().__init__(beside_records=beside_records)
-        self._total = total
-
-    def update(self, done: int, failed: int, total: int | None = None) -> None:
-        """So many records are out, so many of them failures; a new `total` where it is given."""
-        self._total = self._total if total is None else total
-        self(done, self._total, failed=failed)
+        with Bar(name, "bytes") as bar:
+            bar.DELAY = 0.0
+            yield bar if decorated(sys.stderr) else announce

@@ -1,15 +1,11 @@
-"""Records and explanations as tables, JSON, JSON lines or CSV, each written as soon as it is known.
-
-`record_writer` and `explanation_writer` choose the writer for a format.
-"""
+"""Records and explanations as tables, JSON, JSON lines or CSV, written one by one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from resnest_cli.output.messages import printable, printable_name
 from resnest_cli.output.sink import Sink
 from resnest_cli.output.tables import stdout_console, to_json
-from resnest_cli.text import Cell, csv_row
+from resnest_cli.text import Cell, csv_row, printable, printable_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +20,15 @@ _BARS_FROM = 66  # columns; a narrower terminal has room for the names only
 _WIDEST = 40  # columns for a class's name in an explanation; a longer one runs over
 
 
-class RecordWriter(Protocol):
-    """Takes records one by one and writes them in its format."""
+class RecordWriter:
+    """Takes records or explanations one by one, and writes each at once in its format."""
 
-    def write(self, record: "Record") -> None:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def write(self, record: Any) -> None:
         """One record."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """No record follows."""
@@ -58,49 +58,28 @@ def record_writer(
     return _Lines(sink, console) if many else _Tables(sink, console)
 
 
-class ExplanationWriter(Protocol):
-    """Takes explanations one by one and writes them in its format."""
-
-    def write(self, found: "Explained") -> None:
-        """One explanation."""
-
-    def close(self) -> None:
-        """No explanation follows."""
-
-
-def explanation_writer(format_: Literal["table", "json"], *, single: bool) -> ExplanationWriter:
+def explanation_writer(format_: Literal["table", "json"], *, single: bool) -> RecordWriter:
     """To stdout: lines for people, or the JSON object of a `single` photo, else an array."""
     if format_ == "json":
         return _Json(Sink(), single=single)
-    return _Explanations(Sink())
+    return _Explanations(Sink(), stdout_console())
 
 
-class _Written(Protocol):
-    """What has a form in JSON."""
-
-    def as_dict(self) -> dict[str, Any]: ...
-
-
-class _JsonLines:
+class _JsonLines(RecordWriter):
     """One JSON object a line."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def write(self, record: _Written) -> None:
+    def write(self, record: "Record") -> None:
         self._sink.write(to_json(record.as_dict()) + "\n")
 
-    def close(self) -> None:
-        pass
 
-
-class _Json:
+class _Json(RecordWriter):
     """One JSON document: the object of a single input, else an array, streamed."""
 
     def __init__(self, sink: Sink, *, single: bool) -> None:
-        self._sink, self._single, self._count = sink, single, 0
+        super().__init__(sink)
+        self._single, self._count = single, 0
 
-    def write(self, record: _Written) -> None:
+    def write(self, record: "Record | Explained") -> None:
         text = to_json(record.as_dict(), indent=2)
         if not self._single:
             text = ("[\n" if self._count == 0 else ",\n") + text
@@ -114,14 +93,15 @@ class _Json:
             self._sink.write("\n]\n" if self._count else "[]\n")
 
 
-class _Csv:
+class _Csv(RecordWriter):
     """One row for each input: input, status, error, model, and for each rank three columns.
 
     The header is written in any case, also where there is no record.
     """
 
     def __init__(self, sink: Sink, topk: int, *, rejecting: bool) -> None:
-        self._sink, self._topk, self._rejecting = sink, topk, rejecting
+        super().__init__(sink)
+        self._topk, self._rejecting = topk, rejecting
         header: list[Cell] = ["input", "status", "error", "model"]
         for rank in range(1, topk + 1):
             header += [f"index_{rank}", f"label_{rank}", f"probability_{rank}"]
@@ -148,27 +128,44 @@ class _Csv:
             self._row(header)
 
 
-class _Tables:
-    """A table for each photo: rank, class, probability with a bar; or its error."""
+class _Drawn(RecordWriter):
+    """What rich draws."""
 
     def __init__(self, sink: Sink, console: "Console") -> None:
-        self._sink, self._console, self._first = sink, console, True
+        super().__init__(sink)
+        self._console, self._first = console, True
 
-    def write(self, record: "Record") -> None:
+    def write(self, record: "Record | Explained") -> None:
         with self._console.capture() as capture:
-            if not self._first:
-                self._console.print()
-            self._first = False
             self._print(record)
+        self._first = False
         self._sink.write(capture.get())
+
+    def _print(self, record: Any) -> None:
+        raise NotImplementedError
+
+    def _heading(self, record: "Record") -> None:
+        """The photo's name, and its error where it has one."""
+        from rich.text import Text
+
+        self._console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
+        if record.error is not None:
+            error = f"error: {printable_name(record.error)}"
+            self._console.print(Text(error, style="red"), soft_wrap=True)
+
+
+class _Tables(_Drawn):
+    """A table for each photo: rank, class, probability with a bar; or its error."""
 
     def _print(self, record: "Record") -> None:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
+        if not self._first:
+            self._console.print()
         # A line of its own, not the table's title, which would be folded to the table's width.
-        _print_heading(self._console, record)
+        self._heading(record)
         if record.error is not None:
             return
         if record.unsure:
@@ -186,25 +183,20 @@ class _Tables:
             table.add_row(str(one.rank), label, f"{one.probability:.2%}", *([bar] if bars else []))
         self._console.print(table)
 
-    def close(self) -> None:
-        pass
 
-
-class _Lines:
+class _Lines(_Drawn):
     """One line for each photo: its name, the best class, its probability; or the error.
 
     The columns have fixed widths, since the lines are written before the next photos are known.
     """
 
     def __init__(self, sink: Sink, console: "Console") -> None:
-        self._sink, self._console = sink, console
+        super().__init__(sink, console)
         rest = console.width - len("  Probability  ")
         self._widths = max(10, rest * 55 // 100), max(10, rest * 45 // 100)
-        self._started = False
 
-    def write(self, record: "Record") -> None:
-        if not self._started:
-            self._started = True
+    def _print(self, record: "Record") -> None:
+        if self._first:
             rule = "-" if self._console.options.ascii_only else "─"
             self._line("Photo", "Class", "Probability", "bold")
             self._line(rule * self._widths[0], rule * self._widths[1], rule * 11, "dim")
@@ -227,47 +219,24 @@ class _Lines:
             text += f"{set_cell_size(label, self._widths[1])}  {probability:>11}"
         else:
             text += label  # an error may run on: it is the last thing on its line
-        with self._console.capture() as capture:
-            self._console.print(Text(text.rstrip(), style=style), soft_wrap=True)
-        self._sink.write(capture.get())
-
-    def close(self) -> None:
-        pass
+        self._console.print(Text(text.rstrip(), style=style), soft_wrap=True)
 
 
-class _Explanations:
+class _Explanations(_Drawn):
     """A photo, and a line for each class: rank, name, probability, and where it is hot."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self._console = sink, stdout_console()
-
-    def write(self, found: "Explained") -> None:
+    def _print(self, found: "Explained") -> None:
         from rich.cells import cell_len
         from rich.text import Text
 
         record = found.record
         names = [printable_name(one.label) for one in record.predictions]
         width = min(_WIDEST, max(map(cell_len, names), default=0))
-        with self._console.capture() as capture:
-            _print_heading(self._console, record)
-            for name, one, region in zip(names, record.predictions, found.regions, strict=True):
-                name += " " * max(0, width - cell_len(name))  # noqa: PLW2901
-                line = f"{one.rank:>4}  {name}  {one.probability:>7.2%}  {_where(region)}"
-                self._console.print(Text(line), soft_wrap=True)
-        self._sink.write(capture.get())
-
-    def close(self) -> None:
-        pass
-
-
-def _print_heading(console: "Console", record: "Record") -> None:
-    """The photo's name, and its error where it has one."""
-    from rich.text import Text
-
-    console.print(Text(printable_name(record.input), style="bold"), soft_wrap=True)
-    if record.error is not None:
-        error = f"error: {printable_name(record.error)}"
-        console.print(Text(error, style="red"), soft_wrap=True)
+        self._heading(record)
+        for name, one, region in zip(names, record.predictions, found.regions, strict=True):
+            padded = name + " " * max(0, width - cell_len(name))
+            line = f"{one.rank:>4}  {padded}  {one.probability:>7.2%}  {_where(region)}"
+            self._console.print(Text(line), soft_wrap=True)
 
 
 def _where(region: "Region | None") -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resnest_cli.output.messages import megabytes, message, percent, printable_name
+from resnest_cli.output.messages import message
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
+from resnest_cli.text import megabytes, percent, printable_name
 
 Figures = Mapping[str, Any]
 
@@ -42,7 +43,7 @@ def photos_of(figures: Figures) -> str:
     classes = sum(bool(one["support"]) for one in figures["classes"])
     split = {None: "", "all": ", all sides of the split"}
     side = split.get(figures["split"], f", split {figures['split']}")
-    known = {None: ""}.get(figures["trained_on"], ", none of them trained on")
+    known = "" if figures["trained_on"] is None else ", none of them trained on"
     known = ", all of them trained on" if figures["trained"] else known
     return f"{figures['photos']:,} photos of {classes:,} classes{side}{known}"
 
@@ -61,35 +62,32 @@ def with_trained(figures: Figures) -> str | None:
 def show_evaluation(figures: Figures) -> None:
     """The figures, the hardest classes, the commonest mistakes and the surest."""
     emit(f"{printable_name(figures['model'])}: {photos_of(figures)}\n\n")
-    show_table([("", "left"), ("", "right"), ("", "left")], headline(figures))
+    show_table(("", "", ""), headline(figures), "lrl")
     every = with_trained(figures)
     if every is not None:
         emit(f"\n{every}\n")
     known = [one for one in figures["classes"] if one["support"]]
     hardest = sorted(known, key=lambda one: (one["f1"], one["index"]))[:_FEW]
     emit("\nThe hardest classes\n\n")
-    columns = [("Class", "left"), ("Photos", "right"), ("Precision", "right"), ("Recall", "right")]
     rows = [
         [one["label"], str(one["support"])]
         + [percent(one[key]) for key in ("precision", "recall", "f1")]
         for one in hardest
     ]
-    show_table([*columns, ("F1", "right")], rows)
+    show_table(("Class", "Photos", "Precision", "Recall", "F1"), rows)
     if not figures["confusions"]:
         return
     emit("\nTaken for another most often\n\n")
-    columns = [("True class", "left"), ("Taken for", "left"), ("Photos", "right")]
     rows = [
         [one["truth"], one["predicted"], str(one["photos"])] for one in figures["confusions"][:_FEW]
     ]
-    show_table(columns, rows)
+    show_table(("True class", "Taken for", "Photos"), rows, "llr")
     emit("\nThe surest mistakes\n\n")
-    columns = [("Photo", "left"), ("True class", "left"), ("Taken for", "left"), ("", "right")]
     rows = [
         [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
         for one in figures["worst"][:_FEW]
     ]
-    show_table(columns, rows)
+    show_table(("Photo", "True class", "Taken for", ""), rows, "lllr")
 
 
 def show_calibration(record: Figures) -> None:
@@ -121,10 +119,8 @@ def show_comparison(record: Figures) -> None:
         if changed:
             emit(f"\n{title}:\n")
             for one in changed[:_FEW]:
-                name, truth, this, other = (
-                    printable_name(one[of]) for of in ("input", "truth", "this", "other")
-                )
-                emit(f"  {name}: {truth}; {this} / {other}\n")
+                text = "{input}: {truth}; {this} / {other}".format_map(one)
+                emit(f"  {printable_name(text)}\n")
             if len(changed) > _FEW:
                 emit(f"  and {len(changed) - _FEW:,} more\n")
 
@@ -141,19 +137,18 @@ def show_export(summary: Figures) -> None:
     if "sizes" in summary:
         rows = [[name, f"{size:,}"] for name, size in summary["sizes"].items()]
         rows.append(["all", f"{sum(summary['sizes'].values()):,}"])
-        show_table([("File", "left"), ("Bytes", "right")], rows)
+        show_table(("File", "Bytes"), rows)
         kind = "private " if summary["private"] else ""
         message(f"Dry run: nothing was written, nothing sent to {kind}{summary['repository']}.")
     if "address" in summary:
         emit(f"{summary['address']}\n")
     if summary.get("parity"):
         emit("\n")
-        columns = [("Compared on", "left"), ("Inputs", "right")]
-        columns += [("Largest difference", "right"), ("Same first class", "right")]
-        show_table(columns, [
+        rows = [
             [one["on"], f"{one['photos']:,}", f"{one['difference']:.1e}", percent(one["agreement"])]
             for one in summary["parity"]
-        ])  # fmt: skip
+        ]
+        show_table(("Compared on", "Inputs", "Largest difference", "Same first class"), rows)
     if "int8" in summary:
         emit("\n")
         _show_int8(summary["int8"])
@@ -176,7 +171,7 @@ def _show_int8(found: Figures) -> None:
         rows.append(["top-1", *map(percent, top1), f"{(top1[1] - top1[0]) * 100:+.2f} points"])
     rows.append(["same first class", "", percent(found["agreement"]), ""])
     rows.append(["largest difference", "", f"{found['difference']:.3f}", "of a probability"])
-    show_table([("", "left"), ("float32", "right"), ("int8", "right"), ("", "left")], rows)
+    show_table(("", "float32", "int8", ""), rows, "lrrl")
     emit(
         f"\nCalibrated on {found['calibrated_on']:,} photos, measured on {found['photos']:,} "
         f"others; speed on {found['cores']} core(s) of this machine.\n"
@@ -233,7 +228,7 @@ def _engine(one: Figures) -> str:
 
 def show_runs(found: Figures) -> None:
     """A row for each engine and size of batch."""
-    titles = ["Batch", "ms a batch", "least", "quartiles", "photos/s", "GMAC/s", "of product"]
+    titles = ["Engine", "Batch", "ms a batch", "least", "quartiles", "photos/s", "GMAC/s"]
     rows = [
         [
             _engine(one),
@@ -248,7 +243,7 @@ def show_runs(found: Figures) -> None:
         for one in found["runs"]
         for ms in [one["ms"]]
     ]
-    show_table([("Engine", "left"), *((title, "right") for title in titles)], rows)
+    show_table([*titles, "of product"], rows)
     if any(one["ms"]["p75"] > _DISTURBED * one["ms"]["p25"] for one in found["runs"]):
         message("Times of the same work differ much: something else is running on this machine.")
 
@@ -257,12 +252,11 @@ def _show_stages(found: Figures) -> None:
     shares, stages = found["model"]["multiply_add_shares"], found["stages"]
     emit(f"Share of time by stage, batch of {stages['batch_size']}\n\n")
     engines = stages["engines"]
-    columns = [("", "left"), ("multiply-adds", "right"), *((_engine(e), "right") for e in engines)]
     rows = [
         [stage, f"{share:.1%}", *(f"{one['shares'][stage]:.1%}" for one in engines)]
         for stage, share in shares.items()
     ]
-    show_table(columns, rows)
+    show_table(["", "multiply-adds", *map(_engine, engines)], rows)
     for one in engines:
         if one["convolutions"] is not None:
             emit(f"{_engine(one)}: {one['convolutions']:.0%} of the time in convolutions.\n")
@@ -279,8 +273,8 @@ def _show_pipeline(found: Figures) -> None:
         what = f"{_engine(one)}, batch of {one['batch_size']}"
         rows.append((f"network, {what}", one["network_photos_per_second"]))
         rows.append((f"everything, {what}", one["photos_per_second"]))
-    columns = [("", "left"), ("ms a photo", "right"), ("photos/s", "right")]
-    show_table(columns, [[name, _number(1e3 / rate), _number(rate)] for name, rate in rows])
+    cells = [[name, _number(1e3 / rate), _number(rate)] for name, rate in rows]
+    show_table(("", "ms a photo", "photos/s"), cells)
     for one in found["engines"]:
         emit(f"{_engine(one)}: the slowest step is {_SLOWEST[one['slowest']]}.\n")
     if found["unreadable"]:

@@ -1,5 +1,6 @@
 """Where records go: stdout or a file. What has been written is always whole records."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -49,7 +50,9 @@ class Sink:
             ResnestError: the file cannot be created or written, or stdout is closed.
         """
         if self._path is not None and self._own is None:
-            self._own = _created(self._path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+            with writing(self._path):
+                self._own = os.open(self._path, flags, 0o666)
         if self._own is None and sys.stdout is None:
             raise ResnestError(CLOSED)
         if self.terminal:
@@ -58,10 +61,13 @@ class Sink:
             sys.stdout.write(text.encode(encoding, self._errors).decode(encoding, "replace"))
             sys.stdout.flush()
             return
-        encoding = "utf-8" if self._path is not None else sys.stdout.encoding or "utf-8"
-        descriptor = self._own if self._own is not None else _stdout_descriptor()
         try:
-            _write_whole(descriptor, text.encode(encoding, self._errors))
+            if self._own is not None:
+                _write_whole(self._own, text.encode("utf-8", self._errors))
+                return
+            sys.stdout.flush()
+            data = text.encode(sys.stdout.encoding or "utf-8", self._errors)
+            _write_whole(sys.stdout.fileno(), data)
         except BrokenPipeError:
             raise closed_pipe() from None
         except OSError as error:
@@ -80,37 +86,18 @@ def emit(text: str) -> None:
     Sink().write(text)
 
 
-def _created(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-    with writing(path):
-        return os.open(path, flags, 0o666)
-
-
-def _stdout_descriptor() -> int:
-    sys.stdout.flush()
-    return sys.stdout.fileno()
-
-
 def _write_whole(descriptor: int, data: bytes) -> None:
     done = 0
     try:
         while done < len(data):
             done += os.write(descriptor, data[done:])
-    except BrokenPipeError:
-        raise
     except OSError:
-        if done:
-            _take_back(descriptor, done)
+        with contextlib.suppress(OSError):  # a pipe or a device: what is gone is gone
+            if done:
+                end = os.lseek(descriptor, 0, os.SEEK_CUR) - done
+                os.ftruncate(descriptor, end)
+                os.lseek(descriptor, end, os.SEEK_SET)
         raise
-
-
-def _take_back(descriptor: int, count: int) -> None:
-    try:
-        end = os.lseek(descriptor, 0, os.SEEK_CUR) - count
-        os.ftruncate(descriptor, end)
-        os.lseek(descriptor, end, os.SEEK_SET)
-    except OSError:
-        pass  # a pipe or a device: what is gone is gone
 
 
 def stdout_error(error: OSError) -> ResnestError:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.output.messages import decorated, printable_name
+from resnest_cli.output.messages import decorated
 from resnest_cli.output.sink import emit
+from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,16 +32,16 @@ def stdout_console(*, to_file: bool = False) -> "Console":
     )
 
 
-def show_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; each column is (title, "left" or "right")."""
+def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]], sides: str = "lr") -> None:
+    """A table on stdout. `sides`: l or r for each column, left or right; the last goes on."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
-                  show_header=any(title for title, _ in columns))  # fmt: skip
-    for title, justify in columns:
-        table.add_column(title, justify="right" if justify == "right" else "left", overflow="fold")
+                  show_header=any(titles))  # fmt: skip
+    for title, side in zip(titles, sides.ljust(len(titles), sides[-1]), strict=True):
+        table.add_column(title, justify="right" if side == "r" else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable_name(cell)) for cell in row))
     console = stdout_console()

@@ -9,15 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import duration, message, percent, printable, printable_name
-from resnest_cli.output.progress import Line, Pace, StatusLine
+from resnest_cli.output.messages import message
+from resnest_cli.output.progress import Bar, Line
 from resnest_cli.output.sink import emit
 from resnest_cli.output.tables import show_table
+from resnest_cli.progress import Progress
+from resnest_cli.text import count, duration, percent, printable, printable_name, wrapped
 
 if TYPE_CHECKING:
     from resnest_cli.data.dataset import DataSet
     from resnest_cli.training.lost_photos import LostPhoto
     from resnest_cli.training.state import EpochRow
+
+# Title, width, and the cell of an epoch.
+_Column = tuple[str, int, Callable[["EpochRow"], str]]
 
 _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
@@ -48,9 +53,9 @@ class TrainingDisplay:
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
-        self._status = StatusLine()
+        self._status = Bar(logged=True)
         self._epochs = self._steps = self._lost = 0
-        self._table: _EpochTable | None = None
+        self._columns: list[_Column] = []
 
     def __enter__(self) -> Self:
         return self
@@ -68,26 +73,16 @@ class TrainingDisplay:
         else:
             message(text)
 
-    def progress(self, title: str) -> Callable[[int, int | None], None]:
-        """Shows how far something has come: called with how many are done, of how many if known."""
-        pace = Pace()
-        return lambda done, total: self._status.show(
-            lambda: Line(title, done, total, pace.parts(done, total))
-        )
+    def progress(self, title: str) -> Progress:
+        """Shows how far something has come, until another begins."""
+        self._status.title = title
+        return self._status
 
     @contextmanager
-    def scanning(self) -> Iterator[Callable[[int, int | None], None]]:
-        """Shows how many photos were checked; the line goes at the end."""
-        with self.packing() as progress:
-            yield progress("Checking photos")
-
-    @contextmanager
-    def packing(self) -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-        """Shows how far each step has come, by its title; the line goes at the end."""
-        try:
-            yield self.progress
-        finally:
-            self._status.clear()
+    def showing(self, title: str) -> Iterator[Progress]:
+        """Shows how far something has come; the line goes at the end."""
+        with self._status:
+            yield self.progress(title)
 
     # Before the training
 
@@ -101,8 +96,7 @@ class TrainingDisplay:
             self._say(note)
         bad = dataset.bad
         if bad:
-            photos = "1 photo" if len(bad) == 1 else f"{len(bad):,} photos"
-            self._say(f"{photos} cannot be read and will be left out:")
+            self._say(f"{count(len(bad), 'photo')} cannot be read and will be left out:")
         shown = len(bad) if self._dry_run else _FEW
         for photo in bad[:shown]:
             self._say(f"  {printable_name(photo.name)}: {photo.error}")
@@ -111,9 +105,11 @@ class TrainingDisplay:
 
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """Names and what they are, in two columns; long values go on below themselves."""
+        from rich.cells import cell_len  # Chinese letters take two columns
+
         indent = max(_INDENT, *(len(name) + 2 for name, _ in lines)) if lines else 0
         for name, value in lines:
-            first, *rest = _wrapped(printable_name(value), _WIDTH - indent)
+            first, *rest = wrapped(printable_name(value), _WIDTH - indent, cell_len)
             self._say(f"{name:<{indent}}{first}".rstrip())
             for line in rest:
                 self._say(" " * indent + line)
@@ -121,7 +117,7 @@ class TrainingDisplay:
     # The training itself
 
     @property
-    def statistics(self) -> Callable[[int, int | None], None]:
+    def statistics(self) -> Progress:
         """Shows how many photos batch norm's statistics have seen."""
         return self.progress("Computing statistics")
 
@@ -155,10 +151,12 @@ class TrainingDisplay:
 
     def epoch(self, row: "EpochRow") -> None:
         """A row of the table; its header before the first."""
-        if self._table is None:
-            self._table = _EpochTable(row, self._epochs)
-            message(self._table.header(), style="1")
-        message(self._table.row(row), style="32" if row.best else "")
+        if not self._columns:
+            self._columns = _columns(row, self._epochs)
+            header = "  ".join(title.rjust(width) for title, width, _ in self._columns)
+            message(header, style="1")
+        line = "  ".join(cell(row).rjust(width) for _, width, cell in self._columns)
+        message(line + " best" * row.best, style="32" if row.best else "")
 
     def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
         """Photos that cannot be read any more; `emptied` were the last of their classes."""
@@ -190,10 +188,9 @@ class TrainingDisplay:
                 f"{len(rows)}. It took {duration(sum(row.seconds for row in rows))}."
             )
         if lost:
-            photos = "1 photo could" if lost == 1 else f"{lost:,} photos could"
             message(
-                f"{photos} not be read, for a while or to the end (lost.csv). The same seed may "
-                "give other weights with all photos."
+                f"{count(lost, 'photo')} could not be read, for a while or to the end (lost.csv). "
+                "The same seed may give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
         for name, what in _FILES.items():
@@ -208,43 +205,20 @@ class TrainingDisplay:
         message(f"The curve: {printable_name(str(picture))}")
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many columns; words, such as paths, stay whole."""
-    from rich.cells import cell_len  # Chinese letters take two columns
-
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and cell_len(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-class _EpochTable:
-    """The table of epochs; its first row decides which columns it has. At most 80 wide."""
-
-    def __init__(self, first: "EpochRow", epochs: int) -> None:
-        width = max(5, 2 * len(str(epochs)) + 1)
-        columns: list[tuple[str, int, Callable[[EpochRow], str]]] = [
-            ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
-            ("Loss", 7, lambda row: _loss(row.train_loss)),
-            ("Val loss", 8, lambda row: _loss(row.val_loss)),
-            ("Top-1", 7, lambda row: percent(row.top1)),
-            ("Top-5", 7, lambda row: percent(row.top5)),
-            ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
-            ("Recall", 7, lambda row: percent(row.recall)),
-            ("Time", 8, lambda row: duration(row.seconds)),
-        ]
-        self._columns = [column for column in columns if column[2](first) != percent(None)]
-
-    def header(self) -> str:
-        return "  ".join(title.rjust(width) for title, width, _ in self._columns)
-
-    def row(self, row: "EpochRow") -> str:
-        cells = [cell(row).rjust(width) for _, width, cell in self._columns]
-        return "  ".join(cells) + " best" * row.best
+def _columns(first: "EpochRow", epochs: int) -> list[_Column]:
+    """The columns of the table of epochs, which its first row decides. At most 80 wide."""
+    width = max(5, 2 * len(str(epochs)) + 1)
+    columns: list[_Column] = [
+        ("Epoch", width, lambda row: f"{row.epoch}/{epochs}"),
+        ("Loss", 7, lambda row: _loss(row.train_loss)),
+        ("Val loss", 8, lambda row: _loss(row.val_loss)),
+        ("Top-1", 7, lambda row: percent(row.top1)),
+        ("Top-5", 7, lambda row: percent(row.top5)),
+        ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
+        ("Recall", 7, lambda row: percent(row.recall)),
+        ("Time", 8, lambda row: duration(row.seconds)),
+    ]
+    return [column for column in columns if column[2](first) != percent(None)]
 
 
 def _loss(loss: float) -> str:
@@ -269,11 +243,10 @@ def _show_classes(dataset: "DataSet") -> None:
     """A table on stdout: each class and how many photos it has on either side."""
     train, val = dataset.train_counts, dataset.val_counts
     named = dataset.class_names != dataset.class_ids
-    columns = [("Class", "left"), *([("Name", "left")] if named else [])]
-    columns += [("Training", "right"), ("Validation", "right")]
+    titles = ["Class", *(["Name"] if named else []), "Training", "Validation"]
     rows = []
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
-    show_table(columns, rows)
+    show_table(titles, rows, "llr" if named else "lr")

@@ -3,6 +3,5 @@
 canvas.py         a figure of so many pixels, the fonts that names need, text and pictures on it
 plots.py          curves, learning-rate finder, confusion matrix, reliability
 sheets.py         photos as the network sees them, with their labels
-explanations.py   heat over a photo, and split attention
-html.py           self-contained pages
+pages.py          self-contained pages
 """

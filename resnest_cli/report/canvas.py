@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.files import atomic_file
-from resnest_cli.output.messages import printable_name
+from resnest_cli.text import printable_name, shortened, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,14 +94,7 @@ class Fonts:
 
     def lines(self, text: str, most: float, size: float) -> list[str]:
         """The text in lines of at most `most` pixels, broken at spaces."""
-        lines = [""]
-        for word in text.split():
-            longer = f"{lines[-1]} {word}".lstrip()
-            if lines[-1] and self.width(longer, size) > most:
-                lines.append(word)
-            else:
-                lines[-1] = longer
-        return lines
+        return wrapped(text, most, lambda line: self.width(line, size))
 
 
 def fonts_for(texts: Iterable[str]) -> Fonts:
@@ -156,15 +149,6 @@ def _renderer() -> Any:
     from matplotlib.backends.backend_agg import RendererAgg
 
     return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
-
-
-def shortened(name: str, most: int) -> str:
-    """The name in at most so many characters; the middle goes, names may differ at either end."""
-    name = printable_name(name)
-    if len(name) <= most:
-        return name
-    end = (most - 1) // 2
-    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
 # Figures

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__
 from resnest_cli.errors import ImageError
 from resnest_cli.files import write_text, writing
-from resnest_cli.output.messages import percent, printable_name
+from resnest_cli.text import percent, printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.ranking import Record

@@ -13,25 +13,24 @@ Calibration of Modern Neural Networks" (arXiv 1706.04599).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.report import canvas
+from resnest_cli.text import count, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from resnest_cli.evaluation.calibration import Calibration
-    from resnest_cli.training.state import EpochRow
-
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
+Epoch = Mapping[str, Any]  # a row of results.csv
 
 _TRAIN, _RAW, _EMA, _BEST = canvas.BLUE, canvas.ORANGE, canvas.GREEN, canvas.INK
 _MARKERS_UP_TO = 40  # epochs; more dots than that hide the line
@@ -48,7 +47,7 @@ _NOTE = "#n: class n, counted from 0; no font on this machine draws its name."
 # Curves
 
 
-def curves(path: Path, rows: Sequence["EpochRow"]) -> None:
+def curves(path: Path, rows: Sequence[Epoch]) -> None:
     """Draws losses, accuracies and learning rate of the rows (at least one), best epoch marked.
 
     Takes about a second, most of it to import matplotlib the first time.
@@ -63,7 +62,7 @@ def curves(path: Path, rows: Sequence["EpochRow"]) -> None:
         rate = figure.add_subplot(grid[2], sharex=loss)
         _losses(loss, rows)
         _accuracies(accuracy, rows)
-        _line(rate, rows, [row.lr for row in rows], _TRAIN, "-", "learning rate")
+        _line(rate, rows, "lr", _TRAIN, "learning rate")
         rate.set_ylabel("learning rate")
         rate.set_ylim(bottom=0)
         rate.yaxis.set_major_formatter("{x:g}")
@@ -71,16 +70,16 @@ def curves(path: Path, rows: Sequence["EpochRow"]) -> None:
         figure.align_ylabels([loss, accuracy, rate])
         last = rows[-1]
         figure.suptitle(
-            f"{last.epoch} epoch{'s' * (last.epoch > 1)}, {last.step:,} steps",
+            f"{count(last['epoch'], 'epoch')}, {last['step']:,} steps",
             x=0.09, y=0.985, ha="left", fontsize=9, color=canvas.FAINT,
         )  # fmt: skip
 
 
-def _losses(axes: "Axes", rows: Sequence["EpochRow"]) -> None:
-    _line(axes, rows, [row.train_loss for row in rows], _TRAIN, "-", "training")
-    _line(axes, rows, [row.val_loss for row in rows], _RAW, "-", "validation")
-    _line(axes, rows, [row.ema_loss for row in rows], _EMA, "-", "validation, EMA")
-    losses = [loss for row in rows for loss in (row.train_loss, row.val_loss, row.ema_loss)]
+def _losses(axes: "Axes", rows: Sequence[Epoch]) -> None:
+    _line(axes, rows, "train_loss", _TRAIN, "training")
+    _line(axes, rows, "val_loss", _RAW, "validation")
+    _line(axes, rows, "ema_loss", _EMA, "validation, EMA")
+    losses = [row[key] for row in rows for key in ("train_loss", "val_loss", "ema_loss")]
     known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     if known and min(known) > 0 and max(known) > 30 * min(known):
         axes.set_yscale("log")  # else the end, which matters, is a flat line
@@ -92,54 +91,49 @@ def _losses(axes: "Axes", rows: Sequence["EpochRow"]) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
-def _accuracies(axes: "Axes", rows: Sequence["EpochRow"]) -> None:
+def _accuracies(axes: "Axes", rows: Sequence[Epoch]) -> None:
     """Top-1, top-5 (thin, dashed) and the best epoch; the axis spans what happened."""
-    _line(axes, rows, [_percent(row.top1) for row in rows], _RAW, "-", "top-1")
-    _line(axes, rows, [_percent(row.ema_top1) for row in rows], _EMA, "-", "top-1, EMA")
-    _line(axes, rows, [_percent(row.top5) for row in rows], _RAW, "--", "top-5")
-    _line(axes, rows, [_percent(row.ema_top5) for row in rows], _EMA, "--", "top-5, EMA")
-    best = [row for row in rows if row.best]
-    if best:
-        row = best[-1]
-        top1 = row.ema_top1 if row.which == "ema" and row.ema_top1 is not None else row.top1
-        label = f"best: {top1:.2%}\n({'EMA, ' * (row.which == 'ema')}epoch {row.epoch})"
-        axes.plot(row.epoch, 100 * top1, "*", color=_BEST, ms=13, mec="white", zorder=5,
+    _line(axes, rows, "top1", _RAW, "top-1", factor=100)
+    _line(axes, rows, "ema_top1", _EMA, "top-1, EMA", factor=100)
+    _line(axes, rows, "top5", _RAW, "top-5", factor=100, thin=True)
+    _line(axes, rows, "ema_top5", _EMA, "top-5, EMA", factor=100, thin=True)
+    for row in [row for row in rows if row["best"]][-1:]:
+        ema = row["which"] == "ema"
+        top1 = row["ema_top1"] if ema and row["ema_top1"] is not None else row["top1"]
+        label = f"best: {top1:.2%}\n({'EMA, ' * ema}epoch {row['epoch']})"
+        axes.plot(row["epoch"], 100 * top1, "*", color=_BEST, ms=13, mec="white", zorder=5,
                   label=label, clip_on=False)  # fmt: skip
     axes.set_ylabel("validation accuracy (%)")
     low, high = axes.get_ylim()
-    axes.set_ylim(max(0.0, low), min(100.0, high) if high > 100 else high)
+    axes.set_ylim(max(0.0, low), min(100.0, high))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
 def _line(
-    axes: "Axes", rows: Sequence["EpochRow"], values: Sequence[float | None], colour: str,
-    style: str, label: str,
+    axes: "Axes", rows: Sequence[Epoch], key: str, colour: str, label: str, *,
+    factor: int = 1, thin: bool = False,
 ) -> None:  # fmt: skip
     """One curve; nothing where no row has the value."""
-    if all(value is None for value in values):
+    values = [math.nan if row[key] is None else factor * row[key] for row in rows]
+    if all(row[key] is None for row in rows):
         return
-    known = [math.nan if value is None else value for value in values]
     marker = "o" if len(rows) <= _MARKERS_UP_TO else ""
-    axes.plot([row.epoch for row in rows], known, style, color=colour, label=label, marker=marker,
-              ms=4, lw=1.2 if style == "--" else 1.8, clip_on=False)  # fmt: skip
+    axes.plot([row["epoch"] for row in rows], values, "--" if thin else "-", color=colour,
+              label=label, marker=marker, ms=4, lw=1.2 if thin else 1.8, clip_on=False)  # fmt: skip
 
 
-def _epochs(loss: "Axes", accuracy: "Axes", rate: "Axes", rows: Sequence["EpochRow"]) -> None:
+def _epochs(loss: "Axes", accuracy: "Axes", rate: "Axes", rows: Sequence[Epoch]) -> None:
     """The axis that all three share, labelled once."""
     from matplotlib.ticker import MaxNLocator
 
-    first, last = rows[0].epoch, rows[-1].epoch
+    first, last = rows[0]["epoch"], rows[-1]["epoch"]
     space = 0.5 if first == last else 0.0
     rate.set_xlim(first - space, last + space)
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     rate.set_xlabel("epoch")
     for axes in (loss, accuracy):
         axes.tick_params(labelbottom=False)
-    best = [row.epoch for row in rows if row.best]
+    best = [row["epoch"] for row in rows if row["best"]]
     for axes in (loss, accuracy, rate):
         for epoch in best[-1:]:
             axes.axvline(epoch, color=canvas.FAINT, lw=0.8, ls=":")
@@ -192,7 +186,7 @@ def confusion_matrix(path: Path, confusion: Int, class_names: Sequence[str]) -> 
     assert confusion.shape == (len(class_names), len(class_names))
     fonts = canvas.fonts_for(class_names)
     names = [
-        canvas.shortened(name, _NAME) if fonts.draw(name) else f"#{index}"
+        shortened(name, _NAME) if fonts.draw(name) else f"#{index}"
         for index, name in enumerate(class_names)
     ]
     layout = _layout(names, fonts)
@@ -359,38 +353,37 @@ def _lists(confusion: Int, names: Sequence[str]) -> list[tuple[str, str]]:
 # Reliability
 
 
-def reliability(path: Path, found: "Calibration", temperature: float) -> None:
-    """Accuracy against confidence, bin by bin, and how many photos each bin has."""
+def reliability(
+    path: Path, bins: Sequence[Mapping[str, float]], error: float, temperature: float
+) -> None:
+    """Accuracy against confidence, bin by bin, and how many photos each bin has.
+
+    A bin has `low`, `high`, `photos`, `confidence` and `accuracy`; `error` is the expected
+    calibration error.
+    """
     with canvas.figure(path, 1080, 1240) as figure:
         grid = figure.add_gridspec(
             2, 1, height_ratios=(4, 1), hspace=0.1, left=0.12, right=0.96, top=0.92, bottom=0.07
         )
         upper = figure.add_subplot(grid[0])
         lower = figure.add_subplot(grid[1], sharex=upper)
-        _accuracy_bars(upper, found)
-        for one in found.bins:
-            width, middle = one.high - one.low, (one.low + one.high) / 2
-            lower.bar(middle, one.photos, 0.92 * width, color="#999999")
+        upper.plot([0, 1], [0, 1], "--", color=canvas.FAINT, lw=1, label="well calibrated")
+        for index, one in enumerate(bins):
+            bar, line = ("accuracy", "mean confidence") if not index else (None, None)
+            low, width = one["low"], one["high"] - one["low"]
+            middle, ends = low + width / 2, (low + 0.1 * width, low + 0.9 * width)
+            upper.bar(middle, one["accuracy"], 0.92 * width, color=canvas.BLUE, label=bar)
+            upper.plot(ends, [one["confidence"]] * 2, color=canvas.ORANGE, lw=2.5, label=line)
+            lower.bar(middle, one["photos"], 0.92 * width, color="#999999")
+        upper.set_xlim(0, 1)
+        upper.set_ylim(0, 1)
+        upper.set_ylabel("share of the bin's photos that is right")
+        upper.tick_params(labelbottom=False)
+        upper.legend(loc="upper left")
         lower.set_ylabel("photos")
         lower.set_xlabel("confidence: the probability of the class that is named first")
         warmed = "" if temperature == 1 else f", temperature {temperature:.3g}"
         figure.suptitle(
-            f"Expected calibration error {found.ece:.2%}{warmed}",
+            f"Expected calibration error {error:.2%}{warmed}",
             x=0.12, y=0.975, ha="left", fontsize=11,
         )  # fmt: skip
-
-
-def _accuracy_bars(axes: "Axes", found: "Calibration") -> None:
-    axes.plot([0, 1], [0, 1], "--", color=canvas.FAINT, lw=1, label="well calibrated")
-    for index, one in enumerate(found.bins):
-        width, middle = one.high - one.low, (one.low + one.high) / 2
-        axes.bar(middle, one.accuracy, 0.92 * width, color=canvas.BLUE,
-                 label="accuracy" if not index else None)  # fmt: skip
-        ends = [one.low + 0.1 * width, one.high - 0.1 * width]
-        label = "mean confidence" if not index else None
-        axes.plot(ends, [one.confidence] * 2, color=canvas.ORANGE, lw=2.5, label=label)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("share of the bin's photos that is right")
-    axes.tick_params(labelbottom=False)
-    axes.legend(loc="upper left")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from resnest_cli.output.messages import printable_name
 from resnest_cli.report import canvas
+from resnest_cli.text import printable_name
 
 Float32 = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""What varies training photos: crop, mirror, colours, erasing; mixup and cutmix of a batch.
+"""What varies training photos: size, crop, mirror, colours, erasing; mixup and cutmix of a batch.
 
 torchvision's v2 transforms. Everything up to the colours happens on the PIL image, which has the
 fewest bytes; then one table normalises it, as for prediction, and erasing comes last. All draws
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 _MIX = 0x6D6978  # "mix"
+_STEP = 8  # pixels by which the side of photos grows
+_GROWING = 0.75  # of the epochs
 
 
 class Augment:
     """One photo at random; picklable.
 
-    Args:
-        config: `scale`, `ratio`, `hflip`, `aa`, `color_jitter` and `reprob` act; see `Config`.
-        preprocessing: the size of what comes out, its interpolation, mean and standard deviation.
+    Of `config`, `scale`, `ratio`, `hflip`, `aa`, `color_jitter` and `reprob` act.
     """
 
     def __init__(self, config: Config, preprocessing: Preprocessing) -> None:
@@ -116,3 +116,36 @@ class Mixing:
         last = photos.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         return mixed.contiguous(memory_format=layout), smoothed.float()
+
+
+def train_size(config: Config, epoch: int) -> int:
+    """The side in pixels of the photos of an epoch (from 0); `config` is resolved.
+
+    Progressive resizing as of fastai and Composer (https://docs.mosaicml.com/projects/composer,
+    ProgressiveResizing): small photos first, for speed, linear growth, and the last quarter of the
+    epochs at the full size. A network trained on random crops is best validated at a somewhat
+    larger size than it was trained at ("Fixing the train-test resolution discrepancy", arXiv
+    1906.06423), hence `train_size` apart from `img_size`.
+    """
+    assert config.img_size is not None
+    assert config.epochs is not None
+    full = config.train_size or config.img_size
+    start = config.start_size or full
+    growing = _GROWING * config.epochs
+    if start >= full or epoch >= growing:
+        return full
+    return min(full, start + round((full - start) * epoch / growing / _STEP) * _STEP)
+
+
+def largest_size(config: Config) -> int:
+    """The largest side among all epochs, and the validation's."""
+    assert config.img_size is not None
+    return max(config.img_size, config.train_size or 0)
+
+
+def work(config: Config) -> float:
+    """Pixels of a training photo as a share of those at `img_size`, on average over the epochs."""
+    assert config.img_size is not None
+    assert config.epochs is not None
+    sides = [train_size(config, epoch) for epoch in range(config.epochs)]
+    return sum(side * side for side in sides) / len(sides) / config.img_size**2

@@ -8,8 +8,7 @@ torch.optim.swa_utils.update_bn does.
 """
 
 import copy
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +18,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from resnest_cli.data.dataset import Sample, known_photos
-from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.seeds import drawn
 from resnest_cli.errors import UsageError
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import Checkpoint, CheckpointInfo
+from resnest_cli.model.checkpoint import Checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
-from resnest_cli.training.bounds import batch_bounds
+from resnest_cli.progress import Progress
 from resnest_cli.training.loader import read_photo
+from resnest_cli.training.order import batch_bounds
 
 MOST_PHOTOS = 10_000  # for the statistics; of more data a draw
 _BATCH = 32
@@ -129,9 +130,7 @@ def _check_alike(one_path: Path, one: CheckpointInfo, path: Path, other: Checkpo
         raise UsageError(f"{path} {what}. Average checkpoints of one network and the same classes.")
 
 
-def recomputed(
-    found: Checkpoint, samples: Sequence[Sample], progress: Callable[[int, int | None], None]
-) -> Checkpoint:
+def recomputed(found: Checkpoint, samples: Sequence[Sample], progress: Progress) -> Checkpoint:
     """The same with batch norm's statistics of these photos, prepared as `predict` prepares them.
 
     Of more than `MOST_PHOTOS` a seeded draw. Each batch counts the same (torch's update_bn). They
@@ -143,7 +142,7 @@ def recomputed(
     """
     if len(samples) < 2:
         raise UsageError("--data: batch norm cannot learn from a single photo. Add photos.")
-    chosen = sorted(samples, key=lambda sample: _draw(sample.name))[:MOST_PHOTOS]
+    chosen = sorted(samples, key=lambda sample: drawn(0, "order", sample.name))[:MOST_PHOTOS]
     network = checkpoint.instantiate(found)
     preprocessing = network.variant.preprocessing
 
@@ -158,8 +157,3 @@ def recomputed(
     trained_on = joined("the checkpoint", found.info.trained_on, known_photos(chosen))
     info = replace(found.info, provenance=provenance, trained_on=trained_on)
     return Checkpoint(info, dict(network.state_dict()))
-
-
-def _draw(name: str) -> bytes:
-    text = f"{derived_seed(0, 'order')}\0{name}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -7,9 +7,8 @@ a run that was killed goes on with the chunk that was missing.
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,9 +25,10 @@ from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
-from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.loader import Batch, epoch_order, limits_apart
+from resnest_cli.progress import Progress
+from resnest_cli.training.loader import Batch, limits_apart
 from resnest_cli.training.lost_photos import Lost
+from resnest_cli.training.order import Draw, FolderOrder
 from resnest_cli.training.state import saving
 
 Float32 = NDArray[np.float32]
@@ -71,15 +71,12 @@ class Extractor:
         cache: Path,
         *,
         mirrored: bool,
-        progress: Callable[[int], None],
+        progress: Progress,
     ) -> Features:
         """The features of photos.
 
         `progress` is called with how many are done, and may raise to stop: finished chunks are
         kept, but for those with a photo that cannot be read any more.
-
-        Raises:
-            ResnestError: the disk is full, or the machine has no memory or open files left.
         """
         views = 2 if mirrored else 1
         folder = cache / self._digest(samples, views)
@@ -110,11 +107,7 @@ class Extractor:
         return digest.hexdigest()
 
     def _compute(
-        self,
-        samples: Sequence[Sample],
-        views: int,
-        before: int,
-        progress: Callable[[int], None],
+        self, samples: Sequence[Sample], views: int, before: int, progress: Progress
     ) -> tuple[Float32, dict[int, str]]:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
@@ -156,12 +149,10 @@ def _read(path: Path, count: int, views: int) -> Float32 | None:
 
 
 def _write(path: Path, rows: Float32) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(buffer.getbuffer())
+            np.save(file, rows)
 
 
 class FeatureBatches:
@@ -180,28 +171,18 @@ class FeatureBatches:
         hflip: float = 0.0,
         balanced: bool = False,
     ) -> None:
-        self._features = features
-        self._seed, self._hflip, self._balanced = seed, hflip, balanced
-        photos = len(features.labels)
-        self._bounds = [(at, at + batch_size) for at in range(0, photos, batch_size)]
-        if seed is not None:
-            self._bounds = batch_bounds(photos, batch_size)
+        self._features, self._seed, self._hflip = features, seed, hflip
+        self._order = FolderOrder(features.labels.tolist(), Draw(batch_size, seed, balanced))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return len(self._bounds)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.epoch(0)
+        return len(self._order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
-        labels, views = self._features.labels, None
-        order: Sequence[int] = range(len(labels))
-        if (seed := self._seed) is not None:
-            order = epoch_order(labels.tolist(), seed=seed, epoch=epoch, balanced=self._balanced)
-            if self._features.values.shape[1] > 1:
-                generator = torch.Generator().manual_seed(derived_seed(seed, "sample", epoch))
-                views = (torch.rand(len(labels), generator=generator) < self._hflip).long()
-        for first, last in self._bounds[start:]:
-            yield self._features.batch(order[first:last], views)
+        values, views = self._features.values, None
+        if self._seed is not None and values.shape[1] > 1:
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
+            views = (torch.rand(len(values), generator=generator) < self._hflip).long()
+        for keys in self._order.batches(epoch, start):
+            yield self._features.batch([key.place for key in keys], views)

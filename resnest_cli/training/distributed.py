@@ -39,8 +39,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.signals import StopRequest
+from resnest_cli.text import one_line
 
 _BEHIND = timedelta(seconds=60)  # how long a step waits for the slowest process
 _ENDING = 20.0  # seconds that an orphan, or a process group, gets to end by itself
@@ -165,10 +166,6 @@ class World:
                 time.sleep(pause)
                 pause = min(0.5, 1.5 * pause)
 
-    def position(self, batch: int) -> int:
-        """Where this process's batch of this number in an epoch stands among those of all."""
-        return batch * self.size + self.rank
-
     def learner(self, network: nn.Module, *, unused: bool) -> nn.Module:
         """The network, its gradient averaged over all processes; itself in a run of one.
 
@@ -188,39 +185,31 @@ class World:
     @contextlib.contextmanager
     def adding(self, learner: nn.Module, last: bool) -> Iterator[None]:
         """Around forward and backward pass: only the step's last gradient is averaged."""
-        with contextlib.ExitStack() as stack:
-            if isinstance(learner, DistributedDataParallel):
-                stack.enter_context(_peers())
-                if not last:
-                    stack.enter_context(learner.no_sync())
+        if not isinstance(learner, DistributedDataParallel):
+            yield
+            return
+        with _peers(), contextlib.nullcontext() if last else learner.no_sync():
             yield
 
     def device(self, asked: str) -> str:
-        """Where this process computes; "cuda" is then its own GPU.
-
-        Raises:
-            UsageError: no device for each process.
-        """
+        """Where this process computes; "cuda" is then its own GPU."""
         if self.size == 1:
             return asked
-        kind = asked
-        if asked == "auto":
-            kind = "cuda" if torch.cuda.is_available() else "cpu"
-        if kind == "cpu":
-            return kind
-        if kind != "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
+            return "cpu"
+        if asked not in {"auto", "cuda"}:
             raise UsageError(
                 f"--device {asked}: with several devices it is cuda, of which every process takes "
                 "its own, or cpu."
             )
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if self.local_size > count:
             raise UsageError(
                 f"{self.local_size} processes need as many GPUs; torch {torch.__version__} sees "
                 f"{count} here. Start fewer, or use --device cpu."
             )
         torch.cuda.set_device(self.local_rank)
-        return kind
+        return "cuda"
 
     def close(self) -> None:
         """Ends the process group, by force what is stuck in it."""
@@ -329,9 +318,6 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
 
     The same as `torchrun --nproc-per-node N -m resnest_cli ...`, but that the exit code is that of
     the process that failed, and that nothing is started anew.
-
-    Raises:
-        ResnestError: a process was killed.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -20,28 +20,25 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError, limit_reached
 from resnest_cli.options import flag_of
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
-from resnest_cli.training import runs
+from resnest_cli.training import resumed_run, runs, settings
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
-from resnest_cli.training.loader import default_workers
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
-from resnest_cli.training.plan import Estimate
-from resnest_cli.training.plan_text import estimated, lines_of_the_rest, plan_lines
+from resnest_cli.training.plan import Estimate, estimated, lines_of_the_rest, plan_lines
 from resnest_cli.training.report import final_pictures, picture_of_training
-from resnest_cli.training.resumed_run import PLACES, job_of_torchrun, last_state, ready_again
-from resnest_cli.training.run_data import anchored, load_data, write_data
+from resnest_cli.training.resumed_run import anchored, last_state, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import (
-    Config,
-    checked,
-    load_settings,
-    named,
-    without_effect,
-    write_args,
+from resnest_cli.training.settings import Config, load_settings, write_args
+from resnest_cli.training.setup import (
+    Ready,
+    TrainingJob,
+    check_batches,
+    digest,
+    get_ready,
+    load_data,
 )
-from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
-from resnest_cli.training.state import Progress, State
+from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import budget_seconds, fitted
@@ -49,22 +46,12 @@ from resnest_cli.training.time_budget import budget_seconds, fitted
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
 
-__all__ = ["Outcome", "TrainingJob", "run_on_devices"]
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended. `exit_code` is 0, 130, 143 or 129, or that of a process that failed."""
-
-    exit_code: int
-
-
-def run_on_devices(
-    job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]
-) -> Outcome:
+def run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]) -> int:
     """Trains as one of torchrun's processes, or alone, or starts a process for each device.
 
-    `arguments` are those of the command line, which each process gets.
+    `arguments` are those of the command line, which each process gets. The exit code is 0, 130, 143
+    or 129, or that of a process that failed.
 
     Raises:
         UsageError: settings, data or a run that do not fit together.
@@ -72,7 +59,7 @@ def run_on_devices(
             whatever the system refuses.
     """
     try:
-        return Outcome(_run_on_devices(job, display, arguments))
+        return _run_on_devices(job, display, arguments)
     except BrokenPipeError:  # nobody reads what is printed
         raise
     except OSError as error:
@@ -104,11 +91,10 @@ def _run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Seq
 def _wanted(job: TrainingJob) -> int:
     """How many devices were asked for, by the flag or in the file of settings."""
     if (given := job.flags.get("devices")) is not None:
-        return int(checked(flag_of("devices"), "devices", given))
+        return int(settings.checked(flag_of("devices"), "devices", given))
     if job.config is None or job.resume:
         return 1
-    data = job.data or "."
-    return load_settings(job.command, data=data, recipe=None, config=job.config, flags={}).devices
+    return load_settings(job.command, data=job.data or ".", config=job.config).devices
 
 
 @dataclass(slots=True)
@@ -136,7 +122,7 @@ class _Run:
         keep_memory()
         if self.job.find_lr and self.job.resume:
             raise UsageError("--find-lr starts from the beginning; leave out --resume.")
-        self.job = job = job_of_torchrun(self.job, self.world)
+        self.job = job = resumed_run.job_of_torchrun(self.job, self.world)
         if job.resume:
             found = runs.find_run(job.base, job.run)
             if found is not None and job.dry_run:
@@ -179,19 +165,19 @@ class _Run:
             raise UsageError("--find-lr: looks on one device; leave out --devices.")
         if not job.dry_run and job.run is not None and not job.resume:
             runs.check_free(job.base / job.run)
-        with display.scanning() as progress:
+        with display.showing("Checking photos") as progress:
             dataset = load_data(config, progress)
         ready = get_ready(config, dataset, job.access)
         check_batches(ready)
         display.data(dataset)
         display.plan(plan_lines(ready, self._estimate(ready)))
-        for text in without_effect(job.flags, ready.config):
+        for text in settings.without_effect(job.flags, ready.config):
             display.message(text)
         if job.dry_run:
             return 0
         check_tensorboard(ready.config)
         if job.find_lr:
-            return find_learning_rate(job.base, job.run, ready, display)[0]
+            return find_learning_rate(job.base, job.run, ready, display)
         if job.resume and job.run is not None and (job.base / job.run).is_dir():
             run = RunFolder(job.base / job.run)  # was killed before it saved anything
         else:
@@ -207,7 +193,9 @@ class _Run:
     def _estimate(self, ready: Ready) -> Estimate:
         """What the run will cost. Epochs that were not asked for are cut to the time budget."""
         job, found = self.job, estimated(ready)
-        if "epochs" in job.flags or (job.config is not None and "epochs" in named(job.config)):
+        if "epochs" in job.flags or (
+            job.config is not None and "epochs" in settings.named(job.config)
+        ):
             return found
         ready.config = fitted(ready.config, found.epoch_seconds, time.monotonic() - job.began)
         if not found.epoch_seconds:
@@ -217,11 +205,14 @@ class _Run:
 
     def _resume(self, run: RunFolder) -> int:
         old = self._settings_of(run)
-        ready = ready_again(self.job, run, old, self.display, self.world)
+        ready = resumed_run.ready_again(self.job, run, old, self.display, self.world)
         if ready is None:
             return 0
         state, kept = last_state(run, ready, self.display), anchored(old)
-        if any(getattr(ready.config, name) != getattr(kept, name) for name in ("epochs", *PLACES)):
+        if any(
+            getattr(ready.config, name) != getattr(kept, name)
+            for name in ("epochs", *resumed_run.PLACES)
+        ):
             if ready.dataset.shards is not None:
                 write_data(run, ready.dataset)
             write_args(run.args, anchored(ready.config))
@@ -232,14 +223,14 @@ class _Run:
     def _plan_rest(self, run: RunFolder) -> int:
         """`--resume --dry-run`: what is left of a run; nothing is written."""
         world = World(size=int(self.job.flags.get("devices") or 1))
-        ready = ready_again(self.job, run, self._settings_of(run), self.display, world)
+        ready = resumed_run.ready_again(self.job, run, self._settings_of(run), self.display, world)
         if ready is not None:
             last_state(run, ready, self.display)
-            self.display.plan(lines_of_the_rest(run, ready, run.progress() or Progress()))
+            self.display.plan(lines_of_the_rest(run, ready, run.record()))
         return 0
 
     def _settings_of(self, run: RunFolder) -> Config:
-        return load_settings(self.job.command, data=None, recipe=None, config=run.args, flags={})
+        return load_settings(self.job.command, config=run.args)
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
         display, world = self.display, self.world
@@ -256,8 +247,8 @@ class _Run:
                 with logged(display, run, ready.config, state, world.main) as watched:
                     began = self.job.began
                     trainer = Trainer(task, keeper, watched, stop, state, began, world)
-                    trainer.progress.origin = ready.origin
-                    trainer.progress.class_weights = digest(ready.class_weights)
+                    trainer.record.origin = ready.origin
+                    trainer.record.class_weights = digest(ready.class_weights)
                     trainer.run()
             except BudgetUsedError:
                 self._end_of_budget(run, ready, trainer)
@@ -276,27 +267,26 @@ class _Run:
             finally:
                 ready.close()
             if world.main:
-                final_pictures(run, ready, trainer.progress, trainer.best, display.message)
-            trainer.progress.finished = True
+                final_pictures(run, ready, trainer.record, trainer.best, display.message)
+            trainer.record.finished = True
             trainer.save()
         if world.main:
-            self._summarize(run, ready, trainer.progress)
+            self._summarize(run, ready, trainer.record)
         return 0
 
     def _end_of_budget(self, run: RunFolder, ready: Ready, trainer: Trainer) -> None:
         """The run ends here, as was asked for, and could go on."""
-        progress, config = trainer.progress, ready.config
-        if progress.rows and self.world.main:
-            final_pictures(run, ready, progress, trainer.best, self.display.message)
-            self._summarize(run, ready, progress)
+        record, config = trainer.record, ready.config
+        if record.rows and self.world.main:
+            final_pictures(run, ready, record, trainer.best, self.display.message)
+            self._summarize(run, ready, record)
         self.display.message(
-            f"The time budget of {config.time_budget} is used up after {progress.epoch} of "
-            f"{config.epochs} epochs and {progress.step:,} steps; everything is saved. To go on:\n"
+            f"The time budget of {config.time_budget} is used up after {record.epoch} of "
+            f"{config.epochs} epochs and {record.step:,} steps; everything is saved. To go on:\n"
             f"  {self._again(run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
         )
 
     def _again(self, run: RunFolder) -> str:
-        """What to type to go on."""
         job, world = self.job, self.world
         words = ["resnest", job.command]
         if world.size > world.local_size:
@@ -306,20 +296,15 @@ class _Run:
         words += ["--devices", str(world.size)] if 1 < world.size == world.local_size else []
         return shlex.join([*words, "--run", run.path.name, "--resume"])
 
-    def _summarize(self, run: RunFolder, ready: Ready, progress: Progress) -> None:
+    def _summarize(self, run: RunFolder, ready: Ready, record: RunRecord) -> None:
         """How good the run became, what was left out, and a prediction to try."""
         there = (sample.path for sample in ready.dataset.val if Path(sample.path).exists())
-        photo, best = next(there, "PHOTO"), str(run.weights("best"))
-        command = shlex.join(["resnest", "predict", photo, "--model", best])
-        self.display.summary(run.path, progress.rows, command, len(progress.lost))
+        photo = next(there, "PHOTO")
+        command = shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
+        self.display.summary(run.path, record.rows, command, len(record.lost))
 
 
 def _settled(config: Config, world: World) -> Config:
-    """The settings with this world's devices.
-
-    Raises:
-        UsageError: another number was asked for, or there is no device for each process.
-    """
     if config.devices not in {1, world.size}:
         raise UsageError(
             f"--devices {config.devices}, but {world.size} process(es) were started. Leave it out: "
@@ -327,5 +312,5 @@ def _settled(config: Config, world: World) -> Config:
         )
     device, workers = world.device(config.device), config.workers
     if workers is None and world.local_size > 1:
-        workers = default_workers(device, world.local_size)
+        workers = settings.default_workers(device, world.local_size)
     return replace(config, devices=world.size, device=device, workers=workers)

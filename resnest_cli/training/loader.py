@@ -16,6 +16,7 @@ that load photos are forked, which share them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,17 +26,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.dataset import Progress, Sample, in_threads
-from resnest_cli.data.tar import EncodedPhoto, Shard
+from resnest_cli.data.dataset import Sample, in_threads
+from resnest_cli.data.tar import EncodedPhoto
 from resnest_cli.errors import ImageError, ResnestError, limit_reached
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.progress import Progress
+from resnest_cli.text import gigabytes
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
-from resnest_cli.training.order import epoch_keys as epoch_keys  # noqa: PLC0414 - see `pictures`
-from resnest_cli.training.order import epoch_order as epoch_order  # noqa: PLC0414 - see `frozen`
-from resnest_cli.training.order import sample_seed as sample_seed  # noqa: PLC0414 - see `pictures`
+from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos, sample_seed
 from resnest_cli.training.workers import Failure, Workers, shared
 
 if TYPE_CHECKING:
@@ -76,20 +76,10 @@ class _Prepared(NamedTuple):
 class Batches:
     """Batches of files or shards, in the order of `order`; processes stay from pass to pass.
 
-    Args:
-        samples: the photos.
-        prepare: an augmentation, or how `resnest predict` prepares photos, bit for bit.
-        batch_size: photos in a batch; see `batch_bounds`.
-        workers: processes; 0 prepares photos in this one.
-        seed: of the run; None takes each photo once, in an order that is always the same.
-        size: the largest side in pixels; that of `prepare` unless given.
-        sizes: the side in an epoch (from 0); the augmentation's own unless given; picklable.
-        photos: the samples' photos, where they are in memory; see `read_all`.
-        balanced, aug_repeats, rank, ranks, accumulated: see `order.Draw`.
-        pin_memory: for copies to an accelerator.
-
-    Raises:
-        ResnestError: the machine's shared memory is too small for the workers.
+    `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `size` is
+    the largest side in pixels, that of `prepare` unless given; `sizes`, picklable, gives the side
+    in an epoch (from 0). `photos` are those of the samples, where they are in memory; see
+    `read_all`. `workers` are processes; 0 prepares photos in this one. The rest: see `order.Draw`.
     """
 
     def __init__(
@@ -133,12 +123,7 @@ class Batches:
         return len(self._order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from number `start` on.
-
-        Raises:
-            ResnestError: a worker was killed, the machine has no memory or open files left, or a
-                shard is damaged or cannot be had.
-        """
+        """The batches of an epoch, from number `start` on."""
         with closing(self._order.batches(epoch, start)) as keys:
             yield from self._workers.batches(keys)
 
@@ -151,54 +136,28 @@ class Batches:
         self._workers.close()
 
 
-# The names by which `setup` knows them.
-TrainBatches = Batches
-EvalBatches = Batches
-
-
-class ShardBatches(Batches):
-    """The same, called with shards and the number of classes."""
-
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        classes: int,
-        prepare: "Augment | Preprocessing",
-        **settings: Any,
-    ) -> None:
-        super().__init__(ShardPhotos(shards, classes), prepare, **settings)
-
-
-ShardTrainBatches = ShardBatches
-ShardEvalBatches = ShardBatches
-
-
+@dataclass(frozen=True)
 class _Photos(Dataset[Any]):
     """Reads and prepares one photo; lives in the workers."""
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        seed: int,
-        prepare: "Augment | Preprocessing",
-        sizes: Callable[[int], int] | None,
-        photos: Sequence[Image.Image | ImageError] | None,
-    ) -> None:
-        self._samples, self._seed = samples, seed
-        self._prepare, self._sizes, self._photos = prepare, sizes, photos
+    samples: Sequence[Sample]
+    seed: int
+    prepare: "Augment | Preprocessing"
+    sizes: Callable[[int], int] | None
+    photos: Sequence[Image.Image | ImageError] | None
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
         epoch, index, _, encoded = key
-        source = self._samples[index] if encoded is None else encoded
+        source = self.samples[index] if encoded is None else encoded
         try:
-            image = photo_or_error(source) if self._photos is None else self._photos[index]
+            image = photo_or_error(source) if self.photos is None else self.photos[index]
             if isinstance(image, ImageError):
                 return Lost(index, source.label, source.name, str(image))
-            if isinstance(self._prepare, Preprocessing):
-                photo = torch.from_numpy(preprocess(image, self._prepare))
+            if isinstance(self.prepare, Preprocessing):
+                photo = torch.from_numpy(preprocess(image, self.prepare))
             else:
-                size = () if self._sizes is None else (self._sizes(epoch),)
-                photo = self._prepare(image, sample_seed(self._seed, key), *size)
+                size = () if self.sizes is None else (self.sizes(epoch),)
+                photo = self.prepare(image, sample_seed(self.seed, key), *size)
         except ResnestError as error:
             return Failure(str(error))
         except MemoryError:
@@ -224,25 +183,9 @@ def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
     return Batch(photos, labels, [item.place for item in good], lost)
 
 
-def default_workers(device: str, processes: int = 1) -> int:
-    """Worker processes for a device; `processes` of this machine share its cores.
-
-    On a CPU of one or two cores none: a worker there delays the network's threads, which wait for
-    each other, by more than it saves (resnest14d at 64 pixels, 2 cores: 118 photos/s without, 98
-    with one). With more cores, one for each four.
-    """
-    cores = max(1, usable_cores() // processes)
-    return cores // 4 if device == "cpu" else min(8, cores)
-
-
 @contextmanager
 def limits_apart(name: str) -> Iterator[None]:
-    """A photo is not to blame for a machine that opens no more files or has no memory left.
-
-    Raises:
-        ResnestError: that is why the photo of this name could not be read.
-        ImageError: it is the photo's fault.
-    """
+    """A photo is not to blame for a machine that opens no more files or has no memory left."""
     try:
         yield
     except ImageError as error:
@@ -296,8 +239,8 @@ def read_all(
             needed = BYTES_PER_PIXEL * sum(pixels) * total // max(1, len(pixels))
             if needed > _MOST * free:
                 raise ResnestError(
-                    f"--cache: {total:,} photos take about {needed / 1e9:.1f} GB of memory when "
-                    f"decoded, and {free / 1e9:.1f} GB are free. Use --no-cache."
+                    f"--cache: {total:,} photos take about {gigabytes(needed)} of memory when "
+                    f"decoded, and {gigabytes(free)} are free. Use --no-cache."
                 )
     return found
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnest_cli.data.labelled_photos import Side
 from resnest_cli.evaluation.scores import Evaluation, Meter
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.average import Ema
@@ -32,7 +33,6 @@ from resnest_cli.training.lost_photos import (
     DataLostError,
     Lost,
     LostPhotos,
-    Side,
     data_lost,
 )
 from resnest_cli.training.optim import Schedule
@@ -40,7 +40,7 @@ from resnest_cli.training.runs import RunKeeper
 from resnest_cli.training.state import (
     BestAnswers,
     EpochRow,
-    Progress,
+    RunRecord,
     State,
     optimizer_tensors,
     restore_optimizer,
@@ -78,25 +78,24 @@ class Trainer:
         self._accumulated = config.grad_accum_steps
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
         self._schedule = Schedule(config, self._steps)
-        self.progress, self.best = Progress(), BestAnswers.none(task.num_classes)
+        self.record, self.best = RunRecord(), BestAnswers.none(task.num_classes)
         if state is not None:
             self._network.load_state_dict(state.tensors["model"])
         self._ema = Ema(self._network, config.model_ema_decay) if config.model_ema else None
-        self._sides = {"raw": self._network}
-        if self._ema is not None:
-            self._sides["ema"] = self._ema.network
+        ema = {"ema": self._ema.network} if self._ema is not None else {}
+        self._sides = {"raw": self._network, **ema}
         if state is not None:
             self._restore(state)
-        self._lost = LostPhotos(self.progress.lost, task.train_counts, task.val_photos)
+        self._lost = LostPhotos(self.record.lost, task.train_counts, task.val_photos)
         self._lost_in_a_row = 0  # training photos
         self._learned: tuple[int, int] | None = None  # position and step before steps passed over
         self._saved = time.monotonic()
-        self._clock = Clock(budget_seconds(config), self.progress.used, began)
+        self._clock = Clock(budget_seconds(config), self.record.used, began)
         self._latest = deque[tuple[float, int]](maxlen=20)  # seconds and photos of steps
         self._validation_seconds = 0.0  # of the last one
 
     def _restore(self, state: State) -> None:
-        self.progress = state.progress
+        self.record = state.record
         if self._ema is not None:
             self._ema.network.load_state_dict(state.tensors["ema"])
         restore_optimizer(self.stepper.optimizer, self._network, state.tensors.get("optimizer", {}))
@@ -104,7 +103,7 @@ class Trainer:
             self.stepper.scaler.load_state_dict(state.scaler)
         self.best = BestAnswers.restored(state.tensors["best"], self.task.num_classes)
 
-    def run(self) -> Progress:
+    def run(self) -> RunRecord:
         """Trains to the last epoch, or until it no longer gets better; returns where it stands.
 
         Raises:
@@ -114,16 +113,16 @@ class Trainer:
             DataLostError: too many photos cannot be read any more; the state is saved.
             ResnestError: memory or the disk ran out.
         """
-        progress, patience = self.progress, self.config.patience
-        self._display.start(epochs=self._epochs, steps=self._steps, first_epoch=progress.epoch + 1)
+        record, patience = self.record, self.config.patience
+        self._display.start(epochs=self._epochs, steps=self._steps, first_epoch=record.epoch + 1)
         try:
             self._lost.check()  # of a run that goes on
-            while progress.epoch < self._epochs:
-                if 0 < patience <= progress.epoch - progress.best_epoch:
+            while record.epoch < self._epochs:
+                if 0 < patience <= record.epoch - record.best_epoch:
                     break
-                if progress.step:  # at least one, for the weights to be something
+                if record.step:  # at least one, for the weights to be something
                     self._end_in_time(0.0)
-                if progress.position < len(self.task.train):
+                if record.position < len(self.task.train):
                     self._train_epoch()
                 self._finish_epoch()
         except BudgetUsedError:
@@ -131,25 +130,21 @@ class Trainer:
             self._keep_unfinished()
             raise
         except DataLostError:
-            progress.position, progress.step = self._learned or (progress.position, progress.step)
+            record.position, record.step = self._learned or (record.position, record.step)
             self.save()
             raise
         except StoppedError:
             self.save()
             raise
-        return progress
+        return record
 
     def trial(self, batches: Iterator[Batch], rate: float) -> float:
-        """One step at this learning rate, of which nothing is kept; the loss before it.
-
-        Raises:
-            DivergedError: a loss or gradient that is NaN or infinite.
-        """
+        """One step at this learning rate, of which nothing is kept; the loss before it."""
         self._set_training()
         for done in range(1, self._accumulated + 1):
             self._add_gradient(next(batches), rate, last=done == self._accumulated)
         loss, photos = self.stepper.step(rate)
-        self.progress.position += self._accumulated  # other draws in the next
+        self.record.position += self._accumulated  # other draws in the next
         return loss / photos if photos else self.trial(batches, rate)
 
     # An epoch
@@ -160,17 +155,16 @@ class Trainer:
         for module in self.task.frozen:
             module.eval()
         for number, module in enumerate(self.task.thawing, start=1):
-            learns = self.progress.epoch >= number * self.config.unfreeze_every
+            learns = self.record.epoch >= number * self.config.unfreeze_every
             module.train(learns).requires_grad_(learns)
 
     def _train_epoch(self) -> None:
-        """The rest of the epoch's batches."""
         self._set_training()
-        progress, begin = self.progress, time.perf_counter()
-        rate, done = self._schedule.lr(progress.step), 0
-        for batch in self._begun(self.task.train.epoch(progress.epoch, progress.position)):
+        record, begin = self.record, time.perf_counter()
+        rate, done = self._schedule.lr(record.step), 0
+        for batch in self._begun(self.task.train.epoch(record.epoch, record.position)):
             done += 1
-            last = done == self._accumulated or progress.position + done == len(self.task.train)
+            last = done == self._accumulated or record.position + done == len(self.task.train)
             self._add_gradient(batch, rate, last)
             if not last:
                 continue
@@ -178,20 +172,20 @@ class Trainer:
             if photos:
                 self._learned = None
             else:  # remembered, so that the run can go back to before what it could not learn from
-                self._learned = self._learned or (progress.position, progress.step)
+                self._learned = self._learned or (record.position, record.step)
             if self._ema is not None and photos:
-                self._ema.update(progress.step)
-            progress.position += done
-            progress.step += 1
-            progress.loss_sum += loss
-            progress.loss_photos += photos
+                self._ema.update(record.step)
+            record.position += done
+            record.step += 1
+            record.loss_sum += loss
+            record.loss_photos += photos
             seconds = time.perf_counter() - begin
-            progress.seconds += seconds
+            record.seconds += seconds
             self._latest.append((seconds, photos))
             if photos:
                 self._show_step(loss / photos, rate)
             self._between_steps()
-            rate, done, begin = self._schedule.lr(progress.step), 0, time.perf_counter()
+            rate, done, begin = self._schedule.lr(record.step), 0, time.perf_counter()
 
     def _begun(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches. Devices wait for each other's first, for which a shard may be fetched."""
@@ -210,16 +204,16 @@ class Trainer:
         self._lost_in_a_row = 0 if there else self._lost_in_a_row + int(lost)
         if self._lost_in_a_row >= MOST_IN_A_ROW:
             what = f"{self._lost_in_a_row:,} training photos, one after the other,"
-            raise data_lost(what, self.progress.lost[-1])
+            raise data_lost(what, self.record.lost[-1])
         if few:
             self.stepper.pass_over()
-        progress = self.progress
-        self.stepper.add_gradient(batch, progress.epoch, progress.position, rate, last=last)
+        record = self.record
+        self.stepper.add_gradient(batch, record.epoch, record.position, rate, last=last)
 
     def _leave_out(self, side: Side, found: list[Sequence[Lost]]) -> None:
         """Notes what the devices could not read; raises DataLostError where that is too much."""
         lost = self._lost
-        new = lost.add(side, [one for some in found for one in some], self.progress.epoch + 1)
+        new = lost.add(side, [one for some in found for one in some], self.record.epoch + 1)
         if new:
             if self._keeper is not None:
                 self._keeper.save_lost(lost.photos)
@@ -227,13 +221,13 @@ class Trainer:
         lost.check()
 
     def _show_step(self, loss: float, rate: float) -> None:
-        progress, done = self.progress, -(-self.progress.position // self._accumulated)
-        epochs_left = self._epochs - progress.epoch
+        record, done = self.record, -(-self.record.position // self._accumulated)
+        epochs_left = self._epochs - record.epoch
         seconds, photos = map(sum, zip(*self._latest, strict=True))
         a_step = seconds / len(self._latest)
         left = (self._steps * epochs_left - done) * a_step + epochs_left * self._validation_seconds
         self._display.step(
-            epoch=progress.epoch + 1,
+            epoch=record.epoch + 1,
             step=done,
             loss=loss,
             lr=rate,
@@ -244,7 +238,7 @@ class Trainer:
     def _between_steps(self) -> None:
         every = self.config.save_every
         due = every > 0 and time.monotonic() - self._saved >= every
-        if self.progress.position < len(self.task.train):
+        if self.record.position < len(self.task.train):
             (due,) = self._end_in_time(self._validation_seconds, due)
         else:
             (due,) = self._world.decide(self._stop, due)
@@ -262,7 +256,7 @@ class Trainer:
 
     def save(self) -> None:
         """Saves the state as it stands between two steps."""
-        self.progress.used = self._clock.used()
+        self.record.used = self._clock.used()
         if self._keeper is not None:
             parts: dict[str, Mapping[str, Tensor]] = {
                 "model": self._network.state_dict(),
@@ -271,7 +265,7 @@ class Trainer:
             }
             if self._ema is not None:
                 parts["ema"] = self._ema.network.state_dict()
-            self._keeper.save_state(self.progress, parts, self.stepper.scaler.state_dict())
+            self._keeper.save_state(self.record, parts, self.stepper.scaler.state_dict())
         self._world.meet()
         self._saved = time.monotonic()
 
@@ -283,16 +277,16 @@ class Trainer:
         self._world.share_buffers(*self._sides.values())
         found = {which: self._validate(network) for which, network in self._sides.items()}
         self._validation_seconds = time.perf_counter() - begin
-        row, progress = self._row(found), self.progress
+        row, record = self._row(found), self.record
         self._keep_weights(row, found)
-        progress.rows.append(row)
-        progress.epoch += 1
-        progress.position = progress.loss_photos = 0
+        record.rows.append(row)
+        record.epoch += 1
+        record.position = record.loss_photos = 0
         self._learned = None
-        progress.loss_sum = progress.seconds = 0.0
+        record.loss_sum = record.seconds = 0.0
         if self._keeper is not None:
             recall = [one.recall for one in found[row.which].scores.classes]
-            self._keeper.save_rows(progress.rows, recall)
+            self._keeper.save_rows(record.rows, recall)
         self.save()
         self._display.epoch(row)
 
@@ -301,7 +295,7 @@ class Trainer:
         network.eval()
         meter, lost = Meter(self.task.num_classes), list[Lost]()
         with torch.inference_mode(), memory_errors(self.config):
-            batches = self._begun(iter(self.task.val))
+            batches = self._begun(self.task.val.epoch(0))
             for done in range(1, total + 1):
                 batch = next(batches, None)
                 if batch is not None:  # of several devices some have one batch less
@@ -325,19 +319,19 @@ class Trainer:
         meter.update(logits.float(), labels, np.isin(places, batch.indices))
 
     def _row(self, found: Mapping[str, Evaluation]) -> EpochRow:
-        progress, raw = self.progress, found["raw"].scores
+        record, raw = self.record, found["raw"].scores
         ema = found["ema"].scores if "ema" in found else None
         which = "ema" if ema is not None and ema.sort_key > raw.sort_key else "raw"
         winner = found[which].scores
-        best = winner.sort_key > max(map(progress.best_score, ("raw", "ema")))
+        best = winner.sort_key > max(map(record.best_score, ("raw", "ema")))
         if best:
-            progress.best_epoch = progress.epoch + 1
+            record.best_epoch = record.epoch + 1
             self.best = BestAnswers.of(found[which])
         return EpochRow(
-            epoch=progress.epoch + 1,
-            step=progress.step,
-            lr=self._schedule.lr(max(0, progress.step - 1)),
-            train_loss=progress.loss_sum / max(1, progress.loss_photos),
+            epoch=record.epoch + 1,
+            step=record.step,
+            lr=self._schedule.lr(max(0, record.step - 1)),
+            train_loss=record.loss_sum / max(1, record.loss_photos),
             val_loss=raw.loss,
             top1=raw.top1.value,
             top5=raw.top5.value if raw.top5 else None,
@@ -347,22 +341,22 @@ class Trainer:
             recall=winner.mean_recall,
             which=which,
             best=best,
-            photos_per_second=progress.loss_photos / max(progress.seconds, 1e-9),
-            train_seconds=progress.seconds,
-            seconds=progress.seconds + self._validation_seconds,
+            photos_per_second=record.loss_photos / max(record.seconds, 1e-9),
+            train_seconds=record.seconds,
+            seconds=record.seconds + self._validation_seconds,
         )
 
     def _keep_weights(self, row: EpochRow, found: Mapping[str, Evaluation]) -> None:
         """`last`, and with a moving average `last_ema`; `best` of either kind, and of both."""
-        progress = self.progress
+        record = self.record
         for which, network in self._sides.items():
             scores = found[which].scores
             names = ["last" if which == "raw" else "last_ema"]
             if which == "raw" and self.config.keep_epochs:
                 names.append(f"epoch-{row.epoch:04d}")
-            if scores.sort_key > progress.best_score(which):
-                progress.best[which] = scores.top1.value
-                progress.best_loss[which] = -scores.sort_key[1]
+            if scores.sort_key > record.best_score(which):
+                record.best[which] = scores.top1.value
+                record.best_loss[which] = -scores.sort_key[1]
                 names += [f"best_{which}"] if self._ema is not None else []
             if row.best and row.which == which:
                 names.append("best")
@@ -373,26 +367,24 @@ class Trainer:
 
         The state was saved before, so that a run that goes on does not know of it.
         """
-        progress = self.progress
-        if not progress.position:
+        record = self.record
+        if not record.position:
             return
         self._world.share_buffers(*self._sides.values())
         for which, network in self._sides.items():
-            raw = which == "raw"
-            names = [
-                "last" if raw else "last_ema",
-                *(["best"] if raw and not progress.rows else []),
-            ]
-            found = self._validate(network)
-            self._save_weights(names, network, found, progress.epoch + 1, which)
+            names = ["last" if which == "raw" else "last_ema"]
+            names += ["best"] if which == "raw" and not record.rows else []
+            self._save_weights(names, network, self._validate(network), record.epoch + 1, which)
 
     def _save_weights(
         self, names: Sequence[str], network: nn.Module, found: Evaluation, epoch: int, which: str
     ) -> None:
+        if self._keeper is None:
+            return
         scores = found.scores
-        metrics: dict[str, Any] = {"epoch": epoch, "weights": which, "photos": scores.photos}
-        metrics |= {"loss": scores.loss, "top1": scores.top1.value}
-        metrics |= {"mean_recall": scores.mean_recall}
+        metrics: dict[str, Any] = {
+            "epoch": epoch, "weights": which, "photos": scores.photos, "loss": scores.loss,
+            "top1": scores.top1.value, "mean_recall": scores.mean_recall,
+        }  # fmt: skip
         metrics |= {"top5": scores.top5.value} if scores.top5 else {}
-        if self._keeper is not None:
-            self._keeper.save_weights(names, network.state_dict(), metrics)
+        self._keeper.save_weights(names, network.state_dict(), metrics)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from resnest_cli.data.labelled_photos import Side as Side  # noqa: PLC0414 - `loop` imports it here
+from resnest_cli.data.labelled_photos import Side
 from resnest_cli.errors import ResnestError
 
 if TYPE_CHECKING:
@@ -107,13 +107,13 @@ class LostPhotos:
         return Counter(p.label for p in self.photos if p.side == "train" and not p.back)
 
 
-def data_lost(what: str, example: LostPhoto | None) -> DataLostError:
+def data_lost(what: str, example: LostPhoto) -> DataLostError:
     """The error that says so, with the way to go on."""
-    such = f", such as {example.name}: {example.error}" if example is not None else ""
     return DataLostError(
-        f"{what} cannot be read any more{such}. Is the disk with the data still there? Everything "
-        "so far is saved: bring them back and go on with --resume (with --resume DATA where they "
-        "lie elsewhere now), or start a new run without them."
+        f"{what} cannot be read any more, such as {example.name}: {example.error}. Is the disk "
+        "with the data still there? Everything so far is saved: bring them back and go on with "
+        "--resume (with --resume DATA where they lie elsewhere now), or start a new run without "
+        "them."
     )
 
 

@@ -7,9 +7,10 @@ learned.
 """
 
 import copy
+from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
@@ -17,7 +18,7 @@ from resnest_cli.report import plots
 from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.text import csv_rows
 from resnest_cli.training.loop import Trainer
-from resnest_cli.training.runs import RunFolder, new_run
+from resnest_cli.training.runs import new_run
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.step import DivergedError
 
@@ -29,19 +30,7 @@ _SMOOTH = 0.98  # of the moving average of the losses, as fastai has it
 _DIVERGED = 4.0  # times the best
 
 
-class Sweep(NamedTuple):
-    """Learning rates and smoothed losses in nats."""
-
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
-
-    @property
-    def suggestion(self) -> float | None:
-        """fastai's "valley"; None where no loss fell."""
-        return valley(self.rates, self.losses)
-
-
-def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
+def valley(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """A rate halfway down the longest stretch over which the loss falls; None where nothing falls.
 
     Follows fastai.callback.schedule.valley, and leaves out the first tenth, in which the average
@@ -61,12 +50,8 @@ def valley(rates: tuple[float, ...], losses: tuple[float, ...]) -> float | None:
     return rates[max(0, start + int(third) + int(third / 2))]
 
 
-def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
-    """Runs the test and puts network and optimiser back as they were.
-
-    Raises:
-        StoppedError: a signal came.
-    """
+def sweep(trainer: Trainer, stop: StopRequest) -> tuple[list[float], list[float]]:
+    """Rates and smoothed losses in nats; puts network and optimiser back as they were."""
     network, optimizer = trainer.task.network, trainer.stepper.optimizer
     weights = copy.deepcopy(network.state_dict())
     before = copy.deepcopy(optimizer.state_dict())
@@ -88,38 +73,34 @@ def sweep(trainer: Trainer, stop: StopRequest) -> Sweep:
     finally:
         network.load_state_dict(weights)
         optimizer.load_state_dict(before)
-    return Sweep(tuple(rates), tuple(losses))
+    return rates, losses
 
 
 def find_learning_rate(
     base: Path, name: str | None, ready: Ready, display: "TrainingDisplay"
-) -> tuple[int, RunFolder]:
+) -> int:
     """Sweeps, writes `lr_finder.png` and `lr_finder.csv` in a folder of their own, and prints.
 
-    Returns the exit code, 0, 130, 143 or 129, and the folder.
-
-    Raises:
-        ResnestError: the loss never fell; the plot is there to be looked at.
+    Returns the exit code, 0, 130, 143 or 129.
     """
     run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:
         try:
             task = ready.task(run.states, stop, display)
-            found = sweep(Trainer(task, None, display, stop, None), stop)
+            rates, losses = sweep(Trainer(task, None, display, stop, None), stop)
         except StoppedError:
-            return stop.exit_code, run
+            return stop.exit_code
         finally:
             ready.close()
-    points = zip(found.rates, found.losses, strict=True)
+    points = zip(rates, losses, strict=True)
     write_text(run.path / "lr_finder.csv", csv_rows([("lr", "loss"), *points]))
-    rates, losses = found.rates[SKIPPED:], found.losses[SKIPPED:]
-    picture = run.path / "lr_finder.png"
-    if len(rates) > 1:
-        plots.lr_finder(picture, rates, losses, found.suggestion)
-    if found.suggestion is None:
+    suggestion, picture = valley(rates, losses), run.path / "lr_finder.png"
+    if len(rates) > SKIPPED + 1:
+        plots.lr_finder(picture, rates[SKIPPED:], losses[SKIPPED:], suggestion)
+    if suggestion is None:
         raise ResnestError(
             f"the loss never fell, so there is nothing to suggest; look at {run.path}. A larger "
             "batch (-b) makes the loss less noisy."
         )
-    display.learning_rate(float(f"{found.suggestion:.1e}"), picture)
-    return 0, run
+    display.learning_rate(float(f"{suggestion:.1e}"), picture)
+    return 0

@@ -1,4 +1,4 @@
-"""What an epoch brings: which photos in which order, and how large. Pure, but for reading shards.
+"""What an epoch brings: which photos in which order, and in which batches. Pure, but for shards.
 
 Everything follows from the run's seed, the epoch and the number of photos: a resumed run, or
 another number of workers, changes nothing.
@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,15 +32,9 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shard_files import Files
 from resnest_cli.data.shards import photos as photos_of
 from resnest_cli.data.tar import EncodedPhoto, Shard, read_photos
-from resnest_cli.training.bounds import rank_bounds
-
-if TYPE_CHECKING:
-    from resnest_cli.training.settings import Config
 
 WINDOW_BYTES = 256 * 2**20  # two windows are in memory: the one in use, and the next
 MOST_PHOTOS = 16_384
-_STEP = 8  # pixels by which the side of photos grows
-_GROWING = 0.75  # of the epochs
 
 
 class Key(NamedTuple):
@@ -114,6 +108,44 @@ class FolderOrder:
             )
         for first, last in self.bounds[start:]:
             yield keys[first:last]
+
+
+def batch_bounds(photos: int, batch_size: int) -> list[tuple[int, int]]:
+    """First and last + 1 of each batch; a last batch of one joins the one before.
+
+    Batch norm cannot learn from a single photo (the split attention sees 1 x 1 maps).
+    """
+    bounds = [(at, min(at + batch_size, photos)) for at in range(0, photos, batch_size)]
+    if len(bounds) > 1 and batch_size > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+        bounds[-2:] = [(bounds[-2][0], photos)]
+    return bounds
+
+
+def rank_bounds(
+    photos: int, batch_size: int, *, ranks: int, accumulated: int = 1
+) -> list[tuple[int, int]]:
+    """The batches of an epoch for so many devices: the first of each, the second of each, ...
+
+    The same batches as for one device that adds up the gradients of `ranks` times `accumulated` of
+    them, but that a smaller last step is dealt out evenly, so that every device has as many
+    batches. No batch has a single photo: what is too little for that joins the step before.
+
+    `photos` are at least 2 * `ranks`.
+    """
+    if ranks == 1:
+        return batch_bounds(photos, batch_size)
+    step = ranks * accumulated * batch_size
+    whole = photos // step * step
+    if 0 < photos - whole < 2 * ranks and whole:
+        whole -= step
+    bounds = [(at, at + batch_size) for at in range(0, whole, batch_size)]
+    rest = photos - whole
+    if rest:
+        each = min(-(-rest // (ranks * batch_size)), accumulated, rest // (2 * ranks))
+        parts = ranks * max(1, each)
+        cuts = [whole + rest * part // parts for part in range(parts + 1)]
+        bounds += list(pairwise(cuts))
+    return bounds
 
 
 def epoch_order(
@@ -307,36 +339,3 @@ def window_order(count: int, *, seed: int, epoch: int, first: int) -> list[int]:
     """The order of a window's photos; `first` is its place in the stream."""
     random = np.random.default_rng(derived_seed(seed, "window", epoch, first))
     return [int(place) for place in random.permutation(count)]
-
-
-def train_size(config: "Config", epoch: int) -> int:
-    """The side in pixels of the photos of an epoch (from 0); `config` is resolved.
-
-    Progressive resizing as of fastai and Composer (https://docs.mosaicml.com/projects/composer,
-    ProgressiveResizing): small photos first, for speed, linear growth, and the last quarter of the
-    epochs at the full size. A network trained on random crops is best validated at a somewhat
-    larger size than it was trained at ("Fixing the train-test resolution discrepancy", arXiv
-    1906.06423), hence `train_size` apart from `img_size`.
-    """
-    assert config.img_size is not None
-    assert config.epochs is not None
-    full = config.train_size or config.img_size
-    start = config.start_size or full
-    growing = _GROWING * config.epochs
-    if start >= full or epoch >= growing:
-        return full
-    return min(full, start + round((full - start) * epoch / growing / _STEP) * _STEP)
-
-
-def largest_size(config: "Config") -> int:
-    """The largest side among all epochs, and the validation's."""
-    assert config.img_size is not None
-    return max(config.img_size, config.train_size or 0)
-
-
-def work(config: "Config") -> float:
-    """Pixels of a training photo as a share of those at `img_size`, on average over the epochs."""
-    assert config.img_size is not None
-    assert config.epochs is not None
-    sides = [train_size(config, epoch) for epoch in range(config.epochs)]
-    return sum(side * side for side in sides) / len(sides) / config.img_size**2

@@ -1,20 +1,35 @@
-"""What a run will cost, from a real step on a few synthetic photos: seconds and memory."""
+"""The plan of a run: what it will do, in words, and what that will cost, from a real step.
 
+It is shown before a run starts, and by `--dry-run`. A step on a few synthetic photos gives seconds
+and memory.
+"""
+
+import contextlib
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.cpu import usable_cores
+from resnest_cli.data.shards import first_photos
+from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.images.decode import decode
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.resnest import ResNeSt
-from resnest_cli.training.order import largest_size, work
-from resnest_cli.training.settings import Config
+from resnest_cli.text import duration, megabytes
+from resnest_cli.training.augment import Augment, largest_size, train_size, work
+from resnest_cli.training.loader import BYTES_PER_PIXEL
+from resnest_cli.training.runs import RunFolder
+from resnest_cli.training.settings import Config, needs
+from resnest_cli.training.setup import Ready
+from resnest_cli.training.state import RunRecord
 
+_TIMED, _TIMED_ENOUGH = 8, 1.0  # photos that are loaded, and seconds after which fewer do
 _PROBED = 4  # photos given to the engine
 # Photos given to the network: of small ones and on a GPU, fewer mostly time the calls of kernels.
 _FEWEST, _MOST_PROBED, _PROBED_PIXELS = 2, 32, 200_000
@@ -35,16 +50,172 @@ class Estimate:
     memory_bytes: int
 
 
-def channels_last_pays(device: str, amp: str) -> bool:
-    """Whether photos train faster with channels last.
+def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
+    """Names and values, in two columns."""
+    config = ready.config
+    times = f"{duration(measured.total_seconds)} for the features"
+    if not ready.cached:
+        total = duration(measured.total_seconds)
+        times = f"{duration(measured.epoch_seconds)} an epoch, {total} in all on an idle machine"
+    memory = f"about {megabytes(measured.memory_bytes)} of memory beside the programs"
+    return [
+        ("recipe", f"{config.recipe}: {needs(config.recipe)}"),
+        ("model", _model(ready)),
+        ("start", _start(ready)),
+        ("training", _learning(config)),
+        ("photos", _photos(ready)),
+        ("machine", _machine(config)),
+        ("estimate", f"{times}; {memory}"),
+    ]
 
-    A rule, not a measurement on the spot, so that a run can be repeated. On a CPU always; photos a
-    second on two cores with AVX-512, NCHW against channels last: resnest14d at 64 pixels 95 / 126,
-    resnest50d at 224 4.6 / 5.3, at 256 2.6 / 3.2, at 320 1.6 / 2.1, resnest101e at 256 1.8 / 2.0
-    (from 256 on by another machine). On an accelerator with mixed precision, as torch's
-    documentation advises; not measured.
+
+def lines_of_the_rest(run: RunFolder, ready: Ready, record: RunRecord) -> list[tuple[str, str]]:
+    """The same of a run that would go on: where it stands, and what the rest will take."""
+    config, epochs = ready.config, ready.config.epochs or 1
+    found = estimated(ready)
+    batches = -(-ready.dataset.train_photos // ((config.batch_size or 1) * config.devices))
+    left = max(0.0, epochs - record.epoch - record.position / max(1, batches))
+    inside = f", after batch {record.position} of {batches}" if record.position else ""
+    done = f"{record.step:,} steps in {duration(record.used)}"
+    return [
+        ("run", str(run.path)),
+        ("next", f"epoch {min(record.epoch + 1, epochs)} of {epochs}{inside}; done: {done}"),
+        *plan_lines(ready, replace(found, total_seconds=left * found.epoch_seconds)),
+    ]
+
+
+def _joined(*parts: tuple[object, str]) -> str:
+    """Of pairs of a setting and its words those that act."""
+    return ", ".join(words for acts, words in parts if acts)
+
+
+def _model(ready: Ready) -> str:
+    parameters = list(ready.network.parameters())
+    total = sum(p.numel() for p in parameters)
+    learning = sum(p.numel() for p in parameters if p.requires_grad)
+    text = f"{ready.network.variant.id}, {total / 1e6:.1f} M parameters"
+    return text if learning == total else f"{text}, of which {learning:,} learn"
+
+
+def _start(ready: Ready) -> str:
+    if ready.model is None:
+        return f"drawn weights (seed {ready.config.seed})"
+    kept = "its classifier kept, since it knows these classes"
+    classifier = kept if ready.kept_classifier else "with a new classifier"
+    return f"weights of {ready.model.name}, {classifier}"
+
+
+def _learning(config: Config) -> str:
+    devices = f" on each of {config.devices} devices" if config.devices > 1 else ""
+    above = f" of targets above {config.bce_target_thresh:g}" if config.bce_target_thresh else ""
+    schedule: str = config.sched
+    if config.sched == "step":
+        schedule = f"times {config.decay_rate:g} every {config.decay_epochs:g} epochs"
+    if config.sched == "onecycle":
+        schedule = "one cycle"
+    else:
+        schedule += f", {config.warmup_epochs:g} epochs of warm-up"
+    return _joined(
+        (True, f"{config.epochs} epochs of batches of {config.batch_size}{devices}"),
+        (config.grad_accum_steps > 1, f"{config.grad_accum_steps} of them a step"),
+        (True, f"{config.opt} with learning rate {config.lr:.3g}"),
+        (True, schedule),
+        (config.weight_decay, f"weight decay {config.weight_decay:g}"),
+        (config.smoothing, f"smoothing {config.smoothing:g}"),
+        (config.mixup, f"mixup {config.mixup:g}"),
+        (config.cutmix, f"cutmix {config.cutmix:g}"),
+        (config.drop, f"dropout {config.drop:g}"),
+        (config.drop_path, f"stochastic depth {config.drop_path:g}"),
+        (config.drop_block, f"DropBlock {config.drop_block:g}"),
+        (config.clip_grad, f"gradients clipped at {config.clip_grad:g}"),
+        (config.layer_decay != 1, f"each block {config.layer_decay:g} times as fast as the next"),
+        (config.bce_loss, f"binary cross entropy{above}"),
+        (config.class_weights != "none", f"class weights {config.class_weights}"),
+        (
+            config.unfreeze_every,
+            f"the classifier alone at first, a stage more every {config.unfreeze_every} epochs",
+        ),
+        (config.model_ema, f"moving average {config.model_ema_decay:g}"),
+        (config.patience, f"ends after {config.patience} epochs without progress"),
+        (config.time_budget, f"ends after {config.time_budget}"),
+    )
+
+
+def _photos(ready: Ready) -> str:
+    config = ready.config
+    size = f"{config.img_size} x {config.img_size} pixels"
+    if ready.cached:
+        mirrored = ", mirrored or not" if config.hflip else ""
+        return (
+            f"{size}; the backbone is frozen, so its features are computed once{mirrored}; other "
+            "augmentation does not act"
+        )
+    first, last = train_size(config, 0), train_size(config, (config.epochs or 1) - 1)
+    if (first, last) != (config.img_size, config.img_size):
+        grown = f"{first} growing to {last}" if first != last else str(last)
+        size = f"{grown} pixels a side, validated at {config.img_size}"
+    policies = {"auto": "AutoAugment", "trivial": "TrivialAugment"}
+    return _joined(
+        (True, f"{size}, crops of {config.scale:.0%} to 100% of the area"),
+        (config.hflip, f"mirrored with probability {config.hflip:g}"),
+        (config.aa != "none", policies.get(config.aa, f"RandAugment {config.aa}")),
+        (config.aug_repeats > 1, f"each {config.aug_repeats} times in an epoch of as many"),
+        (config.color_jitter, f"colour jitter {config.color_jitter:g}"),
+        (config.reprob, f"erased with probability {config.reprob:g}"),
+        (config.balanced, "classes balanced"),
+    )
+
+
+def _machine(config: Config) -> str:
+    frozen = f"; frozen: {config.freeze}" if config.freeze != "none" else ""
+    loaders = f"{config.workers} loader process(es)" if config.workers else "no loader process"
+    return _joined(
+        (True, config.device),
+        (True, "float32" if config.amp == "off" else f"mixed {config.amp}"),
+        (config.channels_last, "channels last"),
+        (config.sync_bn and config.devices > 1, "batch norms over all devices"),
+        (config.cache, "decoded photos kept in memory"),
+        (True, loaders + frozen),
+    )
+
+
+def estimated(ready: Ready) -> Estimate:
+    """Time and memory of the run, measured on a few photos."""
+    config, data = ready.config, ready.dataset
+    photos = data.train_photos, data.val_photos
+    train, val = (-(-count // config.devices) for count in photos)
+    load, decoded = _loading(ready)
+    given: dict[str, Any] = {"train_photos": train, "val_photos": val, "load_seconds": load}
+    if ready.cached:
+        return estimate_cached(ready.engine(), config, **given)
+    found = estimate(ready.network, config, cores=usable_cores(), **given)
+    kept = round(decoded * sum(photos)) if config.cache else 0
+    return replace(found, memory_bytes=found.memory_bytes + kept)
+
+
+def _loading(ready: Ready) -> tuple[float, float]:
+    """Seconds in which one process reads, decodes and varies a photo, and its bytes when decoded.
+
+    The means of a few. Where photos are large and the network's input is small, this is most of
+    the time.
     """
-    return device == "cpu" or amp != "off"
+    chosen: list[str] | list[bytes]
+    if ready.dataset.shards is not None:
+        chosen = [photo.data for photo in first_photos(ready.dataset.shards, "train", _TIMED)]
+    else:
+        paths = [sample.path for sample in ready.dataset.train]
+        chosen = paths[:: max(1, len(paths) // _TIMED)][:_TIMED]
+    augment = Augment(ready.config, ready.preprocessing)
+    done, decoded, begin = 0, 0, time.perf_counter()
+    for source in chosen:
+        with contextlib.suppress(ImageError):  # changed since it was checked: training tells
+            image = decode(source)
+            decoded += BYTES_PER_PIXEL * image.width * image.height
+            augment(image, 0)
+        done += 1
+        if time.perf_counter() - begin > _TIMED_ENOUGH:
+            break
+    return (time.perf_counter() - begin) / max(1, done), decoded / max(1, done)
 
 
 def estimate(
@@ -63,9 +234,6 @@ def estimate(
     accelerator they work at the same time, and the slower side decides.
 
     The network, its statistics and torch's generator are left as they were.
-
-    Raises:
-        ResnestError: not even two photos fit into the device's memory.
     """
     assert config.epochs is not None
     assert config.batch_size is not None
@@ -90,7 +258,6 @@ def estimate(
 
 
 def _together(step: float, load: float, config: Config, cores: int) -> float:
-    """Seconds of a photo, from those of the network and of loading."""
     if not config.workers:
         return step + load
     if config.device == "cpu":

@@ -17,14 +17,15 @@ from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import Prediction, Record, softmax
 from resnest_cli.model import checkpoint
-from resnest_cli.output.messages import percent
+from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, Table, picture_of
+from resnest_cli.text import percent
 from resnest_cli.training.augment import Augment, Mixing
-from resnest_cli.training.loader import epoch_keys, sample_seed
+from resnest_cli.training.order import epoch_keys, sample_seed
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.setup import Ready
-from resnest_cli.training.state import BestAnswers, EpochRow, Progress
+from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
 
 _SHOWN, _MISTAKES = 16, 60
 _PICTURES = {
@@ -35,7 +36,6 @@ _PICTURES = {
 }
 
 Float32 = NDArray[np.float32]
-Notify = Callable[[str], None]
 
 
 def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
@@ -54,7 +54,7 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     config, samples = ready.config, ready.dataset.train
     sources: list[tuple[str | bytes, int, int]]  # photo, label and seed
     if ready.dataset.shards is not None:
-        shown = first_photos(ready.dataset, "train", _SHOWN)
+        shown = first_photos(ready.dataset.shards, "train", _SHOWN)
         sources = [
             (photo.data, photo.label, sample_seed(config.seed, (0, index, 0)))
             for index, photo in enumerate(shown)
@@ -112,17 +112,17 @@ def _pixels(photos: Float32, ready: Ready) -> Float32:
 
 
 def final_pictures(
-    run: RunFolder, ready: Ready, progress: Progress, best: BestAnswers, notify: Notify
+    run: RunFolder, ready: Ready, record: RunRecord, best: BestAnswers, notify: Notify
 ) -> None:
     """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`; `report.html`
     with all of them.
     """
     names = ready.dataset.class_names
     draws: dict[str, Callable[[Path], None]] = {
-        "curves.png": lambda path: plots.curves(path, progress.rows),
+        "curves.png": lambda path: plots.curves(path, list(map(asdict, record.rows))),
         "confusion_matrix.png": lambda path: plots.confusion_matrix(path, best.confusion, names),
         "val_predictions.jpg": lambda path: _val_predictions(path, run, ready),
-        "report.html": lambda path: training_page(run, ready, progress, best).write(path),
+        "report.html": lambda path: training_page(run, ready, record, best).write(path),
     }
     for name, draw in draws.items():
         _drawn(run.path / name, draw, notify)
@@ -134,7 +134,7 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     preparation, val = Preparation(ready.preprocessing), ready.dataset.val
     sources: list[tuple[str | bytes, int]]
     if ready.dataset.shards is not None:
-        shown = first_photos(ready.dataset, "val", _SHOWN)
+        shown = first_photos(ready.dataset.shards, "val", _SHOWN)
         sources = [(photo.data, photo.label) for photo in shown]
     else:
         count = min(_SHOWN, len(val))
@@ -162,7 +162,7 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     )
 
 
-def training_page(run: RunFolder, ready: Ready, progress: Progress, best: BestAnswers) -> Page:
+def training_page(run: RunFolder, ready: Ready, record: RunRecord, best: BestAnswers) -> Page:
     """The page of a run that has ended; photos are read for their thumbnails."""
     config, dataset, names = ready.config, ready.dataset, ready.dataset.class_names
     settings = [[key, str(value)] for key, value in asdict(config).items() if value is not None]
@@ -172,14 +172,14 @@ def training_page(run: RunFolder, ready: Ready, progress: Progress, best: BestAn
             f"{dataset.train_photos:,} photos to train on, {dataset.val_photos:,} to validate, "
             f"{len(dataset.class_ids):,} classes"
         ),
-        figures=_figures(progress),
+        figures=_figures(record),
         pictures=[
             picture_of(title, run.path / name)
             for name, title in _PICTURES.items()
             if (run.path / name).exists()
         ],
         tables=[
-            _epochs(progress.rows),
+            _epochs(record.rows),
             _classes(names, best),
             Table("Settings", ["Setting", "Value"], settings),
         ],
@@ -191,13 +191,13 @@ def training_page(run: RunFolder, ready: Ready, progress: Progress, best: BestAn
     for index in surest_mistakes(labels, best.predicted, best.confidence, _MISTAKES):
         sample, predicted = dataset.val[index], int(best.predicted[index])
         answer = Prediction(1, predicted, names[predicted], float(best.confidence[index]))
-        record = Record(sample.path, ready.network.variant.id, predictions=(answer,))
-        page.add(record, names[sample.label])
+        mistake = Record(sample.path, ready.network.variant.id, predictions=(answer,))
+        page.add(mistake, names[sample.label])
     return page
 
 
-def _figures(progress: Progress) -> list[tuple[str, str, str]]:
-    row = next((row for row in progress.rows if row.epoch == progress.best_epoch), None)
+def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
+    row = next((row for row in record.rows if row.epoch == record.best_epoch), None)
     if row is None:
         return []
     ema = row.which == "ema" and row.ema_top1 is not None
@@ -206,7 +206,7 @@ def _figures(progress: Progress) -> list[tuple[str, str, str]]:
         ("best top-1", percent(top1), f"epoch {row.epoch}, {'moving average' if ema else 'raw'}"),
         ("top-5", percent(top5), ""),
         ("mean recall", percent(row.recall), ""),
-        ("epochs", str(progress.epoch), f"{progress.step:,} steps"),
+        ("epochs", str(record.epoch), f"{record.step:,} steps"),
         ("training speed", f"{row.photos_per_second:,.0f}", "photos/s"),
     ]
     return [figure for figure in figures if figure[1] != "-"]

@@ -1,21 +1,41 @@
-"""`--resume`: what a run that goes on has to agree on with its folder, and with torchrun."""
+"""`--resume`: what a run keeps of its settings and data, and finds again when it goes on.
 
+`args.toml` has absolute paths, so that a run goes on from any folder. Data that were moved are
+found again where `--resume DATA` names them, if they are the same: every photo of `split.csv` under
+its name, with the content that it had; of shards all names, sizes and hashes.
+"""
+
+import hashlib
+import os
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from resnest_cli.data.dataset import DataSet
-from resnest_cli.data.tar import is_remote
-from resnest_cli.errors import UnknownModelError, UsageError
+from resnest_cli.cpu import usable_cores
+from resnest_cli.data.dataset import (
+    DataSet,
+    Sample,
+    in_threads,
+    read_split,
+    sharded_dataset,
+    write_split,
+)
+from resnest_cli.data.photo_paths import base_place
+from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
+from resnest_cli.data.tar import Shard, is_remote
+from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
+from resnest_cli.files import reading, write_text, writing
+from resnest_cli.model.variants import find_variant
 from resnest_cli.options import flag_of
+from resnest_cli.progress import Progress
 from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
-from resnest_cli.training.lost_photos import found_again
-from resnest_cli.training.run_data import anchored, check_same, check_there, moved_shards, read_data
+from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config, checked, differences, load_settings
 from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
-from resnest_cli.training.state import Progress, State, load_state
+from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
 if TYPE_CHECKING:
@@ -29,6 +49,10 @@ CHANGEABLE = (
 DATA_PLACES = ("data", "val_data", "base_folder")
 PLACES = (*DATA_PLACES, "model", "weights", "class_weights")
 
+_LOOKED_FOR = 1000  # photos, before a run goes on
+_NAMED = 5  # that differ
+_MISSING, _CHANGED = "is missing", "has another content"
+
 
 def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
     """Goes on with the run that torchrun's job began, if there is one that is not finished.
@@ -38,8 +62,7 @@ def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
     run = runs.find_job(job.base, world.job) if world.job else None
     if run is None or job.find_lr or job.dry_run or job.run not in {None, run.path.name}:
         return job
-    progress = run.progress()
-    if progress is not None and progress.finished and not world.restarted:
+    if run.record().finished and not world.restarted:
         return job
     job = replace(job, run=run.path.name, resume=True)
     if run.started and world.restarted:
@@ -50,17 +73,13 @@ def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
 def ready_again(
     job: TrainingJob, run: RunFolder, old: Config, display: "TrainingDisplay", world: World
 ) -> Ready | None:
-    """The run with its settings and data of today, where they are the same; None if it is done.
-
-    Raises:
-        UsageError: other settings, devices, data or weights than it began with.
-    """
+    """The run with its settings and data of today, where they are the same; None if it is done."""
     _check_world(run, old, world)
-    config, progress = _agreed(job, run, old), run.progress()
-    dataset = _data_again(run, config, anchored(old), progress, display)
-    done = progress.epoch if progress is not None else 0
+    config, record = _agreed(job, run, old), run.record()
+    dataset = _data_again(run, config, anchored(old), record.lost, display)
+    done = record.epoch
     assert config.epochs is not None
-    if progress is not None and progress.finished and config.epochs <= max(done, old.epochs or 0):
+    if record.finished and config.epochs <= max(done, old.epochs or 0):
         display.message(
             f"{run.path} is finished: {done} epochs. To train longer: --resume --epochs N; for a "
             "new run leave out --resume."
@@ -75,7 +94,7 @@ def ready_again(
         raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
     check_batches(ready)
     if not ready.cached:  # features that are computed need no photos
-        check_there(dataset, config, run)
+        _check_there(dataset, config, run)
     if config.epochs != old.epochs:
         display.message(
             f"{config.epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
@@ -103,10 +122,7 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
     """The run's settings, with those given now that may change.
 
     Paths are absolute. Data and weights may lie elsewhere: whether they are the same is checked by
-    their content, see `moved_data` and `Progress.origin`.
-
-    Raises:
-        UsageError: others differ; names them.
+    their content, see `_check_same` and `RunRecord.origin`.
     """
     old = anchored(old)
     given = {key: checked(flag_of(key), key, value) for key, value in job.flags.items()}
@@ -115,8 +131,7 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
         given["recipe"] = job.recipe
     base = old
     if job.config is not None:
-        data = job.data or old.data
-        base = load_settings(job.command, data=data, recipe=None, config=job.config, flags={})
+        base = load_settings(job.command, data=job.data or old.data, config=job.config)
     elif job.data is not None:
         given["data"] = job.data
         given.setdefault("base_folder", _moved_along(old, job.data))
@@ -151,44 +166,158 @@ def _moved(old: str | None, new: str | None) -> bool:
 
 
 def _data_again(
-    run: RunFolder,
-    config: Config,
-    old: Config,
-    progress: Progress | None,
-    display: "TrainingDisplay",
+    run: RunFolder, config: Config, old: Config, lost: list[LostPhoto], display: "TrainingDisplay"
 ) -> DataSet:
-    """The data that the run began with, from where they lie now."""
-    dataset = read_data(run, config)
+    dataset = _read_data(run, config)
     if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
         return dataset
-    with display.scanning() as scanned:
+    with display.showing("Checking photos") as scanned:
         if dataset.shards is not None:
-            return moved_shards(dataset, config, run, scanned)
-        lost = [photo.name for photo in progress.lost] if progress is not None else []
-        check_same(dataset, config, run, lost, scanned)
+            return _moved_shards(dataset, config, run, scanned)
+        _check_same(dataset, config, run, {photo.name for photo in lost}, scanned)
     return dataset
 
 
 def last_state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
-    """What a run goes on from; None at its beginning.
-
-    Raises:
-        UsageError: it began with other weights, or with other weights of its classes.
-    """
+    """What a run goes on from; None at its beginning."""
     state = load_state(run.states, display.message)
     if state is None:
         return None
-    if state.progress.origin != ready.origin:
+    if state.record.origin != ready.origin:
         raise UsageError(
             f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
             "same ones, or start a new run without --resume."
         )
-    began = state.progress.class_weights  # "" of an earlier version
+    began = state.record.class_weights  # "" of an earlier version
     if began and began != digest(ready.class_weights):
         raise UsageError(
             f"--class-weights {ready.config.class_weights}: these are not the weights of classes "
             f"that {run.path} began with. Give the same ones, or start a new run without --resume."
         )
-    if found := found_again(state.progress.lost, ready.dataset):
+    if found := found_again(state.record.lost, ready.dataset):
         display.message(f"{found:,} photo(s) that were lost are back.")
     return state
+
+
+def write_data(run: RunFolder, dataset: DataSet) -> None:
+    """Keeps in a run's folder what it learns from: `split.csv`, or `shards.json`."""
+    if dataset.shards is None:
+        write_split(run.split, dataset)
+        return
+    train, val = (
+        tuple(replace(shard, place=_absolute(shard.place)) for shard in dataset.shards.side(side))
+        for side in SHARD_SIDES
+    )
+    index = replace(dataset.shards, class_names=dataset.class_names, train=train, val=val)
+    with writing(run.shards):
+        write_text(run.shards, to_text(index))
+
+
+def _read_data(run: RunFolder, config: Config) -> DataSet:
+    """The data set that `write_data` kept; `config` says where photos of folders lie."""
+    if not run.shards.exists():
+        return read_split(run.split, config.data, config.base_folder)
+    with reading(run.shards):
+        text = run.shards.read_bytes()
+    index = from_text(text, str(run.shards))
+    if index is None:
+        raise ResnestError(f"{run.shards}: is no list of shards. Start a new run without --resume.")
+    return sharded_dataset(index)
+
+
+def anchored(config: Config) -> Config:
+    """The settings with absolute paths in place of those that are relative to this folder."""
+    changes: dict[str, Any] = {
+        name: place if place is None else _absolute(place)
+        for name in ("data", "val_data")
+        for place in [getattr(config, name)]
+    }
+    if config.base_folder is not None:
+        changes["base_folder"] = _absolute(base_place(config.base_folder, Path(config.data)))
+    files = ["weights", "class_names", "class_weights"]
+    files += [] if find_variant(config.model) else ["model"]
+    for name in files:  # words that name no file stay
+        place = getattr(config, name)
+        if place is not None and os.path.exists(place):  # noqa: PTH110
+            changes[name] = _absolute(place)
+    return replace(config, **changes)
+
+
+def _absolute(place: str) -> str:
+    return place if is_remote(place) else os.path.abspath(place)  # noqa: PTH100
+
+
+def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
+    """Raises UsageError for data that are all gone, before a run goes on without them.
+
+    Of the photos, or of a thousand spread over them, none is there; or no shard.
+    """
+    paths = [sample.path for sample in (*dataset.train, *dataset.val)]
+    if dataset.shards is not None:
+        shards = (*dataset.shards.train, *dataset.shards.val)
+        paths = [shard.place for shard in shards if not shard.remote]
+    looked_for = paths[:: max(1, len(paths) // _LOOKED_FOR)]
+    if looked_for and not any(map(os.path.exists, looked_for)):
+        what = "photos" if dataset.shards is None else "shards"
+        flag = "DATA" if config.base_folder is None else "--base-folder DIR"
+        raise UsageError(
+            f"{run.path}: its {what} are not in {config.base_folder or config.data} any more. Say "
+            f"where they lie now: --resume {flag}."
+        )
+
+
+def _check_same(
+    dataset: DataSet, config: Config, run: RunFolder, lost: set[str], progress: Progress
+) -> None:
+    """Compares the photos in a new place with those that a run began with.
+
+    `lost` are names of photos that were not there any more in the old place.
+    """
+    samples, wrong = [*dataset.train, *dataset.val], []
+    for sample, error in in_threads(_difference, samples, usable_cores(), progress):
+        if error is not None and not (error == _MISSING and sample.name in lost):
+            wrong.append(f"{sample.name} {error}")
+    if wrong:
+        more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
+        also = "" if config.base_folder is None else ", or the --base-folder,"
+        raise UsageError(
+            f"{config.base_folder or config.data}: these are not the photos that {run.path} began "
+            f"with. Of {len(samples):,}, {len(wrong):,} differ: {'; '.join(wrong[:_NAMED])}{more}. "
+            f"Name the folder or the CSV{also} that holds the same photos, or start a new run "
+            "without --resume."
+        )
+
+
+def _difference(sample: Sample) -> str | None:
+    if not Path(sample.path).is_file():
+        return _MISSING
+    if not sample.digest:  # a run of an earlier version knows names alone
+        return None
+    try:
+        with Path(sample.path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        return f"cannot be read ({(error.strerror or str(error)).lower()})"
+    return None if digest.startswith(sample.digest) else _CHANGED
+
+
+def _moved_shards(dataset: DataSet, config: Config, run: RunFolder, progress: Progress) -> DataSet:
+    """The shards of a run where `config` says that they lie now."""
+    assert dataset.shards is not None
+    if not is_shards(config.data):
+        raise UsageError(f"{config.data}: {run.path} learns from shards, and these are none.")
+    found = find_shards(config.data, val_data=config.val_data, classes=None, progress=progress)
+    for side in SHARD_SIDES:
+        there, here = (list(map(_facts, one.side(side))) for one in (dataset.shards, found))
+        differing = next((a or b for a, b in zip_longest(there, here) if a != b), None)
+        if differing is not None:
+            raise UsageError(
+                f"{config.data}: these are not the shards that {run.path} began with: "
+                f"{differing[0]} differs, or is only in one of the two. Name the folder that holds "
+                "the same ones, or start a new run without --resume."
+            )
+    return sharded_dataset(replace(found, class_names=dataset.class_names))
+
+
+def _facts(shard: Shard) -> tuple[str, int, int, str]:
+    return shard.name, shard.photos, shard.size, shard.sha256

@@ -9,28 +9,27 @@ runs/<command>/<name>/       exp, exp2, ... unless named
 
 import contextlib
 import csv
-import difflib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from resnest_cli.errors import ResnestError, UsageError, reason
-from resnest_cli.files import remove_leftovers, temporary_name, write_text
+from resnest_cli.errors import UsageError
+from resnest_cli.files import atomic_path, lock_file, remove_leftovers, write_text, writing
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
-from resnest_cli.text import Cell, csv_rows, read_csv_rows
+from resnest_cli.text import Cell, csv_rows, did_you_mean, read_csv_rows, some
 from resnest_cli.training.lost_photos import LostPhoto
 from resnest_cli.training.state import (
     DAMAGE,
     EpochRow,
-    Progress,
-    read_progress,
+    RunRecord,
+    read_record,
     save_state,
     saving,
     states,
@@ -44,6 +43,9 @@ _WRITTEN = (
     "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
     "resume/*", "resume/features/*/*",
 )  # fmt: skip
+
+
+_creating = partial(writing, then="Run from another folder, or give one with --output.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class RunFolder:
     def note_job(self, job: str) -> None:
         """Remembers which job of torchrun it is of, so that a restart finds it."""
         if job:
-            with _writing_folder(self.path):
+            with _creating(self.path):
                 write_text(self.states / "job", job)
 
     @property
@@ -88,61 +90,34 @@ class RunFolder:
         known = self.split.exists() or self.shards.exists()
         return self.args.exists() and known and bool(states(self.states))
 
-    def progress(self) -> Progress | None:
-        """Where the run stands, from its newest readable state."""
+    def record(self) -> RunRecord:
+        """Where the run stands, from its newest readable state; at its beginning without one."""
         for path in states(self.states):
             with contextlib.suppress(*DAMAGE):
-                return read_progress(path)
-        return None
+                return read_record(path)
+        return RunRecord()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from training in the same folder; what a kill left half goes.
-
-        Raises:
-            ResnestError: one does already, or the folder cannot be written.
-        """
-        lock = FileLock(self.states / "lock")
-        try:
-            with _writing_folder(self.path):
+        """Keeps other processes from training in the same folder; what a kill left half goes."""
+        busy = (
+            f"{self.path}: another process is training in this folder. Wait for it, or start a run "
+            "of another name with --run NAME."
+        )
+        with contextlib.ExitStack() as stack:
+            with _creating(self.path):
                 self.states.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)
-        except Timeout:
-            raise ResnestError(
-                f"{self.path}: another process is training in this folder. Wait for it, or start a "
-                "run of another name with --run NAME."
-            ) from None
-        try:
+                stack.enter_context(lock_file(self.states / "lock", wait=0, busy=busy))
             for pattern in _WRITTEN:
                 folder, _, name = pattern.rpartition("/")
                 for place in self.path.glob(folder) if folder else [self.path]:
                     remove_leftovers(place / name)
             yield
-        finally:
-            lock.release()
-
-
-@contextlib.contextmanager
-def _writing_folder(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Timeout:  # an OSError, too
-        raise
-    except OSError as error:
-        raise ResnestError(
-            f"{path}: the run folder cannot be written: {reason(error)}. Run from another folder, "
-            "or give one with --output."
-        ) from error
 
 
 def new_run(base: Path, name: str | None, stem: str = "exp") -> RunFolder:
-    """Creates `base/<name>`, or the first of exp, exp2, ... (of `stem`) that is free.
-
-    Raises:
-        UsageError: a run of that name is there.
-        ResnestError: the folder cannot be created.
-    """
-    with _writing_folder(base):
+    """Creates `base/<name>`, or the first of exp, exp2, ... (of `stem`) that is free."""
+    with _creating(base):
         base.mkdir(parents=True, exist_ok=True)
         if name is not None:
             check_free(base / name)
@@ -172,11 +147,7 @@ def check_run_name(name: str | None) -> None:
 
 
 def find_run(base: Path, name: str | None) -> RunFolder | None:
-    """The run to resume: the one of this name, or the newest that has something to resume.
-
-    Raises:
-        UsageError: there is no folder of this name.
-    """
+    """The run to resume: the one of this name, or the newest that has something to resume."""
     if name is not None:
         run = RunFolder(base / name)
         if not run.path.is_dir():
@@ -188,21 +159,19 @@ def find_run(base: Path, name: str | None) -> RunFolder | None:
 
 
 def _no_such_run(base: Path, name: str) -> str:
-    """The error, with the runs that there are."""
     known = sorted(path.name for path in base.glob("*") if RunFolder(path).started)
-    near = difflib.get_close_matches(name, known, n=1)
     others = (base.with_name(command) / name for command in ("train", "finetune"))
     elsewhere = [path for path in others if path.is_dir()]
-    if near:
-        hint = f"Did you mean {near[0]}?"
+    if hint := did_you_mean(name, known, 1):
+        pass
     elif elsewhere:
-        hint = f"There is {elsewhere[0]}, of `resnest {elsewhere[0].parent.name}`."
+        hint = f" There is {elsewhere[0]}, of `resnest {elsewhere[0].parent.name}`."
     elif known:
-        hint = f"There are {', '.join(known[:10])}{' and more' if known[10:] else ''}."
+        hint = f" There are {some(known, 10)}."
     else:
-        hint = "There is none in that folder; --output says where runs lie."
+        hint = " There is none in that folder; --output says where runs lie."
     return (
-        f"{base / name}: there is no such run to go on with. {hint} To begin it leave out --resume."
+        f"{base / name}: there is no such run to go on with.{hint} To begin it leave out --resume."
     )
 
 
@@ -261,12 +230,12 @@ class RunKeeper:
 
     def save_state(
         self,
-        progress: Progress,
+        record: RunRecord,
         parts: Mapping[str, Mapping[str, Tensor]],
         scaler: Mapping[str, Any],
     ) -> None:
         """Everything that a resumed run needs."""
-        save_state(self.run.states, progress, parts, scaler)
+        save_state(self.run.states, record, parts, scaler)
 
     def save_lost(self, photos: Sequence[LostPhoto]) -> None:
         """`lost.csv`: all photos that could not be read any more, and since which epoch."""
@@ -281,17 +250,11 @@ class RunKeeper:
 
 def _same_file(source: Path, target: Path) -> None:
     """Gives a file a second name, atomically: by a link, or by a copy."""
-    temporary = temporary_name(target)
-    try:
-        with saving(target):
-            try:
-                os.link(source, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(source, temporary)
-            temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with saving(target), atomic_path(target, durable=False) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
 
 
 def _write_recall(

@@ -1,4 +1,4 @@
-"""From what was asked for to what the loop needs: network, batches, and what a checkpoint says."""
+"""From what was asked for to what the loop needs: data, network, batches, facts for checkpoints."""
 
 import contextlib
 import csv
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli import __version__
-from resnest_cli.data.dataset import DataSet, Sample
+from resnest_cli.data.dataset import DataSet, Sample, load_dataset, sharded_dataset
+from resnest_cli.data.shards import SHARD_SIDES, find_shards, is_shards
 from resnest_cli.data.table_file import decoded
-from resnest_cli.errors import UsageError, reason
+from resnest_cli.errors import UsageError
+from resnest_cli.files import reading
 from resnest_cli.inference.engine import Engine, check_device_name, create_engine
 from resnest_cli.inference.torch_engine import resolve_device
 from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -27,21 +29,17 @@ from resnest_cli.model.names import get_named, understand
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
+from resnest_cli.progress import Progress, checking, silent
 from resnest_cli.signals import StopRequest
+from resnest_cli.text import some
 from resnest_cli.training import cached_features, network
-from resnest_cli.training.augment import Augment
-from resnest_cli.training.loader import (
-    EvalBatches,
-    ShardEvalBatches,
-    ShardTrainBatches,
-    TrainBatches,
-    read_all,
-)
-from resnest_cli.training.order import largest_size, train_size
-from resnest_cli.training.run_data import check_sharded
+from resnest_cli.training.augment import Augment, largest_size, train_size
+from resnest_cli.training.cached_features import FeatureBatches, Features
+from resnest_cli.training.loader import Batches, read_all
+from resnest_cli.training.order import ShardPhotos
 from resnest_cli.training.settings import Command, Config, resolve
-from resnest_cli.training.step import EvalSource, Task, TrainSource
+from resnest_cli.training.step import Task
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
@@ -129,9 +127,6 @@ class Ready:
         """What the loop trains: the network on photos, or its classifier on cached features.
 
         Features are kept in `folder`; `rank` says which of the devices its batches are for.
-
-        Raises:
-            StoppedError: a signal came while features were computed; what is done is kept.
         """
         config, data = self.config, self.dataset
         task = partial(
@@ -154,79 +149,71 @@ class Ready:
 
     def _batches(
         self, stop: StopRequest, display: "TrainingDisplay", rank: int
-    ) -> tuple[TrainSource, EvalSource]:
+    ) -> tuple[Batches, Batches]:
         """Photos to learn from and to validate with; `--cache` decodes all of them now."""
         config, data = self.config, self.dataset
-        of_both: dict[str, Any] = {
+        train: Sequence[Sample] | ShardPhotos = data.train
+        val: Sequence[Sample] | ShardPhotos = data.val
+        if data.shards is not None:
+            train, val = (
+                ShardPhotos(data.shards.side(s), len(data.class_ids)) for s in SHARD_SIDES
+            )
+        photos: list[Any] | None = None
+        if config.cache:
+            show = checking(display.progress("Decoding photos"), stop.check)
+            photos = read_all([*data.train, *data.val], show)
+        both: dict[str, Any] = {
             "batch_size": config.batch_size,
             "workers": config.workers,
             "pin_memory": config.device != "cpu",
             "rank": rank,
             "ranks": config.devices,
         }
-        of_training: dict[str, Any] = of_both | {
-            "size": largest_size(config),
-            "sizes": partial(train_size, config),
-            "seed": config.seed,
-            "aug_repeats": config.aug_repeats,
-            "accumulated": config.grad_accum_steps,
-        }
-        augment, preprocessing = Augment(config, self.preprocessing), self.preprocessing
-        if (shards := data.shards) is not None:
-            classes = len(data.class_ids)
-            train = ShardTrainBatches(shards.train, classes, augment, **of_training)
-            self._open.callback(train.close)
-            val = ShardEvalBatches(shards.val, classes, preprocessing, **of_both)
-            self._open.callback(val.close)
-            return train, val
-        photos: Sequence[Any] | None = None
-        if config.cache:
-            show = display.progress("Decoding photos")
-            photos = read_all([*data.train, *data.val], partial(_stoppable, show, stop))
-        kept = (
-            [None, None]
-            if photos is None
-            else [photos[: len(data.train)], photos[len(data.train) :]]
+        learning = Batches(
+            train,
+            Augment(config, self.preprocessing),
+            size=largest_size(config),
+            sizes=partial(train_size, config),
+            photos=photos and photos[: len(data.train)],
+            seed=config.seed,
+            balanced=config.balanced,
+            aug_repeats=config.aug_repeats,
+            accumulated=config.grad_accum_steps,
+            **both,
         )
-        of_training |= {"photos": kept[0], "balanced": config.balanced}
-        batches = TrainBatches(data.train, augment, **of_training)
-        self._open.callback(batches.close)
-        validation = EvalBatches(data.val, preprocessing, photos=kept[1], **of_both)
-        self._open.callback(validation.close)
-        return batches, validation
+        self._open.callback(learning.close)
+        validating = Batches(
+            val, self.preprocessing, photos=photos and photos[len(data.train) :], **both
+        )
+        self._open.callback(validating.close)
+        return learning, validating
 
     def _features(
         self, cache: Path, stop: StopRequest, display: "TrainingDisplay"
-    ) -> tuple[TrainSource, EvalSource]:
-        config, data, show = self.config, self.dataset, display.progress("Computing features")
+    ) -> tuple[FeatureBatches, FeatureBatches]:
+        config, data = self.config, self.dataset
+        show = checking(display.progress("Computing features"), stop.check)
         assert config.batch_size is not None
         extractor = cached_features.Extractor(self.engine(), self.preprocessing, self.origin, 1)
         total = len(data.train) + len(data.val)
 
-        def features(
-            samples: Sequence[Sample], before: int, mirrored: bool
-        ) -> cached_features.Features:
-            def progress(done: int) -> None:
-                _stoppable(show, stop, before + done, total)
+        def features(samples: Sequence[Sample], before: int, mirrored: bool) -> Features:
+            def progress(done: int, *_: object, **__: object) -> None:
+                show(before + done, total)
 
             return extractor.features(samples, cache, mirrored=mirrored, progress=progress)
 
-        train = cached_features.FeatureBatches(
+        train = FeatureBatches(
             features(data.train, 0, config.hflip > 0),
             batch_size=config.batch_size,
             seed=config.seed,
             hflip=config.hflip,
             balanced=config.balanced,
         )
-        val = features(data.val, len(data.train), False)
-        return train, cached_features.FeatureBatches(val)
+        return train, FeatureBatches(features(data.val, len(data.train), False))
 
     def engine(self) -> Engine:
-        """What computes the frozen backbone's features; made when it is first asked for.
-
-        Raises:
-            ResnestError: the weights cannot be used.
-        """
+        """What computes the frozen backbone's features; made when it is first asked for."""
         if self._engine is None:
             assert self.model is not None
             sized = replace(self.model, preprocessing=self.preprocessing)
@@ -238,9 +225,28 @@ class Ready:
         self._open.close()
 
 
-def _stoppable(show: Any, stop: StopRequest, done: int, total: int | None) -> None:
-    show(done, total)
-    stop.check()
+def load_data(config: Config, progress: Progress = silent) -> DataSet:
+    """The photos of a folder or a table, checked and split; or the shards that are named."""
+    if is_shards(config.data):
+        config.reading.check_no_table(config.data, "shards")
+        found = find_shards(
+            config.data, val_data=config.val_data, classes=config.classes, progress=progress
+        )
+        return sharded_dataset(found, config.class_names)
+    if config.val_data is not None:
+        raise UsageError(
+            f"--val-data goes with shards; {config.data} has folders train and val, a CSV with a "
+            "column split, or the share --val-split."
+        )
+    return load_dataset(
+        config.data,
+        val_split=config.val_split,
+        seed=config.seed,
+        classes=config.classes,
+        class_names=config.class_names,
+        reading=config.reading,
+        progress=progress,
+    )
 
 
 def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
@@ -271,7 +277,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         device=resolve_device(config.device),
     )
     if dataset.shards is not None:
-        check_sharded(config)
+        _check_sharded(config)
     variant = replace(variant, preprocessing=preprocessing)
     made, kept_classifier = network.create_network(config, variant, model, dataset)
     return Ready(
@@ -286,6 +292,22 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         class_weights=class_weights(config.class_weights, dataset),
         model=model,
     )
+
+
+def _check_sharded(config: Config) -> None:
+    """Raises UsageError for a setting that needs photos in any order, or all at once."""
+    if config.balanced:
+        raise UsageError(
+            "--balanced draws photos in any order, and shards are read from one end to the other. "
+            "Use --class-weights balanced."
+        )
+    if config.cache:
+        raise UsageError("--cache keeps all photos in memory; shards are read in every epoch.")
+    if config.freeze == "backbone" and config.device == "cpu":
+        raise UsageError(
+            "--freeze backbone: on a CPU it keeps the features of all photos, and shards are read "
+            "as they come. Use --freeze stages:4, which trains the same classifier, or none."
+        )
 
 
 def _source(config: Config, access: Access) -> Model | None:
@@ -332,9 +354,6 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
 
     "balanced" is scikit-learn's: photos / (classes * photos of the class), whose mean over the
     photos is 1. Anything else names a file with a line `id,weight` for each class.
-
-    Raises:
-        UsageError: the file cannot be read, or a class is missing or not above 0.
     """
     if what == "none":
         return None
@@ -344,26 +363,20 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
         return torch.tensor(shares, dtype=torch.float32)
     found = _read_class_weights(Path(what))
     ids = [canonical(id_) for id_ in dataset.class_ids]
-    missing = [id_ for id_ in ids if id_ not in found]
-    if missing:
+    if missing := [id_ for id_ in ids if id_ not in found]:
         raise UsageError(
-            f"--class-weights {what}: has no weight for {missing[0]!r}"
-            f"{f' and {len(missing) - 1} more' if missing[1:] else ''}. Add a line id,weight."
+            f"--class-weights {what}: has no weight for {some(map(repr, missing), 1)}. Add a line "
+            "id,weight."
         )
-    unknown = sorted(set(found) - set(ids))
-    if unknown:
+    if unknown := sorted(set(found) - set(ids)):
         raise UsageError(f"--class-weights {what}: {unknown[0]!r} is no class of these data.")
     return torch.tensor([found[id_] for id_ in ids], dtype=torch.float32)
 
 
 def _read_class_weights(path: Path) -> dict[str, float]:
-    try:
+    then = "Give none, balanced, or a file of lines id,weight; to --resume, the same one."
+    with reading(f"--class-weights {path}", UsageError, then=then):
         data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"--class-weights {path}: cannot be read: {reason(error)}. Give none, balanced, or a "
-            "file of lines id,weight; to --resume, the same one."
-        ) from error
     text = decoded(data, f"--class-weights {path}").text  # a wrong guess names no class
     found = {}
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):

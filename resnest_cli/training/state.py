@@ -1,7 +1,7 @@
 """The training state: everything that a run needs to go on as if it had never stopped.
 
 On disk one file for each state, `resume/state-<epoch>-<batches done>.safetensors`: the weights,
-their moving average, the optimiser's tensors, and in the metadata, as JSON, the progress and a
+their moving average, the optimiser's tensors, and in the metadata, as JSON, its record and a
 digest of all tensors. A file appears whole or not at all, and the one before is removed only when
 the new one is there, so that a loadable state exists at any moment; two are kept, and a damaged
 newest one gives way to the other. No pickle.
@@ -13,9 +13,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from resnest_cli.errors import ResnestError, cannot_write
+from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Evaluation
-from resnest_cli.files import atomic_file
-from resnest_cli.model.safetensors_file import write_container
+from resnest_cli.files import atomic_file, writing
+from resnest_cli.model.checkpoint_header import write_container
+from resnest_cli.progress import Notify
 from resnest_cli.training.lost_photos import LostPhoto
 
 FORMAT = "resnest-training-state-1"
@@ -36,6 +37,9 @@ KEPT = 2
 
 # What reading a damaged state raises; RecursionError where its JSON is nested thousands deep.
 DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+# Around whatever writes a file of a run.
+saving = partial(writing, then="After that go on with --resume.")
 
 _NAME = re.compile(r"state-(\d{5})-(\d{8})\.safetensors")
 
@@ -71,7 +75,7 @@ class EpochRow:
 
 
 @dataclass(slots=True)
-class Progress:
+class RunRecord:
     """Where a run stands.
 
     `epoch` counts from 0 and is the one being trained, `position` the batches of it that are done,
@@ -150,24 +154,14 @@ class BestAnswers:
 class State:
     """A state as read back; `tensors` by part: "model", "optimizer", "best", "ema"."""
 
-    progress: Progress
+    record: RunRecord
     tensors: dict[str, dict[str, Tensor]]
     scaler: dict[str, Any]
 
 
-@contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """As `files.writing`, of a file of a run, which can go on once there is room."""
-    try:
-        yield
-    except OSError as error:
-        advice = "What was saved before is whole; after that go on with --resume."
-        raise ResnestError(f"{cannot_write(path, error)} {advice}") from error
-
-
 def save_state(
     folder: Path,
-    progress: Progress,
+    record: RunRecord,
     parts: Mapping[str, Mapping[str, Tensor]],
     scaler: Mapping[str, Any],
 ) -> Path:
@@ -185,11 +179,11 @@ def save_state(
     }
     metadata = {
         "format": FORMAT,
-        "progress": json.dumps(asdict(progress)),
+        "progress": json.dumps(asdict(record)),
         "scaler": json.dumps(dict(scaler)),
         "digest": _digest(tensors),
     }
-    path = folder / f"state-{progress.epoch:05d}-{progress.position:08d}.safetensors"
+    path = folder / f"state-{record.epoch:05d}-{record.position:08d}.safetensors"
     with saving(path):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -206,7 +200,7 @@ def states(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def load_state(folder: Path, notify: Callable[[str], None]) -> State | None:
+def load_state(folder: Path, notify: Notify) -> State | None:
     """The newest state that is whole; None where there is none at all. Damage is notified.
 
     Raises:
@@ -227,26 +221,26 @@ def load_state(folder: Path, notify: Callable[[str], None]) -> State | None:
     return None
 
 
-def read_progress(path: Path) -> Progress:
-    """The progress in a state's header; reads no tensor, and raises one of `DAMAGE`."""
+def read_record(path: Path) -> RunRecord:
+    """The record in a state's header; reads no tensor, and raises one of `DAMAGE`."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-    return _progress(metadata)
+    return _record(metadata)
 
 
-def _progress(metadata: Mapping[str, str]) -> Progress:
+def _record(metadata: Mapping[str, str]) -> RunRecord:
     if metadata.get("format") != FORMAT:
         raise ValueError("not a training state of this version")
-    record = json.loads(metadata["progress"])
-    record["rows"] = [EpochRow(**row) for row in record["rows"]]
-    record["lost"] = [LostPhoto(**photo) for photo in record.get("lost", [])]
-    return Progress(**record)
+    fields = json.loads(metadata["progress"])
+    fields["rows"] = [EpochRow(**row) for row in fields["rows"]]
+    fields["lost"] = [LostPhoto(**photo) for photo in fields.get("lost", [])]
+    return RunRecord(**fields)
 
 
 def _read(path: Path) -> State:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        progress = _progress(metadata)
+        record = _record(metadata)
         # Copies: what is mapped would change, or crash, with the file.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if _digest(tensors) != metadata["digest"]:
@@ -255,7 +249,7 @@ def _read(path: Path) -> State:
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = tensor
-    return State(progress, parts, json.loads(metadata["scaler"]))
+    return State(record, parts, json.loads(metadata["scaler"]))
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -30,26 +30,16 @@ _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), <malloc.h>
 
 
-class TrainSource(Protocol):
-    """Batches to learn from, in an order that depends on the epoch alone."""
+class BatchSource(Protocol):
+    """Batches to learn from, in an order that depends on the epoch alone; or to validate with."""
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Batches in an epoch; of several devices, those of the one that has the most."""
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
         ...
-
-
-class EvalSource(Protocol):
-    """Batches to validate with, each photo once, in order."""
-
-    def __len__(self) -> int:
-        """Batches; of several devices, those of the one that has the most."""
-        ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +54,8 @@ class Task:
 
     config: Config
     network: nn.Module
-    train: TrainSource
-    val: EvalSource
+    train: BatchSource
+    val: BatchSource
     num_classes: int
     frozen: Sequence[nn.Module] = ()
     thawing: Sequence[nn.Module] = ()
@@ -157,15 +147,12 @@ class Stepper:
 
         `epoch` and `position`, that of the step's first batch, give the draws of dropout and
         mixing; an error names `rate`.
-
-        Raises:
-            DivergedError: a loss is not finite, on any device; nothing was learned from the step.
         """
         if self._passed_over:
             return
         config, world = self._config, self._world
         self._place = (epoch, position * world.size)
-        place = world.position(position + len(self._parts))
+        place = (position + len(self._parts)) * world.size + world.rank
         seed = derived_seed(config.seed, "step", epoch, place)
         torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
         with memory_errors(config), world.adding(self._learner, last):

@@ -41,7 +41,7 @@ def logged(
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    done = state.progress.step if state is not None else 0
+    done = state.record.step if state is not None else 0
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=done + 1 if done else None)
     try:
         yield cast("TrainingDisplay", _Logged(display, writer, done))

@@ -10,7 +10,8 @@ import math
 import time
 from dataclasses import replace
 
-from resnest_cli.training.settings import Config, parse_duration
+from resnest_cli.text import parse_duration
+from resnest_cli.training.settings import Config
 
 _SAFETY = 0.9  # of the budget; the rest is for an estimate that is too low, and for the pictures
 

@@ -15,7 +15,6 @@ import errno
 import gc
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import warnings
@@ -30,7 +29,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from resnest_cli.errors import LIMIT_REMEDIES, ResnestError, limit_reached
+from resnest_cli.files import free_bytes
 from resnest_cli.signals import leave_to_parent
+from resnest_cli.text import megabytes
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -65,15 +66,9 @@ class _Keys(Sampler[list[K]]):
 class Workers(Generic[K, B]):
     """Turns lists of keys into batches; the processes stay from one pass to the next.
 
-    Args:
-        items: gives the item of a key, or a `Failure`; in the workers, or here if there are none.
-        collate: makes a batch of items, or a `Failure`.
-        count: how many processes; 0 prepares everything in this one.
-        pin_memory: for copies to an accelerator.
-        batch_bytes: of a whole batch.
-
-    Raises:
-        ResnestError: the machine's shared memory is missing or too small.
+    `items` gives the item of a key, or a `Failure`, in the `count` workers, or here if there are
+    none; `collate` makes a batch of items, of `batch_bytes`, or a `Failure`. `pin_memory` is for
+    copies to an accelerator.
     """
 
     def __init__(
@@ -208,7 +203,7 @@ def shared(photos: Tensor) -> Tensor | Failure:
             return Failure(limit)
         why = (str(error).splitlines() or [type(error).__name__])[-1]
         return Failure(
-            f"a batch of {photos.nbytes / 1e6:,.0f} MB does not fit into shared memory ({why}). "
+            f"a batch of {megabytes(photos.nbytes)} does not fit into shared memory ({why}). "
             f"{_SMALL_SHM}"
         )
     return photos
@@ -225,14 +220,11 @@ def check_shared_memory(needed: int, folder: Path = _SHM) -> None:
             f"({error.strerror or error}). Use --workers 0; in a container mount {folder}, such "
             "as with --shm-size 2g."
         ) from error
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:  # no such folder: another system, with another way
-        return
-    if free < needed:
+    free = free_bytes(folder)  # None on another system, with another way
+    if free is not None and free < needed:
         raise ResnestError(
-            f"{folder} has {free / 1e6:,.0f} MB free, and the workers need {needed / 1e6:,.0f} MB "
-            f"for their batches. {_SMALL_SHM}"
+            f"{folder} has {megabytes(free)} free, and the workers need {megabytes(needed)} for "
+            f"their batches. {_SMALL_SHM}"
         )
 
 

@@ -64,20 +64,20 @@ def batches(data: Path, arguments: argparse.Namespace) -> Found:
     """The batches alone: read, decoded, varied."""
     from resnest_cli.model.variants import Preprocessing
     from resnest_cli.training.augment import Augment
-    from resnest_cli.training.loader import ShardTrainBatches, TrainBatches
-    from resnest_cli.training.run_data import load_data
+    from resnest_cli.training.loader import Batches
+    from resnest_cli.training.order import ShardPhotos
     from resnest_cli.training.settings import Config
+    from resnest_cli.training.setup import load_data
 
     config = Config(command="train", data=str(data), model=MODEL, recipe="quick")
     found = load_data(config)
     augment = Augment(config, Preprocessing(arguments.size, 1.0, "bilinear"))
     settings = {"size": arguments.size, "batch_size": BATCH, "seed": 0}
     settings |= {"workers": arguments.workers}
-    loader: TrainBatches | ShardTrainBatches
+    photos = found.train
     if found.shards is not None:
-        loader = ShardTrainBatches(found.shards.train, len(found.class_ids), augment, **settings)
-    else:
-        loader = TrainBatches(found.train, augment, **settings)
+        photos = ShardPhotos(found.shards.train, len(found.class_ids))
+    loader = Batches(photos, augment, **settings)
     begin, before, count = time.perf_counter(), used(), 0
     for batch in loader.epoch(0):
         count += len(batch.labels)

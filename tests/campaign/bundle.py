@@ -26,7 +26,7 @@ from resnest_cli.inference.engine import create_engine
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
-from resnest_cli.training.loader import EvalBatches
+from resnest_cli.training.loader import Batches
 
 NAME = "resnest14t"
 
@@ -36,7 +36,7 @@ def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Scores, np.ndarra
     model = find_model(str(path))
     runner = create_engine(model, "cpu", engine)  # type: ignore[arg-type]
     meter = Meter(model.num_classes)
-    batches = EvalBatches(samples, model.preprocessing, batch_size=100, workers=0)
+    batches = Batches(samples, model.preprocessing, batch_size=100, workers=0)
     rows = []
     for batch in batches:
         rows.append(np.array(runner.logits(np.ascontiguousarray(batch.photos.numpy()))))

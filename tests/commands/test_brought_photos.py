@@ -10,9 +10,10 @@ from PIL import Image
 
 from resnest_cli import Classifier
 from resnest_cli.errors import ImageError
-from resnest_cli.images import MAX_PIXELS, memory_for, usual_limit
+from resnest_cli.images import memory_for, usual_limit
 from resnest_cli.images.isolation import MEMORY_LIMIT
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
+from resnest_cli.options import MAX_PIXELS
 from tests.conftest import Cli, make_photo
 
 

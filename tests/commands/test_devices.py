@@ -16,6 +16,7 @@ import pytest
 
 from resnest_cli.training import state as resume
 from tests.conftest import Cli, make_photo
+from tests.processes import wait_for
 
 ROOT = Path(__file__).parents[2]
 CLASSES, PHOTOS = 2, 12
@@ -100,9 +101,7 @@ def started_when(
     ready: Callable[[], bool], command: list[str], log: Path, **more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`started`, as soon as it is ready for that."""
-    end = time.monotonic() + MINUTE
-    while not ready() and time.monotonic() < end:
-        time.sleep(0.1)
+    wait_for(ready)
     with started(command, log, **more) as process:
         yield process
 
@@ -111,7 +110,7 @@ def finished(command: list[str], place: Path, **more: str) -> tuple[int, str]:
     """Exit code and output; at most three minutes."""
     with started(command, place / "log", **more) as process:
         code = process.wait(180)
-        assert gone(10)
+        wait_until_all_are_gone()
     return code, (place / "log").read_text()
 
 
@@ -140,24 +139,21 @@ def workers() -> dict[int, int]:
     return {int(rank): pid for pid, rank in sorted(found.items(), reverse=True) if rank is not None}
 
 
-def gone(seconds: float) -> bool:
-    """Whether no process is left, at the latest after so long."""
-    end = time.monotonic() + seconds
-    while mine() and time.monotonic() < end:
-        time.sleep(0.1)
-    return not mine()
+def wait_until_all_are_gone() -> None:
+    wait_for(lambda: not mine())
 
 
 def wait_for_states(run: Path, count: int = 1) -> None:
     """Until the run has done so many steps."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
+
+    def done() -> bool:
         for path in resume.states(run / "resume"):
             with contextlib.suppress(Exception):
-                if resume.read_progress(path).step >= count:
-                    return
-        time.sleep(0.05)
-    raise AssertionError("no state")
+                if resume.read_record(path).step >= count:
+                    return True
+        return False
+
+    wait_for(done)
 
 
 def weights(run: Path) -> bytes:
@@ -217,9 +213,8 @@ def test_one_killed_ends_all_and_resume_goes_on(
     with started([*resnest, *given], place / "log") as process:
         wait_for_states(run)
         os.kill(workers()[rank], signal.SIGKILL)
-        begin = time.monotonic()
         code = process.wait(MINUTE)
-        assert gone(MINUTE - (time.monotonic() - begin))
+        wait_until_all_are_gone()
     text = (place / "log").read_text()
     assert code == 1, text
     assert f"process {rank} was killed by SIGKILL" in text
@@ -242,7 +237,7 @@ def test_a_signal_saves_and_ends_all(place: Path, tiny_checkpoint: Path, name: s
         wait_for_states(run)
         process.send_signal(number)
         code = process.wait(MINUTE)
-        assert gone(5)
+        wait_until_all_are_gone()
     text = (place / "log").read_text()
     assert code == 128 + number, text
     assert f"Stopped by {name}; everything so far is saved" in text
@@ -293,7 +288,7 @@ def test_what_goes_wrong_on_one_ends_all(place: Path, tiny_checkpoint: Path, fau
     else:
         assert "error: process 1 of 2: photo.jpg: was moved." in text
     states = resume.states(place / "runs" / "finetune" / "exp" / "resume")
-    assert resume.read_progress(states[0]).step == 3
+    assert resume.read_record(states[0]).step == 3
 
 
 @pytest.mark.slow
@@ -331,7 +326,7 @@ def test_two_machines_of_which_one_is_replaced(
             codes = first.wait(240), third.wait(240)
             texts = [(place / f"log{number}").read_text() for number in (1, 2, 3)]
             assert codes == (0, 0), "\n=====\n".join(texts)
-            assert gone(10)
+            wait_until_all_are_gone()
     assert [path.name for path in run.parent.iterdir()] == ["exp"]
     assert any("Going on with runs/finetune/exp." in text for text in texts)
     with (run / "results.csv").open() as file:
@@ -353,4 +348,4 @@ def test_no_orphans_when_the_launcher_is_killed(place: Path, tiny_checkpoint: Pa
     with started(command, place / "log", SLOW="0.1") as process:
         wait_for_states(place / "runs" / "finetune" / "exp")
         process.kill()
-        assert gone(MINUTE)
+        wait_until_all_are_gone()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from resnest_cli import Classifier
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import read_info
+from resnest_cli.model.checkpoint_header import read_info
 from tests.conftest import CLASSES, Cli, make_photo
 
 COUNT = 6  # photos of a class

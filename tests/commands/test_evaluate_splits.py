@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import read_info
+from resnest_cli.model.checkpoint_header import read_info
 from resnest_cli.model.resnest import build
 from resnest_cli.model.training_photos import TrainingPhotos
 from tests.conftest import CLASSES, Cli, make_photo

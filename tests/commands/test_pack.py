@@ -80,8 +80,9 @@ def test_pack_says_what_is_wrong(cli: Cli, place: Path, monkeypatch: pytest.Monk
 
 
 def test_the_folder_and_the_pattern_train_alike(
-    cli: Cli, place: Path, shards: Path, tiny_checkpoint: Path, server: Server
-) -> None:
+    cli: Cli, place: Path, shards: Path, tiny_checkpoint: Path, server: Server,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     model = ("--model", tiny_checkpoint)
     first = cli("finetune", "shards", *model, *SHORT, "--run", "folder")
     assert first.code == 0, first.err
@@ -89,15 +90,16 @@ def test_the_folder_and_the_pattern_train_alike(
     run = place / "runs" / "finetune" / "folder"
     for name in ("train_batch.jpg", "val_predictions.jpg", "report.html", "shards.json"):
         assert (run / name).stat().st_size > 0
-    pattern = "shards/train-{000000..000004}.tar"
-    done = cli("finetune", "--data", pattern, *model, *SHORT[:-1], "1", "--run", "pattern")
-    assert done.code == 0, done.err
     for path in shards.glob("[!.]*"):
         server.files[f"/s/{path.name}"] = File(path.read_bytes())
     far = server.url("/s/train-{000000..000004}.tar")
     done = cli("finetune", "--data", far, *model, *SHORT, "--run", "far")
     assert done.code == 0, done.err
     assert "val_predictions.jpg was not drawn" not in done.err
+    request.getfixturevalue("no_pictures")
+    pattern = "shards/train-{000000..000004}.tar"
+    done = cli("finetune", "--data", pattern, *model, *SHORT[:-1], "1", "--run", "pattern")
+    assert done.code == 0, done.err
     assert same_tensors(place, "folder", "pattern")
     assert same_tensors(place, "folder", "far")
 
@@ -120,6 +122,7 @@ def same_tensors(place: Path, one: str, two: str) -> bool:
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_train_from_shards(cli: Cli, place: Path, shards: Path) -> None:
     (place / "names.csv").write_text("class0,Null\nclass1,Eins\nclass2,Zwei\n")
     found = cli(
@@ -127,9 +130,9 @@ def test_train_from_shards(cli: Cli, place: Path, shards: Path) -> None:
         "-j", "0", "--class-weights", "balanced", "--class-names", "names.csv",
     )  # fmt: skip
     assert found.code == 0, found.err
-    from resnest_cli.model import checkpoint
+    from resnest_cli.model import checkpoint_header
 
-    info = checkpoint.read_info(place / "runs/train/exp/weights/best.safetensors")
+    info = checkpoint_header.read_info(place / "runs/train/exp/weights/best.safetensors")
     assert info.class_names == ("Null", "Eins", "Zwei")
     assert info.provenance["photos"] == 24
     dry = cli("train", "shards", "--model", "resnest14t", "--img-size", "32", "--dry-run")
@@ -137,6 +140,7 @@ def test_train_from_shards(cli: Cli, place: Path, shards: Path) -> None:
     assert "class1" in dry.out
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_shards_of_others_train(cli: Cli, place: Path, tiny_checkpoint: Path) -> None:
     pattern = others(place / "theirs", place / "data")
     others(place / "theirs", place / "data", "val-{}.tar", shards=1)
@@ -178,6 +182,7 @@ def test_val_data_goes_with_shards(cli: Cli, place: Path, shards: Path) -> None:
     assert "--val-split does nothing here: shards have a split of their own." in found.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     cli: Cli, place: Path, shards: Path, tiny_checkpoint: Path
 ) -> None:
@@ -265,9 +270,9 @@ def test_two_devices_share_shards(place: Path, shards: Path, tiny_checkpoint: Pa
     assert last(place, "torchrun") == last(place, "devices")
     rows = (place / "runs/finetune/devices/results.csv").read_text().splitlines()
     assert len(rows) == 3
-    from resnest_cli.model import checkpoint
+    from resnest_cli.model import checkpoint_header
 
-    info = checkpoint.read_info(place / "runs/finetune/devices/weights/last.safetensors")
+    info = checkpoint_header.read_info(place / "runs/finetune/devices/weights/last.safetensors")
     assert info.metrics["photos"] == 6  # each counts once
 
 

@@ -139,7 +139,7 @@ def test_labels_replace_the_models_own(
         (["predict"], 2, "name at least one PHOTO"),
         (["predict", "x.jpg", "-o", "x.jpg"], 2, "photos are never written to"),
         (["predict", "x.jpg", "--threshold", "2"], 2, "threshold"),
-        (["predict", "x.jpg", "--from-file", "gone.txt"], 2, "cannot be read"),
+        (["predict", "x.jpg", "--from-file", "gone.txt"], 2, "gone.txt: cannot be read"),
         (["predict", "x.jpg", "--engine", "onnx", "--device", "cuda"], 2, "runs on the CPU"),
         (["predikt"], 2, "Did you mean 'predict'"),
         (["predict", "--tpk", "3", "x.jpg"], 2, "--topk"),

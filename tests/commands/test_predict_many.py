@@ -350,6 +350,6 @@ def test_signals_end_a_run_with_whole_records(
         first = process.stdout.readline()
         process.send_signal(getattr(signal, name))
         rest, errors = process.stdout.read(), process.stderr.read()
-        assert process.wait(timeout=30) == code
+        assert process.wait(timeout=120) == code
     assert all(r["status"] == "ok" for r in records((first + rest).decode()))
     assert errors == b""

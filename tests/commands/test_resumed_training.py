@@ -89,6 +89,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_another_folder_and_data_that_were_moved(
     cli: Cli, place: Path, stopped: Path, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_another_folder_and_data_that_were_moved(
     assert "2 differ" in finished.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_weights_that_were_moved(
     cli: Cli, place: Path, stopped: Path, tiny_checkpoint: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_weights_that_were_moved(
     assert tomllib.loads(args.read_text())["model"] == str(tiny_checkpoint)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_weights_of_classes_that_were_moved(
     cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep
 ) -> None:
@@ -237,6 +240,7 @@ def test_photos_that_vanish_are_left_out(
     assert "4 photos could not be read" in again.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("more", [(), ("-j", "1")])
 def test_a_disk_that_is_gone_ends_the_run_and_nothing_is_lost(
     cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep, more: tuple[str, ...]
@@ -270,10 +274,11 @@ def test_a_class_that_vanishes_is_told(
     assert found.err.count("was the last photo of its class to learn from") == 1
     state = load_state(place / "runs/finetune/exp/resume", lambda _: None)
     assert state is not None
-    assert len(state.progress.lost) == PHOTOS
-    assert isinstance(state.progress.lost[0], LostPhoto)
+    assert len(state.record.lost) == PHOTOS
+    assert isinstance(state.record.lost[0], LostPhoto)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_features_of_a_frozen_backbone_and_kept_photos(
     cli: Cli, place: Path, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

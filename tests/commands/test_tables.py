@@ -19,6 +19,8 @@ FLAGS = {
 GIVEN = [text for name, value in FLAGS.items() for text in ("--" + name.replace("_", "-"), value)]
 SHORT = ("--epochs", "2", "-j", "0", "--img-size", "32")
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

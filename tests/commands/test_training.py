@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 import tomllib
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from resnest_cli import Classifier
-from resnest_cli.model import checkpoint
+from resnest_cli.model import checkpoint, checkpoint_header
 from resnest_cli.model.resnest import build
 from tests.conftest import Cli
+from tests.processes import wait_for
 from tests.training import kills
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 UNFROZEN = ("--freeze", "none", "--epochs", "6", "--lr", "0.003", "-j", "0")
+BRIEF = (*UNFROZEN, "--epochs", "2")
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -93,7 +95,7 @@ def test_finetune_then_predict(
     assert {p["label"] for p in record["predictions"]} == set(COLOURS)
     assert record["predictions"][0]["label"] == Path(record["input"]).parent.name
 
-    info = checkpoint.read_info(best)
+    info = checkpoint_header.read_info(best)
     assert info.class_names == tuple(COLOURS)
     assert info.preprocessing is not None
     assert info.preprocessing.size == 48
@@ -111,6 +113,7 @@ def test_finetune_then_predict(
         assert changed == {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_frozen_features_are_kept_and_used_again(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +132,7 @@ def test_frozen_features_are_kept_and_used_again(
     assert len(rows_of(place / "runs/finetune/exp")) == 5
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_growing_photos_kept_in_memory(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
 ) -> None:
@@ -140,18 +144,8 @@ def test_growing_photos_kept_in_memory(
     }  # fmt: skip
     weights = {}
     for name, more in runs.items():
-        result = cli(
-            "finetune",
-            data,
-            "-m",
-            tiny_checkpoint,
-            *UNFROZEN,
-            "--epochs",
-            "4",
-            "--run",
-            name,
-            *more,
-        )
+        given = ("-m", tiny_checkpoint, *UNFROZEN, "--epochs", "4", "--run", name, *more)
+        result = cli("finetune", data, *given)
         assert result.code == 0, result.err
         weights[name] = (place / f"runs/finetune/{name}/weights/last.safetensors").read_bytes()
         assert ("16 growing to 32 pixels a side, validated at 48" in result.err) == (
@@ -160,7 +154,7 @@ def test_growing_photos_kept_in_memory(
     assert weights["cached"] == weights["plain"] == weights["workers"]
     assert len(set(weights.values())) == 3
     resumed = cli(
-        "finetune", data, "--run", "plain", "--resume", "--epochs", "6", "--cache", "-j", "0"
+        "finetune", data, "--run", "plain", "--resume", "--epochs", "5", "--cache", "-j", "0"
     )
     assert resumed.code == 0, resumed.err
 
@@ -174,17 +168,18 @@ def test_train_takes_its_own_split_and_readable_names(cli: Cli, data: Path, plac
                 shutil.copy(data / name / f"{index}.png", split / side / name)
     (place / "names.csv").write_text("red,Rot\ngreen,Grün\nblue,Blau\n", encoding="utf-8")
     result = cli(
-        "train", split, "--model", "resnest14d", "--img-size", "32", "--epochs", "2", "-b", "8",
+        "train", split, "--model", "resnest14t", "--img-size", "32", "--epochs", "1", "-b", "8",
         "-j", "0", "--class-names", "names.csv", "--run", "first", "-o", "elsewhere",
     )  # fmt: skip
     assert result.code == 0, result.err
     best = place / "elsewhere" / "train" / "first" / "weights" / "best.safetensors"
-    info = checkpoint.read_info(best)
+    info = checkpoint_header.read_info(best)
     assert info.class_names == ("Blau", "Grün", "Rot")
     assert info.provenance["class_ids"] == ["blue", "green", "red"]
     assert "24 photos to train on, 6 to validate (as the data have it)" in result.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_timm_loads_the_checkpoint_and_gives_the_same_logits(
     cli: Cli, data: Path, place: Path
 ) -> None:
@@ -192,14 +187,14 @@ def test_timm_loads_the_checkpoint_and_gives_the_same_logits(
 
     weights = place / "start.pth"
     torch.manual_seed(0)
-    torch.save(build("resnest50d", num_classes=7).state_dict(), weights)
+    torch.save(build("resnest14d", num_classes=7).state_dict(), weights)
     result = cli(
-        "finetune", data, "--model", "resnest50d", "--weights", weights, "--img-size", "64",
+        "finetune", data, "--model", "resnest14d", "--weights", weights, "--img-size", "64",
         "--epochs", "2",
     )  # fmt: skip
     assert result.code == 0, result.err
     best = place / "runs/finetune/exp/weights/best.safetensors"
-    network = timm.create_model("resnest50d", num_classes=3, checkpoint_path=str(best)).eval()
+    network = timm.create_model("resnest14d", num_classes=3, checkpoint_path=str(best)).eval()
     photos = torch.randn(2, 3, 64, 64)
     ours = checkpoint.instantiate(checkpoint.load(best))
     with torch.inference_mode():
@@ -217,10 +212,11 @@ def test_dry_run_tells_the_plan_and_writes_nothing(
     assert not (place / "runs").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_args_toml_repeats_the_run(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
 ) -> None:
-    arguments = ("finetune", data, "--model", tiny_checkpoint, *UNFROZEN, "--mixup", "0.2")
+    arguments = ("finetune", data, "--model", tiny_checkpoint, *BRIEF, "--mixup", "0.2")
     assert cli(*arguments).code == 0
     runs = place / "runs" / "finetune"
     assert cli("finetune", "--config", runs / "exp" / "args.toml").code == 0
@@ -230,16 +226,18 @@ def test_args_toml_repeats_the_run(
     assert one["mixup"] == 0.2
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_known_classifier_is_kept(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
 ) -> None:
-    assert cli("finetune", data, "--model", tiny_checkpoint, *UNFROZEN).code == 0
+    assert cli("finetune", data, "--model", tiny_checkpoint, *BRIEF).code == 0
     best = place / "runs/finetune/exp/weights/best.safetensors"
     again = cli("finetune", data, "--model", best, "--epochs", "1", "--lr", "1e-9")
     assert "classifier kept" in again.err
     assert float(rows_of(place / "runs/finetune/exp2")[0]["top1"]) == 1.0
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_classifier_is_known_by_the_ids_of_its_classes(cli: Cli, place: Path) -> None:
     for shade, name in enumerate(("n07920052", "n02124075")):
         for index in range(3):
@@ -251,8 +249,9 @@ def test_a_classifier_is_known_by_the_ids_of_its_classes(cli: Cli, place: Path) 
     assert "its classifier kept" in result.out
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resume(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> None:
-    arguments = ("finetune", data, "--model", tiny_checkpoint, *UNFROZEN)
+    arguments = ("finetune", data, "--model", tiny_checkpoint, *BRIEF)
     fresh = cli(*arguments, "--resume")
     assert fresh.code == 0
     assert "Nothing to resume" in fresh.err
@@ -260,20 +259,21 @@ def test_resume(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> Non
     assert again.code == 0
     assert "is finished" in again.err
     assert len(list((place / "runs/finetune").iterdir())) == 1
-    longer = cli("finetune", "--resume", "--epochs", "8")
+    longer = cli("finetune", "--resume", "--epochs", "3")
     assert longer.code == 0, longer.err
-    assert "8 epochs instead of 6" in longer.err
-    assert len(rows_of(place / "runs/finetune/exp")) == 8
-    assert tomllib.loads((place / "runs/finetune/exp/args.toml").read_text())["epochs"] == 8
-    shorter = cli("finetune", "--resume", "--epochs", "4")
+    assert "3 epochs instead of 2" in longer.err
+    assert len(rows_of(place / "runs/finetune/exp")) == 3
+    assert tomllib.loads((place / "runs/finetune/exp/args.toml").read_text())["epochs"] == 3
+    shorter = cli("finetune", "--resume", "--epochs", "1")
     assert shorter.code == 0
     assert "is finished" in shorter.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resume_refuses_other_settings(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
 ) -> None:
-    assert cli("finetune", data, "--model", tiny_checkpoint, *UNFROZEN).code == 0
+    assert cli("finetune", data, "--model", tiny_checkpoint, *BRIEF).code == 0
     for more, what in [
         (("--lr", "0.5"), "lr: 0.003"),
         (("--opt", "sgd"), "opt"),
@@ -313,6 +313,7 @@ def test_refusals(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path) -> N
     assert not (place / "runs").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_existing_run_is_not_overwritten(
     cli: Cli, data: Path, place: Path, tiny_checkpoint: Path
 ) -> None:
@@ -332,35 +333,50 @@ def test_help_has_examples(cli: Cli) -> None:
             assert option in result.out
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
-)
-def test_signals_save_and_the_run_goes_on(
-    data: Path, place: Path, tiny_checkpoint: Path, number: signal.Signals, code: int
-) -> None:
-    command = [
-        sys.executable, "-m", "resnest_cli", "finetune", str(data), "--model", str(tiny_checkpoint),
-        "--freeze", "none", "--epochs", "2000", "-j", "1",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as process:
-        results = place / "runs/finetune/exp/results.csv"
-        end = time.monotonic() + 90
-        while not results.exists() and time.monotonic() < end:
-            time.sleep(0.05)
-        os.killpg(process.pid, number)
-        begin = time.monotonic()
-        assert process.wait(20) == code
-        assert time.monotonic() - begin < 20
-        assert process.stderr is not None
-        told = process.stderr.read()
-    assert f"Stopped by {number.name}" in told
+def stopped(place: Path, signal_name: str, told: str) -> None:
+    assert f"Stopped by {signal_name}" in told
     assert "--run exp --resume" in told
     assert "Traceback" not in told
     states = list((place / "runs/finetune/exp/resume").glob("state-*.safetensors"))
     assert 1 <= len(states) <= 2
+
+
+def begun(place: Path) -> None:
+    """Waits until an epoch of the run is over."""
+    wait_for((place / "runs/finetune/exp/results.csv").exists)
+
+
+ENDLESS = ("--freeze", "none", "--epochs", "20000", "-j", "1")
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_save_and_the_run_goes_on(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, number: signal.Signals, code: int
+) -> None:
+    def send() -> None:
+        begun(place)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    result = cli("finetune", data, "--model", tiny_checkpoint, *ENDLESS)
+    sender.join()
+    assert result.code == code
+    stopped(place, number.name, result.err)
+
+
+def test_ctrl_c_which_the_workers_get_too(data: Path, place: Path, tiny_checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "resnest_cli", "finetune", str(data), "-m"]
+    with subprocess.Popen(
+        [*command, str(tiny_checkpoint), *ENDLESS], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+    ) as process:  # fmt: skip
+        begun(place)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(100) == 130
+        assert process.stderr is not None
+        stopped(place, "SIGINT", process.stderr.read())
 
 
 @pytest.mark.slow

@@ -184,8 +184,8 @@ def test_a_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         free = 1000
 
     with monkeypatch.context() as patch:
-        patch.setattr("resnest_cli.data.pack.shutil.disk_usage", lambda _: Usage)
-        with pytest.raises(ResnestError, match=r"out: the shards need \S+ MB, and 0 MB are free"):
+        patch.setattr("shutil.disk_usage", lambda _: Usage)
+        with pytest.raises(ResnestError, match=r"out: the shards need \S+ MB, and 1.0 kB are free"):
             packed(data, out)
     packed(data, out)
 

@@ -175,7 +175,7 @@ def test_parquet(place: Path) -> None:
     columns["label"] = [["cat"], ["dog"]]
     with pytest.raises(UsageError, match=r"column label .label. holds list"):
         read(place, parquet(columns, place))
-    with pytest.raises(UsageError, match="is damaged"):
+    with pytest.raises(UsageError, match="cannot be read: Parquet"):
         read(place, parquet(columns, place)[:-9])
 
 
@@ -207,7 +207,7 @@ def test_parquet_without_pyarrow(place: Path, monkeypatch: pytest.MonkeyPatch) -
         (b"path,label\ncat/0.jpg,\x81\x8d\n", "line 2 is neither UTF-8 nor Windows-1252"),
         (b"\xff\xfep\0a\0t", "is not whole: byte 4"),
         (b"PK\x03\x04....", "is a zip archive, as Excel's .xlsx"),
-        (gzip.compress(CSV.encode(), mtime=0)[:-9], "damaged gzip"),
+        (gzip.compress(CSV.encode(), mtime=0)[:-9], "a gzip file: cannot be read"),
         ('{"path": "cat/0.jpg", "label": "cat"}\n{"path"\n', "line 2 is not JSON"),
         ('{"path": {"0": "cat/0.jpg"},\n "label": {"0": "cat"}}', "is one JSON object.*orient="),
         ('["cat/0.jpg"]', "row 1 is no JSON object"),

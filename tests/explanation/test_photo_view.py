@@ -6,8 +6,8 @@ from PIL import Image
 
 from resnest_cli.explanation.photo_view import Look, hot_region
 from resnest_cli.images.batches import Preparation
-from resnest_cli.images.preprocess import CropMode
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.options import CropMode
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,7 +149,10 @@ def test_names_are_no_markup_in_the_card() -> None:
     )
 
 
-def test_the_cards_examples_run_and_say_what_predict_says(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # of timm's own
+def test_the_cards_examples_run_and_say_what_predict_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "hub"
     told = write_folder(find_model("demo"), folder)
     assert told["license"] == "apache-2.0"
@@ -159,11 +160,9 @@ def test_the_cards_examples_run_and_say_what_predict_says(tmp_path: Path) -> Non
     with Image.open(DATA / "coffee.jpg") as photo:
         photo.save(folder / "photo.jpg", quality=95)
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    label, _, probability = done.stdout.strip().rpartition(" ")
+    monkeypatch.chdir(folder)
+    exec(code, {})
+    label, _, probability = capsys.readouterr().out.strip().rpartition(" ")
     (best,) = Classifier("demo").predict(folder / "photo.jpg", topk=1).predictions
     assert label == best.label == "espresso"
     assert float(probability) == pytest.approx(best.probability, abs=1e-4)

@@ -12,7 +12,7 @@ import torch
 from resnest_cli.errors import UsageError
 from resnest_cli.export import formats
 from resnest_cli.export.export import ExportJob, export
-from resnest_cli.export.formats import described, noted
+from resnest_cli.export.formats import described
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import read_info
 from resnest_cli.model.labels import imagenet_ids, imagenet_labels
@@ -99,6 +99,6 @@ def test_other_weights_for_a_name_get_no_published_accuracy(tmp_path: Path) -> N
 
 
 def test_facts_of_the_export_add_up(tiny_checkpoint: Path) -> None:
-    info = noted(noted(described(find_model(str(tiny_checkpoint)), {}), opset=13), precision="int8")
+    info = described(find_model(str(tiny_checkpoint)), {}, opset=13, precision="int8")
     assert info.provenance["export"] == {"opset": 13, "precision": "int8"}
     assert info.class_names == CLASSES

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.model.loading import find_model
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from tests.conftest import CLASSES, Cli
 from tests.hub_server import HubServer
 from tests.server import Reply

@@ -13,8 +13,8 @@ from resnest_cli.images import gpu
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import UPRIGHT
 from resnest_cli.images.gpu import DevicePreparation, turned
-from resnest_cli.images.preprocess import CropMode
-from resnest_cli.model.variants import Interpolation, Preprocessing
+from resnest_cli.model.variants import Preprocessing
+from resnest_cli.options import CropMode, Interpolation
 
 CAT = Path(__file__).parents[1] / "data" / "cat.jpg"
 SMALL = Preprocessing(64, 0.875, "bilinear")

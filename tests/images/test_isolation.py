@@ -16,6 +16,7 @@ from PIL import Image
 from resnest_cli.errors import ImageError
 from resnest_cli.images.isolation import IsolatedDecoder
 from tests.images import hazards
+from tests.processes import running, wait_until_gone
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory")
@@ -26,28 +27,6 @@ LIMIT = 200_000_000
 def decoder() -> Iterator[IsolatedDecoder]:
     with IsolatedDecoder(2, time_limit=2, memory_limit=LIMIT) as running:
         yield running
-
-
-def running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    process = Path(f"/proc/{pid}")
-    if not process.exists():
-        return sys.platform != "linux"
-    try:  # a zombie whose other threads still end is not yet to be waited for
-        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z" or len(list((process / "task").iterdir())) > 1
-    except OSError:
-        return False
-
-
-def gone(pid: int, within: float = 3) -> bool:
-    end = time.monotonic() + within
-    while running(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not running(pid)
 
 
 def test_same_array_as_in_this_process(decoder: IsolatedDecoder, photo: Path) -> None:
@@ -82,12 +61,10 @@ def test_real_crash_kill_and_exit(decoder: IsolatedDecoder) -> None:
 @pytest.mark.parametrize("how", [hazards.hang, hazards.hang_with_lock])
 def test_hang(how: object) -> None:
     with IsolatedDecoder(time_limit=0.3) as decoder:
-        begin = time.monotonic()
         words = r"^cannot be read: decoding took longer than 0\.3 s$"
         with pytest.raises(ImageError, match=words) as told:
             decoder.submit(how).result()  # type: ignore[arg-type]
         assert told.value.kind == "timed out"
-        assert time.monotonic() - begin < 5
         assert decoder.submit(hazards.fill, 7).result() == 7
 
 
@@ -141,7 +118,7 @@ def test_worker_that_dies_idle_costs_nothing(decoder: IsolatedDecoder) -> None:
     for _ in range(4):
         pid = decoder.submit(hazards.pid).result()
         os.kill(pid, signal.SIGKILL)
-        assert gone(pid)
+        wait_until_gone(pid)
     assert decoder.submit(hazards.fill, 3).result() == 3
 
 
@@ -158,8 +135,8 @@ def test_leaving_kills_and_cancels() -> None:
         waiting = decoder.submit(hazards.pid)
         time.sleep(0.1)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 2
-    assert gone(pid)
+    assert time.monotonic() - begin < 30  # not the minute that the photo may take
+    wait_until_gone(pid)
     assert "cancelled" in str(busy.exception())
     assert waiting.cancelled()
 
@@ -206,7 +183,7 @@ def test_workers_end_with_their_parent(state: str) -> None:
         assert running(worker)
         parent.kill()
         parent.wait()
-    assert gone(worker, within=5)
+    wait_until_gone(worker)
 
 
 def test_worker_does_not_import_torch_or_the_command() -> None:

@@ -282,11 +282,11 @@ def test_a_dripping_server_cannot_hang_a_run(refused, server, stage) -> None:
         "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
     }
     drip = b"HTTP/1.1 " if stage == "status" else b""
-    raw = heads[stage] + drip + b"2" * 500
+    raw = heads[stage] + drip + b"2" * 3000  # a minute long
     start = time.monotonic()
-    text = refused(Reply(raw=raw, pace=0.02), patience=replace(QUICK, read=0.5, total=0.7))
-    assert text == "cannot be fetched: it took longer than 0.7 s"
-    assert time.monotonic() - start < 2
+    text = refused(Reply(raw=raw, pace=0.02), patience=replace(QUICK, read=20, total=0.5))
+    assert text == "cannot be fetched: it took longer than 0.5 s"
+    assert time.monotonic() - start < 30
 
 
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -314,14 +314,15 @@ def test_an_endless_server_cannot_hang_a_run_nor_fill_the_memory(refused, begin,
 def test_a_silent_server(refused) -> None:
     for reply in (Reply(-1, then="stall"), Reply(send=10, then="stall")):
         start = time.monotonic()
-        text = refused(reply, patience=replace(QUICK, read=0.3, total=5))
+        text = refused(reply, patience=replace(QUICK, read=0.2, total=60))
         assert text == "cannot be fetched: it stopped sending"
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 30
 
 
 def test_a_slow_but_steady_server_is_waited_for(get) -> None:
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n" + b"x" * 50
-    assert get(Reply(raw=raw, pace=0.01), patience=replace(QUICK, read=0.3, total=20)) == b"x" * 50
+    patience = replace(QUICK, read=0.6, total=60)
+    assert get(Reply(raw=raw, pace=0.01), patience=patience) == b"x" * 50
 
 
 def test_a_host_that_never_answers_the_handshake() -> None:
@@ -330,13 +331,13 @@ def test_a_host_that_never_answers_the_handshake() -> None:
         start = time.monotonic()
         message(
             f"https://127.0.0.1:{port}/x.png",
-            patience=replace(QUICK, connect=0.3, read=0.3, total=5),
+            patience=replace(QUICK, connect=0.3, read=0.3, total=60),
         )
         message(
             f"http://127.0.0.1:{port}/x.png",
-            patience=replace(QUICK, connect=0.3, read=0.3, total=5),
+            patience=replace(QUICK, connect=0.3, read=0.3, total=60),
         )
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
 
 
 # Refusals
@@ -374,10 +375,11 @@ def test_an_overloaded_server_is_tried_again(get, refused, pauses, status) -> No
 
 def test_retry_after_is_honoured_within_the_deadline(get, refused, server, pauses) -> None:
     assert get(Reply(429, b"", {"Retry-After": "3"})) == PHOTO
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
-    assert get(Reply(503, b"", {"Retry-After": soon})) == PHOTO
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)
+    patient = replace(QUICK, total=60)
+    assert get(Reply(503, b"", {"Retry-After": soon}), patience=patient) == PHOTO
     assert pauses[0] == 3
-    assert 1 < pauses[1] <= 3
+    assert 10 < pauses[1] <= 50
     assert "429" in refused(Reply(429, b"", {"Retry-After": "6"}))
     assert len(pauses) == 2
     assert len(server.requests) == 5
@@ -530,8 +532,8 @@ def test_tls(get, server, certificate, monkeypatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     assert fetch_photo(url, patience=QUICK) == PHOTO
     server.script("/photo.png", Reply(raw=b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 300, pace=0.02))
-    text = message(url, patience=replace(QUICK, read=0.5, total=0.7))
-    assert text == "cannot be fetched: it took longer than 0.7 s"
+    text = message(url, patience=replace(QUICK, read=20, total=0.5))
+    assert text == "cannot be fetched: it took longer than 0.5 s"
 
 
 def test_a_proxy_is_used(server, monkeypatch) -> None:
@@ -540,8 +542,8 @@ def test_a_proxy_is_used(server, monkeypatch) -> None:
     assert fetch_photo("http://photos.invalid/photo.png", patience=QUICK) == PHOTO
     raw = b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 300
     server.script("/photo.png", Reply(raw=raw, pace=0.02))
-    text = message("http://photos.invalid/photo.png", patience=replace(QUICK, read=0.5, total=0.7))
-    assert text == "cannot be fetched: it took longer than 0.7 s"
+    text = message("http://photos.invalid/photo.png", patience=replace(QUICK, read=20, total=0.5))
+    assert text == "cannot be fetched: it took longer than 0.5 s"
 
 
 # Addresses

@@ -175,7 +175,7 @@ def test_links_to_folders_and_files(tree):
     assert names("p") == ["p/b.jpg", "p/dangling.jpg", "p/linked/a.jpg", "p/self.jpg"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_loops_of_links_end(tree):
     root = tree("p/a.jpg", "p/q/b.jpg", "x/c.jpg", "y/d.jpg")
     (root / "p" / "q" / "up").symlink_to(root / "p")
@@ -187,7 +187,7 @@ def test_loops_of_links_end(tree):
     assert names("p/**/*.jpg") == ["p/a.jpg", "p/q/b.jpg"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_loops_end_without_inodes(tree, monkeypatch):
     """As on file systems of Windows, where the number is 0."""
     root = tree("p/a.jpg", "p/q/b.jpg")
@@ -440,7 +440,7 @@ def test_disk_error_in_a_list():
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_list_from_a_pipe_is_opened_once(tree):
     """As in `--from-file <(find ...)`."""
     import threading

@@ -6,7 +6,7 @@ from resnest_cli import Classifier
 from resnest_cli.errors import EngineError, UsageError
 from resnest_cli.inference import run
 from resnest_cli.inference.run import batch_size_for, best, measured_rates
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from resnest_cli.options import AUTO
 
 

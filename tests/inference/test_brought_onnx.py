@@ -21,10 +21,10 @@ PHOTOS = [np.full((60, 60, 3), shade, np.uint8) for shade in (0, 90, 180)]
 @pytest.fixture(scope="module")
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `resnest export` writes of the tiny network."""
-    from resnest_cli.export.export import ExportJob, counted_export
+    from resnest_cli.export.export import ExportJob, export
 
     path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    counted_export(find_model(str(tiny_checkpoint)), ExportJob(path)).write(path)
+    export(find_model(str(tiny_checkpoint)), ExportJob(path)).write(path)
     return path
 
 

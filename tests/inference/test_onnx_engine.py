@@ -17,7 +17,8 @@ from resnest_cli import files, paths
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
 from resnest_cli.inference import engine, onnx_cache, onnx_engine
 from resnest_cli.inference.engine import create_engine
-from resnest_cli.model.checkpoint import CheckpointInfo, save
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
@@ -79,9 +80,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
 def test_it_is_compiled_once(model: Model, builds: list) -> None:
     assert right(model)
     assert len(builds) == 1
-    assert [path.suffix for path in sorted(onnx_cache.folder().iterdir())] == [
-        ".json", ".lock", ".ort"
-    ]  # fmt: skip
+    assert [path.suffix for path in sorted(onnx_cache.folder().iterdir())] == [".json", ".ort"]
     assert right(model)
     assert right(find_model(model.name))
     assert len(builds) == 1

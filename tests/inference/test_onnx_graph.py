@@ -13,7 +13,7 @@ from resnest_cli.inference.onnx_graph import OUTPUTS, build_graph
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import VARIANTS, Variant
-from tests.networks import EACH, TINY, enliven, photos
+from tests.networks import EACH, TINY, enliven, lively, photos
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -48,7 +48,7 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 
 @pytest.mark.parametrize("name", EACH)
 def test_probabilities_are_those_of_the_torch_network(name: str) -> None:
-    network = enliven(build(name)).eval()
+    network = lively(name).eval()
     runtime = session(VARIANTS[name], arrays_of(network))
     # 224 in full where that is quick; 65 x 97 rounds up at every stage.
     large = (1, 3, 224, 224) if VARIANTS[name].gmacs < 20 else (1, 3, 128, 128)

@@ -21,7 +21,7 @@ from resnest_cli.inference.torch_engine import (
 )
 from resnest_cli.model.resnest import ResNeSt, build
 from tests.conftest import Cli
-from tests.networks import enliven
+from tests.networks import enliven, lively
 
 Float32 = NDArray[np.float32]
 
@@ -213,7 +213,7 @@ def test_memory_that_ends_while_compiling_is_no_fault_of_the_compiler(
     "variant", ["resnest14t", "resnest14d", "resnest50d_4s2x40d", "resnest50d_1s4x24d"]
 )
 def test_folding_keeps_the_answers(variant: str) -> None:
-    network = enliven(build(variant, num_classes=7)).double().eval()
+    network = lively(variant, torch.float64, num_classes=7).eval()
     before = copy.deepcopy(network.state_dict())
     photos = torch.randn(2, 3, 70, 64, dtype=torch.float64)
     with torch.inference_mode():

@@ -15,12 +15,13 @@ from torch.optim.swa_utils import AveragedModel
 from resnest_cli.errors import CheckpointError, LabelsError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.model import checkpoint
-from resnest_cli.model.checkpoint import load, read_info
+from resnest_cli.model.checkpoint import load
+from resnest_cli.model.checkpoint_header import read_info
 from resnest_cli.model.labels import find_class_names
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import get_variant
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from tests.conftest import Cli, make_photo
 from tests.networks import TINY, enliven
 
@@ -394,7 +395,7 @@ def test_absurd_preprocessing_is_an_error(
 ) -> None:
     import json
 
-    from resnest_cli.model.safetensors_file import rewrite_metadata
+    from resnest_cli.model.checkpoint_header import rewrite_metadata
 
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, state, checkpoint.CheckpointInfo(variant=TINY))
@@ -406,7 +407,7 @@ def test_absurd_preprocessing_is_an_error(
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    from resnest_cli.model.safetensors_file import read_header
+    from resnest_cli.model.checkpoint_header import read_header
 
     return read_header(path).metadata
 

@@ -13,7 +13,7 @@ from resnest_cli.errors import CheckpointError, LabelsError, UnknownModelError, 
 from resnest_cli.model import checkpoint, hashes
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import build
-from resnest_cli.model.weights import Access
+from resnest_cli.net import Access
 from tests.conftest import CLASSES, Published
 from tests.networks import enliven
 from tests.server import File, Server

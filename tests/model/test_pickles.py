@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model import pickles
-from resnest_cli.model.checkpoint import CheckpointInfo, load, read_arrays, read_info, save
+from resnest_cli.model.checkpoint import load, read_arrays, save
+from resnest_cli.model.checkpoint_header import CheckpointInfo, read_info
 from resnest_cli.model.pickles import read_pickle, unwrap
 from resnest_cli.model.resnest import build
 from tests.networks import TINY, enliven

@@ -12,6 +12,7 @@ from resnest_cli.model.resnest import (
     Bottleneck,
     DropBlock,
     DropPath,
+    Pointwise,
     ResNeSt,
     SplitAttention,
     build,
@@ -325,3 +326,22 @@ def test_half_precision_stays_half() -> None:
     out.float().sum().backward()
     assert splits.grad is not None
     assert splits.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("bias", [False, True])  # folding gives one
+def test_small_maps_take_a_matrix_product_with_the_same_result(
+    layout: torch.memory_format, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = Pointwise(12, 20).double()
+    if bias:
+        layer.bias = nn.Parameter(torch.ones(20, dtype=torch.float64))
+    x = photos(3, 4).repeat(1, 4, 1, 1).contiguous(memory_format=layout).requires_grad_()
+    results = []
+    for training in (True, False):
+        out = layer.train(training)(x)
+        assert out.is_contiguous(memory_format=layout)
+        results.append((out, *torch.autograd.grad(out.square().sum(), x)))
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)

@@ -18,7 +18,6 @@ from resnest_cli.model.state_dict import (
     fits,
     infer_variant,
     no_single_variant,
-    shortened,
 )
 from resnest_cli.model.variants import VARIANTS, get_variant
 from tests.networks import TINY, enliven, photos
@@ -217,8 +216,3 @@ def test_shapes_are_judged_without_tensors() -> None:
     check_shapes("x", shapes, expected)
     names = list(expected)
     assert clean_names("x", shapes) == (dict(zip(names, names, strict=True)), ())
-
-
-def test_untrusted_text_is_shortened_and_escaped() -> None:
-    assert shortened("a\nb\x1b") == r"'a\nb\x1b'"
-    assert len(shortened("x" * 1000)) == 80

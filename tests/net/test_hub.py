@@ -5,7 +5,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.variants import VARIANTS, HubModel, Variant, WeightsFile
 from resnest_cli.model.weights import find_cached
 from resnest_cli.net import Access, Patience
+from resnest_cli.progress import Progress
 from tests.conftest import CLASSES, Cli, make_photo
 from tests.hub_server import HubServer
 from tests.model.test_names import SPELLINGS
@@ -510,17 +512,17 @@ class Shown:
     """A progress display that notes what it is told."""
 
     def __init__(self) -> None:
-        self.started: list[tuple[str, int | None]] = []
-        self.bytes, self.open = 0, 0
+        self.done: dict[str, int] = {}
+        self.totals: dict[str, int | None] = {}
+        self.open = 0
 
-    def start(self, name: str, total: int | None, done: int) -> None:
-        self.started.append((name, total))
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Progress]:
+        def show(done: int, total: int | None = None, **_: object) -> None:
+            self.done[name], self.totals[name] = done, total
+
         self.open += 1
-
-    def advance(self, n: int) -> None:
-        self.bytes += n
-
-    def stop(self) -> None:
+        yield show
         self.open -= 1
 
 
@@ -531,8 +533,7 @@ def test_our_progress_shows_it_and_the_library_is_silent(
     shown = Shown()
     find_model(ID, access=replace(access, progress=shown))
     sizes = {"config.json": len(config()), "model.safetensors": len(tiny_weights)}
-    assert dict(shown.started) == sizes
-    assert shown.bytes == sum(sizes.values())
+    assert shown.totals == shown.done == sizes
     assert shown.open == 0
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""

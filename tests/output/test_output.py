@@ -12,7 +12,7 @@ import pytest
 from resnest_cli import output
 from resnest_cli.errors import ResnestError
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.output import progress, tables
+from resnest_cli.output import tables
 from resnest_cli.output.messages import decorated
 
 GOOD = Record(
@@ -26,25 +26,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("plain ä 狗", "plain ä 狗"), ("caf\udce9", "caf\\xe9"), ("a\x1b[31mb", "a\\x1b[31mb"),
-     ("tab\there", "tab\\there"), ("two\nlines", "two\nlines"),
-     ("\u202etxt.jpg", "\\u202etxt.jpg")],
-)  # fmt: skip
-def test_printable(text: str, shown: str) -> None:
-    assert output.printable(text) == shown
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(999, "1.0 kB"), (123_456, "0.1 MB"), (2_500_000, "2.5 MB"), (110_000_000, "110 MB"),
-     (1_234_000_000, "1,234 MB")],
-)  # fmt: skip
-def test_megabytes(size: int, text: str) -> None:
-    assert output.megabytes(size) == text
 
 
 def test_quiet_drops_messages_but_not_errors(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +52,8 @@ def test_no_colour_where_none_is_wanted(
     assert not decorated(terminal)
     monkeypatch.setattr(sys, "stderr", plain := Terminal())
     output.error("plain")
-    output.DownloadBar().start("file", 10, 0)
+    with output.DownloadBar()("file") as bar:
+        bar(0, 10)
     assert "\x1b[" not in plain.getvalue()
 
 
@@ -157,36 +139,36 @@ def test_a_full_device(capfd: pytest.CaptureFixture[str]) -> None:
 def test_progress_appears_only_in_long_runs_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with output.RecordProgress(10) as quick:
-        quick.update(1, 0)
+    with output.Bar(beside_records=True) as quick:
+        quick(1, 10)
     assert terminal.getvalue() == ""
-    monkeypatch.setattr(progress.RecordProgress, "DELAY", 0.0)
-    monkeypatch.setattr(progress.RecordProgress, "FRAME", 0.0)
-    with output.RecordProgress(10) as slow:
-        slow.update(3, 1)
-        slow.update(4, 1)
+    monkeypatch.setattr(output.Bar, "DELAY", 0.0)
+    monkeypatch.setattr(output.Bar, "FRAME", 0.0)
+    with output.Bar(beside_records=True) as slow:
+        slow(3, 10, failed=1)
+        slow(4, 10, failed=1)
     assert "4/10" in terminal.getvalue()
     assert "1 failed" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
-    with output.RecordProgress(10) as hidden:
-        hidden.update(4, 1)
+    with output.Bar(beside_records=True) as hidden:
+        hidden(4, 10, failed=1)
     assert pipe.getvalue() == ""
 
 
 def test_download_bar_on_a_terminal_and_off_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    monkeypatch.setattr(output.StatusLine, "FRAME", 0.0)
-    bar = output.DownloadBar()
-    bar.start("weights.pth", 1000, 100)
-    bar.advance(400)
-    bar.stop()
+    monkeypatch.setattr(output.Bar, "FRAME", 0.0)
+    display = output.DownloadBar()
+    with display("weights.pth") as bar:
+        bar(100, 1000)
+        bar(500, 1000)
     assert "weights.pth" in terminal.getvalue()
     assert "0.5 kB/1.0 kB" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
-    bar.start("weights.pth", 110_000_000, 0)
-    bar.advance(5)
-    bar.stop()
+    with display("weights.pth") as bar:
+        bar(0, 110_000_000)
+        bar(5, 110_000_000)
     assert pipe.getvalue() == "Downloading weights.pth (110 MB)\n"
 
 

@@ -10,8 +10,7 @@ from rich.console import Console
 
 from resnest_cli import output
 from resnest_cli.output import progress
-from resnest_cli.output.messages import duration
-from resnest_cli.output.progress import Bar, Line, Pace, StatusLine
+from resnest_cli.output.progress import Bar, Line
 from tests.output.test_output import Terminal
 
 LINE = Line("Epoch 3/50", 12, 120, ("loss 1.2345", "12:34 left", "412 photos/s", "lr 0.001"))
@@ -20,21 +19,10 @@ LINE = Line("Epoch 3/50", 12, 120, ("loss 1.2345", "12:34 left", "412 photos/s",
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(StatusLine, "DELAY", 0.0)
-    monkeypatch.setattr(StatusLine, "FRAME", 0.0)
+    monkeypatch.setattr(Bar, "DELAY", 0.0)
+    monkeypatch.setattr(Bar, "FRAME", 0.0)
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
     return stream
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0.0 s"), (3.21, "3.2 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1:00"), (754, "12:34"),
-     (3599.7, "1:00:00"), (3723, "1:02:03"), (86399.6, "1 d 0 h"), (2.5 * 86400, "2 d 12 h"),
-     (123 * 86400, "123 d")],
-)  # fmt: skip
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-    assert len(text) <= 8
 
 
 def rendered(line: Line, width: int) -> str:
@@ -60,7 +48,7 @@ def test_the_line_fits_every_width() -> None:
 def test_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     threads = threading.active_count()
-    line = StatusLine()
+    line = Bar(logged=True)
     line.show(lambda: LINE)
     assert threading.active_count() == threads  # a thread would not survive a fork
     drawn = terminal.getvalue()
@@ -79,8 +67,8 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_quick_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    monkeypatch.setattr(StatusLine, "DELAY", 60.0)
-    line = StatusLine()
+    monkeypatch.setattr(Bar, "DELAY", 60.0)
+    line = Bar(logged=True)
     line.show(lambda: LINE)
     line.clear()
     assert terminal.getvalue() == ""
@@ -91,7 +79,7 @@ def test_a_line_now_and_then_elsewhere(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    line, made = StatusLine(), []
+    line, made = Bar(logged=True), []
 
     def make() -> Line:
         made.append(now[0])
@@ -112,8 +100,8 @@ def test_no_bar_where_none_is_wanted(
     terminal = on_terminal(monkeypatch)
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(StatusLine, "PLAIN", 0.0)
-    StatusLine().show(lambda: LINE)
+    monkeypatch.setattr(Bar, "PLAIN", 0.0)
+    Bar(logged=True).show(lambda: LINE)
     assert terminal.getvalue().startswith("Epoch 3/50 12/120  loss")
     assert "\x1b" not in terminal.getvalue()
 
@@ -122,20 +110,10 @@ def test_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     output.set_quiet(True)
     try:
-        StatusLine().show(lambda: LINE)
+        Bar(logged=True).show(lambda: LINE)
     finally:
         output.set_quiet(False)
     assert terminal.getvalue() == ""
-
-
-def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    pace = Pace()
-    assert pace.parts(50, 150) == ()  # what was there before tells nothing about the speed
-    now[0] += 10
-    assert pace.parts(100, 150) == ("10 s left", "5.0 photos/s")
-    assert pace.parts(1050, None) == ("100 photos/s",)
 
 
 def test_a_bar_is_a_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +126,11 @@ def test_a_bar_is_a_progress(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 10
         bar(600, 1000, failed=3)
         bar(601, 1000, title="Writing")
+        now[0] += 10
+        bar(621, title="Writing")  # its pace is its own
     text = stream.getvalue()
     assert "3 failed  40 s left  10 photos/s" in text
-    assert "Writing" in text
+    assert "Writing 621  2.0 photos/s" in text
     monkeypatch.setattr(sys, "stdout", stream)
     assert not Bar(beside_records=True).wanted  # both would draw on one terminal
 

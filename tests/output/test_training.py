@@ -9,7 +9,7 @@ import pytest
 
 from resnest_cli import output
 from resnest_cli.data.dataset import DataSet
-from resnest_cli.output.progress import StatusLine
+from resnest_cli.output.progress import Bar
 from resnest_cli.output.training import TrainingDisplay
 from tests.output.test_output import Terminal
 from tests.report.rows import ROW, history, without_ema
@@ -69,7 +69,7 @@ def test_a_run_without_a_terminal(capsys: Captured) -> None:
 
 
 def test_steps_are_told_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setattr(StatusLine, "PLAIN", 0.0)
+    monkeypatch.setattr(Bar, "PLAIN", 0.0)
     display = TrainingDisplay()
     display.start(epochs=50, steps=120, first_epoch=13)
     steps(display, 13, 1)
@@ -112,11 +112,11 @@ def test_the_table_fits_80_columns(capsys: Captured) -> None:
 def test_a_run_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(StatusLine, "DELAY", 0.0)
-    monkeypatch.setattr(StatusLine, "FRAME", 0.0)
+    monkeypatch.setattr(Bar, "DELAY", 0.0)
+    monkeypatch.setattr(Bar, "FRAME", 0.0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     with TrainingDisplay() as display:
-        with display.scanning() as progress:
+        with display.showing("Checking photos") as progress:
             progress(10, None)
             progress(20, 30)
         display.progress("Computing features")(5, 10)
@@ -137,7 +137,7 @@ def test_a_run_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_live_line_ends_with_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(StatusLine, "DELAY", 0.0)
+    monkeypatch.setattr(Bar, "DELAY", 0.0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
 
     def interrupted() -> None:

@@ -1,6 +1,8 @@
 """Rows of a made-up history: accuracy rises, loss falls, the last epoch is the best."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 from resnest_cli.training.state import EpochRow
 
@@ -46,3 +48,8 @@ def history(epochs: int) -> list[EpochRow]:
 
 def without_ema(row: EpochRow) -> EpochRow:
     return replace(row, ema_loss=None, ema_top1=None, ema_top5=None, top5=None, which="raw")
+
+
+def as_dicts(rows: Sequence[EpochRow]) -> list[dict[str, Any]]:
+    """As `plots.curves` takes them."""
+    return [asdict(row) for row in rows]

@@ -37,14 +37,6 @@ def test_characters_that_no_font_draws_are_escaped(only_dejavu: None) -> None:
     assert fonts.escaped("a狗b\x00") == "a\\u72d7b\\x00"
 
 
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [("cat", "cat"), ("x" * 10, "x" * 10), ("0123456789ab", "01234…89ab"), ("a\nb", "a\\nb")],
-)
-def test_shortened(name: str, short: str) -> None:
-    assert canvas.shortened(name, 10) == short
-
-
 def test_lines_break_at_spaces() -> None:
     fonts = canvas.Fonts()
     text = "one two three four five six seven eight nine ten " + "x" * 40

@@ -12,6 +12,7 @@ from PIL import Image
 
 from resnest_cli.report import canvas, plots
 from resnest_cli.report.plots import confusion_matrix
+from resnest_cli.text import shortened
 
 
 def names_of(count: int) -> list[str]:
@@ -61,11 +62,11 @@ def test_cells_have_their_colours_and_names_are_legible(
     matrix[[0, -1]] = 0
     matrix[0, 0], matrix[0, -1], matrix[-1, -1] = 49, 1, 50  # row: the truth
     confusion_matrix(path, matrix, names)
-    shortened = [canvas.shortened(name, 24) for name in names]
-    assert is_blue(colour(path, shortened, 0, 0))
-    assert is_blue(colour(path, shortened, count - 1, count - 1))
-    assert is_orange(colour(path, shortened, 0, count - 1))
-    assert colour(path, shortened, count - 1, 0) == (255, 255, 255)
+    names = [shortened(name, 24) for name in names]
+    assert is_blue(colour(path, names, 0, 0))
+    assert is_blue(colour(path, names, count - 1, count - 1))
+    assert is_orange(colour(path, names, 0, count - 1))
+    assert colour(path, names, count - 1, 0) == (255, 255, 255)
     figure = drawn[0]
     for axes in filter(lambda axes: axes.axison, figure.axes):
         for labels, side in ((axes.get_yticklabels(), "y"), (axes.get_xticklabels(), "x")):
@@ -79,7 +80,7 @@ def test_cells_have_their_colours_and_names_are_legible(
     for text in figure.texts:
         assert text.get_window_extent().x1 <= figure.bbox.x1
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert shown[0] == canvas.shortened(names[0], 24)
+    assert shown[0] == shortened(names[0], 24)
     if count <= 250:
         assert shown[1:] == names[1:]
     else:

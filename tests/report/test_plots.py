@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from resnest_cli.report import canvas, plots
-from tests.report.rows import ROW, history, without_ema
+from tests.report.rows import ROW, as_dicts, history, without_ema
 
 
 def curves_of(figure: Figure) -> list[dict[str, list[float]]]:
@@ -27,7 +27,7 @@ def curves_of(figure: Figure) -> list[dict[str, list[float]]]:
 @pytest.mark.parametrize("epochs", [1, 2, 8, 270])
 def test_every_value_is_on_a_curve(tmp_path: Path, drawn: list[Figure], epochs: int) -> None:
     rows = history(epochs)
-    plots.curves(tmp_path / "curves.png", rows)
+    plots.curves(tmp_path / "curves.png", as_dicts(rows))
     loss, accuracy, rate = curves_of(drawn[0])
     assert loss == {
         "training": [row.train_loss for row in rows],
@@ -50,7 +50,7 @@ def test_every_value_is_on_a_curve(tmp_path: Path, drawn: list[Figure], epochs: 
 
 
 def test_all_of_the_figure_is_on_the_picture(tmp_path: Path, drawn: list[Figure]) -> None:
-    plots.curves(path := tmp_path / "curves.png", history(270))
+    plots.curves(path := tmp_path / "curves.png", as_dicts(history(270)))
     with Image.open(path) as image:
         assert image.size == (1440, 1300)
     box = drawn[0].bbox
@@ -67,22 +67,22 @@ def test_what_is_not_measured_is_not_drawn(tmp_path: Path, drawn: list[Figure]) 
     rows[0] = replace(rows[0], val_loss=math.nan)
     rows[1] = replace(rows[1], best=True)
     rows[2] = replace(rows[2], best=False)
-    plots.curves(tmp_path / "curves.png", rows)
+    plots.curves(tmp_path / "curves.png", as_dicts(rows))
     loss, accuracy, _ = curves_of(drawn[0])
     assert set(loss) == {"training", "validation"}
     assert set(accuracy) == {"top-1", "best: 33.33%\n(epoch 2)"}
 
 
 def test_losses_over_a_wide_range_have_a_log_scale(tmp_path: Path, drawn: list[Figure]) -> None:
-    plots.curves(tmp_path / "a.png", history(5))
-    plots.curves(tmp_path / "b.png", [ROW, replace(ROW, epoch=2, train_loss=0.01)])
+    plots.curves(tmp_path / "a.png", as_dicts(history(5)))
+    plots.curves(tmp_path / "b.png", as_dicts([ROW, replace(ROW, epoch=2, train_loss=0.01)]))
     assert [figure.axes[0].get_yscale() for figure in drawn] == ["linear", "log"]
     assert drawn[1].axes[0].get_ylabel() == "loss (log scale)"
 
 
 def test_an_older_picture_survives_a_failed_one(tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
-    plots.curves(path, history(2))
+    plots.curves(path, as_dicts(history(2)))
     before = path.read_bytes()
 
     def fail() -> None:
@@ -94,7 +94,7 @@ def test_an_older_picture_survives_a_failed_one(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match="No such file"):
-        plots.curves(tmp_path / "gone" / "curves.png", history(2))
+        plots.curves(tmp_path / "gone" / "curves.png", as_dicts(history(2)))
 
 
 def test_no_display_no_notebook_no_settings_of_the_user(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_no_display_no_notebook_no_settings_of_the_user(tmp_path: Path) -> None:
         "import os, sys\n"
         "from pathlib import Path\n"
         "from resnest_cli.report import plots\n"
-        "from tests.report.rows import history\n"
-        "plots.curves(Path(sys.argv[1]), history(3))\n"
+        "from tests.report.rows import as_dicts, history\n"
+        "plots.curves(Path(sys.argv[1]), as_dicts(history(3)))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print(os.environ['MPLBACKEND'])"
     )
@@ -119,6 +119,6 @@ def test_no_display_no_notebook_no_settings_of_the_user(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout == f"{backend}\n"
-    plots.curves(tmp_path / "here.png", history(3))
+    plots.curves(tmp_path / "here.png", as_dicts(history(3)))
     with Image.open(tmp_path / "here.png") as here, Image.open(tmp_path / "there.png") as there:
         assert here.tobytes() == there.tobytes()

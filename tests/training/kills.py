@@ -101,7 +101,7 @@ def check(folder: Path, trial: Trial) -> None:
     for path in weights:
         checkpoint.load(path)
     trial.with_weights += bool(weights)
-    rows = found and state.read_progress(found[0]).rows
+    rows = found and state.read_record(found[0]).rows
     if rows:
         assert {"best.safetensors", "last.safetensors"} <= {path.name for path in weights}
 

@@ -21,13 +21,12 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.signals import StopRequest
-from resnest_cli.training.augment import Augment
-from resnest_cli.training.bounds import rank_bounds
+from resnest_cli.training.augment import Augment, largest_size, train_size
 from resnest_cli.training.distributed import World, join
-from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
+from resnest_cli.training.loader import Batch, Batches
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
-from resnest_cli.training.order import largest_size, train_size
+from resnest_cli.training.order import rank_bounds
 from resnest_cli.training.settings import Config
 from resnest_cli.training.state import EpochRow
 from resnest_cli.training.step import Task
@@ -103,7 +102,7 @@ def in_double(config: Config) -> ResNeSt:
     return network
 
 
-class AllBatches(TrainBatches):
+class AllBatches(Batches):
     """The batches of all devices, one after the other."""
 
     def __init__(self, *arguments: Any, ranks: int, accumulated: int, **more: Any) -> None:
@@ -114,7 +113,7 @@ class AllBatches(TrainBatches):
 class Seen:
     """Hands batches on and notes which photos were in them."""
 
-    def __init__(self, source: TrainBatches) -> None:
+    def __init__(self, source: Batches) -> None:
         self.source, self.batches = source, []
         self.photos = source.photos
 
@@ -169,7 +168,7 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     accumulated = case.accumulated if ranks > 1 else RANKS * case.accumulated
     config = replace(CONFIG, devices=ranks, grad_accum_steps=accumulated, **case.changes)
     train, val = samples(folder, "train", case.train), samples(folder, "val", case.val)
-    kind = TrainBatches if ranks > 1 else AllBatches
+    kind = Batches if ranks > 1 else AllBatches
     more = {"rank": world.rank} if ranks > 1 else {}
     source = Seen(
         kind(
@@ -179,7 +178,7 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
             aug_repeats=config.aug_repeats, sizes=partial(train_size, config), **more,
         )
     )  # fmt: skip
-    validation = EvalBatches(
+    validation = Batches(
         val, PREPROCESSING, batch_size=BATCH, workers=0, rank=world.rank, ranks=ranks
     )
     network = in_double(config)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.signals import StopRequest
-from resnest_cli.training.bounds import batch_bounds, rank_bounds
 from resnest_cli.training.distributed import (
     World,
     _exit_code,
@@ -22,6 +21,7 @@ from resnest_cli.training.distributed import (
     is_follower,
     is_worker,
 )
+from resnest_cli.training.order import batch_bounds, rank_bounds
 from resnest_cli.training.settings import Config
 from tests.training import ranks
 
@@ -156,7 +156,6 @@ def test_alone_nothing_is_exchanged() -> None:
     assert world.gathered("a") == ["a"]
     assert world.share(3) == 3
     assert world.decide(stop, True, False) == [True, False]
-    assert world.position(5) == 5
     assert world.device("cuda:1") == "cuda:1"
     world.meet()
     world.begin(None)

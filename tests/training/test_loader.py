@@ -20,20 +20,18 @@ from resnest_cli.images.batches import Preparation
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training import loader as loading
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.bounds import batch_bounds
 from resnest_cli.training.loader import (
     Batch,
-    EvalBatches,
-    TrainBatches,
-    default_workers,
-    epoch_order,
+    Batches,
     free_memory,
     read_all,
     read_photo,
 )
-from resnest_cli.training.settings import Config
+from resnest_cli.training.order import batch_bounds, epoch_order
+from resnest_cli.training.settings import Config, default_workers
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
+from tests.processes import running, wait_until_gone
 
 ROOT = Path(__file__).parents[2]
 PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
@@ -49,9 +47,9 @@ def samples(tmp_path: Path) -> list[Sample]:
     return found
 
 
-def batches(samples: list[Sample], workers: int = 0, **more: object) -> TrainBatches:
+def batches(samples: list[Sample], workers: int = 0, **more: object) -> Batches:
     settings: dict = {"size": 32, "batch_size": 4, "workers": workers, "seed": 7} | more
-    return TrainBatches(samples, Augment(CONFIG, PREPROCESSING), **settings)
+    return Batches(samples, Augment(CONFIG, PREPROCESSING), **settings)
 
 
 def same(one: list[Batch], two: list[Batch]) -> bool:
@@ -143,7 +141,7 @@ def test_balanced_acts(samples: list[Sample]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_sees_what_predict_sees(samples: list[Sample], workers: int) -> None:
-    loader = EvalBatches(samples, PREPROCESSING, batch_size=4, workers=workers)
+    loader = Batches(samples, PREPROCESSING, batch_size=4, workers=workers)
     for _ in range(2):
         found = list(loader)
         assert [batch.indices for batch in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
@@ -179,7 +177,7 @@ def test_a_photo_that_has_gone_is_left_out_and_all_others_stay(
 def test_a_batch_that_is_all_gone(samples: list[Sample], workers: int) -> None:
     for sample in samples[4:]:
         Path(sample.path).unlink()
-    loader = EvalBatches(samples, PREPROCESSING, batch_size=3, workers=workers)
+    loader = Batches(samples, PREPROCESSING, batch_size=3, workers=workers)
     found = list(loader)
     loader.close()
     assert [batch.indices for batch in found] == [[0, 1, 2], [3], [], []]
@@ -220,23 +218,18 @@ class Slow:
 
 PARENT = """
 import os, signal, sys
+from torch.utils.data._utils import worker
 from tests.training.test_loader import *
+worker.MP_STATUS_CHECK_INTERVAL = 0.1  # between two looks whether the parent lives, not 5 seconds
 parent = os.getpid()
 # A worker that does not ignore SIGINT would inherit this, and end.
 signal.signal(signal.SIGINT, lambda *_: None if os.getpid() == parent else os._exit(1))
 samples = [Sample(path, path, 0) for path in sys.argv[1:]]
-loader = TrainBatches(samples, Slow(0.05), size=32, batch_size=2, workers=2, seed=0)
+loader = Batches(samples, Slow(0.05), size=32, batch_size=2, workers=2, seed=0)
 for epoch in range(1000):
     for batch in loader.epoch(epoch):
         print([child.pid for child in multiprocessing.active_children()], flush=True)
 """
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -251,12 +244,9 @@ def test_workers_leave_signals_to_the_parent_and_end_with_it(samples: list[Sampl
         assert len(workers) == 2
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C sends it: to the whole group
         assert all(process.stdout.readline() for _ in range(12))  # more than were under way
-        assert all(alive(pid) for pid in workers)
+        assert all(map(running, workers))
         process.kill()
-    end = time.monotonic() + 10
-    while any(alive(pid) for pid in workers) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not any(alive(pid) for pid in workers)
+    wait_until_gone(*workers)
 
 
 def test_small_shared_memory_is_told_before_it_runs_full(tmp_path: Path) -> None:
@@ -277,7 +267,7 @@ def test_shared_memory_is_checked(samples: list[Sample], monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("cores", "cpu", "cuda"), [(1, 0, 1), (2, 0, 2), (8, 2, 8), (64, 16, 8)])
 def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, cpu: int, cuda: int) -> None:
-    monkeypatch.setattr("resnest_cli.training.loader.usable_cores", lambda: cores)
+    monkeypatch.setattr("resnest_cli.training.settings.usable_cores", lambda: cores)
     assert (default_workers("cpu"), default_workers("cuda:0")) == (cpu, cuda)
 
 
@@ -297,8 +287,8 @@ def test_batches_are_those_without(few: list[Sample], workers: int) -> None:
     photos = read_all(few, lambda done, total: told.append((done, total)))
     assert told == [(i, 7) for i in range(1, 8)]
     augment = Augment(CONFIG, PREPROCESSING)
-    train = partial(TrainBatches, few, augment, size=32, batch_size=3, workers=workers, seed=7)
-    val = partial(EvalBatches, few, PREPROCESSING, batch_size=3, workers=workers)
+    train = partial(Batches, few, augment, size=32, batch_size=3, workers=workers, seed=7)
+    val = partial(Batches, few, PREPROCESSING, batch_size=3, workers=workers)
     expected = list(train().epoch(0)), list(val())
     for sample in few:  # from memory, for sure
         Path(sample.path).unlink()
@@ -311,7 +301,7 @@ def test_batches_are_those_without(few: list[Sample], workers: int) -> None:
 
 def test_sizes_of_an_epoch(few: list[Sample]) -> None:
     augment = Augment(CONFIG, PREPROCESSING)
-    batches = TrainBatches(
+    batches = Batches(
         few, augment, size=32, batch_size=7, workers=0, seed=7,
         sizes=lambda epoch: 16 + 8 * epoch,
     )  # fmt: skip
@@ -325,7 +315,7 @@ def test_a_photo_that_is_gone_is_left_out(few: list[Sample]) -> None:
         read_photo(few[3])
     photos = read_all(few, ignore)
     assert [index for index, photo in enumerate(photos) if isinstance(photo, ImageError)] == [3]
-    (batch,) = EvalBatches(few, PREPROCESSING, batch_size=7, workers=0, photos=photos)
+    (batch,) = Batches(few, PREPROCESSING, batch_size=7, workers=0, photos=photos)
     assert batch.indices == [0, 1, 2, 4, 5, 6]
     assert batch.lost[0].name == "3.jpg"
 

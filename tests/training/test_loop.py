@@ -18,7 +18,7 @@ from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.settings import Config
-from resnest_cli.training.state import EpochRow, Progress, State
+from resnest_cli.training.state import EpochRow, RunRecord, State
 from resnest_cli.training.step import DivergedError, Task
 from tests.networks import TINY
 
@@ -51,14 +51,14 @@ class Photos:
         photos[:, 0] += labels[:, None, None] - 2.5
         return Batch(photos, labels, list(range(6)))
 
-    def __iter__(self) -> Iterator[Batch]:
-        yield self.batch(1)
-        yield self.batch(2)
-
 
 class Validation(Photos):
     def __len__(self) -> int:
         return 2
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        yield self.batch(1)
+        yield self.batch(2)
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Kept:
 
     def save_state(
         self,
-        progress: Progress,
+        progress: RunRecord,
         parts: Mapping[str, Mapping[str, Tensor]],
         scaler: Mapping[str, Any],
     ) -> None:
@@ -200,7 +200,7 @@ def test_the_memory_format_changes_no_more_than_the_last_bits(straight: Kept) ->
     kept = Kept()
     config = replace(CONFIG, channels_last=False, epochs=1)
     trainer(config, kept, Watch()).run()
-    first = next(s for s in straight.states if s.progress.epoch == 1).tensors["model"]
+    first = next(s for s in straight.states if s.record.epoch == 1).tensors["model"]
     for name, tensor in kept.weights["last"].items():
         torch.testing.assert_close(tensor, first[name], rtol=2e-3, atol=2e-4)
 
@@ -240,7 +240,7 @@ def test_a_signal_ends_it_between_two_steps_with_its_state(straight: Kept) -> No
             trainer(CONFIG, kept, Watch(interrupt), stop=stop).run()
     assert stop.exit_code == 143
     state = kept.states[-1]
-    assert (state.progress.epoch, state.progress.position) == (1, 2)
+    assert (state.record.epoch, state.record.position) == (1, 2)
     trainer(CONFIG, kept, Watch(), state).run()
     assert same(kept.weights["last"], straight.weights["last"])
 
@@ -254,7 +254,7 @@ def test_a_signal_during_validation(straight: Kept) -> None:
             trainer(CONFIG, kept, watch, stop=stop).run()
     assert stop.exit_code == 130
     state = kept.states[-1]
-    assert (state.progress.epoch, state.progress.position) == (0, STEPS)
+    assert (state.record.epoch, state.record.position) == (0, STEPS)
     assert not kept.rows
     trainer(CONFIG, kept, Watch(), state).run()
     assert same(kept.weights["last"], straight.weights["last"])
@@ -368,7 +368,7 @@ def test_of_equally_good_epochs_the_least_loss_is_best(
 
 
 def test_a_state_of_an_earlier_version_knows_no_loss() -> None:
-    progress = Progress(best={"raw": 0.9}, best_epoch=3)
+    progress = RunRecord(best={"raw": 0.9}, best_epoch=3)
     assert progress.best_score("raw") < (0.9, -5.0)
     assert progress.best_score("raw") > (0.8, 0.0)
     assert progress.best_score("ema") < (0.0, -5.0)

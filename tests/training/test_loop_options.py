@@ -58,8 +58,8 @@ class Parts(Photos):
 
 
 class DoubleValidation(Validation):
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in super().epoch(epoch, start):
             yield batch._replace(photos=batch.photos.double())
 
 
@@ -81,8 +81,7 @@ def weights_of(config: Config, sizes: Sequence[int], weights: Tensor | None) -> 
     return kept.weights["last"]
 
 
-@pytest.mark.parametrize("sizes", [(3, 3), (4, 1, 1)])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize(("sizes", "weights"), [((3, 3), None), ((4, 1, 1), WEIGHTS)])
 @pytest.mark.parametrize("change", [{}, {"bce_loss": True}, {"opt": "lamb", "lr": 0.005}])
 def test_accumulated_gradients_are_those_of_one_batch(
     sizes: tuple[int, ...], weights: Tensor | None, change: dict[str, Any]
@@ -150,7 +149,7 @@ def test_each_option_acts_and_a_killed_run_ends_with_the_same_bits(plain: Kept, 
 
     with pytest.raises(KilledError):
         trainer(replace(config, save_every=1e-9), name, kept, Watch(kill), None).run()
-    assert kept.states[-1].progress.step == steps - 2
+    assert kept.states[-1].record.step == steps - 2
     torch.manual_seed(9)
     trainer(config, name, kept, Watch(), kept.states[-1]).run()
     for which in ("last", "best", "last_ema"):
@@ -169,7 +168,7 @@ def test_what_learns_when() -> None:
     )  # fmt: skip
     start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     Trainer(task, kept, Watch(), StopRequest(), None).run()
-    ends = [s.tensors["model"] for s in kept.states if s.progress.position == 0]
+    ends = [s.tensors["model"] for s in kept.states if s.record.position == 0]
     assert len(ends) == 11
     first: dict[str, int] = {}
     for epoch, tensors in enumerate(ends):
@@ -210,8 +209,8 @@ def test_a_budget_ends_it_between_two_steps_and_it_goes_on(
     with pytest.raises(BudgetUsedError):
         trainer(limited, "", kept, Watch(time.tick), None).run()
     state = kept.states[-1]
-    assert (state.progress.epoch, state.progress.position) == (1, 2)
-    assert state.progress.used == pytest.approx(60)
+    assert (state.record.epoch, state.record.position) == (1, 2)
+    assert state.record.used == pytest.approx(60)
     assert kept.metrics["last"]["epoch"] == 2  # as it stood in the middle of the second epoch
     assert same(kept.weights["last"], state.tensors["model"])
     assert kept.metrics["best"]["epoch"] == 1

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from resnest_cli.data.dataset import DataSet, Sample
+from resnest_cli.data.labelled_photos import Side
 from resnest_cli.evaluation.scores import Meter
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.variants import Preprocessing
@@ -21,7 +22,6 @@ from resnest_cli.training.lost_photos import (
     Lost,
     LostPhoto,
     LostPhotos,
-    Side,
     found_again,
 )
 from resnest_cli.training.runs import RunFolder, RunKeeper
@@ -196,7 +196,7 @@ def test_data_that_are_gone_end_the_run_where_it_can_go_on_to_the_same_bits(
         found.run()
     assert len(watch.losses) == STEPS + 1
     state = kept.states[-1]
-    assert (state.progress.epoch, state.progress.position) == (1, 1)
+    assert (state.record.epoch, state.record.position) == (1, 1)
     trainer({}, again, state)[0].run()
     assert same(again.weights["last"], straight.weights["last"])
 
@@ -236,5 +236,5 @@ def test_features_of_what_is_there(tmp_path: Path) -> None:
         kept = [place for place, index in enumerate(one.indices) if index != 5]
         assert two.indices == [one.indices[place] for place in kept]
         assert torch.equal(two.photos, one.photos[kept])
-    (batch,) = cached_features.FeatureBatches(found)
+    (batch,) = cached_features.FeatureBatches(found).epoch(0)
     assert (batch.indices, [one.place for one in batch.lost]) == (there, [5])

@@ -48,10 +48,10 @@ def test_a_sweep_leaves_network_and_optimiser_as_they_were(change: dict) -> None
     config = replace(CONFIG, warmup_epochs=0.0, drop_block=0.0, drop_path=0.0, **change)
     run = trainer(config, Kept(), Watch())
     before = {name: tensor.clone() for name, tensor in run.task.network.state_dict().items()}
-    found = sweep(run, StopRequest())
-    assert len(found.rates) > 50
-    assert found.rates == pytest.approx(RATES[: len(found.rates)])
-    assert found.suggestion is not None
+    rates, losses = sweep(run, StopRequest())
+    assert len(rates) > 50
+    assert rates == pytest.approx(RATES[: len(rates)])
+    assert valley(rates, losses) is not None
     after = run.task.network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert not run.stepper.optimizer.state_dict()["state"]

@@ -11,24 +11,21 @@ from timm.data.distributed_sampler import RepeatAugSampler
 
 from resnest_cli.data.dataset import Sample
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.training.augment import Augment
-from resnest_cli.training.bounds import rank_bounds
-from resnest_cli.training.loader import TrainBatches
+from resnest_cli.training.augment import Augment, largest_size, train_size, work
+from resnest_cli.training.loader import Batches
 from resnest_cli.training.order import (
     MOST_PHOTOS,
     WINDOW_BYTES,
     Draw,
     epoch_keys,
     epoch_order,
-    largest_size,
+    rank_bounds,
     repeated,
     sections,
     shard_order,
     stretches,
-    train_size,
     window_order,
     window_photos,
-    work,
 )
 from resnest_cli.training.settings import Config
 from tests.conftest import make_photo
@@ -120,7 +117,7 @@ def test_each_time_a_photo_is_varied_anew(tmp_path: Path) -> None:
         for index in range(6)
     ]
     config = Config(command="train", data="d", model="m", recipe="quick", scale=0.3)
-    batches = TrainBatches(
+    batches = Batches(
         samples, Augment(config, Preprocessing(32)), size=32, batch_size=3, workers=0, seed=0,
         aug_repeats=3,
     )  # fmt: skip

@@ -18,11 +18,10 @@ from resnest_cli.training.plan import (
     Estimate,
     _Kept,
     _together,
-    channels_last_pays,
     estimate,
     estimate_cached,
 )
-from resnest_cli.training.settings import Config
+from resnest_cli.training.settings import Config, channels_last_pays
 from tests.networks import TINY, enliven
 
 CONFIG = Config(

@@ -14,9 +14,9 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.model.weights import Access
-from resnest_cli.training import plan_text
-from resnest_cli.training.plan_text import plan_lines
+from resnest_cli.net import Access
+from resnest_cli.training import plan
+from resnest_cli.training.plan import plan_lines
 from resnest_cli.training.settings import Config, load_settings
 from resnest_cli.training.setup import Ready, get_ready
 from tests.networks import TINY, enliven
@@ -54,7 +54,11 @@ def ready(place: Path, **flags: Any) -> Ready:
 
 @pytest.fixture
 def told(place: Path) -> Plan:
-    return lambda **flags: dict(plan_lines(ready(place, **flags)))
+    def found(**flags: Any) -> dict[str, str]:
+        made = ready(place, **flags)
+        return dict(plan_lines(made, plan.estimated(made)))
+
+    return found
 
 
 def test_a_frozen_backbone(told: Plan) -> None:
@@ -109,19 +113,19 @@ def test_everything_learns(told: Plan) -> None:
     ],
 )  # fmt: skip
 def test_every_setting_that_acts_is_told(
-    place: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], line: str, text: str
+    place: Path, flags: dict[str, Any], line: str, text: str
 ) -> None:
-    monkeypatch.setattr(plan_text, "estimated", lambda _: plan_text.Estimate(1.0, 2.0, 3))
-    found = dict(plan_lines(ready(place, **{"freeze": "none"} | flags)))
+    cost = plan.Estimate(1.0, 2.0, 3)
+    found = dict(plan_lines(ready(place, **{"freeze": "none"} | flags), cost))
     assert text in found[line]
     plain = ready(place, freeze="none", channels_last=False)  # else it pays at this size
-    assert text not in dict(plan_lines(plain))[line]
+    assert text not in dict(plan_lines(plain, cost))[line]
 
 
 def test_a_fresh_network_tells_its_seed(place: Path) -> None:
     config = Config(command="train", data="d", model="resnest14d", recipe="quick", seed=11)
     made = replace_model(ready(place, freeze="none"), config)
-    assert plan_text._start(made) == "drawn weights (seed 11)"
+    assert plan._start(made) == "drawn weights (seed 11)"
 
 
 def replace_model(made: Ready, config: Config) -> Ready:
@@ -133,14 +137,14 @@ def test_photos_that_are_slow_to_read_make_it_longer(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ready(place, freeze="none", workers=0)
-    monkeypatch.setattr(plan_text, "_loading", lambda _: (9.0, 0.0))
+    monkeypatch.setattr(plan, "_loading", lambda _: (9.0, 0.0))
     photos = len(made.dataset.train) + 2 * len(made.dataset.val)  # raw and averaged weights
-    assert plan_text.estimated(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
+    assert plan.estimated(made).epoch_seconds == pytest.approx(9 * photos, rel=0.1)
 
 
 def test_a_photo_that_has_gone_does_not_stop_the_plan(place: Path) -> None:
     made = ready(place, freeze="none")
-    assert 0 < plan_text._loading(made)[0] < 5
+    assert 0 < plan._loading(made)[0] < 5
     gone = replace(made.dataset.train[0], path=str(place / "gone.png"))
     made.dataset = replace(made.dataset, train=(gone,))
-    assert plan_text._loading(made)[0] >= 0
+    assert plan._loading(made)[0] >= 0

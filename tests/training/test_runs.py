@@ -1,29 +1,35 @@
 """Run folders: names, which one is resumed, one process each; tables that read back as written."""
 
+import contextlib
 import csv
+import multiprocessing
 import os
-import subprocess
-import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import atomic_file
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import runs
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.state import Progress, save_state
+from resnest_cli.training.state import RunRecord, save_state
 from tests.networks import TINY
 from tests.report.rows import ROW, history, without_ema
 
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
-def started(base: Path, name: str, time: int) -> RunFolder:
+
+def started(base: Path, name: str, at: int) -> RunFolder:
     run = runs.new_run(base, name)
     run.args.write_text("")
     run.split.write_text("")
-    save_state(run.states, Progress(epoch=time), {"model": {}}, {})
-    os.utime(run.args, (time, time))
+    save_state(run.states, RunRecord(epoch=at), {"model": {}}, {})
+    os.utime(run.args, (at, at))
     return run
 
 
@@ -41,15 +47,15 @@ def test_names(tmp_path: Path) -> None:
 
 def test_the_newest_that_has_begun_is_resumed(tmp_path: Path) -> None:
     assert runs.find_run(tmp_path, None) is None
-    for name, time in (("exp", 200), ("exp2", 300), ("mine", 250)):
-        started(tmp_path, name, time)
+    for name, at in (("exp", 200), ("exp2", 300), ("mine", 250)):
+        started(tmp_path, name, at)
     runs.new_run(tmp_path, "empty")
     newest = runs.find_run(tmp_path, None)
     assert newest is not None
     assert newest.path.name == "exp2"
     named = runs.find_run(tmp_path, "exp")
     assert named is not None
-    assert named.progress() == Progress(epoch=200)
+    assert named.record() == RunRecord(epoch=200)
     assert runs.find_run(tmp_path, "empty") is None
     for name, hint in (("exq", "Did you mean exp?"), ("none", "There are exp, exp2, mine.")):
         with pytest.raises(UsageError, match=rf"{name}: there is no such run to .* {hint}"):
@@ -60,53 +66,54 @@ def test_the_newest_that_has_begun_is_resumed(tmp_path: Path) -> None:
         runs.find_run(tmp_path / "train", "exp")
 
 
-LOCK = """
-import sys, time
-from pathlib import Path
-from resnest_cli.training.runs import RunFolder
-with RunFolder(Path(sys.argv[1])).locked():
-    print("locked", flush=True)
-    time.sleep(60)
-"""
+@contextlib.contextmanager
+def forked(work: Callable[..., None], *arguments: object) -> Iterator[BaseProcess]:
+    """A process that has come to a point in `work`, and has not left it."""
+    fork = multiprocessing.get_context("fork")
+    there = fork.Event()
+
+    def stay() -> None:
+        there.set()
+        time.sleep(600)
+
+    process = fork.Process(target=work, args=(*arguments, stay))
+    process.start()
+    try:
+        assert there.wait(60)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
+def holding(folder: Path, stay: Callable[[], None]) -> None:
+    with RunFolder(folder).locked():
+        stay()
+
+
+@FORKS
 def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", LOCK, str(tmp_path)], stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with forked(holding, tmp_path):
         written = tmp_path / ".results.csv.01234567.tmp"  # by the other process, just now
         written.write_bytes(b"half")
         with pytest.raises(ResnestError, match="another process"), RunFolder(tmp_path).locked():
             pass
         assert written.exists()
-        other.kill()
     with RunFolder(tmp_path).locked():
         pass
 
 
-STOP = """
-import sys, time
-from pathlib import Path
-from resnest_cli.files import atomic_file
-from resnest_cli.training import runs
-
-def wait(self, target):
-    print("written", flush=True)
-    time.sleep(60)
-
-if sys.argv[2] == "link":
-    runs.Path.replace = wait
-    runs._same_file(Path(sys.argv[1]).with_name("last.safetensors"), Path(sys.argv[1]))
-with atomic_file(Path(sys.argv[1])) as file:
-    file.write(b"half")
-    file.flush()
-    print("written", flush=True)
-    time.sleep(60)
-"""
+def half_written(path: Path, how: str, stay: Callable[[], None]) -> None:
+    if how == "link":
+        runs.Path.replace = lambda *_: stay()  # type: ignore[method-assign]
+        runs._same_file(path.with_name("last.safetensors"), path)
+    with atomic_file(path) as file:
+        file.write(b"half")
+        file.flush()
+        stay()
 
 
+@FORKS
 @pytest.mark.parametrize(
     ("name", "how"),
     [
@@ -131,15 +138,13 @@ def test_what_a_kill_leaves_goes_with_the_next_start(tmp_path: Path, name: str, 
         (tmp_path / kept).write_bytes(b"of another command or the user")
     (tmp_path / ".recall.csv.01234567.tmp").mkdir()  # cannot be unlinked, and is in nobody's way
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    command = [sys.executable, "-c", STOP, str(tmp_path / name), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
-        assert killed.stdout is not None
-        killed.stdout.readline()
-        killed.kill()
+    with forked(half_written, tmp_path / name, how):
+        pass  # and is killed
     left = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert [path.suffix for path in left] == [".tmp"]
     with run.locked():
-        assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+        there = {path for path in tmp_path.rglob("*") if path.is_file()}
+        assert there == before | {run.states / "lock"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training import order
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.bounds import batch_bounds
-from resnest_cli.training.loader import Batch, EvalBatches, TrainBatches
-from resnest_cli.training.order import ShardPhotos
+from resnest_cli.training.loader import Batch, Batches
+from resnest_cli.training.order import ShardPhotos, batch_bounds
 from resnest_cli.training.settings import Config
 from tests.data.making import load, make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
@@ -49,9 +48,9 @@ def find(data: object, val_data: str | None = None) -> Index:
     return find_shards(str(data), val_data=val_data, classes=None, progress=lambda *_: None)
 
 
-def batches(index: Index, workers: int = 0, **more: object) -> TrainBatches:
+def batches(index: Index, workers: int = 0, **more: object) -> Batches:
     settings: dict = {"size": 32, "batch_size": 4, "workers": workers, "seed": 7} | more
-    return TrainBatches(ShardPhotos(index.train, 3), Augment(CONFIG, PREPROCESSING), **settings)
+    return Batches(ShardPhotos(index.train, 3), Augment(CONFIG, PREPROCESSING), **settings)
 
 
 def epoch(index: Index, number: int = 0, workers: int = 0, **more: object) -> list[Batch]:
@@ -152,7 +151,7 @@ def test_devices_have_each_photo_once(index: Index, ranks: int) -> None:
 
 
 def evaluated(index: Index, **more: int) -> list[Batch]:
-    loader = EvalBatches(
+    loader = Batches(
         ShardPhotos(index.val, 3), PREPROCESSING, **{"batch_size": 4, "workers": 0} | more
     )
     found = list(loader)
@@ -163,7 +162,7 @@ def evaluated(index: Index, **more: int) -> list[Batch]:
 
 def test_validation_is_that_of_the_folder_in_another_order(index: Index, data: Path) -> None:
     found = evaluated(index)
-    folder = EvalBatches(load(data).val, PREPROCESSING, batch_size=4, workers=0)
+    folder = Batches(load(data).val, PREPROCESSING, batch_size=4, workers=0)
 
     def photos(batches: Sequence[Batch]) -> set[tuple[int, bytes]]:
         return {
@@ -182,7 +181,7 @@ def test_devices_validate_each_photo_once(index: Index, ranks: int) -> None:
     found = [evaluated(index, batch_size=2, rank=rank, ranks=ranks) for rank in range(ranks)]
     assert [place for one in found for place in places(one)] == places(alone)
     loaders = [
-        EvalBatches(
+        Batches(
             ShardPhotos(index.val, 3), PREPROCESSING, batch_size=2, workers=0, ranks=ranks, rank=r
         )
         for r in range(ranks)

@@ -12,7 +12,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Meter
 from resnest_cli.training import state
 from resnest_cli.training.lost_photos import LostPhoto
-from resnest_cli.training.state import BestAnswers, EpochRow, Progress
+from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
 
 ROW = EpochRow(
     epoch=1, step=3, lr=0.1, train_loss=1.0, val_loss=2.0, top1=0.5, top5=None, ema_loss=None,
@@ -23,7 +23,7 @@ LOST = LostPhoto("val", "cats/\udce9.jpg", 2, 1, "does not exist")
 
 
 def save(folder: Path, epoch: int, position: int = 0, value: float = 1.0) -> Path:
-    progress = Progress(
+    progress = RunRecord(
         epoch=epoch, position=position, step=epoch * 3, rows=[ROW], origin="abc", lost=[LOST]
     )
     tensors = {
@@ -45,12 +45,12 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     weight = torch.randn(4, 3, 2, 2)
     found = state.load_state(tmp_path, silent)
     assert found is not None
-    assert found.progress == Progress(epoch=1, step=3, rows=[ROW], origin="abc", lost=[LOST])
+    assert found.record == RunRecord(epoch=1, step=3, rows=[ROW], origin="abc", lost=[LOST])
     assert found.scaler == {"scale": 2.0}
     assert set(found.tensors) == {"model", "ema"}
     assert torch.equal(found.tensors["model"]["w"], weight)
     assert found.tensors["ema"]["n"].shape == ()
-    assert state.read_progress(state.states(tmp_path)[0]) == found.progress
+    assert state.read_record(state.states(tmp_path)[0]) == found.record
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_damaged_one_gives_way(tmp_path: Path, damage: str) -> None:
     told: list[str] = []
     found = state.load_state(tmp_path, told.append)
     assert found is not None
-    assert found.progress.epoch == 1
+    assert found.record.epoch == 1
     assert len(told) == 1
     assert "is damaged" in told[0]
     assert newest.name in told[0]

@@ -14,15 +14,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ResnestError, limit_reached
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.loader import TrainBatches
+from resnest_cli.training.loader import Batches
 from tests.conftest import make_photo
 from tests.training.test_loader import CONFIG, PREPROCESSING, ROOT, Slow
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals")
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DataLoader looks every 5 seconds whether its workers live; here ten times a second."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
 
 
 @pytest.fixture
@@ -31,8 +38,8 @@ def samples(tmp_path: Path) -> list[Sample]:
     return [Sample(str(path), path.name, index % 2) for index, path in enumerate(paths)]
 
 
-def slow(samples: list[Sample], seconds: float) -> TrainBatches:
-    return TrainBatches(
+def slow(samples: list[Sample], seconds: float) -> Batches:
+    return Batches(
         samples, Slow(seconds), size=32, batch_size=2, workers=1, seed=0  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -55,10 +62,8 @@ def test_a_death_is_told_where_the_next_batch_is_awaited_and_nowhere_else(
     end = time.monotonic() + 0.5
     while time.monotonic() < end:  # torch's own handler would raise in here
         torch.ones(10).sum()
-    begin = time.monotonic()
     with pytest.raises(ResnestError, match=r"It was killed.*--workers 0.*--resume"):
         list(found)
-    assert time.monotonic() - begin < 20
     loader.close()
 
 
@@ -88,7 +93,7 @@ def test_shared_memory_that_runs_full_is_told(
 
 
 def test_a_stuck_worker_is_killed_when_the_run_ends(samples: list[Sample]) -> None:
-    loader = slow(samples, 60)
+    loader = slow(samples, 250)
     waiting = loader.epoch(0)
 
     def interrupt(*_: object) -> None:
@@ -103,15 +108,15 @@ def test_a_stuck_worker_is_killed_when_the_run_ends(samples: list[Sample]) -> No
         signal.signal(signal.SIGALRM, before)
     begin = time.monotonic()
     loader.close()
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 60
     assert not multiprocessing.active_children()
 
 
 UNCLOSED = """
 import sys
 from tests.training.test_workers import *
-found = slow([Sample(path, path, 0) for path in sys.argv[1:]], 60).epoch(0)
-batches = TrainBatches(
+found = slow([Sample(path, path, 0) for path in sys.argv[1:]], 200).epoch(0)
+batches = Batches(
     [Sample(path, path, 0) for path in sys.argv[1:]], Slow(0), size=32, batch_size=2, workers=1,
     seed=0,
 )
@@ -124,7 +129,7 @@ next(found)
 
 def test_a_program_that_closes_nothing_ends_all_the_same(samples: list[Sample]) -> None:
     command = [sys.executable, "-c", UNCLOSED, *(sample.path for sample in samples)]
-    ended = subprocess.run(command, cwd=ROOT, timeout=40, check=False, stderr=subprocess.DEVNULL)
+    ended = subprocess.run(command, cwd=ROOT, timeout=120, check=False, stderr=subprocess.DEVNULL)
     assert ended.returncode == 7
 
 
@@ -143,7 +148,7 @@ def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> 
     expected = torch.rand(1)
     torch.manual_seed(3)
     augment = Augment(CONFIG, PREPROCESSING)
-    loader = TrainBatches(samples, augment, size=32, batch_size=4, workers=workers, seed=0)
+    loader = Batches(samples, augment, size=32, batch_size=4, workers=workers, seed=0)
     list(loader.epoch(0))
     loader.close()
     assert torch.equal(torch.rand(1), expected)
@@ -152,7 +157,7 @@ def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> 
 def test_a_photo_that_a_balanced_epoch_repeats_is_varied_each_time(samples: list[Sample]) -> None:
     few = [replace(sample, label=int(place == 0)) for place, sample in enumerate(samples)]
     augment = Augment(CONFIG, PREPROCESSING)
-    loader = TrainBatches(
+    loader = Batches(
         few, augment, size=32, batch_size=8, workers=0, seed=0, balanced=True
     )  # fmt: skip
     (batch,) = loader.epoch(0)
@@ -161,11 +166,13 @@ def test_a_photo_that_a_balanced_epoch_repeats_is_varied_each_time(samples: list
     assert len({photo.numpy().tobytes() for photo in repeated}) == 4
 
 
-def test_more_workers_than_cores_are_no_warning(samples: list[Sample]) -> None:
-    loader = TrainBatches(
-        samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2,
-        workers=(os.cpu_count() or 1) + 2, seed=0,
-    )  # fmt: skip
+def test_more_workers_than_cores_are_no_warning(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    loader = Batches(
+        samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2, workers=3, seed=0
+    )
     assert len(list(loader.epoch(0))) == 4
     loader.close()
 
@@ -194,7 +201,7 @@ def test_processes_that_cannot_be_started(
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return original()
 
-    loader = TrainBatches(
+    loader = Batches(
         samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2, workers=2, seed=0
     )
     monkeypatch.setattr(os, "fork", fork)
@@ -211,7 +218,7 @@ import resource, sys
 from tests.training.test_workers import *
 
 def work():
-    loader = TrainBatches(
+    loader = Batches(
         [Sample(path, path, 0) for path in sys.argv[1:]], Augment(CONFIG, PREPROCESSING), size=32,
         batch_size=2, workers=2, seed=0,
     )
@@ -233,7 +240,7 @@ except ResnestError as error:
 def test_a_limit_of_open_files(samples: list[Sample]) -> None:
     command = [sys.executable, "-c", FEW_FILES, *(sample.path for sample in samples)]
     done = subprocess.run(
-        command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True
+        command, cwd=ROOT, timeout=120, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("this process may open no more files (`ulimit -n`")

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from resnest_cli.errors import CheckpointError
-from resnest_cli.model.checkpoint import load, read_info, save
-from resnest_cli.model.checkpoint_header import CheckpointInfo, file_kind
+from resnest_cli.model.checkpoint import load, save
+from resnest_cli.model.checkpoint_header import MAX_HEADER, CheckpointInfo, file_kind, read_info
 from resnest_cli.model.resnest import build
-from resnest_cli.model.safetensors_file import MAX_HEADER
 from tests.networks import TINY
 
 
@@ -125,7 +124,7 @@ def test_headers_are_read_without_torch_and_in_little_memory(tmp_path: Path) -> 
 import sys
 from pathlib import Path
 from resnest_cli.errors import CheckpointError
-from resnest_cli.model.checkpoint import read_info
+from resnest_cli.model.checkpoint_header import read_info
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         read_info(path)

@@ -13,20 +13,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from resnest_cli.explanation.photo_view import Window
 from resnest_cli.report import canvas
 from resnest_cli.report.canvas import FAINT, Pixels, image_at, text_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from resnest_cli.explanation.explainer import Block
-    from resnest_cli.explanation.photo_view import Window
 
 Float32 = NDArray[np.float32]
 
@@ -62,7 +60,7 @@ class Panel:
 
 
 def heat_figure(
-    path: Path, name: str, photo: Pixels, window: "Window", panels: Sequence[Panel], how: str
+    path: Path, name: str, photo: Pixels, window: Window, panels: Sequence[Panel], how: str
 ) -> None:
     """Draws the photo, uint8 (h, w, 3) with the `window` that was seen, and a panel a class.
 
@@ -142,7 +140,7 @@ def enlarged(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), how))
 
 
-def windowed(preview: Pixels, window: "Window", side: int) -> Pixels:
+def windowed(preview: Pixels, window: Window, side: int) -> Pixels:
     """A photo, uint8 (h, w, 3), at most `side` pixels a side; what lies outside of the window is
     dimmed, with a line around it.
     """
@@ -165,7 +163,7 @@ def windowed(preview: Pixels, window: "Window", side: int) -> Pixels:
     return np.asarray(shown)
 
 
-def cuts(window: "Window") -> bool:
+def cuts(window: Window) -> bool:
     """Whether the network sees less than the whole photo."""
     left, top, right, bottom = window
     return left > 0 or top > 0 or right < 1 or bottom < 1
@@ -181,7 +179,42 @@ def jpeg(pixels: Pixels) -> bytes:
 # Split attention
 
 
-def attention_figure(path: Path, name: str, model: str, blocks: Sequence["Block"]) -> None:
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The attention in one block, `block` of `stage`, both from 1.
+
+    `weights` are float32 (radix, C) in [0, 1]: of `radix` > 1 splits, a channel's add up to one.
+    The C channels belong to `cardinality` groups, one after the other.
+    """
+
+    stage: int
+    block: int
+    cardinality: int
+    weights: NDArray[np.float32]
+
+    @property
+    def preferred(self) -> tuple[float, ...]:
+        """The share of the channels that each split weighs most for."""
+        radix, channels = self.weights.shape
+        counts = np.bincount(self.weights.argmax(axis=0), minlength=radix)
+        return tuple(float(count) / channels for count in counts)
+
+    @property
+    def strength(self) -> float:
+        """Mean weight of the split that a channel prefers: 1 / radix to 1; mean gate of radix 1."""
+        return float(self.weights.max(axis=0).mean())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "stage": self.stage,
+            "block": self.block,
+            "preferred": [round(share, 4) for share in self.preferred],
+            "mean": [round(float(mean), 4) for mean in self.weights.mean(axis=1)],
+        }
+
+
+def attention_figure(path: Path, name: str, model: str, blocks: Sequence[Block]) -> None:
     """Draws the attention of all blocks, at least one, for the photo `name`."""
     radix, cardinality = len(blocks[0].weights), blocks[0].cardinality
     strip_height, gap, points = (30, 8, 9.0) if len(blocks) <= 20 else (16, 3, 6.5)
@@ -227,7 +260,7 @@ def _explanation(radix: int, cardinality: int) -> str:
     )
 
 
-def _block(figure: "Figure", y: int, block: "Block", height: int, points: float) -> None:
+def _block(figure: "Figure", y: int, block: Block, height: int, points: float) -> None:
     middle = y + height / 2
     text_at(figure, _MARGIN + 12, middle, f"block {block.block}", points, middle=True)
     picture = strip(block.weights, block.cardinality, _STRIP, height)

@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from resnest_cli.explanation.explainer import Block
-from resnest_cli.report.explanations import (
+from resnest_cli.explanation.pictures import (
     SIDE,
+    Block,
     Panel,
     attention_figure,
     cuts,
