@@ -79,14 +79,9 @@ def _find_batch_size(job: FeaturesJob, _begin: Start) -> Generator[int, None, No
 
 
 def run(
-    job: FeaturesJob,
-    work: Work,
-    progress: Progress,
-    *,
-    resume: bool,
-    overwrite: bool,
-    retry: bool,
-) -> Report:
+    job: FeaturesJob, work: Work, progress: Progress,
+    *, resume: bool, overwrite: bool, retry: bool,
+) -> Report:  # fmt: skip
     """Computes what is missing of the output, and writes it. `retry` includes `resume`.
 
     `work` starts the working process and gives what that sends.
@@ -155,7 +150,9 @@ class _Run:
             else:
                 with self._writing(store):
                     store = store or Store.create(target, "retry" if old else "run", identity)
-                with self._total(old) as total:
+                known = int(old["counts"]["failed"]) if old else None
+                ahead = old is None and self._progress is not silent
+                with counting(job) if ahead else nullcontext(lambda: known) as total:
                     ending = self._collect(results, store, stopping, total)
                 if ending.mark.listed == 0:
                     discard(store.folder)
@@ -167,17 +164,6 @@ class _Run:
         self.report.failures = summed(part.failures for part in store.parts)
         if old is None:
             self.report.skipped = store.parts[-1].skipped
-
-    @contextmanager
-    def _total(self, old: dict[str, Any] | None) -> Iterator[Total]:
-        """Gives how many inputs there are, as far as that is known and anybody wants to know."""
-        if old is not None:
-            yield lambda: int(old["counts"]["failed"])
-            return
-        with (
-            nullcontext(lambda: None) if self._progress is silent else counting(self._job) as total
-        ):
-            yield total
 
     def _collect(
         self, results: Results, store: Store, stopping: PatientStop, total: Total
