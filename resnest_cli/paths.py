@@ -10,8 +10,10 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import distrust
 
 NOWHERE = Path(os.devnull)  # not a folder, so that no path below it can be
@@ -192,3 +194,18 @@ def closed_folder(path: Path) -> Path:
         if ours and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o022:
             path.chmod(0o700)
     return private_folder(path)
+
+
+def check_place(path: Path) -> None:
+    """Raises ResnestError where a file cannot stand: on a folder, or in one that is not there."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ResnestError(f"{path}: cannot be written: {what}.")
+
+
+def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:
+    """Raises UsageError if the file that `option` is to write is one of those that are `read`."""
+    for name in filter(None, read):
+        other = Path(local_path(name))
+        if path.exists() and other.exists() and path.samefile(other):
+            raise UsageError(f"{path} is read by this command; give {option} another name.")

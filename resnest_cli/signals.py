@@ -87,11 +87,6 @@ class PatientStop(StopRequest):
         super().__init__()
         self.patient = False
 
-    @property
-    def requested(self) -> int | None:
-        """The number of the signal that has come."""
-        return self.signal
-
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._restore()
         self.signal = signal.Signals(number)

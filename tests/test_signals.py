@@ -39,7 +39,7 @@ def test_patience_ends_and_a_second_signal_is_not_caught(monkeypatch: pytest.Mon
     with PatientStop() as stop:
         stop.patient = True
         signal.raise_signal(signal.SIGTERM)
-        assert stop.requested == signal.SIGTERM
+        assert stop.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(StoppedError, match="SIGTERM"):

@@ -15,7 +15,6 @@ from resnest_cli.commands.inputs import (
     show_records,
     write_page,
 )
-from resnest_cli.commands.targets import target
 from resnest_cli.errors import UsageError
 from resnest_cli.explanation.explain import (
     LEGEND,
@@ -26,6 +25,7 @@ from resnest_cli.explanation.explain import (
     explain,
     explanation_page,
 )
+from resnest_cli.explanation.picture_paths import target
 from resnest_cli.files import locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat

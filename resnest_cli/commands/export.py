@@ -7,11 +7,12 @@ import typer
 
 from resnest_cli import output
 from resnest_cli.commands.flags import command
-from resnest_cli.commands.inputs import check_not_read, check_place, show_summary
+from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
 from resnest_cli.files import check_folder, locked
 from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
+from resnest_cli.paths import check_not_read, check_place
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:

@@ -4,17 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import (
-    by_name,
     check_inputs,
-    check_not_read,
     check_runner,
     files_read,
-    go_on,
 )
 from resnest_cli.errors import UsageError
 from resnest_cli.inference.extraction import Dtype, Extraction, Head, Pool
@@ -27,9 +21,10 @@ from resnest_cli.options import (
     batch_size_or_auto,
 )
 from resnest_cli.output.messages import is_quiet
+from resnest_cli.paths import check_not_read
 
 if TYPE_CHECKING:
-    from resnest_cli.jobs.job import FeaturesJob, Shard
+    from resnest_cli.jobs.job import Shard
 
 EPILOG = """Examples:
 
@@ -105,25 +100,27 @@ def features(
         raise UsageError("--overwrite starts afresh: it excludes --resume and --retry-failed.")
     extraction = Extraction(pool, stage, head, dtype, normalize)
     if ray.runner == "ray":
-        from resnest_cli.jobs.ray import run_command
+        from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         if shard is not None:
             raise UsageError("--shard is for --runner local: Ray divides the inputs itself.")
-        given = by_name(run, model, ray, photos=run.inputs, output_=output_)
-        given |= {"batch_size": batch_size, "workers": workers}
-        run_command("features", given, extraction, resume, overwrite, retry_failed)
+        threads = ALL_CORES if workers is None else workers
+        run = replace(run, batch_size=batch_size or 0, workers=threads)
+        run_command(
+            run, model, ray, extraction, output_,
+            resume=resume, overwrite=overwrite, retry=retry_failed,
+        )  # fmt: skip
         return
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
     from resnest_cli.cpu import usable_cores
-    from resnest_cli.jobs.formats import check_suffix
-    from resnest_cli.jobs.job import FeaturesJob
+    from resnest_cli.jobs import local
+    from resnest_cli.jobs.job import FeaturesJob, go_on
     from resnest_cli.jobs.parts import check_name, held
 
     check_name(target)
     check_not_read(target, files_read(run, model))
-    check_suffix(target.suffix)
     threads = usable_cores() if workers is None else workers
     job = FeaturesJob(
         target=target,
@@ -135,27 +132,7 @@ def features(
         go_on=go_on("features"),
     )
     with held(target):
-        _extract(job, resume=resume, overwrite=overwrite, retry=retry_failed)
-
-
-def _extract(job: "FeaturesJob", **how: bool) -> None:
-    from resnest_cli.jobs import local
-    from resnest_cli.jobs.report import Progress
-    from resnest_cli.signals import StoppedError
-
-    try:
-        with Progress() as progress:
-            report = local.run(
-                job, local.start, progress, find_batch_size=local.find_batch_size, **how
-            )
-    except StoppedError as end:
-        output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
-        raise typer.Exit(end.exit_code) from None
-    finally:
-        local.close()
-    output.message(local.summary_of(job, report))
-    if report.info["counts"]["failed"] and not report.finished_before:
-        raise typer.Exit(3)
+        local.run_command(job, resume=resume, overwrite=overwrite, retry=retry_failed)
 
 
 def _shard(text: str | None) -> "Shard":

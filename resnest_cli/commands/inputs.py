@@ -1,9 +1,6 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
-import shlex
-import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -14,7 +11,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
-from resnest_cli.paths import is_file_url, local_path
+from resnest_cli.paths import check_not_read, check_place, is_file_url
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
@@ -23,21 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FEW = 10  # photos that could not be read, named at the end
-
-
-def picked(kind: type[T], given: Mapping[str, Any], **other: Any) -> T:
-    """A record of options, from values of the same names; what has a default may be missing."""
-    names = [
-        field.name
-        for field in fields(kind)  # type: ignore[arg-type]
-        if field.name not in other and (field.name in given or field.default is MISSING)
-    ]
-    return kind(**{name: given[name] for name in names}, **other)
-
-
-def by_name(*records: Any, **more: Any) -> dict[str, Any]:
-    """All options of records, by their names."""
-    return {f.name: getattr(one, f.name) for one in records for f in fields(one)} | more
 
 
 def check_inputs(run: RunOptions) -> None:
@@ -72,20 +54,6 @@ def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
     return (*run.inputs, run.from_file, model.model, model.weights, model.labels)
 
 
-def go_on(command: str) -> str:
-    """The command line as it was given, to go on with."""
-    given = [word for word in sys.argv[2:] if word not in {"--resume", "--overwrite"}]
-    return shlex.join(["resnest", command, "--resume", *given])
-
-
-def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:
-    """Raises UsageError if the file that `option` is to write is one of those that are `read`."""
-    for name in filter(None, read):
-        other = Path(local_path(name))
-        if path.exists() and other.exists() and path.samefile(other):
-            raise UsageError(f"{path} is read by this command; give {option} another name.")
-
-
 def check_written(path: Path, read: Iterable[str | None]) -> None:
     """Whether a text file can be written; `read` are the files that the command reads.
 
@@ -97,13 +65,6 @@ def check_written(path: Path, read: Iterable[str | None]) -> None:
         raise UsageError(f"{path}: records are text; photos are never written to.")
     check_place(path)
     check_not_read(path, read)
-
-
-def check_place(path: Path) -> None:
-    """Raises ResnestError where a file cannot stand: on a folder, or in one that is not there."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ResnestError(f"{path}: cannot be written: {what}.")
 
 
 class _Shown(Protocol):

@@ -42,13 +42,12 @@ def merge(
     are.
     """
     from resnest_cli.jobs.assemble import merge as join
-    from resnest_cli.jobs.formats import check_suffix, matrix_of
+    from resnest_cli.jobs.formats import matrix_of
     from resnest_cli.jobs.parts import check_name, held
 
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     check_name(output_)
-    check_suffix(output_.suffix)
     with held(output_):
         info = join(parts, output_, overwrite=overwrite)
     matrix = matrix_of(info)

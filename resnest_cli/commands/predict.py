@@ -1,12 +1,12 @@
 """`resnest predict`: photos -> ranked classes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import (
-    by_name,
     check_inputs,
     check_runner,
     check_written,
@@ -96,11 +96,13 @@ def predict(
         if resume and overwrite:
             raise UsageError("--overwrite starts afresh: it excludes --resume.")
         from resnest_cli.jobs.job import Ranking
-        from resnest_cli.jobs.ray import run_command
+        from resnest_cli.jobs.ray import ALL_CORES, run_command
 
-        given = by_name(run, model, ray, photos=run.inputs, output_=output_, format_=format_)
+        run = replace(run, workers=ALL_CORES)  # the default of one thread is for a few photos
         wanted = Ranking(topk, threshold, reject_below, tta)
-        run_command("predict", given, wanted, resume, overwrite)
+        run_command(
+            run, model, ray, wanted, output_, format_=format_, resume=resume, overwrite=overwrite
+        )
         return
     if resume or overwrite:
         raise UsageError("--resume and --overwrite go with --runner ray.")

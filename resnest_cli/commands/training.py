@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,6 @@ from typer.core import TyperCommand
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Given, access
-from resnest_cli.commands.inputs import by_name
 from resnest_cli.errors import UsageError
 from resnest_cli.options import Mirror, Offline, setting
 from resnest_cli.training.settings import Command, Config
@@ -75,7 +74,7 @@ def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
     from resnest_cli.training.job import run_on_devices
     from resnest_cli.training.setup import TrainingJob
 
-    given = by_name(run)
+    given = {field.name: getattr(run, field.name) for field in fields(run)}
     data, option = given.pop("data"), given.pop("data_option")
     if data is not None and option is not None:
         raise UsageError(

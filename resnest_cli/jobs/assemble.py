@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import writing
+from resnest_cli.files import free_bytes, writing
 from resnest_cli.jobs.formats import (
     HEADER,
-    Entry,
     Matrix,
-    identity_of,
     matrix_of,
     npy_header,
     read_entries,
@@ -28,7 +26,7 @@ from resnest_cli.jobs.formats import (
     with_lines,
     write,
 )
-from resnest_cli.jobs.job import Mark, Shard, differences, without
+from resnest_cli.jobs.job import Item, Mark, Shard, differences, without
 from resnest_cli.jobs.parts import Store, check_others, discard, outputs, publish
 
 _CHUNK = 2**20
@@ -60,7 +58,7 @@ def from_parts(store: Store, target: Path) -> Info:
 
 def retried(store: Store, target: Path, old: Info) -> Info:
     """Puts what was computed again in its place among the old entries."""
-    counts, mark = old["counts"], Mark(old["list"]["inputs"], old["list"]["sha256"])
+    counts, mark = old["counts"], Mark.of(old["list"])
     info = _info(store.identity, mark, counts["inputs"], counts["rows"] + store.rows)
     fresh = _entries(store, matrix_of(info))
     entries = (entry if entry.error is None else next(fresh) for entry in read_entries(target, old))
@@ -68,7 +66,7 @@ def retried(store: Store, target: Path, old: Info) -> Info:
     return info
 
 
-def _from_entries(store: Store, target: Path, entries: Iterator[Entry], info: Info) -> None:
+def _from_entries(store: Store, target: Path, entries: Iterator[Item], info: Info) -> None:
     matrix, suffix = matrix_of(info), target.suffix.lower()
     _make_room(store, matrix.bytes_in(suffix))
     _write_entries(store, entries, matrix, suffix)
@@ -79,7 +77,7 @@ def _from_entries(store: Store, target: Path, entries: Iterator[Entry], info: In
 def _info(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:
     """Nothing in it depends on when or how often a run was started."""
     return identity | {
-        "list": {"inputs": mark.listed, "sha256": mark.chain},
+        "list": mark.about,
         "counts": {"inputs": inputs, "rows": rows, "failed": inputs - rows},
     }
 
@@ -98,8 +96,8 @@ def _make_room(store: Store, needed: int, keep: Path | None = None) -> None:
         if path != keep:
             path.unlink()
     needed += _SPARE
-    free = shutil.disk_usage(store.folder).free
-    if free < needed:
+    free = free_bytes(store.folder)
+    if free is not None and free < needed:
         raise ResnestError(
             f"{store.folder.parent}: the output needs about {needed / 1e6:,.0f} MB more, and "
             f"{free / 1e6:,.0f} MB are free: {(needed - free) / 1e6:,.1f} MB are missing."
@@ -134,7 +132,7 @@ def _append_parts(store: Store, matrix: Matrix, spare: int) -> None:
         store.rows_path(part).unlink(missing_ok=True)
 
 
-def _write_entries(store: Store, entries: Iterator[Entry], matrix: Matrix, suffix: str) -> None:
+def _write_entries(store: Store, entries: Iterator[Item], matrix: Matrix, suffix: str) -> None:
     path = store.folder / f"assembled{suffix}"
     if suffix == ".csv":  # has the lines in itself
         write(path, entries, matrix)
@@ -143,13 +141,13 @@ def _write_entries(store: Store, entries: Iterator[Entry], matrix: Matrix, suffi
         write(path, with_lines(entries, lines), matrix)
 
 
-def _entries(store: Store, matrix: Matrix) -> Iterator[Entry]:
+def _entries(store: Store, matrix: Matrix) -> Iterator[Item]:
     """What the parts hold."""
     for part in filter(lambda part: part.inputs, store.parts):
         with store.rows_path(part).open("rb", buffering=_CHUNK) as rows:
             for line in store.lines_of(part):
                 row = rows.read(matrix.row_bytes) if line.error is None else None
-                yield Entry(line.name, line.error, row)
+                yield Item(line.name, line.error, row)
 
 
 def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
@@ -200,8 +198,11 @@ def _is_there(target: Path, info: Info) -> bool:
 
 def _merged_info(target: Path, infos: list[Info]) -> Info:
     first = infos[0]
-    identity = identity_of(first) | {"shard": None, "format": target.suffix.removeprefix(".")}
-    mark = Mark(first["list"]["inputs"], first["list"]["sha256"])
+    identity = without(first, "list", "counts") | {
+        "shard": None,
+        "format": target.suffix.removeprefix("."),
+    }
+    mark = Mark.of(first["list"])
     inputs, rows = (sum(info["counts"][name] for info in infos) for name in ("inputs", "rows"))
     return _info(identity, mark, inputs, rows)
 
@@ -238,7 +239,7 @@ def _common(info: Info) -> Info:
     return without(info, "format", "counts") | {"shard": count}
 
 
-def _joined(shards: list[tuple[Path, Info]]) -> Iterator[Entry]:
+def _joined(shards: list[tuple[Path, Info]]) -> Iterator[Item]:
     """One batch of each shard in turn, until all are empty."""
     batch_size = shards[0][1]["engine"]["batch_size"]
     streams = [read_entries(path, info) for path, info in shards]

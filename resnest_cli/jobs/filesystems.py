@@ -33,12 +33,7 @@ def is_address(text: str) -> bool:
 
 
 def opened(text: str) -> "tuple[FileSystem, str]":
-    """The file system of a path or an address, and the path on it.
-
-    Raises:
-        UsageError: no such scheme, or what it needs is not installed.
-        ResnestError: the file system cannot be reached.
-    """
+    """The file system of a path or an address, and the path on it."""
     if not is_address(text):
         return _of("file:///")[0], os.path.abspath(text)  # noqa: PTH100 - keeps odd bytes
     path = local_path(text)
@@ -71,11 +66,6 @@ def _of(root: str) -> "tuple[FileSystem, Any]":
     except (ImportError, ValueError) as error:
         raise UsageError(f"{root}: {one_line(str(error))}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(system)), system._strip_protocol
-
-
-def joined(folder: str, *names: str) -> str:
-    """A path below a folder of any file system."""
-    return "/".join((folder.rstrip("/"), *names))
 
 
 def read(system: "FileSystem", path: str) -> bytes | None:

@@ -27,14 +27,13 @@ import shutil
 import zipfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
-from resnest_cli.errors import ErrorKind, ResnestError
-from resnest_cli.jobs.job import without
+from resnest_cli.errors import ResnestError
+from resnest_cli.jobs.job import Item, encoded
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
@@ -48,15 +47,6 @@ FOOTER = b"resnest"  # the key of what a Parquet file of Ray says of itself
 _CHUNK = 2**20
 _GROUP_BYTES = 2**23  # of rows in a row group of Parquet
 _NEVER = (1980, 1, 1, 0, 0, 0)  # the time of a ZIP's members: no two runs shall differ in it
-
-
-class Entry(NamedTuple):
-    """One input, with its row's bytes or its error."""
-
-    name: str
-    error: str | None
-    row: bytes | None
-    kind: "ErrorKind | None" = None  # of the error, where it has just been raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +87,6 @@ def matrix_of(info: dict[str, Any]) -> Matrix:
     return Matrix(counts["rows"], counts["inputs"], shape, extraction["dtype"])
 
 
-def identity_of(info: dict[str, Any]) -> dict[str, Any]:
-    """The part of `feats.json` that was known when the run began."""
-    return without(info, "list", "counts")
-
-
-def check_suffix(suffix: str) -> None:
-    """Whether this format can be written, before the work begins.
-
-    Raises:
-        ResnestError: the library for it is missing.
-    """
-    # Not imported: its threads would be in the way of the fork that starts the work.
-    if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ResnestError('.parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"')
-
-
-def encoded(text: str) -> bytes:
-    """The bytes of a name as the file system has them; lone surrogates of any kind get through."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-
-
 def _escaped(name: str) -> str:
     return encoded(name).decode("utf-8", "backslashreplace")
 
@@ -130,21 +96,21 @@ def formatted(name: str, row: int | None, error: str | None) -> bytes:
     return encoded(csv_row((name, row, "ok" if error is None else "error", error)))
 
 
-def read_lines(path: Path, *, header: bool) -> Iterator[Entry]:
+def read_lines(path: Path, *, header: bool) -> Iterator[Item]:
     """The inputs, without rows, of a file that consists of what `formatted` gave."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for cells in islice(read_csv_rows(file), 1 if header else 0, None):
             name, _, status, error = cells[:4]
-            yield Entry(name, error if status == "error" else None, None)
+            yield Item(name, error if status == "error" else None, None)
 
 
-def write(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+def write(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     """Writes the file that the extension of `path` names; `entries` are all inputs, in order."""
     writers = {".npy": _write_npy, ".npz": _write_npz, ".csv": _write_csv}
     writers.get(path.suffix, _write_parquet)(path, entries, matrix)
 
 
-def with_lines(entries: Iterator[Entry], file: IO[bytes]) -> Iterator[Entry]:
+def with_lines(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
     """Hands the entries on, and writes `feats.csv` on the way."""
     file.write(HEADER.encode())
     for entry, row in _numbered(entries):
@@ -152,7 +118,7 @@ def with_lines(entries: Iterator[Entry], file: IO[bytes]) -> Iterator[Entry]:
         yield entry
 
 
-def _numbered(entries: Iterator[Entry]) -> Iterator[tuple[Entry, int | None]]:
+def _numbered(entries: Iterator[Item]) -> Iterator[tuple[Item, int | None]]:
     row = 0
     for entry in entries:
         yield entry, None if entry.row is None else row
@@ -168,7 +134,7 @@ def npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _write_npy(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+def _write_npy(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     with path.open("wb", buffering=_CHUNK) as file:
         npy_header(file, matrix.dtype, matrix.shape)
         for entry in entries:
@@ -176,7 +142,7 @@ def _write_npy(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
                 file.write(entry.row)
 
 
-def _write_npz(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+def _write_npz(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     """The paths wait in two files beside until the rows, which come first, are written."""
     names, ends = (path.with_name(f"assembled.{what}") for what in ("paths", "offsets"))
 
@@ -208,7 +174,7 @@ def _write_npz(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
     ends.unlink()
 
 
-def _write_csv(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+def _write_csv(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     import numpy as np
 
     with path.open("wb", buffering=_CHUNK) as file:
@@ -225,7 +191,7 @@ def _write_csv(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
                 file.write(f",{','.join(values)}\n".encode())
 
 
-def _write_parquet(path: Path, entries: Iterator[Entry], matrix: Matrix) -> None:
+def _write_parquet(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     """Row groups of a fixed number of inputs."""
     import pyarrow.parquet as pq
 
@@ -252,7 +218,7 @@ def _parquet_schema(matrix: Matrix, column: str) -> Any:
     )
 
 
-def _parquet_table(group: list[Entry], matrix: Matrix, schema: Any) -> Any:
+def _parquet_table(group: list[Item], matrix: Matrix, schema: Any) -> Any:
     """Entries as a table; the rows are lists of fixed size, null where there is none."""
     import pyarrow as pa
 
@@ -271,7 +237,7 @@ def _parquet_table(group: list[Entry], matrix: Matrix, schema: Any) -> Any:
     return pa.table(columns, schema=schema)
 
 
-def features_file(entries: list[Entry], matrix: Matrix, about: dict[str, Any]) -> bytes:
+def features_file(entries: list[Item], matrix: Matrix, about: dict[str, Any]) -> bytes:
     """A part of features on Ray as Parquet; the footer says `about`."""
     table = _parquet_table(entries, matrix, _parquet_schema(matrix, "feature"))
     # Neither compressed nor in a dictionary: numbers of a network gain by neither.
@@ -313,11 +279,7 @@ def _parquet_bytes(table: Any, about: dict[str, Any], **how: Any) -> bytes:
 
 
 def read_info(target: Path) -> dict[str, Any]:
-    """What `feats.json` says of a finished output.
-
-    Raises:
-        ResnestError: it is missing, or no file of this program.
-    """
+    """What `feats.json` says of a finished output."""
     path = target.with_suffix(".json")
     try:
         info: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -329,7 +291,7 @@ def read_info(target: Path) -> dict[str, Any]:
     return info
 
 
-def read_entries(target: Path, info: dict[str, Any]) -> Generator[Entry, None, None]:
+def read_entries(target: Path, info: dict[str, Any]) -> Generator[Item, None, None]:
     """All inputs of a finished output."""
     matrix = matrix_of(info)
     count = 0
@@ -341,7 +303,7 @@ def read_entries(target: Path, info: dict[str, Any]) -> Generator[Entry, None, N
             if line.error is None:
                 row = next(rows, b"")
                 _check(len(row) == matrix.row_bytes, f"the row of {line.name!r} is missing")
-            yield Entry(line.name, line.error, row)
+            yield Item(line.name, line.error, row)
         _check(count == matrix.inputs, f"{count} lines, but {matrix.inputs} inputs")
         _check(next(rows, None) is None, "there are more rows than lines that have one")
     except (OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:

@@ -12,7 +12,6 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from threading import Lock
 from typing import Any, Literal, NamedTuple, cast
 
@@ -20,7 +19,6 @@ from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError, 
 from resnest_cli.images import folders
 from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
 from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
-from resnest_cli.jobs.listing import sources_of
 from resnest_cli.options import RunOptions
 
 # "error" stands in listings of earlier versions.
@@ -110,7 +108,14 @@ def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterato
             raise UsageError("a photo on standard input (-) is for --runner local.")
         yield from _named(text, options, path_column, stats)
     if options.from_file is not None:
-        yield from _literal(sources_of(replace(options, inputs=()), stats))
+        listed = iter_sources(
+            (),
+            recursive=options.recursive,
+            from_file=options.from_file,
+            null_separated=options.null_separated,
+            stats=stats,
+        )
+        yield from _literal(listed)
 
 
 def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:

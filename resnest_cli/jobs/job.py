@@ -1,21 +1,27 @@
-"""What was asked for, what two processes of a run say to each other, and what decides an output.
+"""What was asked for, what decides an output, what two processes of a run say, and how it ended.
 
-Plain data, which other processes are sent; no numpy.
+Most is plain data, which other processes are sent; no numpy.
 """
 
+import hashlib
 import shlex
 import sys
-from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from resnest_cli import __version__
+from resnest_cli import __version__, output
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.model.names import understand
 from resnest_cli.options import AUTO, ModelOptions, RunOptions
+from resnest_cli.progress import Progress, silent
+from resnest_cli.signals import StoppedError
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -96,8 +102,58 @@ class Mark:
     listed: int
     chain: str
 
+    @classmethod
+    def of(cls, listed: dict[str, Any]) -> "Mark":
+        """The end of the list, from what an output says of it."""
+        return cls(listed["inputs"], listed["sha256"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What an output says of its list, if this is the end of it."""
+        return {"inputs": self.listed, "sha256": self.chain}
+
 
 NO_MARK = Mark(0, "")
+
+
+def encoded(text: str) -> bytes:
+    """The bytes of a name as the file system has them; lone surrogates of any kind get through."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+class Chain:
+    """Counts inputs that pass through, and takes the hash over their names."""
+
+    def __init__(self) -> None:
+        self._hash, self.count = hashlib.sha256(), 0
+
+    def add(self, name: str) -> None:
+        """One more input."""
+        data = encoded(name)
+        self._hash.update(len(data).to_bytes(8, "little") + data)
+        self.count += 1
+
+    def __call__(self, inputs: Iterable[N]) -> Iterator[N]:
+        """The same inputs."""
+        for item in inputs:
+            self.add(item.name)
+            yield item
+
+    @property
+    def mark(self) -> Mark:
+        """What has passed through by now."""
+        return Mark(self.count, self._hash.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +174,12 @@ class Todo:
 
 
 class Item(NamedTuple):
-    """One input: its name, and its row or its error. The last one of a batch brings more."""
+    """One input: its name, its row's bytes or its error. The last one of a batch brings more."""
 
     name: str
     error: str | None
     row: bytes | None
-    kind: ErrorKind | None = None  # of the error
+    kind: ErrorKind | None = None  # of the error, where it has just been raised
     mark: Mark | None = None
     seconds: dict[str, float] | None = None
 
@@ -214,15 +270,11 @@ def without(identity: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name not in names}
 
 
-def check_same(output: object, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Whether an earlier run was begun with the same.
-
-    Raises:
-        UsageError: it was not; names what differs.
-    """
+def check_same(target: object, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UsageError where an earlier run was begun with something else; names what differs."""
     if wrong := differences(then, now):
         raise UsageError(
-            f"{output} was begun with something else: {wrong}. Use the same, another -o, or "
+            f"{target} was begun with something else: {wrong}. Use the same, another -o, or "
             "--overwrite to start afresh."
         )
 
@@ -280,3 +332,88 @@ def _short(value: Any) -> str:
     if value is None:
         return "none"
     return value[:8] if isinstance(value, str) and len(value) == _HASH else str(value)
+
+
+@dataclass(slots=True)
+class Report:
+    """How a run ended: `info` is `feats.json`, or `_summary.json` of a folder.
+
+    The rest says what this start had to do with it.
+    """
+
+    info: dict[str, Any] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)  # by kind; of those that were read now
+    seconds: dict[str, float] = field(default_factory=dict)  # by step
+    photos: int = 0
+    elapsed: float = 0.0
+    skipped: int = 0  # files that are no images
+    finished_before: bool = False  # there was nothing to do
+    damaged: int = 0  # inputs that were computed again, since their parts were damaged
+
+    def add(self, step: str, seconds: float) -> None:
+        """A step took so long once more."""
+        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is done inside is writing, and part of the whole time."""
+        start = monotonic()
+        yield
+        self.add("write", monotonic() - start)
+        self.elapsed += monotonic() - start
+
+    def text(self, times: str, why: str, made: str) -> str:
+        """The report for people: `times` of the steps, `why` names where errors stand."""
+        counts = self.info["counts"]
+        lines = ["All was finished already."]
+        if times:
+            speed = self.photos / max(self.elapsed, 1e-9)
+            lines = [f"{self.photos:,} photos, {speed:.1f} photos/s; {times}."]
+        if self.damaged:
+            lines.append(f"{self.damaged:,} inputs were computed again: their parts were damaged.")
+        if self.skipped:
+            lines.append(
+                f"{self.skipped:,} other file(s) without a known image extension were skipped."
+            )
+        if counts["failed"]:
+            ranked = sorted(self.failures.items(), key=lambda item: (-item[1], item[0]))
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in ranked)
+            kinds = f" ({kinds})" if kinds else ""
+            lines.append(
+                f"{counts['failed']:,} of {counts['inputs']:,} input(s) could not be read{kinds}: "
+                f"{why} why."
+            )
+        return "\n".join([*lines, made])
+
+
+def failures_of(errors: Iterable[tuple[str | None, ErrorKind | None]]) -> dict[str, int]:
+    """Failures by kind, of inputs with their error, if any, and its kind, where it is known."""
+    return dict(Counter(kind or "other" for error, kind in errors if error is not None))
+
+
+def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Failures by kind of several parts."""
+    return dict(sum(map(Counter, counts), Counter[str]()))
+
+
+def carry_out(run: Callable[[Progress], Report], go_on: str, text: Callable[[Report], str]) -> None:
+    """Runs with a bar, and says how it went; `go_on` is the command after an interruption.
+
+    Raises:
+        SystemExit: with 3 if an input failed, with 128 + n after signal n.
+    """
+    try:
+        with output.Bar() as bar:
+            report = run(bar if bar.wanted else silent)
+    except StoppedError as end:
+        output.message(f"{end}: what is done is kept. Go on with:\n  {go_on}")
+        raise SystemExit(end.exit_code) from None
+    output.message(text(report))
+    if report.info["counts"]["failed"] and not report.finished_before:
+        raise SystemExit(3)
+
+
+def say_going_on(done: int, failed: int) -> None:
+    """Says where a run goes on."""
+    if done:
+        output.message(f"Going on after {done:,} inputs, {failed:,} of them failed.")

@@ -20,14 +20,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import append, atomic_file, locked, sync_folder, writing
-from resnest_cli.jobs.formats import SUFFIXES, Entry, formatted, read_info, read_lines
+from resnest_cli.jobs.formats import SUFFIXES, formatted, read_info, read_lines
 from resnest_cli.jobs.job import NO_MARK, Item, Mark, refused
-from resnest_cli.jobs.report import add_failure
+from resnest_cli.paths import check_place
 
 # A kill loses what is not committed: at most so many seconds of work. In bytes, a part is what the
 # disk needs as room beside the output while that is assembled.
@@ -130,13 +131,13 @@ class Store:
         """Where its lines lie."""
         return self.folder / f"{part.number:06}.csv"
 
-    def lines(self) -> Iterator[Entry]:
+    def lines(self) -> Iterator[Item]:
         """The lines of all parts."""
         for part in self.parts:
             if part.inputs:
                 yield from self.lines_of(part)
 
-    def lines_of(self, part: Part) -> Iterator[Entry]:
+    def lines_of(self, part: Part) -> Iterator[Item]:
         """The lines of one part that has inputs."""
         return read_lines(self.lines_path(part), header=False)
 
@@ -275,7 +276,8 @@ class PartWriter:
         rows, lines = self._files or self._open()
         now, row = self._now, None
         if item.row is None:
-            add_failure(now.failures, item.error or "", item.kind)
+            kind = item.kind or "other"
+            now.failures[kind] = now.failures.get(kind, 0) + 1
         else:
             row = self._row
             self._row += 1
@@ -399,28 +401,24 @@ def publish(store: Store, target: Path) -> None:
 
 
 def check_name(target: Path) -> None:
-    """Whether an output can have this name.
+    """Whether an output can have this name, before the work begins.
 
     Raises:
         UsageError: another extension than those of SUFFIXES.
-        ResnestError: it is a folder, or there is no folder for it.
+        ResnestError: it is a folder, there is no folder for it, or its library is missing.
     """
     if target.suffix not in SUFFIXES:
         raise UsageError(f"{target}: the extension says the format: use {', '.join(SUFFIXES)}.")
-    for path in outputs(target):
-        if path.is_dir():
-            raise ResnestError(f"{path}: cannot be written: is a folder.")
-    if not target.parent.is_dir():
-        raise ResnestError(f"{target}: cannot be written: there is no folder {target.parent}.")
+    for path in (target, *outputs(target)):
+        check_place(path)
+    # Not imported: its threads would be in the way of the fork that starts the work.
+    if target.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ResnestError('.parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"')
 
 
 @contextmanager
 def held(target: Path) -> Iterator[None]:
-    """Holds all files of an output, and makes its folder of parts, which goes if it is of no use.
-
-    Raises:
-        ResnestError: the folder cannot be written, or another command holds one of the files.
-    """
+    """Holds all files of an output, and makes its folder of parts, which goes if it has no use."""
     folder = Store.folder_of(target)
     with locked(*outputs(target)):
         with writing(target):
@@ -434,12 +432,7 @@ def held(target: Path) -> Iterator[None]:
 
 
 def look(target: Path, *, resume: bool, overwrite: bool) -> State:
-    """What there is to go on with; finishes the renaming that a kill has interrupted.
-
-    Raises:
-        UsageError: something is there, and neither `resume` nor `overwrite` says what to do.
-        ResnestError: what is there is damaged.
-    """
+    """What there is to go on with; finishes the renaming that a kill has interrupted."""
     store = None if overwrite else Store.load(target)
     existing = [] if overwrite else [path for path in outputs(target) if path.exists()]
     if store is None and not existing:

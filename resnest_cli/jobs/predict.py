@@ -49,11 +49,7 @@ def begin() -> None:
 
 
 def records(job: PredictJob) -> "Generator[Record, None, int]":
-    """One record per input, in order; returns how many other files were passed over.
-
-    Raises:
-        ResnestError: the model or the list of inputs cannot be had.
-    """
+    """One record per input, in order; returns how many other files were passed over."""
     global _early, _stdin  # noqa: PLW0603 - there is one command line
     if _early is not None:
         early, _early = _early, None
@@ -83,11 +79,7 @@ def work(job: PredictJob, start: Start) -> "Generator[Record, None, int]":
 def classifier(
     options: ModelOptions, *, tta: bool = False, ready_for: "Output" = "logits"
 ) -> "Classifier":
-    """The classifier that was asked for, with progress and messages on stderr.
-
-    Raises:
-        ResnestError: the model, its weights, its labels or the device cannot be had.
-    """
+    """The classifier that was asked for, with progress and messages on stderr."""
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.model.weights import Access
 

@@ -6,30 +6,33 @@ left out before anything of them is read, and the others are computed.
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, islice
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs.compute import Run, found
 from resnest_cli.jobs.filesystems import is_address
 from resnest_cli.jobs.inputs import Input, iter_inputs, looked_into
 from resnest_cli.jobs.job import (
+    Chain,
     ClusterJob,
     PartFormat,
     Ranking,
+    Report,
     as_begun,
+    carry_out,
     check_same,
     go_on,
     portable,
+    say_going_on,
+    summed,
     without,
 )
-from resnest_cli.jobs.listing import Chain
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     NodesLostError,
@@ -42,15 +45,16 @@ from resnest_cli.jobs.ray_cluster import (
     pool_for,
     streamed,
 )
-from resnest_cli.jobs.ray_output import Listing, Manifest, Output, PartInfo
-from resnest_cli.jobs.report import Progress, Report, summed
-from resnest_cli.options import AUTO, ModelOptions, RunOptions
-from resnest_cli.signals import PatientStop, StoppedError
+from resnest_cli.jobs.ray_output import Manifest, Output, PartInfo
+from resnest_cli.jobs.ray_worker import Run, found
+from resnest_cli.options import AUTO, ModelOptions, RayOptions, RunOptions
+from resnest_cli.progress import Progress
+from resnest_cli.signals import PatientStop
 
 MOST_INPUTS = 1024  # of a part
 LEAST_INPUTS = 32
+ALL_CORES = -1  # as many decoding threads as a worker has cores
 
-_AS_THREADS = -1  # decoding threads: as many as a worker has cores
 _MOST_BYTES = 64 * 2**20  # of a part's rows
 _PARTS_EACH = 4  # for a worker, where there are few inputs
 _LOOKED_AT = 65_536  # inputs at most that are held to see whether they are few
@@ -59,69 +63,50 @@ _ROUNDS = 5  # in a row without a part
 
 
 def run_command(
-    command: Literal["features", "predict"],
-    given: Mapping[str, Any],
+    options: RunOptions,
+    model: ModelOptions,
+    ray: RayOptions,
     wanted: Extraction | Ranking,
+    output_: str | None,
+    *,
+    format_: str | None = None,
     resume: bool,
     overwrite: bool,
     retry: bool = False,
 ) -> None:
-    """Runs a command on Ray and says how it went; `given` are the arguments of the command.
+    """Runs `features` or `predict` on Ray and says how it went.
 
     Raises:
         UsageError: there is no folder to write to, or the options do not go together.
         ResnestError: Ray is missing, or whatever else prevents it.
         SystemExit: with 3 if an input failed, with 128 + n after signal n.
     """
-    job = _job(command, given, wanted)
+    if output_ is None or output_ == "-":
+        raise UsageError("name the folder to write with -o: --runner ray writes many files.")
+    if format_ not in {None, "parquet", "jsonl"}:
+        raise UsageError(f"--format {format_} is for --runner local; Ray's are parquet and jsonl.")
+    if options.batch_size == AUTO:
+        raise UsageError("--batch-size auto is for --runner local: nodes differ. Name a size.")
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise ResnestError('--runner ray needs Ray. Run: pip install "resnest-cli[ray]"')
-    flags = {"resume": resume, "overwrite": overwrite, "retry": retry}
-    try:
-        with Progress() as progress:
-            report = run(job, progress, **flags, debug=output.debug_wanted())
-    except StoppedError as end:
-        output.message(f"{end}: what is done is kept. Go on with:\n  {job.go_on}")
-        raise SystemExit(end.exit_code) from None
-    output.message(summary_of(job, report))
-    if report.info["counts"]["failed"] and not report.finished_before:
-        raise SystemExit(3)
-
-
-def _job(command: str, given: Mapping[str, Any], wanted: Extraction | Ranking) -> ClusterJob:
-    name = given["output_"]
-    if name is None or name == "-":
-        raise UsageError("name the folder to write with -o: --runner ray writes many files.")
-    format_ = given.get("format_") or "parquet"
-    if format_ not in {"parquet", "jsonl"}:
-        raise UsageError(f"--format {format_} is for --runner local; Ray's are parquet and jsonl.")
-    if given["batch_size"] == AUTO:
-        raise UsageError("--batch-size auto is for --runner local: nodes differ. Name a size.")
-    # predict's own default of one thread is for a few photos.
-    workers = given["workers"] if command == "features" else None
-
-    def picked(kind: type, **other: Any) -> dict[str, Any]:
-        return {f.name: given[f.name] for f in fields(kind) if f.name in given} | other
-
-    options = picked(
-        RunOptions,
-        inputs=tuple(given["photos"] or ()),
-        batch_size=given["batch_size"] or 0,
-        workers=_AS_THREADS if workers is None else workers,
-    )
-    model = ModelOptions(**picked(ModelOptions, labels=given.get("labels")))
-    return ClusterJob(
-        output=name,
-        options=RunOptions(**options),
+    job = ClusterJob(
+        output=output_,
+        options=options,
         model=model,
         wanted=wanted,
         name=model.model,
-        format=cast("PartFormat", format_),
-        path_column=given["path_column"] or "path",
-        address=given["ray_address"],
-        gpus=given["gpus_per_worker"],
-        concurrency=given["concurrency"],
-        go_on=go_on(command),
+        format=cast("PartFormat", format_ or "parquet"),
+        path_column=ray.path_column or "path",
+        address=ray.ray_address,
+        gpus=ray.gpus_per_worker,
+        concurrency=ray.concurrency,
+        go_on=go_on("predict" if isinstance(wanted, Ranking) else "features"),
+    )
+    how = {"resume": resume, "overwrite": overwrite, "retry": retry}
+    carry_out(
+        lambda progress: run(job, progress, **how, debug=output.debug_wanted()),
+        job.go_on,
+        lambda report: summary_of(job, report),
     )
 
 
@@ -200,7 +185,7 @@ class _Run:
         names = Chain()
         for _ in names(inputs_of(self._job, SourceStats())):
             pass
-        then, now = ({"list": asdict(one)} for one in (before.listing, Listing.of(names)))
+        then, now = ({"list": mark.about} for mark in (before.listing, names.mark))
         check_same(self._job.output, then, now)
         return before
 
@@ -217,7 +202,7 @@ class _Run:
             row_bytes=row_bytes,
         )
         listing = self._target.list_inputs(chain(head, inputs), size)
-        if not listing.inputs:
+        if not listing.listed:
             self._target.clear()
             raise ResnestError("no photo found in what was named.")
         manifest = Manifest(identity, listing, size, stats.skipped)
@@ -241,7 +226,7 @@ class _Run:
             try:
                 self._round(missing)
             except NodesLostError:
-                self._progress.message("A node is gone: going on without it.")
+                output.message("A node is gone: going on without it.")
                 self._pool = self._find_pool()
             rounds = _ROUNDS if self._computed > computed else rounds - 1
             if not rounds:
@@ -253,7 +238,9 @@ class _Run:
             job = replace(job, options=replace(job.options, workers=threads))
         weights = manifest.identity["weights_sha256"]
         run = Run(secrets.token_hex(8), manifest.hash, weights, threads)
-        self._progress.begin(self._done, self._failed, manifest.listing.inputs)
+        total = manifest.listing.listed
+        say_going_on(self._done, self._failed)
+        self._progress(self._done, total, failed=self._failed)
         begun = time.monotonic()
         try:
             for info, reading, working in streamed(job, run, self._pool, missing):
@@ -262,7 +249,7 @@ class _Run:
                 self._photos += info.inputs
                 self._seconds["workers"] += working
                 self._seconds["reading"] += reading
-                self._progress.update(self._done, self._failed)
+                self._progress(self._done, total, failed=self._failed)
         finally:
             self._seconds["computing"] += time.monotonic() - begun
 
@@ -277,7 +264,7 @@ class _Run:
         elapsed = self._seconds["computing"]
         summary = {
             **self._manifest.identity,
-            "list": asdict(self._manifest.listing),
+            "list": self._manifest.listing.about,
             "counts": {"inputs": done, "rows": done - failed, "failed": failed},
             "failures": failures,
             "parts": {

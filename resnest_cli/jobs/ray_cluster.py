@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,19 +30,16 @@ from typing import Any, TypeVar
 
 from resnest_cli import errors
 from resnest_cli.cpu import usable_cores
-from resnest_cli.errors import ImageError, ResnestError, UsageError, one_line
-from resnest_cli.jobs.compute import PartWorker, Run
-from resnest_cli.jobs.inputs import Input, OpenShards, fetched
+from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.jobs.job import ClusterJob
-from resnest_cli.jobs.ray_output import Output, PartInfo
+from resnest_cli.jobs.ray_output import PartInfo
+from resnest_cli.jobs.ray_worker import HELD, PartWorker, Run, part_row
 
 T = TypeVar("T")
 
 READ_CPUS = 0.25
 
 _READS = 2  # tasks for each worker
-_HELD = 96 * 2**20  # bytes of a part's photos; what is beyond is left for the worker to read
-_PHOTOS = 16  # remote ones that are read at once
 _STORE = 2**31  # bytes of the object store at most, of a cluster on this machine
 _SHARE = 0.3  # of the memory, where that is less
 _ANSWER = 10.0  # seconds for an address to answer
@@ -308,7 +305,7 @@ def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], executors:
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1  # the first part of a large network takes its time
     context.execution_options.resource_limits = ExecutionResources(
-        object_store_memory=2 * _HELD * (_IN_FLIGHT + _READS) * pool.size
+        object_store_memory=2 * HELD * (_IN_FLIGHT + _READS) * pool.size
     )
     tasks = min(len(parts), _TASKS)
     row = partial(part_row, job.output, offline=job.model.offline, alone=len(nodes()) == 1)
@@ -369,57 +366,3 @@ def _source(row: Callable[[int], Any], parts: list[int], tasks: int) -> Any:
             return [task(parts[at : at + each]) for at in range(0, len(parts), each)]
 
     return Photos()  # type: ignore[no-untyped-call]
-
-
-def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> Any:
-    """The row of a part as a table: its number, its inputs with their bytes or error, and seconds.
-
-    An input with neither is left for the worker to read when it comes to it. What is beyond `_HELD`
-    bytes is left, so that a row has a size that the object store can bear.
-    So are the files of this machine where it is the only one (`alone`): their way through the store
-    gains nothing.
-    """
-    import pyarrow as pa
-
-    begun = time.monotonic()
-    inputs = Output(output, "").inputs_of(part)
-    data: list[bytes | None] = []
-    problems: list[str | None] = []
-    held = 0
-    for item, get in _ahead(inputs, offline):
-        content, error = None, None
-        if held <= _HELD and not (alone and item.is_local):
-            try:
-                found = get()
-            except ImageError as problem:
-                error = json.dumps([str(problem), problem.kind])
-            else:
-                if isinstance(found, bytes):  # else the path of a large file
-                    content, held = found, held + len(found)
-        data.append(content)
-        problems.append(error)
-    items = [json.dumps(item) for item in inputs]
-    return pa.table(
-        {
-            "part": pa.array([part], pa.int64()),
-            "inputs": pa.array([items], pa.list_(pa.string())),
-            "data": pa.array([data], pa.list_(pa.large_binary())),
-            "errors": pa.array([problems], pa.list_(pa.string())),
-            "seconds": pa.array([time.monotonic() - begun], pa.float64()),
-        }
-    )
-
-
-def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
-    """Each input with what gives its bytes; remote ones are fetched before they are asked for."""
-    get = partial(fetched, offline=offline, shards=OpenShards())
-    if all(item.is_error or item.is_local for item in inputs):
-        for item in inputs:
-            yield item, partial(get, item)
-        return
-    with ThreadPoolExecutor(_PHOTOS) as pool:
-        for begin in range(0, len(inputs), _PHOTOS):
-            group = inputs[begin : begin + _PHOTOS]
-            waiting = [pool.submit(get, item) for item in group]
-            for item, future in zip(group, waiting, strict=True):
-                yield item, future.result

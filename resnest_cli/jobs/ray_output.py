@@ -30,12 +30,10 @@ from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError, one_line
 from resnest_cli.files import locked
-from resnest_cli.jobs.filesystems import joined, names_in, opened, put, read, remove
-from resnest_cli.jobs.formats import FOOTER, encoded
+from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
+from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import refused
-from resnest_cli.jobs.listing import Chain
-from resnest_cli.jobs.report import failures_of
+from resnest_cli.jobs.job import Chain, Mark, encoded, failures_of, refused
 
 MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
 
@@ -49,37 +47,24 @@ _OURS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """How many inputs there are, and the hash over their names that the local runner keeps, too."""
-
-    inputs: int
-    sha256: str
-
-    @classmethod
-    def of(cls, chain: Chain) -> "Listing":
-        """What has passed through by now."""
-        return cls(chain.mark.listed, chain.mark.chain)
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a run was begun with."""
+    """What a run was begun with; `listing` is the end of its list, as the local runner has it."""
 
     identity: dict[str, Any]
-    listing: Listing
+    listing: Mark
     part_size: int
     skipped: int
 
     @property
     def hash(self) -> str:
         """What a part must bear to be one of this run."""
-        text = json.dumps([self.identity, self.listing.sha256, self.part_size], sort_keys=True)
+        text = json.dumps([self.identity, self.listing.chain, self.part_size], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def sizes(self) -> list[int]:
         """How many inputs each part has."""
-        whole, rest = divmod(self.listing.inputs, self.part_size)
+        whole, rest = divmod(self.listing.listed, self.part_size)
         return [self.part_size] * whole + [rest] * (rest > 0)
 
 
@@ -111,7 +96,7 @@ class Output:
 
     def path(self, *names: str) -> str:
         """A path below the folder."""
-        return joined(self.folder, *names)
+        return "/".join((self.folder.rstrip("/"), *names))
 
     def part_path(self, part: int) -> str:
         """Where a part lies."""
@@ -133,10 +118,8 @@ class Output:
     def attempt(self, part: int, run: str) -> int:
         """Notes that a worker begins with a part; returns how many have died at it before.
 
-        Those of earlier runs count as one: they may have been ended with their run.
-
-        Raises:
-            ResnestError: so many have died in this run that it is not by chance.
+        Those of earlier runs count as one: they may have been ended with their run. ResnestError:
+        so many have died in this run that it is not by chance.
         """
         before = read(self.system, self._attempts(part))
         died = 0
@@ -189,12 +172,7 @@ class Output:
         return PartInfo(part, self.identity, len(errors), failures_of(errors))
 
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
-        """What there is to go on with; None where the run begins.
-
-        Raises:
-            UsageError: something is there, and neither `resume` nor `overwrite` says what to do.
-            ResnestError: the folder cannot be read, or is of a later version.
-        """
+        """What there is to go on with; None where the run begins."""
         with self._errors("read"):
             data = read(self.system, self.path("_manifest.json"))
             names = names_in(self.system, self.folder)
@@ -214,7 +192,7 @@ class Output:
         try:
             content = json.loads(data)
             newer = content.pop("format") > _FORMAT
-            manifest = Manifest(**(content | {"listing": Listing(**content["listing"])}))
+            manifest = Manifest(**(content | {"listing": Mark.of(content["listing"])}))
         except (ValueError, KeyError, TypeError) as error:
             raise ResnestError(
                 f"{self.output}/_manifest.json cannot be read: {one_line(str(error))}. "
@@ -236,7 +214,7 @@ class Output:
             self._empty(_LISTING)
             self._empty(_ATTEMPTS)
 
-    def list_inputs(self, inputs: Iterable[Input], part_size: int) -> Listing:
+    def list_inputs(self, inputs: Iterable[Input], part_size: int) -> Mark:
         """Writes the listing; holds one part of it at a time."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -264,7 +242,7 @@ class Output:
                         if not group:
                             break
                 number += 1
-        return Listing.of(chain)
+        return chain.mark
 
     def inputs_of(self, part: int) -> list[Input]:
         """The inputs of a part, in order; raises OSError."""
@@ -282,7 +260,8 @@ class Output:
 
     def begin(self, manifest: Manifest) -> None:
         """Notes what is begun; the listing is written already."""
-        self._put("_manifest.json", {"format": _FORMAT, **asdict(manifest)})
+        about = {"format": _FORMAT, **asdict(manifest), "listing": manifest.listing.about}
+        self._put("_manifest.json", about)
         self.identity = manifest.hash
 
     def whole_parts(self, sizes: Iterable[int]) -> list[PartInfo]:

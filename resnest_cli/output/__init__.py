@@ -19,7 +19,7 @@ from resnest_cli.output.messages import (
     set_debug,
     set_quiet,
 )
-from resnest_cli.output.progress import Bar, DownloadBar, RecordProgress
+from resnest_cli.output.progress import Bar, DownloadBar
 from resnest_cli.output.records import Format, RecordWriter, record_writer
 from resnest_cli.output.sink import Sink, emit
 from resnest_cli.output.tables import show_table, to_json
@@ -28,7 +28,6 @@ __all__ = [
     "Bar",
     "DownloadBar",
     "Format",
-    "RecordProgress",
     "RecordWriter",
     "Sink",
     "debug_wanted",

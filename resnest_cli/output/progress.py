@@ -155,19 +155,6 @@ class Bar:
         self._live = self._next = self._start = None
 
 
-class RecordProgress(Bar):
-    """A `Bar` as runs of many photos call it; see `jobs`."""
-
-    def __init__(self, total: int | None, *, beside_records: bool = True) -> None:
-        super().__init__(beside_records=beside_records)
-        self._total = total
-
-    def update(self, done: int, failed: int, total: int | None = None) -> None:
-        """So many records are out, so many of them failures; a new `total` where it is given."""
-        self._total = self._total if total is None else total
-        self(done, self._total, failed=failed)
-
-
 class DownloadBar:
     """A `progress.Display` of downloads: a live line on a terminal, else one at the start."""
 

@@ -384,7 +384,7 @@ def test_what_cannot_end_well_is_told_first(
     assert features("--from-file", listed, "-o", tmp_path / "feats.npy").code == 2
     assert listed.read_text() == str(folder / "img1.png")
     assert not list(tmp_path.glob("feats.npy*"))
-    monkeypatch.setattr("resnest_cli.jobs.formats.find_spec", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.parts.find_spec", lambda _: None)
     assert "resnest-cli[parquet]" in features(folder, "-o", tmp_path / "f.parquet").err
 
 

@@ -331,7 +331,7 @@ def test_progress_on_a_terminal(common: list[str | Path], tmp_path: Path) -> Non
     import pty
 
     ours, theirs = pty.openpty()
-    more = "from resnest_cli.output import RecordProgress\nRecordProgress.DELAY = 0.05"
+    more = "from resnest_cli.output import Bar\nBar.DELAY = 0.05"
     process = subprocess.Popen(
         program(*common, "-o", tmp_path / "feats.npy", slow=0.15, more=more),
         stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},

@@ -8,17 +8,16 @@ import hashlib
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import compute, local
-from resnest_cli.jobs.job import WHOLE, FeaturesJob, Shard
+from resnest_cli.jobs import extract, local
+from resnest_cli.jobs.job import WHOLE, FeaturesJob, Report, Shard
 from resnest_cli.jobs.parts import held
-from resnest_cli.jobs.report import Report
 from resnest_cli.options import ModelOptions, RunOptions
+from resnest_cli.progress import silent
 from resnest_cli.supervise import Start
 
 COLUMNS = 8
@@ -73,18 +72,15 @@ def identity(
 
 
 def work(job, todo):
-    before = compute.identity, compute.careful
-    compute.identity, compute.careful = identity, lambda *_: None
+    before = extract.identity, extract.careful
+    extract.identity, extract.careful = identity, lambda *_: None
     try:
-        return (yield from compute.extract(FakeClassifier(), job, todo, Start()))
+        return (yield from extract.extract(FakeClassifier(), job, todo, Start()))
     finally:  # others of this process have a real network
-        compute.identity, compute.careful = before
-
-
-QUIET = SimpleNamespace(begin=lambda *_: None, update=lambda *_: None)
+        extract.identity, extract.careful = before
 
 
 def run(job: FeaturesJob, **flags: bool) -> Report:
     flags = {"resume": False, "overwrite": False, "retry": False} | flags
     with held(job.target):
-        return local.run(job, work, QUIET, **flags)
+        return local.run(job, work, silent, **flags)

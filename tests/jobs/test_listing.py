@@ -1,6 +1,7 @@
 """Which inputs are ours, and lines of names."""
 
 import csv
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,11 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import Source
-from resnest_cli.inference.extraction import BEYOND_FLOAT16
+from resnest_cli.jobs.extract import Listing
 from resnest_cli.jobs.formats import formatted, read_lines
-from resnest_cli.jobs.job import WHOLE, Mark, Shard, Todo, differences
-from resnest_cli.jobs.listing import Counting, Listing
+from resnest_cli.jobs.job import WHOLE, Mark, Report, Shard, Todo, differences, failures_of, summed
+from resnest_cli.jobs.local import counting
 from resnest_cli.jobs.parts import Part, Store, discard
-from resnest_cli.jobs.report import failures_of, summary
 from tests.jobs import fake
 
 
@@ -129,17 +129,19 @@ def test_differences_are_named() -> None:
 def test_failures_by_kind() -> None:
     errors = [("is gone", "missing"), (None, None), ("is odd", None), ("is not here", "missing")]
     assert failures_of(errors) == {"missing": 2, "other": 1}
-    assert failures_of([(BEYOND_FLOAT16, None)]) == {"beyond float16": 1}
-    assert summary({"damaged": 3, "missing": 1200}) == "1,200 missing, 3 damaged"
+    failures = summed([{"damaged": 2, "missing": 1200}, {"damaged": 1}])
+    report = Report({"counts": {"inputs": 2000, "failed": 1203}}, failures)
+    assert "(1,200 missing, 3 damaged): feats.csv says" in report.text("", "feats.csv says", "")
 
 
 def test_the_total_is_counted_ahead_for_our_shard(tmp_path: Path) -> None:
     listed = tmp_path / "list"
     listed.write_text("".join(f"photo{i}.jpg\n" for i in range(23)))
     job = fake.job_for(tmp_path / "f.npy", listed, batch_size=4, shard=Shard(2, 2))
-    counting = Counting(job)
-    assert counting._thread is not None
-    counting._thread.join()
-    assert counting.total == 11
-    stdin = replace(job, options=replace(job.options, from_file="-"))
-    assert Counting(stdin).total is None
+    with counting(job) as total:
+        until = time.monotonic() + 10
+        while total() != 11 and time.monotonic() < until:
+            pass
+        assert total() == 11
+    with counting(replace(job, options=replace(job.options, from_file="-"))) as total:
+        assert total() is None

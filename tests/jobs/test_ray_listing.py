@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.jobs import inputs, ray_cluster
+from resnest_cli.jobs import inputs, ray_worker
 from resnest_cli.jobs.filesystems import opened
 from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.listing import Chain
-from resnest_cli.jobs.ray_cluster import part_row
-from resnest_cli.jobs.ray_output import Listing, Manifest, Output
+from resnest_cli.jobs.job import Chain
+from resnest_cli.jobs.ray_output import Manifest, Output
+from resnest_cli.jobs.ray_worker import part_row
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -24,7 +24,7 @@ def items(count: int) -> list[Input]:
 @pytest.mark.parametrize("count", [1, 3, 4, 9, 600])
 def test_what_is_written_is_read_part_by_part(tmp_path: Path, count: int) -> None:
     listing = Output(str(tmp_path), "parquet").list_inputs(items(count), 4)
-    assert listing.inputs == count
+    assert listing.listed == count
     sizes = Manifest({}, listing, 4, 0).sizes
     read = [Output(str(tmp_path), "parquet").inputs_of(part) for part in range(len(sizes))]
     assert [len(part) for part in read] == sizes
@@ -36,7 +36,7 @@ def test_the_hash_tells_another_list(tmp_path: Path) -> None:
     listing = Output(str(tmp_path), "parquet").list_inputs(items(5), 4)
     same, other, more = Chain(), Chain(), Chain()
     list(same(items(5))), list(other(reversed(items(5)))), list(more(items(6)))
-    assert Listing.of(same) == listing
+    assert same.mark == listing
     assert len({chain.mark for chain in (same, other, more)}) == 3
 
 
@@ -68,7 +68,7 @@ def test_a_part_has_bytes_errors_and_what_is_left(
     given.insert(1, Input("gone.png", "file", str(tmp_path / "gone.png")))
     given.insert(2, Input("a*", "error", "is a pattern that matches no file"))
     Output(str(tmp_path / "out"), "parquet").list_inputs(given, 8)
-    monkeypatch.setattr(ray_cluster, "_HELD", photos[0].stat().st_size)
+    monkeypatch.setattr(ray_worker, "HELD", photos[0].stat().st_size)
     row = part_row(str(tmp_path / "out"), 0, offline=True).to_pylist()[0]
     problems = [["does not exist", "missing"], ["is a pattern that matches no file", "other"]]
     assert row["errors"] == [None, *map(json.dumps, problems), None, None, None]

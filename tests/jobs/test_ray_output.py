@@ -9,16 +9,17 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
+from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input
+from resnest_cli.jobs.job import Item, Mark
 from resnest_cli.jobs.ray import part_size_for
-from resnest_cli.jobs.ray_output import MOST_ATTEMPTS, Listing, Manifest, Output, PartInfo
+from resnest_cli.jobs.ray_output import MOST_ATTEMPTS, Manifest, Output, PartInfo
 
 pytest.importorskip("pyarrow")
 
 ENTRIES = [
-    Entry("a", None, np.array([1, 2], np.float32).tobytes()),
-    Entry("b", "is empty (0 bytes)", None),
+    Item("a", None, np.array([1, 2], np.float32).tobytes()),
+    Item("b", "is empty (0 bytes)", None),
 ]
 RECORDS = [
     Record("a", "m", predictions=(Prediction(1, 3, "cat", 0.5),), unsure=True),
@@ -129,7 +130,7 @@ def test_attempts_are_counted_until_one_ends(tmp_path: Path) -> None:
 
 
 def manifest() -> Manifest:
-    return Manifest({"model": "m", "engine": {"batch_size": 8}}, Listing(2, "0" * 64), 32, 5)
+    return Manifest({"model": "m", "engine": {"batch_size": 8}}, Mark(2, "0" * 64), 32, 5)
 
 
 def test_a_folder_before_between_and_after(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_the_identity_of_parts_is_that_of_all_that_decides_them() -> None:
     others = [
         replace(one, identity={"model": "n"}),
         replace(one, part_size=64),
-        replace(one, listing=replace(one.listing, sha256="1" * 64)),
+        replace(one, listing=replace(one.listing, chain="1" * 64)),
     ]
     assert len({one.hash, *(other.hash for other in others)}) == 4
     assert replace(one, skipped=6).hash == one.hash

@@ -144,9 +144,9 @@ def test_progress_appears_only_in_long_runs_on_a_terminal(monkeypatch: pytest.Mo
     assert terminal.getvalue() == ""
     monkeypatch.setattr(output.Bar, "DELAY", 0.0)
     monkeypatch.setattr(output.Bar, "FRAME", 0.0)
-    with output.RecordProgress(10) as slow:
-        slow.update(3, 1)
-        slow.update(4, 1)
+    with output.Bar(beside_records=True) as slow:
+        slow(3, 10, failed=1)
+        slow(4, 10, failed=1)
     assert "4/10" in terminal.getvalue()
     assert "1 failed" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())

@@ -1,14 +1,13 @@
-"""Whether pictures can go where they are to go; told before anything slow begins."""
+"""Whether pictures can go where they are to go, checked before anything slow begins."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from resnest_cli.commands.inputs import check_not_read, check_place
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.explain import Target
 from resnest_cli.images import folders
 from resnest_cli.images.sources import is_url
-from resnest_cli.paths import local_path
+from resnest_cli.paths import check_not_read, check_place, local_path
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 

@@ -1,14 +1,8 @@
-"""What works: inputs -> rows, by the working process of this machine or an actor of Ray.
+"""What runs in the processes of Ray: tasks that read the photos of a part, actors that compute it.
 
-Both form batches by the input's number in the list, never by where a run was interrupted, so that
-every row comes out of the same batch, with the same bits.
-
-A crash ends the working process, and another goes on; see `supervise`. One that starts in the
-middle of a batch computes it whole and drops what was received already. In what `supervise`
-counts, the identity is 0, and our input number n, from the first one that is to be done, is n + 1.
-
-An actor computes whole parts and writes them itself. A decoder that hangs ends the actor, as one
-that crashes does: the next attempt at the part decodes in processes of their own.
+An actor computes whole parts and writes them itself; its batches are those of a run on one machine.
+A decoder that hangs ends the actor, as one that crashes does: the next attempt at the part decodes
+in processes of their own.
 """
 
 import hashlib
@@ -18,121 +12,33 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from io import RawIOBase
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.cpu import limit_cores
-from resnest_cli.errors import CheckpointError, ErrorKind, ImageError, ResnestError, one_line
-from resnest_cli.images.batches import Float32, Prepare, Prepared
-from resnest_cli.images.sources import Source, SourceStats
+from resnest_cli.errors import CheckpointError, ImageError, ResnestError, one_line
+from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run import Stopwatch, careful, listed
+from resnest_cli.inference.run import careful
 from resnest_cli.jobs import predict
-from resnest_cli.jobs.formats import Entry, Matrix, features_file, lines_file, records_file
+from resnest_cli.jobs.extract import entries_of
+from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched
-from resnest_cli.jobs.job import (
-    NO_MARK,
-    WHOLE,
-    ClusterJob,
-    Ending,
-    FeaturesJob,
-    Item,
-    Mark,
-    Ranking,
-    Results,
-    Todo,
-    identity,
-    without,
-)
-from resnest_cli.jobs.listing import Listing, failed_only
+from resnest_cli.jobs.job import WHOLE, ClusterJob, Ranking, failures_of, identity, without
 from resnest_cli.jobs.ray_output import Output, PartInfo
-from resnest_cli.jobs.report import failures_of
 from resnest_cli.supervise import Journal, Start
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
 
+HELD = 96 * 2**20  # bytes of a part's photos; what is beyond is left for the worker to read
+
+_PHOTOS = 16  # remote ones that are read at once
 _TRIES = 4  # at a file of the output
 _TICK = 1.0  # seconds between two looks at what is being decoded
-
-
-def extract(
-    classifier: "Classifier",
-    job: FeaturesJob,
-    todo: Todo,
-    start: Start,
-    stdin: RawIOBase | None = None,
-) -> Results:
-    """The identity, then an item for each of our inputs that is to be done, in order.
-
-    Raises:
-        UsageError: the list of inputs cannot be read, or is not the one that was begun.
-    """
-    size = job.options.batch_size
-    if start.skip == 0:
-        format_ = job.target.suffix.lower().removeprefix(".")
-        yield identity(classifier, size, job.extraction, format_, job.shard)
-    stats = SourceStats()
-    received = todo.done + max(0, start.skip - 1)
-    first = received // size * size  # where its batch begins
-    marked = None if todo.verify or todo.retry else first // size
-    listing = Listing(listed(job.options, stats, stdin), job, todo, marked)
-    if todo.verify:
-        for _ in listing:
-            pass
-    else:
-        sources = iter(listing)
-        if todo.retry is not None:
-            sources = failed_only(listing, todo.retry, job.target)
-        found = _items(classifier, job, islice(sources, first, None), first, start, todo, listing)
-        yield from islice(found, received - first, None)
-    assert listing.end is not None
-    return Ending(listing.end, stats.skipped)
-
-
-def _items(
-    classifier: "Classifier",
-    job: FeaturesJob,
-    sources: Iterator[Source],
-    first: int,
-    start: Start,
-    todo: Todo,
-    listing: Listing,
-) -> Iterator[Item]:
-    """The items of whole batches, from our input number `first` on."""
-    stopwatch = Stopwatch()
-    size = job.options.batch_size
-    with ExitStack() as stack:
-        batches = classifier.feature_groups(
-            sources,
-            job.extraction,
-            batch_size=size,
-            workers=job.options.workers,
-            first=first - todo.done + 1,
-            prepare=careful(classifier, job.options, start, stack, stopwatch),
-            stopwatch=stopwatch,
-        )
-        for number, (group, rows) in enumerate(batches, start=first // size):
-            seconds: dict[str, float] = dict(stopwatch.take().items())
-            mark: Mark | None = None  # a batch that is not whole is committed with the end
-            if todo.retry is not None:
-                mark = NO_MARK  # the lines of the finished output say what the list must be
-            elif len(group) == size:
-                mark = listing.marks.pop(number)
-            for place, entry in enumerate(_entries(group, rows), start=1):
-                last = place == len(group)
-                yield Item(*entry, mark if last else None, seconds if last else None)
-
-
-def _entries(group: list[Prepared], rows: Any) -> Iterator[Entry]:
-    """The inputs of a batch, each with its error or its row."""
-    found = iter(rows)
-    for item in group:
-        row = None if item.error is not None else next(found).tobytes()
-        yield Entry(item.source.name, item.error, row, item.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,23 +126,20 @@ class PartWorker:
         job, wanted = self._job, self._job.wanted
         died = self._retried(part, "written", lambda: self._output.attempt(part, self._run.id))
         options = replace(job.options, isolate=True) if died else job.options
-        kinds: dict[int, ErrorKind] = {}  # of errors, by place in the part
         with ExitStack() as stack:
-            start = Start(journal=self._journal)
-            prepare = _noting(careful(self.classifier, options, start, stack), kinds)
+            prepare = careful(self.classifier, options, Start(journal=self._journal), stack)
             how: dict[str, Any] = {"batch_size": options.batch_size, "prepare": prepare}
             how["workers"] = min(options.workers, 256)
-            sources = _sources(table, kinds, offline=job.model.offline)
+            sources = _sources(table, offline=job.model.offline)
             if isinstance(wanted, Ranking):
                 how |= without(asdict(wanted), "tta")
                 found = self.classifier.records(sources, **how)
                 records = [replace(record, model=job.name) for record in found]
-                errors = [record.error for record in records]
+                failures = failures_of((record.error, record.kind) for record in records)
             else:
                 batches = self.classifier.feature_groups(sources, wanted, **how)
-                entries = [entry for group, rows in batches for entry in _entries(group, rows)]
-                errors = [entry.error for entry in entries]
-        failures = failures_of((error, kinds.get(at)) for at, error in enumerate(errors))
+                entries = [entry for group, rows in batches for entry in entries_of(group, rows)]
+                failures = failures_of((entry.error, entry.kind) for entry in entries)
         info = PartInfo(part, self._run.identity, inputs, failures)
         if not isinstance(wanted, Ranking):
             shape = wanted.row_shape(self.classifier.model, self.classifier.preprocessing.size)
@@ -264,41 +167,27 @@ class PartWorker:
         raise AssertionError
 
 
-def _noting(prepare: Prepare, kinds: dict[int, ErrorKind]) -> Prepare:
-    """The same, which notes the kind of an error by the index of its photo."""
-
-    def noting(index: int, source: Source) -> Float32:
-        try:
-            return prepare(index, source)
-        except ImageError as error:
-            kinds[index] = error.kind
-            raise
-        except MemoryError:
-            kinds[index] = "too large"
-            raise
-
-    return noting
-
-
-def _sources(table: Any, kinds: dict[int, ErrorKind], *, offline: bool) -> Iterator[Source]:
+def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
     """What there is to decode, one at a time; nothing is copied before its turn."""
     shards = OpenShards()
     columns = (table[name].combine_chunks().values for name in ("inputs", "data", "errors"))
-    for place, (item_, data, error_) in enumerate(zip(*columns, strict=True)):
-        item, error = Input(*json.loads(item_.as_py())), error_.as_py()
-        if error is not None:
-            error, kinds[place] = json.loads(error)
-        if error is None and not data.is_valid and item.kind == "file" and item.is_local:
+    for item_, data, error in zip(*columns, strict=True):
+        item, content = Input(*json.loads(item_.as_py())), data.as_py()
+        if error.is_valid:
+            text, kind = json.loads(error.as_py())
+            yield Source(item.name, error=text, kind=kind)
+        elif content is not None:
+            yield Source(item.name, data=content)
+        elif item.kind == "file" and item.is_local:
             yield Source(item.name, path=item.where)  # read by the threads that decode
-            continue
-        content = data.as_py()
-        if error is None and content is None:
+        else:
             try:
                 content = fetched(item, offline=offline, shards=shards)
             except ImageError as problem:
-                error, kinds[place] = str(problem), problem.kind
-        assert not isinstance(content, str)
-        yield Source(item.name, data=content, error=error)
+                yield Source(item.name, error=str(problem), kind=problem.kind)
+            else:
+                assert not isinstance(content, str)
+                yield Source(item.name, data=content)
 
 
 def _watch(journal: Journal, limit: float) -> None:
@@ -308,3 +197,57 @@ def _watch(journal: Journal, limit: float) -> None:
         now = time.monotonic_ns()
         if any(now - since > limit * 1e9 for since in journal.in_flight().values()):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> Any:
+    """The row of a part as a table: its number, its inputs with their bytes or error, and seconds.
+
+    An input with neither is left for the worker to read when it comes to it. What is beyond `HELD`
+    bytes is left, so that a row has a size that the object store can bear.
+    So are the files of this machine where it is the only one (`alone`): their way through the store
+    gains nothing.
+    """
+    import pyarrow as pa
+
+    begun = time.monotonic()
+    inputs = Output(output, "").inputs_of(part)
+    data: list[bytes | None] = []
+    problems: list[str | None] = []
+    held = 0
+    for item, get in _ahead(inputs, offline):
+        content, error = None, None
+        if held <= HELD and not (alone and item.is_local):
+            try:
+                found = get()
+            except ImageError as problem:
+                error = json.dumps([str(problem), problem.kind])
+            else:
+                if isinstance(found, bytes):  # else the path of a large file
+                    content, held = found, held + len(found)
+        data.append(content)
+        problems.append(error)
+    items = [json.dumps(item) for item in inputs]
+    return pa.table(
+        {
+            "part": pa.array([part], pa.int64()),
+            "inputs": pa.array([items], pa.list_(pa.string())),
+            "data": pa.array([data], pa.list_(pa.large_binary())),
+            "errors": pa.array([problems], pa.list_(pa.string())),
+            "seconds": pa.array([time.monotonic() - begun], pa.float64()),
+        }
+    )
+
+
+def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
+    """Each input with what gives its bytes; remote ones are fetched before they are asked for."""
+    get = partial(fetched, offline=offline, shards=OpenShards())
+    if all(item.is_error or item.is_local for item in inputs):
+        for item in inputs:
+            yield item, partial(get, item)
+        return
+    with ThreadPoolExecutor(_PHOTOS) as pool:
+        for begin in range(0, len(inputs), _PHOTOS):
+            group = inputs[begin : begin + _PHOTOS]
+            waiting = [pool.submit(get, item) for item in group]
+            for item, future in zip(group, waiting, strict=True):
+                yield item, future.result

@@ -13,12 +13,11 @@ from resnest_cli import cpu
 from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import compute
-from resnest_cli.jobs.compute import PartWorker, Run
+from resnest_cli.jobs import ray_worker
 from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import ClusterJob, Ranking
-from resnest_cli.jobs.ray_cluster import part_row
-from resnest_cli.jobs.ray_output import Listing, Manifest, Output
+from resnest_cli.jobs.job import ClusterJob, Mark, Ranking
+from resnest_cli.jobs.ray_output import Manifest, Output
+from resnest_cli.jobs.ray_worker import PartWorker, Run, part_row
 from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
 
@@ -61,7 +60,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
 
 
 def run_of(job: ClusterJob, **changes: str) -> Run:
-    weights = compute.found(job, 1)[0]["weights_sha256"]
+    weights = ray_worker.found(job, 1)[0]["weights_sha256"]
     return replace(Run("run", "identity", weights, 1), **changes)
 
 
@@ -102,13 +101,13 @@ def test_an_attempt_that_died_makes_the_next_one_careful(
     job: ClusterJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    original = compute.careful
+    original = ray_worker.careful
 
     def careful(classifier, options, *more):
         asked.append(options.isolate)
         return original(classifier, options, *more)
 
-    monkeypatch.setattr(compute, "careful", careful)
+    monkeypatch.setattr(ray_worker, "careful", careful)
     worker = PartWorker(job, run_of(job))
     attempts = Path(job.output) / "_attempts"
     worker(row(job))
@@ -142,7 +141,7 @@ def test_other_weights_on_one_node_are_told(job: ClusterJob) -> None:
 def test_an_output_that_cannot_be_written_is_told(
     job: ClusterJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnest_cli.jobs.compute.time.sleep", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.ray_worker.time.sleep", lambda _: None)
     worker = PartWorker(job, run_of(job))
     out = Path(job.output)
     (out / "_attempts").write_text("in the way")
@@ -154,7 +153,7 @@ def test_an_output_that_cannot_be_written_is_told(
 
 
 def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
-    base = compute.found(job, 1)[0]
+    base = ray_worker.found(job, 1)[0]
     others = [
         replace(job, wanted=Extraction(normalize="l2")),
         replace(job, model=replace(job.model, img_size=32)),
@@ -164,21 +163,21 @@ def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
         replace(job, wanted=Ranking(2, 0.0, 0.0, True)),
         replace(job, wanted=Ranking(2, 0.0, 0.0, False), format="jsonl"),
     ]
-    found = [base, *(compute.found(j, 1)[0] for j in others)]
-    hashes = {Manifest(identity, Listing(1, ""), 32, 0).hash for identity in found}
+    found = [base, *(ray_worker.found(j, 1)[0] for j in others)]
+    hashes = {Manifest(identity, Mark(1, ""), 32, 0).hash for identity in found}
     assert len(hashes) == len(others) + 1
     same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
-    assert compute.found(same, 2)[0] == base
+    assert ray_worker.found(same, 2)[0] == base
 
 
 def test_a_decoder_that_hangs_ends_its_worker() -> None:
     program = (
         "import threading\n"
-        "from resnest_cli.jobs import compute\n"
+        "from resnest_cli.jobs import ray_worker\n"
         "from resnest_cli.supervise import Journal\n"
-        "compute._TICK, journal = 0.05, Journal()\n"
+        "ray_worker._TICK, journal = 0.05, Journal()\n"
         "journal.begin(0); journal.end(0); journal.begin(1)\n"
-        "compute._watch(journal, 0.2)\n"
+        "ray_worker._watch(journal, 0.2)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL

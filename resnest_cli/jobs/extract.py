@@ -1,56 +1,45 @@
-"""Which inputs of a list are ours, and whether it is still the list that was begun.
+"""`features` in its working process: which inputs are ours, whether it is the list, and their rows.
 
 The list is read anew on every start: nothing of it is held. A running SHA-256 over the names of
 all inputs so far (each with its length in front) is kept with every part; a resumed run must meet
 the same one at the same place. Names only: whether a photo that is done has been replaced by
 another of the same name is not noticed, since that would cost a look at each of them.
+
+Batches are formed by the input's number in the list, never by where a run was interrupted, so that
+every row comes out of the same batch, with the same bits. A crash ends the process, and another
+goes on; see `supervise`. One that starts in the middle of a batch computes it whole and drops what
+was received already. In what `supervise` counts, the identity is 0, and our input number n, from
+the first one that is to be done, is n + 1.
 """
 
-import hashlib
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
+from io import RawIOBase
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import Source, SourceStats, iter_sources
-from resnest_cli.jobs.formats import encoded, read_lines
-from resnest_cli.jobs.job import FeaturesJob, Mark, Todo
+from resnest_cli.errors import UsageError
+from resnest_cli.images.batches import Prepared
+from resnest_cli.images.sources import Source, SourceStats
+from resnest_cli.inference.run import Stopwatch, careful, listed
+from resnest_cli.jobs.formats import read_lines
+from resnest_cli.jobs.job import (
+    NO_MARK,
+    Chain,
+    Ending,
+    FeaturesJob,
+    Item,
+    Mark,
+    Results,
+    Todo,
+    identity,
+)
 from resnest_cli.jobs.parts import Store
-from resnest_cli.options import RunOptions
+from resnest_cli.supervise import Start
 
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-N = TypeVar("N", bound=_Named)
-
-
-class Chain:
-    """Counts inputs that pass through, and takes the hash over their names."""
-
-    def __init__(self) -> None:
-        self._hash, self.count = hashlib.sha256(), 0
-
-    def add(self, name: str) -> None:
-        """One more input."""
-        data = encoded(name)
-        self._hash.update(len(data).to_bytes(8, "little") + data)
-        self.count += 1
-
-    def __call__(self, inputs: Iterable[N]) -> Iterator[N]:
-        """The same inputs."""
-        for item in inputs:
-            self.add(item.name)
-            yield item
-
-    @property
-    def mark(self) -> Mark:
-        """What has passed through by now."""
-        return Mark(self.count, self._hash.hexdigest())
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
 
 
 class Listing:
@@ -87,7 +76,9 @@ class Listing:
             if ours:
                 own += 1
                 if chain.count % size == 0:
-                    self._note(own // size - 1, chain)
+                    number = own // size - 1
+                    if self._first_batch is not None and number >= self._first_batch:
+                        self.marks[number] = chain.mark
                 if expected is not None:
                     since.append(source.name)
             if expected is not None and chain.count == expected.listed:
@@ -99,10 +90,6 @@ class Listing:
         self.end = chain.mark
         if expected is not None:
             raise self._changed(own - len(since), since, ended=True)
-
-    def _note(self, batch: int, chain: Chain) -> None:
-        if self._first_batch is not None and batch >= self._first_batch:
-            self.marks[batch] = chain.mark
 
     def _changed(self, first: int, names: list[str], *, ended: bool) -> UsageError:
         """What differs among our inputs from number `first` on; `ended` where the list has."""
@@ -149,47 +136,77 @@ def _different(target: Path, what: str) -> UsageError:
     )
 
 
-class Counting:
-    """How many inputs there are, counted ahead in a thread while the first are worked on.
+def extract(
+    classifier: "Classifier",
+    job: FeaturesJob,
+    todo: Todo,
+    start: Start,
+    stdin: RawIOBase | None = None,
+) -> Results:
+    """The identity, then an item for each of our inputs that is to be done, in order.
 
-    That costs a look at each name (some µs, against tens of ms in the network) and no memory. A
-    list on stdin cannot be read ahead: `total` stays None.
+    Raises:
+        UsageError: the list of inputs cannot be read, or is not the one that was begun.
     """
-
-    def __init__(self, job: FeaturesJob) -> None:
-        self._job, self._count, self._stop = job, 0, False
-        self._thread: threading.Thread | None = None
-        if "-" not in (*job.options.inputs, job.options.from_file):
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Nobody wants to know any more."""
-        self._stop = True
-        if self._thread is not None:
-            self._thread.join(1.0)  # a folder on a slow disk may hold it up longer
-
-    @property
-    def total(self) -> int | None:
-        """How many of our inputs have been counted by now."""
-        if self._thread is None:
-            return None
-        return self._job.shard.size(self._count, self._job.options.batch_size)
-
-    def _run(self) -> None:
-        with suppress(ResnestError, OSError):  # the working process raises it, too
-            for _ in sources_of(self._job.options):
-                self._count += 1
-                if self._stop:
-                    return
+    size = job.options.batch_size
+    if start.skip == 0:
+        format_ = job.target.suffix.lower().removeprefix(".")
+        yield identity(classifier, size, job.extraction, format_, job.shard)
+    stats = SourceStats()
+    received = todo.done + max(0, start.skip - 1)
+    first = received // size * size  # where its batch begins
+    marked = None if todo.verify or todo.retry else first // size
+    listing = Listing(listed(job.options, stats, stdin), job, todo, marked)
+    if todo.verify:
+        for _ in listing:
+            pass
+    else:
+        sources = iter(listing)
+        if todo.retry is not None:
+            sources = failed_only(listing, todo.retry, job.target)
+        found = _items(classifier, job, islice(sources, first, None), first, start, todo, listing)
+        yield from islice(found, received - first, None)
+    assert listing.end is not None
+    return Ending(listing.end, stats.skipped)
 
 
-def sources_of(options: RunOptions, stats: SourceStats | None = None) -> Iterator[Source]:
-    """What the options name on this machine, without stdin."""
-    return iter_sources(
-        options.inputs,
-        recursive=options.recursive,
-        from_file=options.from_file,
-        null_separated=options.null_separated,
-        stats=stats,
-    )
+def _items(
+    classifier: "Classifier",
+    job: FeaturesJob,
+    sources: Iterator[Source],
+    first: int,
+    start: Start,
+    todo: Todo,
+    listing: Listing,
+) -> Iterator[Item]:
+    """The items of whole batches, from our input number `first` on."""
+    stopwatch = Stopwatch()
+    size = job.options.batch_size
+    with ExitStack() as stack:
+        batches = classifier.feature_groups(
+            sources,
+            job.extraction,
+            batch_size=size,
+            workers=job.options.workers,
+            first=first - todo.done + 1,
+            prepare=careful(classifier, job.options, start, stack, stopwatch),
+            stopwatch=stopwatch,
+        )
+        for number, (group, rows) in enumerate(batches, start=first // size):
+            seconds: dict[str, float] = dict(stopwatch.take().items())
+            mark: Mark | None = None  # a batch that is not whole is committed with the end
+            if todo.retry is not None:
+                mark = NO_MARK  # the lines of the finished output say what the list must be
+            elif len(group) == size:
+                mark = listing.marks.pop(number)
+            for place, entry in enumerate(entries_of(group, rows), start=1):
+                last = place == len(group)
+                yield entry._replace(mark=mark, seconds=seconds) if last else entry
+
+
+def entries_of(group: list[Prepared], rows: Any) -> Iterator[Item]:
+    """The inputs of a batch, each with its error or its row."""
+    found = iter(rows)
+    for item in group:
+        row = None if item.error is not None else next(found).tobytes()
+        yield Item(item.source.name, item.error, row, item.kind)
