@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from resnest_cli import output
-from resnest_cli.commands import typer_options as options
+from resnest_cli.commands.flags import command
 from resnest_cli.errors import UsageError
+from resnest_cli.options import Option
 
 EPILOG = """Examples:
 
@@ -16,24 +15,17 @@ EPILOG = """Examples:
   resnest merge part1.npz part2.npz -o feats.parquet --overwrite"""
 
 
+@command
 def merge(
+    *,
     parts: Annotated[
-        list[Path], typer.Argument(metavar="PART...", help="Finished outputs of all shards.")
+        list[Path], Option("Finished outputs of all shards.", "PART...", argument=True)
     ],
     output_: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The joined matrix: .npy, .npz, .csv or .parquet. Required.",
-        ),
+        Option("The joined matrix: .npy, .npz, .csv or .parquet. Required.", "-o FILE"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there under this name.")
-    ] = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 (its callback acts)
-    debug: options.Debug = False,  # noqa: ARG001 (its callback acts)
+    overwrite: Annotated[bool, Option("Replace what is there under this name.")] = False,
 ) -> None:
     """Join what `resnest features --shard I/N` wrote, in the order of the inputs.
 
