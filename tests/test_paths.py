@@ -151,7 +151,8 @@ def test_a_home_of_another_user_counts_as_empty(
     assert cli("models").code == 0
     result = cli("download", "resnest14d")
     assert result.code == 1
-    assert f"cannot write to the cache folder {home}/.cache/torch" in result.err
+    assert f"the cache folder {home}/.cache/torch" in result.err
+    assert "set TORCH_HOME" in result.err
 
 
 @pytest.mark.skipif(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli import Classifier, build
-from resnest_cli.benchmark import engines, timing
+from resnest_cli.benchmark import measure, timing
 from resnest_cli.export.hub_folder import timm_arguments
 from resnest_cli.inference import classifier
 from resnest_cli.model import checkpoint, loading, weights
@@ -116,7 +116,7 @@ def place(
     monkeypatch.setenv("PATH", str(shims), prepend=":")
     monkeypatch.setitem(timing._SIDE, "cpu", 8)
     monkeypatch.setattr(weights, "ensure", stand_ins.ensure)
-    for module in (loading, setup, engines, classifier):
+    for module in (loading, setup, measure, classifier):
         monkeypatch.setattr(module, "find_model", stand_ins.find_model)
     monkeypatch.chdir(work)
     return work

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -110,16 +111,21 @@ def test_the_library_and_the_environment_take_it_too(
 
 def test_isolated_decoders_get_the_memory_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from resnest_cli.images import isolation
-    from resnest_cli.inference.run import _isolated_decoder
+    from resnest_cli.inference.run import guarded
     from resnest_cli.options import RunOptions
+    from resnest_cli.supervise import Start
 
     limits: list[int] = []
-    monkeypatch.setattr(
-        isolation, "IsolatedDecoder", lambda *_, memory_limit, **__: limits.append(memory_limit)
-    )
-    options = RunOptions((), None, False, True, 1, 1, True, 60.0)
+
+    def decoder(*_: object, memory_limit: int, **__: object) -> nullcontext[None]:
+        limits.append(memory_limit)
+        return nullcontext()
+
+    monkeypatch.setattr(isolation, "IsolatedDecoder", decoder)
+    options = RunOptions((), isolate=True)
     for pixels in (100, 10**9):
-        _isolated_decoder(options, pixels)
+        with ExitStack() as stack:
+            guarded(str, str, str, options, Start(), stack, pixels)
     assert limits == [MEMORY_LIMIT, memory_for(10**9)]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from resnest_cli.data.dataset import DataSet, load_dataset
 from resnest_cli.data.pack import Packed, PackJob, pack
+from resnest_cli.progress import silent
 from tests.conftest import make_photo
 
 CLASSES, PHOTOS = 3, 10
@@ -36,7 +37,7 @@ def load(data: Path) -> DataSet:
 
 def packed(data: Path, output: Path, **changes: object) -> Packed:
     """Packs without a word."""
-    return pack(job(output, **changes), load(data), lambda _: lambda *_: None, lambda: None)
+    return pack(job(output, **changes), load(data), silent, lambda: None)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from resnest_cli.data import pack as packing
 from resnest_cli.data.pack import layout, pack
 from resnest_cli.data.shards import from_text
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.progress import silent
 from resnest_cli.signals import StoppedError
 from tests.conftest import make_photo
 from tests.data.making import files, job, load, make_data, packed
@@ -194,7 +195,7 @@ def test_photos_that_change_meanwhile(data: Path, tmp_path: Path) -> None:
     dataset = load(data)
     Path(dataset.train[3].path).unlink()
     with pytest.raises(ResnestError, match=r"\.jpg: cannot be read: No such file"):
-        pack(job(tmp_path / "out"), dataset, lambda _: lambda *_: None, lambda: None)
+        pack(job(tmp_path / "out"), dataset, silent, lambda: None)
 
 
 def test_a_stop_leaves_whole_shards(data: Path, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_a_stop_leaves_whole_shards(data: Path, tmp_path: Path) -> None:
 
     dataset, out = load(data), tmp_path / "out"
     try:
-        pack(job(out), dataset, lambda _: lambda *_: None, check)
+        pack(job(out), dataset, silent, check)
     except StoppedError:
         assert "index.json" not in files(out)
     assert not list(out.glob(".*.tmp"))

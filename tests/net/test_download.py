@@ -62,7 +62,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def patience(recorder: Recorder) -> Patience:
-    return Patience(connect=2, read=0.3, attempts=3, sleep=recorder.pauses.append)
+    return Patience(connect=5, read=1.0, attempts=3, sleep=recorder.pauses.append)
 
 
 @pytest.fixture

@@ -3,15 +3,18 @@
 import multiprocessing
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
+from resnest_cli.data import shard_files
 from resnest_cli.data.shards import Index, find_shards
 from resnest_cli.errors import ResnestError
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.net import Patience
 from resnest_cli.training import order
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.loader import Batch, Batches
@@ -31,6 +34,11 @@ WINDOW = 7
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that begin and end within the shards of five photos."""
     monkeypatch.setattr(order, "MOST_PHOTOS", WINDOW)
+
+
+def patience(sleep: Callable[[float], None]) -> Callable[..., Patience]:
+    """Patience whose pauses are `sleep`."""
+    return lambda **how: Patience(**how | {"sleep": sleep})
 
 
 @pytest.fixture
@@ -212,9 +220,7 @@ def test_a_broken_connection_is_taken_up_again(
     index: Index, far: Index, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(
-        "resnest_cli.data.shard_files._Watch.sleep", lambda _, seconds: waited.append(seconds)
-    )
+    monkeypatch.setattr(shard_files, "Patience", patience(waited.append))
     server.script("/train-000002.tar", Reply(503), Reply(send=6000, then="reset"), Reply(500))
     server.script("/train-000004.tar", Reply(send=100, then="close"))
     assert same(epoch(index), epoch(far))
@@ -226,7 +232,7 @@ def test_a_broken_connection_is_taken_up_again(
 def test_an_address_that_does_not_give_the_shard(
     far: Index, server: Server, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("resnest_cli.data.shard_files._Watch.sleep", lambda *_: None)
+    monkeypatch.setattr(shard_files, "Patience", patience(lambda _: None))
     name, whole = "/train-000001.tar", server.files["/train-000001.tar"].data
     if what == "gone":
         del server.files[name]
@@ -245,9 +251,8 @@ def broken(index: Index, tmp_path: Path, change: object, workers: int = 0) -> It
     data = bytearray(path.read_bytes())
     change(data)  # type: ignore[operator]
     path.write_bytes(data)
-    loader = batches(index, workers)
-    yield from loader.epoch(0)
-    loader.close()
+    with closing(batches(index, workers)) as loader:
+        yield from loader.epoch(0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
