@@ -132,7 +132,13 @@ class Workers(Generic[K, B]):
             self._iterator = iter(self._loader)
         except (OSError, RuntimeError) as error:
             _kill([p for p in multiprocessing.active_children() if p not in known])
-            _forget_half_begun(error)
+            # The half of an iterator must not try to end what it never began.
+            if (half := _begun(error)) is not None:
+                half._shutdown = True  # type: ignore[attr-defined]
+            raise
+        except BaseException as error:  # of the keys, which are taken in advance
+            self._iterator = _begun(error)
+            self._processes += [p for p in multiprocessing.active_children() if p not in known]
             raise
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
@@ -176,14 +182,15 @@ def _begin(_: int) -> None:
     gc.freeze()
 
 
-def _forget_half_begun(error: BaseException) -> None:
-    """Of an iterator that could not start, the half must not try to end what it never began."""
+def _begun(error: BaseException) -> _BaseDataLoaderIter | None:
+    """The iterator in whose beginning the error arose."""
     trace = error.__traceback__
     while trace is not None:
         half = trace.tb_frame.f_locals.get("self")
         if isinstance(half, _BaseDataLoaderIter):
-            half._shutdown = True  # type: ignore[attr-defined]
+            return half
         trace = trace.tb_next
+    return None
 
 
 def _kill(processes: "list[BaseProcess]") -> None:
