@@ -21,8 +21,6 @@ import errno
 import os
 from typing import Literal
 
-from resnest_cli.text import one_line as one_line  # noqa: PLC0414 - until its users import it there
-
 # What is wrong with an input, in the words of a run's summary ("3 damaged, 1 missing").
 ErrorKind = Literal[
     "missing", "unreadable", "not an image", "empty", "truncated", "damaged", "too large",

@@ -14,10 +14,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from resnest_cli.errors import ErrorKind, ResnestError, UsageError, one_line
+from resnest_cli.errors import ErrorKind, ResnestError, UsageError
 from resnest_cli.images.folders import is_dropping, natural
 from resnest_cli.images.sources import EXTENSIONS, SourceStats
 from resnest_cli.paths import local_path
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any, Literal, NamedTuple, cast
 
-from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError, one_line
+from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
 from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
 from resnest_cli.options import RunOptions
+from resnest_cli.text import one_line
 
 # "error" stands in listings of earlier versions.
 Kind = Literal["file", "url", "member", "error"] | ErrorKind

@@ -30,10 +30,11 @@ from typing import Any, TypeVar
 
 from resnest_cli import errors
 from resnest_cli.cpu import usable_cores
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.jobs.job import ClusterJob
 from resnest_cli.jobs.ray_output import PartInfo
 from resnest_cli.jobs.ray_worker import HELD, PartWorker, Run, part_row
+from resnest_cli.text import one_line
 
 T = TypeVar("T")
 

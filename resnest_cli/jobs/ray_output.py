@@ -28,12 +28,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from resnest_cli.errors import ResnestError, UsageError, one_line
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
 from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import Chain, Mark, encoded, failures_of, refused
+from resnest_cli.text import one_line
 
 MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
 

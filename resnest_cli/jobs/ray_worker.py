@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.cpu import limit_cores
-from resnest_cli.errors import CheckpointError, ImageError, ResnestError, one_line
+from resnest_cli.errors import CheckpointError, ImageError, ResnestError
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run import careful
@@ -30,6 +30,7 @@ from resnest_cli.jobs.inputs import Input, OpenShards, fetched
 from resnest_cli.jobs.job import WHOLE, ClusterJob, Ranking, failures_of, identity, without
 from resnest_cli.jobs.ray_output import Output, PartInfo
 from resnest_cli.supervise import Journal, Start
+from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier

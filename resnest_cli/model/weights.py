@@ -32,8 +32,6 @@ from resnest_cli.net.download import Place, lock_of, no_place, writing
 from resnest_cli.paths import is_url
 from resnest_cli.progress import Notify, hidden, ignore
 
-__all__ = ["Access", "ensure"]
-
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
 _ACCESS = Access()
 LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)

@@ -484,12 +484,13 @@ CHILD = """
     import json, sys
     from dataclasses import replace
     from resnest_cli.model import weights
+    from resnest_cli.net import Access
     from resnest_cli.model.variants import VARIANTS, WeightsFile
     weights.LABELS_URL = "http://127.0.0.1:9/"
     name, host = sys.argv[1:]
     said = []
     variant = replace(VARIANTS["resnest14d"], weights=WeightsFile(name, (host,)))
-    path = weights.ensure(variant, weights.Access(notify=said.append))
+    path = weights.ensure(variant, Access(notify=said.append))
     assert "torch" not in sys.modules
     print(json.dumps([str(path), said]))
 """
