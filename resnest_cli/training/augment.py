@@ -10,6 +10,7 @@ Deviations from timm's training transform: the crop is resized with the model's 
 steps (timm's has 10: m9 there is m27 or so here).
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +33,12 @@ _GROWING = 0.75  # of the epochs
 
 
 class Augment:
-    """One photo at random; picklable.
-
-    Of `config`, `scale`, `ratio`, `hflip`, `aa`, `color_jitter` and `reprob` act.
-    """
+    """One photo at random; picklable. `size` is the largest side among all epochs."""
 
     def __init__(self, config: Config, preprocessing: Preprocessing) -> None:
-        self._preprocessing, self._config = preprocessing, config
+        self._preprocessing = preprocessing
+        self._config = replace(config, img_size=preprocessing.size)
+        self.size = largest_size(self._config)
         self._crops: dict[int, v2.RandomResizedCrop] = {}
         fill = [round(255 * value) for value in preprocessing.mean]
         steps: list[Callable[[Image.Image], Image.Image]] = []
@@ -57,12 +57,12 @@ class Augment:
         self._steps = steps
         self._erase = v2.RandomErasing(config.reprob, value="random") if config.reprob else None
 
-    def __call__(self, image: Image.Image, seed: int, size: int | None = None) -> Tensor:
+    def __call__(self, image: Image.Image, seed: int, epoch: int = 0) -> Tensor:
         """An upright RGB image -> float32 (3, size, size), normalised; drawn from `seed` alone.
 
-        `size` is that of the preprocessing unless given. torch's own generator is left as it was.
+        The size is that of the epoch, from 0. torch's own generator is left as it was.
         """
-        size = size or self._preprocessing.size
+        size = train_size(self._config, epoch)
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
         try:
@@ -119,7 +119,7 @@ class Mixing:
 
 
 def train_size(config: Config, epoch: int) -> int:
-    """The side in pixels of the photos of an epoch (from 0); `config` is resolved.
+    """The side in pixels of the photos of an epoch (from 0).
 
     Progressive resizing as of fastai and Composer (https://docs.mosaicml.com/projects/composer,
     ProgressiveResizing): small photos first, for speed, linear growth, and the last quarter of the
@@ -127,11 +127,9 @@ def train_size(config: Config, epoch: int) -> int:
     larger size than it was trained at ("Fixing the train-test resolution discrepancy", arXiv
     1906.06423), hence `train_size` apart from `img_size`.
     """
-    assert config.img_size is not None
-    assert config.epochs is not None
-    full = config.train_size or config.img_size
+    full = config.train_size or config.img_size or 0
     start = config.start_size or full
-    growing = _GROWING * config.epochs
+    growing = _GROWING * (config.epochs or 0)
     if start >= full or epoch >= growing:
         return full
     return min(full, start + round((full - start) * epoch / growing / _STEP) * _STEP)
@@ -139,13 +137,10 @@ def train_size(config: Config, epoch: int) -> int:
 
 def largest_size(config: Config) -> int:
     """The largest side among all epochs, and the validation's."""
-    assert config.img_size is not None
-    return max(config.img_size, config.train_size or 0)
+    return max(config.img_size or 0, config.train_size or 0)
 
 
 def work(config: Config) -> float:
     """Pixels of a training photo as a share of those at `img_size`, on average over the epochs."""
-    assert config.img_size is not None
-    assert config.epochs is not None
-    sides = [train_size(config, epoch) for epoch in range(config.epochs)]
-    return sum(side * side for side in sides) / len(sides) / config.img_size**2
+    sides = [train_size(config, epoch) for epoch in range(config.epochs or 1)]
+    return sum(side * side for side in sides) / len(sides) / (config.img_size or 1) ** 2

@@ -47,14 +47,6 @@ class Features(NamedTuple):
     labels: Tensor
     lost: Mapping[int, Lost]
 
-    def batch(self, indices: Sequence[int], views: Tensor | None = None) -> Batch:
-        """The batch of these photos: of each the first view, or that of `views`, int64 (N,)."""
-        there = [index for index in indices if index not in self.lost]
-        lost = [self.lost[index] for index in indices if index in self.lost]
-        chosen = torch.as_tensor(there, dtype=torch.int64)
-        view = 0 if views is None else views[chosen]
-        return Batch(self.values[chosen, view], self.labels[chosen], there, lost)
-
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
@@ -63,15 +55,9 @@ class Extractor:
     engine: Engine
     preprocessing: Preprocessing
     origin: str
-    workers: int
 
     def features(
-        self,
-        samples: Sequence[Sample],
-        cache: Path,
-        *,
-        mirrored: bool,
-        progress: Progress,
+        self, samples: Sequence[Sample], cache: Path, *, mirrored: bool, progress: Progress
     ) -> Features:
         """The features of photos.
 
@@ -117,8 +103,7 @@ class Extractor:
                 return preparation(source.path or "")
 
         sources = (Source(sample.name, path=sample.path) for sample in samples)
-        ahead = 2 * _BATCH + self.workers
-        items = prepared(sources, prepare, workers=self.workers, ahead=ahead)
+        items = prepared(sources, prepare, workers=1, ahead=2 * _BATCH + 1)
         size = self.preprocessing.size
         nothing = np.zeros((3, size, size), np.float32)  # batches keep their size, and others' bits
         rows, errors, done = [], dict[int, str](), 0
@@ -156,23 +141,14 @@ def _write(path: Path, rows: Float32) -> None:
 
 
 class FeatureBatches:
-    """Batches of cached features, (B, num_features) each, and of labels.
+    """Batches of cached features, (B, num_features) each, and of labels, as of photos.
 
-    To learn from: the same order and the same batch sizes as of photos. To validate with, where
-    `seed` is None: in order, the first view of each photo.
+    To learn from, of each photo either view, drawn with the probability `hflip`; else the first.
     """
 
-    def __init__(
-        self,
-        features: Features,
-        *,
-        batch_size: int = 1024,
-        seed: int | None = None,
-        hflip: float = 0.0,
-        balanced: bool = False,
-    ) -> None:
-        self._features, self._seed, self._hflip = features, seed, hflip
-        self._order = FolderOrder(features.labels.tolist(), Draw(batch_size, seed, balanced))
+    def __init__(self, features: Features, draw: Draw, hflip: float = 0.0) -> None:
+        self._features, self._seed, self._hflip = features, draw.seed, hflip
+        self._order = FolderOrder(features.labels.tolist(), draw)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -180,9 +156,13 @@ class FeatureBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
-        values, views = self._features.values, None
+        values, labels, lost = self._features
+        views = torch.zeros(len(values), dtype=torch.int64)
         if self._seed is not None and values.shape[1] > 1:
             generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
             views = (torch.rand(len(values), generator=generator) < self._hflip).long()
         for keys in self._order.batches(epoch, start):
-            yield self._features.batch([key.place for key in keys], views)
+            there = [key.place for key in keys if key.place not in lost]
+            gone = [lost[key.place] for key in keys if key.place in lost]
+            chosen = torch.tensor(there, dtype=torch.int64)
+            yield Batch(values[chosen, views[chosen]], labels[chosen], there, gone)

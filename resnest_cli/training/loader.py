@@ -14,7 +14,7 @@ reading at all. They are kept as Pillow holds them, four bytes a pixel, decoded 
 that load photos are forked, which share them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,8 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Progress
 from resnest_cli.text import gigabytes
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos, sample_seed
-from resnest_cli.training.workers import Failure, Workers, shared
+from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
+from resnest_cli.training.workers import Failure, Workers, share
 
 if TYPE_CHECKING:
     from resnest_cli.training.augment import Augment
@@ -76,60 +76,42 @@ class _Prepared(NamedTuple):
 class Batches:
     """Batches of files or shards, in the order of `order`; processes stay from pass to pass.
 
-    `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `size` is
-    the largest side in pixels, that of `prepare` unless given; `sizes`, picklable, gives the side
-    in an epoch (from 0). `photos` are those of the samples, where they are in memory; see
-    `read_all`. `workers` are processes; 0 prepares photos in this one. The rest: see `order.Draw`.
+    `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `photos`
+    are those of the samples, where they are in memory (`read_all`). `workers` are processes; 0
+    prepares photos in this one.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample] | ShardPhotos,
         prepare: "Augment | Preprocessing",
+        draw: Draw,
         *,
-        batch_size: int,
-        workers: int,
-        seed: int | None = None,
-        size: int | None = None,
-        sizes: Callable[[int], int] | None = None,
-        photos: Sequence[Image.Image | ImageError] | None = None,
-        balanced: bool = False,
-        aug_repeats: int = 1,
-        rank: int = 0,
-        ranks: int = 1,
-        accumulated: int = 1,
+        workers: int = 0,
+        photos: Sequence[Image.Image | ImageError] = (),
         pin_memory: bool = False,
     ) -> None:
-        draw = Draw(batch_size, seed, balanced, aug_repeats, rank, ranks, accumulated)
-        if size is None:
-            assert isinstance(prepare, Preprocessing)
-            size = prepare.size
         self._order: FolderOrder | ShardOrder
         if isinstance(samples, ShardPhotos):
             self._order, samples = ShardOrder(samples, draw), ()
         else:
             self._order = FolderOrder([sample.label for sample in samples], draw)
-        self.photos = self._order.photos
         self._workers: Workers[Key, Batch] = Workers(
-            _Photos(samples, seed or 0, prepare, sizes, photos),
+            _Photos(samples, prepare, draw.seed or 0, photos),
             _collated,
             count=workers,
             pin_memory=pin_memory,
-            batch_bytes=batch_size * 3 * size * size * 4,
+            batch_bytes=draw.batch_size * 3 * prepare.size**2 * 4,
         )
 
     def __len__(self) -> int:
         """Batches in an epoch, of the device that has the most."""
         return len(self._order)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from number `start` on."""
         with closing(self._order.batches(epoch, start)) as keys:
             yield from self._workers.batches(keys)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """All batches, to validate with; raises as `epoch` does."""
-        return self.epoch(0)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -141,23 +123,21 @@ class _Photos(Dataset[Any]):
     """Reads and prepares one photo; lives in the workers."""
 
     samples: Sequence[Sample]
-    seed: int
     prepare: "Augment | Preprocessing"
-    sizes: Callable[[int], int] | None
-    photos: Sequence[Image.Image | ImageError] | None
+    seed: int
+    photos: Sequence[Image.Image | ImageError] = ()
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
-        epoch, index, _, encoded = key
-        source = self.samples[index] if encoded is None else encoded
+        index = key.place
+        source = self.samples[index] if key.photo is None else key.photo
         try:
-            image = photo_or_error(source) if self.photos is None else self.photos[index]
+            image = self.photos[index] if self.photos else photo_or_error(source)
             if isinstance(image, ImageError):
                 return Lost(index, source.label, source.name, str(image))
             if isinstance(self.prepare, Preprocessing):
                 photo = torch.from_numpy(preprocess(image, self.prepare))
             else:
-                size = () if self.sizes is None else (self.sizes(epoch),)
-                photo = self.prepare(image, sample_seed(self.seed, key), *size)
+                photo = self.prepare(image, key.seed(self.seed), key.epoch)
         except ResnestError as error:
             return Failure(str(error))
         except MemoryError:
@@ -174,13 +154,25 @@ def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
     lost = tuple(item for item in items if isinstance(item, Lost))
     if not good:
         return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), [], lost)
-    photos = shared(torch.stack([item.photo for item in good]))
-    labels = shared(torch.tensor([item.label for item in good], dtype=torch.int64))
-    if isinstance(photos, Failure):
-        return photos
-    if isinstance(labels, Failure):
-        return labels
+    photos = torch.stack([item.photo for item in good])
+    labels = torch.tensor([item.label for item in good], dtype=torch.int64)
+    if (failure := share(photos, labels)) is not None:
+        return failure
     return Batch(photos, labels, [item.place for item in good], lost)
+
+
+def batch_of(
+    samples: Sequence[Sample],
+    prepare: "Augment | Preprocessing",
+    keys: Sequence[Key],
+    seed: int = 0,
+) -> Batch:
+    """The photos of these keys as a batch of their own, for a picture."""
+    photos = _Photos(samples, prepare, seed)
+    found = _collated([photos[key] for key in keys])
+    if isinstance(found, Failure):
+        raise ResnestError(found.text)
+    return found
 
 
 @contextmanager

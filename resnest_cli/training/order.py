@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.seeds import Purpose, derived_seed
 from resnest_cli.data.shard_files import Files
 from resnest_cli.data.shards import photos as photos_of
 from resnest_cli.data.tar import EncodedPhoto, Shard, read_photos
@@ -44,17 +44,22 @@ class Key(NamedTuple):
 
     epoch: int
     place: int
-    repeat: int
+    repeat: int = 0
     photo: EncodedPhoto | None = None
+
+    def seed(self, seed: int) -> int:
+        """From which its augmentation is drawn: another one each time it comes in an epoch."""
+        repeat = (self.repeat,) if self.repeat else ()
+        return derived_seed(seed, "sample", self.epoch, self.place, *repeat)
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
     """How an epoch is drawn and cut into batches.
 
-    `seed` is the run's; None takes the photos as they come, to validate. `rank` says which of
-    `ranks` devices the batches are for, `accumulated` how many of a device's batches make a step.
-    `balanced`: see `epoch_order`; `aug_repeats`: see `repeated`.
+    `seed` is the run's; None takes the photos as they come, to validate. `balanced`: as many photos
+    with equal shares of classes; `aug_repeats`: see `repeated`. `rank` says which of `ranks`
+    devices the batches are for, `accumulated` how many of a device's batches make a step.
     """
 
     batch_size: int
@@ -66,48 +71,28 @@ class Draw:
     accumulated: int = 1
 
     def bounds(self, photos: int) -> list[tuple[int, int]]:
-        """First and last + 1 of each batch of an epoch of training; see `rank_bounds`."""
-        return rank_bounds(photos, self.batch_size, ranks=self.ranks, accumulated=self.accumulated)
+        """First and last + 1 of each batch of an epoch: the first of each device, the second, ...
 
-
-class ShardPhotos(NamedTuple):
-    """The shards of a side; `classes` is how many there are."""
-
-    shards: Sequence[Shard]
-    classes: int
-
-
-class FolderOrder:
-    """Photos that can be read in any order. Validating, each device has every `ranks`-th batch.
-
-    As of `ShardOrder`, `len` is the number of batches of the device that has the most.
-    """
-
-    def __init__(self, labels: Sequence[int], draw: Draw) -> None:
-        self._labels, self._draw, self.photos = labels, draw, len(labels)
-        every, size = draw.bounds(self.photos), draw.batch_size
-        if draw.seed is None:
-            every = [(at, min(at + size, self.photos)) for at in range(0, self.photos, size)]
-        self._most, self.bounds = -(-len(every) // draw.ranks), every[draw.rank :: draw.ranks]
-
-    def __len__(self) -> int:
-        return len(self.bounds) if self._draw.seed is not None else self._most
-
-    def batches(self, epoch: int, start: int) -> Generator[list[Key], None, None]:
-        """The keys of each batch of an epoch, from number `start` on."""
-        draw = self._draw
-        if draw.seed is None:
-            keys = [Key(epoch, index, 0) for index in range(self.photos)]
-        else:
-            keys = epoch_keys(
-                self._labels,
-                seed=draw.seed,
-                epoch=epoch,
-                balanced=draw.balanced,
-                aug_repeats=draw.aug_repeats,
-            )
-        for first, last in self.bounds[start:]:
-            yield keys[first:last]
+        To learn from: the batches of one device that adds up the gradients of `ranks` times
+        `accumulated` of them, but that a smaller last step is dealt out evenly, so that every
+        device has as many. No batch has a single photo: what is too little for that joins the step
+        before. `photos` are then at least 2 * `ranks`.
+        """
+        size, ranks = self.batch_size, self.ranks
+        if self.seed is None:
+            return [(at, min(at + size, photos)) for at in range(0, photos, size)]
+        if ranks == 1:
+            return batch_bounds(photos, size)
+        step = ranks * self.accumulated * size
+        whole = photos // step * step
+        if 0 < photos - whole < 2 * ranks and whole:
+            whole -= step
+        bounds = [(at, at + size) for at in range(0, whole, size)]
+        if rest := photos - whole:
+            each = min(-(-rest // (ranks * size)), self.accumulated, rest // (2 * ranks))
+            parts = ranks * max(1, each)
+            bounds += pairwise(whole + rest * part // parts for part in range(parts + 1))
+        return bounds
 
 
 def batch_bounds(photos: int, batch_size: int) -> list[tuple[int, int]]:
@@ -121,54 +106,32 @@ def batch_bounds(photos: int, batch_size: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def rank_bounds(
-    photos: int, batch_size: int, *, ranks: int, accumulated: int = 1
-) -> list[tuple[int, int]]:
-    """The batches of an epoch for so many devices: the first of each, the second of each, ...
+def permutation(count: int, seed: int, purpose: Purpose, *numbers: int) -> list[int]:
+    """A drawn order of so many things."""
+    drawn: list[int] = _random(seed, purpose, *numbers).permutation(count).tolist()
+    return drawn
 
-    The same batches as for one device that adds up the gradients of `ranks` times `accumulated` of
-    them, but that a smaller last step is dealt out evenly, so that every device has as many
-    batches. No batch has a single photo: what is too little for that joins the step before.
 
-    `photos` are at least 2 * `ranks`.
+def _random(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng(derived_seed(seed, purpose, *numbers))
+
+
+def balanced_order(labels: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """As many photos, with equal shares of classes, in a drawn order.
+
+    A class with few photos has each of them several times, and of a class with many another
+    selection comes in every epoch.
     """
-    if ranks == 1:
-        return batch_bounds(photos, batch_size)
-    step = ranks * accumulated * batch_size
-    whole = photos // step * step
-    if 0 < photos - whole < 2 * ranks and whole:
-        whole -= step
-    bounds = [(at, at + batch_size) for at in range(0, whole, batch_size)]
-    rest = photos - whole
-    if rest:
-        each = min(-(-rest // (ranks * batch_size)), accumulated, rest // (2 * ranks))
-        parts = ranks * max(1, each)
-        cuts = [whole + rest * part // parts for part in range(parts + 1)]
-        bounds += list(pairwise(cuts))
-    return bounds
-
-
-def epoch_order(
-    labels: Sequence[int], *, seed: int, epoch: int, balanced: bool = False
-) -> list[int]:
-    """The order of an epoch: a permutation; balanced, as many photos with equal shares of classes.
-
-    Balanced, a class with few photos has each of them several times, and of a class with many
-    another selection comes in every epoch.
-    """
-    random = np.random.default_rng(derived_seed(seed, "order", epoch))
-    count = len(labels)
-    if not balanced:
-        return [int(index) for index in random.permutation(count)]
-    by_class = np.asarray(labels)
+    random, by_class = _random(seed, "order", epoch), np.asarray(labels)
     classes = random.permutation(np.unique(by_class))
     picks = []
     for place, label in enumerate(classes):
-        wanted = count // len(classes) + (place < count % len(classes))
+        wanted = len(labels) // len(classes) + (place < len(labels) % len(classes))
         members = np.flatnonzero(by_class == label)
         rounds = [random.permutation(members) for _ in range(-(-wanted // len(members)))]
         picks.append(np.concatenate([*rounds, members[:0]])[:wanted])
-    return [int(index) for index in random.permutation(np.concatenate(picks))]
+    order: list[int] = random.permutation(np.concatenate(picks)).tolist()
+    return order
 
 
 def repeated(order: Sequence[int], repeats: int) -> list[int]:
@@ -181,23 +144,47 @@ def repeated(order: Sequence[int], repeats: int) -> list[int]:
     return [index for index in order[:needed] for _ in range(repeats)][: len(order)]
 
 
-def epoch_keys(
-    labels: Sequence[int], *, seed: int, epoch: int, balanced: bool = False, aug_repeats: int = 1
-) -> list[Key]:
-    """What an epoch draws, in its order; see `epoch_order` and `repeated`."""
-    order = epoch_order(labels, seed=seed, epoch=epoch, balanced=balanced)
-    seen: Counter[int] = Counter()
-    keys = []
-    for index in repeated(order, aug_repeats):
-        keys.append(Key(epoch, index, seen[index]))
-        seen[index] += 1
-    return keys
+class FolderOrder:
+    """Photos that can be read in any order. Validating, each device has every `ranks`-th batch.
+
+    As of `ShardOrder`, `len` is the number of batches of the device that has the most.
+    """
+
+    def __init__(self, labels: Sequence[int], draw: Draw) -> None:
+        self._labels, self._draw = labels, draw
+        every = draw.bounds(len(labels))
+        self.bounds, self._length = every[draw.rank :: draw.ranks], -(-len(every) // draw.ranks)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def keys(self, epoch: int) -> list[Key]:
+        """What an epoch brings, in its order, to all devices."""
+        draw, count = self._draw, len(self._labels)
+        if draw.seed is None:
+            return [Key(epoch, place) for place in range(count)]
+        if draw.balanced:
+            order = balanced_order(self._labels, draw.seed, epoch)
+        else:
+            order = permutation(count, draw.seed, "order", epoch)
+        seen, keys = Counter[int](), []
+        for place in repeated(order, draw.aug_repeats):
+            keys.append(Key(epoch, place, seen[place]))
+            seen[place] += 1
+        return keys
+
+    def batches(self, epoch: int, start: int) -> Generator[list[Key], None, None]:
+        """The keys of each batch of an epoch, from number `start` on."""
+        keys = self.keys(epoch)
+        for first, last in self.bounds[start:]:
+            yield keys[first:last]
 
 
-def sample_seed(seed: int, key: tuple[int, int, int] | Key) -> int:
-    """From which a photo's augmentation is drawn: another one each time it comes in an epoch."""
-    epoch, place, repeat = key[:3]
-    return derived_seed(seed, "sample", epoch, place, *((repeat,) if repeat else ()))
+class ShardPhotos(NamedTuple):
+    """The shards of a side; `classes` is how many there are."""
+
+    shards: Sequence[Shard]
+    classes: int
 
 
 class ShardOrder:
@@ -210,22 +197,19 @@ class ShardOrder:
 
     def __init__(self, side: ShardPhotos, draw: Draw) -> None:
         self._shards, self._classes, self._draw = side.shards, side.classes, draw
-        counts = [shard.photos for shard in self._shards]
-        self.photos = photos_of(self._shards)
-        self._firsts = list(itertools.accumulate(counts, initial=0))  # index of each one's first
-        self._window = window_photos(self.photos, sum(shard.size for shard in self._shards))
-        size, rank, ranks = draw.batch_size, draw.rank, draw.ranks
+        self._counts, photos = [shard.photos for shard in side.shards], photos_of(side.shards)
+        self._firsts = list(itertools.accumulate(self._counts, initial=0))  # index of each's first
+        self._window = window_photos(photos, sum(shard.size for shard in side.shards))
+        rank, ranks = draw.rank, draw.ranks
+        bounds = draw.bounds(photos)
+        self._length = -(-len(bounds) // ranks)
         if draw.seed is None:
-            batches = -(-self.photos // size)
-            cuts = [batches * place // ranks for place in range(ranks + 1)]
-            first, last = (min(cut * size, self.photos) for cut in cuts[rank : rank + 2])
-            self._sizes = [min(size, last - at) for at in range(first, last, size)]
-            self._length = max(end - begin for begin, end in pairwise(cuts))
+            cuts = [len(bounds) * place // ranks for place in range(ranks + 1)]
+            mine = bounds[cuts[rank] : cuts[rank + 1]]
+            self._section = (mine[0][0], mine[-1][1]) if mine else (0, 0)
         else:
-            first, last = sections(self.photos, draw)[rank]
-            self._sizes = [end - begin for begin, end in draw.bounds(self.photos)[rank::ranks]]
-            self._length = len(self._sizes)
-        self._section = first, last
+            mine, self._section = bounds[rank::ranks], sections(photos, draw)[rank]
+        self._sizes = [last - first for first, last in mine]
 
     def __len__(self) -> int:
         return self._length
@@ -247,11 +231,11 @@ class ShardOrder:
     def _photos(self, epoch: int, start: int) -> Generator[tuple[int, EncodedPhoto], None, None]:
         """Index and photo, from the section's photo `start` on."""
         seed, count, window = self._draw.seed, len(self._shards), self._window
-        order = range(count) if seed is None else shard_order(count, seed=seed, epoch=epoch)
+        order = range(count) if seed is None else permutation(count, seed, "order", epoch)
         first, last = self._section
         number, skipped = divmod(start, window)
         first += number * window
-        parts = stretches([shard.photos for shard in self._shards], order, first, last)
+        parts = stretches(self._counts, order, first, last)
         files, stop = Files([self._shards[part.shard] for part in parts]), threading.Event()
         stream = self._read(parts, files, stop)
 
@@ -265,7 +249,7 @@ class ShardOrder:
                 found = coming.result()
                 coming = pool.submit(read, at + window)
                 if seed is not None:
-                    places = window_order(len(found), seed=seed, epoch=epoch, first=at)
+                    places = permutation(len(found), seed, "window", epoch, at)
                     found = [found[place] for place in places]
                 yield from found[skipped:]
                 skipped = 0
@@ -286,7 +270,7 @@ class ShardOrder:
                 for place, photo in enumerate(islice(photos, first, last), start=first):
                     if stop.is_set():
                         return
-                    if place + 1 == self._shards[shard].photos:
+                    if place + 1 == self._counts[shard]:
                         next(photos, None)  # raises for a shard that has more
                     yield self._firsts[shard] + place, photo
 
@@ -315,12 +299,6 @@ def window_photos(photos: int, size: int) -> int:
     return max(1, min(MOST_PHOTOS, WINDOW_BYTES // each))
 
 
-def shard_order(shards: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of the shards in an epoch."""
-    random = np.random.default_rng(derived_seed(seed, "order", epoch))
-    return [int(index) for index in random.permutation(shards)]
-
-
 def sections(photos: int, draw: Draw) -> list[tuple[int, int]]:
     """The section of each device, first and last + 1: as many photos as its batches need.
 
@@ -333,9 +311,3 @@ def sections(photos: int, draw: Draw) -> list[tuple[int, int]]:
         for rank in range(draw.ranks)
     ]
     return list(pairwise(itertools.accumulate(needed, initial=0)))
-
-
-def window_order(count: int, *, seed: int, epoch: int, first: int) -> list[int]:
-    """The order of a window's photos; `first` is its place in the stream."""
-    random = np.random.default_rng(derived_seed(seed, "window", epoch, first))
-    return [int(place) for place in random.permutation(count)]

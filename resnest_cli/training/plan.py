@@ -211,7 +211,7 @@ def _loading(ready: Ready) -> tuple[float, float]:
         with contextlib.suppress(ImageError):  # changed since it was checked: training tells
             image = decode(source)
             decoded += BYTES_PER_PIXEL * image.width * image.height
-            augment(image, 0)
+            augment(image, 0, (ready.config.epochs or 1) - 1)
         done += 1
         if time.perf_counter() - begin > _TIMED_ENOUGH:
             break

@@ -1,6 +1,5 @@
 """The pictures of a run and its page `report.html`, from its data, history and best weights."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 
 from resnest_cli.data.seeds import derived_seed
-from resnest_cli.data.shards import first_photos
-from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.data.shards import ShardSide, first_photos
+from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import class_scores, surest_mistakes
-from resnest_cli.images.batches import Preparation
-from resnest_cli.images.decode import decode
 from resnest_cli.inference.ranking import Prediction, Record, softmax
 from resnest_cli.model import checkpoint
+from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, Table, picture_of
 from resnest_cli.text import percent
 from resnest_cli.training.augment import Augment, Mixing
-from resnest_cli.training.order import epoch_keys, sample_seed
+from resnest_cli.training.loader import Batch, batch_of
+from resnest_cli.training.order import FolderOrder, Key
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
@@ -51,46 +50,34 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
 
     Of shards they are the first of the first one; of cached features without their mirrors.
     """
-    config, samples = ready.config, ready.dataset.train
-    sources: list[tuple[str | bytes, int, int]]  # photo, label and seed
-    if ready.dataset.shards is not None:
-        shown = first_photos(ready.dataset.shards, "train", _SHOWN)
-        sources = [
-            (photo.data, photo.label, sample_seed(config.seed, (0, index, 0)))
-            for index, photo in enumerate(shown)
-        ]
-    else:
-        keys = epoch_keys(
-            [sample.label for sample in samples],
-            seed=config.seed,
-            epoch=0,
-            balanced=config.balanced,
-            aug_repeats=config.aug_repeats,
-        )[:_SHOWN]
-        drawn = [(samples[key[1]], sample_seed(config.seed, key)) for key in keys]
-        sources = [(sample.path, sample.label, seed) for sample, seed in drawn]
-    preparation, augment = Preparation(ready.preprocessing), Augment(config, ready.preprocessing)
-    photos, labels = [], []
-    for source, label, seed in sources:
-        with contextlib.suppress(ImageError):  # gone since it was checked: training says so
-            if ready.cached:
-                photos.append(torch.from_numpy(preparation(source)))
-            else:
-                photos.append(augment(decode(source), seed))
-            labels.append(label)
-    if not photos:
+    config, names = ready.config, ready.dataset.class_names
+    order = FolderOrder([sample.label for sample in ready.dataset.train], ready.draw)
+    prepare = ready.preprocessing if ready.cached else Augment(config, ready.preprocessing)
+    batch = _batch(ready, "train", order.keys(0)[:_SHOWN], prepare)
+    if not batch.indices:
         return
-    batch, names = torch.stack(photos), ready.dataset.class_names
-    titles = [names[label] for label in labels]
+    photos, titles = batch.photos, [names[label] for label in batch.labels]
     mixing = Mixing(config, len(names))
     if mixing.active and not ready.cached:
         seed = derived_seed(config.seed, "step", 0, 0)
-        batch, targets = mixing(batch, torch.tensor(labels), seed)
+        photos, targets = mixing(photos, batch.labels, seed)
         titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
-    pixels = _pixels(batch.numpy(), ready)
+    pixels = _pixels(photos.numpy(), ready)
     _drawn(
         folder / "train_batch.jpg", lambda path: sheets.train_batch(path, pixels, titles), notify
     )
+
+
+def _batch(
+    ready: Ready, side: ShardSide, keys: Sequence[Key], prepare: Augment | Preprocessing
+) -> Batch:
+    """These photos of a side, of shards the first ones; those that are gone are not in it."""
+    data = ready.dataset
+    if data.shards is not None:
+        shown = first_photos(data.shards, side, _SHOWN)
+        keys = [Key(0, place, photo=photo) for place, photo in enumerate(shown)]
+    samples = data.train if side == "train" else data.val
+    return batch_of(samples, prepare, keys, ready.config.seed)
 
 
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
@@ -131,30 +118,18 @@ def final_pictures(
 def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     """Of up to 16 photos, evenly over all and so over the classes; of shards the first ones."""
     network = checkpoint.instantiate(checkpoint.load(run.weights("best")))
-    preparation, val = Preparation(ready.preprocessing), ready.dataset.val
-    sources: list[tuple[str | bytes, int]]
-    if ready.dataset.shards is not None:
-        shown = first_photos(ready.dataset.shards, "val", _SHOWN)
-        sources = [(photo.data, photo.label) for photo in shown]
-    else:
-        count = min(_SHOWN, len(val))
-        chosen = [val[index * len(val) // count] for index in range(count)]
-        sources = [(sample.path, sample.label) for sample in chosen]
-    found, labels = [], []
-    for source, label in sources:
-        with contextlib.suppress(ImageError):  # lost meanwhile
-            found.append(preparation(source))
-            labels.append(label)
-    if not found:
+    total, names = len(ready.dataset.val), ready.dataset.class_names
+    count = min(_SHOWN, total)
+    keys = [Key(0, number * total // count) for number in range(count)]
+    batch = _batch(ready, "val", keys, ready.preprocessing)
+    if not batch.indices:
         raise ResnestError("none of its photos can be read any more")
-    photos = np.stack(found)
     with torch.inference_mode():
-        probabilities = softmax(network(torch.from_numpy(photos)).numpy())
-    best = probabilities.argmax(axis=1)
-    names = ready.dataset.class_names
+        probabilities = softmax(network(batch.photos).numpy())
+    best, labels = probabilities.argmax(axis=1), batch.labels.tolist()
     sheets.val_predictions(
         path,
-        _pixels(photos, ready),
+        _pixels(batch.photos.numpy(), ready),
         [names[label] for label in labels],
         [names[index] for index in best],
         [float(row[index]) for row, index in zip(probabilities, best, strict=True)],

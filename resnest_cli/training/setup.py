@@ -34,15 +34,17 @@ from resnest_cli.progress import Progress, checking, silent
 from resnest_cli.signals import StopRequest
 from resnest_cli.text import some
 from resnest_cli.training import cached_features, network
-from resnest_cli.training.augment import Augment, largest_size, train_size
+from resnest_cli.training.augment import Augment
 from resnest_cli.training.cached_features import FeatureBatches, Features
 from resnest_cli.training.loader import Batches, read_all
-from resnest_cli.training.order import ShardPhotos
+from resnest_cli.training.order import Draw, ShardPhotos
 from resnest_cli.training.settings import Command, Config, resolve
 from resnest_cli.training.step import Task
 
 if TYPE_CHECKING:
     from resnest_cli.output.training import TrainingDisplay
+
+_VALIDATED = 1024  # rows of features in a batch that validates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,18 +139,32 @@ class Ready:
             train_counts=data.train_counts,
             val_photos=data.val_photos,
         )
+        draw = replace(self.draw, rank=rank)
         if self.cached:
-            train_features, val_features = self._features(folder / "features", stop, display)
-            return task(network.head(self.network), train_features, val_features)
-        train, val = self._batches(stop, display, rank)
+            return task(network.head(self.network), *self._features(folder, draw, stop, display))
+        train, val = self._batches(draw, stop, display)
         if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
             self.frozen = network.freeze(self.network, config.freeze)
         thaws = network.thawing(self.network, config.freeze) if config.unfreeze_every > 0 else ()
         return task(self.network, train, val, frozen=self.frozen, thawing=thaws)
 
+    @property
+    def draw(self) -> Draw:
+        """How an epoch is drawn, for the first device."""
+        config = self.config
+        assert config.batch_size is not None
+        return Draw(
+            config.batch_size,
+            config.seed,
+            config.balanced,
+            config.aug_repeats,
+            ranks=config.devices,
+            accumulated=config.grad_accum_steps,
+        )
+
     def _batches(
-        self, stop: StopRequest, display: "TrainingDisplay", rank: int
+        self, draw: Draw, stop: StopRequest, display: "TrainingDisplay"
     ) -> tuple[Batches, Batches]:
         """Photos to learn from and to validate with; `--cache` decodes all of them now."""
         config, data = self.config, self.dataset
@@ -158,59 +174,38 @@ class Ready:
             train, val = (
                 ShardPhotos(data.shards.side(s), len(data.class_ids)) for s in SHARD_SIDES
             )
-        photos: list[Any] | None = None
+        photos: list[Any] = []
         if config.cache:
             show = checking(display.progress("Decoding photos"), stop.check)
             photos = read_all([*data.train, *data.val], show)
-        both: dict[str, Any] = {
-            "batch_size": config.batch_size,
-            "workers": config.workers,
-            "pin_memory": config.device != "cpu",
-            "rank": rank,
-            "ranks": config.devices,
-        }
-        learning = Batches(
-            train,
-            Augment(config, self.preprocessing),
-            size=largest_size(config),
-            sizes=partial(train_size, config),
-            photos=photos and photos[: len(data.train)],
-            seed=config.seed,
-            balanced=config.balanced,
-            aug_repeats=config.aug_repeats,
-            accumulated=config.grad_accum_steps,
-            **both,
-        )
+        first = len(data.train)
+        how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
+        augment = Augment(config, self.preprocessing)
+        learning = Batches(train, augment, draw, photos=photos[:first], **how)
         self._open.callback(learning.close)
-        validating = Batches(
-            val, self.preprocessing, photos=photos and photos[len(data.train) :], **both
-        )
+        draw = Draw(draw.batch_size, rank=draw.rank, ranks=draw.ranks)
+        validating = Batches(val, self.preprocessing, draw, photos=photos[first:], **how)
         self._open.callback(validating.close)
         return learning, validating
 
     def _features(
-        self, cache: Path, stop: StopRequest, display: "TrainingDisplay"
+        self, folder: Path, draw: Draw, stop: StopRequest, display: "TrainingDisplay"
     ) -> tuple[FeatureBatches, FeatureBatches]:
         config, data = self.config, self.dataset
         show = checking(display.progress("Computing features"), stop.check)
-        assert config.batch_size is not None
-        extractor = cached_features.Extractor(self.engine(), self.preprocessing, self.origin, 1)
+        extractor = cached_features.Extractor(self.engine(), self.preprocessing, self.origin)
         total = len(data.train) + len(data.val)
 
         def features(samples: Sequence[Sample], before: int, mirrored: bool) -> Features:
             def progress(done: int, *_: object, **__: object) -> None:
                 show(before + done, total)
 
+            cache = folder / "features"
             return extractor.features(samples, cache, mirrored=mirrored, progress=progress)
 
-        train = FeatureBatches(
-            features(data.train, 0, config.hflip > 0),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            hflip=config.hflip,
-            balanced=config.balanced,
-        )
-        return train, FeatureBatches(features(data.val, len(data.train), False))
+        train = FeatureBatches(features(data.train, 0, config.hflip > 0), draw, config.hflip)
+        val = features(data.val, len(data.train), False)
+        return train, FeatureBatches(val, Draw(_VALIDATED))
 
     def engine(self) -> Engine:
         """What computes the frozen backbone's features; made when it is first asked for."""

@@ -199,21 +199,20 @@ def _kill(processes: "list[BaseProcess]") -> None:
             process.kill()
 
 
-def shared(photos: Tensor) -> Tensor | Failure:
-    """A batch in shared memory if this is a worker; as it is in the main process."""
-    if get_worker_info() is None:
-        return photos
+def share(*batch: Tensor) -> Failure | None:
+    """Moves a batch to shared memory if this is a worker; the main process has it already."""
     try:
-        photos.share_memory_()  # type: ignore[no-untyped-call]
+        for tensor in batch if get_worker_info() is not None else ():
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         if (limit := limit_reached(error)) is not None:
             return Failure(limit)
         why = (str(error).splitlines() or [type(error).__name__])[-1]
         return Failure(
-            f"a batch of {megabytes(photos.nbytes)} does not fit into shared memory ({why}). "
+            f"a batch of {megabytes(batch[0].nbytes)} does not fit into shared memory ({why}). "
             f"{_SMALL_SHM}"
         )
-    return photos
+    return None
 
 
 def check_shared_memory(needed: int, folder: Path = _SHM) -> None:

@@ -65,19 +65,17 @@ def batches(data: Path, arguments: argparse.Namespace) -> Found:
     from resnest_cli.model.variants import Preprocessing
     from resnest_cli.training.augment import Augment
     from resnest_cli.training.loader import Batches
-    from resnest_cli.training.order import ShardPhotos
+    from resnest_cli.training.order import Draw, ShardPhotos
     from resnest_cli.training.settings import Config
     from resnest_cli.training.setup import load_data
 
     config = Config(command="train", data=str(data), model=MODEL, recipe="quick")
     found = load_data(config)
     augment = Augment(config, Preprocessing(arguments.size, 1.0, "bilinear"))
-    settings = {"size": arguments.size, "batch_size": BATCH, "seed": 0}
-    settings |= {"workers": arguments.workers}
     photos = found.train
     if found.shards is not None:
         photos = ShardPhotos(found.shards.train, len(found.class_ids))
-    loader = Batches(photos, augment, **settings)
+    loader = Batches(photos, augment, Draw(BATCH, 0), workers=arguments.workers)
     begin, before, count = time.perf_counter(), used(), 0
     for batch in loader.epoch(0):
         count += len(batch.labels)

@@ -27,6 +27,7 @@ from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
 from resnest_cli.training.loader import Batches
+from resnest_cli.training.order import Draw
 
 NAME = "resnest14t"
 
@@ -36,9 +37,9 @@ def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Scores, np.ndarra
     model = find_model(str(path))
     runner = create_engine(model, "cpu", engine)  # type: ignore[arg-type]
     meter = Meter(model.num_classes)
-    batches = Batches(samples, model.preprocessing, batch_size=100, workers=0)
+    batches = Batches(samples, model.preprocessing, Draw(100))
     rows = []
-    for batch in batches:
+    for batch in batches.epoch(0):
         rows.append(np.array(runner.logits(np.ascontiguousarray(batch.photos.numpy()))))
         meter.update(torch.from_numpy(rows[-1]), batch.labels)
     return meter.result().scores, np.concatenate(rows)

@@ -9,7 +9,6 @@ what `work(folder, World())` gives.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.signals import StopRequest
-from resnest_cli.training.augment import Augment, largest_size, train_size
+from resnest_cli.training.augment import Augment
 from resnest_cli.training.distributed import World, join
 from resnest_cli.training.loader import Batch, Batches
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.network import freeze, thawing
-from resnest_cli.training.order import rank_bounds
+from resnest_cli.training.order import Draw
 from resnest_cli.training.settings import Config
 from resnest_cli.training.state import EpochRow
 from resnest_cli.training.step import Task
@@ -105,9 +104,10 @@ def in_double(config: Config) -> ResNeSt:
 class AllBatches(Batches):
     """The batches of all devices, one after the other."""
 
-    def __init__(self, *arguments: Any, ranks: int, accumulated: int, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._order.bounds = rank_bounds(self.photos, BATCH, ranks=ranks, accumulated=accumulated)
+    def __init__(self, samples: Sequence[Sample], prepare: Augment, draw: Draw) -> None:
+        super().__init__(samples, prepare, replace(draw, ranks=1, accumulated=1))
+        self._order.bounds = draw.bounds(len(samples))
+        self._order._length = len(self._order.bounds)
 
 
 class Seen:
@@ -115,7 +115,6 @@ class Seen:
 
     def __init__(self, source: Batches) -> None:
         self.source, self.batches = source, []
-        self.photos = source.photos
 
     def __len__(self) -> int:
         return len(self.source)
@@ -168,19 +167,13 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     accumulated = case.accumulated if ranks > 1 else RANKS * case.accumulated
     config = replace(CONFIG, devices=ranks, grad_accum_steps=accumulated, **case.changes)
     train, val = samples(folder, "train", case.train), samples(folder, "val", case.val)
-    kind = Batches if ranks > 1 else AllBatches
-    more = {"rank": world.rank} if ranks > 1 else {}
-    source = Seen(
-        kind(
-            train, Augment(config, PREPROCESSING), size=largest_size(config), batch_size=BATCH,
-            workers=0,
-            seed=config.seed, balanced=config.balanced, ranks=RANKS, accumulated=case.accumulated,
-            aug_repeats=config.aug_repeats, sizes=partial(train_size, config), **more,
-        )
+    draw = Draw(
+        BATCH, config.seed, config.balanced, config.aug_repeats, world.rank, RANKS,
+        case.accumulated,
     )  # fmt: skip
-    validation = Batches(
-        val, PREPROCESSING, batch_size=BATCH, workers=0, rank=world.rank, ranks=ranks
-    )
+    kind = Batches if ranks > 1 else AllBatches
+    source = Seen(kind(train, Augment(config, PREPROCESSING), draw))
+    validation = Batches(val, PREPROCESSING, Draw(BATCH, rank=world.rank, ranks=ranks))
     network = in_double(config)
     frozen = freeze(network, config.freeze)
     task = Task(

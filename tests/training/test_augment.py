@@ -83,11 +83,11 @@ def test_the_size_and_the_interpolation_are_the_models(image: Image.Image) -> No
 
 
 def test_a_size_of_the_moment_has_the_same_crop(image: Image.Image) -> None:
-    augment = Augment(replace(STILL, scale=0.5), PREPROCESSING)
-    for size in (24, 32, SIZE):
+    augment = Augment(replace(STILL, scale=0.5, start_size=24, epochs=8), PREPROCESSING)
+    assert augment.size == SIZE
+    for epoch, size in ((0, 24), (2, 32), (6, SIZE)):
         own = Augment(replace(STILL, scale=0.5), replace(PREPROCESSING, size=size))
-        assert torch.equal(augment(image, 1, size), own(image, 1))
-    assert torch.equal(augment(image, 1), augment(image, 1, SIZE))
+        assert torch.equal(augment(image, 1, epoch), own(image, 1))
 
 
 def test_torchs_generator_is_left_alone(image: Image.Image) -> None:

@@ -21,7 +21,7 @@ from resnest_cli.training.distributed import (
     is_follower,
     is_worker,
 )
-from resnest_cli.training.order import batch_bounds, rank_bounds
+from resnest_cli.training.order import Draw, batch_bounds
 from resnest_cli.training.settings import Config
 from tests.training import ranks
 
@@ -133,7 +133,7 @@ def test_statistics_are_those_of_the_first_process(both: list[dict[str, Any]]) -
 def test_batches_of_each_device(size: int, accumulated: int) -> None:
     for batch in (2, 3, 4, 7):
         for photos in range(2 * size, 200):
-            bounds = rank_bounds(photos, batch, ranks=size, accumulated=accumulated)
+            bounds = Draw(batch, 0, ranks=size, accumulated=accumulated).bounds(photos)
             assert [a for a, _ in bounds] == [0, *(b for _, b in bounds[:-1])]
             assert bounds[-1][1] == photos
             assert len(bounds) % size == 0
@@ -142,11 +142,11 @@ def test_batches_of_each_device(size: int, accumulated: int) -> None:
             assert max(sizes) <= batch + 2
             whole = photos // (size * accumulated * batch) - 1  # steps that are surely whole
             assert set(sizes[: max(0, whole) * size * accumulated]) <= {batch}
-    assert rank_bounds(37, 4, ranks=1) == batch_bounds(37, 4)
+    assert Draw(4, 0, ranks=1).bounds(37) == batch_bounds(37, 4)
 
 
 def test_a_whole_number_of_steps_is_cut_as_for_one_device() -> None:
-    assert rank_bounds(48, 4, ranks=2, accumulated=3) == batch_bounds(48, 4)
+    assert Draw(4, 0, ranks=2, accumulated=3).bounds(48) == batch_bounds(48, 4)
 
 
 def test_alone_nothing_is_exchanged() -> None:

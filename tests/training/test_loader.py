@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from resnest_cli.training.loader import (
     read_all,
     read_photo,
 )
-from resnest_cli.training.order import batch_bounds, epoch_order
+from resnest_cli.training.order import Draw, balanced_order, batch_bounds
 from resnest_cli.training.settings import Config, default_workers
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
@@ -48,8 +48,8 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def batches(samples: list[Sample], workers: int = 0, **more: object) -> Batches:
-    settings: dict = {"size": 32, "batch_size": 4, "workers": workers, "seed": 7} | more
-    return Batches(samples, Augment(CONFIG, PREPROCESSING), **settings)
+    draw: dict = {"batch_size": 4, "seed": 7} | more
+    return Batches(samples, Augment(CONFIG, PREPROCESSING), Draw(**draw), workers=workers)
 
 
 def same(one: list[Batch], two: list[Batch]) -> bool:
@@ -123,14 +123,14 @@ def test_a_last_batch_of_one_joins_the_one_before(
 
 def test_balanced() -> None:
     labels = [0] * 90 + [1] * 9 + [2]
-    drawn = epoch_order(labels, seed=0, epoch=0, balanced=True)
+    drawn = balanced_order(labels, 0, 0)
     assert len(drawn) == 100
     assert sorted(Counter(labels[index] for index in drawn).values()) == [33, 33, 34]
     assert len({index for index in drawn if labels[index] == 0}) >= 33
     assert {index for index in drawn if labels[index] == 1} == set(range(90, 99))
-    other = epoch_order(labels, seed=0, epoch=1, balanced=True)
+    other = balanced_order(labels, 0, 1)
     assert set(other) != set(drawn)
-    assert epoch_order(labels, seed=0, epoch=0, balanced=True) == drawn
+    assert balanced_order(labels, 0, 0) == drawn
 
 
 def test_balanced_acts(samples: list[Sample]) -> None:
@@ -141,9 +141,9 @@ def test_balanced_acts(samples: list[Sample]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_sees_what_predict_sees(samples: list[Sample], workers: int) -> None:
-    loader = Batches(samples, PREPROCESSING, batch_size=4, workers=workers)
+    loader = Batches(samples, PREPROCESSING, Draw(4), workers=workers)
     for _ in range(2):
-        found = list(loader)
+        found = list(loader.epoch())
         assert [batch.indices for batch in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
         preparation = Preparation(PREPROCESSING)
         for batch in found:
@@ -177,8 +177,8 @@ def test_a_photo_that_has_gone_is_left_out_and_all_others_stay(
 def test_a_batch_that_is_all_gone(samples: list[Sample], workers: int) -> None:
     for sample in samples[4:]:
         Path(sample.path).unlink()
-    loader = Batches(samples, PREPROCESSING, batch_size=3, workers=workers)
-    found = list(loader)
+    loader = Batches(samples, PREPROCESSING, Draw(3), workers=workers)
+    found = list(loader.epoch())
     loader.close()
     assert [batch.indices for batch in found] == [[0, 1, 2], [3], [], []]
     assert [batch.too_few for batch in found] == [False, True, True, True]
@@ -210,8 +210,9 @@ class Slow:
     """An augmentation that takes its time."""
 
     seconds: float
+    size: int = 32
 
-    def __call__(self, image: object, seed: int) -> torch.Tensor:
+    def __call__(self, image: object, seed: int, epoch: int) -> torch.Tensor:
         time.sleep(self.seconds)
         return torch.zeros(3, 32, 32)
 
@@ -225,7 +226,7 @@ parent = os.getpid()
 # A worker that does not ignore SIGINT would inherit this, and end.
 signal.signal(signal.SIGINT, lambda *_: None if os.getpid() == parent else os._exit(1))
 samples = [Sample(path, path, 0) for path in sys.argv[1:]]
-loader = Batches(samples, Slow(0.05), size=32, batch_size=2, workers=2, seed=0)
+loader = Batches(samples, Slow(0.05), Draw(2, 0), workers=2)
 for epoch in range(1000):
     for batch in loader.epoch(epoch):
         print([child.pid for child in multiprocessing.active_children()], flush=True)
@@ -287,26 +288,23 @@ def test_batches_are_those_without(few: list[Sample], workers: int) -> None:
     photos = read_all(few, lambda done, total: told.append((done, total)))
     assert told == [(i, 7) for i in range(1, 8)]
     augment = Augment(CONFIG, PREPROCESSING)
-    train = partial(Batches, few, augment, size=32, batch_size=3, workers=workers, seed=7)
-    val = partial(Batches, few, PREPROCESSING, batch_size=3, workers=workers)
-    expected = list(train().epoch(0)), list(val())
+    train = partial(Batches, few, augment, Draw(3, 7), workers=workers)
+    val = partial(Batches, few, PREPROCESSING, Draw(3), workers=workers)
+    expected = list(train().epoch(0)), list(val().epoch())
     for sample in few:  # from memory, for sure
         Path(sample.path).unlink()
     kept, kept_val = train(photos=photos), val(photos=photos)
     assert same(list(kept.epoch(0)), expected[0])
-    assert same(list(kept_val), expected[1])
+    assert same(list(kept_val.epoch()), expected[1])
     kept.close()
     kept_val.close()
 
 
 def test_sizes_of_an_epoch(few: list[Sample]) -> None:
-    augment = Augment(CONFIG, PREPROCESSING)
-    batches = Batches(
-        few, augment, size=32, batch_size=7, workers=0, seed=7,
-        sizes=lambda epoch: 16 + 8 * epoch,
-    )  # fmt: skip
-    shapes = [next(iter(batches.epoch(epoch))).photos.shape for epoch in range(3)]
-    assert shapes == [torch.Size([7, 3, side, side]) for side in (16, 24, 32)]
+    augment = Augment(replace(CONFIG, epochs=4, start_size=16), PREPROCESSING)
+    batches = Batches(few, augment, Draw(7, 7))
+    shapes = [next(iter(batches.epoch(epoch))).photos.shape for epoch in range(4)]
+    assert shapes == [torch.Size([7, 3, side, side]) for side in (16, 24, 24, 32)]
 
 
 def test_a_photo_that_is_gone_is_left_out(few: list[Sample]) -> None:
@@ -315,7 +313,7 @@ def test_a_photo_that_is_gone_is_left_out(few: list[Sample]) -> None:
         read_photo(few[3])
     photos = read_all(few, ignore)
     assert [index for index, photo in enumerate(photos) if isinstance(photo, ImageError)] == [3]
-    (batch,) = Batches(few, PREPROCESSING, batch_size=7, workers=0, photos=photos)
+    (batch,) = Batches(few, PREPROCESSING, Draw(7), photos=photos).epoch()
     assert batch.indices == [0, 1, 2, 4, 5, 6]
     assert batch.lost[0].name == "3.jpg"
 

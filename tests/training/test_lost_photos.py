@@ -24,6 +24,7 @@ from resnest_cli.training.lost_photos import (
     LostPhotos,
     found_again,
 )
+from resnest_cli.training.order import Draw
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.state import State
 from resnest_cli.training.step import Task
@@ -216,7 +217,7 @@ def test_features_of_what_is_there(tmp_path: Path) -> None:
     for index in range(12):
         path = make_photo(tmp_path / f"{index}.jpg", (50, 40), seed=index)
         samples.append(Sample(str(path), path.name, index % 3))
-    extractor = cached_features.Extractor(Engine(), Preprocessing(32, 0.9, "bilinear"), "", 1)  # type: ignore[arg-type]
+    extractor = cached_features.Extractor(Engine(), Preprocessing(32, 0.9, "bilinear"), "")  # type: ignore[arg-type]
 
     def features(folder: str) -> cached_features.Features:
         cache = tmp_path / folder
@@ -230,11 +231,11 @@ def test_features_of_what_is_there(tmp_path: Path) -> None:
     there = [place for place in range(12) if place != 5]
     assert torch.equal(found.values[there], whole.values[there])
     assert found.lost == {5: Lost(5, 2, "5.jpg", "does not exist")}
-    settings = {"batch_size": 4, "seed": 0, "hflip": 0.5, "balanced": False}
-    batches = [list(cached_features.FeatureBatches(f, **settings).epoch(0)) for f in (whole, found)]  # type: ignore[arg-type]
+    made = [cached_features.FeatureBatches(f, Draw(4, 0), hflip=0.5) for f in (whole, found)]
+    batches = [list(one.epoch(0)) for one in made]
     for one, two in zip(*batches, strict=True):
         kept = [place for place, index in enumerate(one.indices) if index != 5]
         assert two.indices == [one.indices[place] for place in kept]
         assert torch.equal(two.photos, one.photos[kept])
-    (batch,) = cached_features.FeatureBatches(found).epoch(0)
+    (batch,) = cached_features.FeatureBatches(found, Draw(1024)).epoch(0)
     assert (batch.indices, [one.place for one in batch.lost]) == (there, [5])

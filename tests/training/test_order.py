@@ -17,14 +17,12 @@ from resnest_cli.training.order import (
     MOST_PHOTOS,
     WINDOW_BYTES,
     Draw,
-    epoch_keys,
-    epoch_order,
-    rank_bounds,
+    FolderOrder,
+    balanced_order,
+    permutation,
     repeated,
     sections,
-    shard_order,
     stretches,
-    window_order,
     window_photos,
 )
 from resnest_cli.training.settings import Config
@@ -43,20 +41,14 @@ def test_any_part_of_a_stream_is_found() -> None:
             assert places == every[first:last]
 
 
-def test_shards_come_in_another_order_in_each_epoch() -> None:
-    orders = [tuple(shard_order(20, seed=1, epoch=epoch)) for epoch in range(4)]
+def test_orders_are_drawn_and_can_be_drawn_again() -> None:
+    orders = [tuple(permutation(20, 1, "order", epoch)) for epoch in range(4)]
     assert len(set(orders)) == 4
     assert all(sorted(order) == list(range(20)) for order in orders)
-    assert shard_order(20, seed=1, epoch=2) == list(orders[2])
-    assert shard_order(20, seed=2, epoch=2) != list(orders[2])
-
-
-def test_a_window_is_shuffled() -> None:
-    found = window_order(50, seed=1, epoch=0, first=100)
-    assert sorted(found) == list(range(50))
-    assert found != list(range(50))
-    assert found != window_order(50, seed=1, epoch=1, first=100)
-    assert found != window_order(50, seed=1, epoch=0, first=150)
+    assert permutation(20, 1, "order", 2) == list(orders[2])
+    for other in (permutation(20, 2, "order", 2), permutation(20, 1, "window", 2),
+                  permutation(20, 1, "order", 2, 100)):  # fmt: skip
+        assert other not in map(list, orders)
 
 
 def test_a_window_fits_into_memory() -> None:
@@ -68,12 +60,12 @@ def test_a_window_fits_into_memory() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("photos", [6, 29, 64, 65])
 def test_devices_share_a_stream(ranks: int, photos: int) -> None:
-    draw = Draw(batch_size=4, ranks=ranks, accumulated=2)
+    draw = Draw(4, 0, ranks=ranks, accumulated=2)
     found = sections(photos, draw)
     assert found[0][0] == 0
     assert found[-1][1] == photos
     assert all(one[1] == two[0] for one, two in pairwise(found))
-    bounds = rank_bounds(photos, 4, ranks=ranks, accumulated=2)
+    bounds = draw.bounds(photos)
     for rank, (first, last) in enumerate(found):
         assert last - first == sum(b - a for a, b in bounds[rank::ranks])
     halves = sections(photos, replace(draw, aug_repeats=2))
@@ -102,9 +94,9 @@ def test_timm_leaves_out_what_exceeds_a_multiple_of_256() -> None:
 @pytest.mark.parametrize("balanced", [False, True])
 def test_keys_of_an_epoch(balanced: bool) -> None:
     labels = [0] * 20 + [1] * 4
-    keys = epoch_keys(labels, seed=1, epoch=2, balanced=balanced, aug_repeats=3)
+    keys = FolderOrder(labels, Draw(4, 1, balanced, 3)).keys(2)
     assert len(keys) == len(set(keys)) == 24
-    order = epoch_order(labels, seed=1, epoch=2, balanced=balanced)
+    order = balanced_order(labels, 1, 2) if balanced else permutation(24, 1, "order", 2)
     assert [index for _, index, _, _ in keys[::3]] == order[:8]
     if not balanced:
         assert set(Counter(index for _, index, _, _ in keys).values()) == {3}
@@ -117,10 +109,7 @@ def test_each_time_a_photo_is_varied_anew(tmp_path: Path) -> None:
         for index in range(6)
     ]
     config = Config(command="train", data="d", model="m", recipe="quick", scale=0.3)
-    batches = Batches(
-        samples, Augment(config, Preprocessing(32)), size=32, batch_size=3, workers=0, seed=0,
-        aug_repeats=3,
-    )  # fmt: skip
+    batches = Batches(samples, Augment(config, Preprocessing(32)), Draw(3, 0, aug_repeats=3))
     for batch in batches.epoch(0):
         assert len(set(batch.indices)) == 1
         assert len({photo.numpy().tobytes() for photo in batch.photos}) == 3

@@ -18,7 +18,7 @@ from resnest_cli.net import Patience
 from resnest_cli.training import order
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.loader import Batch, Batches
-from resnest_cli.training.order import ShardPhotos, batch_bounds
+from resnest_cli.training.order import Draw, ShardPhotos, batch_bounds
 from resnest_cli.training.settings import Config
 from tests.data.making import load, make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
@@ -57,8 +57,9 @@ def find(data: object, val_data: str | None = None) -> Index:
 
 
 def batches(index: Index, workers: int = 0, **more: object) -> Batches:
-    settings: dict = {"size": 32, "batch_size": 4, "workers": workers, "seed": 7} | more
-    return Batches(ShardPhotos(index.train, 3), Augment(CONFIG, PREPROCESSING), **settings)
+    draw: dict = {"batch_size": 4, "seed": 7} | more
+    photos, augment = ShardPhotos(index.train, 3), Augment(CONFIG, PREPROCESSING)
+    return Batches(photos, augment, Draw(**draw), workers=workers)
 
 
 def epoch(index: Index, number: int = 0, workers: int = 0, **more: object) -> list[Batch]:
@@ -159,18 +160,17 @@ def test_devices_have_each_photo_once(index: Index, ranks: int) -> None:
 
 
 def evaluated(index: Index, **more: int) -> list[Batch]:
-    loader = Batches(
-        ShardPhotos(index.val, 3), PREPROCESSING, **{"batch_size": 4, "workers": 0} | more
-    )
-    found = list(loader)
-    assert list(map(len, (b.labels for b in loader))) == [len(b.labels) for b in found]
+    draw = Draw(**{"batch_size": 4} | more)
+    loader = Batches(ShardPhotos(index.val, 3), PREPROCESSING, draw)
+    found = list(loader.epoch())
+    assert list(map(len, (b.labels for b in loader.epoch()))) == [len(b.labels) for b in found]
     loader.close()
     return found
 
 
 def test_validation_is_that_of_the_folder_in_another_order(index: Index, data: Path) -> None:
     found = evaluated(index)
-    folder = Batches(load(data).val, PREPROCESSING, batch_size=4, workers=0)
+    folder = Batches(load(data).val, PREPROCESSING, Draw(4))
 
     def photos(batches: Sequence[Batch]) -> set[tuple[int, bytes]]:
         return {
@@ -179,7 +179,7 @@ def test_validation_is_that_of_the_folder_in_another_order(index: Index, data: P
             for photo, label in zip(batch.photos, batch.labels, strict=True)
         }
 
-    assert photos(found) == photos(list(folder))
+    assert photos(found) == photos(list(folder.epoch()))
     assert places(found) == list(range(6))
 
 
@@ -189,9 +189,7 @@ def test_devices_validate_each_photo_once(index: Index, ranks: int) -> None:
     found = [evaluated(index, batch_size=2, rank=rank, ranks=ranks) for rank in range(ranks)]
     assert [place for one in found for place in places(one)] == places(alone)
     loaders = [
-        Batches(
-            ShardPhotos(index.val, 3), PREPROCESSING, batch_size=2, workers=0, ranks=ranks, rank=r
-        )
+        Batches(ShardPhotos(index.val, 3), PREPROCESSING, Draw(2, ranks=ranks, rank=r))
         for r in range(ranks)
     ]
     assert {len(loader) for loader in loaders} == {max(map(len, found))}

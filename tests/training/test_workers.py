@@ -20,6 +20,7 @@ from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ResnestError, limit_reached
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.loader import Batches
+from resnest_cli.training.order import Draw
 from tests.conftest import make_photo
 from tests.training.test_loader import CONFIG, PREPROCESSING, ROOT, Slow
 
@@ -39,9 +40,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def slow(samples: list[Sample], seconds: float) -> Batches:
-    return Batches(
-        samples, Slow(seconds), size=32, batch_size=2, workers=1, seed=0  # type: ignore[arg-type]
-    )  # fmt: skip
+    return Batches(samples, Slow(seconds), Draw(2, 0), workers=1)  # type: ignore[arg-type]
 
 
 def only_worker() -> int:
@@ -116,10 +115,7 @@ UNCLOSED = """
 import sys
 from tests.training.test_workers import *
 found = slow([Sample(path, path, 0) for path in sys.argv[1:]], 200).epoch(0)
-batches = Batches(
-    [Sample(path, path, 0) for path in sys.argv[1:]], Slow(0), size=32, batch_size=2, workers=1,
-    seed=0,
-)
+batches = slow([Sample(path, path, 0) for path in sys.argv[1:]], 0)
 next(batches.epoch(0))
 signal.signal(signal.SIGALRM, lambda *_: sys.exit(7))
 signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -148,7 +144,7 @@ def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> 
     expected = torch.rand(1)
     torch.manual_seed(3)
     augment = Augment(CONFIG, PREPROCESSING)
-    loader = Batches(samples, augment, size=32, batch_size=4, workers=workers, seed=0)
+    loader = Batches(samples, augment, Draw(4, 0), workers=workers)
     list(loader.epoch(0))
     loader.close()
     assert torch.equal(torch.rand(1), expected)
@@ -157,9 +153,7 @@ def test_torchs_generator_is_left_alone(samples: list[Sample], workers: int) -> 
 def test_a_photo_that_a_balanced_epoch_repeats_is_varied_each_time(samples: list[Sample]) -> None:
     few = [replace(sample, label=int(place == 0)) for place, sample in enumerate(samples)]
     augment = Augment(CONFIG, PREPROCESSING)
-    loader = Batches(
-        few, augment, size=32, batch_size=8, workers=0, seed=0, balanced=True
-    )  # fmt: skip
+    loader = Batches(few, augment, Draw(8, 0, balanced=True))
     (batch,) = loader.epoch(0)
     repeated = [p for p, i in zip(batch.photos, batch.indices, strict=True) if i == 0]
     assert len(repeated) == 4
@@ -170,9 +164,7 @@ def test_more_workers_than_cores_are_no_warning(
     samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    loader = Batches(
-        samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2, workers=3, seed=0
-    )
+    loader = Batches(samples, Augment(CONFIG, PREPROCESSING), Draw(2, 0), workers=3)
     assert len(list(loader.epoch(0))) == 4
     loader.close()
 
@@ -201,9 +193,7 @@ def test_processes_that_cannot_be_started(
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return original()
 
-    loader = Batches(
-        samples, Augment(CONFIG, PREPROCESSING), size=32, batch_size=2, workers=2, seed=0
-    )
+    loader = Batches(samples, Augment(CONFIG, PREPROCESSING), Draw(2, 0), workers=2)
     monkeypatch.setattr(os, "fork", fork)
     with pytest.raises(ResnestError, match=r"refuses another process .* --workers 0"):
         list(loader.epoch(0))
@@ -218,10 +208,8 @@ import resource, sys
 from tests.training.test_workers import *
 
 def work():
-    loader = Batches(
-        [Sample(path, path, 0) for path in sys.argv[1:]], Augment(CONFIG, PREPROCESSING), size=32,
-        batch_size=2, workers=2, seed=0,
-    )
+    photos = [Sample(path, path, 0) for path in sys.argv[1:]]
+    loader = Batches(photos, Augment(CONFIG, PREPROCESSING), Draw(2, 0), workers=2)
     for epoch in range(2):
         list(loader.epoch(epoch))
     loader.close()
