@@ -83,8 +83,13 @@ class Scores:
 
     @property
     def sort_key(self) -> tuple[float, float]:
-        """The best epoch has the highest: top-1, and of the same top-1 the least loss."""
-        return self.top1.value, -math.inf if math.isnan(self.loss) else -self.loss
+        """See `sort_key`."""
+        return sort_key(self.top1.value, self.loss)
+
+
+def sort_key(top1: float, loss: float) -> tuple[float, float]:
+    """The best epoch has the highest: top-1, and of the same top-1 the least loss."""
+    return top1, -math.inf if math.isnan(loss) else -loss
 
 
 def answer(logits: NDArray[np.float32], truth: int, temperature: float) -> tuple[int, float]:

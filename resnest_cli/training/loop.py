@@ -258,14 +258,15 @@ class Trainer:
         """Saves the state as it stands between two steps."""
         self.record.used = self._clock.used()
         if self._keeper is not None:
-            parts: dict[str, Mapping[str, Tensor]] = {
+            tensors: dict[str, Mapping[str, Tensor]] = {
                 "model": self._network.state_dict(),
                 "optimizer": optimizer_tensors(self.stepper.optimizer, self._network),
                 "best": self.best.tensors(),
             }
             if self._ema is not None:
-                parts["ema"] = self._ema.network.state_dict()
-            self._keeper.save_state(self.record, parts, self.stepper.scaler.state_dict())
+                tensors["ema"] = self._ema.network.state_dict()
+            state = State(self.record, tensors, self.stepper.scaler.state_dict())
+            self._keeper.save_state(state)
         self._world.meet()
         self._saved = time.monotonic()
 
@@ -325,8 +326,8 @@ class Trainer:
         winner = found[which].scores
         best = winner.sort_key > max(map(record.best_score, ("raw", "ema")))
         if best:
-            record.best_epoch = record.epoch + 1
-            self.best = BestAnswers.of(found[which])
+            answers = found[which]
+            self.best = BestAnswers(winner.confusion, answers.predicted, answers.confidence)
         return EpochRow(
             epoch=record.epoch + 1,
             step=record.step,
@@ -350,14 +351,11 @@ class Trainer:
         """`last`, and with a moving average `last_ema`; `best` of either kind, and of both."""
         record = self.record
         for which, network in self._sides.items():
-            scores = found[which].scores
             names = ["last" if which == "raw" else "last_ema"]
             if which == "raw" and self.config.keep_epochs:
                 names.append(f"epoch-{row.epoch:04d}")
-            if scores.sort_key > record.best_score(which):
-                record.best[which] = scores.top1.value
-                record.best_loss[which] = -scores.sort_key[1]
-                names += [f"best_{which}"] if self._ema is not None else []
+            if self._ema is not None and row.sort_key(which) > record.best_score(which):
+                names.append(f"best_{which}")
             if row.best and row.which == which:
                 names.append("best")
             self._save_weights(names, network, found[which], row.epoch, which)

@@ -29,6 +29,7 @@ from resnest_cli.training.state import (
     DAMAGE,
     EpochRow,
     RunRecord,
+    State,
     read_record,
     save_state,
     saving,
@@ -48,31 +49,15 @@ _WRITTEN = (
 _creating = partial(writing, then="Run from another folder, or give one with --output.")
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The files of one run; nothing is created by looking at them."""
 
-    path: Path
-
-    @property
-    def args(self) -> Path:
-        """Every setting, as `--config` reads it."""
-        return self.path / "args.toml"
-
-    @property
-    def split(self) -> Path:
-        """Which photo trains and which validates."""
-        return self.path / "split.csv"
-
-    @property
-    def shards(self) -> Path:
-        """In place of `split`: which shards train and which validate."""
-        return self.path / "shards.json"
-
-    @property
-    def states(self) -> Path:
-        """Training states and cached features."""
-        return self.path / "resume"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.args = path / "args.toml"  # every setting, as `--config` reads it
+        self.split = path / "split.csv"  # which photo trains and which validates
+        self.shards = path / "shards.json"  # in place of `split`: which shards
+        self.states = path / "resume"  # training states and cached features
 
     def weights(self, name: str) -> Path:
         """`best`, `last`, ..."""
@@ -217,25 +202,27 @@ class RunKeeper:
                 old.unlink(missing_ok=True)
 
     def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        """`results.csv`, whose columns are the fields of `EpochRow`, and `recall.csv`.
-
-        Both anew, atomically. Numbers read back as the same floats; what is not known is empty.
+        """`results.csv`, whose columns are the fields of `EpochRow`, and `recall.csv`: for each
+        epoch the recall of each class in [0, 1]. Both anew, atomically; what is not known is empty.
         """
         path = self.run.path / "results.csv"
         with saving(path):
             columns = [field.name for field in fields(EpochRow)]
             write_text(path, csv_rows([columns, *map(astuple, rows)]))
-        names = self.info.class_names or ()
-        _write_recall(self.run.path / "recall.csv", names, rows[-1].epoch, recall)
+        names, epoch, path = (
+            self.info.class_names or (),
+            rows[-1].epoch,
+            path.with_name("recall.csv"),
+        )
+        with saving(path):
+            table: list[Sequence[Cell]] = [["epoch", *names]]
+            # Rows from `epoch` on, of a run that was killed and is repeating them, are replaced.
+            table += [row for row in _read_rows(path) if int(row[0]) < epoch]
+            write_text(path, csv_rows([*table, [epoch, *recall]]))
 
-    def save_state(
-        self,
-        record: RunRecord,
-        parts: Mapping[str, Mapping[str, Tensor]],
-        scaler: Mapping[str, Any],
-    ) -> None:
+    def save_state(self, state: State) -> None:
         """Everything that a resumed run needs."""
-        save_state(self.run.states, record, parts, scaler)
+        save_state(self.run.states, state)
 
     def save_lost(self, photos: Sequence[LostPhoto]) -> None:
         """`lost.csv`: all photos that could not be read any more, and since which epoch."""
@@ -257,21 +244,11 @@ def _same_file(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _write_recall(
-    path: Path, class_names: Sequence[str], epoch: int, recall: Sequence[float | None]
-) -> None:
-    """`recall.csv`: a row per epoch with the recall of each class, a fraction in [0, 1].
-
-    A class without validation photos stays empty. Rows from `epoch` on, of a run that was killed
-    and is repeating them, are replaced.
-    """
-    known: list[list[str]] = []
-    with saving(path):
-        with (
-            contextlib.suppress(FileNotFoundError, csv.Error),
-            path.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            known = [row for row in read_csv_rows(file) if row and row[0].isdecimal()]
-        rows: list[Sequence[Cell]] = [["epoch", *class_names]]
-        rows += [row for row in known if int(row[0]) < epoch]
-        write_text(path, csv_rows([*rows, [epoch, *recall]]))
+def _read_rows(path: Path) -> list[list[str]]:
+    """Those that begin with a number; none of a file that is missing or damaged."""
+    with (
+        contextlib.suppress(FileNotFoundError, csv.Error),
+        path.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        return [row for row in read_csv_rows(file) if row and row[0].isdecimal()]
+    return []

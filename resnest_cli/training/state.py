@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.evaluation.scores import Evaluation
+from resnest_cli.evaluation.scores import sort_key
 from resnest_cli.files import atomic_file, writing
 from resnest_cli.model.checkpoint_header import write_container
 from resnest_cli.progress import Notify
@@ -73,6 +73,12 @@ class EpochRow:
     train_seconds: float
     seconds: float
 
+    def sort_key(self, which: str) -> tuple[float, float]:
+        """`Scores.sort_key` of the raw or the averaged weights."""
+        raw = which == "raw"
+        top1, loss = (self.top1, self.val_loss) if raw else (self.ema_top1, self.ema_loss)
+        return (-1.0, -math.inf) if top1 is None or loss is None else sort_key(top1, loss)
+
 
 @dataclass(slots=True)
 class RunRecord:
@@ -81,10 +87,8 @@ class RunRecord:
     `epoch` counts from 0 and is the one being trained, `position` the batches of it that are done,
     `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
-    all its parts. `best` and `best_loss` hold top-1 and loss of the best epoch of the raw and of
-    the averaged weights, `best_epoch` counts from 1. `origin` names the weights that the run began
-    with, by their hash, `class_weights` those of the classes. `lost` are the photos that could not
-    be read any more.
+    all its parts. `origin` names the weights that the run began with, by their hash,
+    `class_weights` those of the classes. `lost` are the photos that could not be read any more.
     """
 
     epoch: int = 0
@@ -94,25 +98,24 @@ class RunRecord:
     loss_photos: int = 0
     seconds: float = 0.0
     used: float = 0.0
-    best: dict[str, float] = field(default_factory=dict)
-    best_loss: dict[str, float] = field(default_factory=dict)
-    best_epoch: int = 0
     rows: list[EpochRow] = field(default_factory=list)
     finished: bool = False
     origin: str = ""
     class_weights: str = ""
     lost: list[LostPhoto] = field(default_factory=list)
 
+    @property
+    def best_epoch(self) -> int:
+        """From 1; 0 before any has ended."""
+        return next((row.epoch for row in reversed(self.rows) if row.best), 0)
+
     def best_score(self, which: str) -> tuple[float, float]:
         """`Scores.sort_key` of the best epoch so far of the raw or the averaged weights."""
-        return self.best.get(which, -1.0), -self.best_loss.get(which, math.inf)
+        return max((row.sort_key(which) for row in self.rows), default=(-1.0, -math.inf))
 
 
-@dataclass(frozen=True, slots=True)
-class BestAnswers:
-    """The best epoch's answers to the validation photos, of which pictures are drawn; the fields
-    are as in `Scores` and `Evaluation`.
-    """
+class BestAnswers(NamedTuple):
+    """The best epoch's answers to the validation photos, as in `Scores` and `Evaluation`."""
 
     confusion: NDArray[np.int64]
     predicted: NDArray[np.int64]
@@ -123,11 +126,6 @@ class BestAnswers:
         """Before the first epoch has ended."""
         empty = np.zeros((num_classes, num_classes), np.int64)
         return cls(empty, np.empty(0, np.int64), np.empty(0, np.float32))
-
-    @classmethod
-    def of(cls, found: Evaluation) -> Self:
-        """Those of a validation."""
-        return cls(found.scores.confusion, found.predicted, found.confidence)
 
     def tensors(self) -> dict[str, Tensor]:
         """For a state. Of the matrix the cells that are not zero: int64 (N, 3), true, predicted,
@@ -152,35 +150,28 @@ class BestAnswers:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state as read back; `tensors` by part: "model", "optimizer", "best", "ema"."""
+    """What is saved; `tensors` by part: "model", "optimizer", "best", "ema"."""
 
     record: RunRecord
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     scaler: dict[str, Any]
 
 
-def save_state(
-    folder: Path,
-    record: RunRecord,
-    parts: Mapping[str, Mapping[str, Tensor]],
-    scaler: Mapping[str, Any],
-) -> Path:
-    """Writes a state and removes all but the newest `KEPT`.
+def save_state(folder: Path, state: State) -> Path:
+    """Writes a state and removes all but the newest `KEPT`; any device and memory format.
 
-    `parts` are groups of tensors, such as {"model": state dict}; any device and memory format.
-
-    Raises:
-        ResnestError: the disk is full or the folder cannot be written; older states stay.
+    Where the disk is full or the folder cannot be written, older states stay.
     """
+    record = state.record
     tensors = {
         f"{part}/{name}": tensor.detach().to("cpu").contiguous()
-        for part, group in parts.items()
+        for part, group in state.tensors.items()
         for name, tensor in group.items()
     }
     metadata = {
         "format": FORMAT,
         "progress": json.dumps(asdict(record)),
-        "scaler": json.dumps(dict(scaler)),
+        "scaler": json.dumps(state.scaler),
         "digest": _digest(tensors),
     }
     path = folder / f"state-{record.epoch:05d}-{record.position:08d}.safetensors"
@@ -201,11 +192,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def load_state(folder: Path, notify: Notify) -> State | None:
-    """The newest state that is whole; None where there is none at all. Damage is notified.
-
-    Raises:
-        ResnestError: there are states, and all of them are damaged.
-    """
+    """The newest state that is whole; None where there is none at all. Damage is notified."""
     found = states(folder)
     for path in found:
         try:
@@ -234,6 +221,8 @@ def _record(metadata: Mapping[str, str]) -> RunRecord:
     fields = json.loads(metadata["progress"])
     fields["rows"] = [EpochRow(**row) for row in fields["rows"]]
     fields["lost"] = [LostPhoto(**photo) for photo in fields.get("lost", [])]
+    for told_by_rows in ("best", "best_loss", "best_epoch"):  # of an earlier version
+        fields.pop(told_by_rows, None)
     return RunRecord(**fields)
 
 

@@ -18,7 +18,7 @@ from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.settings import Config
-from resnest_cli.training.state import EpochRow, RunRecord, State
+from resnest_cli.training.state import EpochRow, State
 from resnest_cli.training.step import DivergedError, Task
 from tests.networks import TINY
 
@@ -81,21 +81,13 @@ class Kept:
         assert len(recall) == CLASSES
         self.rows = list(rows)
 
-    def save_state(
-        self,
-        progress: RunRecord,
-        parts: Mapping[str, Mapping[str, Tensor]],
-        scaler: Mapping[str, Any],
-    ) -> None:
+    def save_state(self, state: State) -> None:
         tensors = {
             part: {name: tensor.clone().contiguous() for name, tensor in group.items()}
-            for part, group in parts.items()
+            for part, group in state.tensors.items()
         }
-        copied = replace(
-            progress, rows=list(progress.rows), best=dict(progress.best),
-            best_loss=dict(progress.best_loss),
-        )  # fmt: skip
-        self.states.append(State(copied, tensors, dict(scaler)))
+        record = replace(state.record, rows=list(state.record.rows))
+        self.states.append(State(record, tensors, dict(state.scaler)))
 
 
 class Watch:
@@ -365,13 +357,6 @@ def test_of_equally_good_epochs_the_least_loss_is_best(
     for which, expected in of_kind.items():
         name = f"best_{which}" if averaged is not None else "best"
         assert kept.metrics[name]["epoch"] == expected
-
-
-def test_a_state_of_an_earlier_version_knows_no_loss() -> None:
-    progress = RunRecord(best={"raw": 0.9}, best_epoch=3)
-    assert progress.best_score("raw") < (0.9, -5.0)
-    assert progress.best_score("raw") > (0.8, 0.0)
-    assert progress.best_score("ema") < (0.0, -5.0)
 
 
 def test_more_epochs_go_on_from_the_step() -> None:

@@ -17,7 +17,7 @@ from resnest_cli.files import atomic_file
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.training import runs
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.state import RunRecord, save_state
+from resnest_cli.training.state import RunRecord, State, save_state
 from tests.networks import TINY
 from tests.report.rows import ROW, history, without_ema
 
@@ -28,7 +28,7 @@ def started(base: Path, name: str, at: int) -> RunFolder:
     run = runs.new_run(base, name)
     run.args.write_text("")
     run.split.write_text("")
-    save_state(run.states, RunRecord(epoch=at), {"model": {}}, {})
+    save_state(run.states, State(RunRecord(epoch=at), {"model": {}}, {}))
     os.utime(run.args, (at, at))
     return run
 

@@ -31,7 +31,8 @@ def save(folder: Path, epoch: int, position: int = 0, value: float = 1.0) -> Pat
         "n": torch.tensor(7),
         "w": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
     }
-    return state.save_state(folder, progress, {"model": tensors, "ema": tensors}, {"scale": 2.0})
+    parts = {"model": tensors, "ema": tensors}
+    return state.save_state(folder, state.State(progress, parts, {"scale": 2.0}))
 
 
 def silent(_: str) -> None:
@@ -163,7 +164,8 @@ def test_what_a_state_keeps_is_small_and_gives_all_of_it_back() -> None:
     logits = torch.zeros(3, 1000)
     logits[[0, 1, 2], [7, 7, 0]] = 9
     meter.update(logits, torch.tensor([3, 3, 999]))
-    found = BestAnswers.of(meter.result())
+    result = meter.result()
+    found = BestAnswers(result.scores.confusion, result.predicted, result.confidence)
     assert found.tensors()["cells"].tolist() == [[3, 7, 2], [999, 0, 1]]
     again = BestAnswers.restored(found.tensors(), 1000)
     np.testing.assert_array_equal(again.confusion, found.confusion)
