@@ -1,8 +1,12 @@
 """`resnest finetune`: class folders -> learned weights with a classifier for them."""
 
+from dataclasses import replace
+
 from resnest_cli.commands import training
 from resnest_cli.commands.flags import command
-from resnest_cli.commands.training import Flags, RunFlags
+from resnest_cli.commands.training import Flags
+from resnest_cli.net import Access
+from resnest_cli.training.settings import TrainingJob
 
 EPILOG = """Examples:
 
@@ -20,7 +24,7 @@ CLASS = training.GroupedCommand
 
 
 @command
-def finetune(*, run: RunFlags, flags: Flags) -> None:
+def finetune(*, job: TrainingJob, access: Access, flags: Flags) -> None:
     """Teach learned weights your own classes.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. Without an
@@ -28,4 +32,4 @@ def finetune(*, run: RunFlags, flags: Flags) -> None:
     best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
     on with --resume.
     """
-    training.train("finetune", run, flags)
+    training.train(replace(job, command="finetune", flags=flags, access=access))

@@ -1,11 +1,12 @@
 """`resnest train`: class folders -> a network from scratch."""
 
 from dataclasses import replace
-from typing import Annotated
 
 from resnest_cli.commands import training
-from resnest_cli.commands.flags import Without, command
-from resnest_cli.commands.training import Flags, RunFlags
+from resnest_cli.commands.flags import command
+from resnest_cli.commands.training import Flags
+from resnest_cli.net import Access
+from resnest_cli.training.settings import TrainingJob
 
 EPILOG = """Examples:
 
@@ -25,11 +26,11 @@ CLASS = training.GroupedCommand
 
 
 @command
-def train(*, run: Annotated[RunFlags, Without("mirror offline")], flags: Flags) -> None:
+def train(*, job: TrainingJob, flags: Flags) -> None:
     """Train a network on your own classes, from nothing.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. The best
     weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
     --model. A run that was interrupted goes on with --resume. For few photos use finetune.
     """
-    training.train("train", replace(run, offline=True), flags)
+    training.train(replace(job, command="train", flags=flags, access=Access(offline=True)))

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.errors import ResnestError, UsageError, limit_reached
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import resumed_run, runs, settings
+from resnest_cli.training.defaults import default_workers, without_effect
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
@@ -29,10 +30,9 @@ from resnest_cli.training.plan import Estimate, estimated, lines_of_the_rest, pl
 from resnest_cli.training.report import final_pictures, picture_of_training
 from resnest_cli.training.resumed_run import anchored, last_state, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import Config, load_settings, write_args
+from resnest_cli.training.settings import Config, TrainingJob, load_settings, write_args
 from resnest_cli.training.setup import (
     Ready,
-    TrainingJob,
     check_batches,
     digest,
     get_ready,
@@ -55,24 +55,8 @@ def run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequ
 
     Raises:
         UsageError: settings, data or a run that do not fit together.
-        ResnestError: the data, the weights, memory or the disk give no way to go on; also for
-            whatever the system refuses.
+        ResnestError: the data, the weights, memory or the disk give no way to go on.
     """
-    try:
-        return _run_on_devices(job, display, arguments)
-    except BrokenPipeError:  # nobody reads what is printed
-        raise
-    except OSError as error:
-        if (limit := limit_reached(error)) is not None:
-            raise ResnestError(limit) from error
-        where = f"{error.filename}: " if error.filename else ""
-        raise ResnestError(
-            f"{where}{error.strerror or error}. What was saved before is whole: mend this, and go "
-            "on with --resume."
-        ) from error
-
-
-def _run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]) -> int:
     if not is_worker():
         devices = _wanted(job)
         if devices > 1 and not job.dry_run:
@@ -94,7 +78,7 @@ def _wanted(job: TrainingJob) -> int:
         return int(settings.checked(flag_of("devices"), "devices", given))
     if job.config is None or job.resume:
         return 1
-    return load_settings(job.command, data=job.data or ".", config=job.config).devices
+    return load_settings(replace(job, data=job.data or ".")).devices
 
 
 @dataclass(slots=True)
@@ -156,9 +140,7 @@ class _Run:
 
     def _start(self) -> int:
         job, display, world = self.job, self.display, self.world
-        config = load_settings(
-            job.command, data=job.data, recipe=job.recipe, config=job.config, flags=job.flags
-        )
+        config = load_settings(job)
         if not (job.dry_run and world.size == 1):  # a plan for several devices needs only one
             config = _settled(config, world)
         if job.find_lr and world.size > 1:
@@ -171,7 +153,7 @@ class _Run:
         check_batches(ready)
         display.data(dataset)
         display.plan(plan_lines(ready, self._estimate(ready)))
-        for text in settings.without_effect(job.flags, ready.config):
+        for text in without_effect(job.flags, ready.config):
             display.message(text)
         if job.dry_run:
             return 0
@@ -230,7 +212,7 @@ class _Run:
         return 0
 
     def _settings_of(self, run: RunFolder) -> Config:
-        return load_settings(self.job.command, config=run.args)
+        return load_settings(TrainingJob(command=self.job.command, config=run.args))
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
         display, world = self.display, self.world
@@ -241,7 +223,7 @@ class _Run:
                 task = ready.task(run.states, stop, display, world.rank)
                 keeper = None
                 if world.main:
-                    frozen = ready.network.state_dict() if ready.cached else {}
+                    frozen = ready.network.state_dict() if ready.config.cached else {}
                     keeper = RunKeeper(run, ready.info, frozen, ready.config.keep_epochs)
                 world.meet()
                 with logged(display, run, ready.config, state, world.main) as watched:
@@ -312,5 +294,5 @@ def _settled(config: Config, world: World) -> Config:
         )
     device, workers = world.device(config.device), config.workers
     if workers is None and world.local_size > 1:
-        workers = settings.default_workers(device, world.local_size)
+        workers = default_workers(device, world.local_size)
     return replace(config, devices=world.size, device=device, workers=workers)

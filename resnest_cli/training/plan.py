@@ -54,7 +54,7 @@ def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
     """Names and values, in two columns."""
     config = ready.config
     times = f"{duration(measured.total_seconds)} for the features"
-    if not ready.cached:
+    if not ready.config.cached:
         total = duration(measured.total_seconds)
         times = f"{duration(measured.epoch_seconds)} an epoch, {total} in all on an idle machine"
     memory = f"about {megabytes(measured.memory_bytes)} of memory beside the programs"
@@ -144,7 +144,7 @@ def _learning(config: Config) -> str:
 def _photos(ready: Ready) -> str:
     config = ready.config
     size = f"{config.img_size} x {config.img_size} pixels"
-    if ready.cached:
+    if ready.config.cached:
         mirrored = ", mirrored or not" if config.hflip else ""
         return (
             f"{size}; the backbone is frozen, so its features are computed once{mirrored}; other "
@@ -186,7 +186,7 @@ def estimated(ready: Ready) -> Estimate:
     train, val = (-(-count // config.devices) for count in photos)
     load, decoded = _loading(ready)
     given: dict[str, Any] = {"train_photos": train, "val_photos": val, "load_seconds": load}
-    if ready.cached:
+    if ready.config.cached:
         return estimate_cached(ready.engine(), config, **given)
     found = estimate(ready.network, config, cores=usable_cores(), **given)
     kept = round(decoded * sum(photos)) if config.cache else 0

@@ -52,13 +52,13 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     """
     config, names = ready.config, ready.dataset.class_names
     order = FolderOrder([sample.label for sample in ready.dataset.train], ready.draw)
-    prepare = ready.preprocessing if ready.cached else Augment(config, ready.preprocessing)
+    prepare = ready.preprocessing if ready.config.cached else Augment(config, ready.preprocessing)
     batch = _batch(ready, "train", order.keys(0)[:_SHOWN], prepare)
     if not batch.indices:
         return
     photos, titles = batch.photos, [names[label] for label in batch.labels]
     mixing = Mixing(config, len(names))
-    if mixing.active and not ready.cached:
+    if mixing.active and not ready.config.cached:
         seed = derived_seed(config.seed, "step", 0, 0)
         photos, targets = mixing(photos, batch.labels, seed)
         titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]

@@ -33,8 +33,14 @@ from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
 from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
-from resnest_cli.training.settings import Config, checked, differences, load_settings
-from resnest_cli.training.setup import Ready, TrainingJob, check_batches, digest, get_ready
+from resnest_cli.training.settings import (
+    Config,
+    TrainingJob,
+    checked,
+    differences,
+    load_settings,
+)
+from resnest_cli.training.setup import Ready, check_batches, digest, get_ready
 from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
@@ -93,7 +99,7 @@ def ready_again(
     except UnknownModelError as error:
         raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
     check_batches(ready)
-    if not ready.cached:  # features that are computed need no photos
+    if not ready.config.cached:  # features that are computed need no photos
         _check_there(dataset, config, run)
     if config.epochs != old.epochs:
         display.message(
@@ -131,7 +137,7 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
         given["recipe"] = job.recipe
     base = old
     if job.config is not None:
-        base = load_settings(job.command, data=job.data or old.data, config=job.config)
+        base = load_settings(replace(job, data=job.data or old.data, recipe=None, flags={}))
     elif job.data is not None:
         given["data"] = job.data
         given.setdefault("base_folder", _moved_along(old, job.data))

@@ -1,28 +1,26 @@
-"""The settings of a training run: what they may be, where they come from, and what follows.
+"""What is asked for: a training job, and the settings of its run.
 
     defaults < recipe (a TOML of the package) < `--config` file < flags
 
 Each is written once, as a field of `Config`, which gives its flag, its check and its line in
-`args.toml`: a config file with every setting in it. One that is None is not decided yet; `resolve`
-decides it from the size of the data and the device, so that `--config args.toml` repeats the run.
+`args.toml`: a config file with every setting in it. One that is None is not decided yet; see
+`defaults`.
 """
 
-import math
+import time
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
-from resnest_cli.cpu import usable_cores
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.files import reading, write_text, writing
 from resnest_cli.model.names import find_named
-from resnest_cli.model.variants import Preprocessing
+from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, flag_of, setting, settings_of
 from resnest_cli.text import did_you_mean, parse_duration
 
@@ -199,12 +197,57 @@ class Config:
     tensorboard: bool = _machine(False, "Write TensorBoard's files (extra: tensorboard).")
 
     @property
+    def cached(self) -> bool:
+        """Of resolved settings: whether the backbone's features are computed once, and kept."""
+        return self.freeze == "backbone" and self.device == "cpu"
+
+    @property
     def reading(self) -> Reading:
         """How the data are read, where they cannot say so themselves."""
         return Reading(**{name: getattr(self, name) for name in settings_of(Reading)})
 
 
 _SETTINGS = settings_of(Config)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What a command line asks for; `flags` are the settings given there, by `Config`'s names.
+
+    `began` is when the program did, monotonic, for the time budget.
+    """
+
+    data: str | None = setting(
+        None,
+        "A folder of class folders (or with train/ and val/ in it), a table: path,label, or tar "
+        "shards: a folder of `resnest pack`, or a quoted pattern.",
+        "DATA",
+        argument=True,
+    )
+    data_option: str | None = setting(None, "The same as DATA.", "--data DATA")
+    recipe: str | None = setting(
+        None,
+        "Where settings that are not given come from: finetune, finetune-small, finetune-middle, "
+        "finetune-large; quick, tiny, paper, a1, a2, a3.",
+        "NAME",
+    )
+    config: Path | None = setting(None, "Settings as TOML, such as a run's args.toml.", "FILE")
+    output: Path = setting(Path("runs"), "The folder of run folders.", "-o DIR")
+    run: str | None = setting(None, "The run's name; with --resume which one (newest).", "NAME")
+    resume: bool = setting(
+        False, "Go on with an interrupted run; give DATA only if they were moved."
+    )
+    dry_run: bool = setting(False, "Check data and settings, tell the plan, and stop.")
+    find_lr: bool = setting(False, "Look for a learning rate, draw lr_finder.png, and stop.")
+    command: Command = "train"
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    access: Access = field(default_factory=Access)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def base(self) -> Path:
+        """Where this command's runs lie."""
+        return self.output / self.command
 
 
 def checked(where: str, key: str, value: Any) -> Any:
@@ -225,28 +268,13 @@ def checked(where: str, key: str, value: Any) -> Any:
     return float(value) if known.kind is float else value
 
 
-def load_settings(
-    command: Command,
-    *,
-    data: str | None = None,
-    recipe: str | None = None,
-    config: Path | None = None,
-    flags: Mapping[str, Any] = MappingProxyType({}),
-) -> Config:
-    """The settings that a command line asks for; what is not decided stays None.
-
-    Flags that are None were not given.
-
-    Raises:
-        UsageError: no data, an unknown recipe or key, a value of the wrong type or out of range;
-            names the file and the key.
-    """
-    file = _read(config) if config is not None else {}
-    where = str(config)
+def load_settings(job: TrainingJob) -> Config:
+    """The settings that a command line asks for; what is not decided stays None."""
+    command, given, where = job.command, job.flags, str(job.config)
+    file = _read(job.config) if job.config is not None else {}
     if file.get("command", command) != command:
         raise UsageError(f"{where} is of `resnest {file['command']}`, not {command}.")
-    given = {name: value for name, value in flags.items() if value is not None}
-    name = recipe or checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
+    name = job.recipe or checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
     settings: dict[str, Any] = {"command": command, "model": DEFAULT_MODEL}
     known = _recipe(name)
     known.pop("needs")
@@ -262,9 +290,9 @@ def load_settings(
     own |= tables["variants"].get(variant.id, {}) if variant is not None else {}
     if "epochs" in settings and "warmup_epochs" in settings:
         own["warmup_epochs"] = min(settings["warmup_epochs"], settings["epochs"] / 4)
-    settings |= {key: value for key, value in own.items() if key not in file | given}
-    if data is not None:
-        settings["data"] = data
+    settings |= {key: value for key, value in own.items() if key not in {*file, *given}}
+    if job.data is not None:
+        settings["data"] = job.data
     if "data" not in settings:
         raise UsageError(f"name the DATA: resnest {command} FOLDER")
     if command == "train" and settings.get("weights"):
@@ -304,169 +332,6 @@ def _read(path: Path) -> dict[str, Any]:
             kind = "a table" if isinstance(value, dict) else "an array"
             raise UsageError(f"{path}: {key} is {kind}; settings are lines NAME = VALUE.")
     return found
-
-
-def resolve(config: Config, *, photos: int, preprocessing: Preprocessing, device: str) -> Config:
-    """Decides what is still None, from the number of training photos and the device.
-
-    Raises:
-        UsageError: settings that contradict each other, or the device.
-    """
-    kind = device.partition(":")[0]
-    if config.amp == "float16" and kind == "cpu":
-        raise UsageError("--amp float16 needs a GPU; on a CPU use --amp bfloat16, or off.")
-    freeze = config.freeze
-    if freeze == "auto":
-        alone = config.command == "finetune" and kind == "cpu" and not config.unfreeze_every
-        freeze = "backbone" if alone else "none"
-    cached = freeze == "backbone" and kind == "cpu"
-    _check_together(config, freeze, kind, cached)
-    batch = config.batch_size
-    if batch is None:  # a power of two that gives small data a few steps an epoch
-        least, most = (16, 256) if cached else (8, 64)
-        wanted = max(least, photos // config.devices // 16)
-        batch = int(min(most, 2 ** round(math.log2(wanted))))
-    epochs = config.epochs or _epochs(photos, config, cached)
-    if config.warmup_epochs >= epochs:
-        raise UsageError(
-            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of {epochs} epoch(s): lower "
-            "it, or raise --epochs."
-        )
-    changes: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch,
-        "lr": config.lr or _learning_rate(config, batch, freeze, cached),
-        "decay_epochs": config.decay_epochs or epochs / 3 if config.sched == "step" else None,
-        "freeze": freeze,
-        "device": device,
-        "img_size": preprocessing.size,
-        "crop_pct": preprocessing.crop_pct,
-        "interpolation": preprocessing.interpolation,
-        "workers": default_workers(device) if config.workers is None else config.workers,
-    }
-    if cached:
-        changes |= _NOT_CACHED
-    elif config.channels_last is None:
-        changes["channels_last"] = channels_last_pays(device, config.amp)
-    return replace(config, **changes)
-
-
-def _check_together(config: Config, freeze: str, kind: str, cached: bool) -> None:
-    train = config.command == "train"
-    if train and freeze == "backbone":
-        raise UsageError(
-            "--freeze backbone: train starts from nothing, so there is nothing to keep."
-        )
-    if config.unfreeze_every and train:
-        raise UsageError("--unfreeze-every: train starts from nothing, so nothing is frozen.")
-    if config.unfreeze_every and freeze == "backbone":
-        raise UsageError(
-            "--unfreeze-every with --freeze backbone: leave out --freeze, or name what stays "
-            "frozen for good with --freeze stages:N."
-        )
-    if config.balanced and config.class_weights == "balanced":
-        raise UsageError(
-            "--balanced draws rare classes more often already; with --class-weights balanced they "
-            "would count twice. Leave out one of the two."
-        )
-    if config.sync_bn and kind != "cuda":
-        raise UsageError("--sync-bn needs GPUs: torch's SyncBatchNorm computes nowhere else.")
-    if config.devices > 1 and cached:
-        raise UsageError(
-            f"{config.devices} devices: on CPUs the frozen backbone's features are computed once, "
-            "and the rest takes seconds on one. Leave out --devices, or train more of the network: "
-            "--freeze none, or stages:N."
-        )
-
-
-def default_workers(device: str, processes: int = 1) -> int:
-    """Worker processes for a device; `processes` of this machine share its cores.
-
-    On a CPU of one or two cores none: a worker there delays the network's threads, which wait for
-    each other, by more than it saves (resnest14d at 64 pixels, 2 cores: 118 photos/s without, 98
-    with one). With more cores, one for each four.
-    """
-    cores = max(1, usable_cores() // processes)
-    return cores // 4 if device == "cpu" else min(8, cores)
-
-
-def channels_last_pays(device: str, amp: str) -> bool:
-    """Whether photos train faster with channels last.
-
-    A rule, not a measurement on the spot, so that a run can be repeated. On a CPU always; photos a
-    second on two cores with AVX-512, NCHW against channels last: resnest14d at 64 pixels 95 / 126,
-    resnest50d at 224 4.6 / 5.3, at 256 2.6 / 3.2, at 320 1.6 / 2.1, resnest101e at 256 1.8 / 2.0
-    (from 256 on by another machine). On an accelerator with mixed precision, as torch's
-    documentation advises; not measured.
-    """
-    return device == "cpu" or amp != "off"
-
-
-def _epochs(photos: int, config: Config, cached: bool) -> int:
-    """Enough steps for little data, few epochs for much."""
-    if cached:
-        return 60
-    if config.command == "finetune":
-        return max(5, min(30, round(30_000 / max(1, photos))))
-    return max(15, min(100, round(300_000 / max(1, photos))))
-
-
-def _learning_rate(config: Config, batch: int, freeze: str, cached: bool) -> float:
-    if config.opt == "sgd":
-        return config.lr_base * batch * config.grad_accum_steps * config.devices / 256
-    if config.opt == "lamb":
-        return 0.005
-    if cached or freeze == "backbone":
-        return 0.003
-    return 3e-4 if config.command == "finetune" else 1e-3
-
-
-# What acts on pixels, on the network's depth or on how photos are loaded: nothing of it is left
-# where features are computed once.
-_NOT_CACHED: dict[str, Any] = {
-    "aa": "none", "color_jitter": 0.0, "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0, "scale": 1.0,
-    "ratio": 1.0, "train_size": None, "start_size": None, "drop_path": 0.0, "drop_block": 0.0,
-    "channels_last": False, "amp": "off", "workers": 0, "cache": False, "aug_repeats": 1,
-    "layer_decay": 1.0,
-}  # fmt: skip
-
-
-def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
-    """Sentences about settings that were given but do not act with the others, resolved.
-
-    `given` are the flags; None is not given.
-    """
-    from resnest_cli.data.shards import is_shards
-
-    why: dict[str, str] = {}
-    if config.freeze == "backbone" and config.device == "cpu":
-        reason = "the frozen backbone's features are computed once; --freeze none lets it act"
-        why |= {key: reason for key, off in _NOT_CACHED.items() if given.get(key, off) != off}
-    if is_shards(config.data):
-        why |= dict.fromkeys(("val_split", "split_names"), "shards have a split of their own")
-    if config.opt != "sgd":
-        why |= dict.fromkeys(("momentum", "lr_base"), "it is for --opt sgd")
-    elif given.get("lr") is not None:
-        why["lr_base"] = "--lr is given"
-    if config.devices == 1:
-        why["sync_bn"] = "there is one device"
-    if not config.model_ema:
-        why["model_ema_decay"] = "there is no --model-ema"
-    if config.sched in {"constant", "onecycle"}:
-        why["min_lr"] = f"the schedule is {config.sched}"
-    if config.sched == "onecycle":
-        why["warmup_epochs"] = "one cycle has a rise of its own"
-    if config.sched != "step":
-        why |= dict.fromkeys(("decay_epochs", "decay_rate"), "it is for --sched step")
-    if not config.bce_loss:
-        why["bce_target_thresh"] = "it is for --bce-loss"
-    elif config.bce_target_thresh and not (config.mixup or config.cutmix):
-        why["smoothing"] = "--bce-target-thresh makes targets 0 or 1 again"
-    return [
-        f"{flag_of(key)} does nothing here: {reason}."
-        for key, reason in why.items()
-        if given.get(key) is not None
-    ]
 
 
 def write_args(path: Path, config: Config) -> None:

@@ -3,8 +3,7 @@
 import contextlib
 import csv
 import hashlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,9 +35,10 @@ from resnest_cli.text import some
 from resnest_cli.training import cached_features, network
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.cached_features import FeatureBatches, Features
+from resnest_cli.training.defaults import resolve
 from resnest_cli.training.loader import Batches, read_all
 from resnest_cli.training.order import Draw, ShardPhotos
-from resnest_cli.training.settings import Command, Config, resolve
+from resnest_cli.training.settings import Config
 from resnest_cli.training.step import Task
 
 if TYPE_CHECKING:
@@ -47,40 +47,12 @@ if TYPE_CHECKING:
 _VALIDATED = 1024  # rows of features in a batch that validates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingJob:
-    """What was asked for. `flags` are the settings given on the command line, by `Config`'s names.
-
-    `output` is the folder of run folders, `run` a run's name. `find_lr` looks for a learning rate
-    and trains nothing else. `began` is when the program did, monotonic, for the time budget.
-    """
-
-    command: Command
-    data: str | None
-    recipe: str | None = None
-    config: Path | None = None
-    flags: Mapping[str, Any] = field(default_factory=dict)
-    output: Path = Path("runs")
-    run: str | None = None
-    resume: bool = False
-    dry_run: bool = False
-    find_lr: bool = False
-    access: Access = field(default_factory=Access)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def base(self) -> Path:
-        """Where this command's runs lie."""
-        return self.output / self.command
-
-
 @dataclass(slots=True)
 class Ready:
     """Everything about a run but its folder. `config` is resolved.
 
-    `frozen` are the modules in evaluation mode; `cached` says whether the backbone's features are
-    computed once. `origin` is the hash of the weights that it starts from, "" for none;
-    `class_weights` are float32 (classes,).
+    `frozen` are the modules in evaluation mode, `origin` is the hash of the weights that it starts
+    from, "" for none; `class_weights` are float32 (classes,).
     """
 
     config: Config
@@ -89,7 +61,6 @@ class Ready:
     network: ResNeSt
     kept_classifier: bool
     frozen: list[nn.Module]
-    cached: bool
     origin: str
     class_weights: Tensor | None
     model: Model | None
@@ -140,7 +111,7 @@ class Ready:
             val_photos=data.val_photos,
         )
         draw = replace(self.draw, rank=rank)
-        if self.cached:
+        if config.cached:
             return task(network.head(self.network), *self._features(folder, draw, stop, display))
         train, val = self._batches(draw, stop, display)
         if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
@@ -270,9 +241,8 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         photos=dataset.train_photos,
         preprocessing=preprocessing,
         device=resolve_device(config.device),
+        sharded=dataset.shards is not None,
     )
-    if dataset.shards is not None:
-        _check_sharded(config)
     variant = replace(variant, preprocessing=preprocessing)
     made, kept_classifier = network.create_network(config, variant, model, dataset)
     return Ready(
@@ -282,27 +252,10 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         network=made,
         kept_classifier=kept_classifier,
         frozen=network.freeze(made, config.freeze),
-        cached=config.freeze == "backbone" and config.device == "cpu",
         origin=known_sha256(model.path) if model is not None else "",
         class_weights=class_weights(config.class_weights, dataset),
         model=model,
     )
-
-
-def _check_sharded(config: Config) -> None:
-    """Raises UsageError for a setting that needs photos in any order, or all at once."""
-    if config.balanced:
-        raise UsageError(
-            "--balanced draws photos in any order, and shards are read from one end to the other. "
-            "Use --class-weights balanced."
-        )
-    if config.cache:
-        raise UsageError("--cache keeps all photos in memory; shards are read in every epoch.")
-    if config.freeze == "backbone" and config.device == "cpu":
-        raise UsageError(
-            "--freeze backbone: on a CPU it keeps the features of all photos, and shards are read "
-            "as they come. Use --freeze stages:4, which trains the same classifier, or none."
-        )
 
 
 def _source(config: Config, access: Access) -> Model | None:
@@ -330,7 +283,7 @@ def check_batches(ready: Ready) -> None:
         raise UsageError(
             f"{config.data}: {photos} photos to train on are too few for {devices} devices."
         )
-    if ready.cached or not network.has_live_norms(ready.network, ready.frozen):
+    if config.cached or not network.has_live_norms(ready.network, ready.frozen):
         return
     if config.batch_size == 1 and not (config.sync_bn and devices > 1):
         raise UsageError(

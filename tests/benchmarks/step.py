@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from resnest_cli import build
-from resnest_cli.training.settings import channels_last_pays
+from resnest_cli.training.defaults import channels_last_pays
 from resnest_cli.training.step import keep_memory
 
 CASES = ["resnest14d:64:64", "resnest50d:224:16"]

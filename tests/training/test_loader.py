@@ -20,6 +20,7 @@ from resnest_cli.images.batches import Preparation
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.training import loader as loading
 from resnest_cli.training.augment import Augment
+from resnest_cli.training.defaults import default_workers
 from resnest_cli.training.loader import (
     Batch,
     Batches,
@@ -28,7 +29,7 @@ from resnest_cli.training.loader import (
     read_photo,
 )
 from resnest_cli.training.order import Draw, balanced_order, batch_bounds
-from resnest_cli.training.settings import Config, default_workers
+from resnest_cli.training.settings import Config
 from resnest_cli.training.workers import check_shared_memory
 from tests.conftest import make_photo
 from tests.processes import running, wait_until_gone
@@ -268,7 +269,7 @@ def test_shared_memory_is_checked(samples: list[Sample], monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("cores", "cpu", "cuda"), [(1, 0, 1), (2, 0, 2), (8, 2, 8), (64, 16, 8)])
 def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, cpu: int, cuda: int) -> None:
-    monkeypatch.setattr("resnest_cli.training.settings.usable_cores", lambda: cores)
+    monkeypatch.setattr("resnest_cli.training.defaults.usable_cores", lambda: cores)
     assert (default_workers("cpu"), default_workers("cuda:0")) == (cpu, cuda)
 
 

@@ -12,6 +12,7 @@ import torch
 from resnest_cli.errors import ResnestError
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.training import plan
+from resnest_cli.training.defaults import channels_last_pays
 from resnest_cli.training.network import freeze
 from resnest_cli.training.plan import (
     _SCRATCH_BYTES,
@@ -21,7 +22,7 @@ from resnest_cli.training.plan import (
     estimate,
     estimate_cached,
 )
-from resnest_cli.training.settings import Config, channels_last_pays
+from resnest_cli.training.settings import Config
 from tests.networks import TINY, enliven
 
 CONFIG = Config(

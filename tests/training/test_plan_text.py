@@ -17,7 +17,7 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.net import Access
 from resnest_cli.training import plan
 from resnest_cli.training.plan import plan_lines
-from resnest_cli.training.settings import Config, load_settings
+from resnest_cli.training.settings import Config, TrainingJob, load_settings
 from resnest_cli.training.setup import Ready, get_ready
 from tests.networks import TINY, enliven
 
@@ -45,9 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ready(place: Path, **flags: Any) -> Ready:
     flags = {"model": str(place / "pets.safetensors"), "device": "cpu"} | flags
-    config = load_settings(
-        "finetune", data=str(place / "data"), recipe=None, config=None, flags=flags
-    )
+    config = load_settings(TrainingJob(str(place / "data"), command="finetune", flags=flags))
     dataset = load_dataset(config.data, val_split=0.2, seed=0)
     return get_ready(config, dataset, Access(offline=True))
 

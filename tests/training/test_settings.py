@@ -10,20 +10,19 @@ import pytest
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import NO_FLAG, settings_of
+from resnest_cli.training.defaults import resolve, without_effect
 from resnest_cli.training.settings import (
     RECIPES,
     Config,
+    TrainingJob,
     differences,
     load_settings,
-    resolve,
-    without_effect,
     write_args,
 )
 
 
 def load(command: Any = "train", **more: Any) -> Config:
-    settings: dict[str, Any] = {"data": "d", "recipe": None, "config": None, "flags": {}} | more
-    return load_settings(command, **settings)
+    return load_settings(TrainingJob(command=command, **({"data": "d"} | more)))
 
 
 def decide(config: Config, photos: int = 1000, device: str = "cpu", size: int = 224) -> Config:
@@ -44,7 +43,7 @@ def test_every_default_is_a_value_that_is_allowed() -> None:
 def test_flags_win_over_files_over_recipes_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("smoothing = 0.3\nmixup = 0.7\nepochs = 9\n")
-    found = load(config=file, flags={"mixup": 0.9, "cutmix": None})
+    found = load(config=file, flags={"mixup": 0.9})
     assert (found.mixup, found.smoothing, found.epochs) == (0.9, 0.3, 9)
     assert found.scale == load().scale == 0.35  # the recipe's
     assert found.val_split == 0.2  # the default
@@ -250,7 +249,7 @@ def test_a_folder_that_is_not_utf_8_comes_back(tmp_path: Path) -> None:
         ("train", {"lr": 0.1, "lr_base": 0.2}, ["--lr-base"]),
         ("train", {"model_ema": False, "model_ema_decay": 0.9}, ["--model-ema-decay"]),
         ("train", {"sched": "constant", "min_lr": 0.1}, ["--min-lr"]),
-        ("train", {"epochs": None, "min_lr": 0.1}, []),
+        ("train", {"min_lr": 0.1}, []),
     ],
 )  # fmt: skip
 def test_what_was_given_for_nothing_is_told(
