@@ -5,10 +5,10 @@ found again where `--resume DATA` names them, if they are the same: every photo 
 its name, with the content that it had; of shards all names, sizes and hashes.
 """
 
-import hashlib
 import os
 from dataclasses import replace
 from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,10 @@ from resnest_cli.data.dataset import (
 )
 from resnest_cli.data.photo_paths import base_place
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
-from resnest_cli.data.tar import Shard, is_remote
-from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
+from resnest_cli.data.tar import is_remote
+from resnest_cli.errors import ResnestError, UnknownModelError, UsageError, reason
 from resnest_cli.files import reading, write_text, writing
+from resnest_cli.model.training_photos import digest_of
 from resnest_cli.model.variants import find_variant
 from resnest_cli.options import flag_of
 from resnest_cli.progress import Progress
@@ -57,7 +58,7 @@ PLACES = (*DATA_PLACES, "model", "weights", "class_weights")
 
 _LOOKED_FOR = 1000  # photos, before a run goes on
 _NAMED = 5  # that differ
-_MISSING, _CHANGED = "is missing", "has another content"
+_MISSING = "is missing"
 
 
 def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
@@ -83,16 +84,15 @@ def ready_again(
     _check_world(run, old, world)
     config, record = _agreed(job, run, old), run.record()
     dataset = _data_again(run, config, anchored(old), record.lost, display)
-    done = record.epoch
-    assert config.epochs is not None
-    if record.finished and config.epochs <= max(done, old.epochs or 0):
+    done, epochs = record.epoch, config.epochs or 0
+    if record.finished and epochs <= max(done, old.epochs or 0):
         display.message(
             f"{run.path} is finished: {done} epochs. To train longer: --resume --epochs N; for a "
             "new run leave out --resume."
         )
         return None
-    if config.epochs < done:
-        raise UsageError(f"--epochs {config.epochs}: {run.path} has done {done} epochs already.")
+    if epochs < done:
+        raise UsageError(f"--epochs {epochs}: {run.path} has done {done} epochs already.")
     check_tensorboard(config)
     try:
         ready = get_ready(config, dataset, job.access)
@@ -101,18 +101,16 @@ def ready_again(
     check_batches(ready)
     if not ready.config.cached:  # features that are computed need no photos
         _check_there(dataset, config, run)
-    if config.epochs != old.epochs:
+    if epochs != old.epochs:
         display.message(
-            f"{config.epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
+            f"{epochs} epochs instead of {old.epochs}: the learning rate follows the longer "
             "schedule from here on."
         )
     return ready
 
 
 def _check_world(run: RunFolder, old: Config, world: World) -> None:
-    """Raises UsageError for another number of devices: they would have other batches, and the
-    outcome would not be that of the run's settings.
-    """
+    """Raises UsageError for another number of devices, which would have other batches."""
     if old.devices == world.size:
         world.device(old.device)
         return
@@ -131,10 +129,9 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
     their content, see `_check_same` and `RunRecord.origin`.
     """
     old = anchored(old)
-    given = {key: checked(flag_of(key), key, value) for key, value in job.flags.items()}
-    given.pop("devices", None)  # checked before
-    if job.recipe is not None and job.recipe != old.recipe:
-        given["recipe"] = job.recipe
+    flags = {key: value for key, value in job.flags.items() if key != "devices"}  # checked before
+    given = {key: checked(flag_of(key), key, value) for key, value in flags.items()}
+    given |= {} if job.recipe is None else {"recipe": job.recipe}
     base = old
     if job.config is not None:
         base = load_settings(replace(job, data=job.data or old.data, recipe=None, flags={}))
@@ -151,8 +148,8 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
             "out to go on as it began (--epochs and --workers may change), or start a new run "
             "without --resume."
         )
-    changed = {name: getattr(new, name) for name in free}
-    return replace(old, **{name: value for name, value in changed.items() if value is not None})
+    changed = {name: getattr(new, name) for name in free if getattr(new, name) is not None}
+    return replace(old, **changed)
 
 
 def _moved_along(old: Config, data: str) -> str | None:
@@ -177,11 +174,19 @@ def _data_again(
     dataset = _read_data(run, config)
     if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
         return dataset
-    with display.showing("Checking photos") as scanned:
+    with display.showing("Checking photos") as progress:
         if dataset.shards is not None:
-            return _moved_shards(dataset, config, run, scanned)
-        _check_same(dataset, config, run, {photo.name for photo in lost}, scanned)
+            return _moved_shards(dataset, config, run, progress)
+        _check_same(dataset, config, run, {photo.name for photo in lost}, progress)
     return dataset
+
+
+def _others(given: str, what: str, run: RunFolder, which: str = "Give the same ones") -> UsageError:
+    """The error of something that is not what the run began with."""
+    return UsageError(
+        f"{given}: these are not the {what} that {run.path} began with. {which}, or start a new "
+        "run without --resume."
+    )
 
 
 def last_state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
@@ -189,17 +194,11 @@ def last_state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> Stat
     state = load_state(run.states, display.message)
     if state is None:
         return None
-    if state.record.origin != ready.origin:
-        raise UsageError(
-            f"{ready.config.model}: these are not the weights that {run.path} began with. Give the "
-            "same ones, or start a new run without --resume."
-        )
-    began = state.record.class_weights  # "" of an earlier version
-    if began and began != digest(ready.class_weights):
-        raise UsageError(
-            f"--class-weights {ready.config.class_weights}: these are not the weights of classes "
-            f"that {run.path} began with. Give the same ones, or start a new run without --resume."
-        )
+    config, record = ready.config, state.record
+    if record.origin != ready.origin:
+        raise _others(config.model, "weights", run)
+    if record.class_weights not in {"", digest(ready.class_weights)}:  # "" of an earlier version
+        raise _others(f"--class-weights {config.class_weights}", "weights of classes", run)
     if found := found_again(state.record.lost, ready.dataset):
         display.message(f"{found:,} photo(s) that were lost are back.")
     return state
@@ -233,19 +232,16 @@ def _read_data(run: RunFolder, config: Config) -> DataSet:
 
 def anchored(config: Config) -> Config:
     """The settings with absolute paths in place of those that are relative to this folder."""
+    perhaps = ["weights", "class_names", "class_weights"]  # words that name no file stay
+    perhaps += [] if find_variant(config.model) else ["model"]
+    places = {name: getattr(config, name) for name in ("data", "val_data", *perhaps)}
     changes: dict[str, Any] = {
-        name: place if place is None else _absolute(place)
-        for name in ("data", "val_data")
-        for place in [getattr(config, name)]
+        name: _absolute(place)
+        for name, place in places.items()
+        if place is not None and (name not in perhaps or os.path.exists(place))  # noqa: PTH110
     }
     if config.base_folder is not None:
         changes["base_folder"] = _absolute(base_place(config.base_folder, Path(config.data)))
-    files = ["weights", "class_names", "class_weights"]
-    files += [] if find_variant(config.model) else ["model"]
-    for name in files:  # words that name no file stay
-        place = getattr(config, name)
-        if place is not None and os.path.exists(place):  # noqa: PTH110
-            changes[name] = _absolute(place)
     return replace(config, **changes)
 
 
@@ -254,17 +250,14 @@ def _absolute(place: str) -> str:
 
 
 def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
-    """Raises UsageError for data that are all gone, before a run goes on without them.
-
-    Of the photos, or of a thousand spread over them, none is there; or no shard.
-    """
-    paths = [sample.path for sample in (*dataset.train, *dataset.val)]
+    """Raises UsageError where no shard is there, or none of the photos, or of many of them."""
+    what, paths = "photos", [sample.path for sample in (*dataset.train, *dataset.val)]
     if dataset.shards is not None:
+        what = "shards"
         shards = (*dataset.shards.train, *dataset.shards.val)
         paths = [shard.place for shard in shards if not shard.remote]
     looked_for = paths[:: max(1, len(paths) // _LOOKED_FOR)]
     if looked_for and not any(map(os.path.exists, looked_for)):
-        what = "photos" if dataset.shards is None else "shards"
         flag = "DATA" if config.base_folder is None else "--base-folder DIR"
         raise UsageError(
             f"{run.path}: its {what} are not in {config.base_folder or config.data} any more. Say "
@@ -286,11 +279,12 @@ def _check_same(
     if wrong:
         more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
         also = "" if config.base_folder is None else ", or the --base-folder,"
-        raise UsageError(
-            f"{config.base_folder or config.data}: these are not the photos that {run.path} began "
-            f"with. Of {len(samples):,}, {len(wrong):,} differ: {'; '.join(wrong[:_NAMED])}{more}. "
-            f"Name the folder or the CSV{also} that holds the same photos, or start a new run "
-            "without --resume."
+        raise _others(
+            config.base_folder or config.data,
+            "photos",
+            run,
+            f"Of {len(samples):,}, {len(wrong):,} differ: {'; '.join(wrong[:_NAMED])}{more}. Name "
+            f"the folder or the CSV{also} that holds the same photos",
         )
 
 
@@ -300,11 +294,10 @@ def _difference(sample: Sample) -> str | None:
     if not sample.digest:  # a run of an earlier version knows names alone
         return None
     try:
-        with Path(sample.path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
+        same = digest_of(sample.path).startswith(sample.digest)
     except OSError as error:
-        return f"cannot be read ({(error.strerror or str(error)).lower()})"
-    return None if digest.startswith(sample.digest) else _CHANGED
+        return f"cannot be read ({reason(error).lower()})"
+    return None if same else "has another content"
 
 
 def _moved_shards(dataset: DataSet, config: Config, run: RunFolder, progress: Progress) -> DataSet:
@@ -313,17 +306,11 @@ def _moved_shards(dataset: DataSet, config: Config, run: RunFolder, progress: Pr
     if not is_shards(config.data):
         raise UsageError(f"{config.data}: {run.path} learns from shards, and these are none.")
     found = find_shards(config.data, val_data=config.val_data, classes=None, progress=progress)
+    facts = attrgetter("name", "photos", "size", "sha256")
     for side in SHARD_SIDES:
-        there, here = (list(map(_facts, one.side(side))) for one in (dataset.shards, found))
+        there, here = (list(map(facts, one.side(side))) for one in (dataset.shards, found))
         differing = next((a or b for a, b in zip_longest(there, here) if a != b), None)
         if differing is not None:
-            raise UsageError(
-                f"{config.data}: these are not the shards that {run.path} began with: "
-                f"{differing[0]} differs, or is only in one of the two. Name the folder that holds "
-                "the same ones, or start a new run without --resume."
-            )
+            which = f"{differing[0]} differs, or is only in one of the two. Name the folder that"
+            raise _others(config.data, "shards", run, f"{which} holds the same ones")
     return sharded_dataset(replace(found, class_names=dataset.class_names))
-
-
-def _facts(shard: Shard) -> tuple[str, int, int, str]:
-    return shard.name, shard.photos, shard.size, shard.sha256
