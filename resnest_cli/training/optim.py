@@ -18,7 +18,6 @@ All but onecycle, which has its own, begin with a linear warm-up from a hundredt
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -26,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnest_cli.model.resnest import Bottleneck
 from resnest_cli.training.settings import Config
 
-_BLOCK, _STEM = re.compile(r"layer(\d+)\.(\d+)\."), re.compile(r"(conv1|bn1)\.")
 _BETA1, _BETA2, _EPS, _MOST = 0.9, 0.999, 1e-6, 1.0  # of LAMB
 _RISE, _FIRST, _LAST = 0.3, 25.0, 1e4  # OneCycleLR: pct_start, div_factor, final_div_factor
 
@@ -58,36 +57,18 @@ def create_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimize
     return sgd
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives each group the learning rate, times its own scale."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
-
-
-def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scales gradients down to a total L2 norm of `most` (0: never); the norm before, a scalar."""
-    live = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in live if p.grad is not None])
-    if most > 0:
-        torch.nn.utils.clip_grads_with_norm_(live, most, norm)
-    return norm
-
-
 def layer_numbers(network: nn.Module) -> dict[str, int]:
     """The layer of each parameter, by name: 0 is the stem, blocks follow, the classifier is last.
 
     A network without stem and blocks, such as a classifier on cached features, is one layer.
     """
-    names = [name for name, _ in network.named_parameters()]
-    found = {m.groups() for m in map(_BLOCK.match, names) if m is not None}
-    blocks = sorted(found, key=lambda place: (int(place[0]), int(place[1])))
-    places = {place: number for number, place in enumerate(blocks, start=1)}
-    last = len(blocks) + 1
-    numbers = {}
-    for name in names:
-        block = _BLOCK.match(name)
-        numbers[name] = places[block.groups()] if block else 0 if _STEM.match(name) else last
-    return numbers
+    layers: list[tuple[str, ...]] = [("conv1.", "bn1.")]
+    modules = network.named_modules()
+    layers += [(f"{name}.",) for name, module in modules if isinstance(module, Bottleneck)]
+    return {
+        name: next((at for at, layer in enumerate(layers) if name.startswith(layer)), len(layers))
+        for name, _ in network.named_parameters()
+    }
 
 
 def parameter_groups(

@@ -23,7 +23,7 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.training.augment import Mixing
 from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.optim import clip, create_optimizer, set_rate
+from resnest_cli.training.optim import create_optimizer
 from resnest_cli.training.settings import Config
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -195,15 +195,18 @@ class Stepper:
         if self._passed_over:
             self._parts, self._passed_over = [], False
             return 0.0, 0
-        set_rate(self.optimizer, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        live = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
         with memory_errors(config):
             self.scaler.unscale_(self.optimizer)
+            gradients = [parameter.grad for parameter in live if parameter.grad is not None]
             if self._summed:  # and over devices it is a mean
                 total = math.fsum(part.share for part in parts)
-                factor = self._nominal * self._world.size / total
-                gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-                torch._foreach_mul_(gradients, factor)
-            norm = float(clip(self.network.parameters(), config.clip_grad))
+                torch._foreach_mul_(gradients, self._nominal * self._world.size / total)
+            norm = float(total_norm := nn.utils.get_total_norm(gradients))
+            if config.clip_grad > 0:
+                nn.utils.clip_grads_with_norm_(live, config.clip_grad, total_norm)
             if not math.isfinite(norm) and not self.scaler.is_enabled():
                 raise self._diverged("the gradient", norm, len(parts) - 1, rate)
             self.scaler.step(self.optimizer)

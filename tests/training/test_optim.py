@@ -1,6 +1,5 @@
-"""Optimisers, groups and schedules, against torch's and timm's; clipping."""
+"""Optimisers, groups and schedules, against torch's and timm's."""
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,11 +16,9 @@ from resnest_cli.training.network import freeze, head
 from resnest_cli.training.optim import (
     Lamb,
     Schedule,
-    clip,
     create_optimizer,
     layer_numbers,
     parameter_groups,
-    set_rate,
 )
 from resnest_cli.training.settings import Config
 from resnest_cli.training.state import optimizer_tensors, restore_optimizer
@@ -109,20 +106,6 @@ def test_momentum_0_is_plain_sgd() -> None:
     )
 
 
-@pytest.mark.parametrize(("most", "after"), [(0.0, 5.0), (1.0, 1.0), (100.0, 5.0)])
-def test_clip(most: float, after: float) -> None:
-    one, two, idle = (nn.Parameter(torch.zeros(1)) for _ in range(3))
-    one.grad, two.grad = torch.tensor([3.0]), torch.tensor([4.0])
-    assert float(clip([one, two, idle], most)) == pytest.approx(5.0)
-    assert math.hypot(float(one.grad), float(two.grad)) == pytest.approx(after, rel=1e-4)
-
-
-def test_clip_tells_what_is_not_finite() -> None:
-    one = nn.Parameter(torch.zeros(1))
-    one.grad = torch.tensor([math.inf])
-    assert not math.isfinite(float(clip([one], 1.0)))
-
-
 def scales(network: nn.Module, groups: list[dict]) -> dict[str, tuple[float, float]]:
     """Of each parameter's name: the scale of its learning rate, and its weight decay."""
     names = {id(p): name for name, p in network.named_parameters()}
@@ -146,12 +129,11 @@ def test_layers_are_timms(name: str) -> None:
     assert found["conv1.0.weight"][0] == pytest.approx(0.7 ** (sum(ours.variant.blocks) + 1))
 
 
-def test_the_rate_of_each_step_has_the_scale() -> None:
+def test_each_layer_has_its_scale() -> None:
     network = build(TINY, num_classes=3)
     optimizer = create_optimizer(network, replace(CONFIG, layer_decay=0.5))
-    set_rate(optimizer, 0.2)
-    rates = sorted({g["lr"] for g in optimizer.param_groups}, reverse=True)
-    assert rates == pytest.approx([0.2 * 0.5**n for n in range(7)])  # stem, five blocks, classifier
+    scales = sorted({g["lr_scale"] for g in optimizer.param_groups}, reverse=True)
+    assert scales == [0.5**n for n in range(7)]  # stem, five blocks, classifier
     plain = create_optimizer(network, CONFIG)
     assert len(plain.param_groups) == 2
     assert {g["lr_scale"] for g in plain.param_groups} == {1.0}
