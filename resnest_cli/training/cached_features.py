@@ -59,10 +59,9 @@ class Extractor:
     def features(
         self, samples: Sequence[Sample], cache: Path, *, mirrored: bool, progress: Progress
     ) -> Features:
-        """The features of photos.
+        """The features of photos. `progress` may raise to stop: finished chunks are kept.
 
-        `progress` is called with how many are done, and may raise to stop: finished chunks are
-        kept, but for those with a photo that cannot be read any more.
+        A chunk with a photo that cannot be read any more is not.
         """
         views = 2 if mirrored else 1
         folder = cache / self._digest(samples, views)

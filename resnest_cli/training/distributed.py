@@ -104,10 +104,7 @@ class World:
         return box[0]
 
     def decide(self, stop: StopRequest, *wishes: bool) -> list[bool]:
-        """What the first process wishes, in every process; a signal that came to any comes to all.
-
-        To be called by all processes at the same place between two steps.
-        """
+        """What the first process wishes, in every process; a signal to any comes to all."""
         if self.size == 1:
             return list(wishes)
         rows = self.exchange([float(stop.signal or 0), *map(float, wishes)])
@@ -169,8 +166,7 @@ class World:
     def learner(self, network: nn.Module, *, unused: bool) -> nn.Module:
         """The network, its gradient averaged over all processes; itself in a run of one.
 
-        `unused` says that parts of it may be without gradient in some epochs; all parts that ever
-        get one must have it now.
+        `unused`: parts may be without gradient in some epochs; what ever gets one has it now.
         """
         if self.size == 1:
             return network
@@ -351,13 +347,10 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
 
 
 def _exit_code(failures: Mapping[int, Any]) -> int:
-    """Of the first process that failed; raises ResnestError where one was killed.
-
-    SIGTERM does not count: with that the launcher ends the others.
-    """
+    """Of the first process that failed; raises ResnestError where one was killed."""
     for rank, failure in failures.items():
         if failure.exitcode >= 0 or failure.exitcode == -signal.SIGTERM:
-            continue
+            continue  # with SIGTERM the launcher ends the others
         name = str(-failure.exitcode)
         with contextlib.suppress(ValueError):
             name = signal.Signals(-failure.exitcode).name

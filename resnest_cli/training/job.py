@@ -31,13 +31,7 @@ from resnest_cli.training.report import final_pictures, picture_of_training
 from resnest_cli.training.resumed_run import anchored, last_state, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import Config, TrainingJob, load_settings, write_args
-from resnest_cli.training.setup import (
-    Ready,
-    check_batches,
-    digest,
-    get_ready,
-    load_data,
-)
+from resnest_cli.training.setup import Ready, digest, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
@@ -57,13 +51,11 @@ def run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequ
         UsageError: settings, data or a run that do not fit together.
         ResnestError: the data, the weights, memory or the disk give no way to go on.
     """
-    if not is_worker():
-        devices = _wanted(job)
-        if devices > 1 and not job.dry_run:
-            return launch(devices, arguments)
-        if devices > 1:  # what one of them will have
-            torch.set_num_threads(max(1, usable_cores() // devices))
-        return _Run(job, display, World()).lead()
+    devices = 1 if is_worker() else _wanted(job)
+    if devices > 1 and not job.dry_run:
+        return launch(devices, arguments)
+    if devices > 1:  # what one of them will have
+        torch.set_num_threads(max(1, usable_cores() // devices))
     world = join()
     try:
         run = _Run(job, display, world)
@@ -120,10 +112,7 @@ class _Run:
         return self._start()
 
     def follow(self) -> int:
-        """What a process that is not the first does: waits for that one, and trains with it.
-
-        The first one alone prints errors that all processes meet.
-        """
+        """Waits for the first process, which alone prints what all meet, and trains with it."""
         try:
             keep_memory()
             code, plan = self.world.await_main()
@@ -150,7 +139,6 @@ class _Run:
         with display.showing("Checking photos") as progress:
             dataset = load_data(config, progress)
         ready = get_ready(config, dataset, job.access)
-        check_batches(ready)
         display.data(dataset)
         display.plan(plan_lines(ready, self._estimate(ready)))
         for text in without_effect(job.flags, ready.config):
@@ -175,18 +163,15 @@ class _Run:
     def _estimate(self, ready: Ready) -> Estimate:
         """What the run will cost. Epochs that were not asked for are cut to the time budget."""
         job, found = self.job, estimated(ready)
-        if "epochs" in job.flags or (
-            job.config is not None and "epochs" in settings.named(job.config)
-        ):
+        if "epochs" in {*job.flags, *settings.named(job.config)}:
             return found
         ready.config = fitted(ready.config, found.epoch_seconds, time.monotonic() - job.began)
         if not found.epoch_seconds:
             return found
-        assert ready.config.epochs is not None
-        return replace(found, total_seconds=found.epoch_seconds * ready.config.epochs)
+        return replace(found, total_seconds=found.epoch_seconds * (ready.config.epochs or 0))
 
     def _resume(self, run: RunFolder) -> int:
-        old = self._settings_of(run)
+        old = load_settings(TrainingJob(command=self.job.command, config=run.args))
         ready = resumed_run.ready_again(self.job, run, old, self.display, self.world)
         if ready is None:
             return 0
@@ -205,14 +190,17 @@ class _Run:
     def _plan_rest(self, run: RunFolder) -> int:
         """`--resume --dry-run`: what is left of a run; nothing is written."""
         world = World(size=int(self.job.flags.get("devices") or 1))
-        ready = resumed_run.ready_again(self.job, run, self._settings_of(run), self.display, world)
+        ready = resumed_run.ready_again(
+            self.job,
+            run,
+            load_settings(TrainingJob(command=self.job.command, config=run.args)),
+            self.display,
+            world,
+        )
         if ready is not None:
             last_state(run, ready, self.display)
             self.display.plan(lines_of_the_rest(run, ready, run.record()))
         return 0
-
-    def _settings_of(self, run: RunFolder) -> Config:
-        return load_settings(TrainingJob(command=self.job.command, config=run.args))
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
         display, world = self.display, self.world

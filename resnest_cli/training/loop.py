@@ -16,6 +16,7 @@ knows no files: a `runs.RunKeeper` saves. Photos that cannot be read any more ar
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +70,7 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         config = task.config
-        assert config.epochs is not None
-        self.task, self.config, self._epochs = task, config, config.epochs
+        self.task, self.config, self._epochs = task, config, config.epochs or 0
         self._world = world or World()
         self._keeper, self._display, self._stop = keeper, display, stop
         self.stepper = Stepper(task, self._world)
@@ -107,11 +107,9 @@ class Trainer:
         """Trains to the last epoch, or until it no longer gets better; returns where it stands.
 
         Raises:
-            StoppedError: a signal asked for it, or the time budget is used up (BudgetUsedError);
-                the state is saved.
+            StoppedError: a signal, or the time budget (BudgetUsedError); the state is saved.
             DivergedError: a loss or gradient that is NaN or infinite; nothing was learned from it.
             DataLostError: too many photos cannot be read any more; the state is saved.
-            ResnestError: memory or the disk ran out.
         """
         record, patience = self.record, self.config.patience
         self._display.start(epochs=self._epochs, steps=self._steps, first_epoch=record.epoch + 1)
@@ -125,16 +123,12 @@ class Trainer:
                 if record.position < len(self.task.train):
                     self._train_epoch()
                 self._finish_epoch()
-        except BudgetUsedError:
+        except (StoppedError, DataLostError) as error:
+            if isinstance(error, DataLostError) and self._learned is not None:
+                record.position, record.step = self._learned
             self.save()
-            self._keep_unfinished()
-            raise
-        except DataLostError:
-            record.position, record.step = self._learned or (record.position, record.step)
-            self.save()
-            raise
-        except StoppedError:
-            self.save()
+            if isinstance(error, BudgetUsedError):
+                self._keep_unfinished()
             raise
         return record
 
@@ -213,7 +207,7 @@ class Trainer:
     def _leave_out(self, side: Side, found: list[Sequence[Lost]]) -> None:
         """Notes what the devices could not read; raises DataLostError where that is too much."""
         lost = self._lost
-        new = lost.add(side, [one for some in found for one in some], self.record.epoch + 1)
+        new = lost.add(side, chain.from_iterable(found), self.record.epoch + 1)
         if new:
             if self._keeper is not None:
                 self._keeper.save_lost(lost.photos)
@@ -361,10 +355,7 @@ class Trainer:
             self._save_weights(names, network, found[which], row.epoch, which)
 
     def _keep_unfinished(self) -> None:
-        """`last`, of the middle of an epoch; `best` too where no epoch was ever finished.
-
-        The state was saved before, so that a run that goes on does not know of it.
-        """
+        """`last`, of the middle of an epoch; `best` too where no epoch was ever finished."""
         record = self.record
         if not record.position:
             return

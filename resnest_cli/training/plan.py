@@ -187,18 +187,14 @@ def estimated(ready: Ready) -> Estimate:
     load, decoded = _loading(ready)
     given: dict[str, Any] = {"train_photos": train, "val_photos": val, "load_seconds": load}
     if ready.config.cached:
-        return estimate_cached(ready.engine(), config, **given)
+        return estimate_cached(ready.engine, config, **given)
     found = estimate(ready.network, config, cores=usable_cores(), **given)
     kept = round(decoded * sum(photos)) if config.cache else 0
     return replace(found, memory_bytes=found.memory_bytes + kept)
 
 
 def _loading(ready: Ready) -> tuple[float, float]:
-    """Seconds in which one process reads, decodes and varies a photo, and its bytes when decoded.
-
-    The means of a few. Where photos are large and the network's input is small, this is most of
-    the time.
-    """
+    """Seconds in which one process prepares a photo, and its bytes when decoded; of a few."""
     chosen: list[str] | list[bytes]
     if ready.dataset.shards is not None:
         chosen = [photo.data for photo in first_photos(ready.dataset.shards, "train", _TIMED)]
@@ -235,12 +231,10 @@ def estimate(
 
     The network, its statistics and torch's generator are left as they were.
     """
-    assert config.epochs is not None
-    assert config.batch_size is not None
-    assert config.img_size is not None
+    epochs, batch, size = config.epochs or 1, config.batch_size or 1, config.img_size or 1
     kind = config.device.partition(":")[0]
-    fitting = _PROBED_PIXELS // config.img_size**2 if kind == "cpu" else _MOST_PROBED
-    count = max(_FEWEST, min(config.batch_size, _MOST_PROBED, fitting))
+    fitting = _PROBED_PIXELS // size**2 if kind == "cpu" else _MOST_PROBED
+    count = max(_FEWEST, min(batch, _MOST_PROBED, fitting))
     with torch.random.fork_rng([config.device] if kind == "cuda" else []):
         per_photo, kept, count = _fitting_probe(network, config, count)
     copies = 2 if config.model_ema else 1  # of the weights, each validated
@@ -251,10 +245,9 @@ def estimate(
     weights = sum(p.numel() for p in network.parameters())
     moments = {"sgd": 1 if config.momentum else 0, "adamw": 2, "lamb": 2}[config.opt]
     tensors = 4 * (weights * copies + learning * (1 + moments))
-    share = (largest_size(config) / config.img_size) ** 2
-    activations = kept / count * config.batch_size * share
+    activations = kept / count * batch * (largest_size(config) / size) ** 2
     memory = int(tensors + (1 + _SCRATCH_SHARE) * activations) + _SCRATCH_BYTES
-    return Estimate(epoch, epoch * config.epochs, memory)
+    return Estimate(epoch, epoch * epochs, memory)
 
 
 def _together(step: float, load: float, config: Config, cores: int) -> float:
@@ -325,17 +318,14 @@ class _Kept:
 def estimate_cached(
     engine: Engine, config: Config, *, train_photos: int, val_photos: int, load_seconds: float = 0.0
 ) -> Estimate:
-    """The same with a frozen backbone: its features are computed once, the rest costs little.
-
-    Photos are decoded in another thread; of them the slower side decides.
-    """
-    assert config.img_size is not None
-    photos = np.zeros((_PROBED, 3, config.img_size, config.img_size), np.float32)
-    seconds = 0.0
+    """The same with a frozen backbone: its features are computed once, the rest costs little."""
+    size, seconds = config.img_size or 1, 0.0
+    photos = np.zeros((_PROBED, 3, size, size), np.float32)
     for _ in range(2):  # the second is not the first use
         begin = time.perf_counter()
         features = engine.output(photos, "features")
         seconds = time.perf_counter() - begin
     rows = (2 if config.hflip > 0 else 1) * train_photos + val_photos
-    total = max(seconds / _PROBED * rows, load_seconds * (train_photos + val_photos))
+    loading = load_seconds * (train_photos + val_photos)  # in another thread
+    total = max(seconds / _PROBED * rows, loading)
     return Estimate(0.0, total, 4 * features.shape[1] * rows)

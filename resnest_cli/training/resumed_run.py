@@ -41,7 +41,7 @@ from resnest_cli.training.settings import (
     differences,
     load_settings,
 )
-from resnest_cli.training.setup import Ready, check_batches, digest, get_ready
+from resnest_cli.training.setup import Ready, digest, get_ready
 from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
@@ -98,7 +98,6 @@ def ready_again(
         ready = get_ready(config, dataset, job.access)
     except UnknownModelError as error:
         raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
-    check_batches(ready)
     if not ready.config.cached:  # features that are computed need no photos
         _check_there(dataset, config, run)
     if epochs != old.epochs:

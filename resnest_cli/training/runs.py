@@ -136,26 +136,22 @@ def find_run(base: Path, name: str | None) -> RunFolder | None:
     if name is not None:
         run = RunFolder(base / name)
         if not run.path.is_dir():
-            raise UsageError(_no_such_run(base, name))
+            raise _no_such_run(base, name)
         return run if run.started else None
     runs = [RunFolder(path) for path in base.glob("*") if path.is_dir()]
     started = [run for run in runs if run.started]
     return max(started, key=lambda run: run.args.stat().st_mtime_ns, default=None)
 
 
-def _no_such_run(base: Path, name: str) -> str:
+def _no_such_run(base: Path, name: str) -> UsageError:
     known = sorted(path.name for path in base.glob("*") if RunFolder(path).started)
-    others = (base.with_name(command) / name for command in ("train", "finetune"))
-    elsewhere = [path for path in others if path.is_dir()]
-    if hint := did_you_mean(name, known, 1):
-        pass
-    elif elsewhere:
-        hint = f" There is {elsewhere[0]}, of `resnest {elsewhere[0].parent.name}`."
-    elif known:
-        hint = f" There are {some(known, 10)}."
-    else:
-        hint = " There is none in that folder; --output says where runs lie."
-    return (
+    hint = did_you_mean(name, known, 1)
+    for command in ("train", "finetune"):
+        if not hint and (elsewhere := base.with_name(command) / name).is_dir():
+            hint = f" There is {elsewhere}, of `resnest {command}`."
+    none = " There is none in that folder; --output says where runs lie."
+    hint = hint or (f" There are {some(known, 10)}." if known else none)
+    return UsageError(
         f"{base / name}: there is no such run to go on with.{hint} To begin it leave out --resume."
     )
 
@@ -175,9 +171,8 @@ def find_job(base: Path, job: str) -> RunFolder | None:
 class RunKeeper:
     """Puts weights, states and results into a run folder.
 
-    `info` is what every checkpoint of the run says of itself; `frozen` are the network's tensors
-    beside those that are trained, where a part of it is trained alone; of weights named by their
-    epoch the last `keep_epochs` stay.
+    `info` is what every checkpoint of the run says of itself; `frozen` are tensors beside those
+    that are trained. Of weights named by their epoch the last `keep_epochs` stay.
     """
 
     run: RunFolder
@@ -209,13 +204,9 @@ class RunKeeper:
         with saving(path):
             columns = [field.name for field in fields(EpochRow)]
             write_text(path, csv_rows([columns, *map(astuple, rows)]))
-        names, epoch, path = (
-            self.info.class_names or (),
-            rows[-1].epoch,
-            path.with_name("recall.csv"),
-        )
+        path, epoch = path.with_name("recall.csv"), rows[-1].epoch
         with saving(path):
-            table: list[Sequence[Cell]] = [["epoch", *names]]
+            table: list[Sequence[Cell]] = [["epoch", *(self.info.class_names or ())]]
             # Rows from `epoch` on, of a run that was killed and is repeating them, are replaced.
             table += [row for row in _read_rows(path) if int(row[0]) < epoch]
             write_text(path, csv_rows([*table, [epoch, *recall]]))

@@ -313,9 +313,9 @@ def needs(name: str) -> str:
     return str(_recipe(name)["needs"])
 
 
-def named(config: Path) -> set[str]:
-    """The settings that a `--config` file has."""
-    return set(_read(config))
+def named(config: Path | None) -> set[str]:
+    """The settings that a `--config` file has, if there is one."""
+    return set() if config is None else set(_read(config))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _VALIDATED = 1024  # rows of features in a batch that validates
 
 
-@dataclass(slots=True)
+@dataclass
 class Ready:
     """Everything about a run but its folder. `config` is resolved.
 
@@ -64,7 +64,6 @@ class Ready:
     origin: str
     class_weights: Tensor | None
     model: Model | None
-    _engine: Engine | None = None
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -97,10 +96,7 @@ class Ready:
     def task(
         self, folder: Path, stop: StopRequest, display: "TrainingDisplay", rank: int = 0
     ) -> Task:
-        """What the loop trains: the network on photos, or its classifier on cached features.
-
-        Features are kept in `folder`; `rank` says which of the devices its batches are for.
-        """
+        """What the loop trains, on device `rank`; cached features are kept in `folder`."""
         config, data = self.config, self.dataset
         task = partial(
             Task,
@@ -164,7 +160,7 @@ class Ready:
     ) -> tuple[FeatureBatches, FeatureBatches]:
         config, data = self.config, self.dataset
         show = checking(display.progress("Computing features"), stop.check)
-        extractor = cached_features.Extractor(self.engine(), self.preprocessing, self.origin)
+        extractor = cached_features.Extractor(self.engine, self.preprocessing, self.origin)
         total = len(data.train) + len(data.val)
 
         def features(samples: Sequence[Sample], before: int, mirrored: bool) -> Features:
@@ -178,13 +174,12 @@ class Ready:
         val = features(data.val, len(data.train), False)
         return train, FeatureBatches(val, Draw(_VALIDATED))
 
+    @cached_property
     def engine(self) -> Engine:
-        """What computes the frozen backbone's features; made when it is first asked for."""
-        if self._engine is None:
-            assert self.model is not None
-            sized = replace(self.model, preprocessing=self.preprocessing)
-            self._engine = create_engine(sized, "cpu", output="features")
-        return self._engine
+        """What computes the frozen backbone's features."""
+        assert self.model is not None
+        sized = replace(self.model, preprocessing=self.preprocessing)
+        return create_engine(sized, "cpu", output="features")
 
     def close(self) -> None:
         """Ends the processes that load photos."""
@@ -216,12 +211,7 @@ def load_data(config: Config, progress: Progress = silent) -> DataSet:
 
 
 def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
-    """Decides what is undecided and makes the network; weights are fetched where needed.
-
-    Raises:
-        UsageError: settings that do not fit the model, the data or this machine.
-        ResnestError: the weights cannot be had or used.
-    """
+    """Decides what is undecided and makes the network; weights are fetched where needed."""
     check_device_name(config.device)
     model = _source(config, access)
     variant = model.variant if model is not None else get_named(config.model)
@@ -245,7 +235,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     )
     variant = replace(variant, preprocessing=preprocessing)
     made, kept_classifier = network.create_network(config, variant, model, dataset)
-    return Ready(
+    ready = Ready(
         config=config,
         dataset=dataset,
         preprocessing=preprocessing,
@@ -256,6 +246,8 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         class_weights=class_weights(config.class_weights, dataset),
         model=model,
     )
+    _check_batches(ready)
+    return ready
 
 
 def _source(config: Config, access: Access) -> Model | None:
@@ -276,7 +268,7 @@ def _source(config: Config, access: Access) -> Model | None:
     return model
 
 
-def check_batches(ready: Ready) -> None:
+def _check_batches(ready: Ready) -> None:
     """Raises UsageError for batches of one photo while batch norms learn their statistics."""
     config, photos, devices = ready.config, ready.dataset.train_photos, ready.config.devices
     if devices > 1 and photos < 2 * devices:
@@ -285,15 +277,14 @@ def check_batches(ready: Ready) -> None:
         )
     if config.cached or not network.has_live_norms(ready.network, ready.frozen):
         return
+    remedy = "or freeze the norms with --freeze backbone."
     if config.batch_size == 1 and not (config.sync_bn and devices > 1):
         raise UsageError(
-            "-b 1: batch norm cannot learn from one photo at a time. Use -b 2 or more, or freeze "
-            "the norms with --freeze backbone."
+            f"-b 1: batch norm cannot learn from one photo at a time. Use -b 2 or more, {remedy}"
         )
     if photos == 1:
         raise UsageError(
-            f"{config.data}: batch norm cannot learn from a single photo. Add photos, or "
-            "freeze the norms with --freeze backbone."
+            f"{config.data}: batch norm cannot learn from a single photo. Add photos, {remedy}"
         )
 
 

@@ -128,9 +128,7 @@ class BestAnswers(NamedTuple):
         return cls(empty, np.empty(0, np.int64), np.empty(0, np.float32))
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a state. Of the matrix the cells that are not zero: int64 (N, 3), true, predicted,
-        count; there are at most as many as photos, however many classes there are.
-        """
+        """For a state. Of the matrix the cells that are not zero: int64 (N, 3)."""
         places = np.argwhere(self.confusion)
         counts = self.confusion[places[:, :1], places[:, 1:]]
         return {

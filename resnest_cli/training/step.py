@@ -145,8 +145,7 @@ class Stepper:
     ) -> None:
         """Adds a batch's gradient; of the step's `last` batch, also those of the other devices.
 
-        `epoch` and `position`, that of the step's first batch, give the draws of dropout and
-        mixing; an error names `rate`.
+        `position` is that of the step's first batch; draws follow from it. Errors name `rate`.
         """
         if self._passed_over:
             return
@@ -188,9 +187,7 @@ class Stepper:
         return [_Part(loss, int(photos), share) for loss, photos, share in every]
 
     def step(self, rate: float) -> tuple[float, int]:
-        """The update at a learning rate; the sum of the photos' losses, and their number, both 0
-        for a step that is passed over. Raises DivergedError for a gradient that is not finite.
-        """
+        """The update; the sum of the photos' losses and their number, 0 if it is passed over."""
         config, parts = self._config, self._parts
         if self._passed_over:
             self._parts, self._passed_over = [], False
