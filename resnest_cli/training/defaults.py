@@ -70,10 +70,7 @@ def _check_together(config: Config, sharded: bool) -> None:
             train and frozen,
             "--freeze backbone: train starts from nothing, so there is nothing to keep.",
         ),
-        (
-            train and unfreezes,
-            "--unfreeze-every: train starts from nothing, so nothing is frozen.",
-        ),
+        (train and unfreezes, "--unfreeze-every: train starts from nothing, so nothing is frozen."),
         (
             unfreezes and frozen,
             "--unfreeze-every with --freeze backbone: leave out --freeze, or name what stays "

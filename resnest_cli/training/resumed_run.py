@@ -34,13 +34,7 @@ from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
 from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
-from resnest_cli.training.settings import (
-    Config,
-    TrainingJob,
-    checked,
-    differences,
-    load_settings,
-)
+from resnest_cli.training.settings import Config, TrainingJob, checked, differences, load_settings
 from resnest_cli.training.setup import Ready, digest, get_ready
 from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard

@@ -59,35 +59,21 @@ CASES = {
     "uneven": Case({"clip_grad": 0.1, "balanced": True}, train=29, val=9),
     "weighted": Case({"opt": "adamw", "lr": 0.001}, train=26, class_weights=True),
     "varied": Case(
-        {"aa": "rand-m9-n2", "reprob": 0.5, "color_jitter": 0.4, "aug_repeats": 3, "hflip": 1.0}
-    ),
-    "growing": Case({"start_size": 24, "train_size": 40, "aa": "trivial", "crop_pct": 1.0}),
-    "lamb": Case(
         {
-            "opt": "lamb",
-            "lr": 0.01,
-            "sched": "step",
-            "decay_epochs": 1.0,
-            "decay_rate": 0.5,
-            "layer_decay": 0.8,
-            "warmup_epochs": 0.5,
-            "min_lr": 0.01,
-            "weight_decay": 0.1,
+            "aa": "rand-m9-n2", "reprob": 0.5, "color_jitter": 0.4, "aug_repeats": 3, "hflip": 1.0,
+            "opt": "lamb", "lr": 0.01, "sched": "step", "decay_epochs": 1.0, "decay_rate": 0.5,
+            "layer_decay": 0.8, "warmup_epochs": 0.5, "min_lr": 0.01, "weight_decay": 0.1,
         }
     ),
-    "onecycle": Case(
+    "growing": Case(
         {
-            "sched": "onecycle",
-            "bce_loss": True,
-            "bce_target_thresh": 0.2,
-            "cutmix": 1.0,
-            "aa": "auto",
-            "ratio": 2.0,
+            "start_size": 24, "train_size": 40, "aa": "auto", "crop_pct": 1.0, "ratio": 2.0,
+            "sched": "onecycle", "bce_loss": True, "bce_target_thresh": 0.2, "cutmix": 1.0,
             "model_ema_decay": 0.5,
         }
     ),
     "thawing": Case({"unfreeze_every": 1, "freeze": "stages:1", "momentum": 0.0}),
-}
+}  # fmt: skip
 
 
 def in_double(config: Config) -> ResNeSt:

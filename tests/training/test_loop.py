@@ -174,8 +174,8 @@ def test_killed_at_any_step_and_resumed_gives_the_same_bits(straight: Kept, step
 
 
 def test_every_setting_of_the_step_acts() -> None:
-    one = Kept()
-    trainer(replace(CONFIG, epochs=2), one, Watch()).run()
+    one, config = Kept(), replace(CONFIG, epochs=1, warmup_epochs=0.25)
+    trainer(config, one, Watch()).run()
     for change in (
         {"clip_grad": 0.01}, {"smoothing": 0.0}, {"mixup": 0.0, "cutmix": 0.0}, {"drop": 0.0},
         {"drop_path": 0.0}, {"drop_block": 0.0}, {"seed": 4}, {"lr": 0.04}, {"warmup_epochs": 0.0},
@@ -184,7 +184,7 @@ def test_every_setting_of_the_step_acts() -> None:
         {"min_lr": 0.5}, {"amp": "bfloat16"},
     ):  # fmt: skip
         kept = Kept()
-        trainer(replace(CONFIG, epochs=2, **change), kept, Watch()).run()
+        trainer(replace(config, **change), kept, Watch()).run()
         assert not same(kept.weights["last"], one.weights["last"]), change
 
 

@@ -91,7 +91,10 @@ def test_shared_memory_that_runs_full_is_told(
     loader.close()
 
 
-def test_a_stuck_worker_is_killed_when_the_run_ends(samples: list[Sample]) -> None:
+def test_a_stuck_worker_is_killed_when_the_run_ends(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnest_cli.training.workers._PATIENCE", 0.2)
     loader = slow(samples, 250)
     waiting = loader.epoch(0)
 
@@ -99,7 +102,7 @@ def test_a_stuck_worker_is_killed_when_the_run_ends(samples: list[Sample]) -> No
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(KeyboardInterrupt):
             next(waiting)
