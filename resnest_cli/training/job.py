@@ -171,18 +171,15 @@ class _Run:
         return replace(found, total_seconds=found.epoch_seconds * (ready.config.epochs or 0))
 
     def _resume(self, run: RunFolder) -> int:
-        old = load_settings(TrainingJob(command=self.job.command, config=run.args))
-        ready = resumed_run.ready_again(self.job, run, old, self.display, self.world)
+        ready = resumed_run.ready_again(self.job, run, self.display, self.world)
         if ready is None:
             return 0
-        state, kept = last_state(run, ready, self.display), anchored(old)
-        if any(
-            getattr(ready.config, name) != getattr(kept, name)
-            for name in ("epochs", *resumed_run.PLACES)
-        ):
+        state = last_state(run, ready, self.display)
+        old, new = resumed_run.kept_settings(self.job, run), ready.config
+        if any(getattr(new, n) != getattr(old, n) for n in ("epochs", *resumed_run.PLACES)):
             if ready.dataset.shards is not None:
                 write_data(run, ready.dataset)
-            write_args(run.args, anchored(ready.config))
+            write_args(run.args, anchored(new))
         run.note_job(self.world.job)
         self.display.message(f"Going on with {run.path}.")
         return self._train(run, ready, state)
@@ -190,13 +187,7 @@ class _Run:
     def _plan_rest(self, run: RunFolder) -> int:
         """`--resume --dry-run`: what is left of a run; nothing is written."""
         world = World(size=int(self.job.flags.get("devices") or 1))
-        ready = resumed_run.ready_again(
-            self.job,
-            run,
-            load_settings(TrainingJob(command=self.job.command, config=run.args)),
-            self.display,
-            world,
-        )
+        ready = resumed_run.ready_again(self.job, run, self.display, world)
         if ready is not None:
             last_state(run, ready, self.display)
             self.display.plan(lines_of_the_rest(run, ready, run.record()))

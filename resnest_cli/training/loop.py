@@ -79,8 +79,6 @@ class Trainer:
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
         self._schedule = Schedule(config, self._steps)
         self.record, self.best = RunRecord(), BestAnswers.none(task.num_classes)
-        if state is not None:
-            self._network.load_state_dict(state.tensors["model"])
         self._ema = Ema(self._network, config.model_ema_decay) if config.model_ema else None
         ema = {"ema": self._ema.network} if self._ema is not None else {}
         self._sides = {"raw": self._network, **ema}
@@ -96,6 +94,7 @@ class Trainer:
 
     def _restore(self, state: State) -> None:
         self.record = state.record
+        self._network.load_state_dict(state.tensors["model"])
         if self._ema is not None:
             self._ema.network.load_state_dict(state.tensors["ema"])
         restore_optimizer(self.stepper.optimizer, self._network, state.tensors.get("optimizer", {}))

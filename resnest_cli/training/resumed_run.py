@@ -6,7 +6,7 @@ its name, with the content that it had; of shards all names, sizes and hashes.
 """
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
@@ -34,7 +34,7 @@ from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
 from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
-from resnest_cli.training.settings import Config, TrainingJob, checked, differences, load_settings
+from resnest_cli.training.settings import Config, TrainingJob, checked, load_settings
 from resnest_cli.training.setup import Ready, digest, get_ready
 from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
@@ -71,13 +71,19 @@ def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
     return job
 
 
+def kept_settings(job: TrainingJob, run: RunFolder) -> Config:
+    """Those that the run began with, with absolute paths."""
+    return anchored(load_settings(TrainingJob(command=job.command, config=run.args)))
+
+
 def ready_again(
-    job: TrainingJob, run: RunFolder, old: Config, display: "TrainingDisplay", world: World
+    job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world: World
 ) -> Ready | None:
     """The run with its settings and data of today, where they are the same; None if it is done."""
+    old, record = kept_settings(job, run), run.record()
     _check_world(run, old, world)
-    config, record = _agreed(job, run, old), run.record()
-    dataset = _data_again(run, config, anchored(old), record.lost, display)
+    config = _agreed(job, run, old)
+    dataset = _data_again(run, config, old, record.lost, display)
     done, epochs = record.epoch, config.epochs or 0
     if record.finished and epochs <= max(done, old.epochs or 0):
         display.message(
@@ -118,10 +124,9 @@ def _check_world(run: RunFolder, old: Config, world: World) -> None:
 def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
     """The run's settings, with those given now that may change.
 
-    Paths are absolute. Data and weights may lie elsewhere: whether they are the same is checked by
-    their content, see `_check_same` and `RunRecord.origin`.
+    Data and weights may lie elsewhere: whether they are the same is checked by their content, see
+    `_check_same` and `RunRecord.origin`.
     """
-    old = anchored(old)
     flags = {key: value for key, value in job.flags.items() if key != "devices"}  # checked before
     given = {key: checked(flag_of(key), key, value) for key, value in flags.items()}
     given |= {} if job.recipe is None else {"recipe": job.recipe}
@@ -131,18 +136,20 @@ def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
     elif job.data is not None:
         given["data"] = job.data
         given.setdefault("base_folder", _moved_along(old, job.data))
-    new = anchored(replace(base, **given))
-    moved = [name for name in PLACES if _moved(getattr(old, name), getattr(new, name))]
-    free = (*CHANGEABLE, *moved)
-    found = differences(old, replace(new, **{name: getattr(old, name) for name in free}))
-    if found:
+    new, free, others = anchored(replace(base, **given)), {}, []
+    for name in (field.name for field in fields(Config)):
+        there, now = getattr(old, name), getattr(new, name)
+        if name in CHANGEABLE or (name in PLACES and _moved(there, now)):
+            free[name] = there if now is None else now
+        elif there != now:
+            others.append(f"{name}: {there} there, {now} now")
+    if others:
         raise UsageError(
-            f"{run.path} cannot be resumed with other settings: {'; '.join(found)}.\nLeave them "
+            f"{run.path} cannot be resumed with other settings: {'; '.join(others)}.\nLeave them "
             "out to go on as it began (--epochs and --workers may change), or start a new run "
             "without --resume."
         )
-    changed = {name: getattr(new, name) for name in free if getattr(new, name) is not None}
-    return replace(old, **changed)
+    return replace(old, **free)
 
 
 def _moved_along(old: Config, data: str) -> str | None:

@@ -10,7 +10,7 @@ Each is written once, as a field of `Config`, which gives its flag, its check an
 import time
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -342,9 +342,3 @@ def write_args(path: Path, config: Config) -> None:
     head = f"# Repeats this run: resnest {config.command} --config args.toml\n"
     with writing(path):
         write_text(path, head + tomli_w.dumps(record))
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """What differs, as "lr: 0.1 there, 0.2 now"."""
-    pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in fields(Config)]
-    return [f"{name}: {one} there, {two} now" for name, one, two in pairs if one != two]

@@ -1,7 +1,7 @@
 """Settings: who wins, what is refused, and what is decided from the data."""
 
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, replace
+from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from resnest_cli.training.settings import (
     RECIPES,
     Config,
     TrainingJob,
-    differences,
     load_settings,
     write_args,
 )
@@ -263,12 +262,6 @@ def test_what_is_off_with_cached_features_is_what_acts_on_pixels() -> None:
     cached = decide(load("finetune", flags={"mixup": 0.2, "cutmix": 1.0, "drop_path": 0.1}))
     assert (cached.mixup, cached.cutmix, cached.drop_path, cached.workers) == (0, 0, 0, 0)
     assert decide(load("finetune", flags={"drop": 0.3})).drop == 0.3
-
-
-def test_differences() -> None:
-    one = load()
-    assert differences(one, one) == []
-    assert differences(one, replace(one, mixup=0.5)) == ["mixup: 0.0 there, 0.5 now"]
 
 
 @pytest.mark.parametrize("depth", [1, 900, 5000])
