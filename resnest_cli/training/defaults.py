@@ -19,11 +19,7 @@ from resnest_cli.training.settings import Config
 def resolve(
     config: Config, *, photos: int, preprocessing: Preprocessing, device: str, sharded: bool = False
 ) -> Config:
-    """Decides what is still None, from the number of training photos and the device.
-
-    Raises:
-        UsageError: settings that contradict each other, the device, or data that are shards.
-    """
+    """Decides what is still None; raises UsageError for settings that contradict each other."""
     freeze = config.freeze
     if freeze == "auto":
         alone = config.command == "finetune" and device == "cpu" and not config.unfreeze_every

@@ -216,9 +216,8 @@ def read_photo(sample: Sample) -> Image.Image:
 def read_all(
     samples: Sequence[Sample], progress: Progress, free: int | None = None
 ) -> list[Image.Image | ImageError]:
-    """All of them, in order, decoded by as many threads as there are cores.
+    """All of them, in order, or why one cannot be read any more.
 
-    In place of one that cannot be read any more stands the error that says why.
     `free` are the bytes that may be had; what the machine has free unless given.
     """
     free = free_memory() if free is None else free

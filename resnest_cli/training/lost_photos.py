@@ -53,10 +53,7 @@ class DataLostError(ResnestError):
 
 
 class LostPhotos:
-    """Those of a run; `photos` is the list that the state keeps.
-
-    `train_counts` are the training photos of each class, `val_photos` those of validation.
-    """
+    """Those of a run, in the list that the state keeps; the rest as in `step.Task`."""
 
     def __init__(
         self, photos: list[LostPhoto], train_counts: Sequence[int], val_photos: int
@@ -85,10 +82,8 @@ class LostPhotos:
         photos cannot be read, or fewer than two classes have any to learn from.
         """
         gone = [photo for photo in self.photos if not photo.back]
-        for side, kind, total in (
-            ("train", "training", sum(self._counts)),
-            ("val", "validation", self._val_photos),
-        ):
+        totals = {"train": ("training", sum(self._counts)), "val": ("validation", self._val_photos)}
+        for side, (kind, total) in totals.items():
             lost = [photo for photo in gone if photo.side == side]
             if 2 * len(lost) > total > 0:
                 raise data_lost(f"{len(lost):,} of {total:,} {kind} photos", lost[-1])

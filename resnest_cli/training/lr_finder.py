@@ -79,10 +79,7 @@ def sweep(trainer: Trainer, stop: StopRequest) -> tuple[list[float], list[float]
 def find_learning_rate(
     base: Path, name: str | None, ready: Ready, display: "TrainingDisplay"
 ) -> int:
-    """Sweeps, writes `lr_finder.png` and `lr_finder.csv` in a folder of their own, and prints.
-
-    Returns the exit code, 0, 130, 143 or 129.
-    """
+    """Sweeps, writes `lr_finder.png` and `.csv` in a folder of their own, prints; the exit code."""
     run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:
         try:

@@ -56,10 +56,7 @@ def _rows(old: tuple[str, ...], new: tuple[str, ...]) -> list[int] | None:
 
 
 def freeze(network: ResNeSt, what: str) -> list[nn.Module]:
-    """Freezes "backbone", "stages:N" or "none"; returns what must stay in evaluation mode.
-
-    Frozen parameters get no gradient, and frozen batch norms keep their running statistics.
-    """
+    """Freezes "backbone", "stages:N" or "none"; returns what must stay in evaluation mode."""
     if what == "none":
         return []
     count = 4 if what == "backbone" else int(what.partition(":")[2])
@@ -70,10 +67,9 @@ def freeze(network: ResNeSt, what: str) -> list[nn.Module]:
 
 
 def thawing(network: ResNeSt, what: str) -> list[nn.Module]:
-    """What is not frozen for good, but for the classifier, from the last stage to the stem.
+    """What begins to learn one after the other, from the last stage to the stem.
 
-    In this order, one after the other, they begin to learn under gradual unfreezing (ULMFiT, arXiv
-    1801.06146, section 3.3). `what` is as in `freeze`, without "backbone".
+    Gradual unfreezing: ULMFiT, arXiv 1801.06146, section 3.3. `what` as in `freeze`.
     """
     stem = nn.ModuleList([network.conv1, network.bn1])
     frozen = 0 if what == "none" else 1 + int(what.partition(":")[2])

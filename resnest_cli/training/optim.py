@@ -58,10 +58,7 @@ def create_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimize
 
 
 def layer_numbers(network: nn.Module) -> dict[str, int]:
-    """The layer of each parameter, by name: 0 is the stem, blocks follow, the classifier is last.
-
-    A network without stem and blocks, such as a classifier on cached features, is one layer.
-    """
+    """The layer of each parameter: 0 is the stem, blocks follow, the classifier is last."""
     layers: list[tuple[str, ...]] = [("conv1.", "bn1.")]
     modules = network.named_modules()
     layers += [(f"{name}.",) for name, module in modules if isinstance(module, Bottleneck)]

@@ -302,8 +302,7 @@ def window_photos(photos: int, size: int) -> int:
 def sections(photos: int, draw: Draw) -> list[tuple[int, int]]:
     """The section of each device, first and last + 1: as many photos as its batches need.
 
-    With repeated augmentation each photo serves so many times, and the end of the stream is not
-    read.
+    With repeated augmentation each serves several times, and the stream is not read to its end.
     """
     bounds = draw.bounds(photos)
     needed = [

@@ -46,10 +46,7 @@ def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
 
 
 def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
-    """`train_batch.jpg`: the first photos of the first epoch as the network sees them.
-
-    Of shards they are the first of the first one; of cached features without their mirrors.
-    """
+    """`train_batch.jpg`: the first photos of the first epoch as the network sees them."""
     config, names = ready.config, ready.dataset.class_names
     order = FolderOrder([sample.label for sample in ready.dataset.train], ready.draw)
     prepare = ready.preprocessing if ready.config.cached else Augment(config, ready.preprocessing)

@@ -56,17 +56,14 @@ _MISSING = "is missing"
 
 
 def job_of_torchrun(job: TrainingJob, world: World) -> TrainingJob:
-    """Goes on with the run that torchrun's job began, if there is one that is not finished.
-
-    Processes that were started again are given the very settings of its folder.
-    """
+    """Goes on with the run that torchrun's job began, if there is one that is not finished."""
     run = runs.find_job(job.base, world.job) if world.job else None
     if run is None or job.find_lr or job.dry_run or job.run not in {None, run.path.name}:
         return job
     if run.record().finished and not world.restarted:
         return job
     job = replace(job, run=run.path.name, resume=True)
-    if run.started and world.restarted:
+    if run.started and world.restarted:  # the very settings of its folder
         job = replace(job, flags={}, recipe=None, config=None)
     return job
 
@@ -268,10 +265,7 @@ def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
 def _check_same(
     dataset: DataSet, config: Config, run: RunFolder, lost: set[str], progress: Progress
 ) -> None:
-    """Compares the photos in a new place with those that a run began with.
-
-    `lost` are names of photos that were not there any more in the old place.
-    """
+    """Compares the photos in a new place with those of the run; `lost` were gone in the old one."""
     samples, wrong = [*dataset.train, *dataset.val], []
     for sample, error in in_threads(_difference, samples, usable_cores(), progress):
         if error is not None and not (error == _MISSING and sample.name in lost):
@@ -291,10 +285,8 @@ def _check_same(
 def _difference(sample: Sample) -> str | None:
     if not Path(sample.path).is_file():
         return _MISSING
-    if not sample.digest:  # a run of an earlier version knows names alone
-        return None
-    try:
-        same = digest_of(sample.path).startswith(sample.digest)
+    try:  # a run of an earlier version knows names alone
+        same = not sample.digest or digest_of(sample.path).startswith(sample.digest)
     except OSError as error:
         return f"cannot be read ({reason(error).lower()})"
     return None if same else "has another content"

@@ -251,12 +251,9 @@ class TrainingJob:
 
 
 def checked(where: str, key: str, value: Any) -> Any:
-    """The value of a setting, a whole number as float where any number serves.
+    """The value of a setting, which `where` names: a file, a recipe or the flag.
 
-    `where` names the file, the recipe or the flag that it comes from.
-
-    Raises:
-        UsageError: no such setting, a value of the wrong type or out of range.
+    A whole number becomes a float where any number serves. UsageError says what does not fit.
     """
     if key not in _SETTINGS:
         hint = did_you_mean(key.replace("-", "_"), _SETTINGS, 1)

@@ -25,21 +25,15 @@ def budget_seconds(config: Config) -> float:
 def fitted(config: Config, epoch_seconds: float, used: float = 0.0) -> Config:
     """The resolved settings with as many epochs as fit into what is left of the budget; at least 1.
 
-    Never more than there were. Warm-up stays within a quarter of them, and the steps of the step
-    schedule keep their share.
+    Never more than there were. Warm-up and the steps of the step schedule shrink with them.
     """
-    assert config.epochs is not None
-    budget = budget_seconds(config)
+    budget, most = budget_seconds(config), config.epochs or 1
     if not math.isfinite(budget) or epoch_seconds <= 0:
         return config
-    epochs = max(1, min(config.epochs, int(_SAFETY * (budget - used) / epoch_seconds)))
-    decay = config.decay_epochs
-    return replace(
-        config,
-        epochs=epochs,
-        warmup_epochs=min(config.warmup_epochs, epochs / 4),
-        decay_epochs=None if decay is None else decay * epochs / config.epochs,
-    )
+    epochs = max(1, min(most, int(_SAFETY * (budget - used) / epoch_seconds)))
+    warmup, decay = min(config.warmup_epochs, epochs / 4), config.decay_epochs
+    decay = None if decay is None else decay * epochs / most
+    return replace(config, epochs=epochs, warmup_epochs=warmup, decay_epochs=decay)
 
 
 class Clock:
