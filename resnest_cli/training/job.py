@@ -6,6 +6,7 @@ A resumed run takes the settings and the split from its folder and everything el
 On several devices the first process does all of it, and the others join it in the loop.
 """
 
+import contextlib
 import math
 import shlex
 import time
@@ -56,12 +57,18 @@ def run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequ
         return launch(devices, arguments)
     if devices > 1:  # what one of them will have
         torch.set_num_threads(max(1, usable_cores() // devices))
-    world = join()
+    world, code = join(), ResnestError.exit_code
     try:
         run = _Run(job, display, world)
-        return run.lead() if world.main else run.follow()
+        code = run.lead() if world.main else run.follow()
+    except ResnestError as error:
+        code = error.exit_code
+        raise
     finally:
+        if world.main:
+            world.dismiss(code)  # those who still wait for a plan
         world.close()
+    return code
 
 
 def _wanted(job: TrainingJob) -> int:
@@ -83,17 +90,6 @@ class _Run:
 
     def lead(self) -> int:
         """What the first process does, or the only one; the exit code."""
-        code = ResnestError.exit_code
-        try:
-            code = self._lead()
-        except ResnestError as error:
-            code = error.exit_code
-            raise
-        finally:
-            self.world.dismiss(code)  # those who still wait for a plan
-        return code
-
-    def _lead(self) -> int:
         runs.check_run_name(self.job.run)
         keep_memory()
         if self.job.find_lr and self.job.resume:
@@ -101,14 +97,11 @@ class _Run:
         self.job = job = resumed_run.job_of_torchrun(self.job, self.world)
         if job.resume:
             found = runs.find_run(job.base, job.run)
-            if found is not None and job.dry_run:
-                return self._plan_rest(found)
             if found is not None:
-                with found.locked():
+                with contextlib.nullcontext() if job.dry_run else found.locked():
                     return self._resume(found)
-            self.display.message(
-                f"Nothing to resume in {job.base / (job.run or '')}; starting afresh."
-            )
+            where = job.base / (job.run or "")
+            self.display.message(f"Nothing to resume in {where}; starting afresh.")
         return self._start()
 
     def follow(self) -> int:
@@ -171,27 +164,25 @@ class _Run:
         return replace(found, total_seconds=found.epoch_seconds * (ready.config.epochs or 0))
 
     def _resume(self, run: RunFolder) -> int:
-        ready = resumed_run.ready_again(self.job, run, self.display, self.world)
+        """Goes on with a run; with `--dry-run` shows what is left of it, and writes nothing."""
+        job, display, world = self.job, self.display, self.world
+        if job.dry_run:  # one process is enough
+            world = World(size=int(job.flags.get("devices") or 1))
+        ready = resumed_run.ready_again(job, run, display, world)
         if ready is None:
             return 0
-        state = last_state(run, ready, self.display)
-        old, new = resumed_run.kept_settings(self.job, run), ready.config
+        state = last_state(run, ready, display)
+        if job.dry_run:
+            display.plan(lines_of_the_rest(run, ready, run.record()))
+            return 0
+        old, new = resumed_run.kept_settings(job, run), ready.config
         if any(getattr(new, n) != getattr(old, n) for n in ("epochs", *resumed_run.PLACES)):
             if ready.dataset.shards is not None:
                 write_data(run, ready.dataset)
             write_args(run.args, anchored(new))
-        run.note_job(self.world.job)
-        self.display.message(f"Going on with {run.path}.")
+        run.note_job(world.job)
+        display.message(f"Going on with {run.path}.")
         return self._train(run, ready, state)
-
-    def _plan_rest(self, run: RunFolder) -> int:
-        """`--resume --dry-run`: what is left of a run; nothing is written."""
-        world = World(size=int(self.job.flags.get("devices") or 1))
-        ready = resumed_run.ready_again(self.job, run, self.display, world)
-        if ready is not None:
-            last_state(run, ready, self.display)
-            self.display.plan(lines_of_the_rest(run, ready, run.record()))
-        return 0
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
         display, world = self.display, self.world

@@ -134,14 +134,13 @@ class _Photos(Dataset[Any]):
             image = self.photos[index] if self.photos else photo_or_error(source)
             if isinstance(image, ImageError):
                 return Lost(index, source.label, source.name, str(image))
-            if isinstance(self.prepare, Preprocessing):
-                photo = torch.from_numpy(preprocess(image, self.prepare))
-            else:
-                photo = self.prepare(image, key.seed(self.seed), key.epoch)
+            with limits_apart(_place(source)):
+                if isinstance(self.prepare, Preprocessing):
+                    photo = torch.from_numpy(preprocess(image, self.prepare))
+                else:
+                    photo = self.prepare(image, key.seed(self.seed), key.epoch)
         except ResnestError as error:
             return Failure(str(error))
-        except MemoryError:
-            return Failure(f"{_place(source)} does not fit into this machine's memory.")
         return _Prepared(photo, source.label, index)
 
 

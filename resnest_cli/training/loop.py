@@ -73,7 +73,9 @@ class Trainer:
         self.task, self.config, self._epochs = task, config, config.epochs or 0
         self._world = world or World()
         self._keeper, self._display, self._stop = keeper, display, stop
-        self.stepper = Stepper(task, self._world)
+        self.stepper = Stepper(
+            config, task.network, task.num_classes, task.class_weights, self._world
+        )
         self._network = self.stepper.network
         self._accumulated = config.grad_accum_steps
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch

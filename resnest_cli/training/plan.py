@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.shards import first_photos
-from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.text import duration, megabytes
 from resnest_cli.training.augment import Augment, largest_size, train_size, work
-from resnest_cli.training.loader import BYTES_PER_PIXEL
+from resnest_cli.training.loader import BYTES_PER_PIXEL, Batch
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config, needs
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import RunRecord
+from resnest_cli.training.step import MemoryUsedError, Stepper
 
 _TIMED, _TIMED_ENOUGH = 8, 1.0  # photos that are loaded, and seconds after which fewer do
 _PROBED = 4  # photos given to the engine
@@ -52,11 +52,10 @@ class Estimate:
 
 def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
     """Names and values, in two columns."""
-    config = ready.config
-    times = f"{duration(measured.total_seconds)} for the features"
-    if not ready.config.cached:
-        total = duration(measured.total_seconds)
-        times = f"{duration(measured.epoch_seconds)} an epoch, {total} in all on an idle machine"
+    config, total = ready.config, duration(measured.total_seconds)
+    times = f"{duration(measured.epoch_seconds)} an epoch, {total} in all on an idle machine"
+    if config.cached:
+        times = f"{total} for the features"
     memory = f"about {megabytes(measured.memory_bytes)} of memory beside the programs"
     return [
         ("recipe", f"{config.recipe}: {needs(config.recipe)}"),
@@ -71,8 +70,7 @@ def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
 
 def lines_of_the_rest(run: RunFolder, ready: Ready, record: RunRecord) -> list[tuple[str, str]]:
     """The same of a run that would go on: where it stands, and what the rest will take."""
-    config, epochs = ready.config, ready.config.epochs or 1
-    found = estimated(ready)
+    config, epochs, found = ready.config, ready.config.epochs or 1, estimated(ready)
     batches = -(-ready.dataset.train_photos // ((config.batch_size or 1) * config.devices))
     left = max(0.0, epochs - record.epoch - record.position / max(1, batches))
     inside = f", after batch {record.position} of {batches}" if record.position else ""
@@ -263,34 +261,26 @@ def _fitting_probe(network: ResNeSt, config: Config, count: int) -> tuple[float,
     while True:
         try:
             return *_probe(network, config, count), count
-        except torch.OutOfMemoryError as error:
+        except MemoryUsedError:
             if count == _FEWEST:
-                raise ResnestError(
-                    f"a step of {count} photos of {config.img_size} pixels does not fit into the "
-                    f"memory of {config.device}. Try a smaller --img-size or --model, or --freeze "
-                    "backbone."
-                ) from error
+                raise
         count = max(_FEWEST, count // 2)
 
 
 def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
     """Seconds of a step per photo, and bytes that a step of `count` photos keeps."""
-    kind, size = config.device.partition(":")[0], config.img_size or 0
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    probe = copy.deepcopy(network).to(config.device).to(memory_format=layout).train()
-    photos = torch.randn(count, 3, size, size).to(config.device).contiguous(memory_format=layout)
-    targets = torch.zeros(count, dtype=torch.int64, device=config.device)
-    dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
+    size, classes = config.img_size or 0, len(network.get_parameter("fc.bias"))
+    config = replace(config, batch_size=count, grad_accum_steps=1)
+    stepper = Stepper(config, copy.deepcopy(network).train(), classes)
+    labels = torch.zeros(count, dtype=torch.int64)
+    batch = Batch(torch.randn(count, 3, size, size), labels, list(range(count)))
     seconds, most = list[float](), 0
     while len(seconds) < 3 and sum(seconds) < _ENOUGH:
-        kept = _Kept(probe)
+        kept = _Kept(stepper.network)
         begin = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            with torch.autocast(kind, dtype=dtype, enabled=config.amp != "off"):
-                logits = probe(photos)
-            loss = F.cross_entropy(logits.float(), targets)
-        torch.autograd.backward(loss)
-        float(loss.detach())  # waits for the device
+            stepper.add_gradient(batch, 0, 0, 0.0, last=True)
+        stepper.step(0.0)
         seconds.append(time.perf_counter() - begin)
         most = max(most, kept.bytes)
     # The first also allocates and picks kernels, which counts for little where it is that slow.
@@ -298,10 +288,7 @@ def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
 
 
 class _Kept:
-    """Counts the bytes of tensors that autograd keeps, each storage once, and no weights.
-
-    For one forward pass: memory that a pass frees serves the next under the same address.
-    """
+    """Counts the bytes of tensors that a forward pass keeps, each storage once, and no weights."""
 
     def __init__(self, network: nn.Module) -> None:
         self.bytes = 0

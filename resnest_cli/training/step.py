@@ -64,6 +64,10 @@ class Task:
     val_photos: int = 0
 
 
+class MemoryUsedError(ResnestError):
+    """A step does not fit into memory."""
+
+
 class DivergedError(ResnestError):
     """The loss or its gradient is no longer a finite number."""
 
@@ -117,22 +121,28 @@ class _Part(NamedTuple):
 
 
 class Stepper:
-    """Network and optimiser of a task, on its device.
+    """A network and its optimiser, on their device; the arguments are as in `Task`.
 
     `add_gradient` for each batch of a step, `pass_over` where one has too few photos; then `step`.
     """
 
-    def __init__(self, task: Task, world: World | None = None) -> None:
-        config = task.config
+    def __init__(
+        self,
+        config: Config,
+        network: nn.Module,
+        num_classes: int,
+        class_weights: Tensor | None = None,
+        world: World | None = None,
+    ) -> None:
         self._config, self._world = config, world or World()
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._kind = config.device.partition(":")[0]
-        self.network = task.network.to(config.device).to(memory_format=self._format)
+        self.network = network.to(config.device).to(memory_format=self._format)
         self._learner = self._world.learner(self.network, unused=config.unfreeze_every > 0)
         self.optimizer = create_optimizer(self.network, config)
         self.scaler = torch.amp.GradScaler(self._kind, enabled=config.amp == "float16")
-        self._mixing = Mixing(config, task.num_classes)
-        self._loss = Loss(config, task.class_weights)
+        self._mixing = Mixing(config, num_classes)
+        self._loss = Loss(config, class_weights)
         self._parts: list[_Part] = []
         self._passed_over = False
         self._place = (0, 0)  # epoch, and the batches of all devices before this step
@@ -248,8 +258,8 @@ def memory_errors(config: Config) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not any(words in text for words in _MEMORY):
             raise
         batch = config.batch_size or 1
-        half = f"-b {batch // 2}, or " if batch > 1 else ""
-        raise ResnestError(
+        half = f"-b {batch // 2}, or " if batch > 2 else ""
+        raise MemoryUsedError(
             f"memory ran out with {batch} photos of {config.img_size} pixels a batch. Try {half}"
             "a smaller --img-size or --model, or --freeze backbone."
         ) from error
