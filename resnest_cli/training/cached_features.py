@@ -8,7 +8,7 @@ a run that was killed goes on with the chunk that was missing.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,6 @@ from resnest_cli.images.batches import Preparation, groups, prepared
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
-from resnest_cli.progress import Progress
 from resnest_cli.training.loader import Batch, limits_apart
 from resnest_cli.training.lost_photos import Lost
 from resnest_cli.training.order import Draw, FolderOrder
@@ -50,21 +49,25 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """Computes the features of photos. `origin` names the weights, by their hash."""
+    """Computes the features of photos; chunks of them are kept in `cache`.
+
+    `origin` names the weights, by their hash.
+    """
 
     engine: Engine
     preprocessing: Preprocessing
     origin: str
+    cache: Path
 
     def features(
-        self, samples: Sequence[Sample], cache: Path, *, mirrored: bool, progress: Progress
+        self, samples: Sequence[Sample], *, mirrored: bool, progress: Callable[[int], None]
     ) -> Features:
         """The features of photos. `progress` may raise to stop: finished chunks are kept.
 
         A chunk with a photo that cannot be read any more is not.
         """
         views = 2 if mirrored else 1
-        folder = cache / self._digest(samples, views)
+        folder = self.cache / self._digest(samples, views)
         rows, lost = [], dict[int, Lost]()
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]
@@ -76,7 +79,10 @@ class Extractor:
                     sample = chunk[place]
                     lost[start + place] = Lost(start + place, sample.label, sample.name, error)
                 if not errors:
-                    _write(path, found)
+                    with saving(path):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        with atomic_file(path) as file:
+                            np.save(file, found)
             rows.append(found)
             progress(start + len(chunk))
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
@@ -92,7 +98,7 @@ class Extractor:
         return digest.hexdigest()
 
     def _compute(
-        self, samples: Sequence[Sample], views: int, before: int, progress: Progress
+        self, samples: Sequence[Sample], views: int, before: int, progress: Callable[[int], None]
     ) -> tuple[Float32, dict[int, str]]:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
@@ -130,13 +136,6 @@ def _read(path: Path, count: int, views: int) -> Float32 | None:
         return None
     whole = found.ndim == 3 and found.shape[:2] == (count, views) and found.dtype == np.float32
     return found if whole and np.isfinite(found).all() else None
-
-
-def _write(path: Path, rows: Float32) -> None:
-    with saving(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            np.save(file, rows)
 
 
 class FeatureBatches:

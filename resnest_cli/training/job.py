@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import resumed_run, runs, settings
 from resnest_cli.training.defaults import default_workers, without_effect
@@ -38,11 +38,8 @@ from resnest_cli.training.step import DivergedError, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import budget_seconds, fitted
 
-if TYPE_CHECKING:
-    from resnest_cli.output.training import TrainingDisplay
 
-
-def run_on_devices(job: TrainingJob, display: "TrainingDisplay", arguments: Sequence[str]) -> int:
+def run_on_devices(job: TrainingJob, display: TrainingDisplay, arguments: Sequence[str]) -> int:
     """Trains as one of torchrun's processes, or alone, or starts a process for each device.
 
     `arguments` are those of the command line, which each process gets. The exit code is 0, 130, 143
@@ -85,7 +82,7 @@ class _Run:
     """One run in one process of `world`, from settings to report."""
 
     job: TrainingJob
-    display: "TrainingDisplay"
+    display: TrainingDisplay
     world: World
 
     def lead(self) -> int:
@@ -196,9 +193,9 @@ class _Run:
                     frozen = ready.network.state_dict() if ready.config.cached else {}
                     keeper = RunKeeper(run, ready.info, frozen, ready.config.keep_epochs)
                 world.meet()
-                with logged(display, run, ready.config, state, world.main) as watched:
-                    began = self.job.began
-                    trainer = Trainer(task, keeper, watched, stop, state, began, world)
+                done = state.record.step if state is not None else 0
+                with logged(display, run, world.main and ready.config.tensorboard, done) as watched:
+                    trainer = Trainer(task, keeper, watched, stop, state, self.job.began, world)
                     trainer.record.origin = ready.origin
                     trainer.record.class_weights = digest(ready.class_weights)
                     trainer.run()

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from resnest_cli.data.labelled_photos import Side
 from resnest_cli.evaluation.scores import Evaluation, Meter
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.average import Ema
 from resnest_cli.training.distributed import World, interleaved
@@ -49,9 +50,6 @@ from resnest_cli.training.state import (
 from resnest_cli.training.step import Stepper, Task, memory_errors
 from resnest_cli.training.time_budget import Clock, budget_seconds
 
-if TYPE_CHECKING:
-    from resnest_cli.output.training import TrainingDisplay
-
 
 class Trainer:
     """Runs a task from a state, or from the beginning, to its end; keeps nothing without `keeper`.
@@ -63,7 +61,7 @@ class Trainer:
         self,
         task: Task,
         keeper: RunKeeper | None,
-        display: "TrainingDisplay",
+        display: TrainingDisplay,
         stop: StopRequest,
         state: State | None,
         began: float | None = None,

@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from resnest_cli.data.dataset import DataSet
 from resnest_cli.data.labelled_photos import Side
 from resnest_cli.errors import ResnestError
-
-if TYPE_CHECKING:
-    from resnest_cli.data.dataset import DataSet
 
 MOST_IN_A_ROW = 64  # training photos, and none in between; chance alone does not do that
 
@@ -112,7 +110,7 @@ def data_lost(what: str, example: LostPhoto) -> DataLostError:
     )
 
 
-def found_again(photos: Sequence[LostPhoto], dataset: "DataSet") -> int:
+def found_again(photos: Sequence[LostPhoto], dataset: DataSet) -> int:
     """Marks those whose files are there now, broken or not, as back; how many there are."""
     paths = {("train", s.name): s.path for s in dataset.train}
     paths |= {("val", s.name): s.path for s in dataset.val}

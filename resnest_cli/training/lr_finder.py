@@ -10,10 +10,10 @@ import copy
 from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import write_text
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.report import plots
 from resnest_cli.signals import StoppedError, StopRequest
 from resnest_cli.text import csv_rows
@@ -21,9 +21,6 @@ from resnest_cli.training.loop import Trainer
 from resnest_cli.training.runs import new_run
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.step import DivergedError
-
-if TYPE_CHECKING:
-    from resnest_cli.output.training import TrainingDisplay
 
 LOW, HIGH, STEPS, SKIPPED = 1e-7, 10.0, 100, 10
 _SMOOTH = 0.98  # of the moving average of the losses, as fastai has it
@@ -76,9 +73,7 @@ def sweep(trainer: Trainer, stop: StopRequest) -> tuple[list[float], list[float]
     return rates, losses
 
 
-def find_learning_rate(
-    base: Path, name: str | None, ready: Ready, display: "TrainingDisplay"
-) -> int:
+def find_learning_rate(base: Path, name: str | None, ready: Ready, display: TrainingDisplay) -> int:
     """Sweeps, writes `lr_finder.png` and `.csv` in a folder of their own, prints; the exit code."""
     run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import (
@@ -29,6 +29,7 @@ from resnest_cli.files import reading, write_text, writing
 from resnest_cli.model.training_photos import digest_of
 from resnest_cli.model.variants import find_variant
 from resnest_cli.options import flag_of
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.progress import Progress
 from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
@@ -38,9 +39,6 @@ from resnest_cli.training.settings import Config, TrainingJob, checked, load_set
 from resnest_cli.training.setup import Ready, digest, get_ready
 from resnest_cli.training.state import State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
-
-if TYPE_CHECKING:
-    from resnest_cli.output.training import TrainingDisplay
 
 # What a resumed run may change; everything else would change what it computes.
 CHANGEABLE = (
@@ -74,7 +72,7 @@ def kept_settings(job: TrainingJob, run: RunFolder) -> Config:
 
 
 def ready_again(
-    job: TrainingJob, run: RunFolder, display: "TrainingDisplay", world: World
+    job: TrainingJob, run: RunFolder, display: TrainingDisplay, world: World
 ) -> Ready | None:
     """The run with its settings and data of today, where they are the same; None if it is done."""
     old, record = kept_settings(job, run), run.record()
@@ -166,7 +164,7 @@ def _moved(old: str | None, new: str | None) -> bool:
 
 
 def _data_again(
-    run: RunFolder, config: Config, old: Config, lost: list[LostPhoto], display: "TrainingDisplay"
+    run: RunFolder, config: Config, old: Config, lost: list[LostPhoto], display: TrainingDisplay
 ) -> DataSet:
     dataset = _read_data(run, config)
     if all(getattr(config, name) == getattr(old, name) for name in DATA_PLACES):
@@ -186,7 +184,7 @@ def _others(given: str, what: str, run: RunFolder, which: str = "Give the same o
     )
 
 
-def last_state(run: RunFolder, ready: Ready, display: "TrainingDisplay") -> State | None:
+def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State | None:
     """What a run goes on from; None at its beginning."""
     state = load_state(run.states, display.message)
     if state is None:

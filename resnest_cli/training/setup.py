@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +29,18 @@ from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.net import Access
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.progress import Progress, checking, silent
 from resnest_cli.signals import StopRequest
 from resnest_cli.text import some
-from resnest_cli.training import cached_features, network
+from resnest_cli.training import network
 from resnest_cli.training.augment import Augment
-from resnest_cli.training.cached_features import FeatureBatches, Features
+from resnest_cli.training.cached_features import Extractor, FeatureBatches, Features
 from resnest_cli.training.defaults import resolve
 from resnest_cli.training.loader import Batches, read_all
 from resnest_cli.training.order import Draw, ShardPhotos
 from resnest_cli.training.settings import Config
 from resnest_cli.training.step import Task
-
-if TYPE_CHECKING:
-    from resnest_cli.output.training import TrainingDisplay
 
 _VALIDATED = 1024  # rows of features in a batch that validates
 
@@ -94,7 +92,7 @@ class Ready:
         )
 
     def task(
-        self, folder: Path, stop: StopRequest, display: "TrainingDisplay", rank: int = 0
+        self, folder: Path, stop: StopRequest, display: TrainingDisplay, rank: int = 0
     ) -> Task:
         """What the loop trains, on device `rank`; cached features are kept in `folder`."""
         config, data = self.config, self.dataset
@@ -131,7 +129,7 @@ class Ready:
         )
 
     def _batches(
-        self, draw: Draw, stop: StopRequest, display: "TrainingDisplay"
+        self, draw: Draw, stop: StopRequest, display: TrainingDisplay
     ) -> tuple[Batches, Batches]:
         """Photos to learn from and to validate with; `--cache` decodes all of them now."""
         config, data = self.config, self.dataset
@@ -156,19 +154,18 @@ class Ready:
         return learning, validating
 
     def _features(
-        self, folder: Path, draw: Draw, stop: StopRequest, display: "TrainingDisplay"
+        self, folder: Path, draw: Draw, stop: StopRequest, display: TrainingDisplay
     ) -> tuple[FeatureBatches, FeatureBatches]:
         config, data = self.config, self.dataset
         show = checking(display.progress("Computing features"), stop.check)
-        extractor = cached_features.Extractor(self.engine, self.preprocessing, self.origin)
+        extractor = Extractor(self.engine, self.preprocessing, self.origin, folder / "features")
         total = len(data.train) + len(data.val)
 
         def features(samples: Sequence[Sample], before: int, mirrored: bool) -> Features:
-            def progress(done: int, *_: object, **__: object) -> None:
+            def progress(done: int) -> None:
                 show(before + done, total)
 
-            cache = folder / "features"
-            return extractor.features(samples, cache, mirrored=mirrored, progress=progress)
+            return extractor.features(samples, mirrored=mirrored, progress=progress)
 
         train = FeatureBatches(features(data.train, 0, config.hflip > 0), draw, config.hflip)
         val = features(data.val, len(data.train), False)

@@ -209,8 +209,7 @@ def load_state(folder: Path, notify: Notify) -> State | None:
 def read_record(path: Path) -> RunRecord:
     """The record in a state's header; reads no tensor, and raises one of `DAMAGE`."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    return _record(metadata)
+        return _record(file.metadata() or {})
 
 
 def _record(metadata: Mapping[str, str]) -> RunRecord:

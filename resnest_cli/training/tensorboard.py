@@ -7,15 +7,13 @@ the state is hidden (TensorBoard's purge).
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from resnest_cli.errors import UsageError
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config
-from resnest_cli.training.state import EpochRow, State
-
-if TYPE_CHECKING:
-    from resnest_cli.output.training import TrainingDisplay
+from resnest_cli.training.state import EpochRow
 
 
 def check_tensorboard(config: Config) -> None:
@@ -29,19 +27,14 @@ def check_tensorboard(config: Config) -> None:
 
 @contextmanager
 def logged(
-    display: "TrainingDisplay",
-    run: RunFolder,
-    config: Config,
-    state: State | None,
-    writes: bool = True,
-) -> Iterator["TrainingDisplay"]:
-    """The display to give to the loop; the very one unless `tensorboard` is on and it `writes`."""
-    if not config.tensorboard or not writes:
+    display: TrainingDisplay, run: RunFolder, wanted: bool, done: int
+) -> Iterator[TrainingDisplay]:
+    """The display to give to the loop, after `done` steps; the very one unless it is `wanted`."""
+    if not wanted:
         yield display
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    done = state.record.step if state is not None else 0
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=done + 1 if done else None)
     try:
         yield cast("TrainingDisplay", _Logged(display, writer, done))
@@ -52,7 +45,7 @@ def logged(
 class _Logged:
     """Hands everything on, and logs steps and epochs."""
 
-    def __init__(self, display: "TrainingDisplay", writer: Any, done: int) -> None:
+    def __init__(self, display: TrainingDisplay, writer: Any, done: int) -> None:
         self._display, self._writer, self._step = display, writer, done
 
     def __getattr__(self, name: str) -> Any:

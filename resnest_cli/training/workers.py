@@ -20,8 +20,9 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,9 +33,6 @@ from resnest_cli.errors import LIMIT_REMEDIES, ResnestError, limit_reached
 from resnest_cli.files import free_bytes
 from resnest_cli.signals import leave_to_parent
 from resnest_cli.text import megabytes
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
 
 AHEAD = 2  # batches that each worker prepares before they are asked for
 _SHM = Path("/dev/shm")
@@ -193,7 +191,7 @@ def _begun(error: BaseException) -> _BaseDataLoaderIter | None:
     return None
 
 
-def _kill(processes: "list[BaseProcess]") -> None:
+def _kill(processes: list[BaseProcess]) -> None:
     for process in processes:
         if process.is_alive():
             process.kill()

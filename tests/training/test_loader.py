@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ def batches(samples: list[Sample], workers: int = 0, **more: object) -> Batches:
     return Batches(samples, Augment(CONFIG, PREPROCESSING), Draw(**draw), workers=workers)
 
 
-def same(one: list[Batch], two: list[Batch]) -> bool:
+def same(one: Sequence[Batch], two: Sequence[Batch]) -> bool:
     return len(one) == len(two) and all(
         torch.equal(a.photos, b.photos)
         and torch.equal(a.labels, b.labels)

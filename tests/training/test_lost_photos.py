@@ -217,11 +217,11 @@ def test_features_of_what_is_there(tmp_path: Path) -> None:
     for index in range(12):
         path = make_photo(tmp_path / f"{index}.jpg", (50, 40), seed=index)
         samples.append(Sample(str(path), path.name, index % 3))
-    extractor = cached_features.Extractor(Engine(), Preprocessing(32, 0.9, "bilinear"), "")  # type: ignore[arg-type]
 
     def features(folder: str) -> cached_features.Features:
-        cache = tmp_path / folder
-        return extractor.features(samples, cache, mirrored=True, progress=lambda *_: None)
+        preprocessing = Preprocessing(32, 0.9, "bilinear")
+        extractor = cached_features.Extractor(Engine(), preprocessing, "", tmp_path / folder)  # type: ignore[arg-type]
+        return extractor.features(samples, mirrored=True, progress=lambda _: None)
 
     whole = features("whole")
     assert not whole.lost

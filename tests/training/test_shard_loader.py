@@ -13,20 +13,17 @@ import torch
 from resnest_cli.data import shard_files
 from resnest_cli.data.shards import Index, find_shards
 from resnest_cli.errors import ResnestError
-from resnest_cli.model.variants import Preprocessing
 from resnest_cli.net import Patience
 from resnest_cli.training import order
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.loader import Batch, Batches
 from resnest_cli.training.order import Draw, ShardPhotos, batch_bounds
-from resnest_cli.training.settings import Config
 from tests.data.making import load, make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
+from tests.training.test_loader import CONFIG, PREPROCESSING, same
 
 pytest.importorskip("webdataset")
 
-PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
-CONFIG = Config(command="train", data="d", model="m", recipe="quick", scale=0.3, aa="rand-m9-n2")
 WINDOW = 7
 
 
@@ -71,15 +68,6 @@ def epoch(index: Index, number: int = 0, workers: int = 0, **more: object) -> li
 
 def places(found: Sequence[Batch]) -> list[int]:
     return [index for batch in found for index in batch.indices]
-
-
-def same(one: Sequence[Batch], two: Sequence[Batch]) -> bool:
-    return len(one) == len(two) and all(
-        torch.equal(a.photos, b.photos)
-        and torch.equal(a.labels, b.labels)
-        and a.indices == b.indices
-        for a, b in zip(one, two, strict=True)
-    )
 
 
 def test_an_epoch_has_each_photo_once(index: Index, data: Path) -> None:

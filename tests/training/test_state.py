@@ -12,13 +12,9 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Meter
 from resnest_cli.training import state
 from resnest_cli.training.lost_photos import LostPhoto
-from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
+from resnest_cli.training.state import BestAnswers, RunRecord
+from tests.report.rows import ROW
 
-ROW = EpochRow(
-    epoch=1, step=3, lr=0.1, train_loss=1.0, val_loss=2.0, top1=0.5, top5=None, ema_loss=None,
-    ema_top1=None, ema_top5=None, recall=0.4, which="raw", best=True, photos_per_second=9.0,
-    train_seconds=1.0, seconds=2.0,
-)  # fmt: skip
 LOST = LostPhoto("val", "cats/\udce9.jpg", 2, 1, "does not exist")
 
 

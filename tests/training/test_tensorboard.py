@@ -30,11 +30,11 @@ def test_steps_and_epochs_are_logged_and_a_resumed_run_has_each_once(tmp_path: P
             raise KilledError
 
     kept, watch = Kept(), Watch(kill)
-    with pytest.raises(KilledError), logged(watch, run, LOGGED, None) as display:
+    with pytest.raises(KilledError), logged(watch, run, True, 0) as display:
         trainer(LOGGED, kept, display).run()  # type: ignore[arg-type]
     state = kept.states[-1]
     again = Watch()
-    with logged(again, run, LOGGED, state) as display:
+    with logged(again, run, True, state.record.step) as display:
         trainer(LOGGED, kept, display, state).run()  # type: ignore[arg-type]
     losses = scalars(tmp_path, "step/loss")
     assert [step for step, _ in losses] == list(range(1, 2 * STEPS + 1))
@@ -48,7 +48,7 @@ def test_steps_and_epochs_are_logged_and_a_resumed_run_has_each_once(tmp_path: P
 
 def test_without_the_option_there_is_nothing(tmp_path: Path) -> None:
     watch = Watch()
-    with logged(watch, RunFolder(tmp_path), CONFIG, None) as display:
+    with logged(watch, RunFolder(tmp_path), False, 0) as display:
         assert display is watch
     assert not list(tmp_path.iterdir())
 
