@@ -12,23 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from resnest_cli.data.dataset import Sample, known_photos
 from resnest_cli.data.seeds import drawn
-from resnest_cli.errors import UsageError
-from resnest_cli.images.preprocess import preprocess
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
 from resnest_cli.progress import Progress
-from resnest_cli.training.loader import read_photo
-from resnest_cli.training.order import batch_bounds
+from resnest_cli.training.loader import batch_of
+from resnest_cli.training.order import Key, batch_bounds
 
 MOST_PHOTOS = 10_000  # for the statistics; of more data a draw
 _BATCH = 32
@@ -148,8 +146,11 @@ def recomputed(found: Checkpoint, samples: Sequence[Sample], progress: Progress)
 
     def batches() -> Iterator[Tensor]:
         for first, last in batch_bounds(len(chosen), _BATCH):
-            photos = [preprocess(read_photo(s), preprocessing) for s in chosen[first:last]]
-            yield torch.from_numpy(np.stack(photos))
+            batch = batch_of(chosen, preprocessing, [Key(0, place) for place in range(first, last)])
+            for lost in batch.lost:
+                path = chosen[lost.place].path
+                raise ResnestError(f"{path} {lost.error}. It was readable before: was it changed?")
+            yield batch.photos
             progress(last, len(chosen))
 
     update_bn(batches(), network)

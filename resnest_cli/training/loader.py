@@ -166,7 +166,7 @@ def batch_of(
     keys: Sequence[Key],
     seed: int = 0,
 ) -> Batch:
-    """The photos of these keys as a batch of their own, for a picture."""
+    """The photos of these keys as a batch of their own."""
     photos = _Photos(samples, prepare, seed)
     found = _collated([photos[key] for key in keys])
     if isinstance(found, Failure):
@@ -200,16 +200,6 @@ def photo_or_error(source: Sample | EncodedPhoto) -> Image.Image | ImageError:
             return decode(source.data if isinstance(source, EncodedPhoto) else source.path)
     except ImageError as error:
         return error
-
-
-def read_photo(sample: Sample) -> Image.Image:
-    """The sample's photo: upright, RGB."""
-    found = photo_or_error(sample)
-    if isinstance(found, ImageError):
-        raise ResnestError(
-            f"{sample.path} {found}. It was readable before: was it changed?"
-        ) from found
-    return found
 
 
 def read_all(

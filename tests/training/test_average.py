@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnest_cli.data.dataset import Sample
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model import checkpoint
@@ -151,6 +151,9 @@ def test_statistics_of_photos(tmp_path: Path, three: list[Path]) -> None:
         assert torch.equal(tensor, again.tensors[name]) == learned, name
     with pytest.raises(UsageError, match="single photo"):
         recomputed(found, chosen[:1], lambda *_: None)
+    Path(chosen[1].path).unlink()
+    with pytest.raises(ResnestError, match=r"does not exist\. It was readable before"):
+        recomputed(found, chosen, lambda *_: None)
 
 
 def test_the_command(cli: Cli, tmp_path: Path, three: list[Path]) -> None:
