@@ -30,13 +30,7 @@ from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.average import Ema
 from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.loader import Batch
-from resnest_cli.training.lost_photos import (
-    MOST_IN_A_ROW,
-    DataLostError,
-    Lost,
-    LostPhotos,
-    data_lost,
-)
+from resnest_cli.training.lost_photos import MOST_IN_A_ROW, DataLostError, Lost, LostPhotos
 from resnest_cli.training.optim import Schedule
 from resnest_cli.training.runs import RunKeeper
 from resnest_cli.training.state import (
@@ -197,7 +191,7 @@ class Trainer:
         self._lost_in_a_row = 0 if there else self._lost_in_a_row + int(lost)
         if self._lost_in_a_row >= MOST_IN_A_ROW:
             what = f"{self._lost_in_a_row:,} training photos, one after the other,"
-            raise data_lost(what, self.record.lost[-1])
+            raise DataLostError(what, self.record.lost[-1])
         if few:
             self.stepper.pass_over()
         record = self.record

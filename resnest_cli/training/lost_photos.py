@@ -49,6 +49,14 @@ class LostPhoto:
 class DataLostError(ResnestError):
     """So many photos are gone that the run would no longer learn what it was meant to."""
 
+    def __init__(self, what: str, example: LostPhoto) -> None:
+        super().__init__(
+            f"{what} cannot be read any more, such as {example.name}: {example.error}. Is the disk "
+            "with the data still there? Everything so far is saved: bring them back and go on with "
+            "--resume (with --resume DATA where they lie elsewhere now), or start a new run "
+            "without them."
+        )
+
 
 class LostPhotos:
     """Those of a run, in the list that the state keeps; the rest as in `step.Task`."""
@@ -84,11 +92,11 @@ class LostPhotos:
         for side, (kind, total) in totals.items():
             lost = [photo for photo in gone if photo.side == side]
             if 2 * len(lost) > total > 0:
-                raise data_lost(f"{len(lost):,} of {total:,} {kind} photos", lost[-1])
+                raise DataLostError(f"{len(lost):,} of {total:,} {kind} photos", lost[-1])
         labels = self._lost_labels()
         there = [label for label, count in enumerate(self._counts) if count > labels[label]]
         if labels and len(there) < 2 <= sum(map(bool, self._counts)):
-            raise data_lost("the training photos of all classes but one", gone[-1])
+            raise DataLostError("the training photos of all classes but one", gone[-1])
 
     def emptied(self, new: Sequence[LostPhoto]) -> list[LostPhoto]:
         """Of the new ones those that were the last training photos of their classes."""
@@ -98,16 +106,6 @@ class LostPhotos:
 
     def _lost_labels(self) -> Counter[int]:
         return Counter(p.label for p in self.photos if p.side == "train" and not p.back)
-
-
-def data_lost(what: str, example: LostPhoto) -> DataLostError:
-    """The error that says so, with the way to go on."""
-    return DataLostError(
-        f"{what} cannot be read any more, such as {example.name}: {example.error}. Is the disk "
-        "with the data still there? Everything so far is saved: bring them back and go on with "
-        "--resume (with --resume DATA where they lie elsewhere now), or start a new run without "
-        "them."
-    )
 
 
 def found_again(photos: Sequence[LostPhoto], dataset: DataSet) -> int:
