@@ -19,18 +19,13 @@ from typing import TypeVar
 
 from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.labelled_photos import (
-    AS_FOUND,
-    LabelledData,
-    LabelledPhoto,
-    Reading,
-)
+from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.shards import Index
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
 from resnest_cli.data.table_file import decoded
-from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached
+from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached, reason
 from resnest_cli.images.decode import decode
 from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
@@ -155,11 +150,10 @@ def load_dataset(
     good = [photo for photo in good if photo.label in counts]
     notes = [*found.notes, *_class_notes(found, counts)]
     left_out: list[BadPhoto] = []
-    train, val = (
-        _own_sides(good, notes, left_out)
-        if found.own_split
-        else _split(good, val_split, seed, notes)
-    )
+    if found.own_split:
+        train, val = _own_sides(good, notes, left_out)
+    else:
+        train, val = _split(good, val_split, seed, notes)
     if not val:
         raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
@@ -167,15 +161,14 @@ def load_dataset(
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
     index = {id_: place for place, id_ in enumerate(ids)}
-    learned, validating = (
+    sides = (
         tuple(Sample(p.path, p.name, index[p.label], p.digest[:DIGEST_BYTES]) for p in photos)
         for photos in (train, val)
     )
     return DataSet(
         ids,
         names,
-        learned,
-        validating,
+        *sides,
         bad=tuple(bad),
         left_out=tuple(left_out),
         notes=(*notes, *more),
@@ -239,11 +232,7 @@ def _digest_or_error(photo: LabelledPhoto) -> bytes | str:
     except (ImageError, OSError) as error:
         if (limit := limit_reached(error)) is not None:  # not the photo's fault
             raise ResnestError(f"{photo.path}: {limit}") from error
-        if isinstance(error, ImageError):
-            return str(error)
-        return f"cannot be read: {(error.strerror or str(error)).lower()}"
-    except MemoryError:
-        return "does not fit into this machine's memory"
+        return f"cannot be read: {reason(error)}" if isinstance(error, OSError) else str(error)
 
 
 def in_threads(
@@ -359,12 +348,15 @@ def write_split(path: Path, dataset: DataSet) -> None:
     """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
     ids, names = dataset.class_ids, dataset.class_names
     rows = [
-        SplitRow(one.name, ids[one.label], names[one.label], side, "", one.digest)
+        SplitRow(one.name, ids[one.label], names[one.label], side, digest=one.digest)
         for side, samples in (("train", dataset.train), ("val", dataset.val))
         for one in samples
     ]
-    rows += [SplitRow(bad.name, bad.label, "", "bad", bad.error) for bad in dataset.bad]
-    rows += [SplitRow(same.name, same.label, "", "same", same.error) for same in dataset.left_out]
+    rows += [
+        SplitRow(one.name, one.label, "", why, one.error)
+        for why, photos in (("bad", dataset.bad), ("same", dataset.left_out))
+        for one in photos
+    ]
     write_rows(path, rows)
 
 
@@ -376,30 +368,25 @@ def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
     index = {id_: place for place, id_ in enumerate(ids)}
     folder = base or (data if Path(data).is_dir() else str(Path(data).parent))
 
-    def samples(side: str) -> tuple[Sample, ...]:
-        return tuple(
+    sides = (
+        tuple(
             Sample(as_found(folder, row.name), row.name, index[row.label], row.digest)
             for row in rows
             if row.split == side
         )
-
-    def others(why: str) -> tuple[BadPhoto, ...]:
-        return tuple(BadPhoto(r.name, r.label, r.error) for r in rows if r.split == why)
-
-    return DataSet(
-        ids,
-        tuple(names[id_] for id_ in ids),
-        samples("train"),
-        samples("val"),
-        bad=others("bad"),
-        left_out=others("same"),
-        own_split=True,
+        for side in ("train", "val")
     )
+    bad, left_out = (
+        tuple(BadPhoto(row.name, row.label, row.error) for row in rows if row.split == why)
+        for why in ("bad", "same")
+    )
+    class_names = tuple(names[id_] for id_ in ids)
+    return DataSet(ids, class_names, *sides, bad=bad, left_out=left_out, own_split=True)
 
 
 def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:
     """The data set of shards; `class_names` is a file of readable names."""
-    names, notes = index.class_names, list[str]()
-    if class_names is not None:
-        names, notes = readable_names(index.class_ids, class_names)
+    names, notes = readable_names(index.class_ids, class_names)
+    if class_names is None:
+        names = index.class_names
     return DataSet(index.class_ids, names, (), (), notes=tuple(notes), own_split=True, shards=index)

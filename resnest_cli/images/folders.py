@@ -63,7 +63,7 @@ def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator
     Links between folders are followed, but not one that leads back to a folder it lies in.
     """
     # An explicit stack instead of recursion: folders nest thousands deep.
-    stack = [(_identity(root), _scan(root, hidden))]
+    stack = [(_identity(root), scan(root, hidden))]
     while stack:
         entry = next(stack[-1][1], None)
         if entry is None:
@@ -73,7 +73,7 @@ def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator
         elif recursive:
             identity = _identity(entry.path)
             if all(identity != ancestor for ancestor, _ in stack):
-                stack.append((identity, _scan(entry.path, hidden)))
+                stack.append((identity, scan(entry.path, hidden)))
 
 
 def expand(pattern: str) -> Iterator[Entry]:
@@ -87,8 +87,8 @@ def expand(pattern: str) -> Iterator[Entry]:
     return _select_deep(anchor, parts) if "**" in parts else _select(anchor, parts)
 
 
-def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
-    """Names of one folder in natural order, or why there are none."""
+def scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
+    """What is in one folder, in natural order, or one entry with the reason why nothing is."""
     try:
         with os.scandir(folder or os.curdir) as listing:
             found = [
@@ -162,7 +162,7 @@ def _select(folder: str, parts: list[str]) -> Iterator[Entry]:
             yield Entry(part, path)
         return
     matches = _matcher(part)
-    for entry in _scan(folder, hidden=part.startswith(".")):
+    for entry in scan(folder, hidden=part.startswith(".")):
         if entry.error:
             yield entry
         elif matches(entry.name):
