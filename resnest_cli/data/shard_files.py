@@ -76,23 +76,19 @@ class Files:
 
 def open_local(shard: Shard) -> BinaryIO:
     """A shard on disk."""
-    path = Path(shard.place)
     moved = "If the shards were moved, a run goes on with --resume DATA."
     with reading(shard.place, then=moved):
-        size = path.stat().st_size
-        file = path.open("rb")
+        check_size(shard, Path(shard.place).stat().st_size)
+        return Path(shard.place).open("rb")
+
+
+def check_size(shard: Shard, size: int) -> None:
+    """Raises ResnestError for a shard that is shorter or longer than its index says."""
     if size != shard.size:
-        file.close()
-        raise wrong_size(shard, size)
-    return file
-
-
-def wrong_size(shard: Shard, size: int) -> ResnestError:
-    """The error of a shard that is shorter or longer than its index says."""
-    return ResnestError(
-        f"{shard.title}: has {size:,} bytes, not the {shard.size:,} that are in its index: it is "
-        "truncated or was changed. Copy it anew, or pack it again."
-    )
+        raise ResnestError(
+            f"{shard.title}: has {size:,} bytes, not the {shard.size:,} that are in its index: it "
+            "is truncated or was changed. Copy it anew, or pack it again."
+        )
 
 
 def _cannot_fetch(shard: Shard, why: str) -> ResnestError:
@@ -117,9 +113,8 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
             target = Path(folder) / (hashlib.sha256(shard.place.encode()).hexdigest()[:16] + ".tar")
             place = Place(target, shard.sha256, "TMPDIR", shard.size or _LARGEST)
             download(shard.place, place, Patience(sleep=pause), lambda _: watched)
-            size = target.stat().st_size
-            if shard.size and size != shard.size:
-                raise wrong_size(shard, size)
+            if shard.size:
+                check_size(shard, target.stat().st_size)
             return target.open("rb")
     except DownloadError as error:
         raise _cannot_fetch(shard, f"{error}.") from error

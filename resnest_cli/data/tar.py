@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from resnest_cli import net as web
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.images.sources import EXTENSIONS, is_url
+from resnest_cli.net import without_login
 from resnest_cli.text import one_line
 
 LABEL = "cls"
@@ -51,27 +51,17 @@ class Shard:
     @property
     def remote(self) -> bool:
         """Whether it is behind an address."""
-        return is_remote(self.place)
+        return is_url(self.place)
 
     @property
     def title(self) -> str:
         """The place for messages: without the login that an address may carry."""
-        return title_of(self.place)
+        return without_login(self.place) if self.remote else self.place
 
     @property
     def name(self) -> str:
         """The file's name without its folder."""
         return self.place.rpartition("/")[2]
-
-
-def is_remote(place: str) -> bool:
-    """Whether a place is an http(s) address."""
-    return place.startswith(("http://", "https://"))
-
-
-def title_of(place: str) -> str:
-    """A place for messages."""
-    return web.without_login(place) if is_remote(place) else place
 
 
 class EncodedPhoto(NamedTuple):
@@ -107,19 +97,15 @@ class Member(NamedTuple):
         return b"".join(parts)
 
 
-def members(file: BinaryIO, *, compressed: bool = True) -> Iterator[Member]:
+def members(file: BinaryIO) -> Iterator[Member]:
     """The regular files of a tar archive in its order, from their headers alone.
 
-    `compressed`: it may be so, with gzip, bzip2 or xz.
-
-    Raises:
-        tarfile.TarError: it is no tar archive, truncated, or damaged.
-        OSError: the file cannot be read.
+    It may be compressed with gzip, bzip2 or xz. One that is none, truncated or damaged is a
+    tarfile.TarError.
     """
     bounded = _Bounded(file)
-    mode: Any = "r:*" if compressed else "r:"
     try:
-        with tarfile.open(fileobj=bounded, mode=mode, encoding="utf-8") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=bounded, mode="r:*", encoding="utf-8") as archive:  # type: ignore[call-overload]
             source = archive.fileobj
             while (found := archive.next()) is not None:
                 archive.members = []  # else it keeps them all
