@@ -30,6 +30,7 @@ from urllib3.exceptions import (
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
 )
 from urllib3.util import Retry
 
@@ -50,6 +51,7 @@ _LONGEST_LINE = 64 * 1024  # bytes; of a chunk's length or a trailer
 _MOST_WORDS = 300  # characters of what a server or a library says
 _STOPPED = "it stopped sending"
 _CONTRADICTION = exceptions.InvalidHeader
+_BROKEN = exceptions.ConnectionError | exceptions.ChunkedEncodingError | ProtocolError
 _NO_URL = "it redirects to no valid URL"
 _REFUSED = {
     401: "it asks for a login",
@@ -317,8 +319,7 @@ def _failure(
         reason = too_slow(patience)
     elif silent and deadline.expired:
         reason = f"it took longer than {deadline.seconds:g} s"
-    broken = exceptions.ConnectionError | exceptions.Timeout | exceptions.ChunkedEncodingError
-    again = isinstance(error, broken)
+    again = isinstance(error, _BROKEN | exceptions.Timeout)
     if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
         again = False
     elif error.args and isinstance(error.args[0], MaxRetryError):  # it cannot be reached
@@ -354,7 +355,7 @@ def _plain(error: Exception) -> str:
         reason = "its name cannot be resolved"
     elif isinstance(cause, NewConnectionError):
         reason = f"it cannot be reached: {str(cause).rpartition(': ')[2]}"
-    elif isinstance(error, exceptions.ConnectionError | exceptions.ChunkedEncodingError):
+    elif isinstance(error, _BROKEN):
         while isinstance(cause, Exception) and cause.args and isinstance(cause.args[-1], Exception):
             cause = cause.args[-1]  # urllib3 chains them: ("Connection aborted.", error)
         reason = f"the connection broke: {cause}"
