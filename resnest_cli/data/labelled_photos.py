@@ -36,7 +36,7 @@ _DECORATIONS = frozenset((
 class LabelledPhoto:
     """A photo as it was listed: where it lies, its name in the data, its label, its side if any.
 
-    `digest` is the SHA-256 of its file, once it was read.
+    Once it was read, `digest` is the SHA-256 of its file, or `error` says why it is not used.
     """
 
     path: str
@@ -44,6 +44,7 @@ class LabelledPhoto:
     label: str
     side: Side | None
     digest: bytes = b""
+    error: str = ""
 
 
 @dataclass(slots=True)

@@ -178,7 +178,9 @@ def _csv(text: str, path: Path, unnamed: bool) -> Table:
     skipped = text[: len(text) - len(body) + stream.tell() - len(head)]
     before = len(re.findall(r"\r\n|\r|\n", skipped))
     delimiter = separator[1] if separator else _delimiter(head)
-    rows = list(_csv_rows(chain([head], stream), delimiter, path, before))
+    lines = chain([head], stream)
+    form = {"delimiter": delimiter, "skipinitialspace": True}
+    rows = list(csv_lines(lines, path, before=before, **form))
     if not rows:
         raise UsageError(f"{path}: is empty. It needs lines path,label[,split].")
     first = [cell.strip() for cell in rows[0].cells]
@@ -201,9 +203,9 @@ def _delimiter(head: str) -> str:
     return " " if not bare.count(best) and _CAFFE.fullmatch(bare.strip()) else best
 
 
-def _csv_rows(lines: Iterable[str], delimiter: str, path: Path, before: int) -> Iterator[Row]:
-    """Rows that are not empty, each with its first line."""
-    reader = csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
+def csv_lines(lines: Iterable[str], path: object, *, before: int = 0, **form: Any) -> Iterator[Row]:
+    """Rows that are not empty, each with its first line; `form` is as of `csv.reader`."""
+    reader = csv.reader(lines, strict=True, **form)
     start = before + 1
     try:
         for cells in reader:
