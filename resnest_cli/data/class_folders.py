@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnest_cli import files
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
@@ -137,24 +138,22 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
 
 def _split_folders(path: Path, names: Sequence[str], sides: dict[str, Side]) -> LabelledData:
     found = LabelledData([], own_split=False)
-    first = {side: name for name, side in reversed(sides.items())}
+    folder = {side: name for name, side in sides.items()}
     for side in SIDES:
-        for name in [name for name, other in sides.items() if other == side]:
-            _add_side(found, path, name, side)
+        if side in folder:
+            _add_side(found, path, folder[side], side)
     found.own_split = bool(found.side("val"))
     held_out = len(found.side("test"))
-    if held_out and "train" in first:
-        train, test = first["train"], first["test"]
+    if held_out and "train" in folder:
+        train, test = folder["train"], folder["test"]
         note = f"{test}: {held_out} photo(s) held out, for `resnest evaluate --split test`"
         if not found.own_split:
             note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
         found.notes.append(note)
     if unused := [name for name in names if name not in sides]:
         found.notes.append(f"not used: {some(unused)} (beside {some(sides)})")
-    if "train" in first and not found.side("train"):
-        raise _no_photos(path / first["train"])
-    if not found.photos:
-        raise _no_photos(path / next(iter(sides)))
+    if not found.photos or ("train" in folder and not found.side("train")):
+        raise _no_photos(path / folder.get("train", next(iter(sides))))
     return found
 
 
@@ -166,8 +165,7 @@ def _add_side(found: LabelledData, root: Path, name: str, side: Side) -> None:
         _add_classes(found, root, base, side)
         if len(found.photos) == before and side != "train":
             found.notes.append(f"{name}: has no photos")
-        return
-    if side != "train":
+    elif side != "train":
         what = f"{loose} photo(s) without class folders, so without labels" if loose else "is empty"
         found.notes.append(f"{name}: {what}; not used")
     elif loose:
@@ -212,11 +210,12 @@ def _no_photos(folder: Path) -> UsageError:
 
 def _inside(folder: Path) -> tuple[list[str], int]:
     """Folders in a folder, sorted as torchvision's ImageFolder sorts them; photos beside them."""
-    entries = list(folders.scan(str(folder)))
-    if entries and entries[0].error:
-        raise ResnestError(f"{folder} {entries[0].error}.")
-    names = sorted(entry.name for entry in entries if entry.is_folder)
-    return names, sum(is_photo(entry.name) for entry in entries if not entry.is_folder)
+    with files.reading(folder), os.scandir(folder) as entries:
+        there = {
+            e.name: folders.leads_to_folder(e) for e in entries if not folders.is_hidden(e.name)
+        }
+    names = sorted(name for name, is_folder in there.items() if is_folder)
+    return names, sum(is_photo(name) for name, is_folder in there.items() if not is_folder)
 
 
 def _has_photos(folder: Path) -> bool:
@@ -236,28 +235,23 @@ def _add_classes(found: LabelledData, root: Path, base: Path, side: Side | None)
         if canonical(name) in here:
             found.notes.append(f"{base}: two folders are called {label}; they are one class")
         here.add(canonical(name))
-        _add_class(found, root, base / name, label, side)
+        entries = list(folders.walk(str(base / name)))
+        if wrong := next((entry for entry in entries if entry.error), None):
+            raise ResnestError(f"{wrong.path} {wrong.error}.")
+        paths = [entry.path for entry in entries if is_photo(entry.name)]
+        found.photos += [
+            LabelledPhoto(path, os.path.relpath(path, root).replace(os.sep, "/"), label, side)
+            for path in paths
+        ]
+        where = os.path.relpath(base / name, root)
+        if skipped := len(entries) - len(paths):
+            found.notes.append(
+                f"{where}: {skipped} file(s) without a known image extension skipped"
+            )
+        if not paths:
+            found.empty.append(where)
     if loose:
         found.notes.append(f"{base}: {loose} photo(s) beside the class folders left out")
-
-
-def _add_class(
-    found: LabelledData, root: Path, folder: Path, label: str, side: Side | None
-) -> None:
-    before, skipped = len(found.photos), 0
-    for entry in folders.walk(str(folder)):
-        if entry.error:
-            raise ResnestError(f"{entry.path} {entry.error}.")
-        if is_photo(entry.name):
-            name = os.path.relpath(entry.path, root).replace(os.sep, "/")
-            found.photos.append(LabelledPhoto(entry.path, name, label, side))
-        else:
-            skipped += 1
-    where = os.path.relpath(folder, root)
-    if skipped:
-        found.notes.append(f"{where}: {skipped} file(s) without a known image extension skipped")
-    if len(found.photos) == before:
-        found.empty.append(where)
 
 
 def check_classes(found: LabelledData, data: str) -> None:

@@ -52,6 +52,11 @@ def is_dropping(name: str) -> bool:
     return name.startswith(("._", ".Trash-")) or name.casefold() in _DROPPINGS
 
 
+def is_hidden(name: str) -> bool:
+    """Whether nobody looks for photos under such a name."""
+    return name.startswith(".") or is_dropping(name)
+
+
 def is_glob(text: str) -> bool:
     """Whether this is a pattern. What exists is none, whatever its name."""
     return _WILDCARD.search(text) is not None and not os.path.lexists(text)
@@ -63,7 +68,7 @@ def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator
     Links between folders are followed, but not one that leads back to a folder it lies in.
     """
     # An explicit stack instead of recursion: folders nest thousands deep.
-    stack = [(_identity(root), scan(root, hidden))]
+    stack = [(_identity(root), _scan(root, hidden))]
     while stack:
         entry = next(stack[-1][1], None)
         if entry is None:
@@ -73,7 +78,7 @@ def walk(root: str, *, recursive: bool = True, hidden: bool = False) -> Iterator
         elif recursive:
             identity = _identity(entry.path)
             if all(identity != ancestor for ancestor, _ in stack):
-                stack.append((identity, scan(entry.path, hidden)))
+                stack.append((identity, _scan(entry.path, hidden)))
 
 
 def expand(pattern: str) -> Iterator[Entry]:
@@ -87,14 +92,14 @@ def expand(pattern: str) -> Iterator[Entry]:
     return _select_deep(anchor, parts) if "**" in parts else _select(anchor, parts)
 
 
-def scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
+def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
     """What is in one folder, in natural order, or one entry with the reason why nothing is."""
     try:
         with os.scandir(folder or os.curdir) as listing:
             found = [
-                (entry.name, _leads_to_folder(entry))
+                (entry.name, leads_to_folder(entry))
                 for entry in listing
-                if hidden or not (entry.name[0] == "." or is_dropping(entry.name))
+                if hidden or not is_hidden(entry.name)
             ]
     except OSError as error:
         reason = f"is a folder that cannot be read: {(error.strerror or str(error)).lower()}"
@@ -106,7 +111,8 @@ def scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
         yield Entry(name, _join(folder, name), leads_to_folder)
 
 
-def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # such as a link to itself, of which decoding says what it is
@@ -142,7 +148,7 @@ def _matcher(part: str) -> Callable[[str], bool]:
     dot = part.startswith(".")
 
     def matches(name: str) -> bool:
-        shown = name == part or not ((name.startswith(".") and not dot) or is_dropping(name))
+        shown = name == part or not (is_dropping(name) if dot else is_hidden(name))
         return shown and match(name) is not None
 
     return matches
@@ -162,7 +168,7 @@ def _select(folder: str, parts: list[str]) -> Iterator[Entry]:
             yield Entry(part, path)
         return
     matches = _matcher(part)
-    for entry in scan(folder, hidden=part.startswith(".")):
+    for entry in _scan(folder, hidden=part.startswith(".")):
         if entry.error:
             yield entry
         elif matches(entry.name):
@@ -204,7 +210,7 @@ def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> b
         for index in at - {len(matchers)}:
             matches = matchers[index]
             if matches is None:
-                after |= set() if name.startswith(".") or is_dropping(name) else {index}
+                after |= set() if is_hidden(name) else {index}
             elif matches(name):
                 after.add(index + 1)
         at = after
