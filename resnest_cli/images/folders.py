@@ -107,8 +107,8 @@ def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
         return
     found.sort()  # decides between names that are alike in natural order, such as a1 and a01
     found.sort(key=lambda item: natural(item[0]))
-    for name, leads_to_folder in found:
-        yield Entry(name, _join(folder, name), leads_to_folder)
+    for name, leads_on in found:
+        yield Entry(name, _join(folder, name), leads_on)
 
 
 def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
