@@ -58,26 +58,21 @@ class _Base(NamedTuple):
         return next((p for p in places if p.is_there), None) or self.place(_usual(text))
 
 
-def find_photos(
-    file: Path, table: Table, column: int, reading: Reading
-) -> tuple[list[Place], list[str]]:
-    """A place for each row, whether a photo is there or not; and what the user should know.
+def find_photos(table: Table, column: int, reading: Reading) -> list[Place]:
+    """A place for each row, whether a photo is there or not.
 
-    Raises:
-        UsageError: more than half of them are not there; a path is an address; no such base folder,
-            or an extension that no photo has.
+    Raises UsageError where more than half of them are not there, or a path is an address.
     """
-    texts = _local(file, table, column)
+    file, texts = table.file, _local(table, column)
     if extension := _extension(reading.extension):
         texts = [text if is_photo(text.strip()) else text.strip() + extension for text in texts]
-    notes: list[str] = []
     base = _Base(str(file.parent), "")
     if (folder := reading.base_folder) is not None:
         base = _Base(base_place(folder, file), "")
         if not is_folder(base.folder):
             beside = "" if os.path.isabs(folder) else f", nor beside {file}"  # noqa: PTH117
             raise UsageError(f"--base-folder {folder}: there is no such folder here{beside}.")
-        texts = _moved(texts, base, notes)
+        texts = _moved(texts, base, table.notes)
     places = [base.find(text, table.windows) for text in texts]
     if folder is None and not any(place.is_there for place in places):
         try:
@@ -88,7 +83,9 @@ def find_photos(
         others = [here.find(text, table.windows) for text in texts]
         if any(place.is_there for place in others):
             places = others
-            notes.append(f"{file}: its paths are relative to the working folder, not to its own")
+            table.notes.append(
+                f"{file}: its paths are relative to the working folder, not to its own"
+            )
     if missing := [place for place in places if not place.is_there]:
         names = ", ".join(one_line(place.path) for place in missing[:3])
         more = ", ..." if len(missing) > 3 else ""
@@ -98,16 +95,16 @@ def find_photos(
         )
         if 2 * len(missing) > len(places):
             raise UsageError(text)
-        notes.append(text)
-    return places, notes
+        table.notes.append(text)
+    return places
 
 
-def _local(file: Path, table: Table, column: int) -> list[str]:
+def _local(table: Table, column: int) -> list[str]:
     """The texts of a column; of an address with file: its path."""
     far = [row for row in table.rows if _ADDRESS.match(local_path(row.cells[column].strip()))]
     if far:
         raise UsageError(
-            f"{file}: {len(far)} of {len(table.rows)} paths are addresses, {table.unit} "
+            f"{table.file}: {len(far)} of {len(table.rows)} paths are addresses, {table.unit} "
             f"{far[0].number} first: {one_line(far[0].cells[column])[:80]}. Photos are read from "
             "local files here: download them first."
         )

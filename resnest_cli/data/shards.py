@@ -18,9 +18,9 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import islice
@@ -265,11 +265,6 @@ def _expanded(option: str, data: str) -> tuple[str, list[str] | None]:
     if is_url(data) and not _names_files(data):
         return data if data.endswith("/") else f"{data}/", None
     if not is_url(data) and Path(data).is_dir():
-        if not (Path(data) / INDEX).is_file():
-            raise UsageError(
-                f"{option} {data}: has no {INDEX} of `resnest pack`. Name the shards themselves: "
-                f"'{Path(data) / 'train-*.tar'}'"
-            )
         return str(Path(data)) + os.sep, None
     places = expanded(option, data)
     return places[0][: places[0].rfind("/") + 1], places
@@ -356,14 +351,11 @@ def _check_sparse(shards: Sequence[Shard], count: int, most: int, expected: int 
     total = photos(shards)
     seen = len({label for shard in shards for label, _ in shard.classes})
     if most > max(total, _SPARSE * seen, expected or 0):
-        label = most - 1
-        place = next(s.place for s in shards if any(label == one for one, _ in s.classes))
-        with _labelled(place) as (found, _):
-            name = next(photo.name for photo in found if photo.label == label)
+        where = next(s.title for s in shards if any(label == most - 1 for label, _ in s.classes))
         many = f"If there are so many classes, say so: --classes {most}."
         raise UsageError(
-            f"{name.rpartition('.')[0]}.cls: class {label:,}, but the shards have {total:,} photos "
-            f"of {seen:,} classes. {many if most <= _MOST_CLASSES else 'Pack them again.'}"
+            f"{where}: has a photo of class {most - 1:,}, but the shards have {total:,} photos of "
+            f"{seen:,} classes. {many if most <= _MOST_CLASSES else 'Pack them again.'}"
         )
     if count > _MOST_CLASSES:
         raise UsageError(f"{count:,} classes: no more than {_MOST_CLASSES:,} can be learned.")
@@ -382,23 +374,17 @@ def _count_shards(places: Sequence[str], progress: Progress) -> tuple[Shard, ...
 
 
 def _count_shard(place: str) -> Shard:
-    with _labelled(place) as (found, size):
+    shard = Shard(place, 0, 0)
+    with reading(place), fetch(shard) if shard.remote else Path(place).open("rb") as file:
+        size = file.seek(0, 2)
+        found = shard_photos(shard.title, file, headers_only=True)
         labels = Counter(photo.label for photo in found)
-    shard = Shard(place, labels.total(), size, classes=tuple(sorted(labels.items())))
     if not labels:
         raise ResnestError(
             f"{shard.title}: has no photos; each needs an image and its class, such as 01.jpg and "
             "01.cls."
         )
-    return shard
-
-
-@contextmanager
-def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
-    """The photos of a shard, without their bytes, and the size of its file."""
-    shard = Shard(place, 0, 0)
-    with reading(place), fetch(shard) if shard.remote else Path(place).open("rb") as file:
-        yield shard_photos(shard.title, file, headers_only=True), file.seek(0, 2)
+    return Shard(place, labels.total(), size, classes=tuple(sorted(labels.items())))
 
 
 def first_photos(index: Index, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:

@@ -76,14 +76,11 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
         table = read_table_file(path, unnamed=True)
     if not table.rows:
         raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
-    columns = _Columns(table, reading, path)
-    notes = [*table.notes, *columns.notes]
-    if unlabelled := _leave_out_unlabelled(table, columns):
-        notes.append(f"{path}: {unlabelled} photo(s) of the test split have no label; not used")
-    _check_rows(table, columns, path)
-    places, more = find_photos(path, table, columns.places["path"], reading)
-    notes += more
-    labels = _labels(list(table.values(columns.places["label"])), notes, path)
+    columns = _Columns(table, reading)
+    _leave_out_unlabelled(table, columns)
+    _check_rows(table, columns)
+    places = find_photos(table, columns.places["path"], reading)
+    labels = _labels(table, columns.places["label"])
     sides: list[Side | None] = [None] * len(places)
     if "split" in columns.places:
         sides = [columns.sides[value] for value in table.values(columns.places["split"])]
@@ -91,9 +88,9 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
         LabelledPhoto(place.path, place.name, label, side)
         for place, label, side in zip(places, labels, sides, strict=True)
     ]
-    _check_once(table, photos, path)
-    notes += _test_notes(photos, path)
-    return LabelledData(photos, own_split="val" in sides, notes=notes)
+    _check_once(table, photos)
+    _note_test(table, photos)
+    return LabelledData(photos, own_split="val" in sides, notes=table.notes)
 
 
 def _key(name: str) -> str:
@@ -103,15 +100,14 @@ def _key(name: str) -> str:
 class _Columns:
     """The columns of a table: `places` of the path, the label and the split, if there is one.
 
-    `sides` has the side of each value of the split; `file` is named in messages.
+    `sides` has the side of each value of the split.
     """
 
-    def __init__(self, table: Table, reading: Reading, file: Path) -> None:
-        self.table, self.reading, self.file = table, reading, file
+    def __init__(self, table: Table, reading: Reading) -> None:
+        self.table, self.reading, self.file = table, reading, table.file
         self.keys = [_key(name) for name in table.columns]
         self.places: dict[str, int] = {}
         self.sides: Mapping[str, Side] = {}
-        self.notes: list[str] = []
         no_split = (reading.split_names or "").strip().lower() == "none"
         if no_split and reading.split_column is not None:
             raise UsageError("--split-names none: then there is no --split-column; leave out one.")
@@ -131,9 +127,9 @@ class _Columns:
         names = {kind: table.columns[place] for kind, place in self.places.items()}
         if any(kind != _key(name) for kind, name in names.items()):
             said = ", ".join(f"{names[kind]} ({kind})" for kind in _KINDS if kind in names)
-            self.notes.append(f"{file}: columns taken: {said}")
+            table.notes.append(f"{self.file}: columns taken: {said}")
         if "split" not in names and not no_split:
-            self.notes += self._unused_splits()
+            self._note_unused_splits()
 
     def _take_named(self, kind: str, name: str | None) -> None:
         """Takes the column that a flag names: exactly so, or but for case."""
@@ -287,22 +283,20 @@ class _Columns:
             )
         return known
 
-    def _unused_splits(self) -> list[str]:
-        """Columns that may have been meant as a split, where none was taken."""
-        unused = []
+    def _note_unused_splits(self) -> None:
+        """Notes columns that may have been meant as a split, where none was taken."""
         for place, key in enumerate(self.keys):
             values = sorted(set(self.table.values(place)) - {""})
             maybe = key in _MAYBE_SPLITS or key in _YES_NO
             if maybe and place not in self.places.values() and 1 < len(values) <= _FEW:
-                unused.append(
+                self.table.notes.append(
                     f"{self.file}: the column {self.table.columns[place]} ({shown(values)}) is not "
                     "taken as a split; --split-column and --split-names TRAIN,VAL[,TEST] would"
                 )
-        return unused
 
 
-def _leave_out_unlabelled(table: Table, columns: _Columns) -> int:
-    """Takes away test rows without a label, as competitions have them; returns how many."""
+def _leave_out_unlabelled(table: Table, columns: _Columns) -> None:
+    """Takes away test rows without a label, as competitions have them."""
     label, split = columns.places["label"], columns.places.get("split")
     used = [
         row
@@ -311,15 +305,17 @@ def _leave_out_unlabelled(table: Table, columns: _Columns) -> int:
         or split is None
         or columns.sides.get(row.cells[split].strip()) != "test"
     ]
-    left_out = len(table.rows) - len(used)
+    if left_out := len(table.rows) - len(used):
+        table.notes.append(
+            f"{table.file}: {left_out} photo(s) of the test split have no label; not used"
+        )
     if used:
         table.rows = used
-    return left_out
 
 
-def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
+def _check_rows(table: Table, columns: _Columns) -> None:
     """Raises UsageError for the first row without a path, a label, or a split where others have."""
-    unit, places = table.unit, columns.places
+    path, unit, places = table.file, table.unit, columns.places
     for row in table.rows:
         for cell in (row.cells[places["path"]].strip(), row.cells[places["label"]].strip()):
             if not cell:
@@ -338,7 +334,7 @@ def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
         )
 
 
-def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> None:
+def _check_once(table: Table, photos: Sequence[LabelledPhoto]) -> None:
     rows: dict[str, list[int]] = {}
     for row, photo in zip(table.rows, photos, strict=True):
         rows.setdefault(os.path.normpath(photo.path), []).append(row.number)
@@ -346,16 +342,17 @@ def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> No
     if twice:
         first, second = rows[twice[0]][:2]
         raise UsageError(
-            f"{path}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
+            f"{table.file}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
             f"({len(twice)} such)."
         )
 
 
-def _labels(labels: list[str], notes: list[str], path: Path) -> list[str]:
+def _labels(table: Table, column: int) -> list[str]:
     """The labels: 1.0 is 1 where all are whole numbers, and Unicode's two forms of a name are one.
 
-    Adds to `notes` what they may mean that are taken as names of classes all the same.
+    Notes what those may mean that are taken as names of classes all the same.
     """
+    path, notes, labels = table.file, table.notes, list(table.values(column))
     whole = [_WHOLE.fullmatch(label) for label in labels]
     if all(whole) and any(match and match[2] for match in whole):
         labels = [match[1] for match in whole if match]
@@ -390,13 +387,14 @@ def _labels(labels: list[str], notes: list[str], path: Path) -> list[str]:
     return labels
 
 
-def _test_notes(photos: Sequence[LabelledPhoto], path: Path) -> list[str]:
-    """What the user should know of rows that are held out."""
-    labels = {photo.label for photo in photos if photo.side == "test"}
-    if not labels:
-        return []
+def _note_test(table: Table, photos: Sequence[LabelledPhoto]) -> None:
+    """Notes what the user should know of rows that are held out."""
     count = sum(photo.side == "test" for photo in photos)
-    notes = [f"{path}: {count} photo(s) of the test split are held out of training"]
-    if alone := sorted(labels - {photo.label for photo in photos if photo.side != "test"}):
-        notes.append(f"{path}: {some(alone)}: in the test split only, so no class to learn")
-    return notes
+    if not count:
+        return
+    table.notes.append(f"{table.file}: {count} photo(s) of the test split are held out of training")
+    learned = {photo.label for photo in photos if photo.side != "test"}
+    if alone := sorted({photo.label for photo in photos} - learned):
+        table.notes.append(
+            f"{table.file}: {some(alone)}: in the test split only, so no class to learn"
+        )

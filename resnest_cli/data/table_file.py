@@ -70,12 +70,13 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Table:
-    """Columns and rows that are not empty.
+    """Columns and rows of a file that are not empty, and what the user should know of them.
 
     `named` is False where the first line is a photo's: then the columns are called 1, 2, ...
     `odd` says what columns hold whose cells are no text, such as lists. `windows`: see `Text`.
     """
 
+    file: Path
     columns: list[str]
     rows: list[Row]
     unit: str = "line"
@@ -185,14 +186,14 @@ def _csv(text: str, path: Path, unnamed: bool) -> Table:
         raise UsageError(f"{path}: is empty. It needs lines path,label[,split].")
     first = [cell.strip() for cell in rows[0].cells]
     if unnamed or any(map(is_photo, first)):
-        table = Table([str(n) for n in range(1, len(first) + 1)], rows, named=False)
+        table = Table(path, [str(n) for n in range(1, len(first) + 1)], rows, named=False)
         table.notes.append(f"{path}: line {rows[0].number} names no columns; it is a photo's")
     else:
         while first and not first[-1] and len(first) > 2:
             first.pop()  # of columns that a spreadsheet left empty
-        table = Table(first, rows[1:])
+        table = Table(path, first, rows[1:])
     for row in table.rows:
-        _fit(row, table.columns, path)
+        _fit(row, table)
     return table
 
 
@@ -216,17 +217,19 @@ def csv_lines(lines: Iterable[str], path: object, *, before: int = 0, **form: An
         raise UsageError(f"{path}: line {start} is not CSV: {error}.") from error
 
 
-def _fit(row: Row, columns: list[str], path: Path) -> None:
-    wanted, cells = len(columns), row.cells
+def _fit(row: Row, table: Table) -> None:
+    """Makes a row as long as the columns."""
+    wanted, cells = len(table.columns), row.cells
     if wanted == 1:
         raise UsageError(
-            f"{path}: has one column only, called {shown(columns)}. The first line names two "
-            "or more, with commas, semicolons, tabs or bars between them: path,label."
+            f"{table.file}: has one column only, called {shown(table.columns)}. The first line "
+            "names two or more, with commas, semicolons, tabs or bars between them: path,label."
         )
     if any(cell.strip() for cell in cells[wanted:]):
         raise UsageError(
-            f"{path}: line {row.number} has {len(cells)} cells, but there are {wanted} columns: "
-            f"{shown(columns)}. A name with a separator in it needs quotes around it."
+            f"{table.file}: line {row.number} has {len(cells)} cells, but there are {wanted} "
+            f"columns: {shown(table.columns)}. A name with a separator in it needs quotes around "
+            "it."
         )
     del cells[wanted:]
     cells += [""] * (wanted - len(cells))
@@ -258,7 +261,7 @@ def _json(text: str, path: Path) -> Table:
     if no_photo and len(numbered) == 1 and unit == "line":
         raise _one_object(path)
     rows = [Row(n, [_text(record.get(name)) for name in columns]) for n, record in numbered]
-    return Table([name.strip() for name in columns], rows, unit, odd=odd)
+    return Table(path, [name.strip() for name in columns], rows, unit, odd=odd)
 
 
 def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
@@ -312,7 +315,7 @@ def _parquet(path: Path) -> Table:
         Row(number, [_text(value) for value in row] + [""] * len(odd))
         for number, row in enumerate(cells, start=1)
     ]
-    return Table([*taken, *odd], rows, "row", odd=odd)
+    return Table(path, [*taken, *odd], rows, "row", odd=odd)
 
 
 def _is_text(kind: Any, types: Any) -> bool:

@@ -188,8 +188,8 @@ def test_no_message_shows_a_password(data: Path, tmp_path: Path, server: Server)
     ("label", "words"),
     [
         (b"1", None), (b" 1 \n", None), (b"001", None),
-        (b"99", None), (b"300", r"b\.cls: class 300, but .* 4 photos of 3 .* --classes 301"),
-        (b"999999999", r"b\.cls: class 999,999,999, but the shards have 4 photos of 3 classes\."),
+        (b"99", None), (b"300", r"has .* class 300, but .* 4 photos of 3 .* --classes 301"),
+        (b"999999999", r"has .* class 999,999,999, but the shards have 4 photos of 3 classes\."),
         (b"9" * 5000, r"b\.cls: holds '9{40}', not the index"),
         (b"1" * 3_000_000, r"b\.cls: holds '1{40}', not the index"),
         (b"-1", "holds '-1', not the index"), (b"", "holds '', not the index"),
