@@ -20,7 +20,7 @@ from typing import BinaryIO
 from resnest_cli.data.tar import Shard
 from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
 from resnest_cli.files import reading
-from resnest_cli.net import HttpError, Patience, without_login
+from resnest_cli.net import Access, HttpError, Patience, without_login
 from resnest_cli.net.download import Place, download
 from resnest_cli.progress import checking, silent
 
@@ -112,7 +112,8 @@ def fetch(shard: Shard, closed: threading.Event | None = None) -> BinaryIO:
         with tempfile.TemporaryDirectory(prefix="resnest-shard-") as folder:
             target = Path(folder) / (hashlib.sha256(shard.place.encode()).hexdigest()[:16] + ".tar")
             place = Place(target, shard.sha256, "TMPDIR", shard.size or _LARGEST)
-            download(shard.place, place, Patience(sleep=pause), lambda _: watched)
+            access = Access(patience=Patience(sleep=pause), progress=lambda _: watched)
+            download(shard.place, place, access)
             if shard.size:
                 check_size(shard, target.stat().st_size)
             return target.open("rb")
