@@ -1,4 +1,4 @@
-"""Tar archives: their members, and of those that are shards the photos with their classes.
+"""Tar shards: their photos with their classes.
 
 A photo is a key with an image and its class: `0001.jpg` and `0001.cls`, which holds the index as a
 decimal number. Other files of a key are passed over. The webdataset library says which files belong
@@ -28,6 +28,8 @@ PHOTOS = frozenset(extension[1:] for extension in EXTENSIONS)
 _DAMAGE = (
     tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError,
 )  # fmt: skip
+_CUT = "unexpected end of data"
+_FILES = PHOTOS | {LABEL}
 _HIDDEN = re.compile(r"__[^/]*__($|/)")  # webdataset's own
 _MOST_LABEL = 1024  # bytes of a class that are looked at
 _MOST_DIGITS = 18
@@ -70,56 +72,6 @@ class EncodedPhoto(NamedTuple):
     name: str
     label: int
     data: bytes
-
-
-class Member(NamedTuple):
-    """A regular file in a tar archive. `offset` is where its `size` bytes begin, uncompressed.
-
-    A `sparse` one, as `tar --sparse` writes files with holes, does not lie there as it is.
-    """
-
-    name: str
-    offset: int
-    size: int
-    sparse: bool
-    file: Any  # the archive, uncompressed
-
-    def read(self, most: int | None = None) -> bytes:
-        """Its first bytes, or all; before the next member is asked for."""
-        wanted = self.size if most is None else min(self.size, most)
-        self.file.seek(self.offset)
-        parts = []
-        while wanted:  # in parts: what a header says is not to be trusted with memory
-            parts.append(self.file.read(min(wanted, _CHUNK)))
-            wanted -= len(parts[-1])
-            if not parts[-1]:
-                raise tarfile.ReadError("unexpected end of data")
-        return b"".join(parts)
-
-
-def members(file: BinaryIO) -> Iterator[Member]:
-    """The regular files of a tar archive in its order, from their headers alone.
-
-    It may be compressed with gzip, bzip2 or xz. One that is none, truncated or damaged is a
-    tarfile.TarError.
-    """
-    bounded = _Bounded(file)
-    try:
-        with tarfile.open(fileobj=bounded, mode="r:*", encoding="utf-8") as archive:  # type: ignore[call-overload]
-            source = archive.fileobj
-            while (found := archive.next()) is not None:
-                archive.members = []  # else it keeps them all
-                if not found.isreg():
-                    continue
-                sparse, end = found.issparse(), found.offset_data + found.size
-                if source is bounded and end > bounded.size and not sparse:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield Member(found.name, found.offset_data, found.size, sparse, source)
-            source.seek(archive.offset)
-            if source.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it does not end as a tar file does")
-    except (EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
-        raise tarfile.ReadError(str(error)) from error
 
 
 class _Bounded:
@@ -189,18 +141,40 @@ def shard_photos(
 
 def _files(title: str, file: BinaryIO, headers_only: bool) -> Iterator[dict[str, Any]]:
     """Photos and classes as `webdataset.tariterators.tar_file_iterator` gives them."""
-    split = tar_iterators().base_plus_ext
-    for member in members(file):
-        extension = (split(member.name)[1] or "").lower()
-        if extension not in PHOTOS | {LABEL} or _HIDDEN.match(member.name):
-            continue
-        if member.sparse:
-            raise ResnestError(
-                f"{title}: {member.name} is a sparse member, as `tar --sparse` writes files with "
-                "holes. Pack it again without --sparse, or with `resnest pack`."
-            )
-        most = _MOST_LABEL if extension == LABEL else 0 if headers_only else None
-        yield {"fname": member.name, "data": member.read(most), "__url__": title}
+    split, bounded = tar_iterators().base_plus_ext, _Bounded(file)
+    with tarfile.open(fileobj=bounded, mode="r:*", encoding="utf-8") as archive:  # type: ignore[call-overload]
+        plain = archive.fileobj  # what it may be compressed to with gzip, bzip2 or xz
+        while (member := archive.next()) is not None:
+            archive.members = []  # else it keeps them all
+            end, sparse = member.offset_data + member.size, member.issparse()
+            if plain is bounded and end > bounded.size and member.isreg() and not sparse:
+                raise tarfile.ReadError(_CUT)
+            extension = (split(member.name)[1] or "").lower()
+            if not member.isreg() or extension not in _FILES or _HIDDEN.match(member.name):
+                continue
+            if sparse:
+                raise ResnestError(
+                    f"{title}: {member.name} is a sparse member, as `tar --sparse` writes files "
+                    "with holes. Pack it again without --sparse, or with `resnest pack`."
+                )
+            most = _MOST_LABEL if extension == LABEL else 0 if headers_only else member.size
+            plain.seek(member.offset_data)
+            data = _read(plain, min(member.size, most))
+            yield {"fname": member.name, "data": data, "__url__": title}
+        plain.seek(archive.offset)
+        if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it does not end as a tar file does")
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """So many bytes, in parts: what a header says is not to be trusted with memory."""
+    parts = []
+    while size:
+        parts.append(file.read(min(size, _CHUNK)))
+        size -= len(parts[-1])
+        if not parts[-1]:
+            raise tarfile.ReadError(_CUT)
+    return b"".join(parts)
 
 
 def _damaged(title: str, why: str) -> ResnestError:
