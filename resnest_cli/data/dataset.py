@@ -151,14 +151,15 @@ def load_dataset(
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
     index = {id_: place for place, id_ in enumerate(ids)}
-    sides = (
+    learned, validating = (
         tuple(Sample(p.path, p.name, index[p.label], p.digest[:DIGEST_BYTES]) for p in photos)
         for photos in (train, val)
     )
     return DataSet(
         ids,
         names,
-        *sides,
+        learned,
+        validating,
         bad=tuple(bad),
         left_out=tuple(left_out),
         notes=(*notes, *more),
@@ -349,7 +350,7 @@ def read_split(file: Path, data: str, base: str | None = None) -> DataSet:
     def of(split: str) -> Iterator[tuple[str, SplitRow]]:
         return ((as_found(folder, row.name), row) for row in rows if row.split == split)
 
-    sides = (
+    train, val = (
         tuple(Sample(path, row.name, index[row.label], row.digest) for path, row in of(side))
         for side in ("train", "val")
     )
@@ -358,7 +359,7 @@ def read_split(file: Path, data: str, base: str | None = None) -> DataSet:
         for why in ("bad", "same")
     )
     class_names = tuple(names[id_] for id_ in ids)
-    return DataSet(ids, class_names, *sides, bad=bad, left_out=left_out, own_split=True)
+    return DataSet(ids, class_names, train, val, bad, left_out, own_split=True)
 
 
 def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:

@@ -29,6 +29,7 @@ import numpy as np
 
 from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.shard_files import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.data.shards import (
     INDEX,
     SHARD_SIDES,
@@ -38,7 +39,6 @@ from resnest_cli.data.shards import (
     from_text,
     to_text,
 )
-from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import atomic_file, free_bytes, locked, remove_leftovers, write_text, writing
 from resnest_cli.progress import Progress

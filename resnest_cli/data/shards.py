@@ -28,8 +28,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.shard_files import AHEAD, Files, check_size, fetch, fetch_text
-from resnest_cli.data.tar import EncodedPhoto, Shard, read_photos, shard_photos, tar_iterators
+from resnest_cli.data.shard_files import (
+    AHEAD,
+    EncodedPhoto,
+    Files,
+    Shard,
+    check_size,
+    fetch,
+    fetch_text,
+    read_photos,
+    shard_photos,
+    tar_iterators,
+)
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import reading
 from resnest_cli.images.sources import is_url

@@ -58,7 +58,9 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
                 splits = (*SIDES, *_LEFT_OUT)
                 if len(row) not in {5, 6} or row[3] not in splits:
                     raise ValueError(f"row {number} is damaged: none of {', '.join(splits)}")
-                rows.append(SplitRow(*row[:5], bytes.fromhex("".join(row[5:]))))
+                name, label, class_name, split, error, *digest = row
+                known = bytes.fromhex("".join(digest))
+                rows.append(SplitRow(name, label, class_name, split, error, known))
     return rows
 
 

@@ -22,8 +22,8 @@ from resnest_cli.data.dataset import (
     write_split,
 )
 from resnest_cli.data.photo_paths import base_place
+from resnest_cli.data.shard_files import Shard
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
-from resnest_cli.data.tar import Shard
 from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
 from resnest_cli.files import reading, write_text, writing
 from resnest_cli.images.sources import is_url

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.data.shard_files import Shard
 from resnest_cli.data.shards import (
     Index,
     class_counts,
@@ -16,7 +17,6 @@ from resnest_cli.data.shards import (
     is_shards,
     to_text,
 )
-from resnest_cli.data.tar import Shard
 from resnest_cli.errors import ResnestError, UsageError
 from tests.data.making import make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
