@@ -21,13 +21,13 @@ from resnest_cli.data.labelled_photos import (
     LabelledPhoto,
     Reading,
     Side,
-    is_photo,
     meaning,
     named_sides,
     sides_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
+from resnest_cli.images.sources import is_photo
 from resnest_cli.model.labels import canonical
 from resnest_cli.text import did_you_mean, some
 

@@ -6,14 +6,12 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 (`seg_train`, `seg_test`).
 """
 
-import os
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from resnest_cli.errors import UsageError
-from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.labels import canonical
 from resnest_cli.options import setting
 
@@ -155,8 +153,3 @@ def _side_of_word(word: str) -> Side | None:
         if word.startswith(more) and (side := _SIDES.get(word.removeprefix(more))):
             return side
     return None
-
-
-def is_photo(name: str) -> bool:
-    """Whether a name ends as those of photos do."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122

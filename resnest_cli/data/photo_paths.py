@@ -18,10 +18,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from resnest_cli.data.labelled_photos import Reading, is_photo
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.data.table_file import WINDOWS, Table
 from resnest_cli.errors import UsageError
-from resnest_cli.images.sources import EXTENSIONS
+from resnest_cli.images.sources import EXTENSIONS, is_photo
 from resnest_cli.paths import is_file_url, is_folder, local_path
 from resnest_cli.text import one_line
 

@@ -22,13 +22,13 @@ from resnest_cli.data.labelled_photos import (
     LabelledPhoto,
     Reading,
     Side,
-    is_photo,
     named_sides,
     sides_of,
 )
 from resnest_cli.data.photo_paths import find_photos
 from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.errors import UsageError
+from resnest_cli.images.sources import is_photo
 from resnest_cli.model.labels import canonical
 from resnest_cli.text import did_you_mean, some
 

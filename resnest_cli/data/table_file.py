@@ -24,9 +24,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnest_cli.data.labelled_photos import is_photo
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import reading
+from resnest_cli.images.sources import is_photo
 from resnest_cli.text import one_line
 
 WINDOWS = "cp1252"
