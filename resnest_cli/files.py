@@ -3,7 +3,7 @@
     atomic_file, atomic_path, write_text, append      whole files, or whole lines
     writing, reading                                  the system's refusals as errors, in words
     locked, lock_file                                 one process at a time
-    read_trusted, trusted, distrusted, distrust       files that only this user can have written
+    read_trusted, distrusted, distrust                files that only this user can have written
     check_folder, free_bytes                          asked before anything slow begins
 
 What a program trusts without looking into it, such as a compiled model, is private: nobody but its
@@ -252,15 +252,8 @@ def lock_file(
 ) -> Iterator[None]:
     """Holds a file that is nothing but a lock; it is made, and removed at the end.
 
-    Args:
-        file: its folder must exist.
-        wait: seconds to wait for another process; None: `PATIENCE`, and `math.inf` for ever.
-        busy: the message where another process holds it after that.
-        mode: of the file, less the umask.
-
-    Raises:
-        BusyError: another process holds it.
-        OSError: it cannot be made.
+    Where another process holds it after `wait` seconds (None: `PATIENCE`, and `math.inf` for ever),
+    the BusyError says `busy`. An OSError: it cannot be made. `mode` is the file's, less the umask.
     """
     until = time.monotonic() + (PATIENCE if wait is None else wait)
     while (descriptor := _taken(file, mode)) is None:
@@ -354,16 +347,11 @@ def read_trusted(path: Path) -> bytes:
         return file.read()
 
 
-def trusted(path: Path) -> bool:
-    """Whether a path is a file or folder that nobody but this user and root can have written."""
-    return not distrusted(path)
-
-
 def distrusted(path: Path) -> str:
-    """Why a path is not `trusted`, to follow its name; empty if it is.
+    """Why others than this user and root may have written a file or folder; empty if they cannot.
 
-    A link is not, wherever it leads. What can be replaced in between, because its folder is not
-    private, is to be read by `read_trusted`.
+    A link is not trusted, wherever it leads. What can be replaced in between, because its folder is
+    not private, is to be read by `read_trusted`.
     """
     try:
         found = path.lstat()

@@ -156,16 +156,23 @@ def is_folder(path: Path | str) -> bool:
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder, of mode 0700, for what is trusted without a check, and returns its path.
+    """Makes a folder that only its user can write to, of mode 0700, and returns its path.
+
+    One of this user's that others can write to is closed to them first: earlier versions made it as
+    the umask said. So no file in it is trusted for lying there, see `files.read_trusted`.
 
     Raises:
-        OSError: it cannot be made, or it is there, and others than this user and root can write to
-            it; the message says so in words.
+        OSError: it cannot be made or closed, or belongs to others; the message says so in words.
     """
     make_private(path)
     link, folder = path.lstat(), path.stat()  # a link to a larger disk is fine
     if not stat.S_ISDIR(folder.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(path))
+    ours = hasattr(os, "geteuid") and link.st_uid == os.geteuid()
+    if ours and stat.S_ISDIR(link.st_mode) and link.st_mode & 0o022:
+        with contextlib.suppress(OSError):
+            path.chmod(0o700)
+        link = folder = path.lstat()
     if why := distrust(link) or distrust(folder):
         raise PermissionError(errno.EACCES, f"it {why}", str(path))
     return path
@@ -180,20 +187,6 @@ def make_private(path: Path) -> None:
     make_private(path.parent)
     with contextlib.suppress(FileExistsError):  # another process was quicker, or it is a file
         path.mkdir(mode=0o700)
-
-
-def closed_folder(path: Path) -> Path:
-    """A `private_folder`; one of this user's that others can write to is closed to them first.
-
-    Earlier versions made folders as the umask said. Whoever calls this trusts no file in it for
-    lying there: `files.read_trusted` and `files.trusted` judge each by its own owner and mode.
-    """
-    with contextlib.suppress(OSError):  # private_folder says what is wrong
-        found = path.lstat()
-        ours = hasattr(os, "geteuid") and found.st_uid == os.geteuid()
-        if ours and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o022:
-            path.chmod(0o700)
-    return private_folder(path)
 
 
 def check_place(path: Path) -> None:

@@ -65,8 +65,8 @@ def pack(
     from resnest_cli.data.dataset import load_dataset
     from resnest_cli.data.pack import PackJob
     from resnest_cli.data.pack import pack as write
+    from resnest_cli.data.shard_files import tar_iterators
     from resnest_cli.data.shards import photos
-    from resnest_cli.data.tar import tar_iterators
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.signals import StoppedError, StopRequest
 

@@ -1,1 +1,7 @@
-"""Labelled photos: class folders and tables of photos, as people keep them."""
+"""Labelled photos as people keep them: class folders, tables of photos, tar shards.
+
+class_folders.py   a folder -> labelled_photos.py: which photo has which label, and who trains
+table.py           a table, likewise; table_file.py: its rows; photo_paths.py: where its photos lie
+dataset.py         all of them decoded once, and split; split_file.py: the split that a run keeps
+shards.py          which shards, and their index; shard_files.py: what is in them; pack.py: written
+"""

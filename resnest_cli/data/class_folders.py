@@ -21,15 +21,13 @@ from resnest_cli.data.labelled_photos import (
     LabelledPhoto,
     Reading,
     Side,
-    is_decoration,
-    is_photo,
-    mentioned_side,
+    meaning,
     named_sides,
-    side_of,
     sides_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
+from resnest_cli.images.sources import is_photo
 from resnest_cli.model.labels import canonical
 from resnest_cli.text import did_you_mean, some
 
@@ -55,8 +53,8 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> LabelledData:
         return (list_run_split if is_run_split(path) else read_table)(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
-    reading.check_no_table(data, "a folder")
-    names = _subfolders(path)
+    reading.check_only({"split_names"}, data, "a folder")
+    names, _ = _inside(path)
     if sides := _sides_among(path, names, reading.split_names):
         return _split_folders(path, names, sides)
     found = LabelledData([], own_split=False)
@@ -73,7 +71,7 @@ def _sides_among(path: Path, names: Sequence[str], asked: str | None) -> dict[st
     found = sides_of(names)
     if not found:
         _refuse_unknown_sides(path, names)
-        mentioned = {name: side for name in names if (side := mentioned_side(name))}
+        mentioned = {name: side for name in names if (side := meaning(name)[0])}
         if "train" in mentioned.values() and len(set(mentioned.values())) > 1:
             raise _either(path, list(mentioned), names)
         return {}
@@ -84,9 +82,9 @@ def _sides_among(path: Path, names: Sequence[str], asked: str | None) -> dict[st
     classes = [name for name in names if name not in found and _has_photos(path / name)]
     if not classes or ("train" in found.values() and len(found) > 1):
         return found
-    if set(found.values()) == {"train"} and not any(map(mentioned_side, classes)):
+    if set(found.values()) == {"train"} and not any(meaning(name)[0] for name in classes):
         (train,) = found
-        if not _subfolders(path / train):
+        if not _inside(path / train)[0]:
             return {}  # a vehicle among vehicles
     raise _either(path, list(found), classes)
 
@@ -116,7 +114,7 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
     inside: dict[str, set[str]] = {}
     for name in names:
         folder = path / name
-        inner = _subfolders(folder)
+        inner, loose = _inside(folder)
         sides = sides_of(inner)
         if len(names) > 1 and "train" in sides.values() and len(sides) > 1:
             first = next(iter(sides))
@@ -126,7 +124,7 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
                 f"{first}, too, for its own, and splits them anew."
             )
         mine = {canonical(folder) for folder in inner}
-        if len(mine) < 2 or _count_loose(folder):
+        if len(mine) < 2 or loose:
             continue
         for other, theirs in inside.items():
             same = sorted(mine & theirs)
@@ -140,37 +138,34 @@ def _refuse_unknown_sides(path: Path, names: Sequence[str]) -> None:
 
 def _split_folders(path: Path, names: Sequence[str], sides: dict[str, Side]) -> LabelledData:
     found = LabelledData([], own_split=False)
-    first = {side: name for name, side in reversed(sides.items())}
+    folder = {side: name for name, side in sides.items()}
     for side in SIDES:
-        for name in [name for name, other in sides.items() if other == side]:
-            _add_side(found, path, name, side)
+        if side in folder:
+            _add_side(found, path, folder[side], side)
     found.own_split = bool(found.side("val"))
     held_out = len(found.side("test"))
-    if held_out and "train" in first:
-        train, test = first["train"], first["test"]
+    if held_out and "train" in folder:
+        train, test = folder["train"], folder["test"]
         note = f"{test}: {held_out} photo(s) held out, for `resnest evaluate --split test`"
         if not found.own_split:
             note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
         found.notes.append(note)
     if unused := [name for name in names if name not in sides]:
         found.notes.append(f"not used: {some(unused)} (beside {some(sides)})")
-    if "train" in first and not found.side("train"):
-        raise _no_photos(path / first["train"])
-    if not found.photos:
-        raise _no_photos(path / next(iter(sides)))
+    if not found.photos or ("train" in folder and not found.side("train")):
+        raise _no_photos(path / folder.get("train", next(iter(sides))))
     return found
 
 
 def _add_side(found: LabelledData, root: Path, name: str, side: Side) -> None:
     base = _without_wrappers(root / name, side)
-    if _subfolders(base):
+    inner, loose = _inside(base)
+    if inner:
         before = len(found.photos)
         _add_classes(found, root, base, side)
         if len(found.photos) == before and side != "train":
             found.notes.append(f"{name}: has no photos")
-        return
-    loose = _count_loose(base)
-    if side != "train":
+    elif side != "train":
         what = f"{loose} photo(s) without class folders, so without labels" if loose else "is empty"
         found.notes.append(f"{name}: {what}; not used")
     elif loose:
@@ -184,11 +179,11 @@ def _add_side(found: LabelledData, root: Path, name: str, side: Side) -> None:
 def _without_wrappers(folder: Path, side: Side) -> Path:
     """The folder of class folders: train/ itself, or as archives have it train/train/, too."""
     while True:
-        inner = _subfolders(folder)
-        if len(inner) != 1 or _count_loose(folder):
+        inner, loose = _inside(folder)
+        if len(inner) != 1 or loose:
             return folder
         (name,) = inner
-        if not (name == folder.name or side_of(name) == side or is_decoration(name)):
+        if name != folder.name and meaning(name) not in {(side, ()), (None, ())}:
             return folder
         folder /= name
 
@@ -213,34 +208,18 @@ def _no_photos(folder: Path) -> UsageError:
     )
 
 
-def _subfolders(path: Path) -> list[str]:
-    """Names of the visible folders in a folder, sorted as torchvision's ImageFolder sorts them."""
-    with files.reading(path), os.scandir(path) as entries:
-        return sorted(
-            e.name
-            for e in entries
-            if e.name[0] != "." and not folders.is_dropping(e.name) and _is_folder(e)
-        )
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # such as a link to itself
-        return False
+def _inside(folder: Path) -> tuple[list[str], int]:
+    """Folders in a folder, sorted as torchvision's ImageFolder sorts them; photos beside them."""
+    with files.reading(folder), os.scandir(folder) as entries:
+        there = {
+            e.name: folders.leads_to_folder(e) for e in entries if not folders.is_hidden(e.name)
+        }
+    names = sorted(name for name, is_folder in there.items() if is_folder)
+    return names, sum(is_photo(name) for name, is_folder in there.items() if not is_folder)
 
 
 def _has_photos(folder: Path) -> bool:
     return any(not e.error and is_photo(e.name) for e in folders.walk(str(folder)))
-
-
-def _count_loose(folder: Path) -> int:
-    """Photos that lie in a folder itself."""
-    with os.scandir(folder) as entries:
-        return sum(
-            is_photo(e.name) and not folders.is_dropping(e.name) and not _is_folder(e)
-            for e in entries
-        )
 
 
 def _add_classes(found: LabelledData, root: Path, base: Path, side: Side | None) -> None:
@@ -250,33 +229,29 @@ def _add_classes(found: LabelledData, root: Path, base: Path, side: Side | None)
     """
     labels = {canonical(photo.label): photo.label for photo in found.photos}
     here = set[str]()
-    for name in _subfolders(base):
+    names, loose = _inside(base)
+    for name in names:
         label = labels.setdefault(canonical(name), name)
         if canonical(name) in here:
             found.notes.append(f"{base}: two folders are called {label}; they are one class")
         here.add(canonical(name))
-        _add_class(found, root, base / name, label, side)
-    if loose := _count_loose(base):
+        entries = list(folders.walk(str(base / name)))
+        if wrong := next((entry for entry in entries if entry.error), None):
+            raise ResnestError(f"{wrong.path} {wrong.error}.")
+        paths = [entry.path for entry in entries if is_photo(entry.name)]
+        found.photos += [
+            LabelledPhoto(path, os.path.relpath(path, root).replace(os.sep, "/"), label, side)
+            for path in paths
+        ]
+        where = os.path.relpath(base / name, root)
+        if skipped := len(entries) - len(paths):
+            found.notes.append(
+                f"{where}: {skipped} file(s) without a known image extension skipped"
+            )
+        if not paths:
+            found.empty.append(where)
+    if loose:
         found.notes.append(f"{base}: {loose} photo(s) beside the class folders left out")
-
-
-def _add_class(
-    found: LabelledData, root: Path, folder: Path, label: str, side: Side | None
-) -> None:
-    before, skipped = len(found.photos), 0
-    for entry in folders.walk(str(folder)):
-        if entry.error:
-            raise ResnestError(f"{entry.path} {entry.error}.")
-        if is_photo(entry.name):
-            name = os.path.relpath(entry.path, root).replace(os.sep, "/")
-            found.photos.append(LabelledPhoto(entry.path, name, label, side))
-        else:
-            skipped += 1
-    where = os.path.relpath(folder, root)
-    if skipped:
-        found.notes.append(f"{where}: {skipped} file(s) without a known image extension skipped")
-    if len(found.photos) == before:
-        found.empty.append(where)
 
 
 def check_classes(found: LabelledData, data: str) -> None:
@@ -304,7 +279,7 @@ def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
             return
         only = next(iter(counts), "none")
         deeper = Path(data) / only
-        while deeper.is_dir() and len(inside := _subfolders(deeper)) == 1:
+        while deeper.is_dir() and len(inside := _inside(deeper)[0]) == 1:
             deeper /= inside[0]
         hint = f" Did you mean {deeper}?" if deeper.is_dir() and inside else ""
         raise UsageError(

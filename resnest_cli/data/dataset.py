@@ -7,7 +7,6 @@ tar shards have counts in place of lists: a photo is known by its number, and re
 comes.
 """
 
-import csv
 import io
 import os
 from collections import Counter, defaultdict
@@ -19,18 +18,13 @@ from typing import TypeVar
 
 from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
-from resnest_cli.data.labelled_photos import (
-    AS_FOUND,
-    LabelledData,
-    LabelledPhoto,
-    Reading,
-)
+from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.shards import Index
 from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
-from resnest_cli.data.table_file import decoded
-from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached
+from resnest_cli.data.table_file import csv_lines, decoded
+from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached, reason
 from resnest_cli.images.decode import decode
 from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
@@ -57,21 +51,12 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class BadPhoto:
-    """A photo that cannot be read or is not used, and why."""
-
-    name: str
-    label: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
 class DataSet:
     """What `load_dataset` found. `notes` are for the user to read.
 
     `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
-    whose bytes another one has, too; `own_split` says that the data brought their split.
-    `left_out` are readable photos that neither train nor validate: training has the same file.
+    whose bytes another one has, too; `own_split` says that the data brought their split. `bad`
+    photos cannot be read; `left_out` neither train nor validate: training has the same file.
     Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
     """
 
@@ -79,8 +64,8 @@ class DataSet:
     class_names: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    bad: tuple[BadPhoto, ...] = ()
-    left_out: tuple[BadPhoto, ...] = ()
+    bad: tuple[LabelledPhoto, ...] = ()
+    left_out: tuple[LabelledPhoto, ...] = ()
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     own_split: bool = False
@@ -154,12 +139,11 @@ def load_dataset(
     check_count(counts, classes, data)
     good = [photo for photo in good if photo.label in counts]
     notes = [*found.notes, *_class_notes(found, counts)]
-    left_out: list[BadPhoto] = []
-    train, val = (
-        _own_sides(good, notes, left_out)
-        if found.own_split
-        else _split(good, val_split, seed, notes)
-    )
+    left_out: list[LabelledPhoto] = []
+    if found.own_split:
+        train, val, left_out = _own_sides(good, notes)
+    else:
+        train, val = _split(good, val_split, seed, notes)
     if not val:
         raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
@@ -213,18 +197,11 @@ def _check_text(found: LabelledData, data: str) -> None:
 
 def _check(
     found: LabelledData, data: str, workers: int, progress: Progress
-) -> tuple[list[LabelledPhoto], list[BadPhoto]]:
-    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones.
-
-    Raises UsageError where all are bad.
-    """
-    good, bad = list[LabelledPhoto](), list[BadPhoto]()
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones."""
     photos = [photo for photo in found.photos if photo.side != "test"]
-    for photo, result in in_threads(_digest_or_error, photos, workers, progress):
-        if isinstance(result, bytes):
-            good.append(replace(photo, digest=result))
-        else:
-            bad.append(BadPhoto(photo.name, photo.label, result))
+    checked = [photo for _, photo in in_threads(_checked, photos, workers, progress)]
+    good, bad = [p for p in checked if not p.error], [p for p in checked if p.error]
     if bad and not good:
         raise UsageError(
             f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
@@ -232,18 +209,15 @@ def _check(
     return good, bad
 
 
-def _digest_or_error(photo: LabelledPhoto) -> bytes | str:
+def _checked(photo: LabelledPhoto) -> LabelledPhoto:
     try:
         decode(photo.path)  # first: it refuses pipes and devices, which could block for ever
-        return digest_of(photo.path)
+        return replace(photo, digest=digest_of(photo.path))
     except (ImageError, OSError) as error:
         if (limit := limit_reached(error)) is not None:  # not the photo's fault
             raise ResnestError(f"{photo.path}: {limit}") from error
-        if isinstance(error, ImageError):
-            return str(error)
-        return f"cannot be read: {(error.strerror or str(error)).lower()}"
-    except MemoryError:
-        return "does not fit into this machine's memory"
+        why = f"cannot be read: {reason(error)}" if isinstance(error, OSError) else str(error)
+        return replace(photo, error=why)
 
 
 def in_threads(
@@ -274,16 +248,16 @@ def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
 
 
 def _own_sides(
-    good: list[LabelledPhoto], notes: list[str], left_out: list[BadPhoto]
-) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """The data's own split, but for validation photos that training has, too."""
+    good: list[LabelledPhoto], notes: list[str]
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto], list[LabelledPhoto]]:
+    """The data's own split; validation photos that training has, too, are left out."""
     train = [photo for photo in good if photo.side == "train"]
     val = [photo for photo in good if photo.side == "val"]
     twins = {photo.digest: photo.name for photo in reversed(train)}
-    left_out += [
-        BadPhoto(p.name, p.label, f"is the same file as {twins[p.digest]}, which trains")
-        for p in val
-        if p.digest in twins
+    left_out = [
+        replace(photo, error=f"is the same file as {twins[photo.digest]}, which trains")
+        for photo in val
+        if photo.digest in twins
     ]
     if left_out:
         names = some(photo.name for photo in left_out)
@@ -294,7 +268,7 @@ def _own_sides(
         conflicting = _conflicting(photos)
         if shown := [photo.name for photo in photos if photo.digest in conflicting]:
             notes.append(f"the same photo under several classes of {side} (kept): {some(shown)}")
-    return train, [photo for photo in val if photo.digest not in twins]
+    return train, [photo for photo in val if photo.digest not in twins], left_out
 
 
 def _conflicting(photos: Iterable[LabelledPhoto]) -> set[bytes]:
@@ -340,16 +314,10 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...
     text, notes, _ = decoded(data, path)
     delimiter = "\t" if "\t" in text else ","
     names = {}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) < 2 or not row[1].strip():
-                raise UsageError(f"{path}: line {reader.line_num} lacks a name; lines are id,name.")
-            names[canonical(row[0].strip())] = delimiter.join(row[1:]).strip()
-    except csv.Error as error:
-        raise UsageError(f"{path}: line {reader.line_num} is not CSV: {error}.") from error
+    for number, cells in csv_lines(io.StringIO(text, newline=""), path, delimiter=delimiter):
+        if len(cells) < 2 or not cells[1].strip():
+            raise UsageError(f"{path}: line {number} lacks a name; lines are id,name.")
+        names[canonical(cells[0].strip())] = delimiter.join(cells[1:]).strip()
     if missing := [id_ for id_ in ids if canonical(id_) not in names]:
         raise UsageError(f"{path}: has no name for {some(missing)}. Add a line for each class.")
     return tuple(names[canonical(id_)] for id_ in ids), notes
@@ -359,47 +327,44 @@ def write_split(path: Path, dataset: DataSet) -> None:
     """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
     ids, names = dataset.class_ids, dataset.class_names
     rows = [
-        SplitRow(one.name, ids[one.label], names[one.label], side, "", one.digest)
+        SplitRow(one.name, ids[one.label], names[one.label], side, digest=one.digest)
         for side, samples in (("train", dataset.train), ("val", dataset.val))
         for one in samples
     ]
-    rows += [SplitRow(bad.name, bad.label, "", "bad", bad.error) for bad in dataset.bad]
-    rows += [SplitRow(same.name, same.label, "", "same", same.error) for same in dataset.left_out]
+    rows += [
+        SplitRow(one.name, one.label, "", why, one.error)
+        for why, photos in (("bad", dataset.bad), ("same", dataset.left_out))
+        for one in photos
+    ]
     write_rows(path, rows)
 
 
-def read_split(path: Path, data: str, base: str | None = None) -> DataSet:
+def read_split(file: Path, data: str, base: str | None = None) -> DataSet:
     """The data set that `write_split` wrote; photos lie in `base`, the folder, or the table's."""
-    rows = read_rows(path, "The run needs it to go on; start a new one without --resume.")
+    rows = read_rows(file, "The run needs it to go on; start a new one without --resume.")
     names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
     folder = base or (data if Path(data).is_dir() else str(Path(data).parent))
 
-    def samples(side: str) -> tuple[Sample, ...]:
-        return tuple(
-            Sample(as_found(folder, row.name), row.name, index[row.label], row.digest)
-            for row in rows
-            if row.split == side
-        )
+    def of(split: str) -> Iterator[tuple[str, SplitRow]]:
+        return ((as_found(folder, row.name), row) for row in rows if row.split == split)
 
-    def others(why: str) -> tuple[BadPhoto, ...]:
-        return tuple(BadPhoto(r.name, r.label, r.error) for r in rows if r.split == why)
-
-    return DataSet(
-        ids,
-        tuple(names[id_] for id_ in ids),
-        samples("train"),
-        samples("val"),
-        bad=others("bad"),
-        left_out=others("same"),
-        own_split=True,
+    train, val = (
+        tuple(Sample(path, row.name, index[row.label], row.digest) for path, row in of(side))
+        for side in ("train", "val")
     )
+    bad, left_out = (
+        tuple(LabelledPhoto(path, r.name, r.label, None, error=r.error) for path, r in of(why))
+        for why in ("bad", "same")
+    )
+    class_names = tuple(names[id_] for id_ in ids)
+    return DataSet(ids, class_names, train, val, bad, left_out, own_split=True)
 
 
 def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:
     """The data set of shards; `class_names` is a file of readable names."""
-    names, notes = index.class_names, list[str]()
-    if class_names is not None:
-        names, notes = readable_names(index.class_ids, class_names)
+    names, notes = readable_names(index.class_ids, class_names)
+    if class_names is None:
+        names = index.class_names
     return DataSet(index.class_ids, names, (), (), notes=tuple(notes), own_split=True, shards=index)

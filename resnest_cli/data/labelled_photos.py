@@ -6,14 +6,12 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 (`seg_train`, `seg_test`).
 """
 
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from resnest_cli.errors import UsageError
-from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.model.labels import canonical
 from resnest_cli.options import setting
 
@@ -36,7 +34,7 @@ _DECORATIONS = frozenset((
 class LabelledPhoto:
     """A photo as it was listed: where it lies, its name in the data, its label, its side if any.
 
-    `digest` is the SHA-256 of its file, once it was read.
+    Once it was read, `digest` is the SHA-256 of its file, or `error` says why it is not used.
     """
 
     path: str
@@ -44,6 +42,7 @@ class LabelledPhoto:
     label: str
     side: Side | None
     digest: bytes = b""
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -88,10 +87,10 @@ class Reading:
         None, "Of a table: what paths without an extension lack, such as .jpg.", "EXT"
     )
 
-    def check_no_table(self, data: str, what: str) -> None:
-        """Raises UsageError for a setting of tables, where data are of another kind (`what`)."""
+    def check_only(self, names: Container[str], data: str, what: str) -> None:
+        """Raises UsageError for a setting without one of these names: data are no plain table."""
         for name, value in asdict(self).items():
-            if name != "split_names" and value is not None:
+            if name not in names and value is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
                     f"Parquet), and {data} is {what}."
@@ -101,21 +100,15 @@ class Reading:
 AS_FOUND = Reading()
 
 
-def side_of(name: str) -> Side | None:
-    """The side that a name means by itself; None where it means none."""
-    side, rest = _parsed(name)
-    return side if not rest else None
-
-
 def sides_of(names: Iterable[str]) -> dict[str, Side]:
     """The side of each of these names that means one, by itself or beside the others.
 
     `seg_train` and `seg_test` are sides beside each other; `speed_test` alone is none.
     """
-    parsed = {name: _parsed(name) for name in names}
-    found = {name: side for name, (side, rest) in parsed.items() if side and not rest}
+    meanings = {name: meaning(name) for name in names}
+    found = {name: side for name, (side, rest) in meanings.items() if side and not rest}
     by_rest: dict[tuple[str, ...], dict[str, Side]] = {}
-    for name, (side, rest) in parsed.items():
+    for name, (side, rest) in meanings.items():
         if side and rest:
             by_rest.setdefault(rest, {})[name] = side
     for group in by_rest.values():
@@ -124,15 +117,19 @@ def sides_of(names: Iterable[str]) -> dict[str, Side]:
     return found
 
 
-def mentioned_side(name: str) -> Side | None:
-    """The side that one word of a name means, whatever the others say."""
-    return _parsed(name)[0]
+def meaning(name: str) -> tuple[Side | None, tuple[str, ...]]:
+    """The side that a name's one such word means, and its other words that say something.
 
-
-def is_decoration(name: str) -> bool:
-    """Whether a name says nothing of what a folder holds: images, data, ..."""
-    words = _words(name)
-    return bool(words) and all(word in _DECORATIONS for word in words)
+    `train_set` is ("train", ()), `speed_test` ("test", ("speed",)), `images` (None, ()).
+    """
+    # In lower case: train2017, TrainSet and train-set have two words each.
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", canonical(name))
+    words = re.findall(r"[^\W\d_]+|\d+", apart.casefold())
+    sides = [side for word in words if (side := _side_of_word(word))]
+    if len(sides) > 1:
+        return None, tuple(words)
+    rest = tuple(w for w in words if not _side_of_word(w) and w not in _DECORATIONS)
+    return (sides[0] if sides else None), rest
 
 
 def named_sides(text: str) -> dict[str, Side]:
@@ -147,21 +144,6 @@ def named_sides(text: str) -> dict[str, Side]:
     return {name: side for name, side in zip(names, SIDES, strict=False) if name}
 
 
-def _parsed(name: str) -> tuple[Side | None, tuple[str, ...]]:
-    """The side that a name's one such word means, and its other words that say something."""
-    words = _words(name)
-    sides = [side for word in words if (side := _side_of_word(word))]
-    if len(sides) != 1:
-        return None, ()
-    return sides[0], tuple(w for w in words if not _side_of_word(w) and w not in _DECORATIONS)
-
-
-def _words(name: str) -> list[str]:
-    """Its words, in lower case: train2017, TrainSet and train-set have two each."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", canonical(name))
-    return re.findall(r"[^\W\d_]+|\d+", apart.casefold())
-
-
 def _side_of_word(word: str) -> Side | None:
     if word in _SIDES:
         return _SIDES[word]
@@ -171,8 +153,3 @@ def _side_of_word(word: str) -> Side | None:
         if word.startswith(more) and (side := _SIDES.get(word.removeprefix(more))):
             return side
     return None
-
-
-def is_photo(name: str) -> bool:
-    """Whether a name ends as those of photos do."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122

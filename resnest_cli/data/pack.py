@@ -14,16 +14,12 @@ writes the others.
 """
 
 import hashlib
-import multiprocessing
 import os
 import re
 import threading
-import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -33,6 +29,7 @@ import numpy as np
 
 from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.data.seeds import derived_seed
+from resnest_cli.data.shard_files import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.data.shards import (
     INDEX,
     SHARD_SIDES,
@@ -42,22 +39,19 @@ from resnest_cli.data.shards import (
     from_text,
     to_text,
 )
-from resnest_cli.data.tar import LABEL, PHOTOS, Shard, read_photos, tar_iterators
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import atomic_file, free_bytes, locked, remove_leftovers, write_text, writing
 from resnest_cli.progress import Progress
-from resnest_cli.signals import leave_to_parent
 from resnest_cli.text import megabytes
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-PhotosDone = Callable[[int], None]  # after so many photos; may raise to stop
+PhotoDone = Callable[[], None]  # after each photo; raises to stop
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: tar pads each member and the file to whole ones
 _MOST_PHOTO = 8 * 2**30 - 1  # bytes; what a plain tar header can say
 _DIGITS, _LETTERS = 9, 40  # of a key
 _PAUSE = 0.1  # seconds between two looks at what is done
-_WATCH = 0.5  # seconds between two looks at whether the parent is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +128,7 @@ def pack(job: PackJob, dataset: DataSet, progress: Progress, check: Callable[[],
     with writing(job.output):
         job.output.mkdir(parents=True, exist_ok=True)
         with locked(folder=job.output):
+            _tidy(job, plan)
             return _pack(job, dataset, plan, progress, check)
 
 
@@ -147,37 +142,31 @@ def _pack(
     folder, classes = job.output, len(dataset.class_ids)
 
     def each(
-        work: Callable[[PlannedShard, PhotosDone], Result],
-        shards: Sequence[PlannedShard],
-        title: str,
-    ) -> Iterator[tuple[PlannedShard, Result]]:
-        """`work` of each shard, several at a time."""
+        work: Callable[[PlannedShard, PhotoDone], Result], shards: list[PlannedShard], title: str
+    ) -> dict[str, Result]:
+        """`work` of each shard, by its name."""
         show = partial(progress, total=sum(len(shard.photos) for shard in shards), title=title)
         results = run(work, shards, workers=job.workers, progress=show, check=check)
-        return zip(shards, results, strict=True)
+        return dict(zip([shard.name for shard in shards], results, strict=True))
 
-    _tidy(job, plan)
-    found: dict[str, Shard] = {}
-    if there := [shard for shard in plan if (folder / shard.name).exists()]:
-        for shard, record in each(partial(is_whole, folder), there, "Verifying photos"):
-            if record is not None:
-                found[shard.name] = record
-            elif not job.overwrite:
-                raise _others(folder / shard.name)
+    there = [shard for shard in plan if (folder / shard.name).exists()]
+    records = each(partial(is_whole, folder), there, "Verifying photos") if there else {}
+    found = {name: record for name, record in records.items() if record is not None}
+    if len(found) < len(there) and not job.overwrite:
+        raise _others(folder / min(records.keys() - found.keys()))
     kept = len(found)
     if missing := [shard for shard in plan if shard.name not in found]:
         (folder / INDEX).unlink(missing_ok=True)  # it says that the folder is whole
         _check_room(folder, missing)
-        write = partial(write_shard, folder, classes)
-        found |= {shard.name: one for shard, one in each(write, missing, "Packing photos")}
-    sides = {side: tuple(found[s.name] for s in plan if s.side == side) for side in SHARD_SIDES}
+        found |= each(partial(write_shard, folder, classes), missing, "Packing photos")
+    train, val = (tuple(found[s.name] for s in plan if s.side == side) for side in SHARD_SIDES)
     index = Index(
         dataset.class_ids,
         dataset.class_names,
-        sides["train"],
-        sides["val"],
-        class_counts(sides["train"], classes),
-        class_counts(sides["val"], classes),
+        train,
+        val,
+        class_counts(train, classes),
+        class_counts(val, classes),
         left_out=tuple((p.name, p.label, p.error) for p in (*dataset.bad, *dataset.left_out)),
         made=job.made,
     )
@@ -286,31 +275,28 @@ def _gone(path: str, error: OSError) -> ResnestError:
     )
 
 
-def write_shard(
-    folder: Path, classes: int, planned: PlannedShard, photos_done: PhotosDone
-) -> Shard:
+def write_shard(folder: Path, classes: int, planned: PlannedShard, photo_done: PhotoDone) -> Shard:
     """Writes and verifies a shard; its record."""
     path = folder / planned.name
     then = "The same command goes on with what is there."
     with writing(path, then=then), atomic_file(path) as file:
-        digests = list(_write(file, planned, photos_done))
+        digests = list(_write(file, planned, photo_done))
         file.flush()
         os.fsync(file.fileno())
         if hasattr(os, "posix_fadvise"):  # to be read back from the disk, not from memory
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         shard = _record(planned, Path(file.name))
         _verify(Path(file.name), path, shard, planned, digests, classes)
-        photos_done(0)  # an orphan stops here: the same command may be running again
     return shard
 
 
-def is_whole(folder: Path, planned: PlannedShard, photos_done: PhotosDone) -> Shard | None:
+def is_whole(folder: Path, planned: PlannedShard, photo_done: PhotoDone) -> Shard | None:
     """The record of a shard that is there, if its bytes are those that would be written."""
     path = folder / planned.name
     if path.stat().st_size != planned.tar_bytes:
         return None
     wanted = _Hash()
-    for _ in _write(wanted, planned, photos_done):
+    for _ in _write(wanted, planned, photo_done):
         pass
     shard = _record(planned, path)
     return shard if shard.sha256 == wanted.digest.hexdigest() else None
@@ -327,9 +313,7 @@ class _Hash:
         return len(data)
 
 
-def _write(
-    file: BinaryIO | _Hash, planned: PlannedShard, photos_done: PhotosDone
-) -> Iterator[bytes]:
+def _write(file: BinaryIO | _Hash, planned: PlannedShard, photo_done: PhotoDone) -> Iterator[bytes]:
     """Writes the shard; the SHA-256 of each photo as it was read."""
     from webdataset import TarWriter
 
@@ -347,7 +331,7 @@ def _write(
                 )
             label = str(photo.label).encode()
             tar.write({"__key__": photo.key, LABEL: label, photo.extension: data})
-            photos_done(1)
+            photo_done()
             yield hashlib.sha256(data).digest()
 
 
@@ -381,92 +365,43 @@ def _verify(
 
 
 class _StoppedError(Exception):
-    """Another worker has failed, a signal came, or the parent was killed."""
-
-
-class _Count:
-    """How many photos are done, and whether to stop; shared by all workers."""
-
-    def __init__(self, context: Any) -> None:
-        self.done, self.stop = context.Value("q", 0), context.Value("b", 0, lock=False)
-        self.parent = os.getpid()
-
-    def photos_done(self, number: int) -> None:
-        with self.done.get_lock():
-            self.done.value += number
-        orphaned = self.parent not in {os.getpid(), os.getppid()}
-        if orphaned or (number and self.stop.value):
-            raise _StoppedError
+    """Another shard has failed, or the user stops."""
 
 
 def run(
-    work: Callable[[Job, PhotosDone], Result],
+    work: Callable[[Job, PhotoDone], Result],
     jobs: Sequence[Job],
     *,
     workers: int,
     progress: Progress,
     check: Callable[[], None],
 ) -> list[Result]:
-    """`work` of each job, in order, in processes: a tar file costs the interpreter's time.
+    """`work` of each job, in order, in threads: reading, hashing and writing leave others running.
 
-    One worker is a thread of this process. More are forked where that can be, stop at the next
-    photo when one fails or `check` raises, and end by themselves soon after this process was
-    killed. `progress` is called with the number of photos done.
-
-    Raises:
-        ResnestError: a worker was killed.
+    When one fails or `check` raises, the others stop at their next photo. `progress` is called with
+    the number of photos done.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
-    count = _Count(context)
-    workers = min(workers, len(jobs))
-    pool: ThreadPoolExecutor | ProcessPoolExecutor
-    task: Callable[[Job], Result]
-    if workers <= 1:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="pack")
-        task = lambda job: work(job, count.photos_done)  # noqa: E731 - never pickled
-    else:
-        # Forked, one thread is copied; others are those of displays, and none holds a lock.
-        warnings.filterwarnings("ignore", r".*multi-threaded, use of fork\(\)", DeprecationWarning)
-        pool = ProcessPoolExecutor(workers, context, _begin, (count,))
-        task = partial(_in_worker, work)
-    try:
-        futures = [pool.submit(task, job) for job in jobs]
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, _PAUSE, FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            check()
-            progress(int(count.done.value))
-        return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise ResnestError(
-            "a process that packs has died, as when memory runs out. Use fewer --workers; the same "
-            "command goes on with what is there."
-        ) from error
-    finally:
-        count.stop.value = 1
-        pool.shutdown(wait=True, cancel_futures=True)
+    lock, stop = threading.Lock(), threading.Event()
+    photos = 0
 
+    def photo_done() -> None:
+        nonlocal photos
+        with lock:
+            photos += 1
+        if stop.is_set():
+            raise _StoppedError
 
-_count: _Count | None = None
-
-
-def _begin(count: _Count) -> None:
-    """Once in each process. Signals are for the parent to answer."""
-    global _count  # noqa: PLW0603 - an initializer has no other way
-    _count = count
-    leave_to_parent()
-
-    def end_with_parent() -> None:
-        while os.getppid() == count.parent:
-            time.sleep(_WATCH)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
-
-
-def _in_worker(work: Callable[[Job, PhotosDone], Result], job: Job) -> Result:
-    assert _count is not None
-    return work(job, _count.photos_done)
+    with ThreadPoolExecutor(workers, thread_name_prefix="pack") as pool:
+        try:
+            futures = [pool.submit(work, job, photo_done) for job in jobs]
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, _PAUSE, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                check()
+                progress(photos)
+            return [future.result() for future in futures]
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)

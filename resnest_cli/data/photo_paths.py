@@ -13,16 +13,16 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from resnest_cli.data.labelled_photos import Reading, is_photo
-from resnest_cli.data.table_file import WINDOWS
+from resnest_cli.data.labelled_photos import Reading
+from resnest_cli.data.table_file import WINDOWS, Table
 from resnest_cli.errors import UsageError
-from resnest_cli.images.sources import EXTENSIONS
-from resnest_cli.paths import local_path
+from resnest_cli.images.sources import EXTENSIONS, is_photo
+from resnest_cli.paths import is_file_url, is_folder, local_path
 from resnest_cli.text import one_line
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # a drive has one letter
@@ -54,104 +54,83 @@ class _Base(NamedTuple):
 
     def find(self, text: str, windows: bool) -> Place:
         """The first spelling of a path that exists; the usual one where none does."""
-        places = map(self.place, _spellings(text, windows))
+        places = map(self.place, dict.fromkeys(_spellings(text, windows)))
         return next((p for p in places if p.is_there), None) or self.place(_usual(text))
 
 
-def find_photos(
-    table: Path,
-    unit: str,
-    cells: Sequence[tuple[int, str]],
-    reading: Reading,
-    *,
-    windows: bool = False,
-) -> tuple[list[Place], list[str]]:
-    """A place for each cell, whether a photo is there or not; and what the user should know.
+def find_photos(table: Table, column: int, reading: Reading) -> list[Place]:
+    """A place for each row, whether a photo is there or not.
 
-    `cells` are lines (or other `unit`) and texts; `windows`: see `table_file.Text`.
-
-    Raises:
-        UsageError: more than half of them are not there; a path is an address; no such base folder,
-            or an extension that no photo has.
+    Raises UsageError where more than half of them are not there, or a path is an address.
     """
-    texts = _local(table, unit, cells)
+    file, texts = table.file, _local(table, column)
     if extension := _extension(reading.extension):
         texts = [text if is_photo(text.strip()) else text.strip() + extension for text in texts]
-    notes: list[str] = []
-    base = _Base(str(table.parent), "")
+    base = _Base(str(file.parent), "")
     if (folder := reading.base_folder) is not None:
-        base = _Base(base_place(folder, table), "")
-        if not os.path.isdir(base.folder):  # noqa: PTH112
-            beside = "" if os.path.isabs(folder) else f", nor beside {table}"  # noqa: PTH117
+        base = _Base(base_place(folder, file), "")
+        if not is_folder(base.folder):
+            beside = "" if os.path.isabs(folder) else f", nor beside {file}"  # noqa: PTH117
             raise UsageError(f"--base-folder {folder}: there is no such folder here{beside}.")
-        texts = _moved(texts, base, notes)
-    places = [base.find(text, windows) for text in texts]
-    missing = [place for place in places if not place.is_there]
-    if missing and len(missing) == len(places) and reading.base_folder is None:
+        texts = _moved(texts, base, table.notes)
+    places = [base.find(text, table.windows) for text in texts]
+    if folder is None and not any(place.is_there for place in places):
         try:
-            prefix = os.path.relpath(os.curdir, table.parent).replace(os.sep, "/")
+            prefix = os.path.relpath(os.curdir, file.parent).replace(os.sep, "/")
         except ValueError:  # another drive
             prefix = os.path.abspath(os.curdir).replace(os.sep, "/")  # noqa: PTH100
         here = _Base("", "" if prefix == os.curdir else prefix)
-        others = [here.find(text, windows) for text in texts]
+        others = [here.find(text, table.windows) for text in texts]
         if any(place.is_there for place in others):
-            places, missing = others, [place for place in others if not place.is_there]
-            notes.append(f"{table}: its paths are relative to the working folder, not to its own")
-    if missing:
+            places = others
+            table.notes.append(
+                f"{file}: its paths are relative to the working folder, not to its own"
+            )
+    if missing := [place for place in places if not place.is_there]:
         names = ", ".join(one_line(place.path) for place in missing[:3])
         more = ", ..." if len(missing) > 3 else ""
         text = (
-            f"{table}: {len(missing)} of {len(places)} photos are not there. Looked for {names}"
-            f"{more}.{_hint(table, missing[0], reading)}"
+            f"{file}: {len(missing)} of {len(places)} photos are not there. Looked for {names}"
+            f"{more}.{_hint(file, missing[0], reading)}"
         )
         if 2 * len(missing) > len(places):
             raise UsageError(text)
-        notes.append(text)
-    return places, notes
+        table.notes.append(text)
+    return places
+
+
+def _local(table: Table, column: int) -> list[str]:
+    """The texts of a column; of an address with file: its path."""
+    far = [row for row in table.rows if _ADDRESS.match(local_path(row.cells[column].strip()))]
+    if far:
+        raise UsageError(
+            f"{table.file}: {len(far)} of {len(table.rows)} paths are addresses, {table.unit} "
+            f"{far[0].number} first: {one_line(far[0].cells[column])[:80]}. Photos are read from "
+            "local files here: download them first."
+        )
+    texts = [row.cells[column] for row in table.rows]
+    return [local_path(t.strip()) if is_file_url(t.strip()) else t for t in texts]
 
 
 def _extension(text: str | None) -> str:
-    if text is None:
-        return ""
-    extension = "." + text.strip().removeprefix(".")
-    if extension.lower() not in EXTENSIONS:
+    extension = "." + text.strip().removeprefix(".") if text is not None else ""
+    if extension and extension.lower() not in EXTENSIONS:
         raise UsageError(
             f"--extension {text}: no photo has it. There are {', '.join(sorted(EXTENSIONS))}."
         )
     return extension
 
 
-def _local(table: Path, unit: str, cells: Sequence[tuple[int, str]]) -> list[str]:
-    """The texts of cells; of an address with file: its path."""
-    texts, addresses = [], []
-    for number, cell in cells:
-        text = cell.strip()
-        local = local_path(text)
-        texts.append(cell if local == text else local)
-        if local == text and _ADDRESS.match(text):
-            addresses.append((number, text))
-    if addresses:
-        number, text = addresses[0]
-        raise UsageError(
-            f"{table}: {len(addresses)} of {len(cells)} paths are addresses, {unit} {number} "
-            f"first: {one_line(text)[:80]}. Photos are read from local files here: download them "
-            "first."
-        )
-    return texts
-
-
 def base_place(folder: str, table: Path) -> str:
     """The folder of `--base-folder`: from the working folder, else from the table's."""
     beside = os.path.join(table.parent, folder)  # noqa: PTH118
-    here = os.path.isdir(folder) or not os.path.isdir(beside)  # noqa: PTH112
-    return folder if here else beside
+    return folder if is_folder(folder) or not is_folder(beside) else beside
 
 
 def _spellings(text: str, windows: bool) -> Iterator[str]:
     yield text
     usual = _usual(text)
-    if usual != text:
-        yield usual
+    yield usual
     if not text.isascii():
         yield unicodedata.normalize("NFC", usual)
         yield unicodedata.normalize("NFD", usual)
@@ -207,29 +186,22 @@ def _moved(texts: list[str], base: _Base, notes: list[str]) -> list[str]:
     return ["/".join(parts[n][cut:]) if n in parts else text for n, text in enumerate(texts)]
 
 
-def _hint(table: Path, place: Place, reading: Reading) -> str:
+def _hint(file: Path, place: Place, reading: Reading) -> str:
     """What may help: another folder, an extension, or what is there under nearly this name."""
-    if os.path.isdir(place.path):  # noqa: PTH112
+    if is_folder(place.path):
         return " That is a folder. Do the names of photos stand in another column? --path-column."
     if _ABSOLUTE.match(place.name) and reading.base_folder is None:
         return " Are these paths of another machine? --base-folder DIR says where they are here."
-    usual = [".jpg", ".jpeg", ".png"]
-    endings = [case for e in (*usual, *sorted(EXTENSIONS - set(usual))) for case in (e, e.upper())]
-    extensions = [""] if is_photo(place.path) else ["", *endings]
-    folders = [""] if reading.base_folder is not None else ["", *_folders(table.parent)]
-    for extension in extensions:
-        inside = [
-            folder
-            for folder in folders
-            if _is_there(
-                (os.path.join(table.parent, folder, place.name) if folder else place.path)  # noqa: PTH118
-                + extension
-            )
-        ]
-        if len(inside) == 1:
-            flags = f"--base-folder {table.parent / inside[0]} " if inside[0] else ""
-            flags += f"--extension {extension}" if extension else ""
-            return f" Did you mean {flags.strip()}?"
+    has_one = is_photo(place.path)
+    cases = [case for e in sorted(EXTENSIONS) for case in (e, e.upper())]
+    folders = [] if reading.base_folder is not None else _folders(file.parent)
+    for extension in ["", *([] if has_one else cases)]:
+        bases = {"": place.path} | {f: os.path.join(file.parent, f, place.name) for f in folders}  # noqa: PTH118
+        found = [folder for folder, path in bases.items() if _is_there(path + extension)]
+        if len(found) == 1:
+            flags = [f"--base-folder {file.parent / found[0]}"] if found[0] else []
+            flags += [f"--extension {extension}"] if extension else []
+            return f" Did you mean {' '.join(flags)}?"
     if near := _in_other_case(place.path):
         return f" There is {near}: upper and lower case differ."
     if reading.base_folder is None:
@@ -237,7 +209,7 @@ def _hint(table: Path, place: Place, reading: Reading) -> str:
             " Paths are relative to the table's folder; --base-folder DIR names another, "
             "--extension .jpg adds what names lack."
         )
-    return " --extension .jpg adds what names lack." if len(extensions) > 1 else ""
+    return "" if has_one else " --extension .jpg adds what names lack."
 
 
 def _folders(path: Path) -> list[str]:

@@ -18,28 +18,31 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.shard_files import AHEAD, Files, fetch, fetch_text, wrong_size
-from resnest_cli.data.tar import (
+from resnest_cli.data.shard_files import (
+    AHEAD,
     EncodedPhoto,
+    Files,
     Shard,
-    is_remote,
+    check_size,
+    fetch,
+    fetch_text,
     read_photos,
     shard_photos,
     tar_iterators,
-    title_of,
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import reading
+from resnest_cli.images.sources import is_url
 from resnest_cli.progress import Progress
 
 INDEX = "index.json"
@@ -188,7 +191,7 @@ def _check(index: Index) -> None:
 
 def is_shards(data: str) -> bool:
     """Whether data are shards and not photos: by name, or a folder with an index of shards."""
-    if is_remote(data) or _names_files(data):
+    if is_url(data) or _names_files(data):
         return True
     return (Path(data) / INDEX).is_file() and any(Path(data).glob("*.tar"))
 
@@ -212,16 +215,12 @@ def find_shards(
             other classes than expected.
         ResnestError: a shard or an index that cannot be read, or that do not fit each other.
     """
-    base, places = _expanded("--data", data)
-    known = _read_index(base)
-    train, used = _chosen(known, base, places, "train", progress)
-    val_used = used
+    read_index = cache(_read_index)
+    train, used = _chosen("--data", data, "train", read_index, progress)
     if val_data is not None:
-        val_base, val_places = _expanded("--val-data", val_data)
-        val_known = known if val_base == base else _read_index(val_base)
-        val, val_used = _chosen(val_known, val_base, val_places, "val", progress)
-    elif known is not None and used is not None:
-        val = tuple(replace(shard, place=base + shard.place) for shard in known.val)
+        val, val_used = _chosen("--val-data", val_data, "val", read_index, progress)
+    elif used is not None:
+        val, val_used = used.val, used
     else:
         raise UsageError(
             f"{data}: there is no {INDEX} beside these shards that says which validate. Name them "
@@ -233,11 +232,10 @@ def find_shards(
         )
     if not val:
         raise UsageError(f"{data}: no shard to validate with. Name some with --val-data.")
-    for shard in (one for one in (*train, *val) if not one.remote):  # before anything else begins
-        with reading(shard.place, UsageError):
-            size = Path(shard.place).stat().st_size
-        if size != shard.size:
-            raise wrong_size(shard, size)
+    for shard in (*train, *val):  # before anything else begins
+        if not shard.remote:
+            with reading(shard.place, UsageError):
+                check_size(shard, Path(shard.place).stat().st_size)
     ids, names = _classes(data, used, val_used, (*train, *val), classes)
     return Index(
         ids,
@@ -260,7 +258,7 @@ def expanded(option: str, pattern: str) -> list[str]:
         raise UsageError(f"{option} {pattern}: is no pattern of shards ({error}).") from error
     places = []
     for place in found:
-        if is_remote(place) or not glob.has_magic(place):
+        if is_url(place) or not glob.has_magic(place):
             places.append(place)
             continue
         matches = sorted(glob.glob(place))  # noqa: PTH207 - a pattern that may be absolute
@@ -274,46 +272,52 @@ def expanded(option: str, pattern: str) -> list[str]:
 
 def _expanded(option: str, data: str) -> tuple[str, list[str] | None]:
     """The folder of the shards, and the shards; None for all of the folder's index."""
-    if is_remote(data) and not _names_files(data):
+    if is_url(data) and not _names_files(data):
         return data if data.endswith("/") else f"{data}/", None
-    if not is_remote(data) and Path(data).is_dir():
-        if not (Path(data) / INDEX).is_file():
-            raise UsageError(
-                f"{option} {data}: has no {INDEX} of `resnest pack`. Name the shards themselves: "
-                f"'{Path(data) / 'train-*.tar'}'"
-            )
+    if not is_url(data) and Path(data).is_dir():
         return str(Path(data)) + os.sep, None
     places = expanded(option, data)
     return places[0][: places[0].rfind("/") + 1], places
 
 
 def _read_index(base: str) -> Index | None:
-    """The index in a folder; None where there is none of ours."""
+    """The index in a folder, with the places of its shards; None where there is none of ours."""
     place = base + INDEX
-    if is_remote(base):
+    if is_url(base):
         text = fetch_text(place)
     else:
         with reading(place):
             text = Path(place).read_bytes() if Path(place).exists() else None
-    return None if text is None else from_text(text, place)
+    if text is None or (index := from_text(text, place)) is None:
+        return None
+    train, val = (
+        tuple(replace(shard, place=base + shard.place) for shard in index.side(side))
+        for side in SHARD_SIDES
+    )
+    return replace(index, train=train, val=val)
 
 
 def _chosen(
-    known: Index | None, base: str, places: list[str] | None, side: ShardSide, progress: Progress
+    option: str,
+    data: str,
+    side: ShardSide,
+    read_index: Callable[[str], Index | None],
+    progress: Progress,
 ) -> tuple[tuple[Shard, ...], Index | None]:
     """The records of the shards that were named, and the index that they are from, if any."""
+    base, places = _expanded(option, data)
+    known = read_index(base)
     if places is None:
         if known is None:
             raise UsageError(
                 f"{base}: has no {INDEX} of `resnest pack`. Name the shards themselves, such as "
                 f"'{base}{side}-{{000000..000127}}.tar'."
             )
-        places = [base + shard.place for shard in known.side(side)]
-    every = () if known is None else (*known.train, *known.val)
-    records = {base + shard.place: shard for shard in every}
+        return known.side(side), known
+    records = {shard.place: shard for shard in (*known.train, *known.val)} if known else {}
     missing = [place for place in places if place not in records]
     if not missing:
-        return tuple(replace(records[place], place=place) for place in places), known
+        return tuple(records[place] for place in places), known
     if len(missing) < len(places):
         raise UsageError(
             f"{missing[0]}: is not in {base}{INDEX} ({len(missing)} of {len(places)} shards are "
@@ -357,14 +361,11 @@ def _check_sparse(shards: Sequence[Shard], count: int, most: int, expected: int 
     total = photos(shards)
     seen = len({label for shard in shards for label, _ in shard.classes})
     if most > max(total, _SPARSE * seen, expected or 0):
-        label = most - 1
-        place = next(s.place for s in shards if any(label == one for one, _ in s.classes))
-        with _labelled(place) as (found, _):
-            name = next(photo.name for photo in found if photo.label == label)
+        where = next(s.title for s in shards if any(label == most - 1 for label, _ in s.classes))
         many = f"If there are so many classes, say so: --classes {most}."
         raise UsageError(
-            f"{name.rpartition('.')[0]}.cls: class {label:,}, but the shards have {total:,} photos "
-            f"of {seen:,} classes. {many if most <= _MOST_CLASSES else 'Pack them again.'}"
+            f"{where}: has a photo of class {most - 1:,}, but the shards have {total:,} photos of "
+            f"{seen:,} classes. {many if most <= _MOST_CLASSES else 'Pack them again.'}"
         )
     if count > _MOST_CLASSES:
         raise UsageError(f"{count:,} classes: no more than {_MOST_CLASSES:,} can be learned.")
@@ -373,7 +374,7 @@ def _check_sparse(shards: Sequence[Shard], count: int, most: int, expected: int 
 def _count_shards(places: Sequence[str], progress: Progress) -> tuple[Shard, ...]:
     """A record of each of these shards, in order; raises ResnestError for one that is damaged."""
     tar_iterators()
-    threads = AHEAD if any(map(is_remote, places)) else usable_cores()
+    threads = AHEAD if any(map(is_url, places)) else usable_cores()
     found = []
     with ThreadPoolExecutor(threads, thread_name_prefix="count") as pool:
         for shard in pool.map(_count_shard, places):
@@ -383,23 +384,17 @@ def _count_shards(places: Sequence[str], progress: Progress) -> tuple[Shard, ...
 
 
 def _count_shard(place: str) -> Shard:
-    with _labelled(place) as (found, size):
+    shard = Shard(place, 0, 0)
+    with reading(place), fetch(shard) if shard.remote else Path(place).open("rb") as file:
+        size = file.seek(0, 2)
+        found = shard_photos(shard.title, file, headers_only=True)
         labels = Counter(photo.label for photo in found)
     if not labels:
         raise ResnestError(
-            f"{title_of(place)}: has no photos; each needs an image and its class, such as 01.jpg "
-            "and 01.cls."
+            f"{shard.title}: has no photos; each needs an image and its class, such as 01.jpg and "
+            "01.cls."
         )
     return Shard(place, labels.total(), size, classes=tuple(sorted(labels.items())))
-
-
-@contextmanager
-def _labelled(place: str) -> Iterator[tuple[Iterator[EncodedPhoto], int]]:
-    """The photos of a shard, without their bytes, and the size of its file."""
-    with reading(place):
-        file: BinaryIO = fetch(Shard(place, 0, 0)) if is_remote(place) else Path(place).open("rb")  # noqa: SIM115
-    with file:
-        yield shard_photos(title_of(place), file, headers_only=True), file.seek(0, 2)
 
 
 def first_photos(index: Index, side: ShardSide, count: int) -> Sequence[EncodedPhoto]:

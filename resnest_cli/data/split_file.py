@@ -8,7 +8,6 @@ relative to the data of the run, which `args.toml` beside the file names.
 import csv
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -42,10 +41,9 @@ class SplitRow(NamedTuple):
 
 def write_rows(path: Path, rows: Iterable[SplitRow]) -> None:
     """Writes the file, atomically; names that are not UTF-8 keep their bytes."""
+    cells = ([*row[:-1], row.digest.hex()] for row in rows)
     with files.writing(path):
-        files.write_text(
-            path, csv_rows([_COLUMNS, *([*row[:-1], row.digest.hex()] for row in rows)])
-        )
+        files.write_text(path, csv_rows([_COLUMNS, *cells]))
 
 
 def read_rows(path: Path, then: str = "") -> list[SplitRow]:
@@ -57,14 +55,12 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
             if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1]):
                 raise ValueError("it has other columns")
             for number, row in enumerate(reader, 2):
-                if len(row) not in {5, 6} or row[3] not in (*SIDES, *_LEFT_OUT):
-                    raise ValueError(
-                        f"row {number} is damaged: a photo of a run is train, val, test, bad or "
-                        "same"
-                    )
+                splits = (*SIDES, *_LEFT_OUT)
+                if len(row) not in {5, 6} or row[3] not in splits:
+                    raise ValueError(f"row {number} is damaged: none of {', '.join(splits)}")
                 name, label, class_name, split, error, *digest = row
-                digest_bytes = bytes.fromhex("".join(digest))
-                rows.append(SplitRow(name, label, class_name, split, error, digest_bytes))
+                known = bytes.fromhex("".join(digest))
+                rows.append(SplitRow(name, label, class_name, split, error, known))
     return rows
 
 
@@ -83,17 +79,8 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
 
     `reading.base_folder` says where they are, if it is not where they were. Their names are
     absolute paths, unless they lie in that folder, or in that of the file.
-
-    Raises:
-        UsageError: nothing says where the photos are, or none is there; another setting of
-            `reading`.
-        ResnestError: the file is damaged or cannot be read.
     """
-    for name, value in asdict(reading).items():
-        if value is not None and name != "base_folder":
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for other tables; {path}, of a run, says it itself."
-            )
+    reading.check_only({"base_folder"}, str(path), "the split of a run, which says it itself")
     rows = read_rows(path)
     used = [row for row in rows if row.split not in _LEFT_OUT]
     if not used:

@@ -14,7 +14,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from resnest_cli.data.labelled_photos import (
@@ -23,13 +22,13 @@ from resnest_cli.data.labelled_photos import (
     LabelledPhoto,
     Reading,
     Side,
-    is_photo,
     named_sides,
     sides_of,
 )
 from resnest_cli.data.photo_paths import find_photos
 from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.errors import UsageError
+from resnest_cli.images.sources import is_photo
 from resnest_cli.model.labels import canonical
 from resnest_cli.text import did_you_mean, some
 
@@ -49,7 +48,8 @@ _LABELS = (
      "classlabel"),
     ("classid", "labelid", "categoryid", "classindex", "targetid", "y"),
 )  # fmt: skip
-_SPLIT = "split"
+_NAMES = {"path": _PATHS, "label": _LABELS}
+_KINDS = (*_NAMES, "split")
 _MAYBE_SPLITS = frozenset(
     ("set", "subset", "dataset", "partition", "phase", "usage", "fold", "splits", "datasplit")
 )
@@ -69,97 +69,72 @@ _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # a line break is a quot
 
 
 def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
-    """Reads the file; `reading` says what it cannot say.
-
-    Raises:
-        UsageError: its form, its columns or its splits are not understood; a row lacks what it
-            needs; no photo is listed, one twice, or most are not there.
-        ResnestError: the file cannot be read.
-    """
+    """Reads the file; `reading` says what it cannot say."""
     column = reading.path_column or ""
     table = read_table_file(path)
     if column.isdecimal() and table.named and column not in table.columns:
         table = read_table_file(path, unnamed=True)
     if not table.rows:
         raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
-    columns = _ColumnFinder(table, reading, path).found()
-    unlabelled = _leave_out_unlabelled(table, columns)
-    _check_rows(table, columns, path)
-    cells = [(row.number, row.cells[columns.path]) for row in table.rows]
-    places, notes = find_photos(path, table.unit, cells, reading, windows=table.windows)
-    notes = [*table.notes, *columns.notes, *notes]
-    if unlabelled:
-        notes.append(f"{path}: {unlabelled} photo(s) of the test split have no label; not used")
-    labels = _labels(list(table.values(columns.label)), notes, path)
+    columns = _Columns(table, reading)
+    _leave_out_unlabelled(table, columns)
+    _check_rows(table, columns)
+    places = find_photos(table, columns.places["path"], reading)
+    labels = _labels(table, columns.places["label"])
     sides: list[Side | None] = [None] * len(places)
-    if columns.split is not None:
-        sides = [columns.sides[value] for value in table.values(columns.split)]
+    if "split" in columns.places:
+        sides = [columns.sides[value] for value in table.values(columns.places["split"])]
     photos = [
         LabelledPhoto(place.path, place.name, label, side)
         for place, label, side in zip(places, labels, sides, strict=True)
     ]
-    _check_once(table, photos, path)
-    notes += _test_notes(photos, path)
-    return LabelledData(photos, own_split="val" in sides, notes=notes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Places of the columns; the side of each value of the split; what the user should know."""
-
-    path: int
-    label: int
-    split: int | None
-    sides: Mapping[str, Side]
-    notes: list[str]
+    _check_once(table, photos)
+    _note_test(table, photos)
+    return LabelledData(photos, own_split="val" in sides, notes=table.notes)
 
 
 def _key(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.casefold())
 
 
-class _ColumnFinder:
-    """Chooses the columns of a table; `file` is named in messages."""
+class _Columns:
+    """The columns of a table: `places` of the path, the label and the split, if there is one.
 
-    def __init__(self, table: Table, reading: Reading, file: Path) -> None:
-        self.table, self.reading, self.file = table, reading, file
+    `sides` has the side of each value of the split.
+    """
+
+    def __init__(self, table: Table, reading: Reading) -> None:
+        self.table, self.reading, self.file = table, reading, table.file
         self.keys = [_key(name) for name in table.columns]
-        self.taken: set[int] = set()
-        self.no_split = (reading.split_names or "").strip().lower() == "none"
-        if self.no_split and reading.split_column is not None:
+        self.places: dict[str, int] = {}
+        self.sides: Mapping[str, Side] = {}
+        no_split = (reading.split_names or "").strip().lower() == "none"
+        if no_split and reading.split_column is not None:
             raise UsageError("--split-names none: then there is no --split-column; leave out one.")
-
-    def found(self) -> _Columns:
-        path = self._named("path", self.reading.path_column)
-        label = self._named("label", self.reading.label_column)
-        split = self._named("split", self.reading.split_column)
-        if path is None:
-            path = self._by_name("path", _PATHS) if self.table.named else self._by_photos()
-        if label is None:
-            label = self._by_name("label", _LABELS)
-        if split is None and not self.no_split:
-            split = self._split()
-        if path is None and label is not None:
-            path = self._only_left("path", _LABELS)
-        elif label is None and path is not None:
-            label = self._only_left("label", _PATHS)
-        if path is None or label is None:
-            raise self._missing(path, label)
-        sides = self._sides(split) if split is not None else {}
-        taken = {"path": path, "label": label} | ({} if split is None else {"split": split})
-        names = {kind: self.table.columns[place] for kind, place in taken.items()}
-        notes = []
+        self._take_named("path", reading.path_column)
+        self._take_named("label", reading.label_column)
+        self._take_named("split", reading.split_column)
+        if table.named:
+            self._take_known("path")
+        elif "path" not in self.places:
+            self._take_path_of_photos()
+        self._take_known("label")
+        if "split" not in self.places and not no_split:
+            self._take_split()
+        self._take_only_left()
+        if "split" in self.places:
+            self.sides = self._all_sides(self.places["split"])
+        names = {kind: table.columns[place] for kind, place in self.places.items()}
         if any(kind != _key(name) for kind, name in names.items()):
-            said = ", ".join(f"{name} ({kind})" for kind, name in names.items())
-            notes.append(f"{self.file}: columns taken: {said}")
-        if split is None and not self.no_split:
-            notes += self._unused_splits()
-        return _Columns(path, label, split, sides, notes)
+            said = ", ".join(f"{names[kind]} ({kind})" for kind in _KINDS if kind in names)
+            table.notes.append(f"{self.file}: columns taken: {said}")
+        if "split" not in names and not no_split:
+            self._note_unused_splits()
 
-    def _named(self, kind: str, name: str | None) -> int | None:
-        """The column that a flag names: exactly so, or but for case."""
+    def _take_named(self, kind: str, name: str | None) -> None:
+        """Takes the column that a flag names: exactly so, or but for case."""
         if name is None:
-            return None
+            return
         columns = self.table.columns
         places = [place for place, column in enumerate(columns) if column == name] or [
             place for place, key in enumerate(self.keys) if key == _key(name)
@@ -170,50 +145,48 @@ class _ColumnFinder:
             raise UsageError(
                 f"--{kind}-column {name}: {self.file} has {many}; it has {shown(columns)}.{hint}"
             )
-        if places[0] in self.taken:
+        if places[0] in self.places.values():
             raise UsageError(f"--{kind}-column {name}: another flag names this column, too.")
-        return self._take(places[0], kind)
+        self._take(kind, places)
 
-    def _take(self, place: int, kind: str) -> int:
-        name = self.table.columns[place]
+    def _take(self, kind: str, places: list[int]) -> None:
+        """Takes the only one of these columns."""
+        if len(places) != 1:
+            raise UsageError(
+                f"{self.file}: several columns may be the {kind}: {self._names(places)}. Name one: "
+                f"--{kind}-column."
+            )
+        name = self.table.columns[places[0]]
         if name in self.table.odd:
             raise UsageError(
                 f"{self.file}: the column {name} ({kind}) holds {self.table.odd[name]}; it must "
                 f"have one text in each row. --{kind}-column names another."
             )
-        self.taken.add(place)
-        return place
+        self.places[kind] = places[0]
+
+    def _names(self, places: Iterable[int]) -> str:
+        return shown(self.table.columns[place] for place in places)
 
     def _free(self) -> list[int]:
         """Columns of text that are nothing yet."""
-        columns = self.table.columns
         return [
             place
-            for place, name in enumerate(columns)
-            if place not in self.taken and name not in self.table.odd
+            for place, name in enumerate(self.table.columns)
+            if place not in self.places.values() and name not in self.table.odd
         ]
 
-    def _by_name(self, kind: str, groups: tuple[tuple[str, ...], ...]) -> int | None:
-        for group in groups:
-            places = [p for p, key in enumerate(self.keys) if key in group and p not in self.taken]
-            if len(places) > 1:
-                raise self._several(kind, places)
-            if places:
-                return self._take(places[0], kind)
-        return None
+    def _take_known(self, kind: str) -> None:
+        """Takes the column of the first group of names that the table has one of."""
+        taken = self.places.values()
+        for group in _NAMES[kind]:
+            found = [p for p, key in enumerate(self.keys) if key in group and p not in taken]
+            if found and kind not in self.places:
+                self._take(kind, found)
 
-    def _several(self, kind: str, places: Iterable[int]) -> UsageError:
-        names = shown(self.table.columns[place] for place in places)
-        return UsageError(
-            f"{self.file}: several columns may be the {kind}: {names}. Name one: --{kind}-column."
-        )
-
-    def _by_photos(self) -> int:
+    def _take_path_of_photos(self) -> None:
         """Of columns without names the one whose first cell is a photo's."""
-        places = [p for p, cell in enumerate(self.table.rows[0].cells) if is_photo(cell.strip())]
-        if len(places) != 1:
-            raise self._several("path", places)
-        return self._take(places[0], "path")
+        cells = enumerate(self.table.rows[0].cells)
+        self._take("path", [place for place, cell in cells if is_photo(cell.strip())])
 
     def _left(self) -> list[int]:
         """Columns of text that are nothing yet, no splits and no mere row numbers."""
@@ -227,48 +200,48 @@ class _ColumnFinder:
             )
         ]
 
-    def _only_left(self, kind: str, other: tuple[tuple[str, ...], ...]) -> int | None:
+    def _take_only_left(self) -> None:
+        """Takes the only column that is left for the path or the label, if the other is found."""
+        missing = [kind for kind in _NAMES if kind not in self.places]
+        if not missing:
+            return
         left = self._left()
-        if len(left) != 1 or any(self.keys[left[0]] in group for group in other):
-            return None
-        return self._take(left[0], kind)
-
-    def _missing(self, path: int | None, label: int | None) -> UsageError:
-        columns, left = shown(self.table.columns), self._left()
+        if len(missing) == len(left) == 1:
+            (other,) = _NAMES.keys() - missing
+            if not any(self.keys[left[0]] in group for group in _NAMES[other]):
+                self._take(missing[0], left)
+                return
         values = {value for place in left for value in self.table.values(place)}
-        if path is not None and len(left) > 1 and values <= {"0", "1", "0.0", "1.0"}:
-            return UsageError(
-                f"{self.file}: has a column of 0 and 1 for each class "
-                f"({shown(self.table.columns[place] for place in left)}). One column must have the "
-                "name of the class, in pandas: df['label'] = df[COLUMNS].idxmax(axis=1)"
+        if "path" in self.places and len(left) > 1 and values <= {"0", "1", "0.0", "1.0"}:
+            raise UsageError(
+                f"{self.file}: has a column of 0 and 1 for each class ({self._names(left)}). One "
+                "column must have the name of the class, in pandas: "
+                "df['label'] = df[COLUMNS].idxmax(axis=1)"
             )
-        kinds = [kind for kind, place in (("path", path), ("label", label)) if place is None]
-        flags = " and ".join(f"--{kind}-column" for kind in kinds)
+        flags = " and ".join(f"--{kind}-column" for kind in missing)
         first = "" if self.table.named else ", which have no names and are called by their number"
-        return UsageError(
-            f"{self.file}: no column is plainly the {' or the '.join(kinds)}; it has {columns}"
-            f"{first}. Name it with {flags}, or call the columns path,label[,split] in the first "
-            "line."
+        raise UsageError(
+            f"{self.file}: no column is plainly the {' or the '.join(missing)}; it has "
+            f"{shown(self.table.columns)}{first}. Name it with {flags}, or call the columns "
+            "path,label[,split] in the first line."
         )
 
-    def _split(self) -> int | None:
-        """The column that says who trains: by its name, or by all of its values."""
-        strict = [
+    def _take_split(self) -> None:
+        """Takes the column that says who trains: by its name, or by all of its values."""
+        named = [
             place
             for place, key in enumerate(self.keys)
-            if key == _SPLIT and place not in self.taken and any(self.table.values(place))
+            if key == "split"
+            and place not in self.places.values()
+            and any(self.table.values(place))
         ]
-        found = strict or [place for place in self._free() if self._is_split(place)]
-        if len(found) > 1:
-            raise self._several("split", found)
-        if found:
-            return self._take(found[0], "split")
-        if self.reading.split_names is not None:
+        if found := named or [place for place in self._free() if self._is_split(place)]:
+            self._take("split", found)
+        elif self.reading.split_names is not None:
             raise UsageError(
                 f"--split-names {self.reading.split_names}: no column of {self.file} has these "
                 f"values only; it has {shown(self.table.columns)}. Name it with --split-column."
             )
-        return None
 
     def _is_split(self, place: int) -> bool:
         values: set[str] = set()
@@ -278,7 +251,7 @@ class _ColumnFinder:
                 return False
         known = self._meanings(place, values)
         if self.keys[place] in _MAYBE_SPLITS:
-            return bool(known)  # and all of them must be; see `_sides`
+            return bool(known)  # and all of them must be; see `_all_sides`
         several = len(set(known.values())) > 1 and "train" in known.values()
         return several and (self._is_yes_no(place) or len(known) == len(values - {""}))
 
@@ -295,7 +268,7 @@ class _ColumnFinder:
         named = named_sides(self.reading.split_names)
         return {value: named[value] for value in values if value in named}
 
-    def _sides(self, place: int) -> dict[str, Side]:
+    def _all_sides(self, place: int) -> dict[str, Side]:
         values = dict.fromkeys(self.table.values(place))
         values.pop("", None)  # `_check_rows` names their lines
         known = self._meanings(place, values)
@@ -310,41 +283,41 @@ class _ColumnFinder:
             )
         return known
 
-    def _unused_splits(self) -> list[str]:
-        """Columns that may have been meant as a split, where none was taken."""
-        unused = []
+    def _note_unused_splits(self) -> None:
+        """Notes columns that may have been meant as a split, where none was taken."""
         for place, key in enumerate(self.keys):
             values = sorted(set(self.table.values(place)) - {""})
             maybe = key in _MAYBE_SPLITS or key in _YES_NO
-            if maybe and place not in self.taken and 1 < len(values) <= _FEW:
-                unused.append(
+            if maybe and place not in self.places.values() and 1 < len(values) <= _FEW:
+                self.table.notes.append(
                     f"{self.file}: the column {self.table.columns[place]} ({shown(values)}) is not "
                     "taken as a split; --split-column and --split-names TRAIN,VAL[,TEST] would"
                 )
-        return unused
 
 
-def _leave_out_unlabelled(table: Table, columns: _Columns) -> int:
-    """Takes away test rows without a label, as competitions have them; returns how many."""
+def _leave_out_unlabelled(table: Table, columns: _Columns) -> None:
+    """Takes away test rows without a label, as competitions have them."""
+    label, split = columns.places["label"], columns.places.get("split")
     used = [
         row
         for row in table.rows
-        if row.cells[columns.label].strip()
-        or columns.split is None
-        or columns.sides.get(row.cells[columns.split].strip()) != "test"
+        if row.cells[label].strip()
+        or split is None
+        or columns.sides.get(row.cells[split].strip()) != "test"
     ]
-    left_out = len(table.rows) - len(used)
+    if left_out := len(table.rows) - len(used):
+        table.notes.append(
+            f"{table.file}: {left_out} photo(s) of the test split have no label; not used"
+        )
     if used:
         table.rows = used
-    return left_out
 
 
-def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
+def _check_rows(table: Table, columns: _Columns) -> None:
     """Raises UsageError for the first row without a path, a label, or a split where others have."""
-    unit = table.unit
+    path, unit, places = table.file, table.unit, columns.places
     for row in table.rows:
-        for place in (columns.path, columns.label):
-            cell = row.cells[place].strip()
+        for cell in (row.cells[places["path"]].strip(), row.cells[places["label"]].strip()):
             if not cell:
                 raise UsageError(f"{path}: {unit} {row.number} lacks a path or a label.")
             if _NO_TEXT.search(cell):
@@ -352,17 +325,16 @@ def _check_rows(table: Table, columns: _Columns, path: Path) -> None:
                     f"{path}: {unit} {row.number}: {cell[:40]!r} is no path and no label: it has a "
                     "line break or another character that is no text. Is a quote left open?"
                 )
-    if columns.split is None:
+    if "split" not in places:
         return
-    without = [row.number for row in table.rows if not row.cells[columns.split].strip()]
-    if without:
+    if without := [row.number for row in table.rows if not row.cells[places["split"]].strip()]:
         raise UsageError(
             f"{path}: {len(without)} of {len(table.rows)} {unit}s have no split, {unit} "
             f"{without[0]} first. Give all of them one (train or val), or none."
         )
 
 
-def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> None:
+def _check_once(table: Table, photos: Sequence[LabelledPhoto]) -> None:
     rows: dict[str, list[int]] = {}
     for row, photo in zip(table.rows, photos, strict=True):
         rows.setdefault(os.path.normpath(photo.path), []).append(row.number)
@@ -370,16 +342,17 @@ def _check_once(table: Table, photos: Sequence[LabelledPhoto], path: Path) -> No
     if twice:
         first, second = rows[twice[0]][:2]
         raise UsageError(
-            f"{path}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
+            f"{table.file}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
             f"({len(twice)} such)."
         )
 
 
-def _labels(labels: list[str], notes: list[str], path: Path) -> list[str]:
+def _labels(table: Table, column: int) -> list[str]:
     """The labels: 1.0 is 1 where all are whole numbers, and Unicode's two forms of a name are one.
 
-    Adds to `notes` what they may mean that are taken as names of classes all the same.
+    Notes what those may mean that are taken as names of classes all the same.
     """
+    path, notes, labels = table.file, table.notes, list(table.values(column))
     whole = [_WHOLE.fullmatch(label) for label in labels]
     if all(whole) and any(match and match[2] for match in whole):
         labels = [match[1] for match in whole if match]
@@ -414,13 +387,14 @@ def _labels(labels: list[str], notes: list[str], path: Path) -> list[str]:
     return labels
 
 
-def _test_notes(photos: Sequence[LabelledPhoto], path: Path) -> list[str]:
-    """What the user should know of rows that are held out."""
-    labels = {photo.label for photo in photos if photo.side == "test"}
-    if not labels:
-        return []
+def _note_test(table: Table, photos: Sequence[LabelledPhoto]) -> None:
+    """Notes what the user should know of rows that are held out."""
     count = sum(photo.side == "test" for photo in photos)
-    notes = [f"{path}: {count} photo(s) of the test split are held out of training"]
-    if alone := sorted(labels - {photo.label for photo in photos if photo.side != "test"}):
-        notes.append(f"{path}: {some(alone)}: in the test split only, so no class to learn")
-    return notes
+    if not count:
+        return
+    table.notes.append(f"{table.file}: {count} photo(s) of the test split are held out of training")
+    learned = {photo.label for photo in photos if photo.side != "test"}
+    if alone := sorted({photo.label for photo in photos} - learned):
+        table.notes.append(
+            f"{table.file}: {some(alone)}: in the test split only, so no class to learn"
+        )

@@ -18,14 +18,15 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnest_cli.data.labelled_photos import is_photo
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import reading
+from resnest_cli.images.sources import is_photo
 from resnest_cli.text import one_line
 
 WINDOWS = "cp1252"
@@ -69,12 +70,13 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Table:
-    """Columns and rows that are not empty.
+    """Columns and rows of a file that are not empty, and what the user should know of them.
 
     `named` is False where the first line is a photo's: then the columns are called 1, 2, ...
     `odd` says what columns hold whose cells are no text, such as lists. `windows`: see `Text`.
     """
 
+    file: Path
     columns: list[str]
     rows: list[Row]
     unit: str = "line"
@@ -89,12 +91,7 @@ class Table:
 
 
 def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
-    """Reads a file of any of these forms; `unnamed` says that no line names the columns.
-
-    Raises:
-        UsageError: it is none of them, damaged, or without a row.
-        ResnestError: it cannot be read, or Parquet without pyarrow.
-    """
+    """Reads a file of any of these forms; `unnamed` says that no line names the columns."""
     if is_photo(path.name):
         raise UsageError(f"{path}: is a photo; give a folder of class folders, or a table of them.")
     with reading(path), path.open("rb") as file:
@@ -133,30 +130,26 @@ def decoded(data: bytes, name: str) -> Text:
 
 
 def _decoded(data: bytes, name: str) -> Text:
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return Text(_by(encoding, data.removeprefix(mark), name), [])
-    for encoding, zeros in (("utf-16-le", data[1:_SAMPLE:2]), ("utf-16-be", data[:_SAMPLE:2])):
-        if len(data) > 3 and zeros.count(0) > 0.6 * len(zeros):
-            return Text(_by(encoding, data, name), [f"{name}: has no mark; read as UTF-16"])
-    try:
-        return Text(data.decode("utf-8"), [])
-    except UnicodeDecodeError:
+    marks = [(mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)]
+    guesses = (("utf-16-le", data[1:_SAMPLE:2]), ("utf-16-be", data[:_SAMPLE:2]))
+    wide = [one for one, zeros in guesses if len(data) > 3 and zeros.count(0) > 0.6 * len(zeros)]
+    mark, encoding = marks[0] if marks else (b"", wide[0] if wide else "")
+    if not encoding:
         return _by_lines(data, name)
-
-
-def _by(encoding: str, data: bytes, name: str) -> str:
     try:
-        return data.decode(encoding)
+        text = data.removeprefix(mark).decode(encoding)
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{name}: is not whole: byte {error.start} cannot be read as {encoding.upper()}. Save "
             "it again, as UTF-8."
         ) from error
+    return Text(text, [] if mark else [f"{name}: has no mark; read as UTF-16"])
 
 
 def _by_lines(data: bytes, name: str) -> Text:
-    """Lines that are not UTF-8 as Windows-1252: one such line makes no others unreadable."""
+    """UTF-8, lines that are none as Windows-1252: one such line makes no others unreadable."""
+    with suppress(UnicodeDecodeError):
+        return Text(data.decode("utf-8"), [])
     lines, odd = [], []
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
         try:
@@ -183,25 +176,24 @@ def _csv(text: str, path: Path, unnamed: bool) -> Table:
     # Lines keep their ends, of any kind: cells in quotes may have some.
     stream = io.StringIO(body, newline="")
     head = next((line for line in stream if line.strip()), "")
-    skipped = body[: stream.tell() - len(head)] if head else ""
-    before = len(re.findall(r"\r\n|\r|\n", text[: len(text) - len(body)] + skipped))
-    rows = list(
-        _csv_rows(
-            chain([head], stream), separator[1] if separator else _delimiter(head), path, before
-        )
-    )
+    skipped = text[: len(text) - len(body) + stream.tell() - len(head)]
+    before = len(re.findall(r"\r\n|\r|\n", skipped))
+    delimiter = separator[1] if separator else _delimiter(head)
+    lines = chain([head], stream)
+    form = {"delimiter": delimiter, "skipinitialspace": True}
+    rows = list(csv_lines(lines, path, before=before, **form))
     if not rows:
         raise UsageError(f"{path}: is empty. It needs lines path,label[,split].")
     first = [cell.strip() for cell in rows[0].cells]
     if unnamed or any(map(is_photo, first)):
-        table = Table([str(n) for n in range(1, len(first) + 1)], rows, named=False)
+        table = Table(path, [str(n) for n in range(1, len(first) + 1)], rows, named=False)
         table.notes.append(f"{path}: line {rows[0].number} names no columns; it is a photo's")
     else:
         while first and not first[-1] and len(first) > 2:
             first.pop()  # of columns that a spreadsheet left empty
-        table = Table(first, rows[1:])
+        table = Table(path, first, rows[1:])
     for row in table.rows:
-        _fit(row, table.columns, path)
+        _fit(row, table)
     return table
 
 
@@ -212,9 +204,9 @@ def _delimiter(head: str) -> str:
     return " " if not bare.count(best) and _CAFFE.fullmatch(bare.strip()) else best
 
 
-def _csv_rows(lines: Iterable[str], delimiter: str, path: Path, before: int) -> Iterator[Row]:
-    """Rows that are not empty, each with its first line."""
-    reader = csv.reader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
+def csv_lines(lines: Iterable[str], path: object, *, before: int = 0, **form: Any) -> Iterator[Row]:
+    """Rows that are not empty, each with its first line; `form` is as of `csv.reader`."""
+    reader = csv.reader(lines, strict=True, **form)
     start = before + 1
     try:
         for cells in reader:
@@ -225,17 +217,19 @@ def _csv_rows(lines: Iterable[str], delimiter: str, path: Path, before: int) -> 
         raise UsageError(f"{path}: line {start} is not CSV: {error}.") from error
 
 
-def _fit(row: Row, columns: list[str], path: Path) -> None:
-    wanted, cells = len(columns), row.cells
+def _fit(row: Row, table: Table) -> None:
+    """Makes a row as long as the columns."""
+    wanted, cells = len(table.columns), row.cells
     if wanted == 1:
         raise UsageError(
-            f"{path}: has one column only, called {shown(columns)}. The first line names two "
-            "or more, with commas, semicolons, tabs or bars between them: path,label."
+            f"{table.file}: has one column only, called {shown(table.columns)}. The first line "
+            "names two or more, with commas, semicolons, tabs or bars between them: path,label."
         )
     if any(cell.strip() for cell in cells[wanted:]):
         raise UsageError(
-            f"{path}: line {row.number} has {len(cells)} cells, but there are {wanted} columns: "
-            f"{shown(columns)}. A name with a separator in it needs quotes around it."
+            f"{table.file}: line {row.number} has {len(cells)} cells, but there are {wanted} "
+            f"columns: {shown(table.columns)}. A name with a separator in it needs quotes around "
+            "it."
         )
     del cells[wanted:]
     cells += [""] * (wanted - len(cells))
@@ -250,41 +244,37 @@ def shown(columns: Iterable[str]) -> str:
 def _json(text: str, path: Path) -> Table:
     """Records of JSON: an array of objects, or an object in each line."""
     if text.lstrip()[0] == "[":
-        numbered, unit = list(enumerate(_parsed(text, f"{path}: is"), start=1)), "row"
+        unit, numbered = "row", list(enumerate(_parsed(text, f"{path}: is"), start=1))
     else:
-        numbered, unit = list(_json_lines(text, path)), "line"
+        unit, numbered = "line", list(_json_lines(text, path))
     columns: dict[str, None] = {}
     odd: dict[str, str] = {}
     for number, record in numbered:
         if not isinstance(record, dict):
             raise UsageError(f"{path}: {unit} {number} is no JSON object. Write {_RECORDS}.")
         columns |= dict.fromkeys(record)
-        odd |= {name: "lists or objects" for name in record if _is_nested(record[name])}
+        nested = (name for name, value in record.items() if isinstance(value, dict | list))
+        odd |= dict.fromkeys(nested, "lists or objects")
     if not columns:
         raise UsageError(f"{path}: has no record. Write {_RECORDS}.")
     no_photo = len(odd) == len(columns) or any(map(is_photo, columns))
     if no_photo and len(numbered) == 1 and unit == "line":
         raise _one_object(path)
-    rows = [
-        Row(number, [_text(record.get(name)) for name in columns]) for number, record in numbered
-    ]
-    return Table([name.strip() for name in columns], rows, unit, odd=odd)
+    rows = [Row(n, [_text(record.get(name)) for name in columns]) for n, record in numbered]
+    return Table(path, [name.strip() for name in columns], rows, unit, odd=odd)
 
 
 def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
+        try:
+            if line.strip():
                 yield number, _parsed(line, f"{path}: line {number} is")
-            except UsageError:
-                try:
-                    whole = json.loads(text)
-                except (ValueError, RecursionError):
-                    whole = None
-                if isinstance(whole, dict):
+        except UsageError:
+            with suppress(ValueError, RecursionError):
+                if isinstance(json.loads(text), dict):
                     raise _one_object(path) from None
-                raise
+            raise
 
 
 def _one_object(path: Path) -> UsageError:
@@ -301,12 +291,8 @@ def _parsed(text: str, what: str) -> Any:
         raise UsageError(f"{what} not JSON: {one_line(str(error))}.") from error
 
 
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, dict | list)
-
-
 def _text(value: Any) -> str:
-    if value is None or _is_nested(value) or value != value:  # noqa: PLR0124 - NaN
+    if value is None or isinstance(value, dict | list) or value != value:  # noqa: PLR0124 - NaN
         return ""
     return str(value)
 
@@ -329,7 +315,7 @@ def _parquet(path: Path) -> Table:
         Row(number, [_text(value) for value in row] + [""] * len(odd))
         for number, row in enumerate(cells, start=1)
     ]
-    return Table([*taken, *odd], rows, "row", odd=odd)
+    return Table(path, [*taken, *odd], rows, "row", odd=odd)
 
 
 def _is_text(kind: Any, types: Any) -> bool:

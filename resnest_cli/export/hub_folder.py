@@ -23,7 +23,7 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.loading import Model
 from resnest_cli.model.names import repository_id
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
-from resnest_cli.paths import huggingface_endpoint, huggingface_hub_dir, huggingface_offline
+from resnest_cli.paths import huggingface_endpoint, huggingface_offline
 from resnest_cli.progress import Notify, ignore
 from resnest_cli.report.pages import write_texts
 from resnest_cli.text import printable_name
@@ -175,9 +175,9 @@ def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, 
     Raises:
         ResnestError: the hub refuses, or cannot be reached. The folder stays.
     """
-    from resnest_cli.net import hub
+    from resnest_cli.net import Access, hub
 
-    there = hub.Hub(huggingface_endpoint(), huggingface_hub_dir(), notify=push.notify)
+    there = hub.Hub(huggingface_endpoint(), Access(notify=push.notify))
     address = hub.push(
         there, folder, summary["files"], push.repository, private=push.private,
         message="Upload with resnest-cli",

@@ -52,6 +52,11 @@ def is_dropping(name: str) -> bool:
     return name.startswith(("._", ".Trash-")) or name.casefold() in _DROPPINGS
 
 
+def is_hidden(name: str) -> bool:
+    """Whether nobody looks for photos under such a name."""
+    return name.startswith(".") or is_dropping(name)
+
+
 def is_glob(text: str) -> bool:
     """Whether this is a pattern. What exists is none, whatever its name."""
     return _WILDCARD.search(text) is not None and not os.path.lexists(text)
@@ -88,13 +93,13 @@ def expand(pattern: str) -> Iterator[Entry]:
 
 
 def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
-    """Names of one folder in natural order, or why there are none."""
+    """What is in one folder, in natural order, or one entry with the reason why nothing is."""
     try:
         with os.scandir(folder or os.curdir) as listing:
             found = [
-                (entry.name, _leads_to_folder(entry))
+                (entry.name, leads_to_folder(entry))
                 for entry in listing
-                if hidden or not (entry.name[0] == "." or is_dropping(entry.name))
+                if hidden or not is_hidden(entry.name)
             ]
     except OSError as error:
         reason = f"is a folder that cannot be read: {(error.strerror or str(error)).lower()}"
@@ -102,11 +107,12 @@ def _scan(folder: str, hidden: bool = False) -> Iterator[Entry]:
         return
     found.sort()  # decides between names that are alike in natural order, such as a1 and a01
     found.sort(key=lambda item: natural(item[0]))
-    for name, leads_to_folder in found:
-        yield Entry(name, _join(folder, name), leads_to_folder)
+    for name, leads_on in found:
+        yield Entry(name, _join(folder, name), leads_on)
 
 
-def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # such as a link to itself, of which decoding says what it is
@@ -142,7 +148,7 @@ def _matcher(part: str) -> Callable[[str], bool]:
     dot = part.startswith(".")
 
     def matches(name: str) -> bool:
-        shown = name == part or not ((name.startswith(".") and not dot) or is_dropping(name))
+        shown = name == part or not (is_dropping(name) if dot else is_hidden(name))
         return shown and match(name) is not None
 
     return matches
@@ -204,7 +210,7 @@ def _fits(names: list[str], matchers: "list[Callable[[str], bool] | None]") -> b
         for index in at - {len(matchers)}:
             matches = matchers[index]
             if matches is None:
-                after |= set() if name.startswith(".") or is_dropping(name) else {index}
+                after |= set() if is_hidden(name) else {index}
             elif matches(name):
                 after.add(index + 1)
         at = after

@@ -5,7 +5,6 @@ bytes. requests is imported on first use; each thread keeps one session, and wit
 connections.
 """
 
-import gzip
 import threading
 import zlib
 from io import BytesIO
@@ -87,8 +86,6 @@ def fetch(url: str, largest: int, patience: Patience) -> bytes:
 
 def _received(response: "Response", largest: int) -> bytes:
     """The body as it comes over the wire."""
-    from urllib3.exceptions import HTTPError, ReadTimeoutError
-
     from resnest_cli.net.http import length_of
 
     chunked = "Transfer-Encoding" in response.headers  # which makes the length void
@@ -96,41 +93,25 @@ def _received(response: "Response", largest: int) -> bytes:
     if length is not None and length > largest:
         raise TooLargeError(largest, length)
     data = BytesIO()  # gives its bytes away without a copy
-    try:
-        for chunk in response.raw.stream(_CHUNK, decode_content=False):
-            data.write(chunk)
-            if data.tell() > largest:
-                raise TooLargeError(largest)
-    except (ReadTimeoutError, TimeoutError):
-        raise
-    except (HTTPError, OSError) as error:
-        raise _cut_short(data.tell(), length) from error
-    if length is not None and data.tell() != length:  # urllib3 1 does not notice
-        raise _cut_short(data.tell(), length)
+    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        data.write(chunk)
+        if data.tell() > largest:
+            raise TooLargeError(largest)
     return data.getvalue()
-
-
-def _cut_short(received: int, length: int | None) -> HttpError:
-    if length is None:
-        return HttpError(f"the connection broke after {received:,} bytes", again=True)
-    return HttpError(f"it sent {received:,} of {length:,} bytes", again=True)
 
 
 def _unpacked(data: bytes, encoding: str, largest: int) -> bytes:
     """What was compressed for the transport; a bomb is not unpacked further than the limit."""
-    whole = True
-    try:
-        if encoding == "deflate":
-            inflater = zlib.decompressobj()
-            plain = inflater.decompress(data, largest + 1)
-            whole = inflater.eof
-        else:
-            with gzip.open(BytesIO(data)) as stream:
-                plain = stream.read(largest + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise HttpError(f"its {encoding} encoding is damaged") from error
-    if len(plain) > largest:
-        raise TooLargeError(largest)
-    if not whole:
-        raise HttpError(f"its {encoding} encoding is cut short")
+    plain = b""
+    while data:  # gzip may have several parts
+        inflater = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # of gzip or deflate
+        try:
+            plain += inflater.decompress(data, largest + 1 - len(plain))
+        except zlib.error as error:
+            raise HttpError(f"its {encoding} encoding is damaged") from error
+        if len(plain) > largest:
+            raise TooLargeError(largest)
+        if not inflater.eof:
+            raise HttpError(f"its {encoding} encoding is cut short")
+        data = inflater.unused_data
     return plain

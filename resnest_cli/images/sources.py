@@ -164,7 +164,7 @@ class _Reader:
                 yield Source(entry.path, error=entry.error, kind="unreadable")
             elif entry.is_folder:
                 yield from self.known(folders.walk(entry.path, recursive=self.recursive))
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+            elif is_photo(entry.name):
                 yield Source(entry.path, path=entry.path)
             else:
                 self.stats.skipped += 1
@@ -220,6 +220,11 @@ def from_name(text: str) -> Source:
 def is_url(text: str) -> bool:
     """Whether an input is an http(s) address."""
     return _URL.match(text) is not None
+
+
+def is_photo(name: str) -> bool:
+    """Whether a name ends as those of photos do."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
 
 
 def is_one(text: str) -> bool:

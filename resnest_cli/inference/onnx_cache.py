@@ -30,9 +30,9 @@ from resnest_cli.errors import ResnestError
 from resnest_cli.files import (
     BusyError,
     atomic_path,
+    distrusted,
     lock_file,
     read_trusted,
-    trusted,
     write_private,
 )
 from resnest_cli.model import hashes
@@ -117,9 +117,9 @@ def entry_for(
 def is_good(entry: Entry) -> bool:
     """Whether the file is there, ours, made of the same, and whole."""
     try:
-        paths.closed_folder(entry.path.parent)
+        paths.private_folder(entry.path.parent)
         note = json.loads(read_trusted(entry.note))
-        if note["origin"] != entry.origin or not trusted(entry.path):
+        if note["origin"] != entry.origin or distrusted(entry.path):
             return False
         if checksum(entry.path) != note["checksum"]:
             return False
@@ -155,7 +155,7 @@ def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False
     if not rebuild and is_good(entry):
         return True
     try:
-        paths.closed_folder(entry.path.parent)
+        paths.private_folder(entry.path.parent)
         with lock_file(entry.path.with_suffix(".lock"), wait=_PATIENCE, mode=0o600):
             if rebuild or not is_good(entry):
                 _store(entry, build)

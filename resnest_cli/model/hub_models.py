@@ -205,18 +205,12 @@ def _in_full(repository: Repository, access: Access, fetch: Callable[[hub.Hub], 
 
 def _ask_hubs(access: Access, fetch: Callable[[hub.Hub], Path]) -> Path:
     """What the first gives that has it: a mirror that is an address, without a login; the hub."""
-    own = hub.Hub(
-        paths.huggingface_endpoint(),
-        paths.huggingface_hub_dir(),
-        patience=access.patience,
-        progress=access.progress,
-        notify=access.notify,
-    )
+    own = hub.Hub(paths.huggingface_endpoint(), access)
     mirror = (access.mirror or "").rstrip("/")
     if paths.is_url(mirror) and mirror != own.endpoint:
-        once = replace(access.patience, attempts=1)
+        once = replace(access, patience=replace(access.patience, attempts=1))
         with contextlib.suppress(DownloadError):
-            return fetch(replace(own, endpoint=mirror, login=False, patience=once))
+            return fetch(hub.Hub(mirror, once, login=False))
     return fetch(own)
 
 

@@ -28,7 +28,7 @@ from resnest_cli.model.names import Meaning, understand
 from resnest_cli.model.variants import VARIANTS, Preprocessing, Variant
 from resnest_cli.net import Access, without_login
 from resnest_cli.options import DEFAULT_MODEL, CropMode
-from resnest_cli.paths import closed_folder, is_url, resnest_home
+from resnest_cli.paths import is_url, private_folder, resnest_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,7 +325,7 @@ def _holds_weights(path: Path) -> bool:
 
 
 def _note(path: Path) -> Path:
-    return closed_folder(resnest_home() / "pickles") / f"{known_sha256(path)}.json"
+    return private_folder(resnest_home() / "pickles") / f"{known_sha256(path)}.json"
 
 
 def _remember(path: Path, known: "CheckpointInfo") -> None:

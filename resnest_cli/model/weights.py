@@ -249,8 +249,7 @@ def _obtain(
             assert from_hub is not None
             return from_hub()
         if is_url(origin):
-            given = access.patience, access.progress, access.notify
-            sha256 = download.download(origin, place, *given)
+            sha256 = download.download(origin, place, access)
         else:
             sha256 = download.copy(Path(origin), place, access.progress)
         hashes.remember(target, sha256)

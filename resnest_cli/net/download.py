@@ -30,17 +30,8 @@ from typing import TYPE_CHECKING, NoReturn
 from resnest_cli import paths
 from resnest_cli.errors import CacheError, DownloadError, cannot_write
 from resnest_cli.files import BusyError, free_bytes, lock_file
-from resnest_cli.net import (
-    HEAD,
-    LARGEST,
-    PATIENCE,
-    HttpError,
-    Patience,
-    TooLargeError,
-    misfit,
-    without_login,
-)
-from resnest_cli.progress import Display, Notify, hidden, ignore
+from resnest_cli.net import HEAD, LARGEST, Access, HttpError, TooLargeError, misfit, without_login
+from resnest_cli.progress import Display, Notify, hidden
 
 if TYPE_CHECKING:
     from requests import Response
@@ -239,13 +230,7 @@ class Place:
         )
 
 
-def download(
-    url: str,
-    place: Place,
-    patience: Patience = PATIENCE,
-    display: Display = hidden,
-    notify: Notify = ignore,
-) -> str:
+def download(url: str, place: Place, access: Access) -> str:
     """Fetches `url` to `place`, continuing what an earlier run has left. Returns its SHA-256.
 
     The caller holds the lock of `place`, or is the only one who knows it.
@@ -257,12 +242,12 @@ def download(
     from resnest_cli.net.http import DeadlineSession, persevere
 
     with DeadlineSession() as session:
-        one = _Download(url, place, patience, display, session)
+        one = _Download(url, place, access, session)
         return persevere(
             one.attempt,
-            patience,
+            access.patience,
             furthered=one.furthered,
-            notify=lambda text: notify(f"{one.name}: {text}"),
+            notify=lambda text: access.notify(f"{one.name}: {text}"),
         )
 
 
@@ -313,8 +298,7 @@ class _Download:
 
     url: str
     place: Place
-    patience: Patience
-    display: Display
+    access: Access
     session: "DeadlineSession"
     deadline: "Deadline | None" = None  # of the last attempt
     answered: bool = False  # whether the server ever sent an answer
@@ -341,14 +325,10 @@ class _Download:
         if note and note.total == have:
             return self._finish(doubtful=True)  # killed between the last byte and the rename
         wanted = {"Range": f"bytes={have}-", "If-Range": note.validator} if note else {}
-        self.deadline = deadline = Deadline(self.patience.window, self.patience.slowest)
+        patience, headers = self.access.patience, HEADERS | wanted
+        self.deadline = deadline = Deadline(patience.window, patience.slowest)
         with answer(
-            self.session,
-            self.url,
-            deadline,
-            self.patience,
-            HEADERS | wanted,
-            answered=self.answered,
+            self.session, self.url, deadline, patience, headers, answered=self.answered
         ) as response:
             self.answered = True
             if note and response.status_code == 416:
@@ -359,7 +339,7 @@ class _Download:
                 return self._finish(doubtful=True)
             note, have = self._understand(response, note, have)
             body, arrived = response.iter_content(CHUNK), deadline.advance
-            size = _store(self.place, note, have, body, self.display, arrived)
+            size = _store(self.place, note, have, body, self.access.progress, arrived)
             if note.total is not None and size > note.total:
                 self._start_over("it sent more than the whole file")
             if note.total is not None and size < note.total:

@@ -23,13 +23,13 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from requests import Response, Session, exceptions
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
 )
 from urllib3.util import Retry
 
@@ -50,6 +50,7 @@ _LONGEST_LINE = 64 * 1024  # bytes; of a chunk's length or a trailer
 _MOST_WORDS = 300  # characters of what a server or a library says
 _STOPPED = "it stopped sending"
 _CONTRADICTION = exceptions.InvalidHeader
+_BROKEN = exceptions.ConnectionError | exceptions.ChunkedEncodingError | ProtocolError
 _NO_URL = "it redirects to no valid URL"
 _REFUSED = {
     401: "it asks for a login",
@@ -227,25 +228,16 @@ class _SecureConnection(HTTPSConnection):
     response_class = _Response
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
+_WITH_DEADLINES = {HTTPConnection: _Connection, HTTPSConnection: _SecureConnection}
 
 
 class _Adapter(HTTPAdapter):
     """Connects, directly or through a proxy, with the classes above."""
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-        return manager
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _WITH_DEADLINES.get(pool.ConnectionCls, pool.ConnectionCls)
+        return pool
 
 
 def persevere(
@@ -317,8 +309,7 @@ def _failure(
         reason = too_slow(patience)
     elif silent and deadline.expired:
         reason = f"it took longer than {deadline.seconds:g} s"
-    broken = exceptions.ConnectionError | exceptions.Timeout | exceptions.ChunkedEncodingError
-    again = isinstance(error, broken)
+    again = isinstance(error, _BROKEN | exceptions.Timeout)
     if isinstance(error, exceptions.SSLError | exceptions.ProxyError):
         again = False
     elif error.args and isinstance(error.args[0], MaxRetryError):  # it cannot be reached
@@ -354,7 +345,7 @@ def _plain(error: Exception) -> str:
         reason = "its name cannot be resolved"
     elif isinstance(cause, NewConnectionError):
         reason = f"it cannot be reached: {str(cause).rpartition(': ')[2]}"
-    elif isinstance(error, exceptions.ConnectionError | exceptions.ChunkedEncodingError):
+    elif isinstance(error, _BROKEN):
         while isinstance(cause, Exception) and cause.args and isinstance(cause.args[-1], Exception):
             cause = cause.args[-1]  # urllib3 chains them: ("Connection aborted.", error)
         reason = f"the connection broke: {cause}"

@@ -22,15 +22,8 @@ from urllib.parse import urlsplit
 
 from resnest_cli import __version__, paths
 from resnest_cli.errors import CacheError, DownloadError, ResnestError
-from resnest_cli.net import (
-    LARGEST,
-    PATIENCE,
-    HttpError,
-    Patience,
-    TooLargeError,
-    without_login,
-)
-from resnest_cli.progress import Display, Notify, hidden, ignore
+from resnest_cli.net import LARGEST, Access, HttpError, TooLargeError, without_login
+from resnest_cli.progress import Display, hidden
 from resnest_cli.text import count, megabytes, one_line
 
 if TYPE_CHECKING:
@@ -48,18 +41,11 @@ class NoSuchEntryError(HttpError):
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """A hub and how to speak with it.
-
-    `endpoint` is its address, `cache` the folder of huggingface_hub's cache. Without `login` no
-    token is sent.
-    """
+    """The hub at an address, and how to ask it. Without `login` no token is sent."""
 
     endpoint: str
-    cache: Path
+    access: Access
     login: bool = True
-    patience: Patience = PATIENCE
-    progress: Display = hidden
-    notify: Notify = ignore
 
     @property
     def token(self) -> bool | None:
@@ -120,7 +106,7 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
 
         def ask() -> Any:
             url = hf_hub_url(repository, file, revision=revision, endpoint=hub.endpoint)
-            timeout, token = hub.patience.connect, hub.token
+            timeout, token = hub.access.patience.connect, hub.token
             return get_hf_file_metadata(
                 url, token=token, timeout=timeout, endpoint=hub.endpoint, **_NAMED
             )
@@ -130,10 +116,10 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
                 repository,
                 file,
                 revision=revision,
-                cache_dir=hub.cache,
+                cache_dir=paths.huggingface_hub_dir(),
                 endpoint=hub.endpoint,
                 token=hub.token,
-                tqdm_class=_bar(hub.progress, file),
+                tqdm_class=_bar(hub.access.progress, file),
                 **_NAMED,
             )
 
@@ -155,7 +141,9 @@ def download(hub: Hub, repository: str, file: str, revision: str) -> Path:
             # Resumed bytes can be those of another version: the library asks for a range without
             # a condition.
             if not again:
-                hub.notify(f"{file} of {repository}: what arrived has another SHA-256; once more")
+                hub.access.notify(
+                    f"{file} of {repository}: what arrived has another SHA-256; once more"
+                )
         raise DownloadError(f"what arrives as {file} has another SHA-256 than the hub says")
 
 
@@ -179,39 +167,32 @@ def push(
     Raises:
         ResnestError: the hub refuses, or cannot be reached; the message says what to do.
     """
-    with _at_work(hub):
-        try:
-            with _in_words(hub, repository, "main"):
-                return _push(hub, folder, files, repository, private=private, message=message)
-        except DownloadError as error:
-            said = str(getattr(error.__cause__, "server_message", None) or "")
-            more = f" ({one_line(said)})" if said else ""
-            raise ResnestError(
-                f"{repository} was not sent: {error}{more}. The token needs the right to write."
-            ) from error
-        except (ValueError, RuntimeError) as error:
-            raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
-
-
-def _push(
-    hub: Hub, folder: Path, files: list[str], repository: str, *, private: bool, message: str
-) -> str:
-    api = _api(hub)
-    address = str(api.create_repo(repository, private=private or None, exist_ok=True))
-    if private and not api.model_info(repository).private:
+    try:
+        with _at_work(hub), _in_words(hub, repository, "main"):
+            api = _api(hub)
+            address = str(api.create_repo(repository, private=private or None, exist_ok=True))
+            if private and not api.model_info(repository).private:
+                raise ResnestError(
+                    f"{repository} exists and is public; nothing was sent. Make it private on its "
+                    "page, or leave --private out."
+                )
+            if api.file_exists(repository, "README.md"):
+                hub.access.notify(f"{repository} has a README.md, which is kept")
+                files = [name for name in files if name != "README.md"]
+            size = megabytes(sum((folder / name).stat().st_size for name in files))
+            hub.access.notify(f"Sending {count(len(files), 'file')}, {size}, to {address}")
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
+            )
+            return address
+    except DownloadError as error:
+        said = str(getattr(error.__cause__, "server_message", None) or "")
+        more = f" ({one_line(said)})" if said else ""
         raise ResnestError(
-            f"{repository} exists and is public; nothing was sent. Make it private on its page, or "
-            "leave --private out."
-        )
-    if api.file_exists(repository, "README.md"):
-        hub.notify(f"{repository} has a README.md, which is kept")
-        files = [name for name in files if name != "README.md"]
-    size = sum((folder / name).stat().st_size for name in files)
-    hub.notify(f"Sending {count(len(files), 'file')}, {megabytes(size)}, to {address}")
-    api.upload_folder(
-        repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
-    )
-    return address
+            f"{repository} was not sent: {error}{more}. The token needs the right to write."
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        raise ResnestError(f"{repository} was not sent: {one_line(str(error))}") from error
 
 
 def _api(hub: Hub) -> "HfApi":
@@ -228,7 +209,9 @@ def _patiently(hub: Hub, repository: str, revision: str, ask: Callable[[], _T]) 
         with _in_words(hub, repository, revision):
             return ask()
 
-    return persevere(attempt, hub.patience, notify=lambda text: hub.notify(f"{repository}: {text}"))
+    return persevere(
+        attempt, hub.access.patience, notify=lambda text: hub.access.notify(f"{repository}: {text}")
+    )
 
 
 @contextmanager
@@ -265,8 +248,8 @@ def _in_words(hub: Hub, repository: str, revision: str) -> Iterator[None]:
             words = str(error).partition("\n")[0].partition(" Please")[0]
             raise HttpError(one_line(words).rstrip(".")) from error
         raise CacheError(
-            f"cannot write to {hub.cache}: {error.strerror}. Free some space, make it writable, or "
-            "set HF_HOME to another folder."
+            f"cannot write to {paths.huggingface_hub_dir()}: {error.strerror}. Free some space, "
+            "make it writable, or set HF_HOME to another folder."
         ) from error
 
 
@@ -374,12 +357,12 @@ def _body_ends(hub: Hub) -> Callable[[Any], None]:
             self.body = body
 
         def __iter__(self) -> Iterator[bytes]:
-            deadline, size = Deadline(hub.patience.window, hub.patience.slowest), 0
+            deadline, size = Deadline(hub.access.patience.window, hub.access.patience.slowest), 0
             for data in self.body:
                 deadline.advance(len(data))
                 size += len(data)
                 if deadline.expired:
-                    raise HttpError(too_slow(hub.patience))
+                    raise HttpError(too_slow(hub.access.patience))
                 if size > LARGEST:
                     raise TooLargeError(LARGEST)
                 yield data

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.dataset import Sample, in_threads
-from resnest_cli.data.tar import EncodedPhoto
+from resnest_cli.data.shard_files import EncodedPhoto
 from resnest_cli.errors import ImageError, ResnestError, limit_reached
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess

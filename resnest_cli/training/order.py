@@ -29,9 +29,8 @@ from typing import NamedTuple
 import numpy as np
 
 from resnest_cli.data.seeds import Purpose, derived_seed
-from resnest_cli.data.shard_files import Files
+from resnest_cli.data.shard_files import EncodedPhoto, Files, Shard, read_photos
 from resnest_cli.data.shards import photos as photos_of
-from resnest_cli.data.tar import EncodedPhoto, Shard, read_photos
 
 WINDOW_BYTES = 256 * 2**20  # two windows are in memory: the one in use, and the next
 MOST_PHOTOS = 16_384

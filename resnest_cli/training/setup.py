@@ -186,7 +186,7 @@ class Ready:
 def load_data(config: Config, progress: Progress = silent) -> DataSet:
     """The photos of a folder or a table, checked and split; or the shards that are named."""
     if is_shards(config.data):
-        config.reading.check_no_table(config.data, "shards")
+        config.reading.check_only({"split_names"}, config.data, "shards")
         found = find_shards(
             config.data, val_data=config.val_data, classes=config.classes, progress=progress
         )

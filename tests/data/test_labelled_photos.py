@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnest_cli.data.labelled_photos import named_sides, side_of, sides_of
+from resnest_cli.data.labelled_photos import meaning, named_sides, sides_of
 from resnest_cli.errors import UsageError
 
 
@@ -41,11 +41,15 @@ def test_names_beside_each_other(names: str, sides: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
-    [("Train", "train"), ("dev", "val"), ("test set", "test"), ("0", None), ("", None)],
-)
-def test_a_name_by_itself(name: str, side: str | None) -> None:
-    assert side_of(name) == side
+    ("name", "side", "rest"),
+    [
+        ("Train", "train", ""), ("dev", "val", ""), ("test set", "test", ""), ("0", None, "0"),
+        ("", None, ""), ("speed_test", "test", "speed"), ("Images", None, ""),
+        ("train_test", None, "train test"), ("train2017", "train", "2017"),
+    ],
+)  # fmt: skip
+def test_a_name_by_itself(name: str, side: str | None, rest: str) -> None:
+    assert meaning(name) == (side, tuple(rest.split()))
 
 
 def test_names_that_the_user_gives() -> None:

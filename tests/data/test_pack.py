@@ -4,13 +4,14 @@ import errno
 import hashlib
 import os
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resnest_cli.data import pack as packing
-from resnest_cli.data.pack import layout, pack
+from resnest_cli.data.pack import PhotoDone, layout, pack, run
 from resnest_cli.data.shards import from_text
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.progress import silent
@@ -215,3 +216,28 @@ def test_a_stop_leaves_whole_shards(data: Path, tmp_path: Path) -> None:
     packed(data, out)
     packed(data, tmp_path / "fresh")
     assert files(out) == files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_order(workers: int) -> None:
+    def square(number: int, photo_done: PhotoDone) -> int:
+        photo_done()
+        return number * number
+
+    seen: list[int] = []
+    found = run(square, range(20), workers=workers, progress=seen.append, check=lambda: None)
+    assert found == [number * number for number in range(20)]
+    assert seen[-1] == 20
+
+
+@pytest.mark.timeout(120)
+def test_the_first_error_stops_all() -> None:
+    def failing(number: int, photo_done: PhotoDone) -> None:
+        if number == 2:
+            raise ResnestError("the third cannot be done")
+        while True:
+            time.sleep(0.01)
+            photo_done()
+
+    with pytest.raises(ResnestError, match="the third cannot be done"):
+        run(failing, range(3), workers=3, progress=lambda _: None, check=lambda: None)

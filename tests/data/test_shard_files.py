@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from resnest_cli.data.shard_files import Files, fetch
-from resnest_cli.data.tar import Shard
+from resnest_cli.data.shard_files import Files, Shard, fetch
 from resnest_cli.errors import ResnestError
 from tests.server import File, Reply, Server
 

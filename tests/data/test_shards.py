@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.data.shard_files import Shard
 from resnest_cli.data.shards import (
     Index,
     class_counts,
@@ -16,7 +17,6 @@ from resnest_cli.data.shards import (
     is_shards,
     to_text,
 )
-from resnest_cli.data.tar import Shard
 from resnest_cli.errors import ResnestError, UsageError
 from tests.data.making import make_data, others, packed, write_tar
 from tests.server import File, Reply, Server
@@ -188,8 +188,8 @@ def test_no_message_shows_a_password(data: Path, tmp_path: Path, server: Server)
     ("label", "words"),
     [
         (b"1", None), (b" 1 \n", None), (b"001", None),
-        (b"99", None), (b"300", r"b\.cls: class 300, but .* 4 photos of 3 .* --classes 301"),
-        (b"999999999", r"b\.cls: class 999,999,999, but the shards have 4 photos of 3 classes\."),
+        (b"99", None), (b"300", r"has .* class 300, but .* 4 photos of 3 .* --classes 301"),
+        (b"999999999", r"has .* class 999,999,999, but the shards have 4 photos of 3 classes\."),
         (b"9" * 5000, r"b\.cls: holds '9{40}', not the index"),
         (b"1" * 3_000_000, r"b\.cls: holds '1{40}', not the index"),
         (b"-1", "holds '-1', not the index"), (b"", "holds '', not the index"),

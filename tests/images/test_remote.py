@@ -110,7 +110,7 @@ def test_deflate(get) -> None:
     ("encoding", "body", "reason"),
     [
         ("gzip", b"no gzip at all", "its gzip encoding is damaged"),
-        ("gzip", gzip.compress(PHOTO, mtime=0)[:-20], "its gzip encoding is damaged"),
+        ("gzip", gzip.compress(PHOTO, mtime=0)[:-20], "its gzip encoding is cut short"),
         ("deflate", b"no deflate", "its deflate encoding is damaged"),
         ("deflate", zlib.compress(PHOTO)[:-9], "its deflate encoding is cut short"),
         ("br", b"x", "it answered with content encoding br, unasked"),
@@ -221,7 +221,11 @@ def test_a_broken_body_is_tried_again_and_never_half_a_photo(
     assert len(server.requests) == 2
     reason = refused(half, half, half)
     assert "cannot be fetched: " in reason
-    assert f"{len(PHOTO) // 2:,}" in reason or then == "reset"
+    assert (
+        f"IncompleteRead({len(PHOTO) // 2} bytes" in reason
+        or framing == "chunked"
+        or then == "reset"
+    )
     assert len(server.requests) == 5
 
 

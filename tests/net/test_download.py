@@ -22,7 +22,7 @@ import pytest
 
 from resnest_cli import net
 from resnest_cli.errors import CacheError, DownloadError
-from resnest_cli.net import Patience, download
+from resnest_cli.net import Access, Patience, download
 from resnest_cli.net.download import CHUNK, Note, Place, WrongFileError
 from resnest_cli.progress import Progress
 from tests.processes import wait_for
@@ -78,9 +78,8 @@ def get(server: Server, place: Place, patience: Patience, recorder: Recorder):
 
     def run(*replies: Reply, place: Place = place) -> str:
         server.script("/net.pth", *replies)
-        return download.download(
-            server.url("/net.pth"), place, patience, recorder, recorder.said.append
-        )
+        access = Access(patience=patience, progress=recorder, notify=recorder.said.append)
+        return download.download(server.url("/net.pth"), place, access)
 
     return run
 
@@ -179,38 +178,43 @@ def test_no_server_fails_at_once(place, patience, recorder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(DownloadError, match=r"cannot be reached.*refused"):
-        download.download(f"http://127.0.0.1:{port}/net.pth", place, patience)
+        download.download(f"http://127.0.0.1:{port}/net.pth", place, Access(patience=patience))
     assert recorder.pauses == []
 
 
 def test_unknown_host_name(place, patience) -> None:
     with pytest.raises(DownloadError, match="cannot be resolved"):
-        download.download("http://weights.invalid/net.pth", place, patience)
+        download.download("http://weights.invalid/net.pth", place, Access(patience=patience))
 
 
 def test_a_tls_error_names_the_variable(get, place, server, patience) -> None:
     url = server.url("/net.pth").replace("http", "https")
     with pytest.raises(DownloadError, match="REQUESTS_CA_BUNDLE"):
-        download.download(url, place, patience)
+        download.download(url, place, Access(patience=patience))
 
 
 def test_a_missing_certificate_file_is_named(place, server, patience, monkeypatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     with pytest.raises(DownloadError, match=r"/nowhere/ca\.pem"):
-        download.download(server.url("/net.pth").replace("http", "https"), place, patience)
+        download.download(
+            server.url("/net.pth").replace("http", "https"), place, Access(patience=patience)
+        )
 
 
 def test_the_proxy_variable_is_honoured(place, server, patience, monkeypatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url(""))
     server.files["/net.pth"] = File(DATA)
-    assert download.download("http://weights.invalid/net.pth", place, patience) == SHA256
+    assert (
+        download.download("http://weights.invalid/net.pth", place, Access(patience=patience))
+        == SHA256
+    )
     assert server.requests[0].headers["host"] == "weights.invalid"
 
 
 @pytest.mark.parametrize("url", ["http://[", "http:///net.pth", "s3://bucket/net.pth"])
 def test_a_malformed_url_is_an_error_not_a_crash(place, patience, url) -> None:
     with pytest.raises(DownloadError):
-        download.download(url, place, patience)
+        download.download(url, place, Access(patience=patience))
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -373,7 +377,7 @@ def test_damaged_part_is_noticed_and_fetched_afresh(get, place, server) -> None:
 
 def test_redirect_is_followed(get, place, server) -> None:
     server.script("/a", Reply(302, headers={"Location": "/net.pth"}))
-    assert download.download(server.url("/a"), place) == SHA256
+    assert download.download(server.url("/a"), place, Access()) == SHA256
 
 
 def test_redirect_loop_is_an_error(get, place, server) -> None:
@@ -431,7 +435,9 @@ IMPATIENT = Patience(connect=2, read=1, window=0.3, slowest=10_000, attempts=1)
 def test_a_server_that_drips_is_given_up(server, place, reply) -> None:
     server.script("/net.pth", reply)
     with pytest.raises(DownloadError, match="it sends less than 10,000 bytes a second"):
-        download.download(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
+        download.download(
+            server.url("/net.pth"), replace(place, sha256=""), Access(patience=IMPATIENT)
+        )
     assert not place.target.exists()
 
 
@@ -439,7 +445,9 @@ def test_a_server_that_drips_is_given_up(server, place, reply) -> None:
 def test_a_broken_answer_is_an_error_in_words(server, place, reply) -> None:
     server.script("/net.pth", reply)
     with pytest.raises(DownloadError, match=r"^(the connection broke|it sent|its answer)"):
-        download.download(server.url("/net.pth"), replace(place, sha256=""), IMPATIENT)
+        download.download(
+            server.url("/net.pth"), replace(place, sha256=""), Access(patience=IMPATIENT)
+        )
     assert not place.target.exists()
 
 
@@ -449,7 +457,7 @@ def test_drips_of_every_attempt_count_as_failures(server, place, recorder) -> No
     server.script("/net.pth", *[SLOW["chunks"]] * 9)
     patience = replace(IMPATIENT, attempts=2, sleep=recorder.pauses.append)
     with pytest.raises(DownloadError, match="less than"):
-        download.download(server.url("/net.pth"), place, patience)
+        download.download(server.url("/net.pth"), place, Access(patience=patience))
     assert len(server.requests) == 2
 
 
@@ -459,7 +467,7 @@ def test_a_steady_server_is_waited_for_longer_than_a_window(server, place) -> No
     server.files["/net.pth"] = File(DATA)
     server.script("/net.pth", steady)
     patience = Patience(read=1, window=0.4, slowest=1, attempts=2, sleep=lambda _: None)
-    assert download.download(server.url("/net.pth"), place, patience) == SHA256
+    assert download.download(server.url("/net.pth"), place, Access(patience=patience)) == SHA256
 
 
 @pytest.mark.parametrize("length", ["100001", "9" * 15, "9" * 30, "9" * 3999])
@@ -607,14 +615,14 @@ CHILD = """
     import sys
     from pathlib import Path
     from resnest_cli.errors import CacheError
-    from resnest_cli.net import Patience
+    from resnest_cli.net import Access, Patience
     from resnest_cli.net.download import Place, download
     url, target, sha256, limit = sys.argv[1:]
     if int(limit):
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     try:
-        download(url, Place(Path(target), sha256, "TORCH_HOME"), Patience(read=20))
+        download(url, Place(Path(target), sha256, "TORCH_HOME"), Access(patience=Patience(read=20)))
     except CacheError as error:
         sys.exit(str(error))
 """

@@ -497,7 +497,7 @@ def test_the_public_hub_gets_no_token_of_a_private_one() -> None:
 
             self.url, self.headers = httpx2.URL(url), {"Authorization": TOKEN}
 
-    check = _token_stays_with(Hub("https://hub.example", Path()))
+    check = _token_stays_with(Hub("https://hub.example", Access()))
     for url, kept in {
         "https://hub.example/a/b": True, "https://hub.example:443/a": True,
         "https://huggingface.co/a/b": False, "http://hub.example/a": False,
