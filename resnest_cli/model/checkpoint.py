@@ -108,7 +108,7 @@ def load(
         info = info_from_header(path, header)
         tensors = {}
     settled = _settle_variant(path, info, shapes, variant)
-    info = replace(info, variant=settled, preprocessing=settled.preprocessing)
+    info = replace(info, variant=settled)
     classes = _agreed(path, "classes", info.num_classes, num_classes)
     channels = _agreed(path, "input channels", info.in_channels, in_channels)
     expected = expected_tensors(path, settled, classes, channels, len(shapes))

@@ -55,6 +55,7 @@ from resnest_cli.model.variants import (
     preprocessing_from_dict,
     preprocessing_to_dict,
 )
+from resnest_cli.net import HEAD, misfit
 from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
@@ -89,9 +90,8 @@ class CheckpointInfo:
     of the published weights, not of this file. It is None where a bare file fits no published
     variant, or several.
 
-    To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
-    variant's), `temperature`, `trained_on`, `metrics` and `provenance` (JSON-ready); the rest is
-    found out.
+    To `save`, give `variant` and whatever is known of `class_names`, `temperature`, `trained_on`,
+    `metrics` and `provenance` (JSON-ready); the rest is found out.
 
     `num_classes` is 0 for a network without a classifier, None where that is not known. `notes` say
     in words what was taken of a file that holds more, or other names, than a network's.
@@ -99,7 +99,6 @@ class CheckpointInfo:
 
     variant: Variant | None = None
     class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
@@ -113,33 +112,30 @@ class CheckpointInfo:
     parameters: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the variant."""
+        return self.variant.preprocessing if self.variant else None
+
 
 def file_kind(path: Path) -> Literal["safetensors", "pickle", "onnx"]:
     """How the file is to be read; its content decides, its extension only when that is damaged."""
     start, size = _start(path)
-    if size == 0:
-        raise CheckpointError(f"{path} is empty. {AGAIN}")
-    brace = start[8:9] == b"{"
+    suffix, zipped, brace = path.suffix.lower(), start.startswith(b"PK\x03\x04"), start[8:9] == b"{"
     if brace and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
-    if start.startswith(b"PK\x03\x04") and path.suffix.lower() == ".pt2":
+    if zipped and suffix == ".pt2":
         raise CheckpointError(
             f"{path} is a network for torch.export.load. Give the checkpoint that it was exported "
             "from, or export it as .onnx."
         )
-    if start.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", start):
+    if zipped or re.match(rb"\x80[\x02-\x05]", start):
         return "pickle"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise CheckpointError(
-            f"{path} is a web page, not a file of weights. Download the file that it links to."
-        )
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the weights themselves. Run: git lfs pull"
-        )
-    if brace or path.suffix.lower() == ".safetensors":
+    if wrong := misfit(start):
+        raise CheckpointError(f"{path} cannot be used: {wrong}. {AGAIN}")
+    if brace or suffix == ".safetensors":
         return "safetensors"
-    if path.suffix.lower() == ".onnx":  # protobuf begins with nothing of its own
+    if suffix == ".onnx":  # protobuf begins with nothing of its own
         return "onnx"
     raise CheckpointError(
         f"{path} is not a file of weights: neither safetensors nor written by torch.save."
@@ -154,7 +150,7 @@ def _start(path: Path) -> tuple[bytes, int]:
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path} is not a regular file. Give a file of weights.")
         with path.open("rb") as file:
-            return file.read(64), path.stat().st_size
+            return file.read(HEAD), path.stat().st_size
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a path that no system allows
@@ -226,20 +222,19 @@ def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
         )
     version = _format_version(path, metadata)
     try:
-        for key in ("num_classes", "in_channels"):
-            if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
-                text = quoted(metadata[key])
-                raise ValueError(f"{key} must be a positive integer, not {text}")  # noqa: TRY301
-        classes = int(metadata["num_classes"])
-        return CheckpointInfo(
-            format="onnx",
-            format_version=version,
-            num_classes=classes,
-            in_channels=int(metadata["in_channels"]),
-            **_described(metadata, classes),
+        classes, channels = (_positive(metadata, key) for key in ("num_classes", "in_channels"))
+        known = CheckpointInfo(
+            format="onnx", format_version=version, num_classes=classes, in_channels=channels
         )
+        return replace(known, **_described(metadata, classes))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
+
+
+def _positive(metadata: Mapping[str, str], key: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
+        raise ValueError(f"{key} must be a positive integer, not {quoted(metadata[key])}")
+    return int(metadata[key])
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -264,7 +259,6 @@ def bare_info(
     return CheckpointInfo(
         format=format_,
         variant=variant,
-        preprocessing=variant.preprocessing if variant else None,
         num_classes=classes,
         in_channels=stem[1] if len(stem) == 4 else None,
         tensors=len(shapes),
@@ -302,8 +296,8 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
     if table is None:
         raise ValueError(f"unknown variant {quoted(id_)}")
     variant = table.overridden(_json(metadata, "overrides", dict) or {})
-    given = _json(metadata, "preprocessing", dict)
-    preprocessing = variant.preprocessing if given is None else preprocessing_from_dict(given)
+    if (given := _json(metadata, "preprocessing", dict)) is not None:
+        variant = replace(variant, preprocessing=preprocessing_from_dict(given))
     names = _json(metadata, "class_names", list)
     if names is not None and not all(isinstance(name, str) for name in names):
         raise ValueError("class_names must be a list of texts")
@@ -311,8 +305,7 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")
     photos = _json(metadata, "trained_on", dict)
     return {
-        "variant": replace(variant, preprocessing=preprocessing),
-        "preprocessing": preprocessing,
+        "variant": variant,
         "class_names": None if names is None else tuple(names),
         "temperature": _temperature(metadata),
         "trained_on": None if photos is None else TrainingPhotos.from_record(photos),
@@ -379,7 +372,7 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
     table = VARIANTS[variant.id].architecture
     records = {
         "overrides": {k: v for k, v in variant.architecture.items() if v != table[k]},
-        "preprocessing": preprocessing_to_dict(info.preprocessing or variant.preprocessing),
+        "preprocessing": preprocessing_to_dict(variant.preprocessing),
         "class_names": None if info.class_names is None else list(info.class_names),
         "metrics": dict(info.metrics),
         "provenance": dict(info.provenance),

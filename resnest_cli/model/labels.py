@@ -176,9 +176,11 @@ def find_class_names(
     notes: list[str] = []
     for key, value in _candidates(records):
         try:
-            names = _ordered(value)
+            names = by_index(value)
             if len(names) != num_classes:
                 raise ValueError(f"has {len(names)} names for {num_classes} classes")  # noqa: TRY301
+            if not all(map(str.strip, names)):
+                raise ValueError("has names that are empty")  # noqa: TRY301
         except ValueError as error:
             if num_classes:  # without a classifier there is nothing to name
                 notes.append(f"{key} not used: it {error}")
@@ -197,22 +199,20 @@ def _candidates(records: Sequence[Mapping[Any, Any]]) -> Iterator[tuple[str, Any
                     yield key, value
 
 
-def _ordered(value: object) -> tuple[str, ...]:
-    """The names by index; ValueError says what is wrong, after the word "it"."""
+def by_index(value: object) -> tuple[str, ...]:
+    """The names in a list or a mapping; ValueError says what is wrong, after the word "it"."""
     if isinstance(value, Mapping):
         # Index -> name, the other way round where the values are numbers.
         backwards = all(type(number) is int for number in value.values())
         pairs = ((index, name) for name, index in value.items()) if backwards else value.items()
-        by_index = {_index(index): name for index, name in pairs}
-        if None in by_index:
-            raise ValueError("does not map names to indices")
-        if sorted(by_index) != list(range(len(value))):  # type: ignore[type-var]
+        numbered = {_index(index): name for index, name in pairs}
+        if set(numbered) != set(range(len(value))):
             raise ValueError(f"does not number {len(value)} classes from 0 to {len(value) - 1}")
-        value = [by_index[index] for index in range(len(value))]
+        value = [numbered[index] for index in range(len(value))]
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise ValueError("is no list of texts")
-    if not all(name.strip() and is_text(name) for name in value):
-        raise ValueError("has names that are empty or no valid text")
+    if any("\ud800" <= letter <= "\udfff" for name in value for letter in name):
+        raise ValueError("has names that are no valid text")  # half a pair of UTF-16
     return tuple(value)
 
 
@@ -221,12 +221,3 @@ def _index(value: object) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         return int(value)
     return value if type(value) is int else None
-
-
-def is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -69,13 +69,11 @@ class _Request:
 def ensure(
     variant: Variant,
     access: Access = _ACCESS,
-    source: str | None = None,
     *,
     hub_first: bool = False,
 ) -> Path:
     """The verified file of the variant's weights; downloaded when it is not on this machine.
 
-    `source` is a path or URL that replaces the published weights. A path is returned as it is.
     With `hub_first`, for names of the hub, its copy is preferred to torch.hub's. The hub is asked
     after the published hosts, but before them where it is preferred or HF_ENDPOINT names one.
 
@@ -83,10 +81,8 @@ def ensure(
         OfflineError: it is not on this machine, and `access.offline` forbids to connect.
         DownloadError: no host gave it.
         CacheError: the cache folder cannot be written, or is full.
-        WeightsError: the variant has no published weights, or `source` does not exist.
+        WeightsError: the variant has no published weights.
     """
-    if source is not None:
-        return _from_source(source, access)
     weights = _published(variant)
     if found := _good_copy(variant, access.notify, hub_first=hub_first):
         return found
@@ -328,22 +324,16 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
     )
 
 
-def _from_source(source: str, access: Access) -> Path:
-    """What `--weights` names: a path as it is, or a URL's file."""
-    if is_url(source):
-        return _from_url(source, access)
-    path = paths.expanded(source)
-    if path.is_file():
-        return path
-    problem = "it is a folder" if path.is_dir() else "there is no such file"
-    raise WeightsError(f"cannot use weights {source}: {problem}. Give a file or an http(s) URL.")
-
-
-def _from_url(url: str, access: Access) -> Path:
+def fetched(url: str, access: Access = _ACCESS) -> Path:
     """The file behind a URL, from `$RESNEST_HOME/weights` if it was fetched before.
 
-    Follows torch.hub: hex digits at the end of the name are the beginning of the SHA-256.
+    Follows torch.hub: hex digits at the end of the name are the beginning of the SHA-256. Raises as
+    `ensure`.
     """
+    if not is_url(url):
+        raise WeightsError(
+            f"cannot use weights {url}: there is no such file. Give a file or an http(s) URL."
+        )
     if not re.match(r"https?://[^/]", url, re.IGNORECASE):
         raise WeightsError(f"cannot use weights {url}: only http(s) URLs and files are known.")
     last = unquote(urlsplit(url).path).rpartition("/")[2]

@@ -73,11 +73,11 @@ def main() -> None:
     samples = read_split(options.run / "split.csv", args["data"]).val
     loaded = checkpoint.load(best)
     asked = {"size": options.img_size, "crop_pct": options.crop_pct}
-    assert loaded.info.preprocessing is not None
+    assert loaded.info.variant is not None
     preprocessing = replace(
-        loaded.info.preprocessing, **{key: value for key, value in asked.items() if value}
+        loaded.info.variant.preprocessing, **{key: value for key, value in asked.items() if value}
     )
-    info = replace(loaded.info, preprocessing=preprocessing)
+    info = replace(loaded.info, variant=replace(loaded.info.variant, preprocessing=preprocessing))
     options.out.mkdir(parents=True, exist_ok=True)
     draft = options.out / "draft.safetensors"
     checkpoint.save(draft, loaded.tensors, info)

@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(path: Path, seed: int = 0) -> Path:
     network = enliven(build(TINY, num_classes=5), seed)
     size = Preprocessing(PHOTOS.shape[-1])
-    info = CheckpointInfo(variant=TINY, preprocessing=size, class_names=tuple("abcde"))
+    info = CheckpointInfo(variant=replace(TINY, preprocessing=size), class_names=tuple("abcde"))
     save(path, network, info)
     return path
 
@@ -320,7 +320,7 @@ def test_memory_and_file_give_the_same_bits_whatever_the_threads(
     """For the threads see `Fingerprint`; a network of full width, as small ones are not split."""
     network = enliven(build("resnest14d"))
     path = model.path.with_name("14.safetensors")
-    info = CheckpointInfo(variant=network.variant, preprocessing=Preprocessing(96))
+    info = CheckpointInfo(variant=replace(network.variant, preprocessing=Preprocessing(96)))
     save(path, network, info)
     large = find_model(str(path))
     photos = np.random.default_rng(1).standard_normal((2, 3, 96, 96), np.float32)

@@ -259,9 +259,9 @@ CLASS_NAMES: dict[str, tuple[dict[str, Any], tuple[str, ...] | str]] = {
     "from 1": ({"class_to_idx": {n: i + 1 for i, n in enumerate(NAMES)}}, "from 0 to 4"),
     "an array": ({"classes": np.array(NAMES)}, "is no list of texts"),
     "numbers": ({"classes": [0, 1, 2, 3, 4]}, "is no list of texts"),
-    "nested": ({"classes": {"a": {}, "b": {}}}, "does not map names to indices"),
-    "an empty name": ({"classes": ["a", "b", "", "d", "e"]}, "empty or no valid text"),
-    "no text": ({"classes": ["a", "b", "\ud800", "d", "e"]}, "empty or no valid text"),
+    "nested": ({"classes": {"a": {}, "b": {}}}, "does not number 2"),
+    "an empty name": ({"classes": ["a", "b", "", "d", "e"]}, "has names that are empty"),
+    "no text": ({"classes": ["a", "b", "\ud800", "d", "e"]}, "no valid text"),
 }  # fmt: skip
 
 
