@@ -116,16 +116,17 @@ def ensure(
 def verify(variant: Variant) -> VerifyResult:
     """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
-    for path, expected in copies(variant).items():
-        with _read(path):
-            actual = hashes.sha256_of(path)
-        good = actual.startswith(expected)
-        if good:
-            hashes.remember(path, actual)
-        else:
-            hashes.forget(path)
-        return VerifyResult("ok" if good else "damaged", path, expected, actual)
-    return VerifyResult("missing", torch_path(weights), weights.hash_prefix)
+    found = copies(variant)
+    if not found:
+        return VerifyResult("missing", torch_path(weights), weights.hash_prefix)
+    path, expected = next(iter(found.items()))
+    with _read(path):
+        actual = hashes.sha256_of(path)
+    if not actual.startswith(expected):
+        hashes.forget(path)
+        return VerifyResult("damaged", path, expected, actual)
+    hashes.remember(path, actual)
+    return VerifyResult("ok", path, expected, actual)
 
 
 def fetch_labels(access: Access = _ACCESS, *, public: bool = True) -> Path | None:
@@ -279,6 +280,7 @@ def _not_available(request: _Request, access: Access, reasons: list[str]) -> Wei
     """The error after every origin was asked in vain, or none may be asked."""
     target = request.place.target
     urls = [shown(url) for url in request.origins if is_url(url) and not url.startswith(_HUB)]
+    by_hand = f"and save it as\n{_listed([str(target)])}{_instead(request)}"
     if access.offline:
         looked = [
             f"{path}: {'damaged' if path.is_file() else 'not there'}"
@@ -288,15 +290,13 @@ def _not_available(request: _Request, access: Access, reasons: list[str]) -> Wei
         return OfflineError(
             f"{request.title} is not on this machine, and --offline (RESNEST_OFFLINE) forbids to "
             f"connect. Looked at\n{_listed([*looked, *reasons])}\n"
-            f"To get it, {request.advice}or download it elsewhere from\n{_listed(urls)}\n"
-            f"and save it as\n{_listed([str(target)])}{_instead(request)}"
+            f"To get it, {request.advice}or download it elsewhere from\n{_listed(urls)}\n{by_hand}"
         )
     return DownloadError(
         f"{request.title} could not be downloaded. Tried\n{_listed(reasons)}\n"
         f"Behind a proxy, set HTTPS_PROXY to its address and, if it inspects TLS, "
         f"REQUESTS_CA_BUNDLE to its certificate; --mirror names a private copy. Or by hand: open "
-        f"one of these addresses in a browser\n{_listed(urls)}\n"
-        f"and save the file as\n{_listed([str(target)])}{_instead(request)}"
+        f"one of these addresses in a browser\n{_listed(urls)}\n{by_hand}"
     )
 
 
@@ -364,27 +364,25 @@ def set_aside(path: Path) -> Path:
 
 
 def cached_files() -> list[Path]:
-    """Whole files: the published ones in torch.hub's folder, and those of URLs given by the user.
+    """What can be removed: whole files first, then what interrupted downloads have left.
 
-    Other files in torch.hub's folder and timm's downloads are not ours to remove and not listed.
+    These are published files in torch.hub's folder and those of URLs given by the user, but not
+    what belongs to a download that is under way. Other files in torch.hub's folder and timm's
+    downloads are not ours to remove and not listed.
     """
-    published = [torch_path(v.weights) for v in VARIANTS.values() if v.weights and not v.bundled]
-    given = [path for path in _url_files() if not _left_of(path)]
-    return [*filter(paths.is_file, published), *given]
-
-
-def leftovers() -> list[Path]:
-    """What interrupted downloads and damaged files have left, but for downloads under way now."""
     published = {variant.weights.name for variant in VARIANTS.values() if variant.weights}
-    found = [path for path in _files(paths.torch_checkpoints_dir()) if _left_of(path) in published]
-    found += [
+    found = [p for p in _files(paths.torch_checkpoints_dir()) if _owner(p).name in published]
+    for folder in paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*"):
+        found += _files(folder)
+    left = [path for path in found if path != _owner(path)]
+    left += [
         path
         for path in _files(paths.resnest_home())
-        if _left_of(path) == LABELS_FILE
+        if (path != _owner(path) and _owner(path).name == LABELS_FILE)
         or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
-    found += filter(_left_of, _url_files())
-    return [path for path in found if not _under_way(_owner(path)) and path.exists()]
+    idle = [path for path in left if not _under_way(_owner(path)) and path.exists()]
+    return [*(path for path in found if path == _owner(path)), *idle]
 
 
 def _under_way(target: Path) -> bool:
@@ -397,18 +395,14 @@ def _under_way(target: Path) -> bool:
         return True
 
 
-def _left_of(path: Path) -> str:
-    """The name of the file that a leftover belongs to; empty for a file of its own."""
-    match = _LEFTOVER.fullmatch(path.name)
-    return match["name"] if match else ""
-
-
 def _owner(path: Path) -> Path:
-    return path.with_name(_left_of(path) or path.name)
+    """The file that a leftover belongs to; any other file is its own."""
+    match = _LEFTOVER.fullmatch(path.name)
+    return path.with_name(match["name"]) if match else path
 
 
 def remove(path: Path) -> bool:
-    """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
+    """Removes one of `cached_files`; False while a download of it is under way."""
     try:
         with writing(path.parent, _variable(path)), lock_file(lock_of(_owner(path)), wait=0):
             path.unlink(missing_ok=True)
@@ -423,11 +417,6 @@ def remove(path: Path) -> bool:
 def _variable(path: Path) -> str:
     folders = {"RESNEST_HOME": paths.resnest_home(), "HF_HOME": paths.huggingface_hub_dir()}
     return next((name for name, at in folders.items() if path.is_relative_to(at)), "TORCH_HOME")
-
-
-def _url_files() -> list[Path]:
-    folders = paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*")
-    return [path for folder in folders for path in _files(folder)]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -306,7 +306,7 @@ def test_weights_replaced_while_they_are_compiled_are_not_stored(
     model: Model, builds: list
 ) -> None:
     entry = onnx_cache.entry_for(model, ("logits",), "x")
-    compilation = onnx_engine._Compilation(model, ("logits",))
+    compilation = onnx_engine._Compilation(model, "logits")
     compilation.entry = entry
     write(model.path, seed=1)
     assert not onnx_cache.obtain(entry, compilation.write)
@@ -328,7 +328,7 @@ def test_memory_and_file_give_the_same_bits_whatever_the_threads(
     for threads in (1, 2, 3):
         monkeypatch.setattr(onnx_engine, "usable_cores", lambda threads=threads: threads)
         assert (onnx_engine.create(large).logits(photos) == want).all()
-        compilation = onnx_engine._Compilation(large, ("logits",))
+        compilation = onnx_engine._Compilation(large, "logits")
         assert (compilation.in_memory().logits(photos) == want).all()
 
 
@@ -350,7 +350,7 @@ def test_several_processes_at_once(tmp_path: Path, model: Model) -> None:
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(set(answers)) == 1
     assert len(stored()) == 1
-    assert onnx_cache.is_good(onnx_engine._Compilation(model, ("logits",)).entry)
+    assert onnx_cache.is_good(onnx_engine._Compilation(model, "logits").entry)
 
 
 def test_the_least_recently_used_goes_when_they_grow_too_large(
@@ -405,12 +405,12 @@ def test_auto_is_onnx_on_a_cpu_and_torch_where_torch_has_an_accelerator(
     assert engine.accelerator_likely() == (sys.platform == "darwin")
 
 
-def test_onnx_on_a_gpu_is_a_usage_error(model: Model) -> None:
+def test_onnx_on_a_gpu_is_a_usage_error() -> None:
     for device in ("cuda", "cuda:1", "mps"):
         with pytest.raises(UsageError, match="runs on the CPU"):
-            create_engine(model, device, "onnx")
+            engine.check_engine_name("onnx", device)
     with pytest.raises(UsageError, match="unknown engine"):
-        create_engine(model, "cpu", "tensorrt")  # type: ignore[arg-type]
+        engine.check_engine_name("tensorrt", "cpu")
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])
