@@ -269,13 +269,3 @@ def convert(
             )
         converted[name] = value
     return converted
-
-
-def halved(source: str, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The tensors with floats rounded to float16; CheckpointError where it cannot hold them."""
-    rounded = {}
-    for name, tensor in tensors.items():
-        rounded[name] = tensor.half() if tensor.is_floating_point() else tensor
-        if not bool(rounded[name].isfinite().all()):
-            raise CheckpointError(f"{source}: {name} has values beyond float16's 65,504.")
-    return rounded

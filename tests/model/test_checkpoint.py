@@ -296,11 +296,7 @@ def test_insane_sizes_are_refused_before_anything_is_built(
 
 
 def test_expectations_are_held_against_the_file(saved: Path) -> None:
-    assert load(saved, variant=TINY, num_classes=5, in_channels=3).info.variant is not None
-    with pytest.raises(CheckpointError, match="has 5 classes; 1000 were expected"):
-        load(saved, num_classes=1000)
-    with pytest.raises(CheckpointError, match="has 3 input channels; 1 were expected"):
-        load(saved, in_channels=1)
+    assert load(saved, variant=TINY).info.variant is not None
     with pytest.raises(CheckpointError, match="resnest50d was expected"):
         load(saved, variant=get_variant("resnest50d"))
     # Same shapes, another computation: only the header can tell.
