@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.model.variants import STAGES
+from resnest_cli.model.cost import STAGES
 
 if TYPE_CHECKING:
     from onnx import GraphProto

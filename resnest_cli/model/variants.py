@@ -2,7 +2,7 @@
 
 A record holds the architecture, the preprocessing it was trained for, the published accuracy and
 the file of its weights, so that no two commands can disagree about them. All but one are published;
-`resnest14t` is ours, and its weights come with the program. `multiply_adds` counts from the table.
+`resnest14t` is ours, and its weights come with the program.
 
 Sources: "ResNeSt: Split-Attention Networks" (arXiv 2004.08955); the original release
 (resnest.torch.resnest and .ablation); timm.models.resnest for the ids, the crops and the accuracies
@@ -332,54 +332,3 @@ def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(_is_number, value)):
         raise ValueError(f"preprocessing {name} must be three numbers, not {value!r}")
     return float(value[0]), float(value[1]), float(value[2])
-
-
-STAGES = ("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head")
-
-
-def multiply_adds(
-    variant: Variant, size: int, *, num_classes: int | None = None, in_channels: int = 3
-) -> dict[str, int]:
-    """Multiply-adds for one photo of `size` x `size` pixels, by the names of `STAGES`.
-
-    Counted as in `Variant.gmacs`: convolutions and linear layers, one for each product with a
-    weight; `model.resnest` is followed line by line. The attention's product with the maps,
-    pooling, batch norms and biases are not counted: together they are less than 1 % of the whole.
-    `num_classes` is the variant's own unless it is given.
-    """
-    stem, side = variant.stem_width, _half(size)
-    found = {"stem": 9 * side**2 * (in_channels * stem + stem * stem + stem * 2 * stem)}
-    side = _half(side)  # the max pool
-    channels = 2 * stem
-    for number, (width, blocks) in enumerate(zip(variant.widths, variant.blocks, strict=True), 1):
-        total = 0
-        for index in range(blocks):
-            stride = 2 if number > 1 and index == 0 else 1
-            total += _of_bottleneck(variant, channels, width, side, stride)
-            side = _half(side) if stride == 2 else side
-            channels = width * EXPANSION
-        found[f"stage {number}"] = total
-    classes = variant.num_classes if num_classes is None else num_classes
-    return found | {"head": channels * classes}
-
-
-def _of_bottleneck(variant: Variant, in_channels: int, width: int, side: int, stride: int) -> int:
-    """Multiply-adds of a block whose input is (in_channels, side, side)."""
-    radix, groups = variant.radix, variant.cardinality
-    channels = variant.group_width(width)
-    out_channels = width * EXPANSION
-    before = side**2  # pixels
-    after = _half(side) ** 2 if stride == 2 else before
-    total = before * in_channels * channels
-    splitting = 9 * (channels // (groups * radix)) * channels * radix  # for one pixel
-    total += (after if variant.avd_first else before) * splitting
-    inner = max(channels * radix // 4, 32)  # of the attention, on pooled maps
-    total += channels // groups * inner + inner // groups * channels * radix
-    total += after * channels * out_channels
-    if stride > 1 or in_channels != out_channels:  # the shortcut is pooled first
-        total += after * in_channels * out_channels
-    return total
-
-
-def _half(side: int) -> int:
-    return -(-side // 2)
