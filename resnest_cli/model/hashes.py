@@ -28,12 +28,12 @@ def sha256_of(path: Path) -> str:
 
 def known_sha256(path: Path) -> str:
     """As `sha256_of`, but the remembered one while the file is unchanged."""
+    before = _entry(path, "")
     remembered = _load().get(_key(path))
     if isinstance(remembered, dict):
-        sha256 = remembered.get("sha256")
-        if isinstance(sha256, str) and remembered == _entry(path, sha256):
+        sha256 = str(remembered.get("sha256"))
+        if _SHA256.fullmatch(sha256) and remembered == before | {"sha256": sha256}:
             return sha256
-    before = _entry(path, "")
     sha256 = sha256_of(path)
     if _entry(path, "") == before:  # not written to while it was read
         remember(path, sha256)
@@ -63,7 +63,7 @@ def _entry(path: Path, sha256: str) -> dict[str, Any]:
         "mtime_ns": stat.st_mtime_ns,
         "ctime_ns": stat.st_ctime_ns,
         "inode": stat.st_ino,
-        "sha256": sha256 if _SHA256.fullmatch(sha256) else "",
+        "sha256": sha256,
     }
 
 

@@ -152,20 +152,16 @@ def _inside(folder: Path) -> str:
 def _cached(repository: Repository, access: Access) -> Path | None:
     """The snapshot in the cache, if it is whole."""
     snapshot = hub.cached_snapshot(repository.id, repository.revision or MAIN)
-    if snapshot is None or not paths.is_file(snapshot / CONFIG_FILE):
-        return None
-    path = weights_in(snapshot)
-    if path is None:
+    path = weights_in(snapshot) if snapshot else None
+    if path is None or not paths.is_file(path.with_name(CONFIG_FILE)):
         return None
     expected = hub.blob_hash(path)
     if not expected or hashes.known_sha256(path) == expected:
         return snapshot
+    damaged = f"{path} is damaged: its SHA-256 is not {expected}"
     if forbidden(access):
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not {expected}. Where a connection is allowed it "
-            "is fetched again."
-        )
-    access.notify(f"{path} is damaged: its SHA-256 is not {expected}; fetching it again")
+        raise CheckpointError(f"{damaged}. Where a connection is allowed it is fetched again.")
+    access.notify(f"{damaged}; fetching it again")
     hub.discard(path)
     return None
 
@@ -196,10 +192,9 @@ def _in_full(repository: Repository, access: Access, fetch: Callable[[hub.Hub], 
     try:
         return _ask_hubs(access, fetch)
     except DownloadError as error:
-        here = f"There is no path {repository} here, either." if repository.plain else ""
-        hint = f"{here}{known_near(repository)}".strip()
+        here = f" There is no path {repository} here, either." if repository.plain else ""
         raise DownloadError(
-            f"{repository} could not be had from the hub: {error}.{' ' if hint else ''}{hint}"
+            f"{repository} could not be had from the hub: {error}.{here}{known_near(repository)}"
         ) from error
 
 

@@ -13,7 +13,7 @@ where timm may load in part.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
@@ -119,10 +119,9 @@ def _linear(names: Mapping[str, str], shapes: Mapping[str, Shape], features: int
 
 def _left_out(names: list[str]) -> list[str]:
     """One note: each kind of counter once, others by name, a few."""
-    counters = sorted({last for name in names if (last := name.rpartition(".")[2]) in _FOREIGN})
-    others = [name for name in names if name.rpartition(".")[2] not in _FOREIGN]
-    shown = [*counters, *map(quoted, others)]
-    return [f"left out {some(shown, len(counters) + 3)}"] if shown else []
+    counters = sorted({name.rpartition(".")[2] for name in names} & _FOREIGN)
+    others = [quoted(name) for name in names if name.rpartition(".")[2] not in _FOREIGN]
+    return [f"left out {some([*counters, *others], len(counters) + 3)}"] if names else []
 
 
 def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
@@ -131,13 +130,25 @@ def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
     Several can fit: whether pooling comes before or after the split attention leaves no trace in
     the tensors, so that resnest50d and resnest50d_2s1x64d look the same.
     """
-    found = _traits(shapes)
-    return tuple(variant for variant in VARIANTS.values() if _traits_of(variant) == found)
+    return tuple(variant for variant in VARIANTS.values() if fits(variant, shapes))
 
 
 def fits(variant: Variant, shapes: Mapping[str, Shape]) -> bool:
     """Whether the shapes have the variant's blocks, widths, stem, radix and cardinality."""
-    return _traits_of(variant) == _traits(shapes)
+    if shapes.get(_STEM, ())[:1] != (variant.stem_width,):
+        return False
+    for stage, (width, blocks) in enumerate(zip(variant.widths, variant.blocks, strict=True), 1):
+        group = variant.group_width(width)
+        splits = group * variant.radix, group // (variant.radix * variant.cardinality), 3, 3
+        first, last, beyond = (f"layer{stage}.{index}" for index in (0, blocks - 1, blocks))
+        if (
+            shapes.get(f"{first}.conv2.conv.weight") != splits
+            or shapes.get(f"{first}.conv3.weight") != (width * EXPANSION, group, 1, 1)
+            or f"{last}.conv1.weight" not in shapes
+            or f"{beyond}.conv1.weight" in shapes
+        ):
+            return False
+    return True
 
 
 def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointError:
@@ -152,28 +163,6 @@ def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointErr
         f"{path} fits no published ResNeSt: its tensors have other names or shapes. "
         f"Say what it is with --model ID --weights {path}, or give a checkpoint of this program."
     )
-
-
-def _traits(shapes: Mapping[str, Shape]) -> tuple[Any, ...]:
-    """What variants differ in: blocks per stage, stem, and the first block of every stage."""
-    blocks = [set[str]() for _ in range(4)]
-    for name in shapes:
-        if match := re.match(r"layer([1-4])\.(\d+)\.", name):
-            blocks[int(match[1]) - 1].add(match[2])
-    firsts = [
-        tuple(shapes.get(f"layer{stage}.0.{conv}.weight") for conv in ("conv2.conv", "conv3"))
-        for stage in range(1, 5)
-    ]
-    return tuple(len(found) for found in blocks), shapes.get(_STEM, ())[:1], firsts
-
-
-def _traits_of(variant: Variant) -> tuple[Any, ...]:
-    firsts = []
-    for width in variant.widths:
-        group = variant.group_width(width)
-        splits = group * variant.radix, group // (variant.radix * variant.cardinality), 3, 3
-        firsts.append((splits, (width * EXPANSION, group, 1, 1)))
-    return variant.blocks, (variant.stem_width,), firsts
 
 
 def expected_tensors(
