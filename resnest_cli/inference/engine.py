@@ -7,13 +7,12 @@ an accelerator.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.model.onnx_file import needed
 from resnest_cli.options import Amp, EngineName
 from resnest_cli.progress import Notify, ignore
 
@@ -133,26 +132,15 @@ def _check_exported(model: "Model", device: str, engine: str, special: bool) -> 
 
 def compile_model(model: "Model") -> bool:
     """Compiles a model ahead of its first use; False where the result could not be stored."""
-    with _loading():
+    with needed("onnxruntime"):
         from resnest_cli.inference import onnx_engine
     return onnx_engine.compile_model(model)
 
 
 def _onnx(model: "Model", output: Output, notify: Notify) -> Engine:
-    with _loading():
+    with needed("onnxruntime"):
         from resnest_cli.inference import onnx_engine
     return onnx_engine.create(model, output, notify=notify)
-
-
-@contextmanager
-def _loading() -> Iterator[None]:
-    """Whatever keeps ONNX Runtime from being imported becomes an EngineError."""
-    try:
-        yield
-    except Exception as error:
-        raise EngineError(
-            f"ONNX Runtime cannot be loaded: {error}. Run: pip install onnxruntime"
-        ) from error
 
 
 def _is_cpu(device: str) -> bool:

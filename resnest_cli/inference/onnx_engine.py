@@ -32,7 +32,7 @@ from resnest_cli.errors import CheckpointError, EngineError, ResnestError, Usage
 from resnest_cli.files import reading
 from resnest_cli.inference import onnx_cache
 from resnest_cli.inference.engine import Fingerprint
-from resnest_cli.model.onnx_file import check_structure
+from resnest_cli.model.onnx_file import check_structure, needed
 from resnest_cli.progress import Notify, ignore
 from resnest_cli.text import one_line
 
@@ -225,13 +225,8 @@ class _Compilation:
 
     def _built(self) -> "Graph":
         if self._graph is None:
-            try:
+            with needed("onnx"):
                 from resnest_cli.inference.onnx_graph import build_graph
-            except Exception as error:  # missing, or a library that it needs
-                raise EngineError(
-                    f"the package onnx, which compiles models, cannot be loaded: {error}. "
-                    "Run: pip install onnx"
-                ) from error
             model = self._model
             try:
                 self._graph = build_graph(model.variant, model.arrays(), self._outputs)

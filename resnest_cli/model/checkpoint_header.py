@@ -29,6 +29,7 @@ checkpoint has no need of:
     num_classes, in_channels    integers
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -198,8 +199,12 @@ def info_from_header(path: Path, header: Header) -> CheckpointInfo:
     shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
     if "format_version" not in header.metadata:
         info = bare_info("safetensors", shapes)
-        records = [{key: _parsed(text) for key, text in header.metadata.items() if key in KEYS}]
-        class_names, more = find_class_names(records, info.num_classes or 0)
+        around = {}
+        for key, text in header.metadata.items():
+            with contextlib.suppress(ValueError, RecursionError):  # often it is JSON
+                if key in KEYS:
+                    around[key] = json.loads(text)
+        class_names, more = find_class_names([around], info.num_classes or 0)
         return replace(info, class_names=class_names, notes=(*notes, *more))
     version = _format_version(path, header.metadata)
     info = replace(bare_info("resnest", shapes), format_version=version)
@@ -222,19 +227,18 @@ def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
         )
     version = _format_version(path, metadata)
     try:
-        classes, channels = (_positive(metadata, key) for key in ("num_classes", "in_channels"))
+        for key in ("num_classes", "in_channels"):
+            if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
+                raise ValueError(f"{key} must be a positive integer, not {quoted(metadata[key])}")  # noqa: TRY301
         known = CheckpointInfo(
-            format="onnx", format_version=version, num_classes=classes, in_channels=channels
+            format="onnx",
+            format_version=version,
+            num_classes=int(metadata["num_classes"]),
+            in_channels=int(metadata["in_channels"]),
         )
-        return replace(known, **_described(metadata, classes))
+        return replace(known, **_described(metadata, int(metadata["num_classes"])))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
-
-
-def _positive(metadata: Mapping[str, str], key: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
-        raise ValueError(f"{key} must be a positive integer, not {quoted(metadata[key])}")
-    return int(metadata[key])
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -266,14 +270,6 @@ def bare_info(
     )
 
 
-def _parsed(text: str) -> Any:
-    """A text of a bare safetensors file's metadata, which often is JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _format_version(path: Path, metadata: Mapping[str, str]) -> int:
     text = metadata["format_version"]
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
@@ -303,28 +299,20 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         raise ValueError("class_names must be a list of texts")
     if names is not None and len(names) != num_classes:
         raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")
+    text, temperature = metadata.get("temperature", "1"), 0.0
+    with contextlib.suppress(ValueError):
+        temperature = float(text)
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        allowed = f"a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        raise ValueError(f"temperature must be {allowed}, not {quoted(text)}")
     photos = _json(metadata, "trained_on", dict)
     return {
         "variant": variant,
         "class_names": None if names is None else tuple(names),
-        "temperature": _temperature(metadata),
+        "temperature": temperature,
         "trained_on": None if photos is None else TrainingPhotos.from_record(photos),
         **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
     }
-
-
-def _temperature(metadata: Mapping[str, str]) -> float:
-    text = metadata.get("temperature", "1")
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
-        raise ValueError(
-            f"temperature must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, not "
-            f"{quoted(text)}"
-        )
-    return value
 
 
 def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:

@@ -37,7 +37,6 @@ _DEFAULTS = {
     "input_size": [3, 224, 224],
     "interpolation": "bicubic",
     "crop_pct": 0.875,
-    "crop_mode": "center",
     "mean": list(Preprocessing().mean),
     "std": list(Preprocessing().std),
 }  # of timm's PretrainedCfg
@@ -167,7 +166,7 @@ def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConf
         preprocessing=preprocessing_from_dict(preprocessing),
         num_classes=classes,
         in_channels=channels if certain else None,
-        crop_mode=given["crop_mode"] or "center",
+        crop_mode=fed.get("crop_mode") or "center",
         class_names=names,
         class_ids=ids,
     )

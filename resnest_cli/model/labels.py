@@ -8,8 +8,9 @@ hub publishes.
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,29 +175,24 @@ def find_class_names(
     named in a note, with the reason. A mere number, as of classes, is passed over.
     """
     notes: list[str] = []
-    for key, value in _candidates(records):
-        try:
-            names = by_index(value)
-            if len(names) != num_classes:
-                raise ValueError(f"has {len(names)} names for {num_classes} classes")  # noqa: TRY301
-            if not all(map(str.strip, names)):
-                raise ValueError("has names that are empty")  # noqa: TRY301
-        except ValueError as error:
-            if num_classes:  # without a classifier there is nothing to name
-                notes.append(f"{key} not used: it {error}")
-            continue
-        return names, (*notes, f"{NAMED_FROM}{key}")
-    return None, tuple(notes)
-
-
-def _candidates(records: Sequence[Mapping[Any, Any]]) -> Iterator[tuple[str, Any]]:
     for record in records:
         inner = [record[name] for name in _INSIDE if isinstance(record.get(name), Mapping)]
-        for place in (record, *inner):
-            for key in KEYS:
-                value = place.get(key)
-                if value is not None and not isinstance(value, int | float | str):
-                    yield key, value
+        for place, key in product((record, *inner), KEYS):
+            value = place.get(key)
+            if value is None or isinstance(value, int | float | str):
+                continue
+            try:
+                names = by_index(value)
+                if len(names) != num_classes:
+                    raise ValueError(f"has {len(names)} names for {num_classes} classes")  # noqa: TRY301
+                if not all(map(str.strip, names)):
+                    raise ValueError("has names that are empty")  # noqa: TRY301
+            except ValueError as error:
+                if num_classes:  # without a classifier there is nothing to name
+                    notes.append(f"{key} not used: it {error}")
+            else:
+                return names, (*notes, f"{NAMED_FROM}{key}")
+    return None, tuple(notes)
 
 
 def by_index(value: object) -> tuple[str, ...]:

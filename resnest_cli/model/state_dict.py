@@ -69,7 +69,7 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
     notes = [f"without the prefix {quoted(prefix)}"] if prefix else []
     if _STEM in inner and not inner.keys() & set(_CLASSIFIER):
         head = outside | {name: raw for name, raw in inner.items() if not name.startswith(_BODY)}
-        layer = _linear(head, shapes, _features(inner, shapes))
+        layer = _linear(head, inner, shapes)
         notes.append(f"classifier from {quoted(layer)}" if layer else "without a classifier")
         if layer:
             outside = {}
@@ -101,20 +101,18 @@ def _prefix(path: Path | str, names: Iterable[str]) -> str:
     return found[0] if found else ""
 
 
-def _features(names: Mapping[str, str], shapes: Mapping[str, Shape]) -> int | None:
-    """Number of pooled features: rows of the last stage's last convolution."""
-    found = {shapes[raw][:1] for name, raw in names.items()
-             if re.fullmatch(r"layer4\.\d+\.conv3\.weight", name)}  # fmt: skip
-    return found.pop()[0] if len(found) == 1 and () not in found else None
+def _linear(names: Mapping[str, str], body: Mapping[str, str], shapes: Mapping[str, Shape]) -> str:
+    """The name of the layer that these tensors are: linear, over the body's features; else empty.
 
-
-def _linear(names: Mapping[str, str], shapes: Mapping[str, Shape], features: int | None) -> str:
-    """The name of the layer that these tensors are: linear, over so many features; else empty."""
+    There are as many pooled features as rows of the last stage's last convolution.
+    """
+    last = {shapes[raw][:1] for name, raw in body.items()
+            if re.fullmatch(r"layer4\.\d+\.conv3\.weight", name)}  # fmt: skip
     layer = next(iter(names), "").rpartition(".")[0]
     weight, bias = (names.get(f"{layer}.{part}", "") for part in ("weight", "bias"))
-    if len(names) != 2 or not weight or not bias or len(shapes[bias]) != 1:
+    if len(last) != 1 or len(names) != 2 or not weight or not bias or len(shapes[bias]) != 1:
         return ""
-    return layer if shapes[weight] == (*shapes[bias], features) else ""
+    return layer if shapes[weight] == shapes[bias] + last.pop() else ""
 
 
 def _left_out(names: list[str]) -> list[str]:

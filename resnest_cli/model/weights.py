@@ -168,28 +168,26 @@ def find_cached(variant: Variant) -> Path | None:
 def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
     """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
 
-    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known.
+    torch.hub's comes first, unless the hub's is wanted: the file of the main branch's snapshot, or
+    of the newest that has one. The hash is empty where none is known.
     """
-    found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
-        return found
-    if paths.is_file(path := torch_path(variant.weights)):
-        found[path] = variant.weights.hash_prefix
-    if variant.hub is None or (entry := _timms_file(variant.hub.id)) is None:
-        return found
-    known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
-    copy = {entry: known or hub.blob_hash(entry)}
-    return copy | found if hub_first else found | copy
-
-
-def _timms_file(repository: str) -> Path | None:
-    """The file of the main branch's snapshot, else of the newest that has one."""
-    snapshots = [main] if (main := hub.cached_snapshot(repository, MAIN)) else []
+        return {}
+    path = torch_path(variant.weights)
+    own = {path: variant.weights.hash_prefix} if paths.is_file(path) else {}
+    if variant.hub is None:
+        return own
+    snapshots = [main] if (main := hub.cached_snapshot(variant.hub.id, MAIN)) else []
     with contextlib.suppress(OSError):
-        folder = hub.cached_repository(repository) / "snapshots"
+        folder = hub.cached_repository(variant.hub.id) / "snapshots"
         every = [path for path in folder.iterdir() if paths.is_folder(path)]
         snapshots += sorted(every, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return next(filter(None, map(weights_in, snapshots)), None)
+    entry = next(filter(None, map(weights_in, snapshots)), None)
+    if entry is None:
+        return own
+    known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
+    timms = {entry: known or hub.blob_hash(entry)}
+    return timms | own if hub_first else own | timms
 
 
 def _published(variant: Variant) -> WeightsFile:

@@ -107,7 +107,8 @@ def show_file(name: str, access: "Access", *, as_json: bool) -> None:
 def _file(name: str, access: "Access") -> dict[str, Any]:
     from resnest_cli.model.checkpoint import read_state_dict
     from resnest_cli.model.checkpoint_header import read_info
-    from resnest_cli.model.loading import configured, find_model, locate
+    from resnest_cli.model.config_json import configured
+    from resnest_cli.model.loading import find_model, locate
 
     meaning = understand(name)
     variant = meaning.variant
