@@ -80,13 +80,10 @@ class OnnxEngine:
         self._model = model  # where sessions for other outputs come from
         self._names = {node.name for node in session.get_outputs()}
         # Numbers where they are fixed, words or None where they are free.
-        self._batch, _, *self._sides = session.get_inputs()[0].shape
+        batch, _, side, _ = session.get_inputs()[0].shape
+        self._batch = batch if isinstance(batch, int) else None
+        self.side = side if isinstance(side, int) else None  # of the photos; None for any
         self._others: dict[tuple[str, bool], OnnxEngine] = {}
-
-    @property
-    def side(self) -> int | None:
-        """The side of the photos that it was made for; None for any."""
-        return self._sides[0] if isinstance(self._sides[0], int) else None
 
     def logits(self, batch: Float32) -> Float32:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
@@ -113,7 +110,7 @@ class OnnxEngine:
     def _run(self, batch: Float32, name: str) -> Float32:
         """A network for batches of one size gets its photos in such batches, the last filled up."""
         photos = np.ascontiguousarray(batch, np.float32)
-        size = self._batch if isinstance(self._batch, int) else len(photos)
+        size = len(photos) if self._batch is None else self._batch
         parts: list[Float32] = []
         for start in range(0, len(photos), max(1, size)):
             part = photos[start : start + size]

@@ -243,14 +243,12 @@ def _classes(*records: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, tuple
     return by_index([descriptions.get(label, label) for label in ordered]), ordered
 
 
-def configured(known: "CheckpointInfo", config: ModelConfig | None, path: Path) -> "CheckpointInfo":
+def configured(known: "CheckpointInfo", config: ModelConfig, path: Path) -> "CheckpointInfo":
     """What is known of a file, with its classes and preprocessing as its config.json has them.
 
     The config.json must describe the file's tensors. Only the classifier may be missing, as in what
     transformers saves of a backbone.
     """
-    if config is None:
-        return known
     if known.num_classes == 0:
         config = replace(config, num_classes=0, class_names=None, class_ids=None)
     for what, said, found in (

@@ -178,7 +178,8 @@ def find_model(
         known, load = _published(variant, found, access)
     else:
         known, load = _described(variant, found)
-    known = configured(known, found.config, found.path)
+    if found.config is not None:
+        known = configured(known, found.config, found.path)
     if variant is not None and source is None and variant.bundled:
         access.notify(
             f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "

@@ -12,7 +12,7 @@ are kept under their published names) and Hugging Face's, where timm's downloads
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -116,10 +116,9 @@ def ensure(
 def verify(variant: Variant) -> VerifyResult:
     """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
-    found = copies(variant)
-    if not found:
-        return VerifyResult("missing", torch_path(weights), weights.hash_prefix)
-    path, expected = next(iter(found.items()))
+    path, expected = next(_copies(variant), (None, weights.hash_prefix))
+    if path is None:
+        return VerifyResult("missing", torch_path(weights), expected)
     with _read(path):
         actual = hashes.sha256_of(path)
     if not actual.startswith(expected):
@@ -162,32 +161,34 @@ def torch_path(weights: WeightsFile) -> Path:
 
 def find_cached(variant: Variant) -> Path | None:
     """The variant's file, ours or timm's, if there is one. Quick: its content is not looked at."""
-    return next(iter(copies(variant)), None)
+    return next((path for path, _ in _copies(variant)), None)
 
 
-def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
+def _copies(variant: Variant, *, hub_first: bool = False) -> Iterator[tuple[Path, str]]:
     """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
 
-    torch.hub's comes first, unless the hub's is wanted: the file of the main branch's snapshot, or
-    of the newest that has one. The hash is empty where none is known.
+    torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known.
     """
     if variant.weights is None:  # a network of one's own, whatever its id
-        return {}
-    path = torch_path(variant.weights)
-    own = {path: variant.weights.hash_prefix} if paths.is_file(path) else {}
-    if variant.hub is None:
-        return own
-    snapshots = [main] if (main := hub.cached_snapshot(variant.hub.id, MAIN)) else []
+        return
+    own = torch_path(variant.weights)
+    if not hub_first and paths.is_file(own):
+        yield own, variant.weights.hash_prefix
+    if variant.hub is not None and (entry := _timms_file(variant.hub.id)):
+        known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
+        yield entry, known or hub.blob_hash(entry)
+    if hub_first and paths.is_file(own):
+        yield own, variant.weights.hash_prefix
+
+
+def _timms_file(repository: str) -> Path | None:
+    """The file of the main branch's snapshot, else of the newest that has one."""
+    snapshots = [main] if (main := hub.cached_snapshot(repository, MAIN)) else []
     with contextlib.suppress(OSError):
-        folder = hub.cached_repository(variant.hub.id) / "snapshots"
+        folder = hub.cached_repository(repository) / "snapshots"
         every = [path for path in folder.iterdir() if paths.is_folder(path)]
         snapshots += sorted(every, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    entry = next(filter(None, map(weights_in, snapshots)), None)
-    if entry is None:
-        return own
-    known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
-    timms = {entry: known or hub.blob_hash(entry)}
-    return timms | own if hub_first else own | timms
+    return next(filter(None, map(weights_in, snapshots)), None)
 
 
 def _published(variant: Variant) -> WeightsFile:
@@ -201,7 +202,7 @@ def _published(variant: Variant) -> WeightsFile:
 
 def _good_copy(variant: Variant, notify: Notify, *, hub_first: bool = False) -> Path | None:
     """The first copy on this machine whose hash is right."""
-    for path, expected in copies(variant, hub_first=hub_first).items():
+    for path, expected in _copies(variant, hub_first=hub_first):
         if _is_good(path, expected):
             return path
         if variant.weights and path != torch_path(variant.weights):
@@ -211,9 +212,9 @@ def _good_copy(variant: Variant, notify: Notify, *, hub_first: bool = False) -> 
 
 def _is_good(path: Path, expected: str) -> bool:
     with _read(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if not expected:
-            return path.stat().st_size > 0
-        return hashes.known_sha256(path).startswith(expected)
+        return (
+            hashes.known_sha256(path).startswith(expected) if expected else path.stat().st_size > 0
+        )
     return False
 
 

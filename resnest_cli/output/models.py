@@ -121,8 +121,8 @@ def _file(name: str, access: "Access") -> dict[str, Any]:
     if config is None and variant is None:
         return _content(path, info)
     found = find_model(name, access=access)
-    info = configured(replace(info, variant=found.variant), config, path)
-    record = _content(path, info)
+    info = replace(info, variant=found.variant)
+    record = _content(path, configured(info, config, path) if config else info)
     table = _of_table(variant or VARIANTS[found.variant.id])["preprocessing"]
     return record | {
         "config": str(found.config) if found.config else None,
