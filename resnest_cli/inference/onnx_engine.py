@@ -201,7 +201,7 @@ class _Compilation:
         if self._model.sha256() != self.entry.origin["weights"]:
             raise OSError(f"{self._model.path} has changed meanwhile")
         if graph is not None:
-            _optimised(graph, path, self._size)
+            optimised(graph, path, self._size)
         self.opened(path)
 
     def opened(self, path: Path) -> ort.InferenceSession:
@@ -218,7 +218,7 @@ class _Compilation:
         with _runtime():
             if self._model.exported:
                 return OnnxEngine(self._optimised_file(), model=self._model)
-            return OnnxEngine(*_optimised(self._built(), size=self._size), self._model)
+            return OnnxEngine(*optimised(self._built(), size=self._size), self._model)
 
     def _built(self) -> "Graph":
         if self._graph is None:
@@ -233,7 +233,7 @@ class _Compilation:
         return self._graph
 
     def _optimised_file(self, path: Path | None = None) -> ort.InferenceSession:
-        """As `_optimised`, for an exported network."""
+        """As `optimised`, for an exported network."""
         model = self._model
         options = _options(packed=self._packed, size=self._size, save=path)
         source: str | bytes = str(model.path)  # as files with its tensors lie beside it
@@ -279,24 +279,18 @@ def _options(
     return options
 
 
-def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSession, Any]:
-    """A session as `create` makes it, in memory, that notes what each node takes.
-
-    `end_profiling` writes the notes into a file whose name begins with `prefix`. The second value
-    is what the session's memory belongs to.
-    """
-    with _runtime():
-        return _optimised(graph, None, size, profile=prefix)
-
-
-def _optimised(
+def optimised(
     graph: "Graph",
     path: Path | None = None,
     size: int | None = None,
     *,
     profile: Path | None = None,
 ) -> tuple[ort.InferenceSession, Any]:
-    """A session that optimises the graph, and what the session's memory belongs to."""
+    """A session that optimises the graph, and what the session's memory belongs to.
+
+    With `profile` it notes what each node takes: `end_profiling` writes that into a file whose name
+    begins so.
+    """
     options = _options(size=size, save=path)
     if profile is not None:
         options.enable_profiling = True

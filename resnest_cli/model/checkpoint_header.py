@@ -206,48 +206,41 @@ def info_from_header(path: Path, header: Header) -> CheckpointInfo:
                     around[key] = json.loads(text)
         class_names, more = find_class_names([around], info.num_classes or 0)
         return replace(info, class_names=class_names, notes=(*notes, *more))
-    version = _format_version(path, header.metadata)
-    info = replace(bare_info("resnest", shapes), format_version=version)
+    info = bare_info("resnest", shapes)
     if not info.num_classes or not info.in_channels:
         raise CheckpointError(f"{path} lacks fc.weight or conv1.0.weight. {AGAIN}")
-    try:
-        return replace(info, **_described(header.metadata, info.num_classes))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+    return _with_metadata(path, info, header.metadata, info.num_classes)
 
 
 def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
     """The record of an .onnx file of ours."""
-    needed = ("format_version", "variant", "preprocessing", "num_classes", "in_channels")
-    missing = [key for key in needed if key not in metadata]
-    if missing:
+    sizes = {key: metadata.get(key, "") for key in ("num_classes", "in_channels")}
+    lacking = [key for key in ("format_version", "variant", "preprocessing") if key not in metadata]
+    lacking += [key for key, text in sizes.items() if not re.fullmatch(r"[1-9][0-9]{0,6}", text)]
+    if lacking:
         raise CheckpointError(
             f"{path} does not say what is needed to predict: its metadata lack "
-            f"{', '.join(missing)}. Only .onnx files that `resnest export` wrote can be used."
+            f"{', '.join(lacking)}. Only .onnx files that `resnest export` wrote can be used."
         )
+    classes, channels = map(int, sizes.values())
+    info = CheckpointInfo(format="onnx", num_classes=classes, in_channels=channels)
+    return _with_metadata(path, info, metadata, classes)
+
+
+def _with_metadata(
+    path: Path, info: CheckpointInfo, metadata: Mapping[str, str], num_classes: int
+) -> CheckpointInfo:
+    """The record with what our metadata say."""
     version = _format_version(path, metadata)
     try:
-        for key in ("num_classes", "in_channels"):
-            if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
-                raise ValueError(f"{key} must be a positive integer, not {quoted(metadata[key])}")  # noqa: TRY301
-        known = CheckpointInfo(
-            format="onnx",
-            format_version=version,
-            num_classes=int(metadata["num_classes"]),
-            in_channels=int(metadata["in_channels"]),
-        )
-        return replace(known, **_described(metadata, int(metadata["num_classes"])))
+        return replace(info, format_version=version, **_described(metadata, num_classes))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error) or "nested too deep"
-    reason = reason if len(reason) <= 200 else reason[:200] + "..."
-    return CheckpointError(
-        f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with this "
-        "version of resnest-cli."
-    )
+        reason = str(error) or "nested too deep"
+        reason = reason if len(reason) <= 200 else reason[:200] + "..."
+        raise CheckpointError(
+            f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with "
+            "this version of resnest-cli."
+        ) from error
 
 
 def bare_info(
@@ -339,15 +332,6 @@ def _depth(value: Any) -> int:
         depth += bool(inner)
         level = [v for one in inner for v in (one.values() if isinstance(one, dict) else one)]
     return depth
-
-
-def set_temperature(path: Path, temperature: float) -> None:
-    """Writes a temperature into the header of a checkpoint of ours; the tensors stay."""
-    if read_info(path).format != "resnest":
-        raise CheckpointError(
-            f"{path} is not a checkpoint of ours, which could hold a temperature."
-        )
-    rewrite_metadata(path, {"temperature": repr(float(temperature))})
 
 
 def metadata_of(info: CheckpointInfo) -> dict[str, str]:
@@ -456,12 +440,19 @@ def _encoded(header: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
-    """Changes the metadata of a file, whole or not at all; the tensors' bytes are copied."""
+def set_temperature(path: Path, temperature: float) -> None:
+    """Writes a temperature into the header of a checkpoint of ours, whole or not at all.
+
+    The bytes of the tensors stay.
+    """
+    if read_info(path).format != "resnest":
+        raise CheckpointError(
+            f"{path} is not a checkpoint of ours, which could hold a temperature."
+        )
     try:
         with writing(path, CheckpointError), path.open("rb") as source, atomic_file(path) as target:
             header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-            header["__metadata__"] = {**(header.get("__metadata__") or {}), **changes}
+            header["__metadata__"]["temperature"] = repr(float(temperature))
             target.write(_encoded(header))
             shutil.copyfileobj(source, target)
     except ValueError as error:

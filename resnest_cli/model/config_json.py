@@ -84,15 +84,14 @@ def read_config(path: Path) -> ModelConfig:
 
 def read_record(path: Path) -> dict[str, Any]:
     """The JSON object in a config.json."""
-    damage = (ValueError, RecursionError)
-    with (
-        reading(path, CheckpointError, damage=damage, then="Get it again."),
-        path.open("rb") as file,
-    ):
-        data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ValueError("it is larger than 64 MB")
+    with reading(path, CheckpointError), path.open("rb") as file:
+        data = file.read(_MOST_BYTES)  # of what is longer, the end is missing
+    try:
         record = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: it is not JSON ({error}). Get it again."
+        ) from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is no config.json of a model: it holds no JSON object.")
     return record

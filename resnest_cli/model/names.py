@@ -14,7 +14,6 @@ Sources: timm.models._factory.parse_model_name; huggingface_hub.utils._hf_uris f
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -85,7 +84,7 @@ def there(path: Path) -> bool:
         return False
 
 
-def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
+def understand(name: str) -> Meaning:
     """What a name means.
 
     Raises:
@@ -95,7 +94,7 @@ def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
         return Meaning(variant=variant)
     if name.lower().startswith(_LOCAL_PREFIX):
         text = name[len(_LOCAL_PREFIX) :]
-        if not text or not exists(expanded(text)):
+        if not text or not there(expanded(text)):
             raise UnknownModelError(f"{name}: there is no such folder.")
         return Meaning(path=expanded(text))
     if not name.strip():
@@ -103,7 +102,7 @@ def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
     repository = _repository(name)
     if repository is None or repository.plain:
         path = expanded(name)
-        if exists(path):
+        if there(path):
             return Meaning(path=path)
         if repository is None or path.suffix.lower() in WEIGHTS_SUFFIXES:
             raise _unknown(name, path)

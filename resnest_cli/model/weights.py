@@ -33,7 +33,6 @@ from resnest_cli.paths import is_url
 from resnest_cli.progress import Notify, hidden, ignore
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
-_ACCESS = Access()
 LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)
 _LARGEST_LABELS = 100_000  # bytes
 _HUB = "hf://"  # begins the origin that stands for the hub
@@ -68,7 +67,7 @@ class _Request:
 
 def ensure(
     variant: Variant,
-    access: Access = _ACCESS,
+    access: Access,
     *,
     hub_first: bool = False,
 ) -> Path:
@@ -128,7 +127,7 @@ def verify(variant: Variant) -> VerifyResult:
     return VerifyResult("ok", path, expected, actual)
 
 
-def fetch_labels(access: Access = _ACCESS, *, public: bool = True) -> Path | None:
+def fetch_labels(access: Access, *, public: bool = True) -> Path | None:
     """Fetches the published class file into `$RESNEST_HOME`; None, without a word, if that fails.
 
     One quick attempt per place: the mirror, then the public host unless `public` is false.
@@ -323,7 +322,7 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
     )
 
 
-def fetched(url: str, access: Access = _ACCESS) -> Path:
+def fetched(url: str, access: Access) -> Path:
     """The file behind a URL, from `$RESNEST_HOME/weights` if it was fetched before.
 
     Follows torch.hub: hex digits at the end of the name are the beginning of the SHA-256. Raises as

@@ -67,13 +67,13 @@ def stored() -> list[Path]:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
     """What was built: the path, or None for a session in memory."""
     made: list[Path | None] = []
-    real = onnx_engine._optimised
+    real = onnx_engine.optimised
 
     def counting(graph, path=None, size=None):
         made.append(path)
         return real(graph, path, size)
 
-    monkeypatch.setattr(onnx_engine, "_optimised", counting)
+    monkeypatch.setattr(onnx_engine, "optimised", counting)
     return made
 
 
