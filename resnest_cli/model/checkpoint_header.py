@@ -288,7 +288,7 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
     if (given := _json(metadata, "preprocessing", dict)) is not None:
         variant = replace(variant, preprocessing=preprocessing_from_dict(given))
     names = _json(metadata, "class_names", list)
-    if names is not None and not all(isinstance(name, str) for name in names):
+    if names is not None and not set(map(type, names)) <= {str}:
         raise ValueError("class_names must be a list of texts")
     if names is not None and len(names) != num_classes:
         raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")

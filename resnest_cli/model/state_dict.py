@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# Wrappers that may stand anywhere in a name: torch.compile, FSDP, activation checkpointing.
-_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-_PARALLEL = "module."  # DataParallel, DistributedDataParallel, AveragedModel, timm's EMA
+# Wrappers: DataParallel, DistributedDataParallel, AveragedModel and timm's EMA begin a name;
+# torch.compile, FSDP and activation checkpointing may stand anywhere in it.
+_ANYWHERE = r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_WRAPPERS = rf"^(?:module\.|{_ANYWHERE})+|{_ANYWHERE}"
 # Not of the network: AveragedModel's counter, and what the profilers thop and pthflops register.
 _FOREIGN = {"n_averaged", "total_ops", "total_params", "__flops__", "__params__"}
 _STEM, _CLASSIFIER = "conv1.0.weight", ("fc.weight", "fc.bias")
@@ -56,7 +57,7 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
     left_out = [raw for raw in shapes if raw.rpartition(".")[2] in _FOREIGN]
     for raw in shapes:
         if raw.rpartition(".")[2] not in _FOREIGN:
-            name = _unwrapped(raw)
+            name = re.sub(_WRAPPERS, "", raw)
             if name in cleaned:
                 raise CheckpointError(
                     f"{path} has {quoted(name)} twice, as {quoted(cleaned[name])} and "
@@ -79,14 +80,6 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
             outside |= {name: inner.pop(name) for name in tuple(inner) if name.startswith("fc.")}
     left_out += outside.values()
     return Named(inner, (*notes, *_left_out(left_out)))
-
-
-def _unwrapped(name: str) -> str:
-    for wrapper in _ANYWHERE:
-        name = name.replace(wrapper, "")
-    while name.startswith(_PARALLEL):
-        name = name.removeprefix(_PARALLEL)
-    return name
 
 
 def _prefix(path: Path | str, names: Iterable[str]) -> str:
