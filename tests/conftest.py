@@ -119,7 +119,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = checkpoint.CheckpointInfo(
         variant=variant,
         class_names=CLASSES,
-        preprocessing=variant.preprocessing,
         metrics={"top1": 0.5},
     )
     checkpoint.save(path, enliven(build(variant, num_classes=5)), info)

@@ -38,10 +38,11 @@ from resnest_cli.inference.engine import check_device_name, check_engine_name
 from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.cost import multiply_adds
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.names import find_named
 from resnest_cli.model.resnest import Bottleneck, build
-from resnest_cli.model.variants import Variant, multiply_adds
+from resnest_cli.model.variants import Variant
 from resnest_cli.net import Access
 from resnest_cli.progress import Notify
 

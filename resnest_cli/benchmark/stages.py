@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.model.variants import STAGES
+from resnest_cli.model.cost import STAGES
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -70,12 +70,12 @@ def onnx_stages(model: "Model", batch: Float32, runs: int, folder: Path) -> dict
     """Seconds by stage, medians of `runs` runs after one that is not counted, and the share of
     convolutions. The profiler's file goes to `folder`.
     """
-    from resnest_cli.inference.onnx_engine import profiled
+    from resnest_cli.inference.onnx_engine import optimised
     from resnest_cli.inference.onnx_graph import build_graph
 
     graph = build_graph(model.variant, model.arrays(checked=True))
     places = _named(graph.model.graph)
-    session, keep = profiled(graph, batch.shape[-1], folder / "profile")
+    session, keep = optimised(graph, None, batch.shape[-1], profile=folder / "profile")
     for _ in range(runs + 1):
         session.run(None, {"photos": batch})
     events = json.loads(Path(session.end_profiling()).read_text("utf-8"))

@@ -10,7 +10,7 @@ from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError, WeightsError
 from resnest_cli.inference import onnx_cache
-from resnest_cli.model.model_files import refresh
+from resnest_cli.model.loading import find_model, refresh
 from resnest_cli.model.names import understand
 from resnest_cli.model.variants import VARIANTS, Variant
 from resnest_cli.net import Access
@@ -69,7 +69,6 @@ def _compile(title: str, name: str, variant: Variant | None, path: Path, access:
     """Compiles the model, so that its first run need not; failing that, says why and goes on."""
     from resnest_cli.inference.engine import compile_model
     from resnest_cli.model import checkpoint
-    from resnest_cli.model.loading import find_model
 
     try:
         model = find_model(name, access=access)

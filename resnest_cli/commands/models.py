@@ -83,7 +83,7 @@ def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")]
     Only published ResNeSt files and our own leftovers: nothing else in torch.hub's folder, and
     nothing of timm's.
     """
-    removers = dict.fromkeys((*weights.cached_files(), *weights.leftovers()), weights.remove)
+    removers = dict.fromkeys(weights.cached_files(), weights.remove)
     removers |= dict.fromkeys(onnx_cache.everything(), onnx_cache.remove)
     sizes = {path: path.stat().st_size for path in removers}
     freed = 0

@@ -74,7 +74,6 @@ def described(model: Model, versions: Mapping[str, str], **facts: Any) -> Checkp
     return CheckpointInfo(
         variant=replace(model.variant, preprocessing=model.preprocessing),
         class_names=model.class_names,
-        preprocessing=model.preprocessing,
         metrics=metrics,
         provenance=provenance,
         versions={"resnest-cli": __version__, **versions},

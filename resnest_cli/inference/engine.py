@@ -7,13 +7,12 @@ an accelerator.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
 from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.model.onnx_file import needed
 from resnest_cli.options import Amp, EngineName
 from resnest_cli.progress import Notify, ignore
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 # What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes.
 Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
+
+_TORCH_ONLY = "--amp, --compile and --cuda-graphs"
 
 # There whenever a driver for NVIDIA (desktop, Jetson, under Windows' Linux) or AMD is loaded.
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/usr/lib/wsl/lib/libcuda.so.1", "/dev/kfd")
@@ -83,25 +84,24 @@ def create_engine(
     output: Output = "logits",
     **special: Unpack[TorchOptions],
 ) -> Engine:
-    """The engine for this model on `device`: auto, cpu, cuda, cuda:1 or mps.
+    """The engine for this model on `device`, both checked by `check_engine_name`.
 
     It is ready for `output` and photos of the size of `model.preprocessing`; what getting ready for
     others costs is paid when that is asked for. Where `engine` is auto, `special` options mean
     torch, and torch serves where ONNX Runtime cannot, which `notify` is given the reason for.
 
     Raises:
-        UsageError: the machine has no such device, or the engine does not run on it; an exported
-            network that was to run elsewhere, or lacks the output.
+        UsageError: the machine has no such device; an exported network that was to run elsewhere,
+            or lacks the output.
         EngineError: ONNX Runtime was asked for and cannot serve.
         CheckpointError: the weights cannot be used.
     """
-    check_device_name(device)
-    check_engine_name(engine, device, **special)
+    wanted = _wanted(special)
     if model.exported:
-        _check_exported(model, device, engine, special=_is_special(special))
+        _check_exported(model, device, engine, wanted)
     if engine == "onnx" or model.exported:
         return _onnx(model, output, notify)
-    if engine == "auto" and not _is_special(special) and _is_cpu(device):
+    if engine == "auto" and not wanted and _is_cpu(device):
         try:
             return _onnx(model, output, notify)
         except EngineError as error:
@@ -111,47 +111,36 @@ def create_engine(
     return TorchEngine(model.network(), device, notify=notify, **special)
 
 
-def _is_special(options: TorchOptions) -> bool:
-    return options.get("amp", "off") != "off" or any(
-        options.get(name) for name in ("compiled", "graphs")
+def _wanted(special: TorchOptions) -> bool:
+    """Whether something is asked for that only torch can do."""
+    return special.get("amp", "off") != "off" or bool(
+        special.get("compiled") or special.get("graphs")
     )
 
 
-def _check_exported(model: "Model", device: str, engine: str, *, special: bool) -> None:
-    wrong = "--amp, --compile and --cuda-graphs" if special else ""
-    wrong = wrong or ("" if device in {"auto", "cpu"} else f"--device {device}")
-    if engine == "torch" or wrong:  # that engine is asked for by commands as well
-        leave = f"Leave out {wrong}, or "
-        if engine == "torch":
-            leave = "Torch cannot run it: leave out --engine torch, if it was given, or "
-        raise UsageError(
-            f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU. {leave}"
-            "give the checkpoint that it was exported from."
-        )
+def _check_exported(model: "Model", device: str, engine: str, special: bool) -> None:
+    if engine != "torch" and not special and device in {"auto", "cpu"}:
+        return
+    leave = f"Leave out {f'--device {device}' if not special else _TORCH_ONLY}, or "
+    if engine == "torch":  # which is asked for by commands as well
+        leave = "Torch cannot run it: leave out --engine torch, if it was given, or "
+    raise UsageError(
+        f"{model.name} is an exported network, which runs in ONNX Runtime on the CPU. {leave}"
+        "give the checkpoint that it was exported from."
+    )
 
 
 def compile_model(model: "Model") -> bool:
     """Compiles a model ahead of its first use; False where the result could not be stored."""
-    with _loading():
+    with needed("onnxruntime"):
         from resnest_cli.inference import onnx_engine
     return onnx_engine.compile_model(model)
 
 
 def _onnx(model: "Model", output: Output, notify: Notify) -> Engine:
-    with _loading():
+    with needed("onnxruntime"):
         from resnest_cli.inference import onnx_engine
-    return onnx_engine.create(model, (output,), notify=notify)
-
-
-@contextmanager
-def _loading() -> Iterator[None]:
-    """Whatever keeps ONNX Runtime from being imported becomes an EngineError."""
-    try:
-        yield
-    except Exception as error:
-        raise EngineError(
-            f"ONNX Runtime cannot be loaded: {error}. Run: pip install onnxruntime"
-        ) from error
+    return onnx_engine.create(model, output, notify=notify)
 
 
 def _is_cpu(device: str) -> bool:
@@ -195,10 +184,8 @@ def check_engine_name(engine: str, device: str, **special: Unpack[TorchOptions])
         )
     if amp not in get_args(Amp):
         raise UsageError(f"unknown precision {amp!r}: use off, bfloat16 or float16.")
-    if engine == "onnx" and _is_special(special):
-        raise UsageError(
-            "--amp, --compile and --cuda-graphs belong to the torch engine, not to --engine onnx."
-        )
+    if engine == "onnx" and _wanted(special):
+        raise UsageError(f"{_TORCH_ONLY} belong to the torch engine, not to --engine onnx.")
     if graphs and special.get("compiled"):
         raise UsageError("--compile records CUDA graphs itself: leave out --cuda-graphs.")
     if graphs and device in {"cpu", "mps"}:

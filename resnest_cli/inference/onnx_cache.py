@@ -59,14 +59,10 @@ class Entry:
         """The file beside it that says what it is."""
         return self.path.with_suffix(".json")
 
-
-@dataclass(frozen=True, slots=True)
-class CompiledFile:
-    """A compiled model on this machine, as its note describes it; `bytes` with the note."""
-
-    path: Path
-    origin: dict[str, Any]
-    bytes: int
+    @property
+    def bytes(self) -> int:
+        """The size of both; OSError where one is not there."""
+        return self.path.stat().st_size + self.note.stat().st_size
 
 
 def folder() -> Path:
@@ -183,28 +179,27 @@ def _store(entry: Entry, build: Callable[[Path], None]) -> None:
 
 def _prune(keep: Entry) -> None:
     """Removes what was used least recently while all together exceed `LIMIT`."""
-    found = {file.path: file.bytes for file in compiled_files()}
-    total = sum(found.values())
     with contextlib.suppress(OSError):
-        for path in sorted(found, key=lambda path: path.with_suffix(".json").stat().st_mtime):
+        sizes = {entry.path: entry.bytes for entry in compiled_files()}
+        total = sum(sizes.values())
+        for path in sorted(sizes, key=lambda path: path.with_suffix(".json").stat().st_mtime):
             if total > LIMIT and path != keep.path and remove(path):
-                total -= found[path]
+                total -= sizes[path]
 
 
-def compiled_files() -> list[CompiledFile]:
+def compiled_files() -> list[Entry]:
     """All compiled models with a readable note, in the order of their names."""
     found = []
     for note in paths.entries(folder(), "*.json"):
         path = note.with_suffix(".ort")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             origin = json.loads(note.read_text("utf-8"))["origin"]
-            if isinstance(origin, dict):
-                size = path.stat().st_size + note.stat().st_size
-                found.append(CompiledFile(path, origin, size))
+            if isinstance(origin, dict) and path.exists():
+                found.append(Entry(origin, path))
     return found
 
 
-def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[CompiledFile]:
+def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[Entry]:
     """The compiled models that this version of the program made of these weights."""
     files = compiled_files()
     if not files:

@@ -32,7 +32,7 @@ from resnest_cli.errors import CheckpointError, EngineError, ResnestError, Usage
 from resnest_cli.files import reading
 from resnest_cli.inference import onnx_cache
 from resnest_cli.inference.engine import Fingerprint
-from resnest_cli.model.onnx_file import check_structure
+from resnest_cli.model.onnx_file import check_structure, needed
 from resnest_cli.progress import Notify, ignore
 from resnest_cli.text import one_line
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-LOGITS, FEATURES = ("logits",), ("features",)
 EXPORTED = ("features", "logits")  # what an exported network gives
 
+_CPU = ["CPUExecutionProvider"]
 _FATAL_ONLY = 4  # of the runtime's log levels
 _said: set[str] = set()
 
@@ -80,13 +80,10 @@ class OnnxEngine:
         self._model = model  # where sessions for other outputs come from
         self._names = {node.name for node in session.get_outputs()}
         # Numbers where they are fixed, words or None where they are free.
-        self._batch, _, *self._sides = session.get_inputs()[0].shape
+        batch, _, side, _ = session.get_inputs()[0].shape
+        self._batch = batch if isinstance(batch, int) else None
+        self.side = side if isinstance(side, int) else None  # of the photos; None for any
         self._others: dict[tuple[str, bool], OnnxEngine] = {}
-
-    @property
-    def side(self) -> int | None:
-        """The side of the photos that it was made for; None for any."""
-        return self._sides[0] if isinstance(self._sides[0], int) else None
 
     def logits(self, batch: Float32) -> Float32:
         """Preprocessed photos (N, 3, H, W) -> logits (N, classes), float32."""
@@ -97,38 +94,35 @@ class OnnxEngine:
 
         Other outputs and other sizes than the compiled model has get one of their own, once.
         """
-        pairs = zip(self._sides, batch.shape[2:], strict=True)
-        fits = all(isinstance(side, str) or side == length for side, length in pairs)
+        fits = self.side is None or batch.shape[2:] == (self.side, self.side)
         if (name in self._names and fits) or self._model is None:
-            return self.run(batch, (name,))[0]
+            return self._run(batch, name)
         key = name, not fits
         if key not in self._others:
-            self._others[key] = create(self._model, (name,), any_size=not fits)
+            self._others[key] = create(self._model, name, any_size=not fits)
         other = self._others[key]
         if not fits and other.side is not None:
             raise EngineError(
                 f"{self._model.path} takes photos of {other.side} x {other.side} pixels only."
             )
-        return other.run(batch, (name,))[0]
+        return other._run(batch, name)
 
-    def run(self, batch: Float32, outputs: tuple[str, ...]) -> list[Float32]:
-        """Preprocessed photos (N, 3, H, W) -> the named outputs of the graph, float32.
-
-        A network for batches of one size gets its photos in such batches, the last one filled up.
-        """
+    def _run(self, batch: Float32, name: str) -> Float32:
+        """A network for batches of one size gets its photos in such batches, the last filled up."""
         photos = np.ascontiguousarray(batch, np.float32)
-        size = self._batch if isinstance(self._batch, int) else len(photos)
-        parts: list[list[Float32]] = []
+        size = len(photos) if self._batch is None else self._batch
+        parts: list[Float32] = []
         for start in range(0, len(photos), max(1, size)):
             part = photos[start : start + size]
-            missing = size - len(part)
-            if missing:
+            if missing := size - len(part):
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
             with _runtime():
-                parts.append(self._session.run(list(outputs), {"photos": part}))
-        if len(parts) == 1 and len(photos) == size:
-            return parts[0]
-        return [np.concatenate(found)[: len(photos)] for found in zip(*parts, strict=True)]
+                parts += self._session.run([name], {"photos": part})
+        return (
+            parts[0]
+            if len(parts) == 1 and len(photos) == size
+            else np.concatenate(parts)[: len(photos)]
+        )
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
         """What decides the bits of its answers, beside the model and the photos."""
@@ -142,11 +136,7 @@ class OnnxEngine:
 
 
 def create(
-    model: "Model",
-    outputs: tuple[str, ...] = LOGITS,
-    *,
-    any_size: bool = False,
-    notify: Notify = ignore,
+    model: "Model", output: str = "logits", *, any_size: bool = False, notify: Notify = ignore
 ) -> OnnxEngine:
     """The engine for this model, from its compiled form; compiles it where there is none.
 
@@ -159,23 +149,20 @@ def create(
         CheckpointError: the weights cannot be used.
         UsageError: an exported network lacks an output.
     """
-    if model.exported:
-        if not set(outputs) <= set(EXPORTED):
-            raise UsageError(
-                f"{model.name} is an exported network, which gives {' and '.join(EXPORTED)} only. "
-                "Give the checkpoint that it was exported from."
-            )
-        outputs = EXPORTED
-    compilation = _Compilation(model, outputs, any_size=any_size)
-    entry = compilation.entry
+    if model.exported and output not in EXPORTED:
+        raise UsageError(
+            f"{model.name} is an exported network, which gives {' and '.join(EXPORTED)} only. "
+            "Give the checkpoint that it was exported from."
+        )
+    compilation = _Compilation(model, output, any_size=any_size)
     for rebuild in (False, True):
-        if not onnx_cache.obtain(entry, compilation.write, rebuild=rebuild):
+        if not onnx_cache.obtain(compilation.entry, compilation.write, rebuild=rebuild):
             if (refusal := onnx_cache.refusal()) not in _said:
                 _said.add(refusal)
                 notify(refusal)
             break
         try:
-            return OnnxEngine(_open(entry.path, packed=_packed(model)), model=model)
+            return OnnxEngine(compilation.opened(compilation.entry.path), model=model)
         except Exception:
             continue
     return compilation.in_memory()
@@ -184,55 +171,59 @@ def create(
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
     """The engine for the bytes of an .onnx file that `resnest export` makes."""
     with _runtime():
-        return OnnxEngine(_session(data, _options(packed=precision == "int8")))
+        return OnnxEngine(ort.InferenceSession(data, _options(packed=precision == "int8"), _CPU))
 
 
 def compile_model(model: "Model") -> bool:
     """Compiles a model unless that is done already; whether its compiled form is stored now."""
-    outputs = EXPORTED if model.exported else LOGITS if model.num_classes else FEATURES
-    compilation = _Compilation(model, outputs)
+    compilation = _Compilation(model, "logits" if model.num_classes else "features")
     return onnx_cache.obtain(compilation.entry, compilation.write)
 
 
 class _Compilation:
     """Builds the graph at most once, to be stored or to serve from memory."""
 
-    def __init__(self, model: "Model", outputs: tuple[str, ...], *, any_size: bool = False) -> None:
+    def __init__(self, model: "Model", output: str, *, any_size: bool = False) -> None:
         self._model = model
         self._size = None if any_size else model.preprocessing.size
-        self._outputs = outputs
+        self._outputs = EXPORTED if model.exported else (output,)
+        self._packed = model.exported == "int8"
         self._graph: Graph | None = None
         with reading(model.path, EngineError):
-            self.entry = onnx_cache.entry_for(model, outputs, ort.__version__, self._size)
+            self.entry = onnx_cache.entry_for(model, self._outputs, ort.__version__, self._size)
 
     def write(self, path: Path) -> None:
         """Writes the compiled model, and makes sure that it can be loaded."""
         graph = None if self._model.exported else self._built()
         if graph is None:
-            _optimised_file(self._model, self._size, path)
+            self._optimised_file(path)
         # A file that was replaced meanwhile must not be stored under the old one's key.
         if self._model.sha256() != self.entry.origin["weights"]:
             raise OSError(f"{self._model.path} has changed meanwhile")
         if graph is not None:
-            _optimised(graph, path, self._size)
-        _open(path, packed=_packed(self._model))
+            optimised(graph, path, self._size)
+        self.opened(path)
+
+    def opened(self, path: Path) -> ort.InferenceSession:
+        """A session on the compiled model, whose file stays mapped into memory."""
+        options = _options(packed=self._packed)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
+        options.add_session_config_entry("session.load_model_format", "ORT")
+        options.add_session_config_entry("session.use_memory_mapped_ort_model", "1")
+        options.add_session_config_entry("session.use_ort_model_bytes_for_initializers", "1")
+        return ort.InferenceSession(str(path), options, _CPU)
 
     def in_memory(self) -> OnnxEngine:
         """The engine without a stored form."""
         with _runtime():
             if self._model.exported:
-                return OnnxEngine(_optimised_file(self._model, self._size), model=self._model)
-            return OnnxEngine(*_optimised(self._built(), size=self._size), self._model)
+                return OnnxEngine(self._optimised_file(), model=self._model)
+            return OnnxEngine(*optimised(self._built(), size=self._size), self._model)
 
     def _built(self) -> "Graph":
         if self._graph is None:
-            try:
+            with needed("onnx"):
                 from resnest_cli.inference.onnx_graph import build_graph
-            except Exception as error:  # missing, or a library that it needs
-                raise EngineError(
-                    f"the package onnx, which compiles models, cannot be loaded: {error}. "
-                    "Run: pip install onnx"
-                ) from error
             model = self._model
             try:
                 self._graph = build_graph(model.variant, model.arrays(), self._outputs)
@@ -241,9 +232,33 @@ class _Compilation:
                 self._graph = build_graph(model.variant, tensors, self._outputs)
         return self._graph
 
-
-def _packed(model: "Model") -> bool:
-    return model.exported == "int8"
+    def _optimised_file(self, path: Path | None = None) -> ort.InferenceSession:
+        """As `optimised`, for an exported network."""
+        model = self._model
+        options = _options(packed=self._packed, size=self._size, save=path)
+        source: str | bytes = str(model.path)  # as files with its tensors lie beside it
+        if not model.trusted:
+            source = model.path.read_bytes()
+            check_structure(model.path, source)
+        session = ort.InferenceSession(source, options, _CPU)
+        inputs = [(node.name, node.type, node.shape[1:2]) for node in session.get_inputs()]
+        outputs = {node.name: node.shape[1:] for node in session.get_outputs()}
+        if (
+            inputs != [("photos", "tensor(float)", [model.in_channels])]
+            or outputs.get("logits") != [model.num_classes]
+            or not set(EXPORTED) <= set(outputs)
+        ):
+            raise CheckpointError(
+                f"{model.path} was changed since `resnest export` wrote it: it does not take "
+                f"float32 photos of {model.in_channels} channels and give {' and '.join(EXPORTED)} "
+                f"of {model.num_classes} classes. Export it again."
+            )
+        height, width = session.get_inputs()[0].shape[2:]
+        if height != width and (isinstance(height, int) or isinstance(width, int)):
+            raise CheckpointError(
+                f"{model.path} takes photos of {height} x {width} pixels; they must be square."
+            )
+        return session
 
 
 def _options(
@@ -264,38 +279,18 @@ def _options(
     return options
 
 
-def _session(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def _open(path: Path, *, packed: bool = False) -> ort.InferenceSession:
-    """A session on a compiled model, whose file stays mapped into memory."""
-    options = _options(packed=packed)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
-    options.add_session_config_entry("session.load_model_format", "ORT")
-    options.add_session_config_entry("session.use_memory_mapped_ort_model", "1")
-    options.add_session_config_entry("session.use_ort_model_bytes_for_initializers", "1")
-    return _session(str(path), options)
-
-
-def profiled(graph: "Graph", size: int, prefix: Path) -> tuple[ort.InferenceSession, Any]:
-    """A session as `create` makes it, in memory, that notes what each node takes.
-
-    `end_profiling` writes the notes into a file whose name begins with `prefix`. The second value
-    is what the session's memory belongs to.
-    """
-    with _runtime():
-        return _optimised(graph, None, size, profile=prefix)
-
-
-def _optimised(
+def optimised(
     graph: "Graph",
     path: Path | None = None,
     size: int | None = None,
     *,
     profile: Path | None = None,
 ) -> tuple[ort.InferenceSession, Any]:
-    """A session that optimises the graph, and what the session's memory belongs to."""
+    """A session that optimises the graph, and what the session's memory belongs to.
+
+    With `profile` it notes what each node takes: `end_profiling` writes that into a file whose name
+    begins so.
+    """
     options = _options(size=size, save=path)
     if profile is not None:
         options.enable_profiling = True
@@ -303,36 +298,5 @@ def _optimised(
     # Handed over as they are: inside the graph they would be copied three times, for a second.
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
-    return _session(graph.model.SerializeToString(), options), (values, graph.weights)
-
-
-def _optimised_file(
-    model: "Model", size: int | None, path: Path | None = None
-) -> ort.InferenceSession:
-    """The same for an exported network."""
-    options = _options(packed=_packed(model), size=size, save=path)
-    source: str | bytes = str(model.path)  # by its path, as files with its tensors lie beside it
-    if not model.trusted:
-        source = model.path.read_bytes()
-        check_structure(model.path, source)
-    session = _session(source, options)
-    inputs = [(node.name, node.type, node.shape[1:2]) for node in session.get_inputs()]
-    outputs = {node.name: node.shape[1:] for node in session.get_outputs()}
-    if (
-        inputs != [("photos", "tensor(float)", [model.in_channels])]
-        or outputs.get("logits") != [model.num_classes]
-        or not set(EXPORTED) <= set(outputs)
-    ):
-        raise CheckpointError(
-            f"{model.path} was changed since `resnest export` wrote it: it does not take float32 "
-            f"photos of {model.in_channels} channels and give {' and '.join(EXPORTED)} of "
-            f"{model.num_classes} classes. Export it again."
-        )
-    sides = session.get_inputs()[0].shape[2:]
-    if len({side for side in sides if isinstance(side, int)}) > 1 or (
-        isinstance(sides[0], int) != isinstance(sides[1], int)
-    ):
-        raise CheckpointError(
-            f"{model.path} takes photos of {sides[0]} x {sides[1]} pixels; they must be square."
-        )
-    return session
+    session = ort.InferenceSession(graph.model.SerializeToString(), options, _CPU)
+    return session, (values, graph.weights)

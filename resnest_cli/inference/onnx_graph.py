@@ -85,7 +85,7 @@ def build_graph(
     if not outputs or len(set(outputs)) < len(outputs) or not set(outputs) <= set(OUTPUTS):
         raise ValueError(f"outputs must be a choice of {OUTPUTS}, not {outputs}")
     builder = _Builder(tensors)
-    in_channels = builder.sides("conv1.0.weight")[1]
+    in_channels = builder.shape("conv1.0.weight", 4)[1]
     last = max(OUTPUTS.index(name) for name in outputs)
     shapes = _network(builder, variant, in_channels, last)
     builder.check_all_used(last)
@@ -121,17 +121,12 @@ class _Builder:
         self._tensors = tensors
         self._constants: dict[tuple[int, ...], str] = {}
 
-    def sides(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor of four dimensions."""
-        if name not in self._tensors or self._tensors[name].ndim != 4:
-            raise ValueError(f"{name} is missing or no convolution's weight")
-        return self._tensors[name].shape
-
-    def length(self, name: str) -> int:
-        """Length of a tensor of one dimension."""
-        if name not in self._tensors or self._tensors[name].ndim != 1:
-            raise ValueError(f"{name} is missing or has several dimensions")
-        return len(self._tensors[name])
+    def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
+        """Shape of a tensor of so many dimensions."""
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.ndim != dimensions:
+            raise ValueError(f"{name} is missing or not of {dimensions} dimensions")
+        return tensor.shape
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
         """Takes a tensor out of the state dict; it must have this shape."""
@@ -234,7 +229,7 @@ def _network(b: _Builder, variant: Variant, in_channels: int, last: int) -> dict
     x = b.op("Flatten", b.op("GlobalAveragePool", x), output="features")  # (B, num_features)
     shapes["features"] = ["batch", channels]
     if last == OUTPUTS.index("logits"):
-        classes = b.length("fc.bias")
+        (classes,) = b.shape("fc.bias", 1)
         weight = b.weight("fc.weight", b.tensor("fc.weight", (classes, channels)))
         bias = b.weight("fc.bias", b.tensor("fc.bias", (classes,)))
         b.op("Gemm", x, weight, bias, output="logits", transB=1)  # (B, classes)

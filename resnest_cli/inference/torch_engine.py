@@ -13,6 +13,7 @@ measured on an accelerator.
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -64,7 +65,7 @@ class TorchEngine:
             raise UsageError(f"--cuda-graphs needs an NVIDIA GPU; the device is {self.device}.")
         self._fixed: FixedBatches | None = None
         if compiled or graphs:
-            self._fixed = FixedBatches(_compiling(notify) if compiled else _recording)
+            self._fixed = FixedBatches(partial(_compiled, notify) if compiled else _recorded)
         self._way = "+compiled" if compiled else "+graphs" if graphs else ""
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -97,10 +98,8 @@ class TorchEngine:
         if name == "logits":
             return network
         if name == "features":
-            return lambda photos: network.forward_head(
-                network.forward_intermediates(photos, [4])[0], pre_logits=True
-            )
-        return lambda photos: network.forward_intermediates(photos, [int(name[-1])])[0]
+            return lambda x: network.forward_head(network.forward_features(x), pre_logits=True)
+        return lambda x: network.forward_intermediates(x, [int(name[-1])])[0]
 
     def autocast(self) -> torch.autocast:
         """The precision of the convolutions, around a run of the network."""
@@ -194,30 +193,26 @@ class FixedBatches:
         return made(photos)[:count].clone()  # what was recorded writes into the same place again
 
 
-def _compiling(notify: Notify) -> Callable[[Run, Tensor], Run]:
+def _compiled(notify: Notify, run: Run, photos: Tensor) -> Run:
     """torch.compile, for `FixedBatches`; `notify` is given the time that it took."""
-
-    def make(run: Run, photos: Tensor) -> Run:
-        # On CUDA this mode also records the whole batch as one graph.
-        mode = "reduce-overhead" if photos.device.type == "cuda" else "default"
-        compiled = cast("Run", torch.compile(run, dynamic=False, mode=mode))
-        begin = time.monotonic()
-        try:
-            compiled(photos)
-        except torch.OutOfMemoryError:  # the caller says it better
-            raise
-        except Exception as error:
-            raise EngineError(
-                f"torch cannot compile the network here: {_first_line(error)}. Leave out --compile."
-            ) from error
-        took = time.monotonic() - begin
-        notify(f"Compiled for batches of {len(photos)} in {took:.0f} s.")
-        return compiled
-
-    return make
+    # On CUDA this mode also records the whole batch as one graph.
+    mode = "reduce-overhead" if photos.device.type == "cuda" else "default"
+    compiled = cast("Run", torch.compile(run, dynamic=False, mode=mode))
+    begin = time.monotonic()
+    try:
+        compiled(photos)
+    except torch.OutOfMemoryError:  # the caller says it better
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"torch cannot compile the network here: {_first_line(error)}. Leave out --compile."
+        ) from error
+    took = time.monotonic() - begin
+    notify(f"Compiled for batches of {len(photos)} in {took:.0f} s.")
+    return compiled
 
 
-def _recording(run: Run, photos: Tensor) -> Run:
+def _recorded(run: Run, photos: Tensor) -> Run:
     """Records the network's kernels as a CUDA graph, which starts them all with one call.
 
     Follows torch.cuda.CUDAGraph's documentation: a few runs on a stream of their own, then the

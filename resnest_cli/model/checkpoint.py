@@ -44,7 +44,6 @@ from resnest_cli.model.state_dict import (
     convert,
     expected_tensors,
     fits,
-    halved,
     infer_variant,
     no_single_variant,
 )
@@ -73,18 +72,12 @@ class Checkpoint:
     tensors: "dict[str, Tensor]"
 
 
-def load(
-    path: Path | str,
-    *,
-    variant: Variant | None = None,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-) -> Checkpoint:
+def load(path: Path | str, *, variant: Variant | None = None) -> Checkpoint:
     """Reads and checks a file of weights: our own checkpoint, bare safetensors or torch.save's.
 
-    What is given is expected of the file. Bare weights of a published variant need no `variant`
-    unless several fit. The moving average of the weights wins where a file has both, see `pickles`;
-    num_classes and in_channels default to the file's. A network without a classifier has 0 classes.
+    A `variant` that is given is expected of the file. Bare weights of a published variant need none
+    unless several fit. The moving average of the weights wins where a file has both, see `pickles`.
+    A network without a classifier has 0 classes.
 
     Raises:
         NewerFormatError: written by a later version of this program.
@@ -105,14 +98,10 @@ def load(
         header = read_header(path)
         names = clean_names(path, header.shapes).names
         shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
-        info = info_from_header(path, header)
-        tensors = {}
-    settled = _settle_variant(path, info, shapes, variant)
-    info = replace(info, variant=settled, preprocessing=settled.preprocessing)
-    classes = _agreed(path, "classes", info.num_classes, num_classes)
-    channels = _agreed(path, "input channels", info.in_channels, in_channels)
-    expected = expected_tensors(path, settled, classes, channels, len(shapes))
-    check_shapes(path, shapes, expected)
+        info, tensors = info_from_header(path, header), {}
+    settled = _settled_variant(path, info, shapes, variant)
+    info = replace(info, variant=settled)
+    expected = _expected(path, info, settled, shapes)
     if not tensors:  # views of the mapped file, copied below
         damage = (SafetensorError, RuntimeError, ValueError, AttributeError)
         with (
@@ -135,44 +124,40 @@ def read_state_dict(path: Path) -> "tuple[CheckpointInfo, dict[str, Tensor]]":
     return replace(info, class_names=class_names, notes=notes), tensors
 
 
-def _settle_variant(
+def _settled_variant(
     path: Path, info: CheckpointInfo, shapes: Mapping[str, Shape], asked: Variant | None
 ) -> Variant:
-    if info.format == "resnest":
-        assert info.variant is not None
-        if asked is not None and asked.architecture != info.variant.architecture:
-            raise CheckpointError(
-                f"{path} is a checkpoint of {info.variant.title}; {asked.title} was expected. "
-                "Leave the model to the file, or give other weights."
-            )
-        return info.variant
-    fitting = infer_variant(shapes)
+    found = (info.variant,) if info.variant and info.format == "resnest" else infer_variant(shapes)
     if asked is None:
         if info.variant is None:
-            raise no_single_variant(path, fitting)
+            raise no_single_variant(path, found)
         return info.variant
-    if fitting and not fits(asked, shapes):
-        found = " or ".join(variant.id for variant in fitting)
-        raise CheckpointError(
-            f"{path} holds weights of {found}; {asked.title} was expected. "
-            f"Use --model {fitting[0].id}, or other weights."
-        )
-    return asked
+    if info.format == "resnest" and found[0].architecture == asked.architecture:
+        return found[0]
+    if info.format != "resnest" and (not found or fits(asked, shapes)):
+        return asked
+    raise CheckpointError(
+        f"{path} holds weights of {' or '.join(variant.title for variant in found)}; {asked.title} "
+        "was expected. Leave the model to the file, or give other weights."
+    )
 
 
-def _agreed(path: Path | str, what: str, found: int | None, expected: int | None) -> int:
-    if found is None or (what == "input channels" and not found):
-        name = "fc.weight" if what == "classes" else "conv1.0.weight"
+def _expected(
+    path: Path | str, info: CheckpointInfo, variant: Variant, shapes: Mapping[str, Shape]
+) -> "dict[str, Tensor]":
+    """The network's tensors, on the meta device, once the file's are known to have their shapes."""
+    classes, channels = info.num_classes, info.in_channels
+    if classes is None or not channels:
+        name, what = "fc.weight", "classes"
+        if classes is not None:
+            name, what = "conv1.0.weight", "input channels"
         raise CheckpointError(
             f"{path} lacks a usable {name}, which gives the number of {what}. Give a file of all "
             "the network's weights."
         )
-    if expected is not None and found != expected:
-        raise CheckpointError(
-            f"{path} has {found} {what}; {expected} were expected. Give weights with as many, or "
-            "leave the number to the file."
-        )
-    return found
+    expected = expected_tensors(path, variant, classes, channels, len(shapes))
+    check_shapes(path, shapes, expected)
+    return expected
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[np.float32]] | None":
@@ -232,17 +217,12 @@ def instantiate(checkpoint: Checkpoint) -> "ResNeSt":
 
 
 def save(
-    path: Path | str,
-    weights: "nn.Module | Mapping[str, Tensor]",
-    info: CheckpointInfo,
-    *,
-    half: bool = False,
+    path: Path | str, weights: "nn.Module | Mapping[str, Tensor]", info: CheckpointInfo
 ) -> CheckpointInfo:
     """Writes a checkpoint of our format and returns what `read_info` will say of it.
 
     The file appears whole or not at all, replaces one of that name, and has the same bytes for the
-    same input. The folder must exist. With `half` the weights are rounded to float16, for half the
-    size; `load` gives them as float32 again.
+    same input. The folder must exist.
 
     Raises:
         CheckpointError: the weights do not fit the variant, are not finite, or do not match the
@@ -263,21 +243,19 @@ def save(
     }
     metadata = metadata_of(replace(info, versions=versions))
     found = bare_info("resnest", shapes)
-    classes = _agreed(source, "classes", found.num_classes, None)
-    channels = _agreed(source, "input channels", found.in_channels, None)
-    if not classes:
+    classes = found.num_classes
+    if classes == 0:
         raise CheckpointError(f"{source} has no classifier. Give weights that have one.")
-    if info.class_names is not None and len(info.class_names) != classes:
+    if info.class_names is not None and classes is not None and len(info.class_names) != classes:
         raise CheckpointError(
             f"{source} has {classes} classes, but {len(info.class_names)} class names are given."
         )
-    known = info_from_header(path, Header(metadata, shapes))
-    assert known.variant is not None
-    expected = expected_tensors(source, known.variant, classes, channels, len(tensors))
-    check_shapes(source, shapes, expected)
+    assert info.variant is not None  # metadata_of has seen it
+    expected = _expected(source, found, info.variant, shapes)
+    known = info_from_header(
+        path, Header(metadata, shapes)
+    )  # what could not be read is not written
     tensors = convert(source, tensors, expected, copy=False)
-    if half:
-        tensors = halved(source, tensors)
     with writing(path, CheckpointError), atomic_file(path) as file:
         try:
             write_container(file, metadata, tensors)

@@ -29,6 +29,7 @@ checkpoint has no need of:
     num_classes, in_channels    integers
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -55,6 +56,7 @@ from resnest_cli.model.variants import (
     preprocessing_from_dict,
     preprocessing_to_dict,
 )
+from resnest_cli.net import HEAD, misfit
 from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
@@ -89,9 +91,8 @@ class CheckpointInfo:
     of the published weights, not of this file. It is None where a bare file fits no published
     variant, or several.
 
-    To `save`, give `variant` and whatever is known of `class_names`, `preprocessing` (default: the
-    variant's), `temperature`, `trained_on`, `metrics` and `provenance` (JSON-ready); the rest is
-    found out.
+    To `save`, give `variant` and whatever is known of `class_names`, `temperature`, `trained_on`,
+    `metrics` and `provenance` (JSON-ready); the rest is found out.
 
     `num_classes` is 0 for a network without a classifier, None where that is not known. `notes` say
     in words what was taken of a file that holds more, or other names, than a network's.
@@ -99,7 +100,6 @@ class CheckpointInfo:
 
     variant: Variant | None = None
     class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
@@ -113,33 +113,30 @@ class CheckpointInfo:
     parameters: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the variant."""
+        return self.variant.preprocessing if self.variant else None
+
 
 def file_kind(path: Path) -> Literal["safetensors", "pickle", "onnx"]:
     """How the file is to be read; its content decides, its extension only when that is damaged."""
     start, size = _start(path)
-    if size == 0:
-        raise CheckpointError(f"{path} is empty. {AGAIN}")
-    brace = start[8:9] == b"{"
+    suffix, zipped, brace = path.suffix.lower(), start.startswith(b"PK\x03\x04"), start[8:9] == b"{"
     if brace and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
-    if start.startswith(b"PK\x03\x04") and path.suffix.lower() == ".pt2":
+    if zipped and suffix == ".pt2":
         raise CheckpointError(
             f"{path} is a network for torch.export.load. Give the checkpoint that it was exported "
             "from, or export it as .onnx."
         )
-    if start.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", start):
+    if zipped or re.match(rb"\x80[\x02-\x05]", start):
         return "pickle"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise CheckpointError(
-            f"{path} is a web page, not a file of weights. Download the file that it links to."
-        )
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the weights themselves. Run: git lfs pull"
-        )
-    if brace or path.suffix.lower() == ".safetensors":
+    if wrong := misfit(start):
+        raise CheckpointError(f"{path} cannot be used: {wrong}. {AGAIN}")
+    if brace or suffix == ".safetensors":
         return "safetensors"
-    if path.suffix.lower() == ".onnx":  # protobuf begins with nothing of its own
+    if suffix == ".onnx":  # protobuf begins with nothing of its own
         return "onnx"
     raise CheckpointError(
         f"{path} is not a file of weights: neither safetensors nor written by torch.save."
@@ -154,7 +151,7 @@ def _start(path: Path) -> tuple[bytes, int]:
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path} is not a regular file. Give a file of weights.")
         with path.open("rb") as file:
-            return file.read(64), path.stat().st_size
+            return file.read(HEAD), path.stat().st_size
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a path that no system allows
@@ -202,53 +199,48 @@ def info_from_header(path: Path, header: Header) -> CheckpointInfo:
     shapes = {clean: header.shapes[raw] for clean, raw in names.items()}
     if "format_version" not in header.metadata:
         info = bare_info("safetensors", shapes)
-        records = [{key: _parsed(text) for key, text in header.metadata.items() if key in KEYS}]
-        class_names, more = find_class_names(records, info.num_classes or 0)
+        around = {}
+        for key, text in header.metadata.items():
+            with contextlib.suppress(ValueError, RecursionError):  # often it is JSON
+                if key in KEYS:
+                    around[key] = json.loads(text)
+        class_names, more = find_class_names([around], info.num_classes or 0)
         return replace(info, class_names=class_names, notes=(*notes, *more))
-    version = _format_version(path, header.metadata)
-    info = replace(bare_info("resnest", shapes), format_version=version)
+    info = bare_info("resnest", shapes)
     if not info.num_classes or not info.in_channels:
         raise CheckpointError(f"{path} lacks fc.weight or conv1.0.weight. {AGAIN}")
-    try:
-        return replace(info, **_described(header.metadata, info.num_classes))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+    return _with_metadata(path, info, header.metadata, info.num_classes)
 
 
 def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
     """The record of an .onnx file of ours."""
-    needed = ("format_version", "variant", "preprocessing", "num_classes", "in_channels")
-    missing = [key for key in needed if key not in metadata]
-    if missing:
+    sizes = {key: metadata.get(key, "") for key in ("num_classes", "in_channels")}
+    lacking = [key for key in ("format_version", "variant", "preprocessing") if key not in metadata]
+    lacking += [key for key, text in sizes.items() if not re.fullmatch(r"[1-9][0-9]{0,6}", text)]
+    if lacking:
         raise CheckpointError(
             f"{path} does not say what is needed to predict: its metadata lack "
-            f"{', '.join(missing)}. Only .onnx files that `resnest export` wrote can be used."
+            f"{', '.join(lacking)}. Only .onnx files that `resnest export` wrote can be used."
         )
+    classes, channels = map(int, sizes.values())
+    info = CheckpointInfo(format="onnx", num_classes=classes, in_channels=channels)
+    return _with_metadata(path, info, metadata, classes)
+
+
+def _with_metadata(
+    path: Path, info: CheckpointInfo, metadata: Mapping[str, str], num_classes: int
+) -> CheckpointInfo:
+    """The record with what our metadata say."""
     version = _format_version(path, metadata)
     try:
-        for key in ("num_classes", "in_channels"):
-            if not re.fullmatch(r"[1-9][0-9]{0,6}", metadata[key]):
-                text = quoted(metadata[key])
-                raise ValueError(f"{key} must be a positive integer, not {text}")  # noqa: TRY301
-        classes = int(metadata["num_classes"])
-        return CheckpointInfo(
-            format="onnx",
-            format_version=version,
-            num_classes=classes,
-            in_channels=int(metadata["in_channels"]),
-            **_described(metadata, classes),
-        )
+        return replace(info, format_version=version, **_described(metadata, num_classes))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error) or "nested too deep"
-    reason = reason if len(reason) <= 200 else reason[:200] + "..."
-    return CheckpointError(
-        f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with this "
-        "version of resnest-cli."
-    )
+        reason = str(error) or "nested too deep"
+        reason = reason if len(reason) <= 200 else reason[:200] + "..."
+        raise CheckpointError(
+            f"{path} has a damaged header: {reason}.\nGet the file again, or write it again with "
+            "this version of resnest-cli."
+        ) from error
 
 
 def bare_info(
@@ -264,20 +256,11 @@ def bare_info(
     return CheckpointInfo(
         format=format_,
         variant=variant,
-        preprocessing=variant.preprocessing if variant else None,
         num_classes=classes,
         in_channels=stem[1] if len(stem) == 4 else None,
         tensors=len(shapes),
         parameters=sum(prod(side) for name, side in shapes.items() if not name.endswith(_BUFFERS)),
     )
-
-
-def _parsed(text: str) -> Any:
-    """A text of a bare safetensors file's metadata, which often is JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _format_version(path: Path, metadata: Mapping[str, str]) -> int:
@@ -302,36 +285,27 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
     if table is None:
         raise ValueError(f"unknown variant {quoted(id_)}")
     variant = table.overridden(_json(metadata, "overrides", dict) or {})
-    given = _json(metadata, "preprocessing", dict)
-    preprocessing = variant.preprocessing if given is None else preprocessing_from_dict(given)
+    if (given := _json(metadata, "preprocessing", dict)) is not None:
+        variant = replace(variant, preprocessing=preprocessing_from_dict(given))
     names = _json(metadata, "class_names", list)
-    if names is not None and not all(isinstance(name, str) for name in names):
+    if names is not None and not set(map(type, names)) <= {str}:
         raise ValueError("class_names must be a list of texts")
     if names is not None and len(names) != num_classes:
         raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")
+    text, temperature = metadata.get("temperature", "1"), 0.0
+    with contextlib.suppress(ValueError):
+        temperature = float(text)
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        allowed = f"a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        raise ValueError(f"temperature must be {allowed}, not {quoted(text)}")
     photos = _json(metadata, "trained_on", dict)
     return {
-        "variant": replace(variant, preprocessing=preprocessing),
-        "preprocessing": preprocessing,
+        "variant": variant,
         "class_names": None if names is None else tuple(names),
-        "temperature": _temperature(metadata),
+        "temperature": temperature,
         "trained_on": None if photos is None else TrainingPhotos.from_record(photos),
         **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
     }
-
-
-def _temperature(metadata: Mapping[str, str]) -> float:
-    text = metadata.get("temperature", "1")
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not MIN_TEMPERATURE <= value <= MAX_TEMPERATURE:
-        raise ValueError(
-            f"temperature must be a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, not "
-            f"{quoted(text)}"
-        )
-    return value
 
 
 def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
@@ -360,15 +334,6 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def set_temperature(path: Path, temperature: float) -> None:
-    """Writes a temperature into the header of a checkpoint of ours; the tensors stay."""
-    if read_info(path).format != "resnest":
-        raise CheckpointError(
-            f"{path} is not a checkpoint of ours, which could hold a temperature."
-        )
-    rewrite_metadata(path, {"temperature": repr(float(temperature))})
-
-
 def metadata_of(info: CheckpointInfo) -> dict[str, str]:
     """The metadata of our format; equal records give equal text."""
     variant = info.variant
@@ -379,7 +344,7 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
     table = VARIANTS[variant.id].architecture
     records = {
         "overrides": {k: v for k, v in variant.architecture.items() if v != table[k]},
-        "preprocessing": preprocessing_to_dict(info.preprocessing or variant.preprocessing),
+        "preprocessing": preprocessing_to_dict(variant.preprocessing),
         "class_names": None if info.class_names is None else list(info.class_names),
         "metrics": dict(info.metrics),
         "provenance": dict(info.provenance),
@@ -475,12 +440,19 @@ def _encoded(header: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
-    """Changes the metadata of a file, whole or not at all; the tensors' bytes are copied."""
+def set_temperature(path: Path, temperature: float) -> None:
+    """Writes a temperature into the header of a checkpoint of ours, whole or not at all.
+
+    The bytes of the tensors stay.
+    """
+    if read_info(path).format != "resnest":
+        raise CheckpointError(
+            f"{path} is not a checkpoint of ours, which could hold a temperature."
+        )
     try:
         with writing(path, CheckpointError), path.open("rb") as source, atomic_file(path) as target:
             header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-            header["__metadata__"] = {**(header.get("__metadata__") or {}), **changes}
+            header["__metadata__"]["temperature"] = repr(float(temperature))
             target.write(_encoded(header))
             shutil.copyfileobj(source, target)
     except ValueError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from resnest_cli import paths
 from resnest_cli.files import read_trusted, write_private
 
+_MEMORY = "verified.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -28,12 +29,12 @@ def sha256_of(path: Path) -> str:
 
 def known_sha256(path: Path) -> str:
     """As `sha256_of`, but the remembered one while the file is unchanged."""
-    remembered = _load().get(_key(path))
-    if isinstance(remembered, dict):
-        sha256 = remembered.get("sha256")
-        if isinstance(sha256, str) and remembered == _entry(path, sha256):
-            return sha256
     before = _entry(path, "")
+    remembered = _load().get(os.path.abspath(path))  # noqa: PTH100 - a link keeps its own name
+    if isinstance(remembered, dict):
+        sha256 = str(remembered.get("sha256"))
+        if _SHA256.fullmatch(sha256) and remembered == before | {"sha256": sha256}:
+            return sha256
     sha256 = sha256_of(path)
     if _entry(path, "") == before:  # not written to while it was read
         remember(path, sha256)
@@ -43,17 +44,13 @@ def known_sha256(path: Path) -> str:
 def remember(path: Path, sha256: str) -> None:
     """Note a file's hash in the memory; silently nothing where that cannot be written."""
     with contextlib.suppress(OSError):
-        _update(_key(path), _entry(path, sha256))
+        _update(path, _entry(path, sha256))
 
 
 def forget(path: Path) -> None:
     """Remove a file from the memory, so that its next use hashes it again."""
     with contextlib.suppress(OSError):
-        _update(_key(path), None)
-
-
-def _key(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - a link keeps its own name
+        _update(path, None)
 
 
 def _entry(path: Path, sha256: str) -> dict[str, Any]:
@@ -63,28 +60,24 @@ def _entry(path: Path, sha256: str) -> dict[str, Any]:
         "mtime_ns": stat.st_mtime_ns,
         "ctime_ns": stat.st_ctime_ns,
         "inode": stat.st_ino,
-        "sha256": sha256 if _SHA256.fullmatch(sha256) else "",
+        "sha256": sha256,
     }
-
-
-def _memory() -> Path:
-    return paths.resnest_home() / "verified.json"
 
 
 def _load() -> dict[str, Any]:
     try:
-        entries = json.loads(read_trusted(_memory()))
+        entries = json.loads(read_trusted(paths.resnest_home() / _MEMORY))
     except (OSError, ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}
 
 
-def _update(key: str, entry: dict[str, Any] | None) -> None:
+def _update(path: Path, entry: dict[str, Any] | None) -> None:
     """Write the memory anew. Of two processes at once one may lose its entry: it hashes again."""
-    old = _load()
+    old, key = _load(), os.path.abspath(path)  # noqa: PTH100
     new = {k: v for k, v in old.items() if k != key and os.path.exists(k)}  # noqa: PTH110 - no error
     if entry is not None:
         new[key] = entry
     if new != old:
-        paths.make_private(_memory().parent)
-        write_private(_memory(), json.dumps(new, indent=1).encode())
+        paths.make_private(paths.resnest_home())
+        write_private(paths.resnest_home() / _MEMORY, json.dumps(new, indent=1).encode())

@@ -5,7 +5,7 @@ What lies in the cache is used without asking the hub: a branch that has moved i
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,15 +43,7 @@ def ensure_folder(
         return cached
     _check_online(repository, access, [CONFIG_FILE, WEIGHTS_NAMES[0]])
 
-    def fetch(there: hub.Hub) -> Path:
-        try:
-            config = hub.download(there, repository.id, CONFIG_FILE, repository.revision or MAIN)
-        except hub.NoSuchEntryError as error:
-            raise _lacks(there, repository, CONFIG_FILE, str(error)) from error
-        check(config)
-        return _fetch_weights(there, repository, config.parent.name)
-
-    path = _in_full(repository, access, fetch)
+    path = _in_full(repository, access, lambda there: _fetch(there, repository, check=check))
     if sha256 := hub.blob_hash(path):
         hashes.remember(path, sha256)  # found right when it had arrived
     return path.parent
@@ -69,15 +61,10 @@ def ensure_file(repository: Repository, access: Access, *, refresh: bool = False
         return snapshot / file
     _check_online(repository, access, [file])
 
-    def fetch(there: hub.Hub) -> Path:
-        folder, slash, _ = file.rpartition("/")
-        commit = revision
-        with contextlib.suppress(hub.NoSuchEntryError):
-            config = hub.download(there, repository.id, f"{folder}{slash}{CONFIG_FILE}", revision)
-            commit = config.parents[file.count("/")].name  # what follows is of the same commit
-        return hub.download(there, repository.id, file, commit)
-
-    return _in_full(repository, access, fetch)
+    folder, slash, name = file.rpartition("/")
+    return _in_full(
+        repository, access, lambda there: _fetch(there, repository, (name,), folder + slash)
+    )
 
 
 def fetch_published(variant: Variant, access: Access) -> Path:
@@ -86,10 +73,7 @@ def fetch_published(variant: Variant, access: Access) -> Path:
     repository, known = Repository(variant.hub.id), variant.hub.sha256
 
     def fetch(there: hub.Hub) -> Path:
-        revision = MAIN
-        with contextlib.suppress(hub.NoSuchEntryError):
-            revision = hub.download(there, repository.id, CONFIG_FILE, MAIN).parent.name
-        path = _fetch_weights(there, repository, revision)
+        path = _fetch(there, repository)
         try:
             check_content(path)
             sha256 = hashes.known_sha256(path)
@@ -152,20 +136,16 @@ def _inside(folder: Path) -> str:
 def _cached(repository: Repository, access: Access) -> Path | None:
     """The snapshot in the cache, if it is whole."""
     snapshot = hub.cached_snapshot(repository.id, repository.revision or MAIN)
-    if snapshot is None or not paths.is_file(snapshot / CONFIG_FILE):
-        return None
-    path = weights_in(snapshot)
-    if path is None:
+    path = weights_in(snapshot) if snapshot else None
+    if path is None or not paths.is_file(path.with_name(CONFIG_FILE)):
         return None
     expected = hub.blob_hash(path)
     if not expected or hashes.known_sha256(path) == expected:
         return snapshot
+    damaged = f"{path} is damaged: its SHA-256 is not {expected}"
     if forbidden(access):
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not {expected}. Where a connection is allowed it "
-            "is fetched again."
-        )
-    access.notify(f"{path} is damaged: its SHA-256 is not {expected}; fetching it again")
+        raise CheckpointError(f"{damaged}. Where a connection is allowed it is fetched again.")
+    access.notify(f"{damaged}; fetching it again")
     hub.discard(path)
     return None
 
@@ -196,10 +176,9 @@ def _in_full(repository: Repository, access: Access, fetch: Callable[[hub.Hub], 
     try:
         return _ask_hubs(access, fetch)
     except DownloadError as error:
-        here = f"There is no path {repository} here, either." if repository.plain else ""
-        hint = f"{here}{known_near(repository)}".strip()
+        here = f" There is no path {repository} here, either." if repository.plain else ""
         raise DownloadError(
-            f"{repository} could not be had from the hub: {error}.{' ' if hint else ''}{hint}"
+            f"{repository} could not be had from the hub: {error}.{here}{known_near(repository)}"
         ) from error
 
 
@@ -214,11 +193,31 @@ def _ask_hubs(access: Access, fetch: Callable[[hub.Hub], Path]) -> Path:
     return fetch(own)
 
 
-def _fetch_weights(there: hub.Hub, repository: Repository, commit: str) -> Path:
-    for name in WEIGHTS_NAMES:
+def _fetch(
+    there: hub.Hub,
+    repository: Repository,
+    names: Sequence[str] = WEIGHTS_NAMES,
+    folder: str = "",
+    check: Callable[[Path], object] | None = None,
+) -> Path:
+    """The first of these files of a folder, with the config.json beside it, all of one commit.
+
+    With a `check` there must be a config.json; it is looked at before any weights are fetched.
+    """
+    commit = repository.revision or MAIN
+    try:
+        config = hub.download(there, repository.id, f"{folder}{CONFIG_FILE}", commit)
+    except hub.NoSuchEntryError as error:
+        if check is not None:
+            raise _lacks(there, repository, CONFIG_FILE, str(error)) from error
+    else:
+        commit = config.parents[folder.count("/")].name
+        if check is not None:
+            check(config)
+    for name in names:
         with contextlib.suppress(hub.NoSuchEntryError):
-            return hub.download(there, repository.id, name, commit)
-    raise _lacks(there, repository, " and no ".join(WEIGHTS_NAMES))
+            return hub.download(there, repository.id, f"{folder}{name}", commit)
+    raise _lacks(there, repository, " and no ".join(folder + name for name in names))
 
 
 def _lacks(there: hub.Hub, repository: Repository, names: str, unknown: str = "") -> DownloadError:

@@ -8,8 +8,9 @@ hub publishes.
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,45 +175,40 @@ def find_class_names(
     named in a note, with the reason. A mere number, as of classes, is passed over.
     """
     notes: list[str] = []
-    for key, value in _candidates(records):
-        try:
-            names = _ordered(value)
-            if len(names) != num_classes:
-                raise ValueError(f"has {len(names)} names for {num_classes} classes")  # noqa: TRY301
-        except ValueError as error:
-            if num_classes:  # without a classifier there is nothing to name
-                notes.append(f"{key} not used: it {error}")
-            continue
-        return names, (*notes, f"{NAMED_FROM}{key}")
+    for record in records:
+        inner = [record[name] for name in _INSIDE if isinstance(record.get(name), Mapping)]
+        for place, key in product((record, *inner), KEYS):
+            value = place.get(key)
+            if value is None or isinstance(value, int | float | str):
+                continue
+            try:
+                names = by_index(value)
+                if len(names) != num_classes:
+                    raise ValueError(f"has {len(names)} names for {num_classes} classes")  # noqa: TRY301
+                if not all(map(str.strip, names)):
+                    raise ValueError("has names that are empty")  # noqa: TRY301
+            except ValueError as error:
+                if num_classes:  # without a classifier there is nothing to name
+                    notes.append(f"{key} not used: it {error}")
+            else:
+                return names, (*notes, f"{NAMED_FROM}{key}")
     return None, tuple(notes)
 
 
-def _candidates(records: Sequence[Mapping[Any, Any]]) -> Iterator[tuple[str, Any]]:
-    for record in records:
-        inner = [record[name] for name in _INSIDE if isinstance(record.get(name), Mapping)]
-        for place in (record, *inner):
-            for key in KEYS:
-                value = place.get(key)
-                if value is not None and not isinstance(value, int | float | str):
-                    yield key, value
-
-
-def _ordered(value: object) -> tuple[str, ...]:
-    """The names by index; ValueError says what is wrong, after the word "it"."""
+def by_index(value: object) -> tuple[str, ...]:
+    """The names in a list or a mapping; ValueError says what is wrong, after the word "it"."""
     if isinstance(value, Mapping):
         # Index -> name, the other way round where the values are numbers.
         backwards = all(type(number) is int for number in value.values())
         pairs = ((index, name) for name, index in value.items()) if backwards else value.items()
-        by_index = {_index(index): name for index, name in pairs}
-        if None in by_index:
-            raise ValueError("does not map names to indices")
-        if sorted(by_index) != list(range(len(value))):  # type: ignore[type-var]
+        numbered = {_index(index): name for index, name in pairs}
+        if set(numbered) != set(range(len(value))):
             raise ValueError(f"does not number {len(value)} classes from 0 to {len(value) - 1}")
-        value = [by_index[index] for index in range(len(value))]
+        value = [numbered[index] for index in range(len(value))]
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise ValueError("is no list of texts")
-    if not all(name.strip() and is_text(name) for name in value):
-        raise ValueError("has names that are empty or no valid text")
+    if any("\ud800" <= letter <= "\udfff" for name in value for letter in name):
+        raise ValueError("has names that are no valid text")  # half a pair of UTF-16
     return tuple(value)
 
 
@@ -221,12 +217,3 @@ def _index(value: object) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         return int(value)
     return value if type(value) is int else None
-
-
-def is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,34 +1,45 @@
 """From a name or a file to a model that is ready, with its preprocessing and class names.
 
-The one place where `--model`, `--weights` and `--labels` meet. `find_model` imports no torch and
-reads no weights, except those of a pickle that it has not seen before; `Model.load` reads them.
+The one place where `--model`, `--weights` and `--labels` meet. `locate` finds the file of weights
+and the config.json that belongs to it: a folder and a repository have both; beside a file of
+weights, a config.json is read where it is that of a ResNeSt, and what it says must fit the file.
+`find_model` imports no torch and reads no weights, except those of a pickle that it has not seen
+before; `Model.load` reads them.
 """
 
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resnest_cli.errors import CheckpointError, NewerFormatError
+from resnest_cli import paths
+from resnest_cli.errors import CheckpointError, NewerFormatError, UnknownModelError, UsageError
 from resnest_cli.files import read_trusted, write_private
 from resnest_cli.model import weights
-from resnest_cli.model.hashes import known_sha256
-from resnest_cli.model.labels import IMAGENET_CLASSES, imagenet_ids, labels_for, read_labels
-from resnest_cli.model.model_files import (
-    blamed,
+from resnest_cli.model.config_json import (
+    ModelConfig,
+    architecture_of,
     configured,
-    expected_variant,
-    is_elsewhere,
-    locate,
-    of_published,
+    parse_config,
+    read_config,
+    read_record,
 )
-from resnest_cli.model.names import Meaning, understand
-from resnest_cli.model.variants import VARIANTS, Preprocessing, Variant
+from resnest_cli.model.hashes import known_sha256
+from resnest_cli.model.hub_models import check_folder, ensure_file, ensure_folder, mirrored_folder
+from resnest_cli.model.labels import (
+    IMAGENET_CLASSES,
+    imagenet_ids,
+    labels_for,
+    read_labels,
+)
+from resnest_cli.model.names import CONFIG_FILE, HUB_PREFIXES, Meaning, there, understand
+from resnest_cli.model.variants import VARIANTS, Preprocessing, Variant, find_variant
 from resnest_cli.net import Access, without_login
 from resnest_cli.options import DEFAULT_MODEL, CropMode
-from resnest_cli.paths import is_url, private_folder, resnest_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +49,12 @@ if TYPE_CHECKING:
 
     from resnest_cli.model.checkpoint import Checkpoint
     from resnest_cli.model.checkpoint_header import CheckpointInfo
-    from resnest_cli.model.model_files import ModelConfig
     from resnest_cli.model.resnest import ResNeSt
     from resnest_cli.model.training_photos import TrainingPhotos
 
     Load = Callable[[], Checkpoint]
 
-_T = TypeVar("_T")
+_REMEMBERED = ("num_classes", "in_channels", "class_names", "notes")  # of a pickle
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,19 @@ def no_classifier(path: Path) -> CheckpointError:
     )
 
 
+class Located(NamedTuple):
+    """A file of weights, and what the config.json that belongs to it says.
+
+    `again` finds or fetches the published weights of a variant once more; None for other files.
+    `url` is the address that the user gave, from which the file came.
+    """
+
+    path: Path
+    config: ModelConfig | None = None
+    again: "Callable[[], Path] | None" = None
+    url: str = ""
+
+
 def find_model(
     name: str,
     *,
@@ -150,13 +173,14 @@ def find_model(
     access = access or Access()
     meaning = understand(name)
     variant = meaning.variant
-    published = variant is not None and source is None
-    if variant is not None and published and not is_elsewhere(meaning, access):
-        found = _published(variant, access, hub_first=meaning.repository is not None)
+    found = locate(name, meaning, access, source)
+    if variant is not None and found.again is not None:
+        known, load = _published(variant, found, access)
     else:
-        found = _located(name, meaning, source, access)
-    known = found.known
-    if variant is not None and published and variant.bundled:
+        known, load = _described(variant, found)
+    if found.config is not None:
+        known = configured(known, found.config, found.path)
+    if variant is not None and source is None and variant.bundled:
         access.notify(
             f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
             f"{variant.top1:.1f}% ({variant.dataset}).\n"
@@ -167,13 +191,21 @@ def find_model(
     if labels is not None and not known.num_classes:
         raise no_classifier(found.path)
     title = variant.id if variant else str(meaning.repository or name)
-    return _model(title, found, labels, trusted=trust_onnx and known.format == "onnx")
+    trusted = trust_onnx and known.format == "onnx"
+    return _model(title, found, known, load, labels, trusted=trusted)
 
 
-def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bool) -> Model:
-    path, known, config, load = found
+def _model(
+    name: str,
+    found: Located,
+    known: "CheckpointInfo",
+    load: "Load",
+    labels: str | Path | None,
+    *,
+    trusted: bool,
+) -> Model:
+    path, config = found.path, found.config
     assert known.variant is not None
-    assert known.preprocessing is not None
     assert known.num_classes is not None
     assert known.in_channels is not None
     if labels is not None:
@@ -188,17 +220,16 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
 
         data_files = external_files(path)
     precision = str(export.get("precision")) if isinstance(export, dict) else "float32"
+    noted = isinstance(ids, list) and len(ids) == known.num_classes
     return Model(
         name=name,
         variant=known.variant,
-        preprocessing=known.preprocessing,
+        preprocessing=known.variant.preprocessing,
         class_names=class_names,
         in_channels=known.in_channels,
         path=path,
         load=load,
-        noted_ids=tuple(map(str, ids))
-        if isinstance(ids, list) and len(ids) == known.num_classes
-        else None,
+        noted_ids=tuple(map(str, ids or ())) if noted else None,
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         trained_on=known.trained_on,
@@ -210,23 +241,136 @@ def _model(name: str, found: "_Found", labels: str | Path | None, *, trusted: bo
     )
 
 
-class _Found(NamedTuple):
-    """A file of weights: what it and its config.json say about it, and how to load it."""
-
-    path: Path
-    known: "CheckpointInfo"
-    config: "ModelConfig | None"
-    load: "Load"
+# Which file it is
 
 
-def _published(variant: Variant, access: Access, *, hub_first: bool) -> _Found:
+def locate(name: str, meaning: Meaning, access: Access, source: str | None = None) -> Located:
+    """The file of weights that a name stands for, and its config.json; fetched where needed."""
+    variant, repository = meaning.variant, meaning.repository
+    if source is not None and variant is None:
+        raise UsageError(
+            f"--weights gives weights to a named model, but --model {name} is a checkpoint with "
+            "weights of its own. Use one of the two."
+        )
+    if source is not None:
+        return _of_source(source, access)
+    if variant is not None and variant.bundled:
+        return Located(weights.ensure(variant, access))
+    if repository is not None and repository.foreign_file:
+        path = ensure_file(repository, access)
+        return Located(path, _beside(path, access))
+    mirrored = repository is not None and mirrored_folder(repository, access.mirror)
+    if variant is not None and not mirrored:
+        return _of_published(variant, access, hub_first=repository is not None)
+    if repository is not None:
+        return _of_folder(ensure_folder(repository, access, read_config))
+    assert meaning.path is not None
+    return _of_path(meaning.path, access)
+
+
+def refresh(meaning: Meaning, access: Access) -> Path:
+    """The file of weights of a variant or a repository; fetched where the hub has a newer one."""
+    repository = meaning.repository
+    if meaning.variant is not None:
+        return weights.ensure(meaning.variant, access, hub_first=repository is not None)
+    assert repository is not None
+    if repository.foreign_file:
+        return ensure_file(repository, access, refresh=True)
+    return check_folder(ensure_folder(repository, access, read_config, refresh=True))
+
+
+def _of_source(source: str, access: Access) -> Located:
+    """What `--weights` names: a file, a folder, a URL, or anything that `--model` takes."""
+    if there(path := paths.expanded(source)):
+        return _of_path(path, access)
+    try:
+        meaning = understand(source)
+    except UnknownModelError:
+        if source.lower().startswith(HUB_PREFIXES):
+            raise
+        return Located(weights.fetched(source, access), url=source)
+    return locate(source, meaning, access)._replace(again=None)
+
+
+def _of_path(path: Path, access: Access) -> Located:
+    return _of_folder(path) if path.is_dir() else Located(path, _beside(path, access))
+
+
+def _of_folder(folder: Path) -> Located:
+    return Located(check_folder(folder), read_config(folder / CONFIG_FILE))
+
+
+def _of_published(variant: Variant, access: Access, *, hub_first: bool) -> Located:
+    """The published weights of a variant, and the config.json beside them in the hub's cache."""
+    again = partial(weights.ensure, variant, access, hub_first=hub_first)
+    path = again()
+    beside = path.with_name(CONFIG_FILE)
+    if not path.is_relative_to(paths.huggingface_hub_dir()) or not paths.is_file(beside):
+        return Located(path, again=again)
+    config = read_config(beside)
+    if config.variant.architecture != variant.architecture:
+        raise CheckpointError(
+            f"{beside} is that of {config.variant.id}, not of {variant.id}. Remove its folder, so "
+            "that it is fetched again."
+        )
+    if config.preprocessing != variant.preprocessing:
+        access.notify(
+            f"{variant.id} is fed as its config.json on the hub says, which is not what the table "
+            f"says; `resnest models show {variant.id}` shows both"
+        )
+    return Located(path, config, again)
+
+
+def _beside(path: Path, access: Access) -> ModelConfig | None:
+    """The config.json in the folder of a file of weights, if it is about these.
+
+    A checkpoint of ours says itself what it is: a config.json that says otherwise is only noted.
+    """
+    from resnest_cli.model.checkpoint_header import read_info
+
+    beside = path.with_name(CONFIG_FILE)
+    if path.suffix == ".onnx" or not paths.is_file(beside):
+        return None
+    own = read_info(path)
+    if own.format == "onnx":
+        return None
+    try:
+        record = read_record(beside)
+    except CheckpointError as error:
+        if own.format == "resnest":
+            return None
+        raise CheckpointError(
+            f"{error} It may say how {path.name} is to be used. Mend it, or move it away."
+        ) from error
+    if find_variant(architecture_of(record)) is None:
+        access.notify(f"{beside} names no ResNeSt: it is not read for {path.name}")
+        return None
+    if own.format != "resnest":
+        return parse_config(record, str(beside))
+    with contextlib.suppress(CheckpointError):
+        config = parse_config(record, str(beside))
+        assert own.variant is not None
+        said = config.variant.architecture, config.preprocessing, config.num_classes
+        if said != (own.variant.architecture, own.variant.preprocessing, own.num_classes):
+            access.notify(
+                f"{beside} says otherwise than {path.name}, whose own header is used; "
+                f"--model {path.parent} takes the config.json"
+            )
+    return None
+
+
+# What is in it
+
+
+def _published(variant: Variant, found: Located, access: Access) -> "tuple[CheckpointInfo, Load]":
     """The published weights of a variant; those that turn out to be damaged are fetched again."""
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
     def load() -> "Checkpoint":
         from resnest_cli.model import checkpoint
 
-        path = weights.ensure(variant, access, hub_first=hub_first)
+        assert found.again is not None
+        path = found.again()
         try:
             return checkpoint.load(path, variant=variant)
         except CheckpointError as error:
@@ -235,141 +379,121 @@ def _published(variant: Variant, access: Access, *, hub_first: bool) -> _Found:
                 raise CheckpointError(f"{error} Without --offline it is fetched again.") from error
             aside = weights.set_aside(path)
             access.notify(f"{error} It was set aside as {aside.name}; fetching it again.")
-        path = weights.ensure(variant, access, hub_first=hub_first)
-        return checkpoint.load(path, variant=variant)
+        return checkpoint.load(found.again(), variant=variant)
 
-    path, config = of_published(variant, access, hub_first=hub_first)
-    known = CheckpointInfo(
-        variant=variant,
-        preprocessing=variant.preprocessing,
-        num_classes=variant.num_classes,
-        in_channels=3,
-    )
-    return _Found(path, configured(known, config, path), config, load)
+    return CheckpointInfo(variant=variant, num_classes=variant.num_classes, in_channels=3), load
 
 
-def _located(name: str, meaning: Meaning, source: str | None, access: Access) -> _Found:
-    """A file that the user brings, or that comes with the program."""
-    path, config = locate(name, meaning, source, access)
-    expected = expected_variant(meaning.variant, config, path)
-    with blamed(config):
-        if source and is_url(source) and path.is_relative_to(resnest_home()):
-            known, unblamed = _describe_fetched(path, expected, source)
-        else:
-            known, unblamed = _describe(path, expected)
+def _described(variant: Variant | None, found: Located) -> "tuple[CheckpointInfo, Load]":
+    """A file that the user brings, or that comes with the program: what it holds, how to load it.
 
-    def load() -> "Checkpoint":
-        with blamed(config):
-            return unblamed()
-
-    return _Found(path, configured(known, config, path), config, load)
-
-
-def _describe(path: Path, variant: Variant | None) -> "tuple[CheckpointInfo, Load]":
-    """What a user's file holds, and how to load it; a pickle is read once and then remembered."""
-    from resnest_cli.model.checkpoint_header import read_info
+    `variant` is the one that the user expects of it.
+    """
+    path, config = found.path, found.config
+    expected = variant or (config.variant if config else None)
+    if variant and config and variant.architecture != config.variant.architecture:
+        raise CheckpointError(
+            f"{config.source} says that {path.name} is {config.variant.title}; {variant.title} was "
+            "expected. Leave the model to the file, or give other weights."
+        )
+    with _blamed(found):
+        known, loaded = _content(path, expected)
 
     def load() -> "Checkpoint":
         from resnest_cli.model import checkpoint
 
-        return checkpoint.load(path, variant=variant)
+        with _blamed(found):
+            return loaded or checkpoint.load(path, variant=expected)
 
-    known = read_info(path)
-    if known.format == "onnx":
-        if variant is not None:
-            load()  # raises: no weights for another model
-        return known, load
-    if known.format == "pickle":
-        known = _recall(path, known, variant) or known
-    elif variant is not None and known.format == "safetensors":
-        known = replace(known, variant=variant, preprocessing=variant.preprocessing)
-    agrees = variant is None or (
-        known.variant and known.variant.architecture == variant.architecture
-    )
-    if agrees and known.variant and known.num_classes is not None and known.in_channels:
-        return known, load
-    loaded = load()  # raises where the file does not fit
-    if known.format == "pickle":
-        _remember(path, loaded.info)
-    return loaded.info, lambda: loaded
+    return known, load
 
 
-def _describe_fetched(
-    path: Path, variant: Variant | None, url: str
-) -> "tuple[CheckpointInfo, Load]":
-    """As `_describe`, for what an address gave: without weights in it, it is not kept."""
+@contextlib.contextmanager
+def _blamed(found: Located) -> Iterator[None]:
+    """Adds to an error of a file where it came from, and what its config.json says that it is.
 
-    def tried(read: "Callable[[], _T]") -> "_T":
-        try:
-            return read()
-        except CheckpointError as error:
-            if isinstance(error, NewerFormatError) or _holds_weights(path):
-                raise
-            aside = weights.set_aside(path)
-            raise CheckpointError(
-                f"{error} It came from {without_login(url)}, and was set aside as {aside.name}: "
-                "the next run fetches it again."
-            ) from error
-
-    known, load = tried(lambda: _describe(path, variant))
-    return known, lambda: tried(load)
+    What an address gave is not kept if there are no weights in it.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        said = str(error)
+        newer = isinstance(error, NewerFormatError)
+        if found.url and not newer and not _holds_weights(found.path):
+            aside = weights.set_aside(found.path)
+            said += (
+                f" It came from {without_login(found.url)}, and was set aside as {aside.name}: the "
+                "next run fetches it again."
+            )
+        if found.config is not None:
+            said += f"\n{found.config.source} says that it is a {found.config.variant.id}."
+        if said == str(error):
+            raise
+        raise CheckpointError(said) from error
 
 
 def _holds_weights(path: Path) -> bool:
     """Whether a file could be used, if for another model than the one asked for."""
-    try:
-        _describe(path, None)[1]()
-    except CheckpointError:
-        return False
-    return True
+    from resnest_cli.model import checkpoint
+
+    with contextlib.suppress(CheckpointError):
+        if _content(path, None)[1] or checkpoint.load(path):
+            return True
+    return False
+
+
+def _content(path: Path, variant: Variant | None) -> "tuple[CheckpointInfo, Checkpoint | None]":
+    """What a file holds, and the file as it was loaded if that took loading.
+
+    A pickle is loaded once, and what it holds is then remembered.
+    """
+    from resnest_cli.model.checkpoint_header import read_info
+
+    known = read_info(path)
+    if known.format == "pickle":
+        known = _recalled(path, known) or known
+    elif variant is not None and known.format == "safetensors":
+        known = replace(known, variant=variant)
+    found = known.variant
+    fits = variant is None or (
+        known.format != "onnx" and found and found.architecture == variant.architecture
+    )
+    if found and fits and known.num_classes is not None and known.in_channels:
+        return known, None
+    from resnest_cli.model import checkpoint
+
+    loaded = checkpoint.load(path, variant=variant)  # raises where the file does not fit
+    if known.format == "pickle":
+        _remember(path, loaded.info)
+    return loaded.info, loaded
 
 
 def _note(path: Path) -> Path:
-    return private_folder(resnest_home() / "pickles") / f"{known_sha256(path)}.json"
+    return paths.private_folder(paths.resnest_home() / "pickles") / f"{known_sha256(path)}.json"
 
 
 def _remember(path: Path, known: "CheckpointInfo") -> None:
     """Notes what a pickle holds, so that a compiled model needs no torch to know its classes."""
     if known.variant is None or VARIANTS.get(known.variant.id) != known.variant:
         return
-    record = {
-        "variant": known.variant.id,
-        "num_classes": known.num_classes,
-        "in_channels": known.in_channels,
-        "class_names": known.class_names,
-        "notes": known.notes,
-    }
+    record = {key: getattr(known, key) for key in _REMEMBERED} | {"variant": known.variant.id}
     with contextlib.suppress(OSError):  # costs time, never correctness
         write_private(_note(path), json.dumps(record).encode())
 
 
-def _recall(path: Path, known: "CheckpointInfo", asked: Variant | None) -> "CheckpointInfo | None":
+def _recalled(path: Path, known: "CheckpointInfo") -> "CheckpointInfo | None":
     """What `_remember` noted; None where nothing of use is there."""
     try:
-        record: Any = json.loads(read_trusted(_note(path)))
+        record: dict[str, Any] = json.loads(read_trusted(_note(path)))
         variant = VARIANTS[record["variant"]]
-        classes, channels = record["num_classes"], record["in_channels"]
-        names, notes = record["class_names"], record["notes"]
+        classes, channels, names, notes = (record[key] for key in _REMEMBERED)
+        return replace(
+            known,
+            variant=variant,
+            num_classes=classes,
+            in_channels=channels,
+            class_names=None if names is None else tuple(names),
+            notes=tuple(notes),
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    sound = (
-        type(classes) is int
-        and type(channels) is int
-        and (names is None or (_texts(names) and len(names) == classes))
-        and _texts(notes)
-    )
-    if not sound or (asked is not None and asked != variant):
-        return None
-    return replace(
-        known,
-        variant=variant,
-        preprocessing=variant.preprocessing,
-        num_classes=classes,
-        in_channels=channels,
-        class_names=None if names is None else tuple(names),
-        notes=tuple(notes),
-    )
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)

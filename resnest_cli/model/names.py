@@ -14,7 +14,6 @@ Sources: timm.models._factory.parse_model_name; huggingface_hub.utils._hf_uris f
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -85,7 +84,7 @@ def there(path: Path) -> bool:
         return False
 
 
-def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
+def understand(name: str) -> Meaning:
     """What a name means.
 
     Raises:
@@ -95,7 +94,7 @@ def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
         return Meaning(variant=variant)
     if name.lower().startswith(_LOCAL_PREFIX):
         text = name[len(_LOCAL_PREFIX) :]
-        if not text or not exists(expanded(text)):
+        if not text or not there(expanded(text)):
             raise UnknownModelError(f"{name}: there is no such folder.")
         return Meaning(path=expanded(text))
     if not name.strip():
@@ -103,7 +102,7 @@ def understand(name: str, exists: Callable[[Path], bool] = there) -> Meaning:
     repository = _repository(name)
     if repository is None or repository.plain:
         path = expanded(name)
-        if exists(path):
+        if there(path):
             return Meaning(path=path)
         if repository is None or path.suffix.lower() in WEIGHTS_SUFFIXES:
             raise _unknown(name, path)
@@ -174,21 +173,24 @@ def _unknown(name: str, path: Path) -> UnknownModelError:
 
 def _repository(name: str) -> Repository | None:
     """The repository that a name spells; None where it has no form of one."""
-    lower = name.lower()
-    for prefix in HUB_PREFIXES:
-        if lower.startswith(prefix):
-            return _prefixed(name, name[len(prefix) :], uri=prefix == "hf://")
-    if (page := _page(name)) is not None:
-        return _addressed(name, page)
-    if match := re.fullmatch(_PLAIN, name):
-        if not _sound(match["id"], match["revision"]):
+    prefix = next((known for known in HUB_PREFIXES if name.lower().startswith(known)), "")
+    page = None if prefix else _page(name)
+    if not prefix and page is None:
+        match = re.fullmatch(_PLAIN, name)
+        if match is None or not _sound(match["id"], match["revision"]):
             return None
         return Repository(match["id"], match["revision"], plain=True)
-    return None
+    if page is None:
+        id_, revision, file = _prefixed(name, name[len(prefix) :], uri=prefix == "hf://")
+    else:
+        id_, revision, file = _addressed(name, page)
+    if not _sound(id_, revision):
+        raise _no_name(name)
+    return Repository(id_, revision, file)
 
 
-def _prefixed(name: str, rest: str, *, uri: bool) -> Repository:
-    """`rest` is what stands behind the prefix; a `uri` may name a file as well."""
+def _prefixed(name: str, rest: str, *, uri: bool) -> tuple[str, str | None, str | None]:
+    """Id, revision and file in what stands behind a prefix; only a `uri` may name a file."""
     rest, at, branch = rest.strip("/").partition("@")
     parts = rest.split("/")
     if uri:
@@ -201,7 +203,7 @@ def _prefixed(name: str, rest: str, *, uri: bool) -> Repository:
         revision, file = unquote(match["revision"]), match["file"]
     if (file and not uri) or (at and not revision):
         raise _no_name(name)
-    return _checked(name, "/".join(parts[:2]), revision, file)
+    return "/".join(parts[:2]), revision, file
 
 
 def _page(name: str) -> str | None:
@@ -220,8 +222,8 @@ def _page(name: str) -> str | None:
     return path.removeprefix(base).strip("/") if base else path
 
 
-def _addressed(name: str, path: str) -> Repository:
-    """The repository of an address' path, such as USER/NAME/tree/main."""
+def _addressed(name: str, path: str) -> tuple[str, str | None, str | None]:
+    """Id, revision and file in the path of an address, such as USER/NAME/tree/main."""
     owner, title, kind, rest = (*path.split("/", 3), "", "", "")[:4]
     _check_kind(name, owner)
     title, at, revision = title.partition("@")
@@ -231,20 +233,12 @@ def _addressed(name: str, path: str) -> Repository:
     if kind in {"tree", "blob", "resolve", "raw", "commit"}:  # others are tabs of the page
         match = re.fullmatch(_BRANCH, rest)
     revision, file = (match["revision"], match["file"]) if match else (revision, "")
-    return _checked(
-        name, f"{owner}/{title}", unquote(revision) or None, unquote(file or "") or None
-    )
+    return f"{owner}/{title}", unquote(revision) or None, unquote(file or "") or None
 
 
 def _check_kind(name: str, first: str) -> None:
     if first in _OTHER_KINDS:
         raise UnknownModelError(f"{name} is {_OTHER_KINDS[first]} of the hub, not a model.")
-
-
-def _checked(name: str, id_: str, revision: str | None, file: str | None) -> Repository:
-    if not _sound(id_, revision):
-        raise _no_name(name)
-    return Repository(id_, revision, file)
 
 
 def _sound(id_: str, revision: str | None) -> bool:

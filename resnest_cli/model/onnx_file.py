@@ -14,6 +14,7 @@ network is compiled. Other files run where the user trusts them.
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -128,17 +129,23 @@ def external_files(path: Path) -> tuple[Path, ...]:
 
 def _loaded(path: Path, data: bytes) -> "ModelProto":
     """The graph, without what external files hold."""
-    try:
+    with needed("onnx"):
         import onnx
-    except Exception as error:  # missing, or a library that it needs
-        raise EngineError(
-            f"the package onnx, which looks into {path}, cannot be loaded: {error}. Run: "
-            "pip install onnx"
-        ) from error
     try:
         return onnx.load_model_from_string(data)
     except Exception as error:
         raise CheckpointError(f"{path} is damaged or no ONNX file. Copy it again.") from error
+
+
+@contextmanager
+def needed(package: str) -> Iterator[None]:
+    """Turns whatever keeps a package, or a library of it, from being imported into EngineError."""
+    try:
+        yield
+    except Exception as error:
+        raise EngineError(
+            f"the package {package} cannot be loaded: {error}. Run: pip install {package}"
+        ) from error
 
 
 def _tensors(graph: "GraphProto") -> "list[TensorProto]":

@@ -16,7 +16,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -43,10 +43,7 @@ WRAPPERS = (
 
 
 class _Unread:
-    """Stands for a value beside the weights that is of no use here, such as a metric of numpy's.
-
-    Nothing of what it was made from is looked at.
-    """
+    """Stands for a value beside the weights, such as a metric of numpy's: it is not looked at."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Unread":
         """Takes whatever the pickle gives."""
@@ -162,6 +159,8 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
     It may be bare or stand under one of `WRAPPERS`, of which those without tensors count as absent
     where another has some.
     """
+    import torch
+
     around: list[Mapping[Any, Any]] = []
     notes: list[str] = []
     for _ in range(len(WRAPPERS)):  # wrapped more than once at times; never endlessly
@@ -172,7 +171,7 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
             )
         found = [key for key in WRAPPERS if content.get(key) is not None]
         found = [key for key in found if _has_tensors(content[key])] or found
-        if not found or _is_tensor(content[found[0]]):
+        if not found or isinstance(content[found[0]], torch.Tensor):
             break
         notes.append(f"took {found[0]}" + (f", not {', '.join(found[1:])}" if found[1:] else ""))
         around.append(content)
@@ -181,8 +180,6 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
     if not content:
         raise CheckpointError(f"{path} holds no tensors. Save the network's state_dict() instead.")
     for name, value in content.items():
-        if not isinstance(name, str):
-            raise CheckpointError(f"{path} has the key {quoted(name)}; names were expected.")
         _check_plain(path, name, value)
     named = clean_names(path, {name: tuple(value.shape) for name, value in content.items()})
     tensors = {clean: content[raw] for clean, raw in named.names.items()}
@@ -199,16 +196,12 @@ def unwrap(path: Path | str, content: object) -> Unwrapped:
 
 
 def _has_tensors(value: object, depth: int = len(WRAPPERS)) -> bool:
-    return isinstance(value, Mapping) and any(
-        _is_tensor(inner) or (depth > 0 and _has_tensors(inner, depth - 1))
-        for inner in value.values()
-    )
-
-
-def _is_tensor(value: object) -> bool:
     import torch
 
-    return isinstance(value, torch.Tensor)
+    return isinstance(value, Mapping) and any(
+        isinstance(inner, torch.Tensor) or (depth > 0 and _has_tensors(inner, depth - 1))
+        for inner in value.values()
+    )
 
 
 def _kind(value: object) -> str:
@@ -216,9 +209,11 @@ def _kind(value: object) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _check_plain(path: Path | str, name: str, value: object) -> None:
+def _check_plain(path: Path | str, name: object, value: object) -> None:
     import torch
 
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path} has the key {quoted(name)}; names were expected.")
     if not isinstance(value, torch.Tensor):
         raise CheckpointError(
             f"{path}: {quoted(name)} is {_kind(value)}; a tensor was expected. A state dict is "
@@ -274,10 +269,9 @@ class _Rebuild:
             return storage
         offset, shape, stride, *_ = given
         contiguous = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        if tuple(stride) != contiguous or min((offset, *shape)) < 0:
-            raise pickle.UnpicklingError("not a contiguous tensor")
-        if offset + prod(shape) > storage.size:
-            raise pickle.UnpicklingError("a tensor larger than its storage")
+        fits = min((offset, *shape)) >= 0 and offset + prod(shape) <= storage.size
+        if tuple(stride) != contiguous or not fits:
+            raise pickle.UnpicklingError("not a contiguous tensor within its storage")
         return _Array(storage, offset, tuple(shape))
 
 
@@ -317,8 +311,6 @@ def read_pickled_arrays(path: Path) -> "Arrays | None":
 
 
 def _from_zip(file: BinaryIO) -> "Arrays":
-    import numpy as np
-
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
@@ -330,33 +322,27 @@ def _from_zip(file: BinaryIO) -> "Arrays":
         ):
             raise ValueError("not written as usual")
         with archive.open(pickled) as stream:
-            content = _Unpickler(stream).load()
-
-        def read(storage: _Storage) -> "NDArray[Any]":
-            return np.frombuffer(archive.read(f"{folder}data/{storage.key}"), storage.dtype)
-
-        return _filled(_state_dict(content), read)
+            arrays = _state_dict(_Unpickler(stream).load())
+        keys = {array.storage.key for array in arrays.values()}
+        return _filled(arrays, {key: archive.read(f"{folder}data/{key}") for key in keys})
 
 
 def _from_legacy(file: BinaryIO) -> "Arrays":
-    import numpy as np
-
     if _Unpickler(file).load() != _MAGIC or _Unpickler(file).load() != _PROTOCOL:
         raise ValueError("not torch's legacy form")
     if not _Unpickler(file).load()["little_endian"]:
         raise ValueError("big-endian")
     arrays = _state_dict(_Unpickler(file).load())
-    keys = [str(key) for key in _Unpickler(file).load()]
     storages = {array.storage.key: array.storage for array in arrays.values()}
+    keys = [str(key) for key in _Unpickler(file).load()]
     if len(keys) != len(storages):  # the size of an unused storage's elements is not known
         raise ValueError("a storage without a tensor")
-    found = {}
+    content = {}
     for key in keys:
-        storage = storages[key]
-        if int.from_bytes(file.read(8), "little") != storage.size:
+        if int.from_bytes(file.read(8), "little") != storages[key].size:
             raise ValueError("damaged")
-        found[key] = np.frombuffer(file.read(storage.size * storage.dtype.itemsize), storage.dtype)
-    return _filled(arrays, lambda storage: found[storage.key])
+        content[key] = file.read(storages[key].size * storages[key].dtype.itemsize)
+    return _filled(arrays, content)
 
 
 def _state_dict(content: Any) -> dict[str, _Array]:
@@ -368,15 +354,14 @@ def _state_dict(content: Any) -> dict[str, _Array]:
     return dict(content)
 
 
-def _filled(arrays: dict[str, _Array], read: "Callable[[_Storage], NDArray[Any]]") -> "Arrays":
-    """The tensors with their values; each storage is read once."""
-    storages: Arrays = {}
+def _filled(arrays: dict[str, _Array], content: dict[str, bytes]) -> "Arrays":
+    """The tensors with their values, from the bytes of each storage."""
+    import numpy as np
+
     filled = {}
     for name, (storage, offset, shape) in arrays.items():
-        if storage.key not in storages:
-            storages[storage.key] = read(storage)
-        values = storages[storage.key]
-        if len(values) != storage.size or values.dtype != storage.dtype:
+        values = np.frombuffer(content[storage.key], storage.dtype)
+        if len(values) != storage.size:
             raise ValueError("damaged")
         filled[name] = values[offset : offset + prod(shape)].reshape(shape)
     return filled

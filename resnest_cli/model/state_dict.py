@@ -13,7 +13,7 @@ where timm may load in part.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# Wrappers that may stand anywhere in a name: torch.compile, FSDP, activation checkpointing.
-_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-_PARALLEL = "module."  # DataParallel, DistributedDataParallel, AveragedModel, timm's EMA
+# Wrappers: DataParallel, DistributedDataParallel, AveragedModel and timm's EMA begin a name;
+# torch.compile, FSDP and activation checkpointing may stand anywhere in it.
+_ANYWHERE = r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_WRAPPERS = rf"^(?:module\.|{_ANYWHERE})+|{_ANYWHERE}"
 # Not of the network: AveragedModel's counter, and what the profilers thop and pthflops register.
 _FOREIGN = {"n_averaged", "total_ops", "total_params", "__flops__", "__params__"}
 _STEM, _CLASSIFIER = "conv1.0.weight", ("fc.weight", "fc.bias")
@@ -56,7 +57,7 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
     left_out = [raw for raw in shapes if raw.rpartition(".")[2] in _FOREIGN]
     for raw in shapes:
         if raw.rpartition(".")[2] not in _FOREIGN:
-            name = _unwrapped(raw)
+            name = re.sub(_WRAPPERS, "", raw)
             if name in cleaned:
                 raise CheckpointError(
                     f"{path} has {quoted(name)} twice, as {quoted(cleaned[name])} and "
@@ -69,7 +70,7 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
     notes = [f"without the prefix {quoted(prefix)}"] if prefix else []
     if _STEM in inner and not inner.keys() & set(_CLASSIFIER):
         head = outside | {name: raw for name, raw in inner.items() if not name.startswith(_BODY)}
-        layer = _linear(head, shapes, _features(inner, shapes))
+        layer = _linear(head, inner, shapes)
         notes.append(f"classifier from {quoted(layer)}" if layer else "without a classifier")
         if layer:
             outside = {}
@@ -79,14 +80,6 @@ def clean_names(path: Path | str, shapes: Mapping[str, Shape]) -> Named:
             outside |= {name: inner.pop(name) for name in tuple(inner) if name.startswith("fc.")}
     left_out += outside.values()
     return Named(inner, (*notes, *_left_out(left_out)))
-
-
-def _unwrapped(name: str) -> str:
-    for wrapper in _ANYWHERE:
-        name = name.replace(wrapper, "")
-    while name.startswith(_PARALLEL):
-        name = name.removeprefix(_PARALLEL)
-    return name
 
 
 def _prefix(path: Path | str, names: Iterable[str]) -> str:
@@ -101,28 +94,25 @@ def _prefix(path: Path | str, names: Iterable[str]) -> str:
     return found[0] if found else ""
 
 
-def _features(names: Mapping[str, str], shapes: Mapping[str, Shape]) -> int | None:
-    """Number of pooled features: rows of the last stage's last convolution."""
-    found = {shapes[raw][:1] for name, raw in names.items()
-             if re.fullmatch(r"layer4\.\d+\.conv3\.weight", name)}  # fmt: skip
-    return found.pop()[0] if len(found) == 1 and () not in found else None
+def _linear(names: Mapping[str, str], body: Mapping[str, str], shapes: Mapping[str, Shape]) -> str:
+    """The name of the layer that these tensors are: linear, over the body's features; else empty.
 
-
-def _linear(names: Mapping[str, str], shapes: Mapping[str, Shape], features: int | None) -> str:
-    """The name of the layer that these tensors are: linear, over so many features; else empty."""
+    There are as many pooled features as rows of the last stage's last convolution.
+    """
+    last = {shapes[raw][:1] for name, raw in body.items()
+            if re.fullmatch(r"layer4\.\d+\.conv3\.weight", name)}  # fmt: skip
     layer = next(iter(names), "").rpartition(".")[0]
     weight, bias = (names.get(f"{layer}.{part}", "") for part in ("weight", "bias"))
-    if len(names) != 2 or not weight or not bias or len(shapes[bias]) != 1:
+    if len(last) != 1 or len(names) != 2 or not weight or not bias or len(shapes[bias]) != 1:
         return ""
-    return layer if shapes[weight] == (*shapes[bias], features) else ""
+    return layer if shapes[weight] == shapes[bias] + last.pop() else ""
 
 
 def _left_out(names: list[str]) -> list[str]:
     """One note: each kind of counter once, others by name, a few."""
-    counters = sorted({last for name in names if (last := name.rpartition(".")[2]) in _FOREIGN})
-    others = [name for name in names if name.rpartition(".")[2] not in _FOREIGN]
-    shown = [*counters, *map(quoted, others)]
-    return [f"left out {some(shown, len(counters) + 3)}"] if shown else []
+    counters = sorted({name.rpartition(".")[2] for name in names} & _FOREIGN)
+    others = [quoted(name) for name in names if name.rpartition(".")[2] not in _FOREIGN]
+    return [f"left out {some([*counters, *others], len(counters) + 3)}"] if names else []
 
 
 def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
@@ -131,13 +121,25 @@ def infer_variant(shapes: Mapping[str, Shape]) -> tuple[Variant, ...]:
     Several can fit: whether pooling comes before or after the split attention leaves no trace in
     the tensors, so that resnest50d and resnest50d_2s1x64d look the same.
     """
-    found = _traits(shapes)
-    return tuple(variant for variant in VARIANTS.values() if _traits_of(variant) == found)
+    return tuple(variant for variant in VARIANTS.values() if fits(variant, shapes))
 
 
 def fits(variant: Variant, shapes: Mapping[str, Shape]) -> bool:
     """Whether the shapes have the variant's blocks, widths, stem, radix and cardinality."""
-    return _traits_of(variant) == _traits(shapes)
+    if shapes.get(_STEM, ())[:1] != (variant.stem_width,):
+        return False
+    for stage, (width, blocks) in enumerate(zip(variant.widths, variant.blocks, strict=True), 1):
+        group = variant.group_width(width)
+        splits = group * variant.radix, group // (variant.radix * variant.cardinality), 3, 3
+        first, last, beyond = (f"layer{stage}.{index}" for index in (0, blocks - 1, blocks))
+        if (
+            shapes.get(f"{first}.conv2.conv.weight") != splits
+            or shapes.get(f"{first}.conv3.weight") != (width * EXPANSION, group, 1, 1)
+            or f"{last}.conv1.weight" not in shapes
+            or f"{beyond}.conv1.weight" in shapes
+        ):
+            return False
+    return True
 
 
 def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointError:
@@ -152,28 +154,6 @@ def no_single_variant(path: Path, fitting: tuple[Variant, ...]) -> CheckpointErr
         f"{path} fits no published ResNeSt: its tensors have other names or shapes. "
         f"Say what it is with --model ID --weights {path}, or give a checkpoint of this program."
     )
-
-
-def _traits(shapes: Mapping[str, Shape]) -> tuple[Any, ...]:
-    """What variants differ in: blocks per stage, stem, and the first block of every stage."""
-    blocks = [set[str]() for _ in range(4)]
-    for name in shapes:
-        if match := re.match(r"layer([1-4])\.(\d+)\.", name):
-            blocks[int(match[1]) - 1].add(match[2])
-    firsts = [
-        tuple(shapes.get(f"layer{stage}.0.{conv}.weight") for conv in ("conv2.conv", "conv3"))
-        for stage in range(1, 5)
-    ]
-    return tuple(len(found) for found in blocks), shapes.get(_STEM, ())[:1], firsts
-
-
-def _traits_of(variant: Variant) -> tuple[Any, ...]:
-    firsts = []
-    for width in variant.widths:
-        group = variant.group_width(width)
-        splits = group * variant.radix, group // (variant.radix * variant.cardinality), 3, 3
-        firsts.append((splits, (width * EXPANSION, group, 1, 1)))
-    return variant.blocks, (variant.stem_width,), firsts
 
 
 def expected_tensors(
@@ -269,13 +249,3 @@ def convert(
             )
         converted[name] = value
     return converted
-
-
-def halved(source: str, tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The tensors with floats rounded to float16; CheckpointError where it cannot hold them."""
-    rounded = {}
-    for name, tensor in tensors.items():
-        rounded[name] = tensor.half() if tensor.is_floating_point() else tensor
-        if not bool(rounded[name].isfinite().all()):
-            raise CheckpointError(f"{source}: {name} has values beyond float16's 65,504.")
-    return rounded

@@ -61,11 +61,11 @@ class TrainingPhotos:
     def membership(self, where: object) -> Callable[[bytes], bool]:
         """A test of SHA-256 digests, of microseconds, for photos of the set.
 
-        Raises CheckpointError where the hashes, which are from the file `where`, are damaged.
+        Raises as `numbers`.
         """
         import numpy as np
 
-        numbers = self._numbers(where)
+        numbers = self.numbers(where)
 
         def contains(digest: bytes) -> bool:
             number = np.uint64(_number(digest))
@@ -74,32 +74,23 @@ class TrainingPhotos:
 
         return contains
 
-    def union(self, other: "TrainingPhotos", where: object) -> "TrainingPhotos | None":
-        """The photos of both; None where they are too many. Raises as `membership`."""
+    def numbers(self, where: object) -> "NDArray[np.uint64]":
+        """All hashes, sorted; CheckpointError, naming the file `where`, if damaged."""
         import numpy as np
 
-        return _written(np.union1d(self._numbers(where), other._numbers(where)))
-
-    def _numbers(self, where: object) -> "NDArray[np.uint64]":
-        """All hashes, sorted."""
-        import numpy as np
-
-        damaged = CheckpointError(
-            f"{where}: its list of training photos is damaged. Download or copy it again."
-        )
+        count, upper = self.photos, _upper_bits(self.photos)
         try:
             data = base64.b64decode(self.hashes, validate=True)
-        except ValueError as error:
-            raise damaged from error
-        count, upper = self.photos, _upper_bits(self.photos)
-        if len(data) != _bytes(count):
-            raise damaged
+        except ValueError:
+            data = b""
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
         unary, low = np.split(bits, [count + (1 << upper)])
         low = low[: count * (BITS - upper)]  # of the last byte some are left over
         places = np.flatnonzero(unary)
-        if len(places) != count:
-            raise damaged
+        if len(data) != _bytes(count) or len(places) != count:
+            raise CheckpointError(
+                f"{where}: its list of training photos is damaged. Download or copy it again."
+            )
         wide = np.zeros((count, 64), np.uint8)
         wide[:, 64 - (BITS - upper) :] = low.reshape(count, BITS - upper)
         lower = np.packbits(wide, axis=1).view(">u8")[:, 0].astype(np.uint64)
@@ -110,10 +101,12 @@ class TrainingPhotos:
 def joined(
     where: object, one: TrainingPhotos | None, other: TrainingPhotos | None
 ) -> TrainingPhotos | None:
-    """As `TrainingPhotos.union`; None, too, where one of the two is not known."""
+    """The photos of both; None where one set is not known, or they are too many."""
+    import numpy as np
+
     if one is None or other is None or one == other:
         return one and other
-    return one.union(other, where)
+    return _written(np.union1d(one.numbers(where), other.numbers(where)))
 
 
 def digest_of(path: str | Path) -> bytes:

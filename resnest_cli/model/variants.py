@@ -2,7 +2,7 @@
 
 A record holds the architecture, the preprocessing it was trained for, the published accuracy and
 the file of its weights, so that no two commands can disagree about them. All but one are published;
-`resnest14t` is ours, and its weights come with the program. `multiply_adds` counts from the table.
+`resnest14t` is ours, and its weights come with the program.
 
 Sources: "ResNeSt: Split-Attention Networks" (arXiv 2004.08955); the original release
 (resnest.torch.resnest and .ablation); timm.models.resnest for the ids, the crops and the accuracies
@@ -138,7 +138,7 @@ class Variant:
     @property
     def architecture(self) -> dict[str, Any]:
         """The fields that decide tensor shapes and computation, JSON-ready."""
-        return {name: _plain(getattr(self, name)) for name in ARCHITECTURE_FIELDS}
+        return _plain({name: getattr(self, name) for name in ARCHITECTURE_FIELDS})
 
     def overridden(self, overrides: Mapping[str, Any]) -> "Variant":
         """This variant with other architecture fields, as a checkpoint's header records them.
@@ -162,8 +162,9 @@ ARCHITECTURE_FIELDS = (
 )  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON-ready: with lists for tuples."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in record.items()}
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -306,11 +307,14 @@ def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:
     size, crop_pct = record["size"], record["crop_pct"]
     if type(size) is not int or not 1 <= size <= 8192:
         raise ValueError(f"preprocessing size must be an integer from 1 to 8192, not {size!r}")
-    if not _is_number(crop_pct) or not 0.01 <= crop_pct <= 1:
+    if not _are_numbers([crop_pct], 1) or not 0.01 <= crop_pct <= 1:
         raise ValueError(f"preprocessing crop_pct must lie in [0.01, 1], not {crop_pct!r}")
     if record["interpolation"] not in ("bilinear", "bicubic"):
         raise ValueError(f"unknown interpolation {record['interpolation']!r}")
-    mean, std = (_three_numbers(name, record[name]) for name in ("mean", "std"))
+    for name in ("mean", "std"):
+        if not _are_numbers(record[name], 3):
+            raise ValueError(f"preprocessing {name} must be three numbers, not {record[name]!r}")
+    mean, std = ((float(r), float(g), float(b)) for r, g, b in (record["mean"], record["std"]))
     if min(std) < MIN_STD or max(std) > MAX_SCALE or max(map(abs, mean)) > MAX_SCALE:
         raise ValueError(
             f"preprocessing std must lie in [{MIN_STD:g}, {MAX_SCALE:g}] and mean in "
@@ -321,65 +325,12 @@ def preprocessing_from_dict(record: Mapping[str, Any]) -> Preprocessing:
 
 def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
     """A JSON-ready record of it."""
-    return {name: _plain(value) for name, value in asdict(preprocessing).items()}
+    return _plain(asdict(preprocessing))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
-
-
-def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(_is_number, value)):
-        raise ValueError(f"preprocessing {name} must be three numbers, not {value!r}")
-    return float(value[0]), float(value[1]), float(value[2])
-
-
-STAGES = ("stem", "stage 1", "stage 2", "stage 3", "stage 4", "head")
-
-
-def multiply_adds(
-    variant: Variant, size: int, *, num_classes: int | None = None, in_channels: int = 3
-) -> dict[str, int]:
-    """Multiply-adds for one photo of `size` x `size` pixels, by the names of `STAGES`.
-
-    Counted as in `Variant.gmacs`: convolutions and linear layers, one for each product with a
-    weight; `model.resnest` is followed line by line. The attention's product with the maps,
-    pooling, batch norms and biases are not counted: together they are less than 1 % of the whole.
-    `num_classes` is the variant's own unless it is given.
-    """
-    stem, side = variant.stem_width, _half(size)
-    found = {"stem": 9 * side**2 * (in_channels * stem + stem * stem + stem * 2 * stem)}
-    side = _half(side)  # the max pool
-    channels = 2 * stem
-    for number, (width, blocks) in enumerate(zip(variant.widths, variant.blocks, strict=True), 1):
-        total = 0
-        for index in range(blocks):
-            stride = 2 if number > 1 and index == 0 else 1
-            total += _of_bottleneck(variant, channels, width, side, stride)
-            side = _half(side) if stride == 2 else side
-            channels = width * EXPANSION
-        found[f"stage {number}"] = total
-    classes = variant.num_classes if num_classes is None else num_classes
-    return found | {"head": channels * classes}
-
-
-def _of_bottleneck(variant: Variant, in_channels: int, width: int, side: int, stride: int) -> int:
-    """Multiply-adds of a block whose input is (in_channels, side, side)."""
-    radix, groups = variant.radix, variant.cardinality
-    channels = variant.group_width(width)
-    out_channels = width * EXPANSION
-    before = side**2  # pixels
-    after = _half(side) ** 2 if stride == 2 else before
-    total = before * in_channels * channels
-    splitting = 9 * (channels // (groups * radix)) * channels * radix  # for one pixel
-    total += (after if variant.avd_first else before) * splitting
-    inner = max(channels * radix // 4, 32)  # of the attention, on pooled maps
-    total += channels // groups * inner + inner // groups * channels * radix
-    total += after * channels * out_channels
-    if stride > 1 or in_channels != out_channels:  # the shortcut is pooled first
-        total += after * in_channels * out_channels
-    return total
-
-
-def _half(side: int) -> int:
-    return -(-side // 2)
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(isinstance(v, int | float) and type(v) is not bool and abs(v) < 1e6 for v in values)
+    )

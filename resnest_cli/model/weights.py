@@ -12,7 +12,7 @@ are kept under their published names) and Hugging Face's, where timm's downloads
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,6 @@ from resnest_cli.paths import is_url
 from resnest_cli.progress import Notify, hidden, ignore
 
 LABELS_URL = "https://raw.githubusercontent.com/pytorch/hub/master/imagenet_classes.txt"
-_ACCESS = Access()
 LABELS_PATIENCE = Patience(connect=3, read=5, window=5, attempts=1)
 _LARGEST_LABELS = 100_000  # bytes
 _HUB = "hf://"  # begins the origin that stands for the hub
@@ -68,14 +67,12 @@ class _Request:
 
 def ensure(
     variant: Variant,
-    access: Access = _ACCESS,
-    source: str | None = None,
+    access: Access,
     *,
     hub_first: bool = False,
 ) -> Path:
     """The verified file of the variant's weights; downloaded when it is not on this machine.
 
-    `source` is a path or URL that replaces the published weights. A path is returned as it is.
     With `hub_first`, for names of the hub, its copy is preferred to torch.hub's. The hub is asked
     after the published hosts, but before them where it is preferred or HF_ENDPOINT names one.
 
@@ -83,10 +80,8 @@ def ensure(
         OfflineError: it is not on this machine, and `access.offline` forbids to connect.
         DownloadError: no host gave it.
         CacheError: the cache folder cannot be written, or is full.
-        WeightsError: the variant has no published weights, or `source` does not exist.
+        WeightsError: the variant has no published weights.
     """
-    if source is not None:
-        return _from_source(source, access)
     weights = _published(variant)
     if found := _good_copy(variant, access.notify, hub_first=hub_first):
         return found
@@ -120,19 +115,19 @@ def ensure(
 def verify(variant: Variant) -> VerifyResult:
     """Hashes the variant's file anew, whatever is remembered of it."""
     weights = _published(variant)
-    for path, expected in copies(variant).items():
-        with _read(path):
-            actual = hashes.sha256_of(path)
-        good = actual.startswith(expected)
-        if good:
-            hashes.remember(path, actual)
-        else:
-            hashes.forget(path)
-        return VerifyResult("ok" if good else "damaged", path, expected, actual)
-    return VerifyResult("missing", torch_path(weights), weights.hash_prefix)
+    path, expected = next(_copies(variant), (None, weights.hash_prefix))
+    if path is None:
+        return VerifyResult("missing", torch_path(weights), expected)
+    with _read(path):
+        actual = hashes.sha256_of(path)
+    if not actual.startswith(expected):
+        hashes.forget(path)
+        return VerifyResult("damaged", path, expected, actual)
+    hashes.remember(path, actual)
+    return VerifyResult("ok", path, expected, actual)
 
 
-def fetch_labels(access: Access = _ACCESS, *, public: bool = True) -> Path | None:
+def fetch_labels(access: Access, *, public: bool = True) -> Path | None:
     """Fetches the published class file into `$RESNEST_HOME`; None, without a word, if that fails.
 
     One quick attempt per place: the mirror, then the public host unless `public` is false.
@@ -165,24 +160,24 @@ def torch_path(weights: WeightsFile) -> Path:
 
 def find_cached(variant: Variant) -> Path | None:
     """The variant's file, ours or timm's, if there is one. Quick: its content is not looked at."""
-    return next(iter(copies(variant)), None)
+    return next((path for path, _ in _copies(variant)), None)
 
 
-def copies(variant: Variant, *, hub_first: bool = False) -> dict[Path, str]:
+def _copies(variant: Variant, *, hub_first: bool = False) -> Iterator[tuple[Path, str]]:
     """Every copy of the variant's weights on this machine, and how its SHA-256 must begin.
 
     torch.hub's comes first, unless the hub's is wanted. The hash is empty where none is known.
     """
-    found: dict[Path, str] = {}
     if variant.weights is None:  # a network of one's own, whatever its id
-        return found
-    if paths.is_file(path := torch_path(variant.weights)):
-        found[path] = variant.weights.hash_prefix
-    if variant.hub is None or (entry := _timms_file(variant.hub.id)) is None:
-        return found
-    known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
-    copy = {entry: known or hub.blob_hash(entry)}
-    return copy | found if hub_first else found | copy
+        return
+    own = torch_path(variant.weights)
+    if not hub_first and paths.is_file(own):
+        yield own, variant.weights.hash_prefix
+    if variant.hub is not None and (entry := _timms_file(variant.hub.id)):
+        known = variant.hub.sha256 if entry.name == WEIGHTS_NAMES[0] else ""
+        yield entry, known or hub.blob_hash(entry)
+    if hub_first and paths.is_file(own):
+        yield own, variant.weights.hash_prefix
 
 
 def _timms_file(repository: str) -> Path | None:
@@ -206,7 +201,7 @@ def _published(variant: Variant) -> WeightsFile:
 
 def _good_copy(variant: Variant, notify: Notify, *, hub_first: bool = False) -> Path | None:
     """The first copy on this machine whose hash is right."""
-    for path, expected in copies(variant, hub_first=hub_first).items():
+    for path, expected in _copies(variant, hub_first=hub_first):
         if _is_good(path, expected):
             return path
         if variant.weights and path != torch_path(variant.weights):
@@ -216,9 +211,9 @@ def _good_copy(variant: Variant, notify: Notify, *, hub_first: bool = False) -> 
 
 def _is_good(path: Path, expected: str) -> bool:
     with _read(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if not expected:
-            return path.stat().st_size > 0
-        return hashes.known_sha256(path).startswith(expected)
+        return (
+            hashes.known_sha256(path).startswith(expected) if expected else path.stat().st_size > 0
+        )
     return False
 
 
@@ -282,6 +277,7 @@ def _not_available(request: _Request, access: Access, reasons: list[str]) -> Wei
     """The error after every origin was asked in vain, or none may be asked."""
     target = request.place.target
     urls = [shown(url) for url in request.origins if is_url(url) and not url.startswith(_HUB)]
+    by_hand = f"and save it as\n{_listed([str(target)])}{_instead(request)}"
     if access.offline:
         looked = [
             f"{path}: {'damaged' if path.is_file() else 'not there'}"
@@ -291,15 +287,13 @@ def _not_available(request: _Request, access: Access, reasons: list[str]) -> Wei
         return OfflineError(
             f"{request.title} is not on this machine, and --offline (RESNEST_OFFLINE) forbids to "
             f"connect. Looked at\n{_listed([*looked, *reasons])}\n"
-            f"To get it, {request.advice}or download it elsewhere from\n{_listed(urls)}\n"
-            f"and save it as\n{_listed([str(target)])}{_instead(request)}"
+            f"To get it, {request.advice}or download it elsewhere from\n{_listed(urls)}\n{by_hand}"
         )
     return DownloadError(
         f"{request.title} could not be downloaded. Tried\n{_listed(reasons)}\n"
         f"Behind a proxy, set HTTPS_PROXY to its address and, if it inspects TLS, "
         f"REQUESTS_CA_BUNDLE to its certificate; --mirror names a private copy. Or by hand: open "
-        f"one of these addresses in a browser\n{_listed(urls)}\n"
-        f"and save the file as\n{_listed([str(target)])}{_instead(request)}"
+        f"one of these addresses in a browser\n{_listed(urls)}\n{by_hand}"
     )
 
 
@@ -327,22 +321,16 @@ def _mirrored(mirror: str | None, name: str) -> tuple[str, ...]:
     )
 
 
-def _from_source(source: str, access: Access) -> Path:
-    """What `--weights` names: a path as it is, or a URL's file."""
-    if is_url(source):
-        return _from_url(source, access)
-    path = paths.expanded(source)
-    if path.is_file():
-        return path
-    problem = "it is a folder" if path.is_dir() else "there is no such file"
-    raise WeightsError(f"cannot use weights {source}: {problem}. Give a file or an http(s) URL.")
-
-
-def _from_url(url: str, access: Access) -> Path:
+def fetched(url: str, access: Access) -> Path:
     """The file behind a URL, from `$RESNEST_HOME/weights` if it was fetched before.
 
-    Follows torch.hub: hex digits at the end of the name are the beginning of the SHA-256.
+    Follows torch.hub: hex digits at the end of the name are the beginning of the SHA-256. Raises as
+    `ensure`.
     """
+    if not is_url(url):
+        raise WeightsError(
+            f"cannot use weights {url}: there is no such file. Give a file or an http(s) URL."
+        )
     if not re.match(r"https?://[^/]", url, re.IGNORECASE):
         raise WeightsError(f"cannot use weights {url}: only http(s) URLs and files are known.")
     last = unquote(urlsplit(url).path).rpartition("/")[2]
@@ -373,27 +361,25 @@ def set_aside(path: Path) -> Path:
 
 
 def cached_files() -> list[Path]:
-    """Whole files: the published ones in torch.hub's folder, and those of URLs given by the user.
+    """What can be removed: whole files first, then what interrupted downloads have left.
 
-    Other files in torch.hub's folder and timm's downloads are not ours to remove and not listed.
+    These are published files in torch.hub's folder and those of URLs given by the user, but not
+    what belongs to a download that is under way. Other files in torch.hub's folder and timm's
+    downloads are not ours to remove and not listed.
     """
-    published = [torch_path(v.weights) for v in VARIANTS.values() if v.weights and not v.bundled]
-    given = [path for path in _url_files() if not _left_of(path)]
-    return [*filter(paths.is_file, published), *given]
-
-
-def leftovers() -> list[Path]:
-    """What interrupted downloads and damaged files have left, but for downloads under way now."""
     published = {variant.weights.name for variant in VARIANTS.values() if variant.weights}
-    found = [path for path in _files(paths.torch_checkpoints_dir()) if _left_of(path) in published]
-    found += [
+    found = [p for p in _files(paths.torch_checkpoints_dir()) if _owner(p).name in published]
+    for folder in paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*"):
+        found += _files(folder)
+    left = [path for path in found if path != _owner(path)]
+    left += [
         path
         for path in _files(paths.resnest_home())
-        if _left_of(path) == LABELS_FILE
+        if (path != _owner(path) and _owner(path).name == LABELS_FILE)
         or re.fullmatch(r"\.verified\.json\.[0-9a-f]{8}\.tmp", path.name)
     ]
-    found += filter(_left_of, _url_files())
-    return [path for path in found if not _under_way(_owner(path)) and path.exists()]
+    idle = [path for path in left if not _under_way(_owner(path)) and path.exists()]
+    return [*(path for path in found if path == _owner(path)), *idle]
 
 
 def _under_way(target: Path) -> bool:
@@ -406,18 +392,14 @@ def _under_way(target: Path) -> bool:
         return True
 
 
-def _left_of(path: Path) -> str:
-    """The name of the file that a leftover belongs to; empty for a file of its own."""
-    match = _LEFTOVER.fullmatch(path.name)
-    return match["name"] if match else ""
-
-
 def _owner(path: Path) -> Path:
-    return path.with_name(_left_of(path) or path.name)
+    """The file that a leftover belongs to; any other file is its own."""
+    match = _LEFTOVER.fullmatch(path.name)
+    return path.with_name(match["name"]) if match else path
 
 
 def remove(path: Path) -> bool:
-    """Removes one of `cached_files` or `leftovers`; False while a download of it is under way."""
+    """Removes one of `cached_files`; False while a download of it is under way."""
     try:
         with writing(path.parent, _variable(path)), lock_file(lock_of(_owner(path)), wait=0):
             path.unlink(missing_ok=True)
@@ -432,11 +414,6 @@ def remove(path: Path) -> bool:
 def _variable(path: Path) -> str:
     folders = {"RESNEST_HOME": paths.resnest_home(), "HF_HOME": paths.huggingface_hub_dir()}
     return next((name for name, at in folders.items() if path.is_relative_to(at)), "TORCH_HOME")
-
-
-def _url_files() -> list[Path]:
-    folders = paths.entries(paths.resnest_home() / "weights", "[0-9a-f]*")
-    return [path for folder in folders for path in _files(folder)]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -107,22 +107,22 @@ def show_file(name: str, access: "Access", *, as_json: bool) -> None:
 def _file(name: str, access: "Access") -> dict[str, Any]:
     from resnest_cli.model.checkpoint import read_state_dict
     from resnest_cli.model.checkpoint_header import read_info
-    from resnest_cli.model.loading import find_model
-    from resnest_cli.model.model_files import configured, find_file
+    from resnest_cli.model.config_json import configured
+    from resnest_cli.model.loading import find_model, locate
 
     meaning = understand(name)
     variant = meaning.variant
     if variant is not None and weights.find_cached(variant) is None:
         return {"variant": variant.id, "file": None} | _of_table(variant)
-    path, config = find_file(name, meaning, access)
+    path, config = locate(name, meaning, access)[:2]
     info = read_info(path)
     if info.format == "pickle":  # only its content says
         info, _ = read_state_dict(path)
     if config is None and variant is None:
         return _content(path, info)
     found = find_model(name, access=access)
-    info = configured(replace(info, variant=found.variant), config, path)
-    record = _content(path, replace(info, preprocessing=found.preprocessing))
+    info = replace(info, variant=found.variant)
+    record = _content(path, configured(info, config, path) if config else info)
     table = _of_table(variant or VARIANTS[found.variant.id])["preprocessing"]
     return record | {
         "config": str(found.config) if found.config else None,

@@ -84,9 +84,8 @@ class Ready:
             if self.model.trained_on is not None:
                 trained_on = joined(self.model.path, trained_on, self.model.trained_on)
         return CheckpointInfo(
-            variant=self.network.variant,
+            variant=replace(self.network.variant, preprocessing=self.preprocessing),
             class_names=data.class_names,
-            preprocessing=self.preprocessing,
             trained_on=trained_on,
             provenance=provenance,
         )

@@ -11,9 +11,9 @@ from resnest_cli.benchmark import stages
 from resnest_cli.benchmark.stages import _by_stage, _named, onnx_stages, torch_stages
 from resnest_cli.inference.onnx_graph import build_graph
 from resnest_cli.inference.torch_engine import TorchEngine
+from resnest_cli.model.cost import STAGES
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import build
-from resnest_cli.model.variants import STAGES
 from tests.networks import TINY, enliven
 
 BATCH = np.random.default_rng(0).standard_normal((2, 3, 48, 48), np.float32)

@@ -12,19 +12,23 @@ import argparse
 import csv
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from resnest_cli.data.dataset import read_split
 from resnest_cli.evaluation.calibration import calibration, fit_temperature
 from resnest_cli.evaluation.scores import Meter, Scores
+from resnest_cli.files import atomic_file
 from resnest_cli.inference.engine import create_engine
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo, read_header, write_container
 from resnest_cli.model.loading import find_model
 from resnest_cli.training.loader import Batches
 from resnest_cli.training.order import Draw
@@ -59,6 +63,15 @@ def history(run: Path) -> dict[str, Any]:
     return {"epochs": len(rows), "hours": round(seconds / 3600, 2)}
 
 
+def save_halved(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo) -> None:
+    """A checkpoint in float16, for half the size."""
+    checkpoint.save(path, tensors, info)
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    metadata = read_header(path).metadata
+    with atomic_file(path) as file:
+        write_container(file, metadata, halved)
+
+
 def main() -> None:
     """Validates, writes and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,11 +87,11 @@ def main() -> None:
     samples = read_split(options.run / "split.csv", args["data"]).val
     loaded = checkpoint.load(best)
     asked = {"size": options.img_size, "crop_pct": options.crop_pct}
-    assert loaded.info.preprocessing is not None
+    assert loaded.info.variant is not None
     preprocessing = replace(
-        loaded.info.preprocessing, **{key: value for key, value in asked.items() if value}
+        loaded.info.variant.preprocessing, **{key: value for key, value in asked.items() if value}
     )
-    info = replace(loaded.info, preprocessing=preprocessing)
+    info = replace(loaded.info, variant=replace(loaded.info.variant, preprocessing=preprocessing))
     options.out.mkdir(parents=True, exist_ok=True)
     draft = options.out / "draft.safetensors"
     checkpoint.save(draft, loaded.tensors, info)
@@ -92,7 +105,7 @@ def main() -> None:
         "data_source": "Tiny ImageNet-200: 64 x 64 pixel photos of 200 ImageNet classes",
     }  # fmt: skip
     info = replace(info, provenance=provenance)
-    checkpoint.save(draft, loaded.tensors, info, half=True)
+    save_halved(draft, loaded.tensors, info)
     shipped, logits = evaluate(draft, "torch", samples)
     truth = np.array([sample.label for sample in samples])
     temperature = fit_temperature(logits, truth)
@@ -106,7 +119,7 @@ def main() -> None:
         "ece_before_temperature": errors[0], "ece": errors[1],
     }  # fmt: skip
     info = replace(info, metrics=metrics, temperature=temperature)
-    checkpoint.save(draft, loaded.tensors, info, half=True)
+    save_halved(draft, loaded.tensors, info)
     print(f"float16: top-1 {shipped.top1.value:.2%}, top-5 {top5_of(shipped):.2%}, "
           f"loss {shipped.loss:.4f}")  # fmt: skip
     print(f"temperature {temperature:.4f}: calibration error {errors[0]:.2%} -> {errors[1]:.2%}")

@@ -15,7 +15,8 @@ import pytest
 from resnest_cli.benchmark import benchmark as jobs
 from resnest_cli.benchmark import measure, timing
 from resnest_cli.errors import EngineError
-from resnest_cli.model.variants import STAGES, VARIANTS, multiply_adds
+from resnest_cli.model.cost import STAGES, multiply_adds
+from resnest_cli.model.variants import VARIANTS
 from resnest_cli.supervise import Start
 from tests.conftest import Cli, make_photo
 from tests.networks import TINY

@@ -64,11 +64,7 @@ def test_timm_gives_the_same_logits(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_timm_builds_every_variant(name: str) -> None:
     variant = VARIANTS[name]
-    config = timm_config(
-        CheckpointInfo(
-            variant=variant, preprocessing=variant.preprocessing, num_classes=5, in_channels=3
-        )
-    )
+    config = timm_config(CheckpointInfo(variant=variant, num_classes=5, in_channels=3))
     assert config["architecture"] in TIMM_NAMES
     assert config["num_features"] == variant.num_features
     with torch.device("meta"):

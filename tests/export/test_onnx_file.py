@@ -56,7 +56,7 @@ def test_the_file_says_what_the_checkpoint_says(tmp_path: Path) -> None:
     names = [f"class {index}" for index in range(4)] + ["été\nüç"]
     fed = replace(TINY.preprocessing, size=50, crop_pct=0.8, interpolation="bicubic")
     info = checkpoint.CheckpointInfo(
-        variant=TINY, class_names=tuple(names), preprocessing=fed, temperature=1.7,
+        variant=replace(TINY, preprocessing=fed), class_names=tuple(names), temperature=1.7,
         metrics={"top1": 0.25}, provenance={"class_ids": ["a", "b", "c", "d", "e"], "seed": 3},
     )  # fmt: skip
     source, target = tmp_path / "own.safetensors", tmp_path / "own.onnx"

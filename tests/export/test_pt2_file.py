@@ -45,7 +45,7 @@ def test_other_kinds_of_variants_can_be_exported() -> None:
     for name in ("resnest50d_1s1x64d", "resnest50d_4s2x40d"):
         network = enliven(build(name, num_classes=7)).eval()
         info = CheckpointInfo(
-            variant=VARIANTS[name], preprocessing=VARIANTS[name].preprocessing, num_classes=7,
+            variant=VARIANTS[name], num_classes=7,
             in_channels=3,
         )  # fmt: skip
         data = formats.pt2_bytes(network, info)

@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(path: Path, seed: int = 0) -> Path:
     network = enliven(build(TINY, num_classes=5), seed)
     size = Preprocessing(PHOTOS.shape[-1])
-    info = CheckpointInfo(variant=TINY, preprocessing=size, class_names=tuple("abcde"))
+    info = CheckpointInfo(variant=replace(TINY, preprocessing=size), class_names=tuple("abcde"))
     save(path, network, info)
     return path
 
@@ -67,13 +67,13 @@ def stored() -> list[Path]:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
     """What was built: the path, or None for a session in memory."""
     made: list[Path | None] = []
-    real = onnx_engine._optimised
+    real = onnx_engine.optimised
 
     def counting(graph, path=None, size=None):
         made.append(path)
         return real(graph, path, size)
 
-    monkeypatch.setattr(onnx_engine, "_optimised", counting)
+    monkeypatch.setattr(onnx_engine, "optimised", counting)
     return made
 
 
@@ -306,7 +306,7 @@ def test_weights_replaced_while_they_are_compiled_are_not_stored(
     model: Model, builds: list
 ) -> None:
     entry = onnx_cache.entry_for(model, ("logits",), "x")
-    compilation = onnx_engine._Compilation(model, ("logits",))
+    compilation = onnx_engine._Compilation(model, "logits")
     compilation.entry = entry
     write(model.path, seed=1)
     assert not onnx_cache.obtain(entry, compilation.write)
@@ -320,7 +320,7 @@ def test_memory_and_file_give_the_same_bits_whatever_the_threads(
     """For the threads see `Fingerprint`; a network of full width, as small ones are not split."""
     network = enliven(build("resnest14d"))
     path = model.path.with_name("14.safetensors")
-    info = CheckpointInfo(variant=network.variant, preprocessing=Preprocessing(96))
+    info = CheckpointInfo(variant=replace(network.variant, preprocessing=Preprocessing(96)))
     save(path, network, info)
     large = find_model(str(path))
     photos = np.random.default_rng(1).standard_normal((2, 3, 96, 96), np.float32)
@@ -328,7 +328,7 @@ def test_memory_and_file_give_the_same_bits_whatever_the_threads(
     for threads in (1, 2, 3):
         monkeypatch.setattr(onnx_engine, "usable_cores", lambda threads=threads: threads)
         assert (onnx_engine.create(large).logits(photos) == want).all()
-        compilation = onnx_engine._Compilation(large, ("logits",))
+        compilation = onnx_engine._Compilation(large, "logits")
         assert (compilation.in_memory().logits(photos) == want).all()
 
 
@@ -350,7 +350,7 @@ def test_several_processes_at_once(tmp_path: Path, model: Model) -> None:
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(set(answers)) == 1
     assert len(stored()) == 1
-    assert onnx_cache.is_good(onnx_engine._Compilation(model, ("logits",)).entry)
+    assert onnx_cache.is_good(onnx_engine._Compilation(model, "logits").entry)
 
 
 def test_the_least_recently_used_goes_when_they_grow_too_large(
@@ -405,12 +405,12 @@ def test_auto_is_onnx_on_a_cpu_and_torch_where_torch_has_an_accelerator(
     assert engine.accelerator_likely() == (sys.platform == "darwin")
 
 
-def test_onnx_on_a_gpu_is_a_usage_error(model: Model) -> None:
+def test_onnx_on_a_gpu_is_a_usage_error() -> None:
     for device in ("cuda", "cuda:1", "mps"):
         with pytest.raises(UsageError, match="runs on the CPU"):
-            create_engine(model, device, "onnx")
+            engine.check_engine_name("onnx", device)
     with pytest.raises(UsageError, match="unknown engine"):
-        create_engine(model, "cpu", "tensorrt")  # type: ignore[arg-type]
+        engine.check_engine_name("tensorrt", "cpu")
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])

@@ -23,6 +23,7 @@ from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import get_variant
 from resnest_cli.net import Access
 from tests.conftest import Cli, make_photo
+from tests.model.test_checkpoint import edit_header
 from tests.networks import TINY, enliven
 
 State = dict[str, Any]
@@ -259,9 +260,9 @@ CLASS_NAMES: dict[str, tuple[dict[str, Any], tuple[str, ...] | str]] = {
     "from 1": ({"class_to_idx": {n: i + 1 for i, n in enumerate(NAMES)}}, "from 0 to 4"),
     "an array": ({"classes": np.array(NAMES)}, "is no list of texts"),
     "numbers": ({"classes": [0, 1, 2, 3, 4]}, "is no list of texts"),
-    "nested": ({"classes": {"a": {}, "b": {}}}, "does not map names to indices"),
-    "an empty name": ({"classes": ["a", "b", "", "d", "e"]}, "empty or no valid text"),
-    "no text": ({"classes": ["a", "b", "\ud800", "d", "e"]}, "empty or no valid text"),
+    "nested": ({"classes": {"a": {}, "b": {}}}, "does not number 2"),
+    "an empty name": ({"classes": ["a", "b", "", "d", "e"]}, "has names that are empty"),
+    "no text": ({"classes": ["a", "b", "\ud800", "d", "e"]}, "no valid text"),
 }  # fmt: skip
 
 
@@ -395,13 +396,11 @@ def test_absurd_preprocessing_is_an_error(
 ) -> None:
     import json
 
-    from resnest_cli.model.checkpoint_header import rewrite_metadata
-
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, state, checkpoint.CheckpointInfo(variant=TINY))
     record = json.loads(_metadata(path)["preprocessing"])
     record[field] = [0.5, value, 0.5]
-    rewrite_metadata(path, {"preprocessing": json.dumps(record)})
+    edit_header(path, preprocessing=json.dumps(record))
     with pytest.raises(CheckpointError, match=r"preprocessing (std|mean) must"):
         read_info(path)
 

@@ -7,8 +7,8 @@ import pytest
 import timm
 
 from resnest_cli.errors import CheckpointError
+from resnest_cli.model.config_json import parse_config, read_config
 from resnest_cli.model.labels import imagenet_ids
-from resnest_cli.model.model_files import parse_config, read_config
 from resnest_cli.model.variants import VARIANTS, Preprocessing
 
 FED = {
@@ -127,10 +127,10 @@ def test_model_args_are_the_architecture(args: dict, expected: str) -> None:
          "ViTForImageClassification, which is no ResNeSt"),
         (with_(num_classes=-1, label_names=None), "num_classes must be"),
         (with_(num_classes=3), "names 2 classes, and num_classes is 3"),
-        (with_(label_names={"0": "cat", "2": "dog"}), "without a gap"),
-        (with_(label_names=["cat", 7]), "no name of a class"),
-        (with_(label_names=["cat", "\ud800"]), "no text that can be written"),
-        (with_(label_names="cat"), "must be a list"),
+        (with_(label_names={"0": "cat", "2": "dog"}), "does not number 2 classes"),
+        (with_(label_names=["cat", 7]), "is no list of texts"),
+        (with_(label_names=["cat", "\ud800"]), "no valid text"),
+        (with_(label_names="cat"), "is no list of texts"),
         (with_(label_descriptions=["x"]), "must be an object"),
         (with_(pretrained_cfg=[]), "must be objects"),
         (with_(global_pool="catavgmax"), "global_pool 'catavgmax' is not supported"),

@@ -13,8 +13,8 @@ from PIL import Image
 from resnest_cli import Classifier
 from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.export.hub_folder import TIMM_NAMES, write_folder
+from resnest_cli.model.config_json import read_config
 from resnest_cli.model.loading import Model, find_model
-from resnest_cli.model.model_files import read_config
 from resnest_cli.model.variants import VARIANTS, Preprocessing
 from resnest_cli.net import Access
 from tests.conftest import CLASSES, Cli, make_photo

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.errors import UnknownModelError
+from resnest_cli.model import names
 from resnest_cli.model.names import Repository, find_named, understand
 from resnest_cli.model.variants import VARIANTS
 
@@ -35,19 +36,17 @@ MORE = (
 )
 
 
-def nowhere(_: Path) -> bool:
-    return False
-
-
-def everywhere(_: Path) -> bool:
-    return True
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every path exists."""
+    monkeypatch.setattr(names, "there", lambda _: True)
 
 
 @pytest.mark.parametrize("variant", PUBLISHED, ids=lambda variant: variant.id)
 @pytest.mark.parametrize("spelling", [*SPELLINGS, *MORE])
 def test_every_spelling_of_a_published_name_is_its_variant(variant, spelling: str) -> None:
     name = spelling.format(name=variant.hub.name, id=variant.hub.id)
-    assert understand(name, nowhere).variant == variant
+    assert understand(name).variant == variant
     assert find_named(name) == variant
 
 
@@ -82,19 +81,20 @@ def test_eight_are_on_the_hub() -> None:
     ],
 )  # fmt: skip
 def test_other_repositories(name: str, repository: Repository) -> None:
-    meaning = understand(name, nowhere)
+    meaning = understand(name)
     assert meaning.variant is None
     assert meaning.repository == repository
 
 
 def test_the_page_of_a_private_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example:8443/base/")
-    found = understand("https://hub.example:8443/base/user/model/tree/v1", nowhere)
+    found = understand("https://hub.example:8443/base/user/model/tree/v1")
     assert found.repository == Repository("user/model", "v1")
     with pytest.raises(UnknownModelError, match="no address of a model"):
-        understand("https://other.example/user/model", nowhere)
+        understand("https://other.example/user/model")
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize(
     ("name", "path"),
     [
@@ -110,17 +110,19 @@ def test_the_page_of_a_private_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_path_that_exists_wins_over_a_name_of_the_hub(name: str, path: str) -> None:
-    assert understand(name, everywhere).path == Path(path)
+    assert understand(name).path == Path(path)
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("name", ["resnest50d", "resnest50", "RESNEST50D.IN1K"])
 def test_the_table_wins_over_a_path(name: str) -> None:
-    assert understand(name, everywhere).variant == VARIANTS["resnest50d"]
+    assert understand(name).variant == VARIANTS["resnest50d"]
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("name", ["hf-hub:user/model", "hf://user/model"])
 def test_a_prefix_of_the_hub_means_the_hub(name: str) -> None:
-    assert understand(name, everywhere).repository == Repository("user/model")
+    assert understand(name).repository == Repository("user/model")
 
 
 @pytest.mark.parametrize(
@@ -156,5 +158,5 @@ def test_a_prefix_of_the_hub_means_the_hub(name: str) -> None:
 )  # fmt: skip
 def test_what_means_nothing_says_why(name: str, told: str) -> None:
     with pytest.raises(UnknownModelError) as error:
-        understand(name, nowhere)
+        understand(name)
     assert told in str(error.value)

@@ -13,8 +13,9 @@ from resnest.torch import ablation
 from resnest.torch import resnest as original
 from torch import Tensor, nn
 
+from resnest_cli.model.cost import multiply_adds
 from resnest_cli.model.resnest import ResNeSt, build
-from resnest_cli.model.variants import VARIANTS, Variant, multiply_adds
+from resnest_cli.model.variants import VARIANTS, Variant
 from tests.networks import EACH, lively, photos
 
 OURS = "resnest14t"  # in nobody's table: built of timm's parts

@@ -46,8 +46,7 @@ def test_extreme_hashes() -> None:
 
 
 def test_unions() -> None:
-    both = of(30).union(of(50, first=20), "x")
-    assert both == of(70)
+    assert joined("x", of(30), of(50, first=20)) == of(70)
     assert joined("x", of(3), None) is None
     assert joined("x", None, of(3)) is None
     assert joined("x", of(3), of(3)) == of(3)
@@ -58,7 +57,7 @@ def test_of_none_and_of_too_many_nothing_is_noted(monkeypatch: pytest.MonkeyPatc
     assert TrainingPhotos.of([]) is None
     monkeypatch.setattr(training_photos, "MOST_PHOTOS", 5)
     assert TrainingPhotos.of(digests(6)) is None
-    assert of(3).union(of(3, first=3), "x") is None
+    assert joined("x", of(3), of(3, first=3)) is None
 
 
 @pytest.mark.parametrize(

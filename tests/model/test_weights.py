@@ -280,57 +280,48 @@ def test_no_network_says_everything(variant, access, target) -> None:
 # --- the user's own weights ------------------------------------------------------------------
 
 
-def test_a_path_is_returned_as_it_is(variant, access, server, homes) -> None:
-    path = put(homes / "own.pth", b"whatever")
-    assert weights.ensure(variant, access, str(path)) == path
-    custom = replace(variant, weights=None)
-    assert weights.ensure(custom, replace(access, offline=True), str(path)) == path
-    assert server.requests == []
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("missing.pth", "no such file"),
-        (".", "folder"),
         ("s3://bucket/x.pth", "http"),
         ("http://", "http"),
     ],
 )
-def test_weights_that_cannot_be_used(variant, access, source, message) -> None:
+def test_weights_that_cannot_be_used(access, source, message) -> None:
     with pytest.raises(WeightsError, match=message):
-        weights.ensure(variant, access, source)
+        weights.fetched(source, access)
 
 
-def test_a_url_is_fetched_once(variant, access, server, homes) -> None:
+def test_a_url_is_fetched_once(access, server, homes) -> None:
     server.files["/own/my net.pth"] = File(DATA)
     server.files["/own/my%20net.pth"] = File(DATA)
     url = server.url("/own/my%20net.pth?key=1")
-    path = weights.ensure(variant, access, url)
+    path = weights.fetched(url, access)
     folder = hashlib.sha256(url.encode()).hexdigest()[:16]
     assert path == homes / "resnest_home" / "weights" / folder / "my_net.pth"
     assert path.read_bytes() == DATA
-    assert weights.ensure(variant, replace(access, offline=True), url) == path
+    assert weights.fetched(url, replace(access, offline=True)) == path
     assert len(server.requests) == 1
     assert not (homes / "resnest_home" / "imagenet_classes.txt").exists()
 
 
-def test_the_hash_in_the_name_of_a_url_is_checked(variant, access, server) -> None:
+def test_the_hash_in_the_name_of_a_url_is_checked(access, server) -> None:
     name = f"/own-{SHA256}.safetensors"
     server.files[name] = File(b"something else" * 100)
     with pytest.raises(DownloadError, match="wrong file"):
-        weights.ensure(variant, access, server.url(name))
+        weights.fetched(server.url(name), access)
     server.files[name] = File(DATA)
-    path = weights.ensure(variant, access, server.url(name))
+    path = weights.fetched(server.url(name), access)
     put(path, b"damaged")
-    assert weights.ensure(variant, access, server.url(name)).read_bytes() == DATA
+    assert weights.fetched(server.url(name), access).read_bytes() == DATA
 
 
-def test_the_file_of_a_url_is_private(variant, access, server, homes) -> None:
+def test_the_file_of_a_url_is_private(access, server, homes) -> None:
     server.files["/own.pth"] = File(DATA)
     before = os.umask(0)
     try:
-        path = weights.ensure(variant, access, server.url("/own.pth"))
+        path = weights.fetched(server.url("/own.pth"), access)
     finally:
         os.umask(before)
     folders = [path, *path.parents[:3]]
@@ -338,16 +329,16 @@ def test_the_file_of_a_url_is_private(variant, access, server, homes) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes")
-def test_the_file_of_a_url_that_others_can_write_is_not_used(variant, access, server) -> None:
+def test_the_file_of_a_url_that_others_can_write_is_not_used(access, server) -> None:
     """Where its name has no hash, nothing but its owner vouches for it."""
     for name in ("/own.pth", "/" + NAME):
         server.files[name] = File(DATA)
-        weights.ensure(variant, access, server.url(name)).chmod(0o666)
+        weights.fetched(server.url(name), access).chmod(0o666)
     with pytest.raises(
         CacheError, match=r"own\.pth, .* can be written by other users.* RESNEST_HOME"
     ):
-        weights.ensure(variant, access, server.url("/own.pth"))
-    assert weights.ensure(variant, access, server.url("/" + NAME)).read_bytes() == DATA
+        weights.fetched(server.url("/own.pth"), access)
+    assert weights.fetched(server.url("/" + NAME), access).read_bytes() == DATA
 
 
 def test_a_published_file_has_the_size_of_its_network(variant, access, server, target) -> None:
@@ -357,17 +348,17 @@ def test_a_published_file_has_the_size_of_its_network(variant, access, server, t
     assert not target.exists()
 
 
-def test_a_url_offline(variant, access, server) -> None:
+def test_a_url_offline(access, server) -> None:
     with pytest.raises(OfflineError, match=r"/own\.pth"):
-        weights.ensure(variant, replace(access, offline=True), server.url("/own.pth"))
+        weights.fetched(server.url("/own.pth"), replace(access, offline=True))
     assert server.requests == []
 
 
-def test_the_errors_of_a_url_name_its_variable(variant, access, server, homes) -> None:
+def test_the_errors_of_a_url_name_its_variable(access, server, homes) -> None:
     server.files["/own.pth"] = File(DATA)
     put(homes / "resnest_home", b"a file where the folder should be")
     with pytest.raises(CacheError, match="RESNEST_HOME"):
-        weights.ensure(variant, access, server.url("/own.pth"))
+        weights.fetched(server.url("/own.pth"), access)
 
 
 # --- damage ----------------------------------------------------------------------------------
@@ -599,11 +590,12 @@ def test_only_our_files_are_listed(homes) -> None:
     put(homes / "resnest_home/imagenet_classes.txt")
     put(homes / "resnest_home/notes.part")
     huggingface(homes)
-    assert weights.cached_files() == ours
-    assert sorted(weights.leftovers()) == sorted(rest)
+    found = weights.cached_files()
+    assert found[: len(ours)] == ours
+    assert sorted(found[len(ours) :]) == sorted(rest)
     for path in [*ours, *rest]:
         assert weights.remove(path)
-    assert weights.cached_files() == weights.leftovers() == []
+    assert weights.cached_files() == []
     left = sorted(p.name for p in homes.rglob("*") if p.is_file() and not p.is_symlink())
     assert left == sorted([*others, "imagenet_classes.txt", "notes.part", SHA256])
     assert not own.exists()
@@ -613,12 +605,12 @@ def test_a_download_under_way_is_left_alone(homes) -> None:
     torch = homes / "torch_home/hub/checkpoints"
     part, damaged = put(torch / f"{PUBLISHED}.part"), put(torch / f"{PUBLISHED}.damaged")
     with lock_file(torch / f"{PUBLISHED}.lock"):
-        assert weights.leftovers() == []
+        assert weights.cached_files() == []
         assert not weights.remove(part)
         assert not weights.remove(torch / f"{PUBLISHED}.lock")
         assert (torch / f"{PUBLISHED}.lock").exists()
     assert part.exists()
-    assert set(weights.leftovers()) >= {part, damaged}
+    assert set(weights.cached_files()) >= {part, damaged}
 
 
 def test_what_cannot_be_removed_is_named(homes, monkeypatch) -> None:

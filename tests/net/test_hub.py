@@ -294,7 +294,7 @@ BUSY = Reply(429, b"", headers={"Retry-After": "300"})
         (ID, scripted(Reply(200, b"{}")), ("does not answer as a hub",)),
         (ID, pointer, ("Git LFS pointer",)),
         (ID, other_network, ("resnet50, which is no ResNeSt",)),
-        (f"hf://{ID}/sub/best.pth", lambda _: None, ("it has no such file", f"hf://{ID}/sub/best")),
+        (f"hf://{ID}/sub/best.pth", lambda _: None, ("holds no sub/best.pth", f"hf://{ID}/sub/best")),
     ],
 )  # fmt: skip
 def test_errors_in_words(

@@ -35,9 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = random.integers(0, 255, (40, 50, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "data" / name / f"{index}.png")
     variant = replace(TINY, preprocessing=Preprocessing(32))
-    info = CheckpointInfo(
-        variant=variant, class_names=("cat", "dog"), preprocessing=variant.preprocessing
-    )
+    info = CheckpointInfo(variant=variant, class_names=("cat", "dog"))
     network = enliven(build(variant, num_classes=2))
     checkpoint.save(folder / "pets.safetensors", network.state_dict(), info)
     return folder
