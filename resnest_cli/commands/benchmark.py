@@ -3,7 +3,8 @@
 from typing import Annotated
 
 from resnest_cli import output
-from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines, benchmark
+from resnest_cli.benchmark.benchmark import BenchmarkJob, Engines
+from resnest_cli.benchmark.benchmark import benchmark as timed
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
@@ -32,7 +33,7 @@ EPILOG = """Examples:
 
 
 @command
-def benchmark_command(
+def benchmark(
     *,
     model: ModelName = DEFAULT_MODEL,
     engine: Annotated[
@@ -65,7 +66,7 @@ def benchmark_command(
     sizes = _sizes(batch_size or ["1,8,32"])
     job = BenchmarkJob(model, engine, device, sizes, img_size, repeats, min_time, photos)
     with output.Bar(unit="steps", logged=True) as progress:
-        found = benchmark(job, output.message, progress)
+        found = timed(job, output.message, progress)
     from resnest_cli.output.results import show_benchmark
 
     show_summary(found, format_, show_benchmark)

@@ -14,9 +14,9 @@ from resnest_cli.evaluation.evaluate import (
     Gathered,
     Split,
     check_calibrated,
-    evaluate,
     other_job,
 )
+from resnest_cli.evaluation.evaluate import evaluate as asked
 from resnest_cli.files import check_folder, locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
@@ -39,7 +39,7 @@ EPILOG = """Examples:
 
 
 @command
-def evaluate_command(
+def evaluate(
     *,
     data: Annotated[
         str,
@@ -109,7 +109,7 @@ def evaluate_command(
 
 def _evaluated(job: EvaluateJob) -> Gathered:
     with output.Bar(beside_records=True) as progress:
-        found = evaluate(job, predict_job.classifier, progress)
+        found = asked(job, predict_job.classifier, progress)
     for note in found.subject.notes:
         output.message(note)
     return found

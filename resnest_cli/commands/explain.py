@@ -22,9 +22,9 @@ from resnest_cli.explanation.explain import (
     Explained,
     ExplainJob,
     add_to,
-    explain,
     explanation_page,
 )
+from resnest_cli.explanation.explain import explain as explained
 from resnest_cli.explanation.picture_paths import target
 from resnest_cli.files import locked
 from resnest_cli.jobs import predict as predict_job
@@ -45,7 +45,7 @@ EPILOG = """Examples:
 
 
 @command
-def explain_command(
+def explain(
     *,
     run: Annotated[RunOptions, Without("batch_size workers")],
     model: Annotated[
@@ -120,7 +120,7 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
             add_to(page, one)
 
     stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
-    found = explain(job, predict_job.classifier, stdin)
+    found = explained(job, predict_job.classifier, stdin)
     done, failed, lines = show_records(found, total, write, writer.close)
     if html is not None and page is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {LEGEND}"

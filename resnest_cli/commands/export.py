@@ -36,7 +36,7 @@ EPILOG = """Examples:
 
 
 @command
-def export_command(
+def export(
     *,
     model: ModelName = DEFAULT_MODEL,
     output_: Annotated[

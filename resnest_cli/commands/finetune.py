@@ -16,8 +16,6 @@ EPILOG = """Examples:
 
   resnest finetune data/ --resume"""
 
-CLASS = training.GroupedCommand
-
 
 @command
 def finetune(*, run: RunFlags, flags: Flags) -> None:

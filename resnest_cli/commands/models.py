@@ -15,7 +15,8 @@ from resnest_cli.net import Access
 from resnest_cli.options import Option, TableFormat
 from resnest_cli.text import megabytes
 
-app = typer.Typer(
+models = typer.Typer(
+    add_completion=False,
     invoke_without_command=True,
     rich_markup_mode=None,
     help="List the variants; verify, clean or look into files of weights.",
@@ -33,7 +34,7 @@ app = typer.Typer(
 subcommand = partial(command, common=False)
 
 
-@app.callback()
+@models.callback()
 @subcommand
 def list_models(*, context: typer.Context, format_: TableFormat = "table") -> None:
     """List the variants and which of them are on this machine."""
@@ -43,11 +44,11 @@ def list_models(*, context: typer.Context, format_: TableFormat = "table") -> No
         show_variants(as_json=format_ == "json")
 
 
-@app.command(epilog="Examples:\n\n  resnest models verify\n\n  resnest models verify resnest50d")
+@models.command(epilog="Examples:\n\n  resnest models verify\n\n  resnest models verify resnest50d")
 @subcommand
 def verify(
     *,
-    models: Annotated[
+    names: Annotated[
         tuple[str, ...], Option("Default: all that are cached.", "[MODEL...]", argument=True)
     ] = (),
 ) -> None:
@@ -55,8 +56,8 @@ def verify(
 
     Exit code 1 where a file is damaged, or one that was named is missing.
     """
-    if models:
-        chosen = [get_named(name) for name in models]
+    if names:
+        chosen = [get_named(name) for name in names]
     else:
         chosen = [v for v in VARIANTS.values() if v.bundled or weights.find_cached(v)]
     results = [(variant, weights.verify(variant)) for variant in chosen]
@@ -75,7 +76,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Examples:\n\n  resnest models clean --dry-run\n\n  resnest models clean")
+@models.command(epilog="Examples:\n\n  resnest models clean --dry-run\n\n  resnest models clean")
 @subcommand
 def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")] = False) -> None:
     """Remove downloaded weights, compiled models and what interrupted downloads left.
@@ -100,7 +101,7 @@ def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")]
     )
 
 
-@app.command(
+@models.command(
     epilog="Examples:\n\n  resnest models show best.safetensors\n\n"
     "  resnest models show timm/resnest50d.in1k --format json"
 )

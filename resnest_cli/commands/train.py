@@ -21,8 +21,6 @@ EPILOG = """Examples:
 
   resnest train --config runs/train/exp/args.toml"""
 
-CLASS = training.GroupedCommand
-
 
 @command
 def train(*, run: Annotated[RunFlags, Without("mirror offline")], flags: Flags) -> None:

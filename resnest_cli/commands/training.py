@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Given, access
@@ -46,25 +45,6 @@ class RunFlags:
     )
     dry_run: bool = setting(False, "Check data and settings, tell the plan, and stop.")
     find_lr: bool = setting(False, "Look for a learning rate, draw lr_finder.png, and stop.")
-
-
-class GroupedCommand(TyperCommand):
-    """A command whose help has a heading for each group of options, for there are many."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes arguments, then options by their `rich_help_panel`; those without one first."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                argument = parameter.param_type_name == "argument"
-                panel = getattr(parameter, "rich_help_panel", None)
-                groups.setdefault("Arguments" if argument else panel or "Options", []).append(
-                    record
-                )
-        for name, records in groups.items():
-            with formatter.section(name):
-                formatter.write_dl(records)
 
 
 def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:

@@ -39,8 +39,10 @@ def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     imported = python(code).split("IMPORTED")[1].split()
     assert "resnest_cli.app" in imported
     assert not {"torch", "torchvision", "timm", "onnx", "onnxruntime"} & set(imported)
-    if arguments[0] == "predict":  # a command does not wait for the others
-        assert not {"resnest_cli.commands.train", "resnest_cli.commands.evaluate"} & set(imported)
+    if arguments != ["models"]:
+        assert not {"pydantic", "rich", "jinja2"} & set(imported)
+    loaded = {name for name in app.COMMANDS if f"resnest_cli.commands.{name}" in imported}
+    assert loaded == {arguments[0]} - {"--help"}  # a command does not wait for the others
 
 
 def test_module_script_and_version() -> None:
@@ -69,6 +71,12 @@ def test_top_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     nothing = cli()
     assert nothing.code == 2
     assert nothing.err.strip() == result.out.strip()
+    assert "Did you mean 'features'" in cli("feature").err
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_the_table_of_commands_has_the_first_line_of_each(name: str) -> None:
+    assert app.load(name).get_short_help_str(1000) == app.COMMANDS[name]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,6 +106,17 @@ def test_shell_completion(shell: str) -> None:
     )
     assert "predict" in done.stdout, done.stderr
     assert "download" not in done.stdout
+
+
+def test_shell_completion_of_a_commands_options() -> None:
+    environment = {"COMP_WORDS": "resnest predict --top", "COMP_CWORD": "2"}
+    code = (
+        "import os, sys\n"
+        f"os.environ.update({environment!r}, _RESNEST_COMPLETE='complete_bash')\n"
+        "sys.argv = ['resnest']\nfrom resnest_cli.app import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["--topk"], done.stderr
 
 
 def test_unexpected_errors_are_one_message_and_exit_1(
