@@ -229,7 +229,7 @@ def _converted(setting: Setting, value: Any) -> Any:
         return [_converted(one, text) for text in value]
     if not isinstance(value, str) or setting.kind is str:  # a default, or a switch
         return value
-    converted = value if get_args(setting.kind) else setting.kind(value)
+    converted: Any = value if get_args(setting.kind) else setting.kind(value)
     if setting.kind is Path:
         refused = converted.exists() and not os.access(converted, os.R_OK)
     elif setting.kind is bool:

@@ -140,7 +140,7 @@ def show_summary(
 ) -> None:
     """A command's answer on stdout, as JSON or in words."""
     if format_ == "json":
-        output.emit(output.to_json(summary, indent=2) + "\n")
+        output.show_json(summary)
     else:
         show_table(summary)
 

@@ -75,13 +75,14 @@ class Answered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """The model and the data that are judged.
+class Gathered:
+    """What a model answered, as plain data: nothing of it needs numpy.
 
     `split` is the side of the data that was judged, "all" for all of several, None without a split.
     `trained_on` is how many photos the model has learned from, None where that is not known.
     """
 
+    items: tuple[Answered, ...]
     model: str
     path: str
     split: str | None
@@ -91,28 +92,10 @@ class Subject:
     temperature: float
     notes: tuple[str, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What the working process answered. Plain data: nothing of it needs numpy."""
-
-    items: tuple[Answered, ...]
-    subject: Subject
-
     @property
     def trained(self) -> int:
         """How many of the photos the model has learned from."""
         return sum(item.trained for item in self.items)
-
-    @property
-    def judged(self) -> "Gathered":
-        """The photos that the figures are of: those that the model has not learned from, and all
-        where no readable one is left.
-        """
-        left = tuple(item for item in self.items if not item.trained)
-        if all(item.record.error is not None for item in left):
-            return self
-        return Gathered(left, self.subject)
 
 
 def check_calibrated(job: EvaluateJob) -> None:
@@ -150,7 +133,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         try:
             item = next(found)
         except StopIteration as end:
-            subject: Subject = end.value
+            gathered: Gathered = end.value
             break
         items.append(item)
         failed += item.record.error is not None
@@ -161,10 +144,10 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
             f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
             f"{first.error}."
         )
-    return Gathered(tuple(items), subject)
+    return replace(gathered, items=tuple(items))
 
 
-def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Subject]:
+def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Gathered]:
     from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.scores import answer
     from resnest_cli.images.sources import Source
@@ -201,7 +184,8 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
             place, loss = answer(logits, truth, model.temperature)
             kept = logits.tobytes() if job.keep_logits else None
             yield Answered(len(photos), record, truth, place, loss, kept, index in trained)
-    return Subject(
+    return Gathered(
+        items=(),
         model=model.name,
         path=str(model.path),
         split=split,

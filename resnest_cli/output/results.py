@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from resnest_cli.output.messages import message
-from resnest_cli.output.sink import emit
-from resnest_cli.output.tables import show_table
+from resnest_cli.output.sink import emit, show_table
 from resnest_cli.text import megabytes, percent, printable_name
 
 Figures = Mapping[str, Any]
@@ -60,47 +59,44 @@ def with_trained(figures: Figures) -> str | None:
 
 
 def show_evaluation(figures: Figures) -> None:
-    """The figures, the hardest classes, the commonest mistakes and the surest."""
+    """The figures, what is hard, a calibration and a comparison where there are such."""
     emit(f"{printable_name(figures['model'])}: {photos_of(figures)}\n\n")
     show_table(("", "", ""), headline(figures), "lrl")
-    every = with_trained(figures)
-    if every is not None:
+    if every := with_trained(figures):
         emit(f"\n{every}\n")
     known = [one for one in figures["classes"] if one["support"]]
     hardest = sorted(known, key=lambda one: (one["f1"], one["index"]))[:_FEW]
+    scores = ("precision", "recall", "f1")
     emit("\nThe hardest classes\n\n")
     rows = [
-        [one["label"], str(one["support"])]
-        + [percent(one[key]) for key in ("precision", "recall", "f1")]
+        [one["label"], str(one["support"]), *(percent(one[key]) for key in scores)]
         for one in hardest
     ]
     show_table(("Class", "Photos", "Precision", "Recall", "F1"), rows)
-    if not figures["confusions"]:
-        return
-    emit("\nTaken for another most often\n\n")
-    rows = [
-        [one["truth"], one["predicted"], str(one["photos"])] for one in figures["confusions"][:_FEW]
-    ]
-    show_table(("True class", "Taken for", "Photos"), rows, "llr")
-    emit("\nThe surest mistakes\n\n")
-    rows = [
-        [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
-        for one in figures["worst"][:_FEW]
-    ]
-    show_table(("Photo", "True class", "Taken for", ""), rows, "lllr")
+    if figures["confusions"]:
+        emit("\nTaken for another most often\n\n")
+        common = figures["confusions"][:_FEW]
+        rows = [[one["truth"], one["predicted"], str(one["photos"])] for one in common]
+        show_table(("True class", "Taken for", "Photos"), rows, "llr")
+        emit("\nThe surest mistakes\n\n")
+        rows = [
+            [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
+            for one in figures["worst"][:_FEW]
+        ]
+        show_table(("Photo", "True class", "Taken for", ""), rows, "lllr")
+    if "calibrated" in figures:
+        emit(
+            "\nTemperature {temperature:.4g} written into {name}: calibration error "
+            "{ece_before:.2%} before, {ece_after:.2%} after (on these {photos:,} photos); loss "
+            "{loss_before:.4f}, {loss_after:.4f}.\n".format(
+                name=printable_name(figures["calibrated"]["file"]), **figures["calibrated"]
+            )
+        )
+    if "comparison" in figures:
+        _show_comparison(figures["comparison"])
 
 
-def show_calibration(record: Figures) -> None:
-    """What the temperature mends."""
-    emit(
-        f"\nTemperature {record['temperature']:.4g} written into {printable_name(record['file'])}: "
-        f"calibration error {percent(record['ece_before'])} before, {percent(record['ece_after'])} "
-        f"after (on these {record['photos']:,} photos); loss {record['loss_before']:.4f}, "
-        f"{record['loss_after']:.4f}.\n"
-    )
-
-
-def show_comparison(record: Figures) -> None:
+def _show_comparison(record: Figures) -> None:
     """Which photos changed, and whether that is more than chance."""
     emit(
         f"\nAgainst {printable_name(record['model'])} (top-1 {percent(record['top1'])}): it has "
@@ -110,19 +106,18 @@ def show_comparison(record: Figures) -> None:
     )
     if record["trained_on"]:
         seen = f"{record['trained_on']:,} photo(s) that one of the two was trained on"
-        if record["trained_on"] == record["photos"]:
-            emit(f"All are {seen}: this says nothing about which is better.\n")
-        else:
-            emit(f"Without {seen}.\n")
+        every = record["trained_on"] == record["photos"]
+        says_nothing = f"All are {seen}: this says nothing about which is better.\n"
+        emit(says_nothing if every else f"Without {seen}.\n")
     for title, key in (("right with the other only", "mended"), ("wrong with it only", "broken")):
         changed: Sequence[Figures] = record[key]
         if changed:
             emit(f"\n{title}:\n")
-            for one in changed[:_FEW]:
-                text = "{input}: {truth}; {this} / {other}".format_map(one)
-                emit(f"  {printable_name(text)}\n")
-            if len(changed) > _FEW:
-                emit(f"  and {len(changed) - _FEW:,} more\n")
+        for one in changed[:_FEW]:
+            text = "{input}: {truth}; {this} / {other}".format_map(one)
+            emit(f"  {printable_name(text)}\n")
+        if len(changed) > _FEW:
+            emit(f"  and {len(changed) - _FEW:,} more\n")
 
 
 # Export
@@ -189,16 +184,14 @@ def _show_int8(found: Figures) -> None:
 
 def show_benchmark(found: Figures) -> None:
     """What was measured on, the runs, the stages, and the pipeline if any."""
-    emit(_heading(found) + "\n\n")
+    _show_heading(found)
     show_runs(found)
-    emit("\n")
     _show_stages(found)
     if found["pipeline"] is not None:
-        emit("\n")
         _show_pipeline(found["pipeline"])
 
 
-def _heading(found: Figures) -> str:
+def _show_heading(found: Figures) -> None:
     model, machine = found["model"], found["machine"]
     size, versions = model["img_size"], machine["versions"]
     weights = "random weights" if model["weights"] == "random" else f"{model['classes']} classes"
@@ -218,7 +211,7 @@ def _heading(found: Figures) -> str:
             f"product   {one['gmacs_per_second']:,.0f} GMAC/s: {one['side']} x {one['side']} "
             f"float32 matrices, {on}"
         )
-    return "\n".join(lines)
+    emit("\n".join(lines) + "\n\n")
 
 
 def _engine(one: Figures) -> str:
@@ -250,7 +243,7 @@ def show_runs(found: Figures) -> None:
 
 def _show_stages(found: Figures) -> None:
     shares, stages = found["model"]["multiply_add_shares"], found["stages"]
-    emit(f"Share of time by stage, batch of {stages['batch_size']}\n\n")
+    emit(f"\nShare of time by stage, batch of {stages['batch_size']}\n\n")
     engines = stages["engines"]
     rows = [
         [stage, f"{share:.1%}", *(f"{one['shares'][stage]:.1%}" for one in engines)]
@@ -264,7 +257,7 @@ def _show_stages(found: Figures) -> None:
 
 def _show_pipeline(found: Figures) -> None:
     emit(
-        f"From files to answers: {found['photos']} photo(s) of {printable_name(found['input'])}, "
+        f"\nFrom files to answers: {found['photos']} photo(s) of {printable_name(found['input'])}, "
         f"decoded by {found['threads']} thread(s)\n\n"
     )
     rates = found["photos_per_second"]
