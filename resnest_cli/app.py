@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from resnest_cli import __version__, output
-from resnest_cli.commands.flags import Command, QuickParameters
+from resnest_cli.commands.flags import Command, QuickParameters, epilog
 from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
 from resnest_cli.paths import local_arguments
 from resnest_cli.text import printable_name
@@ -32,20 +32,15 @@ COMMANDS = {
     "models": "List the variants; verify, clean or look into files of weights.",
 }
 
-EPILOG = """Examples:
-
-  resnest predict dog.jpg --model resnest101e --topk 5
-
-  resnest features photos/ -o feats.npy
-
-  resnest finetune data/ --classes 10
-
-  resnest models
-
-  resnest download resnest50d
-
-Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130 Ctrl-C;
-143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
+EXAMPLES = """
+resnest predict dog.jpg --model resnest101e --topk 5
+resnest features photos/ -o feats.npy
+resnest finetune data/ --classes 10
+resnest models
+resnest download resnest50d
+"""
+EXIT_CODES = """Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed;
+130 Ctrl-C; 143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
 
 
 class Commands(QuickParameters, TyperGroup):
@@ -69,7 +64,7 @@ def load(name: str) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, cls=Command, epilog=module.EPILOG)(found)
+    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(found)
     return typer.main.get_command(app)
 
 
@@ -81,7 +76,7 @@ def command_line() -> Any:
         no_args_is_help=True,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog=EPILOG,
+        epilog=f"{epilog(EXAMPLES)}\n\n{EXIT_CODES}",
     )
     app.callback()(resnest)
     return typer.main.get_command(app)

@@ -23,21 +23,15 @@ from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
 from resnest_cli.output.results import show_evaluation
 
-EPILOG = """Examples:
-
-  resnest evaluate data/ --model runs/finetune/exp/weights/best.safetensors
-
-  resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
-
-  resnest evaluate data/ --model best.safetensors --format json | jq .top1
-
-  resnest evaluate data/ --model best.safetensors --html page.html
-
-  resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
-
-  resnest evaluate data/ --model best.safetensors --split test
-
-  resnest evaluate data/ --model best.safetensors --compare resnest50d"""
+EXAMPLES = """
+resnest evaluate data/ --model runs/finetune/exp/weights/best.safetensors
+resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
+resnest evaluate data/ --model best.safetensors --format json | jq .top1
+resnest evaluate data/ --model best.safetensors --html page.html
+resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
+resnest evaluate data/ --model best.safetensors --split test
+resnest evaluate data/ --model best.safetensors --compare resnest50d
+"""
 
 
 @command

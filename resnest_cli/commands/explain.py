@@ -31,17 +31,13 @@ from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
-EPILOG = """Examples:
-
-  resnest explain photo.jpg --model resnest50d -o heat.png
-
-  resnest explain photo.jpg --class "tabby" --class n02123159 -o heat.png
-
-  resnest explain photo.jpg --attention attention.png
-
-  resnest explain photos/ -o heat/ --html page.html
-
-  resnest explain photo.jpg --model best.safetensors --format json"""
+EXAMPLES = """
+resnest explain photo.jpg --model resnest50d -o heat.png
+resnest explain photo.jpg --class "tabby" --class n02123159 -o heat.png
+resnest explain photo.jpg --attention attention.png
+resnest explain photos/ -o heat/ --html page.html
+resnest explain photo.jpg --model best.safetensors --format json
+"""
 
 
 @command

@@ -20,19 +20,14 @@ if TYPE_CHECKING:
     from resnest_cli.export.hub_folder import Push
     from resnest_cli.model.loading import Model
 
-EPILOG = """Examples:
-
-  resnest export --model best.safetensors -o model.onnx --check photos/
-
-  resnest export --model best.safetensors -o model.pt2
-
-  resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
-
-  resnest export --model best.safetensors --hub my-model/
-
-  resnest export --model best.safetensors --hub my-model/ --push USER/NAME --dry-run
-
-  resnest predict photo.jpg --model model.onnx"""
+EXAMPLES = """
+resnest export --model best.safetensors -o model.onnx --check photos/
+resnest export --model best.safetensors -o model.pt2
+resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
+resnest export --model best.safetensors --hub my-model/
+resnest export --model best.safetensors --hub my-model/ --push USER/NAME --dry-run
+resnest predict photo.jpg --model model.onnx
+"""
 
 
 @command

@@ -4,17 +4,13 @@ from resnest_cli.commands import training
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.training import Flags, RunFlags
 
-EPILOG = """Examples:
-
-  resnest finetune data/ --classes 10
-
-  resnest finetune data/ --model resnest101e --freeze none --epochs 20
-
-  resnest finetune data/ --model runs/train/exp/weights/best.safetensors
-
-  resnest finetune data/ --dry-run
-
-  resnest finetune data/ --resume"""
+EXAMPLES = """
+resnest finetune data/ --classes 10
+resnest finetune data/ --model resnest101e --freeze none --epochs 20
+resnest finetune data/ --model runs/train/exp/weights/best.safetensors
+resnest finetune data/ --dry-run
+resnest finetune data/ --resume
+"""
 
 
 @command

@@ -64,6 +64,11 @@ def access(mirror: str | None, offline: bool) -> Access:
     return Access(mirror, offline, output.DownloadBar(), output.message)
 
 
+def epilog(examples: str) -> str:
+    """The end of a command's help, of its examples, one a line."""
+    return "\n\n  ".join(("Examples:", *examples.strip().splitlines()))
+
+
 def command(function: Callable[..., None], *, common: bool = True) -> Callable[..., None]:
     """A command as Typer takes it; with --quiet and --debug, unless `common` is False.
 

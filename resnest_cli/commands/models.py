@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.flags import command
+from resnest_cli.commands.flags import command, epilog
 from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named, understand
@@ -32,15 +32,12 @@ models = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
     help="List the variants; verify, clean or look into files of weights.",
-    epilog="""Examples:
-
-  resnest models
-
-  resnest models --format json
-
-  resnest models verify
-
-  resnest models show runs/finetune/exp/weights/best.safetensors""",
+    epilog=epilog("""
+resnest models
+resnest models --format json
+resnest models verify
+resnest models show runs/finetune/exp/weights/best.safetensors
+"""),
 )
 
 subcommand = partial(command, common=False)
@@ -115,7 +112,7 @@ def _row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-@models.command(epilog="Examples:\n\n  resnest models verify\n\n  resnest models verify resnest50d")
+@models.command(epilog=epilog("resnest models verify\nresnest models verify resnest50d"))
 @subcommand
 def verify(
     *,
@@ -147,7 +144,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@models.command(epilog="Examples:\n\n  resnest models clean --dry-run\n\n  resnest models clean")
+@models.command(epilog=epilog("resnest models clean --dry-run\nresnest models clean"))
 @subcommand
 def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")] = False) -> None:
     """Remove downloaded weights, compiled models and what interrupted downloads left.
@@ -173,8 +170,10 @@ def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")]
 
 
 @models.command(
-    epilog="Examples:\n\n  resnest models show best.safetensors\n\n"
-    "  resnest models show timm/resnest50d.in1k --format json"
+    epilog=epilog(
+        "resnest models show best.safetensors\n"
+        "resnest models show timm/resnest50d.in1k --format json"
+    )
 )
 @subcommand
 def show(

@@ -23,23 +23,16 @@ from resnest_cli.jobs.predict import PredictJob, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
 from resnest_cli.output.messages import is_quiet
 
-EPILOG = """Examples:
-
-  resnest predict dog.jpg --model resnest101e --topk 5
-
-  resnest predict photos/ -o records.csv
-
-  resnest predict photos/ --html page.html
-
-  resnest predict "photos/**/*.jpg" --format jsonl | head -3
-
-  find . -name "*.png" -print0 | resnest predict --from-file - -0
-
-  curl -s https://example.org/dog.jpg | resnest predict -
-
-  resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
-
-  resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto"""
+EXAMPLES = """
+resnest predict dog.jpg --model resnest101e --topk 5
+resnest predict photos/ -o records.csv
+resnest predict photos/ --html page.html
+resnest predict "photos/**/*.jpg" --format jsonl | head -3
+find . -name "*.png" -print0 | resnest predict --from-file - -0
+curl -s https://example.org/dog.jpg | resnest predict -
+resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
+resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
+"""
 
 _FEW = 8  # explicit photos up to this number get a table each
 _FORMATS: dict[str, output.Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
