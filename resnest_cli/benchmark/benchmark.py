@@ -7,41 +7,19 @@ a message.
 
 import tempfile
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
+from resnest_cli.benchmark import BenchmarkJob
 from resnest_cli.errors import EngineError
 from resnest_cli.progress import Notify, Progress, silent
 from resnest_cli.signals import PatientStop
 from resnest_cli.supervise import Start, supervised
 
-Engines = Literal["all", "auto", "onnx", "torch"]
+Step = tuple[int, int, str]  # so many are done of so many, and what comes next
 
 _NO_LIMIT = 86_400.0  # seconds; nothing here is watched one by one
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkJob:
-    """What was asked for; see the options of `resnest benchmark`. `min_time` is in seconds."""
-
-    model: str
-    engine: Engines = "all"
-    device: str = "auto"
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    img_size: int | None = None
-    repeats: int = 5
-    min_time: float = 0.5
-    photos: str | None = None
-
-
-class Step(NamedTuple):
-    """So many steps of so many are done, and what comes next."""
-
-    done: int
-    total: int
-    title: str
 
 
 def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) -> dict[str, Any]:
@@ -62,7 +40,8 @@ def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) ->
             except StopIteration as end:
                 found: dict[str, Any] = end.value
                 return found
-            progress(step.done, step.total, title=step.title)
+            done, total, title = step
+            progress(done, total, title=title)
 
 
 def _work(
@@ -74,7 +53,7 @@ def _work(
             "the process that measured was killed, probably because memory ran out: give smaller "
             "batches with --batch-size, or a smaller --img-size."
         )
-    yield Step(0, 1, "getting ready")
+    yield 0, 1, "getting ready"
     from resnest_cli.benchmark.measure import measure
 
     return (yield from measure(job, folder, notify))

@@ -229,7 +229,9 @@ def _converted(setting: Setting, value: Any) -> Any:
     """The value of a text, or of several; raises ValueError where it is not written as usual."""
     if setting.option.parser is not None:
         return setting.option.parser(value)
-    if get_origin(setting.kind) in {list, tuple}:
+    if setting.several:  # texts, whatever becomes of them
+        return list(value)
+    if get_origin(setting.kind) is list:
         one = setting._replace(kind=get_args(setting.kind)[0])
         return [_converted(one, text) for text in value]
     if not isinstance(value, str) or setting.kind is str:  # a default, or a switch
