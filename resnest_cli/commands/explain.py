@@ -16,16 +16,15 @@ from resnest_cli.commands.inputs import (
     write_page,
 )
 from resnest_cli.errors import UsageError
+from resnest_cli.explanation import Explained, ExplainJob
 from resnest_cli.explanation.explain import (
     LEGEND,
     MOST_CLASSES,
-    Explained,
-    ExplainJob,
     add_to,
     explanation_page,
+    target,
 )
 from resnest_cli.explanation.explain import explain as explained
-from resnest_cli.explanation.picture_paths import target
 from resnest_cli.files import locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat

@@ -6,22 +6,23 @@ neither numpy nor torch.
 """
 
 import gc
-import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import ImageError, ResnestError, UsageError
+from resnest_cli.explanation import Explained, ExplainJob, Target
+from resnest_cli.images import folders
+from resnest_cli.images.sources import is_url
 from resnest_cli.inference.ranking import Record
-from resnest_cli.options import ModelOptions, RunOptions
+from resnest_cli.options import ModelOptions
+from resnest_cli.paths import check_not_read, check_place, local_path
 from resnest_cli.supervise import Replay, Start, supervised
 
 if TYPE_CHECKING:
-    from resnest_cli.explanation.photo_view import Region
     from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.report.pages import Page
@@ -32,6 +33,7 @@ LEGEND = (
     "on its own scale); the white line goes where it is half the most, the orange frame around "
     "what the network saw."
 )
+_PICTURES = (".png", ".jpg", ".jpeg")
 _MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
 
 # Photos after which figures, which hold each other in circles, are swept up: Python itself would
@@ -39,80 +41,6 @@ _MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
 _SWEEP = 10
 
 Make = Callable[[ModelOptions], "Classifier"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where pictures go: a file, or a `folder` with a file for each photo."""
-
-    path: Path
-    folder: bool
-
-    def of(self, index: int, name: str, ending: str) -> Path:
-        """The file for the photo `name`, the input number `index` from 0: 00001-cat.png."""
-        if not self.folder:
-            return self.path
-        # The number makes it unique, whatever photos are called.
-        stem = re.sub(r"[^\w.-]+", "_", Path(name).stem.encode("utf-8", "replace").decode())
-        return self.path / f"{index + 1:05}-{stem[:60] or 'photo'}{ending}"
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainJob:
-    """What was asked for; see the options of `resnest explain`.
-
-    `stage` is None for the one that suits the photos' size. With `tiles` explanations bring small
-    pictures for a page.
-    """
-
-    options: RunOptions
-    model: ModelOptions
-    classes: tuple[str, ...]
-    topk: int
-    stage: int | None
-    heat: Target | None
-    attention: Target | None
-    tiles: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """The answer for one photo. `regions` are where it is hot, for each class of the record.
-
-    `heat` and `attention` are the files that were written. `tiles` are JPEG files, of the photo and
-    of each class.
-    """
-
-    record: Record
-    stage: int | None = None
-    regions: "tuple[Region | None, ...]" = ()
-    blocks: tuple[dict[str, Any], ...] = ()
-    heat: str | None = None
-    attention: str | None = None
-    tiles: tuple[bytes, ...] = ()
-
-    @property
-    def input(self) -> str:
-        """The photo's name."""
-        return self.record.input
-
-    @property
-    def error(self) -> str | None:
-        """Why there is no answer."""
-        return self.record.error
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it; `hot` is where, in fractions of the upright photo's sides."""
-        found = self.record.as_dict()
-        for prediction, region in zip(found["predictions"], self.regions, strict=True):
-            prediction["hot"] = region and {
-                "box": [round(value, 4) for value in region.box],
-                "centre": [round(value, 4) for value in region.centre],
-            }
-        found |= {"stage": self.stage, "heat": self.heat}
-        if self.blocks:
-            found |= {"attention": self.attention, "blocks": list(self.blocks)}
-        return found
 
 
 Results = Generator[Explained, None, int]
@@ -185,3 +113,52 @@ def add_to(page: "Page", found: Explained) -> None:
     from resnest_cli.report.pages import jpeg_uri
 
     page.add(found.record, tiles=list(map(jpeg_uri, found.tiles)))
+
+
+def target(
+    path: Path | None, option: str, read: Iterable[str | None], *, one: bool
+) -> Target | None:
+    """Where the pictures of `option` go: of `one` photo a file, of several a folder.
+
+    A folder that exists serves for one photo, too; for several it is made. `read` are the inputs
+    and files that the command reads.
+
+    Raises:
+        UsageError: another kind of file, a file for several photos, one that is read, or a folder
+            inside of one that is read.
+        ResnestError: the folder that it would lie in does not exist.
+    """
+    if path is None:
+        return None
+    if one and not path.is_dir():
+        if path.suffix.lower() not in _PICTURES:
+            raise UsageError(f"{option} {path}: pictures are .png or .jpg files.")
+        check_place(path)
+        check_not_read(path, read, option)
+        return Target(path, folder=False)
+    if path.suffix.lower() in _PICTURES and not path.is_dir():
+        raise UsageError(
+            f"{option} {path}: there may be several photos, with a picture each; give {option} a "
+            "folder."
+        )
+    if path.exists() and not path.is_dir():
+        raise ResnestError(f"{path}: cannot be written: is a file. Give {option} a folder.")
+    if not path.is_dir():
+        check_place(path)
+    for name in filter(None, read):
+        if path.resolve().is_relative_to(_folder_of(name) or path.resolve() / "none"):
+            raise UsageError(
+                f"{option} {path}: lies in {name}, which is read: the pictures would be taken for "
+                f"photos. Give {option} another folder."
+            )
+    return Target(path, folder=True)
+
+
+def _folder_of(name: str) -> Path | None:
+    """The folder that an input is, or that a glob begins in."""
+    if is_url(name) or name == "-":
+        return None
+    path = Path(local_path(name))
+    while folders.is_glob(str(path)) and path != path.parent:
+        path = path.parent
+    return path.resolve() if folders.is_folder(str(path)) else None

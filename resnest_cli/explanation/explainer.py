@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnest_cli.errors import UsageError
-from resnest_cli.explanation.explain import Explained, ExplainJob
+from resnest_cli.explanation import Explained, ExplainJob
 from resnest_cli.explanation.photo_view import HOT, PhotoView, hot_region
 from resnest_cli.explanation.pictures import (
     SIDE,

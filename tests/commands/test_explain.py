@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from resnest_cli.errors import UsageError
-from resnest_cli.explanation.explain import Target
-from resnest_cli.explanation.picture_paths import target
+from resnest_cli.explanation import Target
+from resnest_cli.explanation.explain import target
 from resnest_cli.model.checkpoint_header import set_temperature
 from tests.commands.test_predict_hazards import ROOT
 from tests.conftest import CLASSES, Cli, make_photo
