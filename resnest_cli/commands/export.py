@@ -1,7 +1,7 @@
 """`resnest export`: a network as a file for other programs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,12 @@ from resnest_cli.errors import UsageError
 from resnest_cli.files import check_folder, locked
 from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
+from resnest_cli.output.results import show_export
 from resnest_cli.paths import check_not_read, check_place
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.export.export import ExportJob
-    from resnest_cli.export.hub_folder import Push
     from resnest_cli.model.loading import Model
 
 EXAMPLES = """
@@ -83,15 +83,16 @@ def export(
             raise UsageError("--license goes into the model card of --hub DIR.")
     elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
         raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
-    to = push_target(
-        push, output.message, hub=hub, private=private, dry_run=dry_run, offline=access.offline
+    repository = push_target(
+        push, hub=hub, private=private, dry_run=dry_run, offline=access.offline
     )
     found = find_model(model, source=weights, labels=labels, access=access)
     if hub is not None:
         check_folder(hub, "--hub")
     with locked(output_, folder=hub):
         if hub is not None:
-            _to_hub(found, hub, license_, to, format_, dry_run=dry_run)
+            summary = _to_hub(found, hub, license_, repository, private=private, dry_run=dry_run)
+            show_summary(summary, format_, show_export)
         elif output_ is not None:
             job = ExportJob(output_, opset, check, calibrate, calibrate_photos)
             _to_file(found, job, format_)
@@ -99,7 +100,6 @@ def export(
 
 def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
     from resnest_cli.export.export import export
-    from resnest_cli.output.results import show_export
 
     with output.Bar() as progress:
         found = export(model, job, progress)
@@ -119,20 +119,19 @@ def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
 
 
 def _to_hub(
-    model: "Model", folder: Path, license_: str | None, to: "Push | None", format_: TableFormat,
-    *, dry_run: bool,
-) -> None:  # fmt: skip
+    model: "Model", folder: Path, license_: str | None, repository: str | None, *,
+    private: bool, dry_run: bool,
+) -> dict[str, Any]:  # fmt: skip
     from resnest_cli.export.hub_folder import push_folder, rehearse, write_folder
-    from resnest_cli.output.results import show_export
 
-    if to and dry_run:
-        summary = rehearse(model, folder, license_, to)
+    if repository and dry_run:
+        summary = rehearse(model, folder, license_, repository, private=private)
     else:
         summary = write_folder(model, folder, license_)
     if not summary["timm"]:
         output.message(
             "timm cannot build this network; the model card says how to load it with resnest-cli."
         )
-    if to and not dry_run:
-        summary = push_folder(folder, summary, to)
-    show_summary(summary, format_, show_export)
+    if repository and not dry_run:
+        return push_folder(folder, summary, repository, private=private, notify=output.message)
+    return summary
