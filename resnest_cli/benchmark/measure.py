@@ -25,17 +25,8 @@ import numpy as np
 import torch
 
 from resnest_cli import __version__
-from resnest_cli.benchmark import BenchmarkJob
-from resnest_cli.benchmark.timing import (
-    LEAST_REPEATS,
-    Case,
-    Float32,
-    Matmul,
-    in_turn,
-    onnx_stages,
-    spread,
-    torch_stages,
-)
+from resnest_cli.benchmark import BenchmarkJob, timing
+from resnest_cli.benchmark.timing import Case, Float32, Matmul
 from resnest_cli.cpu import cpu_feature_names, usable_cores
 from resnest_cli.errors import EngineError, ImageError, OfflineError, ResnestError, UsageError
 from resnest_cli.images.batches import Preparation
@@ -97,7 +88,7 @@ def measure(
         rounds = len(cases) * (job.repeats + 1)
         extra = (1 + len(timed)) * job.repeats if photos else 0
         total = rounds + len(timed) + extra
-        for done, title in in_turn(cases, job.repeats, job.min_time):
+        for done, title in timing.in_turn(cases, job.repeats, job.min_time):
             yield done, total, title
         stages = []
         size = min(job.batch_size, key=lambda batch: (abs(batch - _USUAL), batch))
@@ -144,12 +135,12 @@ def noise(rng: np.random.Generator, classifier: Classifier, photos: int) -> Floa
 def _stages(job: BenchmarkJob, timed: _Timed, size: int, folder: Path) -> dict[str, Any]:
     """The stages of one engine, over about as long as its timed runs took."""
     wanted = math.ceil(job.repeats * job.min_time / median(timed.cases[size].samples))
-    runs = min(max(wanted, LEAST_REPEATS), _MOST_RUNS)
+    runs = min(max(wanted, timing.LEAST_REPEATS), _MOST_RUNS)
     classifier = timed.classifier
     batch = noise(np.random.default_rng(0), classifier, size)
     if isinstance(classifier.engine, TorchEngine):
-        return torch_stages(classifier.engine, batch, runs)
-    return onnx_stages(classifier.model, batch, runs, folder)
+        return timing.torch_stages(classifier.engine, batch, runs)
+    return timing.onnx_stages(classifier.model, batch, runs, folder)
 
 
 def _figures(
@@ -188,7 +179,7 @@ def _figures(
                 "batch_size": batch,
                 "repeats": len(case.samples),
                 "runs_per_repeat": case.runs,
-                "ms": spread(case.samples),
+                "ms": timing.spread(case.samples),
                 "photos_per_second": one.rate(batch),
                 "gmacs_per_second": total * one.rate(batch) / 1e9,
                 "matmul_share": total * one.rate(batch) / one.matmul.best,

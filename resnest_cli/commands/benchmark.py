@@ -6,7 +6,7 @@ from typing import Any
 
 from resnest_cli import output
 from resnest_cli.benchmark import BenchmarkJob
-from resnest_cli.benchmark.benchmark import benchmark as timed
+from resnest_cli.benchmark import benchmark as benchmarking
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
@@ -33,7 +33,7 @@ def benchmark(*, job: BenchmarkJob, format_: TableFormat = "table") -> None:
     understand(job.model)
     job = replace(job, batch_size=_sizes(job.batch_size or ("1,8,32",)))
     with output.Bar(unit="steps", logged=True) as progress:
-        found = timed(job, output.message, progress)
+        found = benchmarking.benchmark(job, output.message, progress)
     show_summary(found, format_, show_benchmark)
 
 

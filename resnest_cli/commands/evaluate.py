@@ -9,15 +9,8 @@ from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import check_written, finish, show_summary, write_page
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import ResnestError
-from resnest_cli.evaluation.evaluate import (
-    EvaluateJob,
-    FolderNumbers,
-    Gathered,
-    Split,
-    check_calibrated,
-    other_job,
-)
-from resnest_cli.evaluation.evaluate import evaluate as asked
+from resnest_cli.evaluation import evaluate as evaluation
+from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split
 from resnest_cli.files import check_folder, locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
@@ -92,20 +85,20 @@ def evaluate(
     if output_ is not None:
         check_folder(output_, "-o")
     if calibrate:
-        check_calibrated(job)
+        evaluation.check_calibrated(job)
     if compare is not None:
         from resnest_cli.model.names import understand
 
         understand(compare)
     with locked(html, Path(model.model) if calibrate else None, folder=output_):
         first = _answers(job)
-        second = None if compare is None else _answers(other_job(job, compare))
+        second = None if compare is None else _answers(evaluation.other_job(job, compare))
         _show(first, second, calibrate, format_, output_, html)
 
 
 def _answers(job: EvaluateJob) -> Gathered:
     with output.Bar(beside_records=True) as progress:
-        found = asked(job, predict_job.classifier, progress)
+        found = evaluation.evaluate(job, predict_job.classifier, progress)
     for note in found.notes:
         output.message(note)
     return found

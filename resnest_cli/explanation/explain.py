@@ -1,4 +1,4 @@
-"""What `resnest explain` does: photos -> explanations, and the page of them.
+"""What `resnest explain` does: photos -> explanations, with their pictures.
 
 A working process decodes, runs the network and draws, one photo after the other, so that memory
 stays flat and a photo that crashes the decoder costs its own record alone. This process imports
@@ -25,24 +25,14 @@ from resnest_cli.supervise import Replay, Start, supervised
 if TYPE_CHECKING:
     from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.report.pages import Page
 
-MOST_CLASSES = 12  # in one picture
-LEGEND = (
-    "The lighter and the more yellow a place, the more it speaks for the class (Grad-CAM, each map "
-    "on its own scale); the white line goes where it is half the most, the orange frame around "
-    "what the network saw."
-)
 _PICTURES = (".png", ".jpg", ".jpeg")
-_MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
 
 # Photos after which figures, which hold each other in circles, are swept up: Python itself would
 # wait until there are hundreds of MB of them. It takes a tenth of a second.
 _SWEEP = 10
 
 Make = Callable[[ModelOptions], "Classifier"]
-
-
 Results = Generator[Explained, None, int]
 
 
@@ -101,32 +91,13 @@ def _ours(source: "Source", job: ExplainJob) -> str | None:
     return None
 
 
-def explanation_page(model: str) -> "Page":
-    """An empty page of explanations."""
-    from resnest_cli.report.pages import Page
-
-    return Page(f"Where {model} looked", "", most=_MOST_ON_PAGE, wide=True)
-
-
-def add_to(page: "Page", found: Explained) -> None:
-    """Adds an explanation to its page."""
-    from resnest_cli.report.pages import jpeg_uri
-
-    page.add(found.record, tiles=list(map(jpeg_uri, found.tiles)))
-
-
 def target(
     path: Path | None, option: str, read: Iterable[str | None], *, one: bool
 ) -> Target | None:
     """Where the pictures of `option` go: of `one` photo a file, of several a folder.
 
     A folder that exists serves for one photo, too; for several it is made. `read` are the inputs
-    and files that the command reads.
-
-    Raises:
-        UsageError: another kind of file, a file for several photos, one that is read, or a folder
-            inside of one that is read.
-        ResnestError: the folder that it would lie in does not exist.
+    and files that the command reads, none of which is written to.
     """
     if path is None:
         return None

@@ -92,9 +92,7 @@ def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exporte
 
     Raises:
         UsageError: an opset or a folder that does not serve.
-        CheckpointError: the weights cannot be used.
-        EngineError: the exported network cannot be run here.
-        ResnestError: no photo can be read.
+        ResnestError: the weights cannot be used, the file cannot be run, no photo can be read.
     """
     check_source(model, job)
     for folder in filter(None, (job.check, job.calibrate)):
