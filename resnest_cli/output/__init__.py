@@ -1,7 +1,6 @@
 """The only printer: records on stdout, messages and progress on stderr.
 
-    messages.py   lines on stderr; what `--quiet` and `--debug` mean
-    progress.py   live lines on stderr: how far work has come
+    messages.py   lines on stderr, live ones too; what `--quiet` and `--debug` mean
     sink.py       stdout or a file: whole records, tables of anything else, JSON
     records.py    records and explanations as table, JSON, JSON lines or CSV
     results.py    what `evaluate`, `export` and `benchmark` found, as tables
@@ -12,13 +11,14 @@ NO_COLOR or TERM=dumb: no colour, no bars.
 """
 
 from resnest_cli.output.messages import (
+    Bar,
+    DownloadBar,
     debug_wanted,
     error,
     message,
     set_debug,
     set_quiet,
 )
-from resnest_cli.output.progress import Bar, DownloadBar
 from resnest_cli.output.records import Format, RecordWriter, record_writer
 from resnest_cli.output.sink import Sink, emit, show_json, show_table
 
