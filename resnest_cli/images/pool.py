@@ -48,7 +48,7 @@ MEMORY_LIMIT = 2 * 10**9  # bytes that every photo may need
 _SHARED = 2**24  # bytes that both processes map; pages that nobody writes cost nothing
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 # What nearly every photo needs: imported before memory is limited and time counts.
-_PRELOADED = ("resnest_cli.images.batches", "PIL.JpegImagePlugin")
+_PRELOADED = ("images.batches", "images.decode", "images.preprocess")
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
 
 
@@ -359,7 +359,8 @@ def serve(memory: int | str) -> NoReturn:
     requests = SimpleQueue[list[bytearray]]()
     threading.Thread(target=_take_in, args=(channel, requests), daemon=True).start()
     for name in _PRELOADED:
-        importlib.import_module(name)
+        importlib.import_module(f"resnest_cli.{name}")
+    importlib.import_module("PIL.JpegImagePlugin")
     with suppress(BrokenPipeError):
         time_limit, memory_limit = pickle.loads(requests.get()[0])
         _limit_memory(memory_limit)

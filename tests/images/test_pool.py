@@ -325,7 +325,7 @@ def test_time_in_which_we_were_stopped_does_not_count(seconds: float, outcome: b
 def test_worker_does_not_import_torch_or_the_command() -> None:
     code = (
         "import sys; from resnest_cli.images import pool; from importlib import import_module\n"
-        "for name in pool._PRELOADED: import_module(name)\n"
+        "for name in pool._PRELOADED: import_module(f'resnest_cli.{name}')\n"
         "print(*sys.modules)"
     )
     modules = subprocess.run(
