@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from resnest_cli import benchmark as benchmarking
 from resnest_cli import output
 from resnest_cli.benchmark import BenchmarkJob
-from resnest_cli.benchmark import benchmark as benchmarking
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError

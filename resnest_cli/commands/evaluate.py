@@ -108,7 +108,7 @@ def _show(
     first: Gathered, second: Gathered | None, calibrate: bool,
     format_: TableFormat, folder: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
-    # Only now, see `evaluate`: these import numpy.
+    # Only now: these import numpy.
     from resnest_cli.evaluation import figures, report
 
     found = figures.evaluated(first)

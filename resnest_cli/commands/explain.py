@@ -11,7 +11,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.explanation import Explained, ExplainJob
 from resnest_cli.explanation import explain as explaining
 from resnest_cli.files import locked
-from resnest_cli.jobs import predict as predict_job
+from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
@@ -111,8 +111,7 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
         if page is not None:
             page.add(one.record, tiles=list(map(jpeg_uri, one.tiles)))
 
-    stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
-    found = explaining.explain(job, predict_job.classifier, stdin)
+    found = explaining.explain(job, classifier)
     done, failed, lines = inputs.show_records(found, total, write, writer.close)
     if html is not None and page is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {_LEGEND}"

@@ -60,12 +60,10 @@ def evaluated(gathered: Gathered, *, every: bool = False) -> Evaluated:
         confidence=np.array([found.probability for found in best], np.float64),
         loss=np.array([item.loss for item in good], np.float64),
     )
-    logits = None
-    if all(item.logits is not None for item in good):
-        joined = b"".join(item.logits or b"" for item in good)
-        logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
+    kept = [item.logits for item in good if item.logits is not None]
     figures = scores(answers, len(gathered.class_names))
     calibrated = calibration(answers.confidence, answers.right)
+    logits = np.stack(kept) if len(kept) == len(good) else None
     return Evaluated(gathered, judged, answers, figures, calibrated, logits)
 
 
