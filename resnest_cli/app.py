@@ -1,20 +1,17 @@
 """Table of contents of the command line, and its one error boundary."""
 
 import sys
-from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from resnest_cli import __version__, output
-from resnest_cli.commands.flags import Command, QuickParameters, epilog
+from resnest_cli.commands.flags import LazyGroup, epilog
 from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
 from resnest_cli.paths import local_arguments
 from resnest_cli.text import printable_name
 
-# Each is a function, or a group of functions, of its name in the module of `commands` of its name.
-# The help of all of them needs only these lines, the first of theirs.
+# Command -> the first line of its help. It is loaded when it is named; see `flags.load`.
 COMMANDS = {
     "predict": "Say what is in photos: ranked classes with their probabilities.",
     "features": "Turn photos into features: a matrix with a row for each, in the order of the "
@@ -43,29 +40,10 @@ EXIT_CODES = """Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some i
 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
 
 
-class Commands(QuickParameters, TyperGroup):
-    """The commands, each of which is loaded when it is named."""
+class Commands(LazyGroup):
+    """All commands."""
 
-    def __init__(self, **given: Any) -> None:
-        lines = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
-        super().__init__(**given | {"commands": lines})
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is named first, as its module has it."""
-        if args[0] in COMMANDS:
-            self.commands[args[0]] = load(args[0])
-        return super().resolve_command(ctx, args)
-
-
-def load(name: str) -> Any:
-    """A command, as Typer makes it of what its module says."""
-    module = import_module(f"resnest_cli.commands.{name}")
-    found = getattr(module, name)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(found)
-    return typer.main.get_command(app)
+    lines = COMMANDS
 
 
 def command_line() -> Any:

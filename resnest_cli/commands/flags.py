@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import MISSING, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from resnest_cli import output
 from resnest_cli.net import Access
@@ -211,6 +212,33 @@ class Command(QuickParameters, TyperCommand):
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+
+class LazyGroup(QuickParameters, TyperGroup):
+    """Commands that are loaded when they are named; help needs no more than the first `lines`."""
+
+    lines: ClassVar[dict[str, str]]
+
+    def __init__(self, **given: Any) -> None:
+        commands = {name: TyperCommand(name, help=line) for name, line in self.lines.items()}
+        super().__init__(**given | {"commands": commands})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named first, as its module has it."""
+        if args[0] in self.lines:
+            self.commands[args[0]] = load(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load(name: str) -> Any:
+    """A command: the function, or the group of functions, of its name in the module of its name."""
+    module = import_module(f"resnest_cli.commands.{name}")
+    found = getattr(module, name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(found)
+    return typer.main.get_command(app)
 
 
 def _quick(parameter: Any, setting: Setting | None) -> Callable[[Any, Any], Any]:

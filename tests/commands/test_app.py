@@ -10,6 +10,7 @@ import pytest
 
 import resnest_cli
 from resnest_cli import app
+from resnest_cli.commands.flags import load
 from tests.conftest import Cli
 
 COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["evaluate"], ["export"],
@@ -76,7 +77,7 @@ def test_top_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", app.COMMANDS)
 def test_the_table_of_commands_has_the_first_line_of_each(name: str) -> None:
-    assert app.load(name).get_short_help_str(1000) == app.COMMANDS[name]
+    assert load(name).get_short_help_str(1000) == app.COMMANDS[name]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
