@@ -53,10 +53,11 @@ def benchmark(job: BenchmarkJob, notify: Notify, progress: Progress = silent) ->
         from resnest_cli.benchmark.measure import measure
 
         thread, steps = ThreadPoolExecutor(1), measure(job, Path(folder), notify)
+        done = 0
         while True:
             try:
-                done, total, title = thread.submit(next, steps).result()
+                total, title = thread.submit(next, steps).result()
             except StopIteration as end:
-                found: dict[str, Any] = end.value
-                return found
+                return dict(end.value)
             progress(done, total, title=title)
+            done += 1

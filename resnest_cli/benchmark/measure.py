@@ -10,13 +10,13 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,8 @@ from resnest_cli.progress import Notify
 if TYPE_CHECKING:
     from resnest_cli.options import EngineName
 
-Step = tuple[int, int, str]  # so many are done of so many, and what comes next
+# Before each step how many there are and what comes; in the end the figures.
+Steps = Generator[tuple[int, str], None, dict[str, Any]]
 
 _USUAL = 8  # photos in a batch of `predict`; stages are shown for the batch nearest to it
 _MOST_RUNS = 50  # with instruments
@@ -74,9 +75,7 @@ class _Timed:
         return size / median(self.cases[size].samples)
 
 
-def measure(
-    job: BenchmarkJob, folder: Path, notify: Notify
-) -> Generator[Step, None, dict[str, Any]]:
+def measure(job: BenchmarkJob, folder: Path, notify: Notify) -> Steps:
     """The figures of everything, JSON-ready; see `benchmark.benchmark`."""
     with engines(job, folder, notify) as (classifiers, drawn):
         photos = None
@@ -86,22 +85,18 @@ def measure(
         matmuls = list(dict.fromkeys(one.matmul for one in timed))
         cases = [Case(one.title, one.run) for one in matmuls]
         cases += [case for one in timed for case in one.cases.values()]
-        rounds = len(cases) * (job.repeats + 1)
-        extra = (1 + len(timed)) * job.repeats if photos else 0
-        total = rounds + len(timed) + extra
-        for done, title in timing.in_turn(cases, job.repeats, job.min_time):
-            yield done, total, title
+        total = len(cases) * (job.repeats + 1) + len(timed)
+        total += (1 + len(timed)) * job.repeats if photos else 0
+        for title in timing.in_turn(cases, job.repeats, job.min_time):
+            yield total, title
         stages = []
         size = min(job.batch_size, key=lambda batch: (abs(batch - _USUAL), batch))
-        for number, one in enumerate(timed):
-            yield rounds + number, total, f"stages, {one.name['engine']}"
+        for one in timed:
+            yield total, f"stages, {one.name['engine']}"
             stages.append(one.name | _stages(job, one, size, folder))
         pipeline = None
         if photos is not None:
-            numbers = count(total - extra)
-            pipeline = yield from _pipeline(
-                job, *photos, timed, lambda title: (next(numbers), total, title)
-            )
+            pipeline = yield from _pipeline(job, *photos, timed, total)
         return {
             **_figures(job, timed, matmuls, drawn),
             "stages": {"batch_size": size, "engines": stages},
@@ -165,12 +160,8 @@ def _figures(
         "machine": _machine(),
         "settings": {"repeats": job.repeats, "min_time": job.min_time},
         "matmul": [
-            {
-                "device": one.device,
-                "threads": one.threads,
-                "side": one.side,
-                "gmacs_per_second": one.best / 1e9,
-            }
+            {name: getattr(one, name) for name in ("device", "threads", "side")}
+            | {"gmacs_per_second": one.best / 1e9}
             for one in matmuls
         ],
         "runs": [
@@ -328,9 +319,8 @@ def _readable(inputs: str, preparation: Preparation) -> tuple[list[Source], int]
 
 
 def _pipeline(
-    job: BenchmarkJob, photos: list[Source], unreadable: int, timed: list[_Timed],
-    step: Callable[[str], Step],
-) -> Generator[Step, None, dict[str, Any]]:  # fmt: skip
+    job: BenchmarkJob, photos: list[Source], unreadable: int, timed: list[_Timed], total: int
+) -> Steps:
     """Times everything in turn, each engine with its quickest size of batch; JSON-ready.
 
     Every rate is photos a second, on all cores.
@@ -341,12 +331,12 @@ def _pipeline(
     seconds: dict[str, list[float]] = {"decode": [], "resize": []}
     whole: list[list[float]] = [[] for _ in timed]
     for _ in range(job.repeats):
-        yield step("decoding and resizing")
+        yield total, "decoding and resizing"
         taken = _prepared(sources, preparation, workers)
         for passes, passed in zip(seconds.values(), taken, strict=True):
             passes.append(passed)
         for one, size, passes in zip(timed, sizes, whole, strict=True):
-            yield step(f"files to answers, {one.name['engine']}")
+            yield total, f"files to answers, {one.name['engine']}"
             start = time.perf_counter()
             for _ in one.classifier.answers(sources, batch_size=size, workers=workers):
                 pass

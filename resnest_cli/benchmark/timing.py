@@ -81,19 +81,15 @@ class Case:
         return time.perf_counter() - start
 
 
-def in_turn(cases: Sequence[Case], repeats: int, min_time: float) -> Iterator[tuple[int, str]]:
-    """Warms up all cases and then times them in turn; before each step, how many are done and what
-    comes. There are `len(cases) * (repeats + 1)` steps.
-    """
-    done = 0
+def in_turn(cases: Sequence[Case], repeats: int, min_time: float) -> Iterator[str]:
+    """Warms up all cases and then times them in turn; before each step says which comes."""
     for number in range(repeats + 1):
         for case in cases:
-            yield done, case.title
+            yield case.title
             if number:
                 case.repeat()
             else:
                 case.warm_up(min_time)
-            done += 1
 
 
 def spread(seconds: Sequence[float]) -> dict[str, Any]:

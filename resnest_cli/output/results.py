@@ -21,12 +21,11 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     """The figures of the judged photos: name, value, and what belongs to it."""
     temperature, trained = figures["temperature"], figures["trained"]
     figures, which = (figures, "") if trained is None else (trained, ", trained on")
-    shares = [
-        (name + which, percent(figures[key]), f"{percent(low)} to {percent(high)} (95%)")
-        for name, key in (("top-1", "top1"), ("top-5", "top5"))
-        if figures[key] is not None
-        for low, high in [figures[f"{key}_interval"]]
-    ]
+    shares = []
+    for name, key in (("top-1", "top1"), ("top-5", "top5")):
+        if figures[key] is not None:
+            low, high = map(percent, figures[f"{key}_interval"])
+            shares.append((name + which, percent(figures[key]), f"{low} to {high} (95%)"))
     warmed = "" if temperature == 1 else f"at temperature {temperature:.3g}"
     return [
         *shares,
@@ -151,16 +150,13 @@ def show_export(summary: Figures) -> None:
 
 def _show_int8(found: Figures) -> None:
     before, after = found["speed"]["float32"], found["speed"]["int8"]
-
-    def row(name: str, before: float, after: float, shown: Callable[[Any], str]) -> list[str]:
-        return [name, shown(before), shown(after), f"x {after / before:.2f}"]
-
     rates = before["photos_per_second"], after["photos_per_second"]
-    rows = [
-        row("size", found["bytes_before"], found["bytes_after"], megabytes),
-        row("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
-        row("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
+    figures: list[tuple[str, float, float, Callable[[Any], str]]] = [
+        ("size", found["bytes_before"], found["bytes_after"], megabytes),
+        ("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
+        ("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
     ]
+    rows = [[name, shown(a), shown(b), f"x {b / a:.2f}"] for name, a, b, shown in figures]
     if found["top1_before"] is not None:
         top1 = found["top1_before"], found["top1_after"]
         rows.append(["top-1", *map(percent, top1), f"{(top1[1] - top1[0]) * 100:+.2f} points"])
@@ -222,20 +218,12 @@ def _engine(one: Figures) -> str:
 def show_runs(found: Figures) -> None:
     """A row for each engine and size of batch."""
     titles = ["Engine", "Batch", "ms a batch", "least", "quartiles", "photos/s", "GMAC/s"]
-    rows = [
-        [
-            _engine(one),
-            str(one["batch_size"]),
-            _number(ms["median"]),
-            _number(ms["min"]),
-            f"{_number(ms['p25'])} to {_number(ms['p75'])}",
-            _number(one["photos_per_second"]),
-            _number(one["gmacs_per_second"]),
-            f"{one['matmul_share']:.0%}",
-        ]
-        for one in found["runs"]
-        for ms in [one["ms"]]
-    ]
+    rows = []
+    for one in found["runs"]:
+        middle, least, low, high = (_number(one["ms"][k]) for k in ("median", "min", "p25", "p75"))
+        rates = map(_number, (one["photos_per_second"], one["gmacs_per_second"]))
+        start = [_engine(one), str(one["batch_size"]), middle, least, f"{low} to {high}"]
+        rows.append([*start, *rates, f"{one['matmul_share']:.0%}"])
     show_table([*titles, "of product"], rows)
     if any(one["ms"]["p75"] > _DISTURBED * one["ms"]["p25"] for one in found["runs"]):
         message("Times of the same work differ much: something else is running on this machine.")
