@@ -60,11 +60,6 @@ _NET = [
 ]
 
 
-def access(mirror: str | None, offline: bool) -> Access:
-    """How weights may be had, with progress and messages on stderr."""
-    return Access(mirror, offline, output.DownloadBar(), output.message)
-
-
 def epilog(examples: str) -> str:
     """The end of a command's help, of its examples, one a line."""
     return "\n\n  ".join(("Examples:", *examples.strip().splitlines()))
@@ -83,7 +78,7 @@ def command(function: Callable[..., None], *, common: bool = True) -> Callable[.
         if kind is typer.Context:
             context.append(parameter)
         elif kind is Access:
-            records[name] = (access, _NET)
+            records[name] = (output.access, _NET)
             shared += _NET
         elif given := next((mark.record for mark in marks if isinstance(mark, Given)), None):
             flags = [_not_given(flag) for flag in _flags(given, "")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.flags import Given, access
+from resnest_cli.commands.flags import Given
 from resnest_cli.errors import UsageError
 from resnest_cli.options import Mirror, Offline, setting
 from resnest_cli.training.settings import Command, Config
@@ -67,7 +67,7 @@ def train(command: Command, run: RunFlags, flags: Mapping[str, Any]) -> None:
         command=command,
         data=option if data is None else data,
         flags=flags,
-        access=access(given.pop("mirror"), given.pop("offline")),
+        access=output.access(given.pop("mirror"), given.pop("offline")),
         **given,
     )
     if code := run_on_devices(job, TrainingDisplay(dry_run=job.dry_run), sys.argv[1:]):

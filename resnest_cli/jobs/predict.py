@@ -64,9 +64,8 @@ def classifier(
 ) -> "Classifier":
     """The classifier that was asked for, with progress and messages on stderr."""
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.net import Access
 
     given = {field.name: getattr(options, field.name) for field in fields(options)}
-    access = Access(given.pop("mirror"), given.pop("offline"), output.DownloadBar(), output.message)
+    access = output.access(given.pop("mirror"), given.pop("offline"))
     how = {"tta": tta, "ready_for": ready_for, "access": access, "background": True}
     return Classifier(given.pop("model"), **given, **how)

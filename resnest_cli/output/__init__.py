@@ -13,6 +13,7 @@ NO_COLOR or TERM=dumb: no colour, no bars.
 from resnest_cli.output.messages import (
     Bar,
     DownloadBar,
+    access,
     debug_wanted,
     error,
     message,
@@ -28,6 +29,7 @@ __all__ = [
     "Format",
     "RecordWriter",
     "Sink",
+    "access",
     "debug_wanted",
     "emit",
     "error",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, TextIO
 
+from resnest_cli.net import Access
 from resnest_cli.progress import Progress
 from resnest_cli.text import duration, megabytes, printable, printable_name, speed
 
@@ -224,3 +225,8 @@ class DownloadBar:
         with Bar(name, "bytes") as bar:
             bar.DELAY = 0.0
             yield bar if decorated(sys.stderr) else announce
+
+
+def access(mirror: str | None, offline: bool) -> Access:
+    """How weights may be had, with progress and messages on stderr."""
+    return Access(mirror, offline, DownloadBar(), message)
