@@ -168,12 +168,11 @@ def _compare(
                 f"{len(chosen):,} of the {len(every):,} photos of {job.check}, evenly chosen, were "
                 "checked."
             )
-        with parity.Reader(model.preprocessing, progress) as reader:
-            result = parity.compared(reader.batches(chosen), *runs, model.temperature)
+        photos = parity.batches(chosen, model.preprocessing, found.unreadable, progress)
+        result = parity.compared(photos, *runs, model.temperature)
         if not result.photos:
             raise ResnestError(f"{job.check}: no photo in it can be read.")
-        found.unreadable |= reader.unreadable
-        add(job.check, result, len(reader.unreadable))
+        add(job.check, result, len(chosen) - result.photos)
     found.summary["parity"] = results
 
 
@@ -205,22 +204,19 @@ def _to_int8(
     assert job.calibrate is not None
     plan = int8.planned(job.calibrate, model, job.calibrate_photos)
     found.notes += plan.notes
-    with parity.Reader(model.preprocessing, progress) as reader:
-        small = int8.quantized(proto, (batch for _, batch in reader.batches(plan.calibration)))
-        used = len(plan.calibration) - len(reader.unreadable)
-        how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
-        versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
-        info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
-        before, found.data = found.data, formats.onnx_bytes(small, info)
-        made = {"float32": before, "int8": found.data}
-        runs = {name: open_exported(data, name).logits for name, data in made.items()}
-        result = parity.compared(
-            reader.batches(plan.held_out), runs["float32"], runs["int8"], model.temperature,
-            plan.truth,
-        )  # fmt: skip
+    photos = parity.batches(plan.calibration, model.preprocessing, found.unreadable, progress)
+    small = int8.quantized(proto, (batch for _, batch in photos))
+    used = len(plan.calibration) - len(found.unreadable)
+    how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
+    versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
+    info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
+    before, found.data = found.data, formats.onnx_bytes(small, info)
+    made = {"float32": before, "int8": found.data}
+    runs = {name: open_exported(data, name).logits for name, data in made.items()}
+    photos = parity.batches(plan.held_out, model.preprocessing, found.unreadable, progress)
+    result = parity.compared(photos, *runs.values(), model.temperature, plan.truth)
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")
-    found.unreadable |= reader.unreadable
     found.summary |= {
         "precision": "int8",
         "bytes": len(found.data),

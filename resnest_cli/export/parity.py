@@ -103,33 +103,28 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     return [items[(2 * index + 1) * len(items) // (2 * most)] for index in range(most)]
 
 
-class Reader:
-    """Reads photos in batches; counts those that cannot be read. A context manager."""
+def batches(
+    paths: Sequence[str],
+    fed: Preprocessing,
+    unreadable: dict[str, str],
+    progress: Progress = silent,
+) -> Iterator[tuple[list[str], Float32]]:
+    """Paths and arrays, float32 (N, 3, size, size), of up to `BATCH` photos a time.
 
-    def __init__(self, preprocessing: Preprocessing, progress: Progress = silent) -> None:
-        self.unreadable: dict[str, str] = {}  # path -> why
-        self._preparation, self._progress = Preparation(preprocessing), progress
-        self._decoders = Decoders()
+    Photos that cannot be read are noted in `unreadable`: path -> why.
+    """
+    preparation, done = Preparation(fed), 0
+    sources = (Source(path, path=path) for path in paths)
+    with Decoders() as decoders:
 
-    def __enter__(self) -> "Reader":
-        return self
+        def prepare(source: Source) -> Float32:
+            assert source.path is not None
+            return decoders.run(preparation, source.path)
 
-    def __exit__(self, *_: object) -> None:
-        self._decoders.close()
-
-    def batches(self, paths: Sequence[str]) -> Iterator[tuple[list[str], Float32]]:
-        """The paths and the arrays, float32 (N, 3, size, size), of up to `BATCH` photos a time."""
-        sources = (Source(path, path=path) for path in paths)
-        done = 0
-        for group in groups(prepared(sources, self._prepare, workers=1, ahead=_AHEAD), BATCH):
-            good = [item for item in group if item.photo is not None]
-            self.unreadable |= {i.source.name: i.error for i in group if i.error is not None}
-            if good:
-                arrays = [item.photo for item in good if item.photo is not None]
-                yield [item.source.name for item in good], np.stack(arrays)
+        for group in groups(prepared(sources, prepare, workers=1, ahead=_AHEAD), BATCH):
+            photos = {one.source.name: one.photo for one in group if one.photo is not None}
+            unreadable |= {one.source.name: one.error for one in group if one.error is not None}
+            if photos:
+                yield list(photos), np.stack(list(photos.values()))
             done += len(group)
-            self._progress(done, len(paths))
-
-    def _prepare(self, source: Source) -> Float32:
-        assert source.path is not None
-        return self._decoders.run(self._preparation, source.path)
+            progress(done, len(paths))
