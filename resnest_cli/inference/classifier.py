@@ -379,9 +379,15 @@ class Classifier:
             return fetch_photo(source.url, offline=self._offline)
         if source.image is not None:
             return source.image
-        found = source.path if source.path is not None else source.data
-        assert found is not None
-        return found
+        if source.path is None:
+            assert source.data is not None
+            return source.data
+        if source.path.startswith(("/dev/", "/proc/")):  # may be another file in a decoder
+            from resnest_cli.images.decode import read_file
+
+            found = read_file(source.path)
+            return found if isinstance(found, bytes) else Path(found).read_bytes()
+        return source.path
 
     def _groups(
         self,

@@ -1,5 +1,6 @@
 """A crash, a hang or a glutton costs its own photo, and only that one."""
 
+import errno
 import io
 import os
 import signal
@@ -62,6 +63,19 @@ def test_small_and_large_requests_and_results(decoders: Decoders, size: int) -> 
     array = np.frombuffer(data, np.uint8)
     assert np.array_equal(decoders.run(hazards.same, array), array)
     assert np.array_equal(decoders.run(hazards.same, [array[::2], array[1:]])[0], array[::2])
+
+
+@LINUX
+def test_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where `ulimit -f` allows no file of its size."""
+
+    def refused(*_: int) -> None:
+        raise OSError(errno.EFBIG, "too large")
+
+    monkeypatch.setattr(os, "ftruncate", refused)
+    with Decoders() as decoders:
+        assert decoders.run(hazards.same, bytes(10**6)) == bytes(10**6)
+        assert decoders.run(hazards.same, np.arange(10**5)).sum() == sum(range(10**5))
 
 
 @POSIX

@@ -38,7 +38,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
     out = tmp_path / "out"
     given = [Input(path.name, "file", str(path)) for path in photos]
     Output(str(out), "parquet").list_inputs(given, 16)
-    options = RunOptions((), None, False, True, 4, 1, False, 60.0)
+    options = RunOptions((), None, False, True, 4, 1, 60.0)
     model = ModelOptions(
         str(tiny_checkpoint),
         None,
