@@ -44,8 +44,8 @@ def explain(job: ExplainJob, make: Make) -> Results:
 
     classifier = make(job.model)
     explainer, look, stats = Explainer(job, classifier), Look(classifier.preparation), SourceStats()
-    limits = {"time_limit": job.options.time_limit, "max_pixels": job.model.max_pixels}
-    with Decoders(**limits) as decoders:
+    limit, most = job.options.time_limit, job.model.max_pixels
+    with Decoders(time_limit=limit, max_pixels=most) as decoders:
         for index, source in enumerate(listed(job.options, stats)):
             error = source.error or _ours(source, job)
             if error is None:

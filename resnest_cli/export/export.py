@@ -214,7 +214,7 @@ def _to_int8(
     made = {"float32": before, "int8": found.data}
     runs = {name: open_exported(data, name).logits for name, data in made.items()}
     photos = parity.batches(plan.held_out, model.preprocessing, found.unreadable, progress)
-    result = parity.compared(photos, *runs.values(), model.temperature, plan.truth)
+    result = parity.compared(photos, runs["float32"], runs["int8"], model.temperature, plan.truth)
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")
     found.summary |= {
