@@ -209,7 +209,11 @@ class Command(QuickParameters, TyperCommand):
                     formatter.write_dl(records)
 
 
-class LazyGroup(QuickParameters, TyperGroup):
+class Group(QuickParameters, TyperGroup):
+    """A command with commands of its own."""
+
+
+class LazyGroup(Group):
     """Commands that are loaded when they are named; help needs no more than the first `lines`."""
 
     lines: ClassVar[dict[str, str]]

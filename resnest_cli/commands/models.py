@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.flags import command, epilog
+from resnest_cli.commands.flags import Command, Group, command, epilog
 from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named, understand
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
 models = typer.Typer(
+    cls=Group,
     add_completion=False,
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -112,7 +113,9 @@ def _row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-@models.command(epilog=epilog("resnest models verify\nresnest models verify resnest50d"))
+@models.command(
+    cls=Command, epilog=epilog("resnest models verify\nresnest models verify resnest50d")
+)
 @subcommand
 def verify(
     *,
@@ -144,7 +147,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@models.command(epilog=epilog("resnest models clean --dry-run\nresnest models clean"))
+@models.command(cls=Command, epilog=epilog("resnest models clean --dry-run\nresnest models clean"))
 @subcommand
 def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")] = False) -> None:
     """Remove downloaded weights, compiled models and what interrupted downloads left.
@@ -170,10 +173,11 @@ def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")]
 
 
 @models.command(
+    cls=Command,
     epilog=epilog(
         "resnest models show best.safetensors\n"
         "resnest models show timm/resnest50d.in1k --format json"
-    )
+    ),
 )
 @subcommand
 def show(
