@@ -1,5 +1,6 @@
 """`resnest export`: a network as a file for other programs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
+from resnest_cli.export import ExportJob
 from resnest_cli.files import check_folder, locked
 from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
@@ -17,7 +19,6 @@ from resnest_cli.paths import check_not_read, check_place
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
-    from resnest_cli.export.export import ExportJob
     from resnest_cli.model.loading import Model
 
 EXAMPLES = """
@@ -45,15 +46,7 @@ def export(
     ] = None,
     private: Annotated[bool, Option("Make the new repository of --push private.")] = False,
     dry_run: Annotated[bool, Option("With --push: only list files and sizes.")] = False,
-    check: Annotated[
-        str | None, Option("Compare the file with the model on these photos.", "DIR")
-    ] = None,
-    int8: Annotated[bool, Option("8 bits (.onnx): smaller; says what else it changes.")] = False,
-    calibrate: Annotated[
-        str | None, Option("Photos like those to come, for --int8; half measure.", "DIR")
-    ] = None,
-    calibrate_photos: Annotated[int, Option("At most so many calibrate.", "[1, 100000]")] = 200,
-    opset: Annotated[int | None, Option("ONNX's operators, 13 or later: 17.")] = None,
+    job: ExportJob,
     license_: Annotated[
         str | None, Option("Of the weights, for --hub: cc-by-4.0, ...", "ID")
     ] = None,
@@ -70,19 +63,19 @@ def export(
     """
     if (output_ is None) == (hub is None):
         raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
-    from resnest_cli.export.export import ExportJob, check_file
     from resnest_cli.export.hub_folder import push_target
     from resnest_cli.model.loading import find_model
 
-    only = {"--check": check, "--int8": int8, "--calibrate": calibrate, "--opset": opset}
     if output_ is not None:
-        check_file(output_, int8=int8, calibrate=calibrate, opset=opset)
+        job = replace(job, output=output_)
+        job.check_options()
         check_place(output_)
         check_not_read(output_, (model, weights, labels))
         if license_ is not None:
             raise UsageError("--license goes into the model card of --hub DIR.")
-    elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
-        raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
+    for name in ("check", "int8", "calibrate", "opset"):
+        if hub is not None and getattr(job, name) not in {None, False}:
+            raise UsageError(f"--{name} goes with -o FILE, not with --hub.")
     repository = push_target(
         push, hub=hub, private=private, dry_run=dry_run, offline=access.offline
     )
@@ -93,12 +86,11 @@ def export(
         if hub is not None:
             summary = _to_hub(found, hub, license_, repository, private=private, dry_run=dry_run)
             show_summary(summary, format_, show_export)
-        elif output_ is not None:
-            job = ExportJob(output_, opset, check, calibrate, calibrate_photos)
+        else:
             _to_file(found, job, format_)
 
 
-def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
+def _to_file(model: "Model", job: ExportJob, format_: TableFormat) -> None:
     from resnest_cli.export.export import export
 
     with output.Bar() as progress:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.export import formats, parity
+from resnest_cli.export import ExportJob, formats, parity
 from resnest_cli.files import atomic_file, writing
 from resnest_cli.model.loading import Model
 from resnest_cli.progress import Progress, silent
@@ -19,19 +19,7 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
 CHECK_AT_MOST = 1000  # photos of a folder
-CALIBRATE_AT_MOST = 200
 NOISE = "random inputs"
-
-
-@dataclass(frozen=True, slots=True)
-class ExportJob:
-    """What was asked for; see the options of `resnest export`."""
-
-    output: Path
-    opset: int | None = None  # formats.DEFAULT_OPSET
-    check: str | None = None
-    calibrate: str | None = None  # with it, int8
-    calibrate_photos: int = CALIBRATE_AT_MOST
 
 
 @dataclass(slots=True)
@@ -55,17 +43,6 @@ class Exported:
             f"{path} was not written: its probabilities differ from the model's by more than "
             f"{parity.TOLERANCE:g}. Report it, with the versions of onnx, onnxruntime and torch."
         )
-
-
-def check_file(path: Path, *, int8: bool, calibrate: str | None, opset: int | None) -> None:
-    """Raises a UsageError where the options do not go with the file's name or each other."""
-    kind = path.suffix.lower()
-    if kind not in {".onnx", ".pt2"}:
-        raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
-    if kind == ".pt2" and (int8 or opset is not None):
-        raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
-    if int8 != (calibrate is not None):
-        raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
 
 
 def check_source(model: Model, job: ExportJob | None = None) -> None:
