@@ -26,10 +26,10 @@ import torch
 
 from resnest_cli import __version__
 from resnest_cli.benchmark import BenchmarkJob, timing
-from resnest_cli.benchmark.timing import Case, Float32, Matmul
+from resnest_cli.benchmark.timing import Case, Matmul
 from resnest_cli.cpu import cpu_feature_names, usable_cores
 from resnest_cli.errors import EngineError, ImageError, OfflineError, ResnestError, UsageError
-from resnest_cli.images.batches import Preparation
+from resnest_cli.images.batches import Float32, Preparation
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier

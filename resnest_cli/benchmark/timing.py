@@ -34,10 +34,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from resnest_cli.images.batches import Float32
 from resnest_cli.model.variants import STAGES
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from resnest_cli.inference.torch_engine import TorchEngine
     from resnest_cli.model.loading import Model
 
-Float32 = NDArray[np.float32]
 
 LEAST_REPEATS = 5  # quartiles of fewer say nothing
 _SIDE = {"cpu": 1024, "cuda": 4096, "mps": 2048}  # of the square matrices

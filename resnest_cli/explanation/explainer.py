@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnest_cli.errors import UsageError
@@ -25,6 +24,7 @@ from resnest_cli.explanation import Explained, ExplainJob, pictures
 from resnest_cli.explanation.photo_view import HOT, PhotoView, hot_region
 from resnest_cli.explanation.pictures import SIDE, Block, Panel, overlaid, windowed
 from resnest_cli.files import writing
+from resnest_cli.images.batches import Float32
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
 from resnest_cli.inference.torch_engine import TorchEngine
@@ -44,8 +44,6 @@ _AT_ONCE = 8  # classes; every one is a run of the stages behind the map, with i
 # (2 cells a side), 0.34 with stage 3 (3 cells) and 0.31 with stage 2 (6 cells); hiding any ninth by
 # 0.21. At 96 pixels stages 4 and 3 are equal: 0.27, any ninth 0.16.
 _FEWEST_CELLS = 4
-
-Float32 = NDArray[np.float32]
 
 
 class Explainer:

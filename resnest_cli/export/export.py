@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.export import ExportJob, formats, parity
 from resnest_cli.files import atomic_file, writing
+from resnest_cli.images.batches import Float32
 from resnest_cli.model.loading import Model
 from resnest_cli.progress import Progress, silent
 
@@ -160,7 +161,7 @@ def _plain(model: Model) -> parity.Run:
 
     network = model.network()
 
-    def run(batch: parity.Float32) -> parity.Float32:
+    def run(batch: Float32) -> Float32:
         with torch.inference_mode():
             return np.asarray(network(torch.from_numpy(batch)).numpy(), np.float32)
 

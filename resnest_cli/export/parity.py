@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
-from resnest_cli.images.batches import Preparation, groups, prepared
+from resnest_cli.images.batches import Float32, Preparation, groups, prepared
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.ranking import softmax
@@ -24,7 +23,6 @@ from resnest_cli.progress import Progress, silent
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
 
-Float32 = NDArray[np.float32]
 Run = Callable[[Float32], Float32]  # photos (N, 3, H, W) -> logits (N, classes)
 T = TypeVar("T")
 
