@@ -1,68 +1,63 @@
 """Table of contents of the command line, and its one error boundary."""
 
 import sys
-from importlib import import_module
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from resnest_cli import __version__, output
+from resnest_cli.commands.flags import LazyGroup, epilog
 from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
 from resnest_cli.paths import local_arguments
 from resnest_cli.text import printable_name
 
-# Command -> its function in the module of `commands` that has the command's name.
+# Command -> the first line of its help. It is loaded when it is named; see `flags.load`.
 COMMANDS = {
-    "predict": "predict",
-    "features": "features",
-    "merge": "merge",
-    "evaluate": "evaluate_command",
-    "benchmark": "benchmark_command",
-    "explain": "explain_command",
-    "finetune": "finetune",
-    "train": "train",
-    "pack": "pack",
-    "average": "average",
-    "export": "export_command",
-    "download": "download",
-    "models": "app",
+    "predict": "Say what is in photos: ranked classes with their probabilities.",
+    "features": "Turn photos into features: a matrix with a row for each, in the order of the "
+    "inputs.",
+    "merge": "Join what `resnest features --shard I/N` wrote, in the order of the inputs.",
+    "evaluate": "Say how good a model is on labelled photos, and where it fails.",
+    "benchmark": "Say how fast a network is on this machine, and where its time goes.",
+    "explain": "Show where in photos the network looked for a class (Grad-CAM).",
+    "finetune": "Teach learned weights your own classes.",
+    "train": "Train a network on your own classes, from nothing.",
+    "pack": "Pack photos into tar shards, from which `resnest train` reads in order.",
+    "average": "Average the weights of checkpoints (stochastic weight averaging).",
+    "export": "Write a network as a file for other programs, and check that it says the same.",
+    "download": "Fetch and verify weights, so that the first run needs no network.",
+    "models": "List the variants; verify, clean or look into files of weights.",
 }
 
-EPILOG = """Examples:
-
-  resnest predict dog.jpg --model resnest101e --topk 5
-
-  resnest features photos/ -o feats.npy
-
-  resnest finetune data/ --classes 10
-
-  resnest models
-
-  resnest download resnest50d
-
-Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130 Ctrl-C;
-143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
+EXAMPLES = """
+resnest predict dog.jpg --model resnest101e --topk 5
+resnest features photos/ -o feats.npy
+resnest finetune data/ --classes 10
+resnest models
+resnest download resnest50d
+"""
+EXIT_CODES = """Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed;
+130 Ctrl-C; 143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
 
 
-def command_line(wanted: str | None = None) -> typer.Typer:
-    """The command line; with `wanted`, a command's name, no other is loaded: a quarter sooner."""
+class Commands(LazyGroup):
+    """All commands."""
+
+    lines = COMMANDS
+
+
+def command_line() -> Any:
+    """The command line as a whole."""
     app = typer.Typer(
         name="resnest",
+        cls=Commands,
         no_args_is_help=True,
-        pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog=EPILOG,
+        epilog=f"{epilog(EXAMPLES)}\n\n{EXIT_CODES}",
     )
     app.callback()(resnest)
-    for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        module = import_module(f"resnest_cli.commands.{name}")
-        found = getattr(module, COMMANDS[name])
-        if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
-        else:
-            app.command(name, cls=getattr(module, "CLASS", None), epilog=module.EPILOG)(found)
-    return app
+    return typer.main.get_command(app)
 
 
 def _version(value: bool) -> None:
@@ -83,7 +78,7 @@ def main() -> NoReturn:
     """Runs the command line and exits; every error becomes a message and an exit code here."""
     try:
         sys.argv[1:] = local_arguments(sys.argv[1:])
-        command_line(next(iter(sys.argv[1:]), None))(prog_name="resnest")
+        command_line()(prog_name="resnest")
     except ResnestError as error:
         _fail(str(error), error, error.exit_code)
     except OSError as error:  # where nobody has said it better: the machine's fault, not ours

@@ -1,4 +1,4 @@
-"""What the working process does: times everything in turn, and makes figures of it.
+"""Times everything in turn, and makes figures of it.
 
 From files to answers: the steps before the network are timed by themselves on all cores, as
 `features` runs them, each by its own clock; then everything together, as `features` does it:
@@ -10,28 +10,27 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from resnest_cli import __version__
-from resnest_cli.benchmark.benchmark import BenchmarkJob, Step
-from resnest_cli.benchmark.stages import onnx_stages, torch_stages
-from resnest_cli.benchmark.timing import LEAST_REPEATS, Case, Matmul, in_turn, spread
+from resnest_cli.benchmark import BenchmarkJob, timing
+from resnest_cli.benchmark.timing import Case, Matmul
 from resnest_cli.cpu import cpu_feature_names, usable_cores
 from resnest_cli.errors import EngineError, ImageError, OfflineError, ResnestError, UsageError
-from resnest_cli.images.batches import Preparation
+from resnest_cli.images.batches import Float32, Preparation
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.engine import check_device_name, check_engine_name
@@ -49,7 +48,8 @@ from resnest_cli.progress import Notify
 if TYPE_CHECKING:
     from resnest_cli.options import EngineName
 
-Float32 = NDArray[np.float32]
+# Before each step how many there are and what comes; in the end the figures.
+Steps = Generator[tuple[int, str], None, dict[str, Any]]
 
 _USUAL = 8  # photos in a batch of `predict`; stages are shown for the batch nearest to it
 _MOST_RUNS = 50  # with instruments
@@ -60,66 +60,66 @@ _VERSIONS = ("torch", "onnxruntime", "numpy", "pillow")
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """One engine with one size of batch."""
+    """A network on an engine, what it is compared with, and a case for each size of batch."""
 
     classifier: Classifier
-    batch: int
-    case: Case
     matmul: Matmul
+    cases: dict[int, Case]
 
     @property
-    def rate(self) -> float:
-        """Photos a second."""
-        return self.batch / median(self.case.samples)
+    def name(self) -> dict[str, str]:
+        """The engine and its device, JSON-ready."""
+        return {"engine": self.classifier.engine.name, "device": self.classifier.engine.device}
+
+    def rate(self, size: int) -> float:
+        """Photos a second in batches of this size."""
+        return size / median(self.cases[size].samples)
 
 
-def measure(
-    job: BenchmarkJob, folder: Path, notify: Notify
-) -> Generator[Step, None, dict[str, Any]]:
-    """The figures of everything; see `benchmark.benchmark`."""
+def measure(job: BenchmarkJob, folder: Path, notify: Notify) -> Steps:
+    """The figures of everything, JSON-ready; see `benchmark.benchmark`."""
     with engines(job, folder, notify) as (classifiers, drawn):
         photos = None
         if job.photos is not None:
             photos = _readable(job.photos, classifiers[0].preparation)
-        timed, matmuls = _cases(job, classifiers)
-        cases = [*(Case(one.title, one.run) for one in matmuls), *(one.case for one in timed)]
-        rounds = len(cases) * (job.repeats + 1)
-        extra = (1 + len(classifiers)) * job.repeats if photos else 0
-        total = rounds + len(classifiers) + extra
-        for done, title in in_turn(cases, job.repeats, job.min_time):
-            yield Step(done, total, title)
+        timed = _timed(job, classifiers)
+        matmuls = list(dict.fromkeys(one.matmul for one in timed))
+        cases = [Case(one.title, one.run) for one in matmuls]
+        cases += [case for one in timed for case in one.cases.values()]
+        total = len(cases) * (job.repeats + 1) + len(timed)
+        total += (1 + len(timed)) * job.repeats if photos else 0
+        for title in timing.in_turn(cases, job.repeats, job.min_time):
+            yield total, title
         stages = []
-        size = min(job.batch_sizes, key=lambda batch: (abs(batch - _USUAL), batch))
-        for number, classifier in enumerate(classifiers):
-            yield Step(rounds + number, total, f"stages, {classifier.engine.name}")
-            stages.append(_stages(job, classifier, size, timed, folder))
-        found = _figures(job, classifiers[0], timed, matmuls, drawn)
-        found["stages"] = {"batch_size": size, "engines": stages}
-        found["pipeline"] = None
+        size = min(job.batch_size, key=lambda batch: (abs(batch - _USUAL), batch))
+        for one in timed:
+            yield total, f"stages, {one.name['engine']}"
+            stages.append(one.name | _stages(job, one, size, folder))
+        pipeline = None
         if photos is not None:
-            best = [max(_of(timed, one), key=lambda t: t.rate) for one in classifiers]
-            numbers = count(total - extra)
-            found["pipeline"] = yield from _pipeline(
-                job, *photos, best, lambda title: Step(next(numbers), total, title)
-            )
-        return found
+            pipeline = yield from _pipeline(job, *photos, timed, total)
+        return {
+            **_figures(job, timed, matmuls, drawn),
+            "stages": {"batch_size": size, "engines": stages},
+            "pipeline": pipeline,
+        }
 
 
-def _cases(job: BenchmarkJob, classifiers: list[Classifier]) -> tuple[list[_Timed], list[Matmul]]:
-    """Every engine with every batch, and the matrix products that they are compared with."""
+def _timed(job: BenchmarkJob, classifiers: list[Classifier]) -> list[_Timed]:
+    """Every engine with every batch; those that compute alike share a matrix product."""
     rng = np.random.default_rng(0)
     matmuls: dict[tuple[str, int], Matmul] = {}
+    batches = {size: noise(rng, classifiers[0], size) for size in job.batch_size}
     timed = []
-    batches = {size: noise(rng, classifiers[0], size) for size in job.batch_sizes}
     for classifier in classifiers:
         engine = classifier.engine
         key = engine.device, threads(classifier) or usable_cores()
-        matmul = matmuls.setdefault(key, Matmul(*key))
-        for size, batch in batches.items():
-            title = f"{engine.name}, batch of {size}"
-            case = Case(title, lambda engine=engine, batch=batch: engine.logits(batch))  # type: ignore[misc]
-            timed.append(_Timed(classifier, size, case, matmul))
-    return timed, list(matmuls.values())
+        cases = {
+            size: Case(f"{engine.name}, batch of {size}", partial(engine.logits, batch))
+            for size, batch in batches.items()
+        }
+        timed.append(_Timed(classifier, matmuls.setdefault(key, Matmul(*key)), cases))
+    return timed
 
 
 def noise(rng: np.random.Generator, classifier: Classifier, photos: int) -> Float32:
@@ -129,31 +129,21 @@ def noise(rng: np.random.Generator, classifier: Classifier, photos: int) -> Floa
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _of(timed: list[_Timed], classifier: Classifier) -> list[_Timed]:
-    return [one for one in timed if one.classifier is classifier]
-
-
-def _stages(
-    job: BenchmarkJob, classifier: Classifier, size: int, timed: list[_Timed], folder: Path
-) -> dict[str, Any]:
+def _stages(job: BenchmarkJob, timed: _Timed, size: int, folder: Path) -> dict[str, Any]:
     """The stages of one engine, over about as long as its timed runs took."""
-    (same,) = (one for one in _of(timed, classifier) if one.batch == size)
-    wanted = math.ceil(job.repeats * job.min_time / median(same.case.samples))
-    runs = min(max(wanted, LEAST_REPEATS), _MOST_RUNS)
+    wanted = math.ceil(job.repeats * job.min_time / median(timed.cases[size].samples))
+    runs = min(max(wanted, timing.LEAST_REPEATS), _MOST_RUNS)
+    classifier = timed.classifier
     batch = noise(np.random.default_rng(0), classifier, size)
-    engine = classifier.engine
-    if isinstance(engine, TorchEngine):
-        found = torch_stages(engine, batch, runs)
-    else:
-        found = onnx_stages(classifier.model, batch, runs, folder)
-    return {"engine": engine.name, "device": engine.device} | found
+    if isinstance(classifier.engine, TorchEngine):
+        return timing.torch_stages(classifier.engine, batch, runs)
+    return timing.onnx_stages(classifier.model, batch, runs, folder)
 
 
 def _figures(
-    job: BenchmarkJob, classifier: Classifier, timed: list[_Timed], matmuls: list[Matmul],
-    drawn: bool,
-) -> dict[str, Any]:  # fmt: skip
-    model, size = classifier.model, classifier.preprocessing.size
+    job: BenchmarkJob, timed: list[_Timed], matmuls: list[Matmul], drawn: bool
+) -> dict[str, Any]:
+    model, size = timed[0].classifier.model, timed[0].classifier.preprocessing.size
     macs = multiply_adds(
         model.variant, size, num_classes=model.num_classes, in_channels=model.in_channels
     )
@@ -171,28 +161,24 @@ def _figures(
         "machine": _machine(),
         "settings": {"repeats": job.repeats, "min_time": job.min_time},
         "matmul": [
-            {
-                "device": one.device,
-                "threads": one.threads,
-                "side": one.side,
-                "gmacs_per_second": one.best / 1e9,
-            }
+            {name: getattr(one, name) for name in ("device", "threads", "side")}
+            | {"gmacs_per_second": one.best / 1e9}
             for one in matmuls
         ],
         "runs": [
-            {
-                "engine": one.classifier.engine.name,
-                "device": one.classifier.engine.device,
+            one.name
+            | {
                 "threads": threads(one.classifier),
-                "batch_size": one.batch,
-                "repeats": len(one.case.samples),
-                "runs_per_repeat": one.case.runs,
-                "ms": spread(one.case.samples),
-                "photos_per_second": one.rate,
-                "gmacs_per_second": total * one.rate / 1e9,
-                "matmul_share": total * one.rate / one.matmul.best,
+                "batch_size": batch,
+                "repeats": len(case.samples),
+                "runs_per_repeat": case.runs,
+                "ms": timing.spread(case.samples),
+                "photos_per_second": one.rate(batch),
+                "gmacs_per_second": total * one.rate(batch) / 1e9,
+                "matmul_share": total * one.rate(batch) / one.matmul.best,
             }
             for one in timed
+            for batch, case in one.cases.items()
         ],
     }
 
@@ -322,50 +308,49 @@ def _readable(inputs: str, preparation: Preparation) -> tuple[list[Source], int]
     """The first photos of a folder, or whatever `predict` takes, and how many cannot be read."""
     sources = list(islice(iter_sources([inputs]), _PASS))
     found = []
-    for source in sources:
-        if source.error is None and source.path is not None:
-            with suppress(ImageError):
-                preparation(source.path)
-                found.append(source)
+    with Decoders() as decoders:
+        for source in sources:
+            if source.error is None and source.path is not None:
+                with suppress(ImageError):
+                    decoders.run(preparation, source.path)
+                    found.append(source)
     if not found:
         raise ResnestError(f"{inputs}: has no photo that can be read; give --photos a folder.")
     return found, len(sources) - len(found)
 
 
 def _pipeline(
-    job: BenchmarkJob, photos: list[Source], unreadable: int, best: list[_Timed],
-    step: Callable[[str], Step],
-) -> Generator[Step, None, dict[str, Any]]:  # fmt: skip
-    """Times everything in turn; the figures, JSON-ready.
+    job: BenchmarkJob, photos: list[Source], unreadable: int, timed: list[_Timed], total: int
+) -> Steps:
+    """Times everything in turn, each engine with its quickest size of batch; JSON-ready.
 
-    `best` has for each engine its quickest size of batch. Every rate is photos a second, on all
-    cores.
+    Every rate is photos a second, on all cores.
     """
-    workers, preparation = usable_cores(), best[0].classifier.preparation
+    workers, preparation = usable_cores(), timed[0].classifier.preparation
     sources = list(islice(cycle(photos), _PASS))
+    sizes = [max(one.cases, key=one.rate) for one in timed]
     seconds: dict[str, list[float]] = {"decode": [], "resize": []}
-    whole: list[list[float]] = [[] for _ in best]
+    whole: list[list[float]] = [[] for _ in timed]
     for _ in range(job.repeats):
-        yield step("decoding and resizing")
+        yield total, "decoding and resizing"
         taken = _prepared(sources, preparation, workers)
-        for passes, one in zip(seconds.values(), taken, strict=True):
-            passes.append(one)
-        for timed, passes in zip(best, whole, strict=True):
-            yield step(f"files to answers, {timed.classifier.engine.name}")
+        for passes, passed in zip(seconds.values(), taken, strict=True):
+            passes.append(passed)
+        for one, size, passes in zip(timed, sizes, whole, strict=True):
+            yield total, f"files to answers, {one.name['engine']}"
             start = time.perf_counter()
-            for _ in timed.classifier.answers(sources, batch_size=timed.batch, workers=workers):
+            for _ in one.classifier.answers(sources, batch_size=size, workers=workers):
                 pass
             passes.append(time.perf_counter() - start)
     rates = {name: _PASS * workers / median(passes) for name, passes in seconds.items()}
     figures = []
-    for timed, passes in zip(best, whole, strict=True):
-        engine, every = timed.classifier.engine, rates | {"network": timed.rate}
+    for one, size, passes in zip(timed, sizes, whole, strict=True):
+        every = rates | {"network": one.rate(size)}
         figures.append(
-            {
-                "engine": engine.name,
-                "device": engine.device,
-                "batch_size": timed.batch,
-                "network_photos_per_second": timed.rate,
+            one.name
+            | {
+                "batch_size": size,
+                "network_photos_per_second": one.rate(size),
                 "photos_per_second": _PASS / median(passes),
                 "slowest": min(every, key=lambda name: every[name]),
             }

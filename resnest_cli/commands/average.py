@@ -10,15 +10,12 @@ from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.options import Option
 
-EPILOG = """Examples:
-
-  resnest train data/ --keep-epochs 5
-
-  resnest average runs/train/exp/weights/epoch-*.safetensors -o average.safetensors
-
-  resnest average epoch-*.safetensors -o average.safetensors --data data/
-
-  resnest evaluate data/ --model average.safetensors"""
+EXAMPLES = """
+resnest train data/ --keep-epochs 5
+resnest average runs/train/exp/weights/epoch-*.safetensors -o average.safetensors
+resnest average epoch-*.safetensors -o average.safetensors --data data/
+resnest evaluate data/ --model average.safetensors
+"""
 
 
 @command

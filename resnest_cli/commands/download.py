@@ -17,15 +17,12 @@ from resnest_cli.net import Access
 from resnest_cli.options import Option
 from resnest_cli.text import megabytes
 
-EPILOG = """Examples:
-
-  resnest download resnest50d resnest101e
-
-  resnest download timm/resnest50d.in1k hf-hub:USER/NAME@REVISION
-
-  resnest download --all --mirror https://mirror.example/resnest/
-
-  TORCH_HOME=/data/torch resnest download resnest269e"""
+EXAMPLES = """
+resnest download resnest50d resnest101e
+resnest download timm/resnest50d.in1k hf-hub:USER/NAME@REVISION
+resnest download --all --mirror https://mirror.example/resnest/
+TORCH_HOME=/data/torch resnest download resnest269e
+"""
 
 
 @command

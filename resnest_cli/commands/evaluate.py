@@ -2,44 +2,33 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import check_written, finish, show_summary, write_page
 from resnest_cli.data.labelled_photos import Reading
-from resnest_cli.evaluation.evaluate import (
-    EvaluateJob,
-    FolderNumbers,
-    Gathered,
-    Split,
-    check_calibrated,
-    evaluate,
-    other_job,
-)
+from resnest_cli.errors import ResnestError
+from resnest_cli.evaluation import evaluate as evaluation
+from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split
 from resnest_cli.files import check_folder, locked
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
+from resnest_cli.output.results import show_evaluation
 
-EPILOG = """Examples:
-
-  resnest evaluate data/ --model runs/finetune/exp/weights/best.safetensors
-
-  resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
-
-  resnest evaluate data/ --model best.safetensors --format json | jq .top1
-
-  resnest evaluate data/ --model best.safetensors --html page.html
-
-  resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
-
-  resnest evaluate data/ --model best.safetensors --split test
-
-  resnest evaluate data/ --model best.safetensors --compare resnest50d"""
+EXAMPLES = """
+resnest evaluate data/ --model runs/finetune/exp/weights/best.safetensors
+resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
+resnest evaluate data/ --model best.safetensors --format json | jq .top1
+resnest evaluate data/ --model best.safetensors --html page.html
+resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
+resnest evaluate data/ --model best.safetensors --split test
+resnest evaluate data/ --model best.safetensors --compare resnest50d
+"""
 
 
 @command
-def evaluate_command(
+def evaluate(
     *,
     data: Annotated[
         str,
@@ -96,21 +85,21 @@ def evaluate_command(
     if output_ is not None:
         check_folder(output_, "-o")
     if calibrate:
-        check_calibrated(job)
+        evaluation.check_calibrated(job)
     if compare is not None:
         from resnest_cli.model.names import understand
 
         understand(compare)
     with locked(html, Path(model.model) if calibrate else None, folder=output_):
-        first = _evaluated(job)
-        second = None if compare is None else _evaluated(other_job(job, compare))
+        first = _answers(job)
+        second = None if compare is None else _answers(evaluation.other_job(job, compare))
         _show(first, second, calibrate, format_, output_, html)
 
 
-def _evaluated(job: EvaluateJob) -> Gathered:
+def _answers(job: EvaluateJob) -> Gathered:
     with output.Bar(beside_records=True) as progress:
-        found = evaluate(job, predict_job.classifier, progress)
-    for note in found.subject.notes:
+        found = evaluation.evaluate(job, predict_job.classifier, progress)
+    for note in found.notes:
         output.message(note)
     return found
 
@@ -119,28 +108,25 @@ def _show(
     first: Gathered, second: Gathered | None, calibrate: bool,
     format_: TableFormat, folder: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
-    # Only now, see `evaluate`: these import numpy.
+    # Only now: these import numpy.
     from resnest_cli.evaluation import figures, report
 
-    found = figures.evaluated(first.judged)
-    summary, refused = figures.whole_summary(found, first, second, calibrate=calibrate)
+    found = figures.evaluated(first)
+    summary, refused = figures.summary(found), None
+    if calibrate:
+        try:
+            summary["calibrated"] = figures.calibrate(found)
+        except ResnestError as error:  # said when everything else is out
+            refused = error
+    if second is not None:
+        summary["comparison"] = figures.compared(first, second)
     # Files first: whoever reads stdout may leave early.
     if folder is not None:
-        report.write_all(folder, found, first, summary)
+        report.write_all(folder, found, summary)
         output.message(f"Written to {folder}.")
     if html is not None:
         write_page(report.evaluation_page(found, summary, folder), html)
-    show_summary(summary, format_, _show_table)
+    show_summary(summary, format_, show_evaluation)
     if note := figures.training_note(summary):
         output.message(note)
     finish(summary["unreadable"], len(first.items), "photo(s)", refused=refused)
-
-
-def _show_table(summary: dict[str, Any]) -> None:
-    from resnest_cli.output.results import show_calibration, show_comparison, show_evaluation
-
-    show_evaluation(summary)
-    if "calibrated" in summary:
-        show_calibration(summary["calibrated"])
-    if "comparison" in summary:
-        show_comparison(summary["comparison"])

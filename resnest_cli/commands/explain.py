@@ -5,47 +5,35 @@ from pathlib import Path
 from typing import Annotated
 
 from resnest_cli import output
+from resnest_cli.commands import inputs
 from resnest_cli.commands.flags import Without, command
-from resnest_cli.commands.inputs import (
-    check_inputs,
-    check_written,
-    explicit,
-    files_read,
-    finish,
-    show_records,
-    write_page,
-)
 from resnest_cli.errors import UsageError
-from resnest_cli.explanation.explain import (
-    LEGEND,
-    MOST_CLASSES,
-    Explained,
-    ExplainJob,
-    add_to,
-    explain,
-    explanation_page,
-)
-from resnest_cli.explanation.picture_paths import target
+from resnest_cli.explanation import Explained, ExplainJob
+from resnest_cli.explanation import explain as explaining
 from resnest_cli.files import locked
-from resnest_cli.jobs import predict as predict_job
+from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
-EPILOG = """Examples:
+EXAMPLES = """
+resnest explain photo.jpg --model resnest50d -o heat.png
+resnest explain photo.jpg --class "tabby" --class n02123159 -o heat.png
+resnest explain photo.jpg --attention attention.png
+resnest explain photos/ -o heat/ --html page.html
+resnest explain photo.jpg --model best.safetensors --format json
+"""
 
-  resnest explain photo.jpg --model resnest50d -o heat.png
-
-  resnest explain photo.jpg --class "tabby" --class n02123159 -o heat.png
-
-  resnest explain photo.jpg --attention attention.png
-
-  resnest explain photos/ -o heat/ --html page.html
-
-  resnest explain photo.jpg --model best.safetensors --format json"""
+_MOST_CLASSES = 12  # in one picture
+_MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
+_LEGEND = (
+    "The lighter and the more yellow a place, the more it speaks for the class (Grad-CAM, each map "
+    "on its own scale); the white line goes where it is half the most, the orange frame around "
+    "what the network saw."
+)
 
 
 @command
-def explain_command(
+def explain(
     *,
     run: Annotated[RunOptions, Without("batch_size workers")],
     model: Annotated[
@@ -58,7 +46,7 @@ def explain_command(
         ),
     ] = None,
     topk: Annotated[
-        int, Option("How many classes, where none is named.", f"-k [1, {MOST_CLASSES}]")
+        int, Option("How many classes, where none is named.", f"-k [1, {_MOST_CLASSES}]")
     ] = 3,
     output_: Annotated[
         Path | None,
@@ -86,49 +74,52 @@ def explain_command(
     in shares of the upright photo's width (x) and height (y). --attention draws the split-attention
     weights. Always runs in torch.
     """
-    check_inputs(run)
-    if class_ and len(class_) > MOST_CLASSES:
-        raise UsageError(f"--class: {len(class_)} classes; a picture has room for {MOST_CLASSES}.")
+    inputs.check_inputs(run)
+    if class_ and len(class_) > _MOST_CLASSES:
+        raise UsageError(f"--class: {len(class_)} classes; a picture has room for {_MOST_CLASSES}.")
     if output_ is not None and output_ == attention and output_.suffix:
         raise UsageError(f"{output_}: -o and --attention cannot write the same file.")
-    read, one = files_read(run, model), explicit(run) == 1
+    read, one = inputs.files_read(run, model), inputs.explicit(run) == 1
     job = ExplainJob(
         options=replace(run, batch_size=1, workers=0),
         model=replace(model, engine="torch"),
         classes=tuple(class_ or ()),
         topk=topk,
         stage=stage,
-        heat=target(output_, "-o", read, one=one),
-        attention=target(attention, "--attention", read, one=one),
+        heat=explaining.target(output_, "-o", read, one=one),
+        attention=explaining.target(attention, "--attention", read, one=one),
         tiles=html is not None,
     )
     if html is not None:
-        check_written(html, read)
+        inputs.check_written(html, read)
     pictures = [made.path for made in (job.heat, job.attention) if made and not made.folder]
     with locked(*pictures, html):
         _show(job, html, format_)
 
 
 def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
-    total = explicit(job.options)
+    total = inputs.explicit(job.options)
     writer = explanation_writer(format_, single=total == 1)
-    page = explanation_page(job.model.model) if html is not None else None
+    page = None
+    if html is not None:
+        from resnest_cli.report.pages import Page, jpeg_uri
+
+        page = Page(f"Where {job.model.model} looked", "", most=_MOST_ON_PAGE, wide=True)
 
     def write(one: Explained) -> None:
         writer.write(one)
         if page is not None:
-            add_to(page, one)
+            page.add(one.record, tiles=list(map(jpeg_uri, one.tiles)))
 
-    stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
-    found = explain(job, predict_job.classifier, stdin)
-    done, failed, lines = show_records(found, total, write, writer.close)
+    found = explaining.explain(job, classifier)
+    done, failed, lines = inputs.show_records(found, total, write, writer.close)
     if html is not None and page is not None:
-        page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {LEGEND}"
-        write_page(page, html)
+        page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {_LEGEND}"
+        inputs.write_page(page, html)
     if done > failed:
         for made, what in ((job.heat, "Where it looked"), (job.attention, "Split attention")):
             if made is not None:
                 output.message(f"{what}: {'in ' if made.folder else ''}{made.path}.")
         if job.heat is None and job.attention is None and not job.tiles:
             output.message("Nothing was drawn: -o heat.png does it, or --attention, or --html.")
-    finish(failed, done, "input(s)", lines)
+    inputs.finish(failed, done, "input(s)", lines)

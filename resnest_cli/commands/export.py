@@ -1,7 +1,8 @@
 """`resnest export`: a network as a file for other programs."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,34 +10,29 @@ from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
 from resnest_cli.errors import UsageError
+from resnest_cli.export import ExportJob
 from resnest_cli.files import check_folder, locked
 from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
+from resnest_cli.output.results import show_export
 from resnest_cli.paths import check_not_read, check_place
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
-    from resnest_cli.export.export import ExportJob
-    from resnest_cli.export.hub_folder import Push
     from resnest_cli.model.loading import Model
 
-EPILOG = """Examples:
-
-  resnest export --model best.safetensors -o model.onnx --check photos/
-
-  resnest export --model best.safetensors -o model.pt2
-
-  resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
-
-  resnest export --model best.safetensors --hub my-model/
-
-  resnest export --model best.safetensors --hub my-model/ --push USER/NAME --dry-run
-
-  resnest predict photo.jpg --model model.onnx"""
+EXAMPLES = """
+resnest export --model best.safetensors -o model.onnx --check photos/
+resnest export --model best.safetensors -o model.pt2
+resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
+resnest export --model best.safetensors --hub my-model/
+resnest export --model best.safetensors --hub my-model/ --push USER/NAME --dry-run
+resnest predict photo.jpg --model model.onnx
+"""
 
 
 @command
-def export_command(
+def export(
     *,
     model: ModelName = DEFAULT_MODEL,
     output_: Annotated[
@@ -50,15 +46,7 @@ def export_command(
     ] = None,
     private: Annotated[bool, Option("Make the new repository of --push private.")] = False,
     dry_run: Annotated[bool, Option("With --push: only list files and sizes.")] = False,
-    check: Annotated[
-        str | None, Option("Compare the file with the model on these photos.", "DIR")
-    ] = None,
-    int8: Annotated[bool, Option("8 bits (.onnx): smaller; says what else it changes.")] = False,
-    calibrate: Annotated[
-        str | None, Option("Photos like those to come, for --int8; half measure.", "DIR")
-    ] = None,
-    calibrate_photos: Annotated[int, Option("At most so many calibrate.", "[1, 100000]")] = 200,
-    opset: Annotated[int | None, Option("ONNX's operators, 13 or later: 17.")] = None,
+    job: ExportJob,
     license_: Annotated[
         str | None, Option("Of the weights, for --hub: cc-by-4.0, ...", "ID")
     ] = None,
@@ -75,36 +63,35 @@ def export_command(
     """
     if (output_ is None) == (hub is None):
         raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
-    from resnest_cli.export.export import ExportJob, check_file
     from resnest_cli.export.hub_folder import push_target
     from resnest_cli.model.loading import find_model
 
-    only = {"--check": check, "--int8": int8, "--calibrate": calibrate, "--opset": opset}
     if output_ is not None:
-        check_file(output_, int8=int8, calibrate=calibrate, opset=opset)
+        job = replace(job, output=output_)
+        job.check_options()
         check_place(output_)
         check_not_read(output_, (model, weights, labels))
         if license_ is not None:
             raise UsageError("--license goes into the model card of --hub DIR.")
-    elif wrong := next((name for name, value in only.items() if value not in {None, False}), None):
-        raise UsageError(f"{wrong} goes with -o FILE, not with --hub.")
-    to = push_target(
-        push, output.message, hub=hub, private=private, dry_run=dry_run, offline=access.offline
+    for name in ("check", "int8", "calibrate", "opset"):
+        if hub is not None and getattr(job, name) not in {None, False}:
+            raise UsageError(f"--{name} goes with -o FILE, not with --hub.")
+    repository = push_target(
+        push, hub=hub, private=private, dry_run=dry_run, offline=access.offline
     )
     found = find_model(model, source=weights, labels=labels, access=access)
     if hub is not None:
         check_folder(hub, "--hub")
     with locked(output_, folder=hub):
         if hub is not None:
-            _to_hub(found, hub, license_, to, format_, dry_run=dry_run)
-        elif output_ is not None:
-            job = ExportJob(output_, opset, check, calibrate, calibrate_photos)
+            summary = _to_hub(found, hub, license_, repository, private=private, dry_run=dry_run)
+            show_summary(summary, format_, show_export)
+        else:
             _to_file(found, job, format_)
 
 
-def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
+def _to_file(model: "Model", job: ExportJob, format_: TableFormat) -> None:
     from resnest_cli.export.export import export
-    from resnest_cli.output.results import show_export
 
     with output.Bar() as progress:
         found = export(model, job, progress)
@@ -124,20 +111,19 @@ def _to_file(model: "Model", job: "ExportJob", format_: TableFormat) -> None:
 
 
 def _to_hub(
-    model: "Model", folder: Path, license_: str | None, to: "Push | None", format_: TableFormat,
-    *, dry_run: bool,
-) -> None:  # fmt: skip
+    model: "Model", folder: Path, license_: str | None, repository: str | None, *,
+    private: bool, dry_run: bool,
+) -> dict[str, Any]:  # fmt: skip
     from resnest_cli.export.hub_folder import push_folder, rehearse, write_folder
-    from resnest_cli.output.results import show_export
 
-    if to and dry_run:
-        summary = rehearse(model, folder, license_, to)
+    if repository and dry_run:
+        summary = rehearse(model, folder, license_, repository, private=private)
     else:
         summary = write_folder(model, folder, license_)
     if not summary["timm"]:
         output.message(
             "timm cannot build this network; the model card says how to load it with resnest-cli."
         )
-    if to and not dry_run:
-        summary = push_folder(folder, summary, to)
-    show_summary(summary, format_, show_export)
+    if repository and not dry_run:
+        return push_folder(folder, summary, repository, private=private, notify=output.message)
+    return summary

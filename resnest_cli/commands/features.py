@@ -26,23 +26,16 @@ from resnest_cli.paths import check_not_read
 if TYPE_CHECKING:
     from resnest_cli.jobs.job import Shard
 
-EPILOG = """Examples:
-
-  resnest features photos/ -o feats.npy
-
-  resnest features photos/ -o feats.npy --resume
-
-  resnest features photos/ -o feats.npy --retry-failed
-
-  resnest features photos/ -o maps.npy --stage 3 --pool none --dtype float16
-
-  resnest features photos/ -o feats-1.npy --shard 1/4
-
-  find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet
-
-  resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray --ray-address auto
-
-  resnest features "shards/*.tar" -o feats/ --runner ray"""
+EXAMPLES = """
+resnest features photos/ -o feats.npy
+resnest features photos/ -o feats.npy --resume
+resnest features photos/ -o feats.npy --retry-failed
+resnest features photos/ -o maps.npy --stage 3 --pool none --dtype float16
+resnest features photos/ -o feats-1.npy --shard 1/4
+find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet
+resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray --ray-address auto
+resnest features "shards/*.tar" -o feats/ --runner ray
+"""
 
 
 @command

@@ -8,19 +8,13 @@ from resnest_cli.commands.training import Flags
 from resnest_cli.net import Access
 from resnest_cli.training.settings import TrainingJob
 
-EPILOG = """Examples:
-
-  resnest finetune data/ --classes 10
-
-  resnest finetune data/ --model resnest101e --freeze none --epochs 20
-
-  resnest finetune data/ --model runs/train/exp/weights/best.safetensors
-
-  resnest finetune data/ --dry-run
-
-  resnest finetune data/ --resume"""
-
-CLASS = training.GroupedCommand
+EXAMPLES = """
+resnest finetune data/ --classes 10
+resnest finetune data/ --model resnest101e --freeze none --epochs 20
+resnest finetune data/ --model runs/train/exp/weights/best.safetensors
+resnest finetune data/ --dry-run
+resnest finetune data/ --resume
+"""
 
 
 @command

@@ -6,11 +6,16 @@ A parameter is an option (see `options`), a record of options, or an `Access`, w
 
 import inspect
 import math
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, is_dataclass
-from typing import Annotated, Any, NamedTuple
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from resnest_cli import output
 from resnest_cli.net import Access
@@ -42,7 +47,7 @@ class Given(NamedTuple):
 _SHARED = (
     "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
     "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
-    "max_pixels fast_decode gpu_decode isolate runner ray_address gpus_per_worker concurrency "
+    "max_pixels fast_decode gpu_decode runner ray_address gpus_per_worker concurrency "
     "path_column mirror offline quiet debug"
 )
 _ORDER = {name: place for place, name in enumerate(_SHARED.split())}
@@ -55,9 +60,9 @@ _NET = [
 ]
 
 
-def access(mirror: str | None, offline: bool) -> Access:
-    """How weights may be had, with progress and messages on stderr."""
-    return Access(mirror, offline, output.DownloadBar(), output.message)
+def epilog(examples: str) -> str:
+    """The end of a command's help, of its examples, one a line."""
+    return "\n\n  ".join(("Examples:", *examples.strip().splitlines()))
 
 
 def command(function: Callable[..., None], *, common: bool = True) -> Callable[..., None]:
@@ -73,7 +78,7 @@ def command(function: Callable[..., None], *, common: bool = True) -> Callable[.
         if kind is typer.Context:
             context.append(parameter)
         elif kind is Access:
-            records[name] = (access, _NET)
+            records[name] = (output.access, _NET)
             shared += _NET
         elif given := next((mark.record for mark in marks if isinstance(mark, Given)), None):
             flags = [_not_given(flag) for flag in _flags(given, "")]
@@ -104,6 +109,7 @@ def command(function: Callable[..., None], *, common: bool = True) -> Callable[.
     run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, {}
     parameters = [*context, *map(_parameter, listed)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.settings = {setting.name: setting for setting in listed}  # type: ignore[attr-defined]
     return run
 
 
@@ -168,3 +174,103 @@ def _typer_option(setting: Setting) -> Any:
         parser=option.parser,
         rich_help_panel=option.panel,
     )
+
+
+class QuickParameters:
+    """Beside a class of Typer's commands: converts values without pydantic, which Typer uses and
+    whose import takes 50 ms. What is not written as usual is left to Typer, which says what is
+    wrong with it.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, --help too."""
+        settings = getattr(self.callback, "settings", {})  # type: ignore[attr-defined]
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            parameter.process_value = _quick(parameter, settings.get(parameter.name))
+        return parameters
+
+
+class Command(QuickParameters, TyperCommand):
+    """A command whose help has a heading for each group of options, where they come in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes arguments, then options by their `rich_help_panel`; those without one first."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                argument = parameter.param_type_name == "argument"
+                panel = getattr(parameter, "rich_help_panel", None)
+                heading = "Arguments" if argument else panel or "Options"
+                groups.setdefault(heading, []).append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+class Group(QuickParameters, TyperGroup):
+    """A command with commands of its own."""
+
+
+class LazyGroup(Group):
+    """Commands that are loaded when they are named; help needs no more than the first `lines`."""
+
+    lines: ClassVar[dict[str, str]]
+
+    def __init__(self, **given: Any) -> None:
+        commands = {name: TyperCommand(name, help=line) for name, line in self.lines.items()}
+        super().__init__(**given | {"commands": commands})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named first, as its module has it."""
+        if args[0] in self.lines:
+            self.commands[args[0]] = load(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load(name: str) -> Any:
+    """A command: the function, or the group of functions, of its name in the module of its name."""
+    module = import_module(f"resnest_cli.commands.{name}")
+    found = getattr(module, name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(found)
+    return typer.main.get_command(app)
+
+
+def _quick(parameter: Any, setting: Setting | None) -> Callable[[Any, Any], Any]:
+    def process(context: Any, value: Any) -> Any:
+        if value is None and not parameter.required:
+            return () if parameter.multiple or parameter.nargs == -1 else None
+        if setting is not None:
+            with suppress(ValueError):
+                return _converted(setting, value)
+        return type(parameter).process_value(parameter, context, value)
+
+    return process
+
+
+def _converted(setting: Setting, value: Any) -> Any:
+    """The value of a text, or of several; raises ValueError where it is not written as usual."""
+    if setting.option.parser is not None:
+        return setting.option.parser(value)
+    if setting.several:  # texts, whatever becomes of them
+        return list(value)
+    if get_origin(setting.kind) is list:
+        one = setting._replace(kind=get_args(setting.kind)[0])
+        return [_converted(one, text) for text in value]
+    if not isinstance(value, str) or setting.kind is str:  # a default, or a switch
+        return value
+    converted: Any = value if get_args(setting.kind) else setting.kind(value)
+    if setting.kind is Path:
+        refused = converted.exists() and not os.access(converted, os.R_OK)
+    elif setting.kind is bool:
+        refused = True
+    else:
+        bounded = get_args(setting.kind) or setting.option.bounds
+        refused = bool(bounded) and setting.refused(converted) is not None
+    if refused:
+        raise ValueError(value)
+    return converted

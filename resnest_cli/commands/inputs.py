@@ -55,12 +55,7 @@ def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
 
 
 def check_written(path: Path, read: Iterable[str | None]) -> None:
-    """Whether a text file can be written; `read` are the files that the command reads.
-
-    Raises:
-        UsageError: it has the name of a photo, or is one of the files that are read.
-        ResnestError: it is a folder, or its own does not exist.
-    """
+    """Raises where a text file would replace a photo, a folder or a file that is `read`."""
     if path.suffix.lower() in EXTENSIONS:
         raise UsageError(f"{path}: records are text; photos are never written to.")
     check_place(path)
@@ -85,13 +80,9 @@ def show_records(
     write: Callable[[R], None],
     close: Callable[[], None],
 ) -> tuple[int, int, list[str]]:
-    """Writes records as they come, with a bar.
+    """Writes records as they come, with a bar; raises a ResnestError where there is none.
 
-    Returns how many came and how many of them are errors, and a line for each of the first of
-    those.
-
-    Raises:
-        ResnestError: nothing was found.
+    Returns how many came, how many of them are errors, and lines about the first of those.
     """
     done, failed, lines = 0, 0, list[str]()
     with output.Bar(beside_records=True) as progress:
@@ -119,11 +110,9 @@ def finish(
     failed: int, done: int, what: str, lines: Sequence[str] = (), *,
     refused: ResnestError | None = None,
 ) -> None:  # fmt: skip
-    """Says how many inputs could not be read, with some of them.
+    """Says how many inputs could not be read, with some of them; then exits with 3.
 
-    Raises:
-        ResnestError: what was `refused`, once everything else is out.
-        typer.Exit: with 3, if any failed.
+    What was `refused` is raised now, when everything else is out.
     """
     if failed:
         more = [f"and {failed - len(lines)} more"] if 0 < len(lines) < failed else []
@@ -140,7 +129,7 @@ def show_summary(
 ) -> None:
     """A command's answer on stdout, as JSON or in words."""
     if format_ == "json":
-        output.emit(output.to_json(summary, indent=2) + "\n")
+        output.show_json(summary)
     else:
         show_table(summary)
 

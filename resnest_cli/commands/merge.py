@@ -8,11 +8,10 @@ from resnest_cli.commands.flags import command
 from resnest_cli.errors import UsageError
 from resnest_cli.options import Option
 
-EPILOG = """Examples:
-
-  resnest merge feats-*.npy -o feats.npy
-
-  resnest merge part1.npz part2.npz -o feats.parquet --overwrite"""
+EXAMPLES = """
+resnest merge feats-*.npy -o feats.npy
+resnest merge part1.npz part2.npz -o feats.parquet --overwrite
+"""
 
 
 @command

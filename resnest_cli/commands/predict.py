@@ -21,25 +21,17 @@ from resnest_cli.files import locked
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import PredictJob, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
-from resnest_cli.output.messages import is_quiet
 
-EPILOG = """Examples:
-
-  resnest predict dog.jpg --model resnest101e --topk 5
-
-  resnest predict photos/ -o records.csv
-
-  resnest predict photos/ --html page.html
-
-  resnest predict "photos/**/*.jpg" --format jsonl | head -3
-
-  find . -name "*.png" -print0 | resnest predict --from-file - -0
-
-  curl -s https://example.org/dog.jpg | resnest predict -
-
-  resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
-
-  resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto"""
+EXAMPLES = """
+resnest predict dog.jpg --model resnest101e --topk 5
+resnest predict photos/ -o records.csv
+resnest predict photos/ --html page.html
+resnest predict "photos/**/*.jpg" --format jsonl | head -3
+find . -name "*.png" -print0 | resnest predict --from-file - -0
+curl -s https://example.org/dog.jpg | resnest predict -
+resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
+resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
+"""
 
 _FEW = 8  # explicit photos up to this number get a table each
 _FORMATS: dict[str, output.Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
@@ -111,7 +103,7 @@ def predict(
     target = Path(output_) if output_ not in {None, "-"} else None
     for path in filter(None, (target, html)):
         check_written(path, files_read(run, model))
-    job = PredictJob(run, model, topk, threshold, reject_below, tta, is_quiet())
+    job = PredictJob(run, model, topk, threshold, reject_below, tta)
     with locked(target, html):
         _show(job, target, format_, html)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Given
@@ -14,25 +13,6 @@ from resnest_cli.errors import UsageError
 from resnest_cli.training.settings import Config, TrainingJob
 
 Flags = Annotated[Mapping[str, Any], Given(Config)]
-
-
-class GroupedCommand(TyperCommand):
-    """A command whose help has a heading for each group of options, for there are many."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes arguments, then options by their `rich_help_panel`; those without one first."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                argument = parameter.param_type_name == "argument"
-                panel = getattr(parameter, "rich_help_panel", None)
-                groups.setdefault("Arguments" if argument else panel or "Options", []).append(
-                    record
-                )
-        for name, records in groups.items():
-            with formatter.section(name):
-                formatter.write_dl(records)
 
 
 def train(job: TrainingJob) -> None:

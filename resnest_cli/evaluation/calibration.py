@@ -5,23 +5,15 @@ error over 15 bins of equal width (section 2), and temperature scaling (section 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.scores import Float
 from resnest_cli.inference.ranking import softmax
-from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE, set_temperature
-
-if TYPE_CHECKING:
-    from resnest_cli.evaluation.evaluate import Gathered
-    from resnest_cli.evaluation.figures import Evaluated
+from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 BINS = 15
-FEWEST = 20  # photos that a temperature is fitted on
 _BATCH = 4096  # rows of logits in float64 at once
 _STEPS, _ENOUGH = 60, 1e-10
 
@@ -90,38 +82,3 @@ def _slope(
         first += float((mean - rows[np.arange(len(rows)), truth[at : at + _BATCH]]).sum())
         second += float(((probabilities * rows**2).sum(axis=1) - mean**2).sum())
     return first / len(logits), second / len(logits)
-
-
-def calibrate(found: "Evaluated", gathered: "Gathered") -> dict[str, Any]:
-    """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
-
-    The photos are those of all that were `gathered` that the model has not learned from. The
-    temperature goes into the header of the checkpoint that was evaluated. Returns, as JSON has it,
-    the temperature, the number of photos, and calibration error and loss before and after.
-
-    Raises:
-        ResnestError: fewer than `FEWEST` photos are left, or the file cannot be written.
-    """
-    left = sum(not item.trained and item.record.error is None for item in gathered.items)
-    if left < FEWEST:
-        seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
-        raise ResnestError(
-            f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
-            f"{gathered.subject.path} stays as it is. Give photos that were held out."
-        )
-    assert found.logits is not None
-    subject, truth = found.gathered.subject, found.answers.truth
-    temperature = fit_temperature(found.logits, truth)
-    record: dict[str, Any] = {
-        "temperature": temperature,
-        "file": subject.path,
-        "photos": len(truth),
-    }
-    for when, used in (("before", subject.temperature), ("after", temperature)):
-        probabilities = softmax(found.logits, used)
-        own = probabilities[np.arange(len(truth)), truth]
-        right = found.answers.right
-        record[f"ece_{when}"] = calibration(probabilities.max(axis=1), right).ece
-        record[f"loss_{when}"] = float(-np.log(np.maximum(own, 1e-300)).mean())
-    set_temperature(Path(subject.path), temperature)
-    return record

@@ -1,42 +1,57 @@
 """What an evaluation, or a comparison of two, comes to; also as plain data, as JSON has it.
 
-Figures are of photos that the model has not learned from (`Gathered.judged`). Those with all photos
-stand beside them under `all`; where nothing but training photos is left, theirs stand under
-`trained`, and none under the names that promise more.
+Figures are of photos that the model has not learned from, and of all where no readable one of those
+is left. In JSON those with all photos stand beside them under `all`; where nothing but training
+photos is left, theirs stand under `trained`, and none under the names that promise more.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.evaluation import calibration
-from resnest_cli.evaluation.evaluate import Gathered
+from resnest_cli.evaluation.calibration import Calibration, calibration, fit_temperature
+from resnest_cli.evaluation.evaluate import Answered, Gathered
 from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
+from resnest_cli.inference.ranking import Record, softmax
+from resnest_cli.model.checkpoint_header import set_temperature
 
+FEWEST = 20  # photos that a temperature is fitted on
 _LISTED = 20  # confusions and mistakes
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What the answers come to; `answers`, and `logits` (N, K) if they were kept, are of the
-    readable photos among those `gathered`, in the same order.
+    """Figures of the `judged` ones among the photos that were `gathered`.
+
+    `answers`, and `logits` (N, K) if they were kept, are of those of them that are readable, in the
+    same order.
     """
 
     gathered: Gathered
+    judged: tuple[Answered, ...]
     answers: Answers
     scores: Scores
-    calibration: calibration.Calibration
+    calibration: Calibration
     logits: NDArray[np.float32] | None
 
+    @property
+    def records(self) -> list[Record]:
+        """The records that `answers` are of."""
+        return [item.record for item in self.judged if item.record.error is None]
 
-def evaluated(gathered: Gathered) -> Evaluated:
-    """Of at least one readable photo."""
-    good = [item for item in gathered.items if item.record.error is None]
+
+def evaluated(gathered: Gathered, *, every: bool = False) -> Evaluated:
+    """Of at least one readable photo; of `every` one, also those that the model learned from."""
+    judged = tuple(item for item in gathered.items if not item.trained)
+    if every or all(item.record.error is not None for item in judged):
+        judged = gathered.items
+    good = [item for item in judged if item.record.error is None]
     best = [item.record.predictions[0] for item in good]
     answers = Answers(
         truth=np.array([item.truth for item in good], np.int64),
@@ -45,37 +60,31 @@ def evaluated(gathered: Gathered) -> Evaluated:
         confidence=np.array([found.probability for found in best], np.float64),
         loss=np.array([item.loss for item in good], np.float64),
     )
-    logits = None
-    if all(item.logits is not None for item in good):
-        joined = b"".join(item.logits or b"" for item in good)
-        logits = np.frombuffer(joined, np.float32).reshape(len(good), -1)
-    figures = scores(answers, len(gathered.subject.class_names))
-    calibrated = calibration.calibration(answers.confidence, answers.right)
-    return Evaluated(gathered, answers, figures, calibrated, logits)
+    kept = [item.logits for item in good if item.logits is not None]
+    figures = scores(answers, len(gathered.class_names))
+    calibrated = calibration(answers.confidence, answers.right)
+    logits = np.stack(kept) if len(kept) == len(good) else None
+    return Evaluated(gathered, judged, answers, figures, calibrated, logits)
 
 
-def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
-    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level.
-
-    `found` are the judged photos of all that were `gathered`.
-    """
-    subject, answers, figures = gathered.subject, found.answers, found.scores
-    names, ids, judged = subject.class_names, subject.class_ids, found.gathered.items
-    readable = [item.record for item in judged if item.record.error is None]
+def summary(found: Evaluated) -> dict[str, Any]:
+    """The figures as JSON has them: fractions, nats, names; `top1` and `top5` at the top level."""
+    gathered, answers, figures = found.gathered, found.answers, found.scores
+    names, ids, records = gathered.class_names, gathered.class_ids, found.records
     trained, overall = gathered.trained, _overall(found)
-    others = trained > 0 and len(judged) < len(gathered.items)
+    others = trained > 0 and len(found.judged) < len(gathered.items)
     only_trained = trained > 0 and not others
-    every = evaluated(gathered) if others else None
+    every = evaluated(gathered, every=True) if others else None
     return {
-        "model": subject.model,
-        "split": subject.split,
+        "model": gathered.model,
+        "split": gathered.split,
         "photos": figures.photos,
-        "trained_on": None if subject.trained_on is None else trained,
-        "unreadable": len(judged) - figures.photos,
+        "trained_on": None if gathered.trained_on is None else trained,
+        "unreadable": len(found.judged) - figures.photos,
         **(dict.fromkeys(overall) if only_trained else overall),
         "trained": {"photos": trained, **overall} if only_trained else None,
         "all": {"photos": every.scores.photos, **_overall(every)} if every else None,
-        "temperature": subject.temperature,
+        "temperature": gathered.temperature,
         "classes": [
             {"index": index, "id": ids[index] if ids else None, "label": names[index]} | asdict(one)
             for index, one in enumerate(figures.classes)
@@ -86,7 +95,7 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
         ],
         "worst": [
             {
-                "input": readable[index].input,
+                "input": records[index].input,
                 "truth": names[int(answers.truth[index])],
                 "predicted": names[int(answers.predicted[index])],
                 "probability": float(answers.confidence[index]),
@@ -97,22 +106,18 @@ def summary(found: Evaluated, gathered: Gathered) -> dict[str, Any]:
     }
 
 
-def whole_summary(
-    found: Evaluated, first: Gathered, second: Gathered | None, *, calibrate: bool
-) -> tuple[dict[str, Any], ResnestError | None]:
-    """`summary`, with a comparison and a calibration where they were asked for.
-
-    The error says why there is no calibration.
-    """
-    figures, refused = summary(found, first), None
-    if calibrate:
-        try:
-            figures["calibrated"] = calibration.calibrate(found, first)
-        except ResnestError as error:
-            refused = error
-    if second is not None:
-        figures["comparison"] = compared(first, second)
-    return figures, refused
+def _overall(found: Evaluated) -> dict[str, Any]:
+    figures, top5 = found.scores, found.scores.top5
+    return {
+        "top1": figures.top1.value,
+        "top1_interval": [figures.top1.low, figures.top1.high],
+        "top5": top5.value if top5 else None,
+        "top5_interval": [top5.low, top5.high] if top5 else None,
+        "loss": figures.loss,
+        "mean_recall": figures.mean_recall,
+        "mean_f1": figures.mean_f1,
+        "ece": found.calibration.ece,
+    }
 
 
 def training_note(figures: Mapping[str, Any]) -> str:
@@ -131,18 +136,34 @@ def training_note(figures: Mapping[str, Any]) -> str:
     return ""
 
 
-def _overall(found: Evaluated) -> dict[str, Any]:
-    figures, top5 = found.scores, found.scores.top5
-    return {
-        "top1": figures.top1.value,
-        "top1_interval": [figures.top1.low, figures.top1.high],
-        "top5": top5.value if top5 else None,
-        "top5_interval": [top5.low, top5.high] if top5 else None,
-        "loss": figures.loss,
-        "mean_recall": figures.mean_recall,
-        "mean_f1": figures.mean_f1,
-        "ece": found.calibration.ece,
-    }
+def calibrate(found: Evaluated) -> dict[str, Any]:
+    """Fits a temperature on the photos of an evaluation that kept its logits, and writes it.
+
+    It uses photos that the model has not learned from, and writes into the header of the checkpoint
+    that was evaluated. Returns, as JSON has it, the temperature, the number of photos, and
+    calibration error and loss before and after.
+
+    Raises:
+        ResnestError: fewer than `FEWEST` photos are left, or the file cannot be written.
+    """
+    gathered, answers = found.gathered, found.answers
+    left = sum(not item.trained and item.record.error is None for item in gathered.items)
+    if left < FEWEST:
+        seen = f" beside the {gathered.trained} that it was trained on" if gathered.trained else ""
+        raise ResnestError(
+            f"--calibrate: a temperature needs {FEWEST} photos, and there are {left}{seen}. "
+            f"{gathered.path} stays as it is. Give photos that were held out."
+        )
+    assert found.logits is not None
+    temperature, photos = fit_temperature(found.logits, answers.truth), len(answers.truth)
+    record: dict[str, Any] = {"temperature": temperature, "file": gathered.path, "photos": photos}
+    for when, used in (("before", gathered.temperature), ("after", temperature)):
+        probabilities = softmax(found.logits, used)
+        own = probabilities[np.arange(photos), answers.truth]
+        record[f"ece_{when}"] = calibration(probabilities.max(axis=1), answers.right).ece
+        record[f"loss_{when}"] = float(-np.log(np.maximum(own, 1e-300)).mean())
+    set_temperature(Path(gathered.path), temperature)
+    return record
 
 
 def compared(found: Gathered, other: Gathered) -> dict[str, Any]:
@@ -156,28 +177,29 @@ def compared(found: Gathered, other: Gathered) -> dict[str, Any]:
     seen = {item.record.input for item in (*found.items, *other.items) if item.trained}
     unseen = [name for name in readable if name not in seen]
     both = unseen or readable
-    first = np.array([ours[name][0] == ours[name][1] for name in both], np.bool_)
-    second = np.array([theirs[name][0] == theirs[name][1] for name in both], np.bool_)
+    first = [name for name in both if ours[name][0] == ours[name][1]]
+    second = [name for name in both if theirs[name][0] == theirs[name][1]]
 
-    def listed(changed: NDArray[np.bool_]) -> list[dict[str, str]]:
+    def changed(right: Sequence[str], before: Sequence[str]) -> list[dict[str, str]]:
+        new = set(right) - set(before)
         return [
             {
                 "input": name,
-                "truth": found.subject.class_names[ours[name][0]],
-                "this": found.subject.class_names[ours[name][1]],
-                "other": other.subject.class_names[theirs[name][1]],
+                "truth": found.class_names[ours[name][0]],
+                "this": found.class_names[ours[name][1]],
+                "other": other.class_names[theirs[name][1]],
             }
-            for name, is_one in zip(both, changed, strict=True)
-            if is_one
+            for name in both
+            if name in new
         ]
 
-    mended, broken = listed(second & ~first), listed(first & ~second)
+    mended, broken = changed(second, first), changed(first, second)
     return {
-        "model": other.subject.model,
+        "model": other.model,
         "photos": len(both),
         "trained_on": len(readable) - len(unseen),
-        "top1": float(second.mean()) if both else None,
-        "this_top1": float(first.mean()) if both else None,
+        "top1": len(second) / len(both) if both else None,
+        "this_top1": len(first) / len(both) if both else None,
         "mended_count": len(mended),
         "broken_count": len(broken),
         "p_value": mcnemar(len(mended), len(broken)),

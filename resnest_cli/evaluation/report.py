@@ -18,25 +18,22 @@ from resnest_cli.report.pages import Page, Table, picture_of, rows_of, write_tex
 from resnest_cli.text import csv_rows
 
 
-def write_all(
-    folder: Path, found: Evaluated, gathered: Gathered, figures: Mapping[str, Any]
-) -> None:
+def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
     """Writes `metrics.json`, `classes.csv`, `confusion.csv`, `records.jsonl` and the pictures.
 
     Each appears whole or not at all; `figures` are those of `figures.summary`. Records are of all
     photos, everything else of those that were judged.
     """
-    names = gathered.subject.class_names
+    names = found.gathered.class_names
     columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
     classes = [[one[name] for name in columns] for one in figures["classes"]]
     matrix = zip(names, found.scores.confusion.tolist(), strict=True)
+    counts = [["true \\ predicted", *names], *([name, *row] for name, row in matrix)]
     texts = {
         "metrics.json": json.dumps(figures, indent=2) + "\n",
         "classes.csv": csv_rows([columns, *classes]),
-        "confusion.csv": csv_rows(
-            [["true \\ predicted", *names], *([name, *row] for name, row in matrix)]
-        ),
-        "records.jsonl": "".join(_lines(gathered)),
+        "confusion.csv": csv_rows(counts),
+        "records.jsonl": "".join(_lines(found.gathered)),
     }
     write_texts(folder, texts)
     with writing(folder):
@@ -47,24 +44,23 @@ def _lines(gathered: Gathered) -> Iterator[str]:
     """`predict`'s own records, each with the true class, whether it stands first, and whether the
     photo trained the model, where that is known.
     """
-    subject = gathered.subject
     for item in gathered.items:
         record, truth = item.record, item.truth
         right = record.predictions[0].index == truth if record.predictions else None
-        trained = item.trained if record.predictions and subject.trained_on is not None else None
-        more: dict[str, Any] = {"truth": {"index": truth, "label": subject.class_names[truth]}}
+        trained = item.trained if record.predictions and gathered.trained_on is not None else None
+        more: dict[str, Any] = {"truth": {"index": truth, "label": gathered.class_names[truth]}}
         more |= {"right": right, "trained_on": trained}
         yield json.dumps(record.as_dict() | more) + "\n"
 
 
 def _write_pictures(folder: Path, found: Evaluated) -> None:
     """`confusion_matrix.png`, of the classes that occur, and `reliability.png`."""
-    subject, matrix = found.gathered.subject, found.scores.confusion
+    gathered, matrix = found.gathered, found.scores.confusion
     occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
-    names = [subject.class_names[index] for index in occur]
+    names = [gathered.class_names[index] for index in occur]
     plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
     bins = [asdict(one) for one in found.calibration.bins]
-    plots.reliability(folder / "reliability.png", bins, found.calibration.ece, subject.temperature)
+    plots.reliability(folder / "reliability.png", bins, found.calibration.ece, gathered.temperature)
 
 
 def evaluation_page(
@@ -104,8 +100,8 @@ def evaluation_page(
             ),
         ],
     )
-    names = found.gathered.subject.class_names
-    for item in found.gathered.items:
+    names = found.gathered.class_names
+    for item in found.judged:
         answers = item.record.predictions
         right = bool(answers) and answers[0].index == item.truth
         page.add(item.record, names[item.truth], right=right)

@@ -1,159 +1,62 @@
-"""What `resnest explain` does: photos -> explanations, and the page of them.
+"""What `resnest explain` does: photos -> explanations, with their pictures.
 
-A working process decodes, runs the network and draws, one photo after the other, so that memory
-stays flat and a photo that crashes the decoder costs its own record alone. This process imports
-neither numpy nor torch.
+One photo after the other is decoded, explained and drawn, so that memory stays flat.
 """
 
 import gc
-import re
-from collections.abc import Callable, Generator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import ImageError, ResnestError, UsageError
+from resnest_cli.explanation import Explained, ExplainJob, Target
+from resnest_cli.images import NO_MEMORY, folders, take_note
+from resnest_cli.images.pool import Decoders
+from resnest_cli.images.sources import Source, SourceStats, is_url, listed
 from resnest_cli.inference.ranking import Record
-from resnest_cli.options import ModelOptions, RunOptions
-from resnest_cli.supervise import Replay, Start, supervised
+from resnest_cli.options import ModelOptions
+from resnest_cli.paths import check_not_read, check_place, local_path
 
 if TYPE_CHECKING:
-    from resnest_cli.explanation.photo_view import Region
-    from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.report.pages import Page
 
-MOST_CLASSES = 12  # in one picture
-LEGEND = (
-    "The lighter and the more yellow a place, the more it speaks for the class (Grad-CAM, each map "
-    "on its own scale); the white line goes where it is half the most, the orange frame around "
-    "what the network saw."
-)
-_MOST_ON_PAGE = 1000  # photos: each brings some 10 kB a class
+_PICTURES = (".png", ".jpg", ".jpeg")
 
 # Photos after which figures, which hold each other in circles, are swept up: Python itself would
 # wait until there are hundreds of MB of them. It takes a tenth of a second.
 _SWEEP = 10
 
 Make = Callable[[ModelOptions], "Classifier"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where pictures go: a file, or a `folder` with a file for each photo."""
-
-    path: Path
-    folder: bool
-
-    def of(self, index: int, name: str, ending: str) -> Path:
-        """The file for the photo `name`, the input number `index` from 0: 00001-cat.png."""
-        if not self.folder:
-            return self.path
-        # The number makes it unique, whatever photos are called.
-        stem = re.sub(r"[^\w.-]+", "_", Path(name).stem.encode("utf-8", "replace").decode())
-        return self.path / f"{index + 1:05}-{stem[:60] or 'photo'}{ending}"
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainJob:
-    """What was asked for; see the options of `resnest explain`.
-
-    `stage` is None for the one that suits the photos' size. With `tiles` explanations bring small
-    pictures for a page.
-    """
-
-    options: RunOptions
-    model: ModelOptions
-    classes: tuple[str, ...]
-    topk: int
-    stage: int | None
-    heat: Target | None
-    attention: Target | None
-    tiles: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """The answer for one photo. `regions` are where it is hot, for each class of the record.
-
-    `heat` and `attention` are the files that were written. `tiles` are JPEG files, of the photo and
-    of each class.
-    """
-
-    record: Record
-    stage: int | None = None
-    regions: "tuple[Region | None, ...]" = ()
-    blocks: tuple[dict[str, Any], ...] = ()
-    heat: str | None = None
-    attention: str | None = None
-    tiles: tuple[bytes, ...] = ()
-
-    @property
-    def input(self) -> str:
-        """The photo's name."""
-        return self.record.input
-
-    @property
-    def error(self) -> str | None:
-        """Why there is no answer."""
-        return self.record.error
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it; `hot` is where, in fractions of the upright photo's sides."""
-        found = self.record.as_dict()
-        for prediction, region in zip(found["predictions"], self.regions, strict=True):
-            prediction["hot"] = region and {
-                "box": [round(value, 4) for value in region.box],
-                "centre": [round(value, 4) for value in region.centre],
-            }
-        found |= {"stage": self.stage, "heat": self.heat}
-        if self.blocks:
-            found |= {"attention": self.attention, "blocks": list(self.blocks)}
-        return found
-
-
 Results = Generator[Explained, None, int]
 
 
-def explain(job: ExplainJob, make: Make, stdin: Replay | None) -> Results:
+def explain(job: ExplainJob, make: Make) -> Results:
     """An explanation for each input, in order; returns how many other files were passed over.
 
-    `make` gives a classifier with the torch engine, in the working process.
+    `make` gives a classifier with the torch engine.
 
     Raises:
         UsageError: a class that the model does not know, or that several of its classes are called.
         ResnestError: the model cannot be had, or a picture cannot be written.
     """
-    return supervised(partial(_work, job, make, stdin), time_limit=job.options.time_limit)
-
-
-def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Results:
     from resnest_cli.explanation.explainer import Explainer
     from resnest_cli.explanation.photo_view import Look
-    from resnest_cli.images import take_note
-    from resnest_cli.images.sources import SourceStats
-    from resnest_cli.inference.run import guarded, listed
 
     classifier = make(job.model)
-    explainer = Explainer(job, classifier)
-    look = Look(classifier.preparation)
-    stats = SourceStats()
-    sources = islice(listed(job.options, stats, stdin), start.skip, None)
-    with ExitStack() as stack:
-        limit = classifier.preparation.max_pixels
-        prepare = guarded(classifier.read, look, look, job.options, start, stack, limit)
-        for index, source in enumerate(sources, start=start.skip):
+    explainer, look, stats = Explainer(job, classifier), Look(classifier.preparation), SourceStats()
+    limit, most = job.options.time_limit, job.model.max_pixels
+    with Decoders(time_limit=limit, max_pixels=most) as decoders:
+        for index, source in enumerate(listed(job.options, stats)):
             error = source.error or _ours(source, job)
             if error is None:
                 try:
-                    view = prepare(index, source)
+                    photo = classifier.read(source)
+                    assert isinstance(photo, str | bytes)
+                    view = decoders.run(look, photo)
                 except ImageError as wrong:
                     error = str(wrong)
                 except MemoryError:
-                    error = "does not fit into this machine's memory"
+                    error = NO_MEMORY
                 else:
                     classifier.note(source, take_note())
                     yield explainer.explained(index, source.name, view)
@@ -164,7 +67,7 @@ def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Re
     return stats.skipped
 
 
-def _ours(source: "Source", job: ExplainJob) -> str | None:
+def _ours(source: Source, job: ExplainJob) -> str | None:
     """What is wrong with a photo in a folder that is being written to: there would be no end."""
     targets = [target for target in (job.heat, job.attention) if target and target.folder]
     folders = {target.path.resolve() for target in targets}
@@ -173,15 +76,45 @@ def _ours(source: "Source", job: ExplainJob) -> str | None:
     return None
 
 
-def explanation_page(model: str) -> "Page":
-    """An empty page of explanations."""
-    from resnest_cli.report.pages import Page
+def target(
+    path: Path | None, option: str, read: Iterable[str | None], *, one: bool
+) -> Target | None:
+    """Where the pictures of `option` go: of `one` photo a file, of several a folder.
 
-    return Page(f"Where {model} looked", "", most=_MOST_ON_PAGE, wide=True)
+    A folder that exists serves for one photo, too; for several it is made. `read` are the inputs
+    and files that the command reads, none of which is written to.
+    """
+    if path is None:
+        return None
+    if one and not path.is_dir():
+        if path.suffix.lower() not in _PICTURES:
+            raise UsageError(f"{option} {path}: pictures are .png or .jpg files.")
+        check_place(path)
+        check_not_read(path, read, option)
+        return Target(path, folder=False)
+    if path.suffix.lower() in _PICTURES and not path.is_dir():
+        raise UsageError(
+            f"{option} {path}: there may be several photos, with a picture each; give {option} a "
+            "folder."
+        )
+    if path.exists() and not path.is_dir():
+        raise ResnestError(f"{path}: cannot be written: is a file. Give {option} a folder.")
+    if not path.is_dir():
+        check_place(path)
+    for name in filter(None, read):
+        if path.resolve().is_relative_to(_folder_of(name) or path.resolve() / "none"):
+            raise UsageError(
+                f"{option} {path}: lies in {name}, which is read: the pictures would be taken for "
+                f"photos. Give {option} another folder."
+            )
+    return Target(path, folder=True)
 
 
-def add_to(page: "Page", found: Explained) -> None:
-    """Adds an explanation to its page."""
-    from resnest_cli.report.pages import jpeg_uri
-
-    page.add(found.record, tiles=list(map(jpeg_uri, found.tiles)))
+def _folder_of(name: str) -> Path | None:
+    """The folder that an input is, or that a glob begins in."""
+    if is_url(name) or name == "-":
+        return None
+    path = Path(local_path(name))
+    while folders.is_glob(str(path)) and path != path.parent:
+        path = path.parent
+    return path.resolve() if folders.is_folder(str(path)) else None

@@ -17,23 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnest_cli.errors import UsageError
-from resnest_cli.explanation.explain import Explained, ExplainJob
+from resnest_cli.explanation import Explained, ExplainJob, pictures
 from resnest_cli.explanation.photo_view import HOT, PhotoView, hot_region
-from resnest_cli.explanation.pictures import (
-    SIDE,
-    Block,
-    Panel,
-    attention_figure,
-    heat_figure,
-    jpeg,
-    overlaid,
-    windowed,
-)
+from resnest_cli.explanation.pictures import SIDE, Block, Panel, overlaid, windowed
 from resnest_cli.files import writing
+from resnest_cli.images.batches import Float32
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
 from resnest_cli.inference.torch_engine import TorchEngine
@@ -53,8 +44,6 @@ _AT_ONCE = 8  # classes; every one is a run of the stages behind the map, with i
 # (2 cells a side), 0.34 with stage 3 (3 cells) and 0.31 with stage 2 (6 cells); hiding any ninth by
 # 0.21. At 96 pixels stages 4 and 3 are equal: 0.27, any ninth 0.16.
 _FEWEST_CELLS = 4
-
-Float32 = NDArray[np.float32]
 
 
 class Explainer:
@@ -95,7 +84,7 @@ class Explainer:
         if job.attention is not None:
             attention = job.attention.of(index, name, ".attention.png")
             with _writing(attention):
-                attention_figure(attention, name, self._shown, blocks)
+                pictures.attention_figure(attention, name, self._shown, blocks)
         return Explained(
             Record(name, self._model.name, predictions=ranked),
             self.stage,
@@ -128,12 +117,12 @@ class Explainer:
         how = f"Grad-CAM of stage {self.stage} of {self._shown}, {cells} cells."
         with _writing(path):
             photo = windowed(view.preview, view.window, SIDE)
-            heat_figure(path, name, photo, view.window, panels, how)
+            pictures.heat_figure(path, name, photo, view.window, panels, how)
 
     def _tiles(self, view: PhotoView, heats: Float32) -> tuple[bytes, ...]:
         photo = windowed(view.preview, view.window, _TILE)
         overlays = (overlaid(view.pixels, heat, _TILE, HOT) for heat in heats)
-        return tuple(map(jpeg, (photo, *overlays)))
+        return tuple(map(pictures.jpeg, (photo, *overlays)))
 
 
 @contextmanager

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from resnest_cli.explanation.photo_view import Window
+from resnest_cli.images.batches import Float32
 from resnest_cli.report import canvas
 from resnest_cli.report.canvas import FAINT, Pixels, image_at, text_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Float32 = NDArray[np.float32]
 
 SIDE = 360  # of a photo
 _MARGIN, _HEAD, _LINE = 24, 56, 22

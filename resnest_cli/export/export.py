@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.export import formats, parity
+from resnest_cli.export import ExportJob, formats, parity
 from resnest_cli.files import atomic_file, writing
+from resnest_cli.images.batches import Float32
 from resnest_cli.model.loading import Model
 from resnest_cli.progress import Progress, silent
 
@@ -19,19 +20,7 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
 CHECK_AT_MOST = 1000  # photos of a folder
-CALIBRATE_AT_MOST = 200
 NOISE = "random inputs"
-
-
-@dataclass(frozen=True, slots=True)
-class ExportJob:
-    """What was asked for; see the options of `resnest export`."""
-
-    output: Path
-    opset: int | None = None  # formats.DEFAULT_OPSET
-    check: str | None = None
-    calibrate: str | None = None  # with it, int8
-    calibrate_photos: int = CALIBRATE_AT_MOST
 
 
 @dataclass(slots=True)
@@ -55,17 +44,6 @@ class Exported:
             f"{path} was not written: its probabilities differ from the model's by more than "
             f"{parity.TOLERANCE:g}. Report it, with the versions of onnx, onnxruntime and torch."
         )
-
-
-def check_file(path: Path, *, int8: bool, calibrate: str | None, opset: int | None) -> None:
-    """Raises a UsageError where the options do not go with the file's name or each other."""
-    kind = path.suffix.lower()
-    if kind not in {".onnx", ".pt2"}:
-        raise UsageError(f"{path}: give -o a name that ends in .onnx or .pt2.")
-    if kind == ".pt2" and (int8 or opset is not None):
-        raise UsageError(f"{'--int8' if int8 else '--opset'} goes with .onnx, not with .pt2.")
-    if int8 != (calibrate is not None):
-        raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
 
 
 def check_source(model: Model, job: ExportJob | None = None) -> None:
@@ -92,9 +70,7 @@ def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exporte
 
     Raises:
         UsageError: an opset or a folder that does not serve.
-        CheckpointError: the weights cannot be used.
-        EngineError: the exported network cannot be run here.
-        ResnestError: no photo can be read.
+        ResnestError: the weights cannot be used, the file cannot be run, no photo can be read.
     """
     check_source(model, job)
     for folder in filter(None, (job.check, job.calibrate)):
@@ -170,12 +146,11 @@ def _compare(
                 f"{len(chosen):,} of the {len(every):,} photos of {job.check}, evenly chosen, were "
                 "checked."
             )
-        with parity.Reader(model.preprocessing, progress) as reader:
-            result = parity.compared(reader.batches(chosen), *runs, model.temperature)
+        photos = parity.batches(chosen, model.preprocessing, found.unreadable, progress)
+        result = parity.compared(photos, *runs, model.temperature)
         if not result.photos:
             raise ResnestError(f"{job.check}: no photo in it can be read.")
-        found.unreadable |= reader.unreadable
-        add(job.check, result, len(reader.unreadable))
+        add(job.check, result, len(chosen) - result.photos)
     found.summary["parity"] = results
 
 
@@ -186,7 +161,7 @@ def _plain(model: Model) -> parity.Run:
 
     network = model.network()
 
-    def run(batch: parity.Float32) -> parity.Float32:
+    def run(batch: Float32) -> Float32:
         with torch.inference_mode():
             return np.asarray(network(torch.from_numpy(batch)).numpy(), np.float32)
 
@@ -207,22 +182,19 @@ def _to_int8(
     assert job.calibrate is not None
     plan = int8.planned(job.calibrate, model, job.calibrate_photos)
     found.notes += plan.notes
-    with parity.Reader(model.preprocessing, progress) as reader:
-        small = int8.quantized(proto, (batch for _, batch in reader.batches(plan.calibration)))
-        used = len(plan.calibration) - len(reader.unreadable)
-        how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
-        versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
-        info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
-        before, found.data = found.data, formats.onnx_bytes(small, info)
-        made = {"float32": before, "int8": found.data}
-        runs = {name: open_exported(data, name).logits for name, data in made.items()}
-        result = parity.compared(
-            reader.batches(plan.held_out), runs["float32"], runs["int8"], model.temperature,
-            plan.truth,
-        )  # fmt: skip
+    photos = parity.batches(plan.calibration, model.preprocessing, found.unreadable, progress)
+    small = int8.quantized(proto, (batch for _, batch in photos))
+    used = len(plan.calibration) - len(found.unreadable)
+    how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
+    versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
+    info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
+    before, found.data = found.data, formats.onnx_bytes(small, info)
+    made = {"float32": before, "int8": found.data}
+    runs = {name: open_exported(data, name).logits for name, data in made.items()}
+    photos = parity.batches(plan.held_out, model.preprocessing, found.unreadable, progress)
+    result = parity.compared(photos, runs["float32"], runs["int8"], model.temperature, plan.truth)
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")
-    found.unreadable |= reader.unreadable
     found.summary |= {
         "precision": "int8",
         "bytes": len(found.data),

@@ -21,11 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from resnest_cli import __version__
 from resnest_cli.errors import CheckpointError, EngineError, UsageError
+from resnest_cli.images.batches import Float32
 from resnest_cli.model import hashes
 from resnest_cli.model.checkpoint_header import CheckpointInfo, metadata_of, read_info
 from resnest_cli.model.loading import Model
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 17  # read by ONNX Runtime since 1.12 (2022)
 NOTE = "resnest.json"  # in a .pt2 file
 _LONGEST = 1 << 20  # characters of a text in an .onnx file
-
-Float32 = NDArray[np.float32]
 
 
 def is_published(model: Model) -> bool:

@@ -10,7 +10,7 @@ the checkpoint knows (source: the hub's description of model cards).
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,7 @@ from resnest_cli.model.loading import Model
 from resnest_cli.model.names import repository_id
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
 from resnest_cli.paths import huggingface_endpoint, huggingface_offline
-from resnest_cli.progress import Notify, ignore
+from resnest_cli.progress import Notify
 from resnest_cli.report.pages import write_texts
 from resnest_cli.text import printable_name
 
@@ -41,57 +41,48 @@ _FEW = 20  # classes that are named
 _MARKUP = re.compile(r"[!\"#$%&*+/:;<=>?@\[\\\]^`{|}~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
-    """Where a folder is sent: USER/NAME, made private if it is new."""
-
-    repository: str
-    private: bool = False
-    notify: Notify = ignore
-
-
 def push_target(
-    name: str | None, notify: Notify, *, hub: Path | None, private: bool, dry_run: bool,
-    offline: bool,
-) -> Push | None:  # fmt: skip
-    """Where --push sends the folder; what is wrong is said before anything slow begins."""
+    name: str | None, *, hub: Path | None, private: bool, dry_run: bool, offline: bool
+) -> str | None:
+    """The repository of --push, USER/NAME; raises a UsageError before anything slow begins."""
     if name is None:
         if private or dry_run:
             raise UsageError(f"{'--private' if private else '--dry-run'} goes with --push.")
         return None
     if hub is None:
         raise UsageError("--push sends a folder: name it with --hub DIR.")
-    target = Push(repository_id(name), private, notify)
+    repository = repository_id(name)
     if not dry_run and (offline or huggingface_offline()):
         forbids = "--offline (RESNEST_OFFLINE)" if offline else "HF_HUB_OFFLINE"
         raise UsageError(f"--push connects to the hub, which {forbids} forbids.")
-    return target
+    return repository
 
 
 def write_folder(model: Model, folder: Path, license_: str | None = None) -> dict[str, Any]:
-    """Writes the folder, each file whole or not at all; what was written, for people.
+    """Writes the folder, each file whole or not at all; returns what `resnest export` says of it.
 
     Raises:
         UsageError: the model is an exported one.
-        CheckpointError: the weights cannot be used, or not be written.
+        CheckpointError: the weights cannot be used.
         ResnestError: the folder cannot be written.
     """
+    from resnest_cli.model import checkpoint
+
     check_source(model)
     check_folder(folder, "--hub")
-    from resnest_cli.model import checkpoint
 
     # To be published: whether a photo was trained on is nobody's business.
     info = replace(described(model, {}), trained_on=None)
     license_ = license_ or (APACHE if is_published(model) else None)
     config = timm_config(info)
     weights = folder / "model.safetensors"
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    checkpoint.save(weights, model.load().tensors, info)
     texts = {
         "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
         "README.md": model_card(info, folder.resolve().name, config, license_),
     }
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
-    checkpoint.save(weights, model.load().tensors, info)
     write_texts(folder, texts)
     return {
         "file": str(folder),
@@ -102,7 +93,7 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         "bytes": weights.stat().st_size,
         "timm": config["architecture"] in TIMM_NAMES,
         "license": license_,
-        "files": ["config.json", "model.safetensors", "README.md"],
+        "files": ["config.json", weights.name, "README.md"],
     }
 
 
@@ -169,35 +160,34 @@ def timm_fits(variant: Variant) -> bool:
     return True
 
 
-def push_folder(folder: Path, summary: dict[str, Any], push: Push) -> dict[str, Any]:
-    """Sends what `write_folder` wrote to the hub; the summary with the repository's address.
+def push_folder(
+    folder: Path, summary: dict[str, Any], repository: str, *, private: bool, notify: Notify
+) -> dict[str, Any]:
+    """Sends what `write_folder` wrote to the hub; returns the summary with its address there.
 
     Raises:
         ResnestError: the hub refuses, or cannot be reached. The folder stays.
     """
     from resnest_cli.net import Access, hub
 
-    there = hub.Hub(huggingface_endpoint(), Access(notify=push.notify))
+    there = hub.Hub(huggingface_endpoint(), Access(notify=notify))
     address = hub.push(
-        there, folder, summary["files"], push.repository, private=push.private,
+        there, folder, summary["files"], repository, private=private,
         message="Upload with resnest-cli",
     )  # fmt: skip
-    return summary | {"repository": push.repository, "address": address}
+    return summary | {"repository": repository, "address": address}
 
 
-def rehearse(model: Model, folder: Path, license_: str | None, push: Push) -> dict[str, Any]:
+def rehearse(
+    model: Model, folder: Path, license_: str | None, repository: str, *, private: bool
+) -> dict[str, Any]:
     """What `push_folder` would send: each file and its bytes. Nothing is left on the disk."""
     with TemporaryDirectory() as temporary:
         place = Path(temporary) / folder.resolve().name
         summary = write_folder(model, place, license_)
         sizes = {name: (place / name).stat().st_size for name in summary["files"]}
-    return summary | {
-        "file": str(folder),
-        "dry_run": True,
-        "repository": push.repository,
-        "private": push.private,
-        "sizes": sizes,
-    }
+    asked = {"repository": repository, "private": private, "sizes": sizes}
+    return summary | {"file": str(folder), "dry_run": True} | asked
 
 
 # The model card

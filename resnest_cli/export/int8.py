@@ -35,8 +35,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
-from resnest_cli.export.parity import BATCH, Float32, Run, evenly, photos_of
+from resnest_cli.export.parity import BATCH, Run, evenly, photos_of
 from resnest_cli.files import writing
+from resnest_cli.images.batches import Float32
 from resnest_cli.model.training_photos import digest_of
 
 if TYPE_CHECKING:

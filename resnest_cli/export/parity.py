@@ -1,9 +1,8 @@
 """Does the exported file say what the model says? Compared on photos, or on seeded noise.
 
 The model is the torch network, whatever made the file: another implementation than the graph's. The
-user's photos are preprocessed as `predict` does, and decoded in a replaceable process with limits
-(`images.isolation`): a photo on which a decoder crashes is one that cannot be read, and the export
-goes on.
+user's photos are preprocessed as `predict` does; one on which a decoder crashes (`images.pool`) is
+one that cannot be read, and the export goes on.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
-from resnest_cli.images.batches import Preparation, groups, prepared
-from resnest_cli.images.isolation import IsolatedDecoder
+from resnest_cli.images.batches import Float32, Preparation, groups, prepared
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.variants import Preprocessing
@@ -25,7 +23,6 @@ from resnest_cli.progress import Progress, silent
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
 
-Float32 = NDArray[np.float32]
 Run = Callable[[Float32], Float32]  # photos (N, 3, H, W) -> logits (N, classes)
 T = TypeVar("T")
 
@@ -104,33 +101,28 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     return [items[(2 * index + 1) * len(items) // (2 * most)] for index in range(most)]
 
 
-class Reader:
-    """Reads photos in batches; counts those that cannot be read. A context manager."""
+def batches(
+    paths: Sequence[str],
+    fed: Preprocessing,
+    unreadable: dict[str, str],
+    progress: Progress = silent,
+) -> Iterator[tuple[list[str], Float32]]:
+    """Paths and arrays, float32 (N, 3, size, size), of up to `BATCH` photos a time.
 
-    def __init__(self, preprocessing: Preprocessing, progress: Progress = silent) -> None:
-        self.unreadable: dict[str, str] = {}  # path -> why
-        self._preparation, self._progress = Preparation(preprocessing), progress
-        self._decoder = IsolatedDecoder(1)
+    Photos that cannot be read are noted in `unreadable`: path -> why.
+    """
+    preparation, done = Preparation(fed), 0
+    sources = (Source(path, path=path) for path in paths)
+    with Decoders() as decoders:
 
-    def __enter__(self) -> "Reader":
-        return self
+        def prepare(source: Source) -> Float32:
+            assert source.path is not None
+            return decoders.run(preparation, source.path)
 
-    def __exit__(self, *_: object) -> None:
-        self._decoder.close()
-
-    def batches(self, paths: Sequence[str]) -> Iterator[tuple[list[str], Float32]]:
-        """The paths and the arrays, float32 (N, 3, size, size), of up to `BATCH` photos a time."""
-        sources = (Source(path, path=path) for path in paths)
-        done = 0
-        for group in groups(prepared(sources, self._prepare, workers=1, ahead=_AHEAD), BATCH):
-            good = [item for item in group if item.photo is not None]
-            self.unreadable |= {i.source.name: i.error for i in group if i.error is not None}
-            if good:
-                arrays = [item.photo for item in good if item.photo is not None]
-                yield [item.source.name for item in good], np.stack(arrays)
+        for group in groups(prepared(sources, prepare, workers=1, ahead=_AHEAD), BATCH):
+            photos = {one.source.name: one.photo for one in group if one.photo is not None}
+            unreadable |= {one.source.name: one.error for one in group if one.error is not None}
+            if photos:
+                yield list(photos), np.stack(list(photos.values()))
             done += len(group)
-            self._progress(done, len(paths))
-
-    def _prepare(self, _index: int, source: Source) -> Float32:
-        assert source.path is not None
-        return self._decoder.submit(self._preparation, source.path).result()
+            progress(done, len(paths))

@@ -6,23 +6,17 @@ the same one at the same place. Names only: whether a photo that is done has bee
 another of the same name is not noticed, since that would cost a look at each of them.
 
 Batches are formed by the input's number in the list, never by where a run was interrupted, so that
-every row comes out of the same batch, with the same bits. A crash ends the process, and another
-goes on; see `supervise`. One that starts in the middle of a batch computes it whole and drops what
-was received already. In what `supervise` counts, the identity is 0, and our input number n, from
-the first one that is to be done, is n + 1.
+every row comes out of the same batch, with the same bits.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from io import RawIOBase
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import UsageError
-from resnest_cli.images.batches import Prepared
-from resnest_cli.images.sources import Source, SourceStats
-from resnest_cli.inference.run import Stopwatch, careful, listed
+from resnest_cli.images.batches import Prepared, Stopwatch
+from resnest_cli.images.sources import Source, SourceStats, listed
 from resnest_cli.jobs.formats import read_lines
 from resnest_cli.jobs.job import (
     NO_MARK,
@@ -36,7 +30,6 @@ from resnest_cli.jobs.job import (
     identity,
 )
 from resnest_cli.jobs.parts import Store
-from resnest_cli.supervise import Start
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -140,8 +133,6 @@ def extract(
     classifier: "Classifier",
     job: FeaturesJob,
     todo: Todo,
-    start: Start,
-    stdin: RawIOBase | None = None,
 ) -> Results:
     """The identity, then an item for each of our inputs that is to be done, in order.
 
@@ -149,14 +140,12 @@ def extract(
         UsageError: the list of inputs cannot be read, or is not the one that was begun.
     """
     size = job.options.batch_size
-    if start.skip == 0:
-        format_ = job.target.suffix.lower().removeprefix(".")
-        yield identity(classifier, size, job.extraction, format_, job.shard)
+    format_ = job.target.suffix.lower().removeprefix(".")
+    yield identity(classifier, size, job.extraction, format_, job.shard)
     stats = SourceStats()
-    received = todo.done + max(0, start.skip - 1)
-    first = received // size * size  # where its batch begins
+    first = todo.done // size * size  # where its batch begins
     marked = None if todo.verify or todo.retry else first // size
-    listing = Listing(listed(job.options, stats, stdin), job, todo, marked)
+    listing = Listing(listed(job.options, stats), job, todo, marked)
     if todo.verify:
         for _ in listing:
             pass
@@ -164,8 +153,8 @@ def extract(
         sources = iter(listing)
         if todo.retry is not None:
             sources = failed_only(listing, todo.retry, job.target)
-        found = _items(classifier, job, islice(sources, first, None), first, start, todo, listing)
-        yield from islice(found, received - first, None)
+        found = _items(classifier, job, islice(sources, first, None), first, todo, listing)
+        yield from islice(found, todo.done - first, None)
     assert listing.end is not None
     return Ending(listing.end, stats.skipped)
 
@@ -175,21 +164,21 @@ def _items(
     job: FeaturesJob,
     sources: Iterator[Source],
     first: int,
-    start: Start,
     todo: Todo,
     listing: Listing,
 ) -> Iterator[Item]:
     """The items of whole batches, from our input number `first` on."""
+    from resnest_cli.jobs.predict import decoders
+
     stopwatch = Stopwatch()
     size = job.options.batch_size
-    with ExitStack() as stack:
+    with decoders(job.options, job.model) as pool:
         batches = classifier.feature_groups(
             sources,
             job.extraction,
             batch_size=size,
             workers=job.options.workers,
-            first=first - todo.done + 1,
-            prepare=careful(classifier, job.options, start, stack, stopwatch),
+            decoders=pool,
             stopwatch=stopwatch,
         )
         for number, (group, rows) in enumerate(batches, start=first // size):

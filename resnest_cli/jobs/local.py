@@ -6,13 +6,11 @@ been begun with the same.
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.images.sources import iter_sources
 from resnest_cli.jobs.assemble import from_parts, retried
@@ -32,11 +30,10 @@ from resnest_cli.jobs.job import (
     without,
 )
 from resnest_cli.jobs.parts import PartWriter, State, Store, discard, look
-from resnest_cli.jobs.predict import classifier, reads_stdin, replayed_stdin
+from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import AUTO
 from resnest_cli.progress import Progress, silent
-from resnest_cli.signals import PatientStop, leave_to_parent
-from resnest_cli.supervise import Replay, Start, supervised
+from resnest_cli.signals import PatientStop
 
 Work = Callable[[FeaturesJob, Todo], Results]
 Total = Callable[[], int | None]
@@ -44,38 +41,18 @@ Total = Callable[[], int | None]
 
 def run_command(job: FeaturesJob, *, resume: bool, overwrite: bool, retry: bool) -> None:
     """Runs `features` and says how it went; see `run` and `carry_out`."""
-    stdin = replayed_stdin() if reads_stdin(job.options) else None
     how = {"resume": resume, "overwrite": overwrite, "retry": retry}
     carry_out(
-        lambda progress: run(job, partial(_start, stdin), progress, **how),
+        lambda progress: run(job, _work, progress, **how),
         job.go_on,
         lambda report: _summary_of(job, report),
     )
 
 
-def _start(stdin: Replay | None, job: FeaturesJob, todo: Todo) -> Results:
-    """Starts the working process; what it sends."""
-    return supervised(partial(_work, stdin, job, todo), time_limit=job.options.time_limit)
-
-
-def _work(stdin: Replay | None, job: FeaturesJob, todo: Todo, begin: Start) -> Results:
-    """In the working process."""
-    if begin.journal is not None:  # a signal to all our processes is for the caller to answer
-        leave_to_parent()
+def _work(job: FeaturesJob, todo: Todo) -> Results:
     from resnest_cli.jobs.extract import extract
 
-    output.set_quiet(job.quiet)
-    found = classifier(job.model, ready_for=job.extraction.output)
-    return (yield from extract(found, job, todo, begin, stdin))
-
-
-def _find_batch_size(job: FeaturesJob, _begin: Start) -> Generator[int, None, None]:
-    """What `--batch-size auto` comes to; in a process of its own, which the run outlives."""
-    from resnest_cli.inference.run import batch_size_for
-
-    output.set_quiet(job.quiet)
-    wanted = job.extraction.output
-    yield batch_size_for(classifier(job.model, ready_for=wanted), wanted, AUTO)
+    return extract(classifier(job.model, ready_for=job.extraction.output), job, todo)
 
 
 def run(
@@ -93,8 +70,10 @@ def run(
     """
     state = look(job.target, resume=resume or retry, overwrite=overwrite)
     if job.options.batch_size == AUTO and not state.identity:
-        trial = partial(_find_batch_size, job)
-        (size,) = supervised(trial, time_limit=job.options.time_limit)
+        from resnest_cli.inference.batch_size import batch_size_for
+
+        wanted = job.extraction.output
+        size = batch_size_for(classifier(job.model, ready_for=wanted), wanted, AUTO)
         job = replace(job, options=replace(job.options, batch_size=size))
     running = _Run(as_begun(job, state.identity), work, progress, Report(damaged=state.damaged))
     if state.info is None:
@@ -241,7 +220,7 @@ def counting(job: FeaturesJob) -> Iterator[Total]:
     That costs a look at each name (some µs, against tens of ms in the network) and no memory. A
     list on stdin cannot be read ahead: the total stays None.
     """
-    if reads_stdin(job.options):
+    if "-" in (*job.options.inputs, job.options.from_file):
         yield lambda: None
         return
     options, count, stop = job.options, 0, False

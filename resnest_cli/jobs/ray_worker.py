@@ -1,19 +1,14 @@
 """What runs in the processes of Ray: tasks that read the photos of a part, actors that compute it.
 
 An actor computes whole parts and writes them itself; its batches are those of a run on one machine.
-A decoder that hangs ends the actor, as one that crashes does: the next attempt at the part decodes
-in processes of their own.
 """
 
 import hashlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,14 +17,12 @@ from resnest_cli.cpu import limit_cores
 from resnest_cli.errors import CheckpointError, ImageError, ResnestError
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.inference.run import careful
 from resnest_cli.jobs import predict
 from resnest_cli.jobs.extract import entries_of
 from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched
 from resnest_cli.jobs.job import WHOLE, ClusterJob, Ranking, failures_of, identity, without
 from resnest_cli.jobs.ray_output import Output, PartInfo
-from resnest_cli.supervise import Journal, Start
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
@@ -39,7 +32,6 @@ HELD = 96 * 2**20  # bytes of a part's photos; what is beyond is left for the wo
 
 _PHOTOS = 16  # remote ones that are read at once
 _TRIES = 4  # at a file of the output
-_TICK = 1.0  # seconds between two looks at what is being decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +98,7 @@ class PartWorker:
                 "read."
             )
         self._output = Output(job.output, job.format, run.identity)
-        self._journal = Journal()
-        limit = job.options.time_limit
-        threading.Thread(target=_watch, args=(self._journal, limit), daemon=True).start()
+        self._decoders = predict.decoders(job.options, job.model)
 
     def __call__(self, table: Any) -> Any:
         """A row of `ray_cluster.part_row` -> a row about the part; what it computes is written."""
@@ -125,22 +115,19 @@ class PartWorker:
     def _computed(self, part: int, inputs: int, table: Any) -> PartInfo:
         """Computes and writes a part."""
         job, wanted = self._job, self._job.wanted
-        died = self._retried(part, "written", lambda: self._output.attempt(part, self._run.id))
-        options = replace(job.options, isolate=True) if died else job.options
-        with ExitStack() as stack:
-            prepare = careful(self.classifier, options, Start(journal=self._journal), stack)
-            how: dict[str, Any] = {"batch_size": options.batch_size, "prepare": prepare}
-            how["workers"] = min(options.workers, 256)
-            sources = _sources(table, offline=job.model.offline)
-            if isinstance(wanted, Ranking):
-                how |= without(asdict(wanted), "tta")
-                found = self.classifier.records(sources, **how)
-                records = [replace(record, model=job.name) for record in found]
-                failures = failures_of((record.error, record.kind) for record in records)
-            else:
-                batches = self.classifier.feature_groups(sources, wanted, **how)
-                entries = [entry for group, rows in batches for entry in entries_of(group, rows)]
-                failures = failures_of((entry.error, entry.kind) for entry in entries)
+        self._retried(part, "written", lambda: self._output.attempt(part, self._run.id))
+        how: dict[str, Any] = {"batch_size": job.options.batch_size, "decoders": self._decoders}
+        how["workers"] = min(job.options.workers, 256)
+        sources = _sources(table, offline=job.model.offline)
+        if isinstance(wanted, Ranking):
+            how |= without(asdict(wanted), "tta")
+            found = self.classifier.records(sources, **how)
+            records = [replace(record, model=job.name) for record in found]
+            failures = failures_of((record.error, record.kind) for record in records)
+        else:
+            batches = self.classifier.feature_groups(sources, wanted, **how)
+            entries = [entry for group, rows in batches for entry in entries_of(group, rows)]
+            failures = failures_of((entry.error, entry.kind) for entry in entries)
         info = PartInfo(part, self._run.identity, inputs, failures)
         if not isinstance(wanted, Ranking):
             shape = wanted.row_shape(self.classifier.model, self.classifier.preprocessing.size)
@@ -189,15 +176,6 @@ def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
             else:
                 assert not isinstance(content, str)
                 yield Source(item.name, data=content)
-
-
-def _watch(journal: Journal, limit: float) -> None:
-    """Ends this process when a photo has been in its decoder for too long."""
-    while True:
-        time.sleep(_TICK)
-        now = time.monotonic_ns()
-        if any(now - since > limit * 1e9 for since in journal.in_flight().values()):
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> Any:

@@ -1,10 +1,8 @@
 """The only printer: records on stdout, messages and progress on stderr.
 
-    messages.py   lines on stderr; what `--quiet` and `--debug` mean
-    progress.py   live lines on stderr: how far work has come
-    sink.py       where records go: stdout or a file, always whole
+    messages.py   lines on stderr, live ones too; what `--quiet` and `--debug` mean
+    sink.py       stdout or a file: whole records, tables of anything else, JSON
     records.py    records and explanations as table, JSON, JSON lines or CSV
-    tables.py     tables of anything else, and JSON
     results.py    what `evaluate`, `export` and `benchmark` found, as tables
     training.py   what the training commands print
 
@@ -13,16 +11,17 @@ NO_COLOR or TERM=dumb: no colour, no bars.
 """
 
 from resnest_cli.output.messages import (
+    Bar,
+    DownloadBar,
+    access,
     debug_wanted,
     error,
     message,
     set_debug,
     set_quiet,
 )
-from resnest_cli.output.progress import Bar, DownloadBar
 from resnest_cli.output.records import Format, RecordWriter, record_writer
-from resnest_cli.output.sink import Sink, emit
-from resnest_cli.output.tables import show_table, to_json
+from resnest_cli.output.sink import Sink, emit, show_json, show_table
 
 __all__ = [
     "Bar",
@@ -30,6 +29,7 @@ __all__ = [
     "Format",
     "RecordWriter",
     "Sink",
+    "access",
     "debug_wanted",
     "emit",
     "error",
@@ -37,6 +37,6 @@ __all__ = [
     "record_writer",
     "set_debug",
     "set_quiet",
+    "show_json",
     "show_table",
-    "to_json",
 ]

@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnest_cli.output.sink import Sink
-from resnest_cli.output.tables import stdout_console, to_json
+from resnest_cli.output.sink import Sink, stdout_console, to_json
 from resnest_cli.text import Cell, csv_row, printable, printable_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnest_cli.explanation.explain import Explained
-    from resnest_cli.explanation.photo_view import Region
     from resnest_cli.inference.ranking import Record
 
 Format = Literal["table", "json", "jsonl", "csv"]
@@ -43,9 +40,6 @@ def record_writer(
     `single`: there is one input, for which JSON is one object instead of an array. `many`: one line
     for each photo instead of a table. `topk` is the number of classes that a CSV row has room for;
     with `rejecting` it has a column `unsure`, too.
-
-    Raises:
-        ResnestError: the file cannot be written.
     """
     sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
     if format_ == "jsonl":
@@ -79,7 +73,7 @@ class _Json(RecordWriter):
         super().__init__(sink)
         self._single, self._count = single, 0
 
-    def write(self, record: "Record | Explained") -> None:
+    def write(self, record: Any) -> None:
         text = to_json(record.as_dict(), indent=2)
         if not self._single:
             text = ("[\n" if self._count == 0 else ",\n") + text
@@ -135,7 +129,7 @@ class _Drawn(RecordWriter):
         super().__init__(sink)
         self._console, self._first = console, True
 
-    def write(self, record: "Record | Explained") -> None:
+    def write(self, record: Any) -> None:
         with self._console.capture() as capture:
             self._print(record)
         self._first = False
@@ -225,7 +219,7 @@ class _Lines(_Drawn):
 class _Explanations(_Drawn):
     """A photo, and a line for each class: rank, name, probability, and where it is hot."""
 
-    def _print(self, found: "Explained") -> None:
+    def _print(self, found: Any) -> None:
         from rich.cells import cell_len
         from rich.text import Text
 
@@ -234,17 +228,13 @@ class _Explanations(_Drawn):
         width = min(_WIDEST, max(map(cell_len, names), default=0))
         self._heading(record)
         for name, one, region in zip(names, record.predictions, found.regions, strict=True):
+            where = "nothing speaks for it"
+            if region is not None:  # in fractions of the photo's width and height
+                left, top, right, bottom = region.box
+                where = f"x {left:.0%} to {right:.0%}, y {top:.0%} to {bottom:.0%}"
             padded = name + " " * max(0, width - cell_len(name))
-            line = f"{one.rank:>4}  {padded}  {one.probability:>7.2%}  {_where(region)}"
+            line = f"{one.rank:>4}  {padded}  {one.probability:>7.2%}  {where}"
             self._console.print(Text(line), soft_wrap=True)
-
-
-def _where(region: "Region | None") -> str:
-    """The hot box in words: fractions of the photo's width and height."""
-    if region is None:
-        return "nothing speaks for it"
-    left, top, right, bottom = region.box
-    return f"x {left:.0%} to {right:.0%}, y {top:.0%} to {bottom:.0%}"
 
 
 def _shortened(name: str, width: int) -> str:

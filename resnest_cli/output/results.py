@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from resnest_cli.output.messages import message
-from resnest_cli.output.sink import emit
-from resnest_cli.output.tables import show_table
+from resnest_cli.output.sink import emit, show_table
 from resnest_cli.text import megabytes, percent, printable_name
 
 Figures = Mapping[str, Any]
@@ -22,12 +21,11 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     """The figures of the judged photos: name, value, and what belongs to it."""
     temperature, trained = figures["temperature"], figures["trained"]
     figures, which = (figures, "") if trained is None else (trained, ", trained on")
-    shares = [
-        (name + which, percent(figures[key]), f"{percent(low)} to {percent(high)} (95%)")
-        for name, key in (("top-1", "top1"), ("top-5", "top5"))
-        if figures[key] is not None
-        for low, high in [figures[f"{key}_interval"]]
-    ]
+    shares = []
+    for name, key in (("top-1", "top1"), ("top-5", "top5")):
+        if figures[key] is not None:
+            low, high = map(percent, figures[f"{key}_interval"])
+            shares.append((name + which, percent(figures[key]), f"{low} to {high} (95%)"))
     warmed = "" if temperature == 1 else f"at temperature {temperature:.3g}"
     return [
         *shares,
@@ -60,47 +58,44 @@ def with_trained(figures: Figures) -> str | None:
 
 
 def show_evaluation(figures: Figures) -> None:
-    """The figures, the hardest classes, the commonest mistakes and the surest."""
+    """The figures, what is hard, a calibration and a comparison where there are such."""
     emit(f"{printable_name(figures['model'])}: {photos_of(figures)}\n\n")
     show_table(("", "", ""), headline(figures), "lrl")
-    every = with_trained(figures)
-    if every is not None:
+    if every := with_trained(figures):
         emit(f"\n{every}\n")
     known = [one for one in figures["classes"] if one["support"]]
     hardest = sorted(known, key=lambda one: (one["f1"], one["index"]))[:_FEW]
+    scores = ("precision", "recall", "f1")
     emit("\nThe hardest classes\n\n")
     rows = [
-        [one["label"], str(one["support"])]
-        + [percent(one[key]) for key in ("precision", "recall", "f1")]
+        [one["label"], str(one["support"]), *(percent(one[key]) for key in scores)]
         for one in hardest
     ]
     show_table(("Class", "Photos", "Precision", "Recall", "F1"), rows)
-    if not figures["confusions"]:
-        return
-    emit("\nTaken for another most often\n\n")
-    rows = [
-        [one["truth"], one["predicted"], str(one["photos"])] for one in figures["confusions"][:_FEW]
-    ]
-    show_table(("True class", "Taken for", "Photos"), rows, "llr")
-    emit("\nThe surest mistakes\n\n")
-    rows = [
-        [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
-        for one in figures["worst"][:_FEW]
-    ]
-    show_table(("Photo", "True class", "Taken for", ""), rows, "lllr")
+    if figures["confusions"]:
+        emit("\nTaken for another most often\n\n")
+        common = figures["confusions"][:_FEW]
+        rows = [[one["truth"], one["predicted"], str(one["photos"])] for one in common]
+        show_table(("True class", "Taken for", "Photos"), rows, "llr")
+        emit("\nThe surest mistakes\n\n")
+        rows = [
+            [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
+            for one in figures["worst"][:_FEW]
+        ]
+        show_table(("Photo", "True class", "Taken for", ""), rows, "lllr")
+    if "calibrated" in figures:
+        emit(
+            "\nTemperature {temperature:.4g} written into {name}: calibration error "
+            "{ece_before:.2%} before, {ece_after:.2%} after (on these {photos:,} photos); loss "
+            "{loss_before:.4f}, {loss_after:.4f}.\n".format(
+                name=printable_name(figures["calibrated"]["file"]), **figures["calibrated"]
+            )
+        )
+    if "comparison" in figures:
+        _show_comparison(figures["comparison"])
 
 
-def show_calibration(record: Figures) -> None:
-    """What the temperature mends."""
-    emit(
-        f"\nTemperature {record['temperature']:.4g} written into {printable_name(record['file'])}: "
-        f"calibration error {percent(record['ece_before'])} before, {percent(record['ece_after'])} "
-        f"after (on these {record['photos']:,} photos); loss {record['loss_before']:.4f}, "
-        f"{record['loss_after']:.4f}.\n"
-    )
-
-
-def show_comparison(record: Figures) -> None:
+def _show_comparison(record: Figures) -> None:
     """Which photos changed, and whether that is more than chance."""
     emit(
         f"\nAgainst {printable_name(record['model'])} (top-1 {percent(record['top1'])}): it has "
@@ -110,19 +105,18 @@ def show_comparison(record: Figures) -> None:
     )
     if record["trained_on"]:
         seen = f"{record['trained_on']:,} photo(s) that one of the two was trained on"
-        if record["trained_on"] == record["photos"]:
-            emit(f"All are {seen}: this says nothing about which is better.\n")
-        else:
-            emit(f"Without {seen}.\n")
+        every = record["trained_on"] == record["photos"]
+        says_nothing = f"All are {seen}: this says nothing about which is better.\n"
+        emit(says_nothing if every else f"Without {seen}.\n")
     for title, key in (("right with the other only", "mended"), ("wrong with it only", "broken")):
         changed: Sequence[Figures] = record[key]
         if changed:
             emit(f"\n{title}:\n")
-            for one in changed[:_FEW]:
-                text = "{input}: {truth}; {this} / {other}".format_map(one)
-                emit(f"  {printable_name(text)}\n")
-            if len(changed) > _FEW:
-                emit(f"  and {len(changed) - _FEW:,} more\n")
+        for one in changed[:_FEW]:
+            text = "{input}: {truth}; {this} / {other}".format_map(one)
+            emit(f"  {printable_name(text)}\n")
+        if len(changed) > _FEW:
+            emit(f"  and {len(changed) - _FEW:,} more\n")
 
 
 # Export
@@ -156,16 +150,13 @@ def show_export(summary: Figures) -> None:
 
 def _show_int8(found: Figures) -> None:
     before, after = found["speed"]["float32"], found["speed"]["int8"]
-
-    def row(name: str, before: float, after: float, shown: Callable[[Any], str]) -> list[str]:
-        return [name, shown(before), shown(after), f"x {after / before:.2f}"]
-
     rates = before["photos_per_second"], after["photos_per_second"]
-    rows = [
-        row("size", found["bytes_before"], found["bytes_after"], megabytes),
-        row("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
-        row("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
+    figures: list[tuple[str, float, float, Callable[[Any], str]]] = [
+        ("size", found["bytes_before"], found["bytes_after"], megabytes),
+        ("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
+        ("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
     ]
+    rows = [[name, shown(a), shown(b), f"x {b / a:.2f}"] for name, a, b, shown in figures]
     if found["top1_before"] is not None:
         top1 = found["top1_before"], found["top1_after"]
         rows.append(["top-1", *map(percent, top1), f"{(top1[1] - top1[0]) * 100:+.2f} points"])
@@ -189,16 +180,14 @@ def _show_int8(found: Figures) -> None:
 
 def show_benchmark(found: Figures) -> None:
     """What was measured on, the runs, the stages, and the pipeline if any."""
-    emit(_heading(found) + "\n\n")
+    _show_heading(found)
     show_runs(found)
-    emit("\n")
     _show_stages(found)
     if found["pipeline"] is not None:
-        emit("\n")
         _show_pipeline(found["pipeline"])
 
 
-def _heading(found: Figures) -> str:
+def _show_heading(found: Figures) -> None:
     model, machine = found["model"], found["machine"]
     size, versions = model["img_size"], machine["versions"]
     weights = "random weights" if model["weights"] == "random" else f"{model['classes']} classes"
@@ -218,7 +207,7 @@ def _heading(found: Figures) -> str:
             f"product   {one['gmacs_per_second']:,.0f} GMAC/s: {one['side']} x {one['side']} "
             f"float32 matrices, {on}"
         )
-    return "\n".join(lines)
+    emit("\n".join(lines) + "\n\n")
 
 
 def _engine(one: Figures) -> str:
@@ -229,20 +218,12 @@ def _engine(one: Figures) -> str:
 def show_runs(found: Figures) -> None:
     """A row for each engine and size of batch."""
     titles = ["Engine", "Batch", "ms a batch", "least", "quartiles", "photos/s", "GMAC/s"]
-    rows = [
-        [
-            _engine(one),
-            str(one["batch_size"]),
-            _number(ms["median"]),
-            _number(ms["min"]),
-            f"{_number(ms['p25'])} to {_number(ms['p75'])}",
-            _number(one["photos_per_second"]),
-            _number(one["gmacs_per_second"]),
-            f"{one['matmul_share']:.0%}",
-        ]
-        for one in found["runs"]
-        for ms in [one["ms"]]
-    ]
+    rows = []
+    for one in found["runs"]:
+        middle, least, low, high = (_number(one["ms"][k]) for k in ("median", "min", "p25", "p75"))
+        rates = map(_number, (one["photos_per_second"], one["gmacs_per_second"]))
+        start = [_engine(one), str(one["batch_size"]), middle, least, f"{low} to {high}"]
+        rows.append([*start, *rates, f"{one['matmul_share']:.0%}"])
     show_table([*titles, "of product"], rows)
     if any(one["ms"]["p75"] > _DISTURBED * one["ms"]["p25"] for one in found["runs"]):
         message("Times of the same work differ much: something else is running on this machine.")
@@ -250,7 +231,7 @@ def show_runs(found: Figures) -> None:
 
 def _show_stages(found: Figures) -> None:
     shares, stages = found["model"]["multiply_add_shares"], found["stages"]
-    emit(f"Share of time by stage, batch of {stages['batch_size']}\n\n")
+    emit(f"\nShare of time by stage, batch of {stages['batch_size']}\n\n")
     engines = stages["engines"]
     rows = [
         [stage, f"{share:.1%}", *(f"{one['shares'][stage]:.1%}" for one in engines)]
@@ -264,7 +245,7 @@ def _show_stages(found: Figures) -> None:
 
 def _show_pipeline(found: Figures) -> None:
     emit(
-        f"From files to answers: {found['photos']} photo(s) of {printable_name(found['input'])}, "
+        f"\nFrom files to answers: {found['photos']} photo(s) of {printable_name(found['input'])}, "
         f"decoded by {found['threads']} thread(s)\n\n"
     )
     rates = found["photos_per_second"]

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from resnest_cli.output.messages import message
-from resnest_cli.output.progress import Bar, Line
-from resnest_cli.output.sink import emit
-from resnest_cli.output.tables import show_table
+from resnest_cli.output.messages import Bar, Line, message
+from resnest_cli.output.sink import emit, show_table
 from resnest_cli.progress import Progress
 from resnest_cli.text import count, duration, percent, printable, printable_name, wrapped
 

@@ -159,9 +159,6 @@ def figure(path: Path, width: int, height: int, fonts: Fonts | None = None) -> I
     """A figure of so many pixels, to be drawn in the body; written to `path` after it.
 
     As JPEG where the name ends so, else as PNG.
-
-    Raises:
-        OSError: it cannot be written.
     """
     matplotlib()
     from matplotlib import style

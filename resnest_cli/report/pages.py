@@ -105,11 +105,7 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Writes the page, whole or not at all.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Writes the page, whole or not at all."""
         # No tool can open a page with half a surrogate; `printable_name` leaves none.
         write_text(path, self._rendered())
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from resnest_cli.images.batches import Float32
 from resnest_cli.report import canvas
 from resnest_cli.text import printable_name
-
-Float32 = NDArray[np.float32]
 
 _MOST, _COLUMNS = 16, 4
 _SIDE = 224  # of a photo on the sheet, about

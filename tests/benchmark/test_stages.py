@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from resnest_cli.benchmark import stages
-from resnest_cli.benchmark.stages import _by_stage, _named, onnx_stages, torch_stages
+from resnest_cli.benchmark import timing
+from resnest_cli.benchmark.timing import _by_stage, _named, onnx_stages, torch_stages
 from resnest_cli.inference.onnx_graph import build_graph
 from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model.cost import STAGES
@@ -92,7 +92,7 @@ def test_hooks_read_the_clock_where_a_stage_ends(monkeypatch: pytest.MonkeyPatch
         order.append("|")
         return float(next(ticks))
 
-    monkeypatch.setattr(stages.time, "perf_counter", clock)
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
     found = torch_stages(engine, BATCH, 5)
     assert found["runs"] == 5
     assert found["shares"] == pytest.approx(dict.fromkeys(STAGES, 1 / 6))  # a tick each

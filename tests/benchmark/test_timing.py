@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_all_have_one_block_before_any_has_its_second(clock: Clock) -> None:
     cases = [clock.case("a", 9.0, 0.25, 0.25), clock.case("b", 2.0)]
     steps = list(in_turn(cases, 3, 1.0))
-    assert steps == list(enumerate(["a", "b"] * 4))
+    assert steps == ["a", "b"] * 4
     # The warm-up of two, then as many as fill a second: four of a, one of b.
     assert clock.order == ["a", "a", "b", "b", *(["a"] * 4 + ["b"]) * 3]
     assert cases[0].samples == [0.25] * 3  # the first run's 9 seconds count nowhere

@@ -10,6 +10,7 @@ import pytest
 
 import resnest_cli
 from resnest_cli import app
+from resnest_cli.commands.flags import load
 from tests.conftest import Cli
 
 COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["evaluate"], ["export"],
@@ -39,8 +40,10 @@ def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     imported = python(code).split("IMPORTED")[1].split()
     assert "resnest_cli.app" in imported
     assert not {"torch", "torchvision", "timm", "onnx", "onnxruntime"} & set(imported)
-    if arguments[0] == "predict":  # a command does not wait for the others
-        assert not {"resnest_cli.commands.train", "resnest_cli.commands.evaluate"} & set(imported)
+    if arguments != ["models"]:
+        assert not {"pydantic", "rich", "jinja2"} & set(imported)
+    loaded = {name for name in app.COMMANDS if f"resnest_cli.commands.{name}" in imported}
+    assert loaded == {arguments[0]} - {"--help"}  # a command does not wait for the others
 
 
 def test_module_script_and_version() -> None:
@@ -69,6 +72,12 @@ def test_top_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
     nothing = cli()
     assert nothing.code == 2
     assert nothing.err.strip() == result.out.strip()
+    assert "Did you mean 'features'" in cli("feature").err
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_the_table_of_commands_has_the_first_line_of_each(name: str) -> None:
+    assert load(name).get_short_help_str(1000) == app.COMMANDS[name]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,6 +107,17 @@ def test_shell_completion(shell: str) -> None:
     )
     assert "predict" in done.stdout, done.stderr
     assert "download" not in done.stdout
+
+
+def test_shell_completion_of_a_commands_options() -> None:
+    environment = {"COMP_WORDS": "resnest predict --top", "COMP_CWORD": "2"}
+    code = (
+        "import os, sys\n"
+        f"os.environ.update({environment!r}, _RESNEST_COMPLETE='complete_bash')\n"
+        "sys.argv = ['resnest']\nfrom resnest_cli.app import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["--topk"], done.stderr
 
 
 def test_unexpected_errors_are_one_message_and_exit_1(
@@ -161,17 +181,20 @@ def test_main_ends_with_the_commands_exit_code(monkeypatch: pytest.MonkeyPatch) 
 def test_predict_gets_ready_while_its_command_line_is_parsed(
     tiny_checkpoint: Path, photo: Path
 ) -> None:
-    """The parent never imports what the child needs, and a usage error ends both at once."""
+    """One decoder, which has been started before Typer is imported; a usage error ends it, too."""
     code = (
-        "import sys\nfrom resnest_cli.__main__ import main\n"
+        "import sys\nfrom resnest_cli.__main__ import main\nfrom resnest_cli.images import pool\n"
+        "class Worker(pool._Worker):\n"
+        "    def __init__(self):\n"
+        "        print('STARTED', 'typer' in sys.modules)\n"
+        "        super().__init__()\n"
+        "pool._Worker = Worker\n"
         f"sys.argv = ['resnest', 'predict', {str(photo)!r}, '-m', {str(tiny_checkpoint)!r}]\n"
-        "try: main()\n"
-        "finally: print('IMPORTED', *sys.modules)"
+        "main()"
     )
     out = python(code)
     assert "Rank" in out
-    imported = out.split("IMPORTED")[1].split()
-    assert not {"numpy", "PIL", "onnxruntime"} & set(imported)
+    assert out.count("STARTED") == out.count("STARTED False") == 1
     done = subprocess.run(
         [sys.executable, "-m", "resnest_cli", "predict", "x.jpg", "--topk", "0"],
         capture_output=True, text=True, check=False, timeout=60,

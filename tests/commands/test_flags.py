@@ -2,14 +2,23 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 import typer
+from typer.core import TyperCommand
 
-from resnest_cli.commands.flags import Given, Without, command
+from resnest_cli.commands.flags import Command, Given, Without, command
 from resnest_cli.net import Access
-from resnest_cli.options import ModelOptions, Option, RayOptions, RunOptions, setting
+from resnest_cli.options import (
+    ModelOptions,
+    Option,
+    RayOptions,
+    RunOptions,
+    batch_size_or_auto,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -23,9 +32,9 @@ class Known:
     name: str = setting("x", "Name.", "--title NAME")
 
 
-def call(function: Any, *arguments: str) -> int:
+def call(function: Any, *arguments: str, cls: type[TyperCommand] = Command) -> int:
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(function)
+    app.command(cls=cls)(function)
     with pytest.raises(SystemExit) as end:
         app(list(arguments))
     return int(end.value.code or 0)
@@ -71,7 +80,7 @@ def test_shared_options_stand_in_one_order_around_a_commands_own() -> None:
     assert names[:4] == ["inputs", "model", "own", "weights"]
     assert names[names.index("exif") + 1] == "late"
     assert names[-4:] == ["mirror", "offline", "quiet", "debug"]
-    assert names.index("gpu_decode") < names.index("isolate") < names.index("runner")
+    assert names.index("gpu_decode") < names.index("runner")
 
 
 def test_access_stands_for_mirror_and_offline() -> None:
@@ -85,3 +94,43 @@ def test_access_stands_for_mirror_and_offline() -> None:
     assert call(work, "--mirror", "folder", "--offline") == 0
     assert (got[0].mirror, got[0].offline) == ("folder", True)
     assert call(command(lambda: None, common=False), "--quiet") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["--number", "7"], ["--number", "-3"], ["--number", "x"], ["--number", "4.0"],
+        ["--number", "2"], ["--number", "99"], ["--number", "1_0"], ["--number", " 8"],
+        ["--share", "0.5"], ["--share", "1"], ["--share", "1.5"], ["--share", "nan"],
+        ["--share", ".5e0"], ["--free", "inf"], ["--way", "left"], ["--way", "Left"],
+        ["--path", "a/../b"], ["--path", ""], ["--path", "/"], ["--several", "a", "--several", "b"],
+        ["--text", ""], ["--no-switch"], ["--plain"], ["--batch-size", "auto"],
+        ["--batch-size", "12"],
+    ],
+)  # fmt: skip
+def test_values_are_converted_as_typer_converts_them(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    got: list[tuple[Any, ...]] = []
+
+    @command
+    def work(
+        *,
+        number: Annotated[int | None, Option("Number.", "[3, 20]")] = None,
+        share: Annotated[float, Option("Share.", "[0, 1]")] = 0.25,
+        free: Annotated[float | None, Option("Free.")] = None,
+        way: Annotated[Literal["left", "right"] | None, Option("Way.")] = None,
+        path: Annotated[Path | None, Option("Path.")] = None,
+        several: Annotated[list[str] | None, Option("Several.")] = None,
+        text: Annotated[str, Option("Text.")] = "none",
+        switch: Annotated[bool, Option("Switch.")] = True,
+        plain: Annotated[bool, Option("Plain.")] = False,
+        batch_size: Annotated[int, Option("Batch.", parser=batch_size_or_auto)] = 8,
+    ) -> None:
+        got.append((number, share, free, way, path, several, text, switch, plain, batch_size))
+
+    ours = call(work, *arguments), capfd.readouterr()
+    theirs = call(work, *arguments, cls=TyperCommand), capfd.readouterr()
+    assert ours == theirs
+    assert len(got) == (0 if ours[0] else 2)
+    assert repr(got[:1]) == repr(got[1:])

@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from resnest_cli.evaluation.evaluate import Answered, Gathered, Subject
+from resnest_cli.evaluation.evaluate import Answered, Gathered
 from resnest_cli.evaluation.figures import compared, mcnemar
 from resnest_cli.inference.ranking import Prediction, Record
 
@@ -22,8 +22,8 @@ def gathered(name: str, right: str) -> Gathered:
     for index, mark in enumerate(right):
         answer = Prediction(1, int(mark == "+"), "x", 0.9)
         record = Record(f"{index}.jpg", name, predictions=(answer,))
-        items.append(Answered(len(right), record, truth=1))
-    return Gathered(tuple(items), Subject(name, name, None, None, ("cat", "dog"), None, 1.0, ()))
+        items.append(Answered(record, truth=1))
+    return Gathered(tuple(items), name, name, None, None, ("cat", "dog"), None, 1.0, ())
 
 
 def test_what_changed() -> None:

@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from resnest_cli import Classifier
-from resnest_cli.export.export import Exported, ExportJob, export
+from resnest_cli.export import ExportJob
+from resnest_cli.export.export import Exported, export
 from resnest_cli.export.int8 import planned, speeds
 from resnest_cli.export.parity import Agreement, compared
 from resnest_cli.model.loading import find_model

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from resnest_cli.errors import UsageError
-from resnest_cli.export import formats
-from resnest_cli.export.export import ExportJob, export
+from resnest_cli.export import ExportJob, formats
+from resnest_cli.export.export import export
 from resnest_cli.export.formats import described
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import read_info

@@ -8,7 +8,7 @@ import pytest
 
 from resnest_cli.errors import UsageError
 from resnest_cli.export.int8 import planned
-from resnest_cli.export.parity import Reader, evenly, photos_of
+from resnest_cli.export.parity import batches, evenly, photos_of
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.labels import labels_for
@@ -107,12 +107,13 @@ def test_photos_are_prepared_as_predict_does(tiny_checkpoint: Path, tmp_path: Pa
     data = fill(tmp_path / "data", ("cat",), 10)
     (data / "cat" / "3.png").write_bytes(b"no photo")
     seen: list[tuple[int, int]] = []
-    with Reader(fed, lambda done, total: seen.append((done, total))) as reader:
-        batches = list(reader.batches(photos_of(str(data))))
-    paths = [path for names, _ in batches for path in names]
-    arrays = [array for _, batch in batches for array in batch]
+    bad: dict[str, str] = {}
+    note = lambda done, total: seen.append((done, total))  # noqa: E731
+    read = list(batches(photos_of(str(data)), fed, bad, note))
+    paths = [path for names, _ in read for path in names]
+    arrays = [array for _, batch in read for array in batch]
     assert len(paths) == len(arrays) == 9
-    assert list(reader.unreadable) == [str(data / "cat" / "3.png")]
+    assert list(bad) == [str(data / "cat" / "3.png")]
     assert seen[-1] == (10, 10)
     for path, array in zip(paths, arrays, strict=True):
         assert (array == preprocess(decode(path), fed)).all()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_cli.export.export import ExportJob, export
+from resnest_cli.export import ExportJob
+from resnest_cli.export.export import export
 from resnest_cli.model.loading import find_model
 from tests.conftest import CLASSES
 from tests.networks import photos

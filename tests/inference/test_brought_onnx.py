@@ -21,7 +21,8 @@ PHOTOS = [np.full((60, 60, 3), shade, np.uint8) for shade in (0, 90, 180)]
 @pytest.fixture(scope="module")
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `resnest export` writes of the tiny network."""
-    from resnest_cli.export.export import ExportJob, export
+    from resnest_cli.export import ExportJob
+    from resnest_cli.export.export import export
 
     path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
     export(find_model(str(tiny_checkpoint)), ExportJob(path)).write(path)

@@ -18,7 +18,6 @@ from resnest_cli.jobs.job import WHOLE, FeaturesJob, Report, Shard
 from resnest_cli.jobs.parts import held
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import silent
-from resnest_cli.supervise import Start
 
 COLUMNS = 8
 HEALED: set[str] = set()
@@ -30,15 +29,12 @@ MODEL = ModelOptions(
 def job_for(
     target: Path, listed: Path, *, batch_size: int = 4, shard: Shard = WHOLE, **extraction: str
 ) -> FeaturesJob:
-    options = RunOptions((), str(listed), False, True, batch_size, 0, False, 60.0)
+    options = RunOptions((), str(listed), False, True, batch_size, 0, 60.0)
     return FeaturesJob(target, options, MODEL, Extraction(**extraction), shard)
 
 
 class FakeClassifier:
     """Forms batches as the real one does; reads nothing."""
-
-    preparation = None
-    read = None
 
     def feature_groups(self, sources, extraction, *, batch_size, **_):
         waiting = iter(sources)
@@ -72,12 +68,11 @@ def identity(
 
 
 def work(job, todo):
-    before = extract.identity, extract.careful
-    extract.identity, extract.careful = identity, lambda *_: None
+    before, extract.identity = extract.identity, identity
     try:
-        return (yield from extract.extract(FakeClassifier(), job, todo, Start()))
+        return (yield from extract.extract(FakeClassifier(), job, todo))
     finally:  # others of this process have a real network
-        extract.identity, extract.careful = before
+        extract.identity = before
 
 
 def run(job: FeaturesJob, **flags: bool) -> Report:

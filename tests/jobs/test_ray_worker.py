@@ -1,9 +1,6 @@
 """The callable that computes a part, in this process, without Ray."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +38,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
     out = tmp_path / "out"
     given = [Input(path.name, "file", str(path)) for path in photos]
     Output(str(out), "parquet").list_inputs(given, 16)
-    options = RunOptions((), None, False, True, 4, 1, False, 60.0)
+    options = RunOptions((), None, False, True, 4, 1, 60.0)
     model = ModelOptions(
         str(tiny_checkpoint),
         None,
@@ -97,29 +94,6 @@ def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -
             assert ours["feature"] == pytest.approx(theirs.tolist(), rel=1e-5, abs=1e-5)
 
 
-def test_an_attempt_that_died_makes_the_next_one_careful(
-    job: ClusterJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    original = ray_worker.careful
-
-    def careful(classifier, options, *more):
-        asked.append(options.isolate)
-        return original(classifier, options, *more)
-
-    monkeypatch.setattr(ray_worker, "careful", careful)
-    worker = PartWorker(job, run_of(job))
-    attempts = Path(job.output) / "_attempts"
-    worker(row(job))
-    assert list(attempts.iterdir()) == []
-    (Path(job.output) / "part-00000.parquet").unlink()
-    (attempts / "00000.json").write_text(json.dumps({"run": "earlier", "attempts": 5}))
-    worker(row(job))
-    assert asked == [False, True]
-    assert len(features(job)) == COUNT
-    assert list(attempts.iterdir()) == []
-
-
 @pytest.mark.parametrize("format_", ["parquet", "jsonl"])
 def test_records_bear_the_name_that_the_model_was_given(job: ClusterJob, format_: str) -> None:
     job = replace(job, wanted=Ranking(2, 0.0, 0.0, False), format=format_)
@@ -166,18 +140,5 @@ def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
     found = [base, *(ray_worker.found(j, 1)[0] for j in others)]
     hashes = {Manifest(identity, Mark(1, ""), 32, 0).hash for identity in found}
     assert len(hashes) == len(others) + 1
-    same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
+    same = replace(job, options=replace(job.options, workers=0), concurrency=3)
     assert ray_worker.found(same, 2)[0] == base
-
-
-def test_a_decoder_that_hangs_ends_its_worker() -> None:
-    program = (
-        "import threading\n"
-        "from resnest_cli.jobs import ray_worker\n"
-        "from resnest_cli.supervise import Journal\n"
-        "ray_worker._TICK, journal = 0.05, Journal()\n"
-        "journal.begin(0); journal.end(0); journal.begin(1)\n"
-        "ray_worker._watch(journal, 0.2)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
-    assert done.returncode == -signal.SIGKILL

@@ -12,8 +12,8 @@ import pytest
 from resnest_cli import output
 from resnest_cli.errors import ResnestError
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.output import tables
 from resnest_cli.output.messages import decorated
+from resnest_cli.output.sink import stdout_console
 
 GOOD = Record(
     "dog.jpg", "m", predictions=(Prediction(1, 7, "dog", 0.75), Prediction(2, 3, "cat", 0.25))
@@ -173,10 +173,10 @@ def test_download_bar_on_a_terminal_and_off_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_width_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tables.stdout_console().width == 100
+    assert stdout_console().width == 100
     monkeypatch.setenv("COLUMNS", "70")
-    assert tables.stdout_console().width == 70
-    assert tables.stdout_console(to_file=True).width == 100
+    assert stdout_console().width == 70
+    assert stdout_console(to_file=True).width == 100
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:

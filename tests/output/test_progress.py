@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from resnest_cli import output
-from resnest_cli.output import progress
-from resnest_cli.output.progress import Bar, Line
+from resnest_cli.output import messages
+from resnest_cli.output.messages import Bar, Line
 from tests.output.test_output import Terminal
 
 LINE = Line("Epoch 3/50", 12, 120, ("loss 1.2345", "12:34 left", "412 photos/s", "lr 0.001"))
@@ -78,7 +78,7 @@ def test_a_line_now_and_then_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(messages.time, "monotonic", lambda: now[0])
     line, made = Bar(logged=True), []
 
     def make() -> Line:
@@ -120,7 +120,7 @@ def test_a_bar_is_a_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """Title, failures, speed and the time that is left; the first call says where it begins."""
     now = [100.0]
     stream = on_terminal(monkeypatch)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(messages.time, "monotonic", lambda: now[0])
     with Bar("Reading") as bar:
         bar(500, 1000)
         now[0] += 10

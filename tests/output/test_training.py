@@ -9,7 +9,7 @@ import pytest
 
 from resnest_cli import output
 from resnest_cli.data.dataset import DataSet
-from resnest_cli.output.progress import Bar
+from resnest_cli.output.messages import Bar
 from resnest_cli.output.training import TrainingDisplay
 from tests.output.test_output import Terminal
 from tests.report.rows import ROW, history, without_ema
