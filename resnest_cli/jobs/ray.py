@@ -4,9 +4,9 @@ The parts are the memory of a run. Whatever has ended an earlier one, the parts 
 left out before anything of them is read, and the others are computed.
 """
 
-import secrets
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -37,13 +37,13 @@ from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     NodesLostError,
     Pool,
+    Workers,
     connected,
     in_tasks,
     nodes,
     on_a_worker,
     ours,
     pool_for,
-    streamed,
 )
 from resnest_cli.jobs.ray_output import Manifest, Output, PartInfo
 from resnest_cli.jobs.ray_worker import Run, found
@@ -237,19 +237,20 @@ class _Run:
         if job.options.workers < 0:
             job = replace(job, options=replace(job.options, workers=threads))
         weights = manifest.identity["weights_sha256"]
-        run = Run(secrets.token_hex(8), manifest.hash, weights, threads)
+        run = Run(manifest.hash, weights, threads)
         total = manifest.listing.listed
         say_going_on(self._done, self._failed)
         self._progress(self._done, total, failed=self._failed)
         begun = time.monotonic()
         try:
-            for info, reading, working in streamed(job, run, self._pool, missing):
-                self._note(info)
-                self._computed += 1
-                self._photos += info.inputs
-                self._seconds["workers"] += working
-                self._seconds["reading"] += reading
-                self._progress(self._done, total, failed=self._failed)
+            with closing(Workers(job, run, self._pool, missing).computed()) as computed:
+                for info, reading, working in computed:
+                    self._note(info)
+                    self._computed += 1
+                    self._photos += info.inputs
+                    self._seconds["workers"] += working
+                    self._seconds["reading"] += reading
+                    self._progress(self._done, total, failed=self._failed)
         finally:
             self._seconds["computing"] += time.monotonic() - begun
 

@@ -1,39 +1,36 @@
-"""A cluster of Ray: connecting, how many workers fit on it, and parts that stream through them.
+"""A cluster of Ray: connecting, how many workers fit on it, and parts that pass through them.
 
 A worker gets as many whole cores as make all workers fit, less half a core; the two read tasks that
 feed it share that half. So on two cores one worker runs the network with two threads, and no third
 process competes.
 
-Ray Data reads ahead in tasks on any node, holds the bytes back by its memory budget, keeps the pool
-of actors that run the network, and gives the work of a dead task or actor to another. What it
-cannot know is whose rows are already safe. So a part is written by the one call that computed it,
-under a name that its number decides: whatever is done twice writes the same file again. The rows
-that come back only describe a part; its content never passes through the driver.
+Each worker is an actor with two parts at most: one that it computes, and one whose photos a task
+reads meanwhile, on any node; Ray moves what the task returns to the actor, and frees it when the
+actor is done. So nothing grows with the number of inputs. A part is written by the one call that
+computed it, under a name that its number decides: whatever is done twice, since a worker has died,
+writes the same file again. What comes back only describes a part; its content never passes through
+the driver.
 """
 
-import json
 import logging
 import os
-import queue
-import re
 import socket
 import sys
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
-from resnest_cli import errors
+from resnest_cli import output
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.jobs.job import ClusterJob
-from resnest_cli.jobs.ray_output import PartInfo
-from resnest_cli.jobs.ray_worker import HELD, PartWorker, Run, part_row
+from resnest_cli.jobs.ray_output import Output, PartInfo
+from resnest_cli.jobs.ray_worker import PartWorker, Run, part_photos
 from resnest_cli.text import one_line
 
 T = TypeVar("T")
@@ -45,9 +42,8 @@ _STORE = 2**31  # bytes of the object store at most, of a cluster on this machin
 _SHARE = 0.3  # of the memory, where that is less
 _ANSWER = 10.0  # seconds for an address to answer
 _TICK = 1.0  # seconds between two looks at the nodes
-_END = 30.0  # seconds for Ray Data to end
-_TASKS = 10_000  # read tasks at most: the driver knows of each
-_IN_FLIGHT = 2  # parts of each worker: one that is computed, one that lies ready
+_IN_FLIGHT = 2  # parts of each worker: one that is computed, one whose photos are read
+_MOST_DEATHS = 8  # at one part, which may be by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +130,13 @@ def connected(address: str | None, *, debug: bool) -> Iterator[None]:
         raise ResnestError(f"no Ray cluster at {where}: {one_line(str(error))}") from error
     if not debug:
         _silence()
-    try:
-        yield
-    finally:
-        with _quiet(debug):
-            ray.shutdown()
+    # What raylets report of dead workers goes to stdout, which is for records.
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(sys.stderr if debug else nothing):
+        try:
+            yield
+        finally:
+            with _quiet(debug):
+                ray.shutdown()
 
 
 def _check_address(address: str | None) -> None:
@@ -159,15 +157,10 @@ def _check_address(address: str | None) -> None:
 
 def _silence() -> None:
     """Errors reach us as exceptions; what Ray says of them goes to its files alone."""
-    import ray.data  # sets up its logger
-
     warnings.filterwarnings("ignore", module=r"ray\.")
-    # What raylets report of dead workers goes to stdout, which is for records.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    for name in ("ray", "ray.data"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL + 1)
+    for handler in logging.getLogger("ray").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL + 1)
 
 
 @contextmanager
@@ -195,11 +188,18 @@ def nodes() -> dict[str, Mapping[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in listed if node["Alive"]}
 
 
+def _task(function: Callable[..., Any], **options: Any) -> Any:
+    """The function as a task of Ray."""
+    import ray
+
+    return ray.remote(**options)(function)
+
+
 def on_a_worker(pool: Pool, function: Callable[..., T], *arguments: Any) -> T:
     """Runs a function where a worker would run."""
     import ray
 
-    remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=3)(function)
+    remote = _task(function, num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=3)
     try:
         result: T = ray.get(remote.remote(*arguments))
     except Exception as error:
@@ -209,9 +209,7 @@ def on_a_worker(pool: Pool, function: Callable[..., T], *arguments: Any) -> T:
 
 def in_tasks(function: Callable[..., T]) -> Callable[..., Future[T]]:
     """The function as a task that any node may run; the future raises what `ours` understands."""
-    import ray
-
-    remote = ray.remote(num_cpus=READ_CPUS, max_retries=3)(function)
+    remote = _task(function, num_cpus=READ_CPUS, max_retries=3)
 
     def begin(*arguments: Any) -> Future[T]:
         future: Future[T] = remote.remote(*arguments).future()
@@ -229,141 +227,128 @@ def ours(error: BaseException) -> ResnestError:
         if isinstance(at, ResnestError) and type(at).__module__ == ResnestError.__module__:
             return at
         at = getattr(at, "cause", None) or at.__cause__ or at.__context__
-    # Where an actor dies while it begins, only the text of its traceback comes through.
-    text = str(error)
-    for found in re.finditer(r"resnest_cli\.errors\.(\w+): (.+)", text):
-        kind = getattr(errors, found[1], ResnestError)
-        return kind(found[2])
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if line.strip()]
     return ResnestError(f"Ray: {one_line(lines[-1]) if lines else type(error).__name__}")
 
 
+def _is_fault(error: BaseException) -> bool:
+    """Whether a process or a node has died, or what it held is gone; no error of what ran there."""
+    from ray.exceptions import RayError, RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return isinstance(error, RayError)
+
+
 class NodesLostError(Exception):
-    """Workers have lost their nodes, and there is no room for them on the others."""
+    """The nodes that are left have no room for the workers."""
 
 
-def streamed(
-    job: ClusterJob, run: Run, pool: Pool, parts: list[int]
-) -> Iterator[tuple[PartInfo, float, float]]:
-    """Computes these parts; each comes out as soon as it is written, in any order.
+class Workers:
+    """The actors of a round, and the parts that each has been given.
 
-    With it come the seconds of reading, and of its worker.
-
-    Ray Data restarts actors and repeats their calls as often as they die. It waits, though, for
-    actors of a node that is gone to find room elsewhere, for ever where there is none.
-
-    Raises:
-        NodesLostError: begin again with a pool for the nodes that are left.
-        ResnestError: a part cannot be computed or written.
+    Ray would restart actors by itself; but what it cannot know is which part has ended them, and
+    that those of a lost node may find no room elsewhere.
     """
-    alive = nodes()
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    executors: list[Any] = []
 
-    def collect() -> None:
-        """In a thread, so that the caller can watch the nodes and be interrupted."""
+    def __init__(self, job: ClusterJob, run: Run, pool: Pool, parts: Iterable[int]) -> None:
+        import ray
+
+        self._job, self._run, self._pool = job, run, pool
+        self._waiting = deque(parts)
+        self._died = Counter[int]()  # how often each part was lost with what worked on it
+        self._calls: dict[Any, dict[Future[Any], int]] = {}  # of each actor, in order
+        self._nodes = nodes()
+        self._alone = len(self._nodes) == 1
+        self._actor: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(PartWorker)
+        self._read = _task(part_photos, num_cpus=READ_CPUS, max_retries=_MOST_DEATHS)
+
+    def computed(self) -> Generator[tuple[PartInfo, float, float], None, None]:
+        """Computes the parts; each comes out as soon as it is written, in any order.
+
+        With it come the seconds of reading, and of its worker.
+
+        Raises:
+            NodesLostError: begin again with a pool for the nodes that are left.
+            ResnestError: a part cannot be computed or written.
+        """
+        import ray
+
         try:
-            for row in _dataset(job, run, pool, parts, executors).iter_rows():
-                results.put(row)
-        except BaseException as error:
-            results.put(error)
-        else:
-            results.put(None)
+            while self._waiting or any(self._calls.values()):
+                self._hire()
+                self._hand_out()
+                calls = [call for calls in self._calls.values() for call in calls]
+                # Not ray.wait: it swallows what a handler of signals raises.
+                done, _ = wait(calls, timeout=_TICK, return_when=FIRST_COMPLETED)
+                if not done and self._room() < len(self._calls):
+                    raise NodesLostError
+                for call in done:
+                    if self._answered(call):
+                        yield call.result()
+        finally:
+            for actor in self._calls:
+                ray.kill(actor)
 
-    thread = threading.Thread(target=collect, daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                result = results.get(timeout=_TICK)
-            except queue.Empty:
-                now = nodes()
-                if alive.keys() - now.keys() and pool.room(now.values()) < pool.size:
-                    raise NodesLostError from None
-                continue
-            if result is None:
+    def _hire(self) -> None:
+        """Starts as many actors as are wanted and find room, some of them in place of the dead."""
+        wanted = min(self._pool.size, len(self._waiting) + len(self._calls))
+        if len(self._calls) == wanted:
+            return
+        now = nodes()
+        room = self._pool.room(now.values())
+        while len(self._calls) < min(wanted, room):
+            actor = self._actor.remote(self._job, self._run)
+            actor.load.remote()
+            self._calls[actor] = {}
+        if not self._calls:
+            raise NodesLostError
+        if room < wanted and self._nodes.keys() - now.keys():
+            output.message("A node is gone: going on without it.")
+        self._nodes = now
+
+    def _hand_out(self) -> None:
+        """Gives each actor one part to compute and one whose photos are read meanwhile."""
+        while self._waiting:
+            actor, calls = min(self._calls.items(), key=lambda item: len(item[1]))
+            if len(calls) == _IN_FLIGHT:
                 return
-            if isinstance(result, BaseException):
-                raise ours(result) from result
-            info, reading, working = json.loads(result["done"])
-            yield PartInfo(**info), reading, working
-    finally:
-        deadline = time.monotonic() + _END
-        while thread.is_alive() and time.monotonic() < deadline:
-            for executor in executors:
-                executor.shutdown(force=True)
-            thread.join(_TICK)
+            part, offline = self._waiting.popleft(), self._job.model.offline
+            photos = self._read.remote(self._job.output, part, offline=offline, alone=self._alone)
+            calls[actor.compute.remote(photos).future()] = part
 
+    def _answered(self, call: Future[Any]) -> bool:
+        """Whether a call that is done brings a part; else the part waits again."""
+        import ray
+        from ray.exceptions import RayActorError
 
-def _dataset(job: ClusterJob, run: Run, pool: Pool, parts: list[int], executors: list[Any]) -> Any:
-    """Rows that say what `PartWorker` has done; what computes them goes into `executors`."""
-    import ray
-    from ray.data import DataContext, ExecutionResources
+        actor = next((one for one, calls in self._calls.items() if call in calls), None)
+        if actor is None:  # its actor has died, and its part waits already
+            return False
+        calls, error = self._calls[actor], call.exception()
+        if error is None:
+            del calls[call]
+        elif isinstance(error, RayActorError):  # the first of its parts was in hand
+            first, *others = self._calls.pop(actor).values()
+            ray.kill(actor)  # it may only be out of reach
+            self._waiting.extendleft(reversed(others))
+            self._lost(first, error)
+        elif _is_fault(error):  # a task that read has died, or a node with what it gave
+            self._lost(calls.pop(call), error)
+        else:
+            raise ours(error) from error
+        return error is None
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    context.execution_no_progress_timeout_s = -1  # the first part of a large network takes its time
-    context.execution_options.resource_limits = ExecutionResources(
-        object_store_memory=2 * HELD * (_IN_FLIGHT + _READS) * pool.size
-    )
-    tasks = min(len(parts), _TASKS)
-    row = partial(part_row, job.output, offline=job.model.offline, alone=len(nodes()) == 1)
-    read = ray.data.read_datasource(
-        _source(row, parts, tasks),
-        override_num_blocks=tasks,
-        num_cpus=READ_CPUS,
-        concurrency=min(tasks, _READS * pool.size),
-    )
-    dataset = read.map_batches(
-        PartWorker,
-        fn_constructor_args=(job, run),
-        batch_size=1,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        compute=ray.data.ActorPoolStrategy(
-            size=min(pool.size, len(parts)), max_tasks_in_flight_per_actor=_IN_FLIGHT
-        ),
-    )
-    # Ray Data has no public way to end what it has begun. Left alone, its threads would go on after
-    # the end of a round, and Ray ends the process when they find the connection closed. So the
-    # executor is noted, in those versions where this method makes it.
-    if create := getattr(dataset, "_create_executor", None):
+    def _lost(self, part: int, error: BaseException) -> None:
+        self._died[part] += 1
+        if self._died[part] == _MOST_DEATHS:
+            path = Output(self._job.output, self._job.format).part_path(part)
+            raise ResnestError(
+                f"{path}: {_MOST_DEATHS} workers have died of this part, although its photos are "
+                "decoded in processes of their own: memory may be short. A smaller --batch-size "
+                "needs less."
+            ) from error
+        self._waiting.appendleft(part)
 
-        def created(*arguments: Any, **options: Any) -> Any:
-            executors.append(create(*arguments, **options))
-            return executors[-1]
-
-        dataset._create_executor = created
-    return dataset
-
-
-def _source(row: Callable[[int], Any], parts: list[int], tasks: int) -> Any:
-    """A source of Ray Data that gives a row for each of these parts, in at most so many tasks."""
-    from ray.data import Datasource
-    from ray.data.block import BlockMetadata
-    from ray.data.datasource import ReadTask
-
-    def task(group: list[int]) -> Any:
-        about = BlockMetadata(
-            num_rows=len(group), size_bytes=None, input_files=None, exec_stats=None
-        )
-        return ReadTask(lambda: map(row, group), about)
-
-    class Photos(Datasource):
-        """Rows of `part_row`."""
-
-        def get_name(self) -> str:
-            return "Photos"
-
-        def estimate_inmemory_data_size(self) -> int | None:
-            return None
-
-        def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
-            each = -(-len(parts) // tasks)
-            return [task(parts[at : at + each]) for at in range(0, len(parts), each)]
-
-    return Photos()  # type: ignore[no-untyped-call]
+    def _room(self) -> int:
+        return self._pool.room(nodes().values())

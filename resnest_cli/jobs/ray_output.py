@@ -5,16 +5,12 @@ What reads a folder of Parquet passes over names that begin with an underscore.
     OUTPUT/part-00000.parquet       rows, with a footer that says whose they are
            _manifest.json           what decides the content; written when the listing is whole
            _listing/00000.parquet   the inputs of 64 parts, each a row group
-           _attempts/00000.json     while a worker is at this part
            _summary.json            written last
 
 The inputs are written down once, cut into parts of a fixed number. A worker reads the row group of
 its part, so that neither the driver nor a worker ever holds the list. A run that goes on lists the
 inputs again and compares their hash: like the local runner it refuses a list that has changed, and
 the written one is what is computed.
-
-A worker that a photo brings down leaves its mark in `_attempts`; whoever tries the part next
-decodes in processes of their own, so that the photo becomes a row with an error.
 """
 
 import hashlib
@@ -36,10 +32,9 @@ from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import Chain, Mark, encoded, failures_of, refused
 from resnest_cli.text import one_line
 
-MOST_ATTEMPTS = 8  # at one part in one run, each of which ended its worker
-
 _FORMAT = 1
-_LISTING, _ATTEMPTS = "_listing", "_attempts"
+_LISTING = "_listing"
+_ATTEMPTS = "_attempts"  # of earlier versions
 _LISTED = 64  # parts in a file of the listing
 _AT_ONCE = 16  # parts that are looked at
 _OURS = re.compile(
@@ -88,7 +83,7 @@ class Output:
     """The folder of one output; `identity` is a short hash of what decides its content.
 
     What the driver calls raises ResnestError where the folder cannot be used; what workers call,
-    `info` to `ended`, raises OSError.
+    `info` and `commit`, raises OSError.
     """
 
     def __init__(self, output: str, suffix: str, identity: str = "") -> None:
@@ -115,39 +110,6 @@ class Output:
     def commit(self, part: int, data: bytes) -> None:
         """Makes a part count."""
         put(self.system, self.part_path(part), data)
-
-    def attempt(self, part: int, run: str) -> int:
-        """Notes that a worker begins with a part; returns how many have died at it before.
-
-        Those of earlier runs count as one: they may have been ended with their run. ResnestError:
-        so many have died in this run that it is not by chance.
-        """
-        before = read(self.system, self._attempts(part))
-        died = 0
-        if before is not None:
-            try:
-                noted = json.loads(before)
-                died = noted["attempts"] if noted["run"] == run else 1
-            except (ValueError, KeyError, TypeError):  # cut off
-                died = 1
-        if died >= MOST_ATTEMPTS:
-            raise ResnestError(
-                f"{self.part_path(part)}: {died} workers have died of this part, although its "
-                "photos were decoded in processes of their own: memory may be short. A smaller "
-                "--batch-size needs less."
-            )
-        if died == 0:
-            self.system.create_dir(self.path(_ATTEMPTS), recursive=True)
-        noted = json.dumps({"run": run, "attempts": died + 1})
-        put(self.system, self._attempts(part), noted.encode())
-        return died
-
-    def ended(self, part: int) -> None:
-        """The worker has not died."""
-        remove(self.system, self._attempts(part))
-
-    def _attempts(self, part: int) -> str:
-        return self.path(_ATTEMPTS, f"{part:05}.json")
 
     def _footer(self, part: int) -> PartInfo | None:
         import pyarrow as pa
@@ -280,7 +242,7 @@ class Output:
                 remove(self.system, self.part_path(part))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Writes `_summary.json`; removes marks of attempts, and files that a kill has cut off."""
+        """Writes `_summary.json`; removes files that a kill has cut off."""
         with self._errors("written"):
             self._empty(_ATTEMPTS)
             for name in names_in(self.system, self.folder):

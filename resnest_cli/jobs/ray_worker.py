@@ -1,22 +1,21 @@
 """What runs in the processes of Ray: tasks that read the photos of a part, actors that compute it.
 
 An actor computes whole parts and writes them itself; its batches are those of a run on one machine.
-A decoder that hangs ends the actor, as one that crashes does: the next attempt at the part decodes
-in processes of their own.
 """
 
 import hashlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnest_cli.cpu import limit_cores
 from resnest_cli.errors import CheckpointError, ImageError, ResnestError
@@ -29,7 +28,7 @@ from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_
 from resnest_cli.jobs.inputs import Input, OpenShards, fetched
 from resnest_cli.jobs.job import WHOLE, ClusterJob, Ranking, failures_of, identity, without
 from resnest_cli.jobs.ray_output import Output, PartInfo
-from resnest_cli.supervise import Journal, Start
+from resnest_cli.supervise import Start
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ HELD = 96 * 2**20  # bytes of a part's photos; what is beyond is left for the wo
 
 _PHOTOS = 16  # remote ones that are read at once
 _TRIES = 4  # at a file of the output
-_TICK = 1.0  # seconds between two looks at what is being decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,6 @@ class Run:
     `threads` are the cores of a worker.
     """
 
-    id: str
     identity: str
     weights: str
     threads: int
@@ -86,157 +83,61 @@ def load(job: ClusterJob, threads: int) -> "Classifier":
     return predict.classifier(job.model, ready_for=job.wanted.output)
 
 
-class PartWorker:
-    """Ray Data's callable: the bytes of a part's photos -> its rows, computed and written.
+@dataclass(frozen=True, slots=True)
+class PartPhotos:
+    """The inputs of a part, each with its bytes or its error, and the seconds of reading them.
 
-    One instance lives in each actor and holds the classifier.
-
-    Raises:
-        CheckpointError: this node has other weights than the one that began the run.
+    None is left for the worker to read when it comes to it. Bytes are arrays uint8: Ray's processes
+    share these, and copy none before its turn.
     """
 
-    def __init__(self, job: ClusterJob, run: Run) -> None:
-        self._job, self._run = job, run
-        self.classifier = load(job, run.threads)
-        model = self.classifier.model
-        if model.sha256() != run.weights:
-            raise CheckpointError(
-                f"{model.path}: this node ({os.uname().nodename}) has other weights under this "
-                "name than the others. Put the same file on every node, or name one that all can "
-                "read."
-            )
-        self._output = Output(job.output, job.format, run.identity)
-        self._journal = Journal()
-        limit = job.options.time_limit
-        threading.Thread(target=_watch, args=(self._journal, limit), daemon=True).start()
+    part: int
+    inputs: list[Input]
+    contents: list[NDArray[Any] | ImageError | None]
+    seconds: float = 0.0
 
-    def __call__(self, table: Any) -> Any:
-        """A row of `ray_cluster.part_row` -> a row about the part; what it computes is written."""
-        import pyarrow as pa
-
-        begun = time.monotonic()
-        part, inputs = table["part"][0].as_py(), len(table["inputs"][0])
-        info = self._retried(part, "read", lambda: self._output.info(part, inputs))
-        if info is None:
-            info = self._computed(part, inputs, table)
-        done = asdict(info), table["seconds"][0].as_py(), time.monotonic() - begun
-        return pa.table({"done": [json.dumps(done)]})
-
-    def _computed(self, part: int, inputs: int, table: Any) -> PartInfo:
-        """Computes and writes a part."""
-        job, wanted = self._job, self._job.wanted
-        died = self._retried(part, "written", lambda: self._output.attempt(part, self._run.id))
-        options = replace(job.options, isolate=True) if died else job.options
-        with ExitStack() as stack:
-            prepare = careful(self.classifier, options, Start(journal=self._journal), stack)
-            how: dict[str, Any] = {"batch_size": options.batch_size, "prepare": prepare}
-            how["workers"] = min(options.workers, 256)
-            sources = _sources(table, offline=job.model.offline)
-            if isinstance(wanted, Ranking):
-                how |= without(asdict(wanted), "tta")
-                found = self.classifier.records(sources, **how)
-                records = [replace(record, model=job.name) for record in found]
-                failures = failures_of((record.error, record.kind) for record in records)
+    def sources(self, *, offline: bool) -> Iterator[Source]:
+        """What there is to decode, one at a time."""
+        shards = OpenShards()
+        for item, content in zip(self.inputs, self.contents, strict=True):
+            if content is None and item.kind == "file" and item.is_local:
+                yield Source(item.name, path=item.where)  # read by what decodes it
+                continue
+            found: Any = content
+            if content is None:
+                found = _attempted(partial(fetched, item, offline=offline, shards=shards))
+            if isinstance(found, ImageError):
+                yield Source(item.name, error=str(found), kind=found.kind)
             else:
-                batches = self.classifier.feature_groups(sources, wanted, **how)
-                entries = [entry for group, rows in batches for entry in entries_of(group, rows)]
-                failures = failures_of((entry.error, entry.kind) for entry in entries)
-        info = PartInfo(part, self._run.identity, inputs, failures)
-        if not isinstance(wanted, Ranking):
-            shape = wanted.row_shape(self.classifier.model, self.classifier.preprocessing.size)
-            matrix = Matrix(inputs, inputs, shape, wanted.dtype)
-            data = features_file(entries, matrix, asdict(info))
-        elif job.format == "jsonl":
-            data = lines_file(records)
-        else:
-            data = records_file(records, asdict(info), rejecting=wanted.reject_below > 0)
-        self._retried(part, "written", lambda: self._output.commit(part, data))
-        self._retried(part, "written", lambda: self._output.ended(part))
-        return info
-
-    def _retried(self, part: int, what: str, action: Callable[[], Any]) -> Any:
-        """A file system far away may fail for a moment."""
-        for attempt in range(1, _TRIES + 1):
-            try:
-                return action()
-            except OSError as error:
-                if attempt == _TRIES:
-                    raise ResnestError(
-                        f"{self._output.part_path(part)}: cannot be {what}: {one_line(str(error))}"
-                    ) from error
-                time.sleep(2.0**attempt / 4)
-        raise AssertionError
+                yield Source(item.name, data=bytes(found))
 
 
-def _sources(table: Any, *, offline: bool) -> Iterator[Source]:
-    """What there is to decode, one at a time; nothing is copied before its turn."""
-    shards = OpenShards()
-    columns = (table[name].combine_chunks().values for name in ("inputs", "data", "errors"))
-    for item_, data, error in zip(*columns, strict=True):
-        item, content = Input(*json.loads(item_.as_py())), data.as_py()
-        if error.is_valid:
-            text, kind = json.loads(error.as_py())
-            yield Source(item.name, error=text, kind=kind)
-        elif content is not None:
-            yield Source(item.name, data=content)
-        elif item.kind == "file" and item.is_local:
-            yield Source(item.name, path=item.where)  # read by the threads that decode
-        else:
-            try:
-                content = fetched(item, offline=offline, shards=shards)
-            except ImageError as problem:
-                yield Source(item.name, error=str(problem), kind=problem.kind)
-            else:
-                assert not isinstance(content, str)
-                yield Source(item.name, data=content)
+def part_photos(output: str, part: int, *, offline: bool, alone: bool = False) -> PartPhotos:
+    """Reads the photos of a part, up to `HELD` bytes, so that the object store can bear them.
 
-
-def _watch(journal: Journal, limit: float) -> None:
-    """Ends this process when a photo has been in its decoder for too long."""
-    while True:
-        time.sleep(_TICK)
-        now = time.monotonic_ns()
-        if any(now - since > limit * 1e9 for since in journal.in_flight().values()):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def part_row(output: str, part: int, *, offline: bool, alone: bool = False) -> Any:
-    """The row of a part as a table: its number, its inputs with their bytes or error, and seconds.
-
-    An input with neither is left for the worker to read when it comes to it. What is beyond `HELD`
-    bytes is left, so that a row has a size that the object store can bear.
-    So are the files of this machine where it is the only one (`alone`): their way through the store
-    gains nothing.
+    The files of this machine are left where it is the only one (`alone`): their way through the
+    store gains nothing.
     """
-    import pyarrow as pa
-
     begun = time.monotonic()
-    inputs = Output(output, "").inputs_of(part)
-    data: list[bytes | None] = []
-    problems: list[str | None] = []
+    photos = PartPhotos(part, Output(output, "").inputs_of(part), [])
     held = 0
-    for item, get in _ahead(inputs, offline):
-        content, error = None, None
+    for item, get in _ahead(photos.inputs, offline):
+        found: Any = None
         if held <= HELD and not (alone and item.is_local):
-            try:
-                found = get()
-            except ImageError as problem:
-                error = json.dumps([str(problem), problem.kind])
-            else:
-                if isinstance(found, bytes):  # else the path of a large file
-                    content, held = found, held + len(found)
-        data.append(content)
-        problems.append(error)
-    items = [json.dumps(item) for item in inputs]
-    return pa.table(
-        {
-            "part": pa.array([part], pa.int64()),
-            "inputs": pa.array([items], pa.list_(pa.string())),
-            "data": pa.array([data], pa.list_(pa.large_binary())),
-            "errors": pa.array([problems], pa.list_(pa.string())),
-            "seconds": pa.array([time.monotonic() - begun], pa.float64()),
-        }
-    )
+            found = _attempted(get)
+        if isinstance(found, bytes):
+            held += len(found)
+            found = np.frombuffer(found, np.uint8)
+        large = isinstance(found, str)  # the path of a file that is not held
+        photos.contents.append(None if large else found)
+    return replace(photos, seconds=time.monotonic() - begun)
+
+
+def _attempted(get: Callable[[], bytes | str]) -> bytes | str | ImageError:
+    try:
+        return get()
+    except ImageError as error:
+        return error
 
 
 def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
@@ -252,3 +153,87 @@ def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable
             waiting = [pool.submit(get, item) for item in group]
             for item, future in zip(group, waiting, strict=True):
                 yield item, future.result
+
+
+class PartWorker:
+    """An actor: the photos of a part -> its rows, computed and written."""
+
+    def __init__(self, job: ClusterJob, run: Run) -> None:
+        self._job, self._run = job, run
+        self._output = Output(job.output, job.format, run.identity)
+
+    @cached_property
+    def classifier(self) -> "Classifier":
+        """Loaded at the first use, so that an error of ours reaches the driver as it is.
+
+        Raises:
+            CheckpointError: this node has other weights than the one that began the run.
+        """
+        classifier = load(self._job, self._run.threads)
+        model = classifier.model
+        if model.sha256() != self._run.weights:
+            raise CheckpointError(
+                f"{model.path}: this node ({os.uname().nodename}) has other weights under this "
+                "name than the others. Put the same file on every node, or name one that all can "
+                "read."
+            )
+        return classifier
+
+    def load(self) -> None:
+        """Loads the network while the first photos are read; `compute` raises what is wrong."""
+        with suppress(ResnestError):
+            self.classifier  # noqa: B018
+
+    def compute(self, photos: PartPhotos) -> tuple[PartInfo, float, float]:
+        """Writes a part, unless it is there; with it come the seconds of reading and of this.
+
+        Raises:
+            ResnestError: the network cannot be loaded, or the part cannot be written.
+        """
+        begun = time.monotonic()
+        part, inputs = photos.part, len(photos.inputs)
+        info = self._retried(part, "read", lambda: self._output.info(part, inputs))
+        if info is None:
+            info = self._computed(photos)
+        return info, photos.seconds, time.monotonic() - begun
+
+    def _computed(self, photos: PartPhotos) -> PartInfo:
+        job, wanted, part, count = self._job, self._job.wanted, photos.part, len(photos.inputs)
+        options = replace(job.options, isolate=True)
+        with ExitStack() as stack:
+            prepare = careful(self.classifier, options, Start(), stack)
+            how: dict[str, Any] = {"batch_size": options.batch_size, "prepare": prepare}
+            how["workers"] = min(options.workers, 256)
+            sources = photos.sources(offline=job.model.offline)
+            if isinstance(wanted, Ranking):
+                how |= without(asdict(wanted), "tta")
+                found = self.classifier.records(sources, **how)
+                records = [replace(record, model=job.name) for record in found]
+                failures = failures_of((record.error, record.kind) for record in records)
+            else:
+                batches = self.classifier.feature_groups(sources, wanted, **how)
+                entries = [entry for group, rows in batches for entry in entries_of(group, rows)]
+                failures = failures_of((entry.error, entry.kind) for entry in entries)
+        info = PartInfo(part, self._run.identity, count, failures)
+        if not isinstance(wanted, Ranking):
+            shape = wanted.row_shape(self.classifier.model, self.classifier.preprocessing.size)
+            data = features_file(entries, Matrix(count, count, shape, wanted.dtype), asdict(info))
+        elif job.format == "jsonl":
+            data = lines_file(records)
+        else:
+            data = records_file(records, asdict(info), rejecting=wanted.reject_below > 0)
+        self._retried(part, "written", lambda: self._output.commit(part, data))
+        return info
+
+    def _retried(self, part: int, what: str, action: Callable[[], Any]) -> Any:
+        """A file system far away may fail for a moment."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return action()
+            except OSError as error:
+                if attempt == _TRIES:
+                    raise ResnestError(
+                        f"{self._output.part_path(part)}: cannot be {what}: {one_line(str(error))}"
+                    ) from error
+                time.sleep(2.0**attempt / 4)
+        raise AssertionError

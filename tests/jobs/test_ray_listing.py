@@ -2,16 +2,18 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
+from resnest_cli.errors import ImageError
 from resnest_cli.jobs import inputs, ray_worker
 from resnest_cli.jobs.filesystems import opened
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import Chain
 from resnest_cli.jobs.ray_output import Manifest, Output
-from resnest_cli.jobs.ray_worker import part_row
+from resnest_cli.jobs.ray_worker import PartPhotos, part_photos
 from tests.conftest import make_photo
 
 pytest.importorskip("pyarrow")
@@ -19,6 +21,14 @@ pytest.importorskip("pyarrow")
 
 def items(count: int) -> list[Input]:
     return [Input(f"p{i}.png", "file", f"/photos/p{i}.png", i, 2 * i) for i in range(count)]
+
+
+def contents(photos: PartPhotos) -> list:
+    """Bytes, or message and kind of an error."""
+    return [
+        (str(one), one.kind) if isinstance(one, ImageError) else one if one is None else bytes(one)
+        for one in photos.contents
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9, 600])
@@ -56,8 +66,7 @@ def test_names_of_any_bytes_get_through(tmp_path: Path) -> None:
     name = os.fsdecode(b"photo \xff\n.png")
     Output(str(tmp_path), "parquet").list_inputs([Input(name, "file", f"/x/{name}")], 4)
     assert Output(str(tmp_path), "parquet").inputs_of(0) == [Input(name, "file", f"/x/{name}")]
-    row = part_row(str(tmp_path), 0, offline=True)
-    assert [json.loads(n)[0] for n in row["inputs"][0].as_py()] == [name]
+    assert [item.name for item in part_photos(str(tmp_path), 0, offline=True).inputs] == [name]
 
 
 def test_a_part_has_bytes_errors_and_what_is_left(
@@ -69,14 +78,27 @@ def test_a_part_has_bytes_errors_and_what_is_left(
     given.insert(2, Input("a*", "error", "is a pattern that matches no file"))
     Output(str(tmp_path / "out"), "parquet").list_inputs(given, 8)
     monkeypatch.setattr(ray_worker, "HELD", photos[0].stat().st_size)
-    row = part_row(str(tmp_path / "out"), 0, offline=True).to_pylist()[0]
-    problems = [["does not exist", "missing"], ["is a pattern that matches no file", "other"]]
-    assert row["errors"] == [None, *map(json.dumps, problems), None, None, None]
-    assert row["data"][0] == photos[0].read_bytes()
-    assert row["data"][3] == photos[1].read_bytes()
-    assert row["data"][4:] == [None, None]
-    assert [Input(*json.loads(item)) for item in row["inputs"]] == given
-    assert inputs.fetched(given[5], offline=True) == photos[3].read_bytes()
+    found = part_photos(str(tmp_path / "out"), 0, offline=True)
+    assert found.inputs == given
+    gone, pattern = ("does not exist", "missing"), ("is a pattern that matches no file", "other")
+    assert contents(found) == [
+        photos[0].read_bytes(),
+        gone,
+        pattern,
+        photos[1].read_bytes(),
+        None,
+        None,
+    ]
+    sources = list(pickle.loads(pickle.dumps(found)).sources(offline=True))
+    assert [source.name for source in sources] == [item.name for item in given]
+    assert [source.data for source in sources[:4]] == [
+        contents(found)[0],
+        None,
+        None,
+        contents(found)[3],
+    ]
+    assert [(source.error, source.kind) for source in sources[1:3]] == [gone, pattern]
+    assert [source.path for source in sources[4:]] == [item.where for item in given[4:]]
 
 
 def test_of_one_machine_alone_files_are_left_on_the_disk(tmp_path: Path) -> None:
@@ -84,8 +106,8 @@ def test_of_one_machine_alone_files_are_left_on_the_disk(tmp_path: Path) -> None
     near = [Input("a", "file", str(photo)), Input("b", "member", str(photo), 10, 20)]
     far = Input("c", "file", f"file://{photo}")
     Output(str(tmp_path), "parquet").list_inputs([*near, far], 8)
-    row = part_row(str(tmp_path), 0, offline=True, alone=True).to_pylist()[0]
-    assert row["data"] == [None, None, photo.read_bytes()]
+    found = part_photos(str(tmp_path), 0, offline=True, alone=True)
+    assert contents(found) == [None, None, photo.read_bytes()]
 
 
 def test_a_large_photo_is_left_on_the_disk(tmp_path: Path) -> None:
@@ -93,9 +115,7 @@ def test_a_large_photo_is_left_on_the_disk(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(2**25 + 1)
     Output(str(tmp_path), "parquet").list_inputs([Input("large.bmp", "file", str(large))], 8)
-    row = part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
-    assert row["data"] == [None]
-    assert row["errors"] == [None]
+    assert contents(part_photos(str(tmp_path), 0, offline=True)) == [None]
 
 
 def test_photos_of_other_file_systems_are_read(tmp_path: Path) -> None:
@@ -109,27 +129,26 @@ def test_photos_of_other_file_systems_are_read(tmp_path: Path) -> None:
         Input("gone", "file", f"file://{tmp_path}/gone.png"),
     ]
     Output(str(tmp_path), "parquet").list_inputs(given, 8)
-    row = part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
-    assert row["data"] == [data, data[10:30], None, None]
-    problems = [
-        ["is truncated: its shard ends before it", "truncated"],
-        ["does not exist", "missing"],
+    assert contents(part_photos(str(tmp_path), 0, offline=True)) == [
+        data,
+        data[10:30],
+        ("is truncated: its shard ends before it", "truncated"),
+        ("does not exist", "missing"),
     ]
-    assert row["errors"][2:] == [*map(json.dumps, problems)]
 
 
 def test_a_shard_is_opened_once_for_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads read its members, and no more than so many shards stay open."""
     monkeypatch.setattr(inputs, "_OPEN", 2)
-    asked, given, contents = [], [], []
+    asked, given, expected = [], [], []
     for number in range(5):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(bytes(range(number, number + 200)))
         for at in range(0, 200, 10):
             given.append(Input(f"{number}/{at}", "member", f"file://{path}", at, 10))
-            contents.append(bytes(range(number + at, number + at + 10)))
+            expected.append(bytes(range(number + at, number + at + 10)))
     Output(str(tmp_path), "parquet").list_inputs(given, 128)
     monkeypatch.setattr(inputs, "opened", lambda where: (asked.append(where), opened(where))[1])
-    row = part_row(str(tmp_path), 0, offline=True).to_pylist()[0]
-    assert row["data"] == contents
+    found = part_photos(str(tmp_path), 0, offline=True)
+    assert contents(found) == expected
     assert sorted(asked) == sorted({item.where for item in given})

@@ -13,7 +13,7 @@ from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import Item, Mark
 from resnest_cli.jobs.ray import part_size_for
-from resnest_cli.jobs.ray_output import MOST_ATTEMPTS, Manifest, Output, PartInfo
+from resnest_cli.jobs.ray_output import Manifest, Output, PartInfo
 
 pytest.importorskip("pyarrow")
 
@@ -115,20 +115,6 @@ def test_features_as_parquet(tmp_path: Path) -> None:
     assert pq.read_schema(path).metadata[b"row_shape"] == b"[2]"
 
 
-def test_attempts_are_counted_until_one_ends(tmp_path: Path) -> None:
-    parts = parts_in(tmp_path)
-    assert [parts.attempt(7, "run") for _ in range(3)] == [0, 1, 2]
-    assert parts.attempt(7, "another run") == 1
-    parts.ended(7)
-    assert parts.attempt(7, "another run") == 0
-    (tmp_path / "_attempts" / "00008.json").write_text('{"run": ')
-    assert parts.attempt(8, "run") == 1
-    for _ in range(MOST_ATTEMPTS - 1):
-        parts.attempt(9, "run")
-    with pytest.raises(ResnestError, match="8 workers have died"):
-        [parts.attempt(9, "run") for _ in range(2)]
-
-
 def manifest() -> Manifest:
     return Manifest({"model": "m", "engine": {"batch_size": 8}}, Mark(2, "0" * 64), 32, 5)
 
@@ -143,7 +129,11 @@ def test_a_folder_before_between_and_after(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unfinished run: --resume goes on with it"):
         target.look(resume=False, overwrite=False)
     assert target.look(resume=True, overwrite=False) == manifest()
+    marks = tmp_path / "new" / "out" / "_attempts"  # of earlier versions
+    marks.mkdir()
+    (marks / "00000.json").touch()
     target.finish({"counts": {}})
+    assert not list(marks.iterdir())
     with pytest.raises(UsageError, match="exists: --overwrite replaces it"):
         target.look(resume=False, overwrite=False)
     assert target.look(resume=False, overwrite=True) is None
@@ -211,9 +201,7 @@ def test_an_output_on_a_file_system_of_fsspec() -> None:
         target.list_inputs([Input("a", "file", "/a")], 32)
         target.begin(manifest())
         parts = Output("memory://bucket/out", "parquet", "ours")
-        assert parts.attempt(3, "run") == 0
         parts.commit(3, features())
-        parts.ended(3)
         assert parts.whole_parts([2] * 5) == [INFO]
         target.finish({"counts": {}})
     assert target.look(resume=True, overwrite=False) == manifest()

@@ -1,9 +1,6 @@
 """The callable that computes a part, in this process, without Ray."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from resnest_cli.jobs import ray_worker
 from resnest_cli.jobs.inputs import Input
 from resnest_cli.jobs.job import ClusterJob, Mark, Ranking
 from resnest_cli.jobs.ray_output import Manifest, Output
-from resnest_cli.jobs.ray_worker import PartWorker, Run, part_row
+from resnest_cli.jobs.ray_worker import PartWorker, Run, part_photos
 from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
 
@@ -61,11 +58,11 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
 
 def run_of(job: ClusterJob, **changes: str) -> Run:
     weights = ray_worker.found(job, 1)[0]["weights_sha256"]
-    return replace(Run("run", "identity", weights, 1), **changes)
+    return replace(Run("identity", weights, 1), **changes)
 
 
-def row(job: ClusterJob, *, alone: bool = False):
-    return part_row(job.output, 0, offline=True, alone=alone)
+def photos(job: ClusterJob, *, alone: bool = False):
+    return part_photos(job.output, 0, offline=True, alone=alone)
 
 
 def features(job: ClusterJob) -> list[dict]:
@@ -77,13 +74,13 @@ def features(job: ClusterJob) -> list[dict]:
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -> None:
     worker = PartWorker(job, run_of(job))
-    told, *_ = json.loads(worker(row(job, alone=alone))["done"][0].as_py())
-    assert (told["part"], told["inputs"]) == (0, COUNT)
-    assert told["failures"] == {"not an image": 1}
+    told, *_ = worker.compute(photos(job, alone=alone))
+    assert (told.part, told.inputs) == (0, COUNT)
+    assert told.failures == {"not an image": 1}
     path = Path(job.output) / "part-00000.parquet"
     written = path.stat().st_mtime_ns
-    again, *_ = json.loads(worker(row(job))["done"][0].as_py())
-    assert again["failures"] == {"not an image": 1}
+    again, *_ = worker.compute(photos(job))
+    assert again.failures == {"not an image": 1}
     assert path.stat().st_mtime_ns == written
     found = features(job)
     assert [r["input"] for r in found] == [f"{i}.png" for i in range(COUNT)]
@@ -97,7 +94,7 @@ def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -
             assert ours["feature"] == pytest.approx(theirs.tolist(), rel=1e-5, abs=1e-5)
 
 
-def test_an_attempt_that_died_makes_the_next_one_careful(
+def test_decoders_are_processes_of_their_own(
     job: ClusterJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -108,22 +105,14 @@ def test_an_attempt_that_died_makes_the_next_one_careful(
         return original(classifier, options, *more)
 
     monkeypatch.setattr(ray_worker, "careful", careful)
-    worker = PartWorker(job, run_of(job))
-    attempts = Path(job.output) / "_attempts"
-    worker(row(job))
-    assert list(attempts.iterdir()) == []
-    (Path(job.output) / "part-00000.parquet").unlink()
-    (attempts / "00000.json").write_text(json.dumps({"run": "earlier", "attempts": 5}))
-    worker(row(job))
-    assert asked == [False, True]
-    assert len(features(job)) == COUNT
-    assert list(attempts.iterdir()) == []
+    PartWorker(job, run_of(job)).compute(photos(job))
+    assert asked == [True]
 
 
 @pytest.mark.parametrize("format_", ["parquet", "jsonl"])
 def test_records_bear_the_name_that_the_model_was_given(job: ClusterJob, format_: str) -> None:
     job = replace(job, wanted=Ranking(2, 0.0, 0.0, False), format=format_)
-    PartWorker(job, run_of(job))(row(job))
+    PartWorker(job, run_of(job)).compute(photos(job))
     if format_ == "jsonl":
         text = (Path(job.output) / "part-00000.jsonl").read_text()
         found = [json.loads(line) for line in text.splitlines()]
@@ -134,8 +123,10 @@ def test_records_bear_the_name_that_the_model_was_given(job: ClusterJob, format_
 
 
 def test_other_weights_on_one_node_are_told(job: ClusterJob) -> None:
+    worker = PartWorker(job, run_of(job, weights="0" * 64))
+    worker.load()
     with pytest.raises(CheckpointError, match="has other weights under this name"):
-        PartWorker(job, run_of(job, weights="0" * 64))
+        worker.compute(photos(job))
 
 
 def test_an_output_that_cannot_be_written_is_told(
@@ -144,12 +135,13 @@ def test_an_output_that_cannot_be_written_is_told(
     monkeypatch.setattr("resnest_cli.jobs.ray_worker.time.sleep", lambda _: None)
     worker = PartWorker(job, run_of(job))
     out = Path(job.output)
-    (out / "_attempts").write_text("in the way")
+    listed = photos(job)
+    monkeypatch.setattr(worker._output, "commit", lambda *_: (out / "none" / "x").write_bytes(b""))
     with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be written"):
-        worker(row(job))
+        worker.compute(listed)
     (out / "part-00000.parquet").mkdir()
     with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be read"):
-        worker(row(job))
+        worker.compute(photos(job))
 
 
 def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
@@ -168,16 +160,3 @@ def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
     assert len(hashes) == len(others) + 1
     same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
     assert ray_worker.found(same, 2)[0] == base
-
-
-def test_a_decoder_that_hangs_ends_its_worker() -> None:
-    program = (
-        "import threading\n"
-        "from resnest_cli.jobs import ray_worker\n"
-        "from resnest_cli.supervise import Journal\n"
-        "ray_worker._TICK, journal = 0.05, Journal()\n"
-        "journal.begin(0); journal.end(0); journal.begin(1)\n"
-        "ray_worker._watch(journal, 0.2)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
-    assert done.returncode == -signal.SIGKILL
