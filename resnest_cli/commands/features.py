@@ -24,7 +24,7 @@ from resnest_cli.output.messages import is_quiet
 from resnest_cli.paths import check_not_read
 
 if TYPE_CHECKING:
-    from resnest_cli.jobs.job import Shard
+    from resnest_cli.jobs.listing import Shard
 
 EPILOG = """Examples:
 
@@ -137,7 +137,7 @@ def features(
 
 def _shard(text: str | None) -> "Shard":
     """`2/8` as a shard; all of the list without one."""
-    from resnest_cli.jobs.job import WHOLE, Shard
+    from resnest_cli.jobs.listing import WHOLE, Shard
 
     if text is None:
         return WHOLE

@@ -26,7 +26,8 @@ from resnest_cli.jobs.formats import (
     with_lines,
     write,
 )
-from resnest_cli.jobs.job import Item, Mark, Shard, differences, without
+from resnest_cli.jobs.job import Item, differences, without
+from resnest_cli.jobs.listing import Mark, Shard
 from resnest_cli.jobs.parts import Store, check_others, discard, outputs, publish
 
 _CHUNK = 2**20

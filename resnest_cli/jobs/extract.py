@@ -26,15 +26,14 @@ from resnest_cli.inference.run import Stopwatch, careful, listed
 from resnest_cli.jobs.formats import read_lines
 from resnest_cli.jobs.job import (
     NO_MARK,
-    Chain,
     Ending,
     FeaturesJob,
     Item,
-    Mark,
     Results,
     Todo,
     identity,
 )
+from resnest_cli.jobs.listing import Chain, Mark
 from resnest_cli.jobs.parts import Store
 from resnest_cli.supervise import Start
 

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.jobs.job import Item, encoded
+from resnest_cli.jobs.job import Item
+from resnest_cli.jobs.listing import encoded
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:

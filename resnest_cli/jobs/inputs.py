@@ -13,17 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
 from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
+from resnest_cli.jobs.listing import Input
 from resnest_cli.options import RunOptions
 from resnest_cli.text import one_line
-
-# "error" stands in listings of earlier versions.
-Kind = Literal["file", "url", "member", "error"] | ErrorKind
 
 _AT_ONCE = 8  # shards that are looked into by threads
 _ROWS = 8192  # of a manifest at a time
@@ -32,29 +30,6 @@ _BLOCK = 4 * 2**20
 _TRUNCATED = "is a tar shard that is truncated or damaged: more photos may have been in it"
 _OPEN = 16  # shards
 _MOST = 2**30  # bytes of a photo; decoding refuses more
-
-
-class Input(NamedTuple):
-    """One input. `where` is an absolute path or an address, or the text of an error of this kind.
-
-    `offset` and `size`, in bytes, are those of a `member` of a shard.
-    """
-
-    name: str
-    kind: Kind
-    where: str
-    offset: int = 0
-    size: int = 0
-
-    @property
-    def is_error(self) -> bool:
-        """Whether there is nothing to read."""
-        return self.kind not in {"file", "url", "member"}
-
-    @property
-    def is_local(self) -> bool:
-        """Whether its bytes lie in a file of this machine."""
-        return self.kind in {"file", "member"} and not is_address(self.where)
 
 
 Looked = tuple[list[Input], int]  # the photos of a shard, and how many other files it has

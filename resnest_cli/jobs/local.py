@@ -20,7 +20,6 @@ from resnest_cli.jobs.job import (
     Ending,
     FeaturesJob,
     Item,
-    Mark,
     Report,
     Results,
     Todo,
@@ -31,6 +30,7 @@ from resnest_cli.jobs.job import (
     summed,
     without,
 )
+from resnest_cli.jobs.listing import Mark
 from resnest_cli.jobs.parts import PartWriter, State, Store, discard, look
 from resnest_cli.jobs.predict import classifier, reads_stdin, replayed_stdin
 from resnest_cli.options import AUTO

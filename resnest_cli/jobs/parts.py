@@ -27,7 +27,8 @@ from typing import Any, BinaryIO, Literal
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import append, atomic_file, locked, sync_folder, writing
 from resnest_cli.jobs.formats import SUFFIXES, formatted, read_info, read_lines
-from resnest_cli.jobs.job import NO_MARK, Item, Mark, refused
+from resnest_cli.jobs.job import NO_MARK, Item, refused
+from resnest_cli.jobs.listing import Mark
 from resnest_cli.paths import check_place
 
 # A kill loses what is not committed: at most so many seconds of work. In bytes, a part is what the

@@ -17,9 +17,8 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs.filesystems import is_address
-from resnest_cli.jobs.inputs import Input, iter_inputs, looked_into
+from resnest_cli.jobs.inputs import iter_inputs, looked_into
 from resnest_cli.jobs.job import (
-    Chain,
     ClusterJob,
     PartFormat,
     Ranking,
@@ -33,6 +32,7 @@ from resnest_cli.jobs.job import (
     summed,
     without,
 )
+from resnest_cli.jobs.listing import Chain, Input
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     NodesLostError,

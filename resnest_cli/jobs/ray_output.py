@@ -28,8 +28,8 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
 from resnest_cli.jobs.formats import FOOTER
-from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import Chain, Mark, encoded, failures_of, refused
+from resnest_cli.jobs.job import failures_of, refused
+from resnest_cli.jobs.listing import Chain, Input, Mark, encoded
 from resnest_cli.text import one_line
 
 _FORMAT = 1

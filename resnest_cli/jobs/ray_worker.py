@@ -25,8 +25,9 @@ from resnest_cli.inference.run import careful
 from resnest_cli.jobs import predict
 from resnest_cli.jobs.extract import entries_of
 from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
-from resnest_cli.jobs.inputs import Input, OpenShards, fetched
-from resnest_cli.jobs.job import WHOLE, ClusterJob, Ranking, failures_of, identity, without
+from resnest_cli.jobs.inputs import OpenShards, fetched
+from resnest_cli.jobs.job import ClusterJob, Ranking, failures_of, identity, without
+from resnest_cli.jobs.listing import WHOLE, Input
 from resnest_cli.jobs.ray_output import Output, PartInfo
 from resnest_cli.supervise import Start
 from resnest_cli.text import one_line

@@ -12,7 +12,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.jobs import assemble, parts
 from resnest_cli.jobs.assemble import merge
-from resnest_cli.jobs.job import Shard
+from resnest_cli.jobs.listing import Shard
 from resnest_cli.jobs.parts import Store, held, outputs
 from tests.conftest import Cli, make_photo
 from tests.jobs import fake

@@ -14,7 +14,8 @@ import numpy as np
 from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import extract, local
-from resnest_cli.jobs.job import WHOLE, FeaturesJob, Report, Shard
+from resnest_cli.jobs.job import FeaturesJob, Report
+from resnest_cli.jobs.listing import WHOLE, Shard
 from resnest_cli.jobs.parts import held
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import silent

@@ -15,7 +15,8 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
 from resnest_cli.jobs import inputs
 from resnest_cli.jobs.filesystems import opened
-from resnest_cli.jobs.inputs import Input, iter_inputs
+from resnest_cli.jobs.inputs import iter_inputs
+from resnest_cli.jobs.listing import Input
 from resnest_cli.options import RunOptions
 from tests.conftest import make_photo
 

@@ -11,7 +11,8 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import Source
 from resnest_cli.jobs.extract import Listing
 from resnest_cli.jobs.formats import formatted, read_lines
-from resnest_cli.jobs.job import WHOLE, Mark, Report, Shard, Todo, differences, failures_of, summed
+from resnest_cli.jobs.job import Report, Todo, differences, failures_of, summed
+from resnest_cli.jobs.listing import WHOLE, Mark, Shard
 from resnest_cli.jobs.local import counting
 from resnest_cli.jobs.parts import Part, Store, discard
 from tests.jobs import fake

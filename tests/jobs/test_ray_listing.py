@@ -10,8 +10,7 @@ import pytest
 from resnest_cli.errors import ImageError
 from resnest_cli.jobs import inputs, ray_worker
 from resnest_cli.jobs.filesystems import opened
-from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import Chain
+from resnest_cli.jobs.listing import Chain, Input
 from resnest_cli.jobs.ray_output import Manifest, Output
 from resnest_cli.jobs.ray_worker import PartPhotos, part_photos
 from tests.conftest import make_photo

@@ -10,8 +10,8 @@ import pytest
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.inference.ranking import Prediction, Record
 from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
-from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import Item, Mark
+from resnest_cli.jobs.job import Item
+from resnest_cli.jobs.listing import Input, Mark
 from resnest_cli.jobs.ray import part_size_for
 from resnest_cli.jobs.ray_output import Manifest, Output, PartInfo
 

@@ -11,8 +11,8 @@ from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import ray_worker
-from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import ClusterJob, Mark, Ranking
+from resnest_cli.jobs.job import ClusterJob, Ranking
+from resnest_cli.jobs.listing import Input, Mark
 from resnest_cli.jobs.ray_output import Manifest, Output
 from resnest_cli.jobs.ray_worker import PartWorker, Run, part_photos
 from resnest_cli.options import ModelOptions, RunOptions

@@ -21,7 +21,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from resnest_cli.jobs import parts
 from resnest_cli.jobs.assemble import merge
-from resnest_cli.jobs.job import Shard
+from resnest_cli.jobs.listing import Shard
 from resnest_cli.jobs.parts import held
 from tests.jobs import fake
 
