@@ -4,6 +4,8 @@ The road of both runners. Batches are formed inside a part, which holds whole on
 of the list; photos of the next part are decoded while the network runs on this one.
 """
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli.images.batches import Prepared
 from resnest_cli.images.sources import Source
+from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
 from resnest_cli.inference.run import Stopwatch, careful
-from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, without
+from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, identity, without
 from resnest_cli.jobs.listing import Input
 from resnest_cli.supervise import Start
 
@@ -94,3 +97,22 @@ def entries_of(group: list[Prepared], rows: Any) -> Iterator[Item]:
 def failures_in(results: Iterable[Result]) -> dict[str, int]:
     """Failures by kind."""
     return failures_of((result.error, result.kind) for result in results)
+
+
+def described(job: Job, classifier: "Classifier") -> dict[str, Any]:
+    """All that decides the rows of a folder beside the inputs; plain data, as JSON holds it.
+
+    As of a file, but for the kind of processor: nodes differ, and with them the last bits.
+    """
+    ranking = job.wanted if isinstance(job.wanted, Ranking) else None
+    wanted = Extraction() if isinstance(job.wanted, Ranking) else job.wanted
+    found = identity(classifier, job.options.batch_size, wanted, job.format, job.shard)
+    found = without(found, "shard")
+    found["engine"] = without(found["engine"], "device")
+    if ranking is not None:
+        names = json.dumps(classifier.class_names).encode()
+        del found["extraction"]
+        found["class_names_sha256"] = hashlib.sha256(names).hexdigest()
+        found["ranking"] = asdict(ranking)
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain

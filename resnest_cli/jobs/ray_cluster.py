@@ -1,15 +1,8 @@
-"""A cluster of Ray: connecting, how many workers fit on it, and parts that pass through them.
+"""A cluster of Ray: connecting, how many workers fit on it, tasks, and what its errors mean.
 
 A worker gets as many whole cores as make all workers fit, less half a core; the two read tasks that
 feed it share that half. So on two cores one worker runs the network with two threads, and no third
 process competes.
-
-Each worker is an actor with two parts at most: one that it computes, and one whose photos a task
-reads meanwhile, on any node; Ray moves what the task returns to the actor, and frees it when the
-actor is done. So nothing grows with the number of inputs. A part is written by the one call that
-computed it, under a name that its number decides: whatever is done twice, since a worker has died,
-writes the same file again. What comes back only describes a part; its content never passes through
-the driver.
 """
 
 import logging
@@ -17,20 +10,15 @@ import os
 import socket
 import sys
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from resnest_cli import output
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.jobs.job import ClusterJob
-from resnest_cli.jobs.ray_output import Output, PartInfo
-from resnest_cli.jobs.ray_worker import PartWorker, Run, part_photos
 from resnest_cli.text import one_line
 
 T = TypeVar("T")
@@ -41,9 +29,6 @@ _READS = 2  # tasks for each worker
 _STORE = 2**31  # bytes of the object store at most, of a cluster on this machine
 _SHARE = 0.3  # of the memory, where that is less
 _ANSWER = 10.0  # seconds for an address to answer
-_TICK = 1.0  # seconds between two looks at the nodes
-_IN_FLIGHT = 2  # parts of each worker: one that is computed, one whose photos are read
-_MOST_DEATHS = 8  # at one part, which may be by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +173,7 @@ def nodes() -> dict[str, Mapping[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in listed if node["Alive"]}
 
 
-def _task(function: Callable[..., Any], **options: Any) -> Any:
+def task(function: Callable[..., Any], **options: Any) -> Any:
     """The function as a task of Ray."""
     import ray
 
@@ -199,7 +184,7 @@ def on_a_worker(pool: Pool, function: Callable[..., T], *arguments: Any) -> T:
     """Runs a function where a worker would run."""
     import ray
 
-    remote = _task(function, num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=3)
+    remote = task(function, num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=3)
     try:
         result: T = ray.get(remote.remote(*arguments))
     except Exception as error:
@@ -209,7 +194,7 @@ def on_a_worker(pool: Pool, function: Callable[..., T], *arguments: Any) -> T:
 
 def in_tasks(function: Callable[..., T]) -> Callable[..., Future[T]]:
     """The function as a task that any node may run; the future raises what `ours` understands."""
-    remote = _task(function, num_cpus=READ_CPUS, max_retries=3)
+    remote = task(function, num_cpus=READ_CPUS, max_retries=3)
 
     def begin(*arguments: Any) -> Future[T]:
         future: Future[T] = remote.remote(*arguments).future()
@@ -231,124 +216,10 @@ def ours(error: BaseException) -> ResnestError:
     return ResnestError(f"Ray: {one_line(lines[-1]) if lines else type(error).__name__}")
 
 
-def _is_fault(error: BaseException) -> bool:
+def is_fault(error: BaseException) -> bool:
     """Whether a process or a node has died, or what it held is gone; no error of what ran there."""
     from ray.exceptions import RayError, RayTaskError
 
     while isinstance(error, RayTaskError):
         error = error.cause
     return isinstance(error, RayError)
-
-
-class NodesLostError(Exception):
-    """The nodes that are left have no room for the workers."""
-
-
-class Workers:
-    """The actors of a round, and the parts that each has been given.
-
-    Ray would restart actors by itself; but what it cannot know is which part has ended them, and
-    that those of a lost node may find no room elsewhere.
-    """
-
-    def __init__(self, job: ClusterJob, run: Run, pool: Pool, parts: Iterable[int]) -> None:
-        import ray
-
-        self._job, self._run, self._pool = job, run, pool
-        self._waiting = deque(parts)
-        self._died = Counter[int]()  # how often each part was lost with what worked on it
-        self._calls: dict[Any, dict[Future[Any], int]] = {}  # of each actor, in order
-        self._nodes = nodes()
-        self._alone = len(self._nodes) == 1
-        self._actor: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(PartWorker)
-        self._read = _task(part_photos, num_cpus=READ_CPUS, max_retries=_MOST_DEATHS)
-
-    def computed(self) -> Generator[tuple[PartInfo, float, float], None, None]:
-        """Computes the parts; each comes out as soon as it is written, in any order.
-
-        With it come the seconds of reading, and of its worker.
-
-        Raises:
-            NodesLostError: begin again with a pool for the nodes that are left.
-            ResnestError: a part cannot be computed or written.
-        """
-        import ray
-
-        try:
-            while self._waiting or any(self._calls.values()):
-                self._hire()
-                self._hand_out()
-                calls = [call for calls in self._calls.values() for call in calls]
-                # Not ray.wait: it swallows what a handler of signals raises.
-                done, _ = wait(calls, timeout=_TICK, return_when=FIRST_COMPLETED)
-                if not done and self._room() < len(self._calls):
-                    raise NodesLostError
-                for call in done:
-                    if self._answered(call):
-                        yield call.result()
-        finally:
-            for actor in self._calls:
-                ray.kill(actor)
-
-    def _hire(self) -> None:
-        """Starts as many actors as are wanted and find room, some of them in place of the dead."""
-        wanted = min(self._pool.size, len(self._waiting) + len(self._calls))
-        if len(self._calls) == wanted:
-            return
-        now = nodes()
-        room = self._pool.room(now.values())
-        while len(self._calls) < min(wanted, room):
-            actor = self._actor.remote(self._job, self._run)
-            actor.load.remote()
-            self._calls[actor] = {}
-        if not self._calls:
-            raise NodesLostError
-        if room < wanted and self._nodes.keys() - now.keys():
-            output.message("A node is gone: going on without it.")
-        self._nodes = now
-
-    def _hand_out(self) -> None:
-        """Gives each actor one part to compute and one whose photos are read meanwhile."""
-        while self._waiting:
-            actor, calls = min(self._calls.items(), key=lambda item: len(item[1]))
-            if len(calls) == _IN_FLIGHT:
-                return
-            part, offline = self._waiting.popleft(), self._job.model.offline
-            photos = self._read.remote(self._job.output, part, offline=offline, alone=self._alone)
-            calls[actor.compute.remote(photos).future()] = part
-
-    def _answered(self, call: Future[Any]) -> bool:
-        """Whether a call that is done brings a part; else the part waits again."""
-        import ray
-        from ray.exceptions import RayActorError
-
-        actor = next((one for one, calls in self._calls.items() if call in calls), None)
-        if actor is None:  # its actor has died, and its part waits already
-            return False
-        calls, error = self._calls[actor], call.exception()
-        if error is None:
-            del calls[call]
-        elif isinstance(error, RayActorError):  # the first of its parts was in hand
-            first, *others = self._calls.pop(actor).values()
-            ray.kill(actor)  # it may only be out of reach
-            self._waiting.extendleft(reversed(others))
-            self._lost(first, error)
-        elif _is_fault(error):  # a task that read has died, or a node with what it gave
-            self._lost(calls.pop(call), error)
-        else:
-            raise ours(error) from error
-        return error is None
-
-    def _lost(self, part: int, error: BaseException) -> None:
-        self._died[part] += 1
-        if self._died[part] == _MOST_DEATHS:
-            path = Output(self._job.output, self._job.format).part_path(part)
-            raise ResnestError(
-                f"{path}: {_MOST_DEATHS} workers have died of this part, although its photos are "
-                "decoded in processes of their own: memory may be short. A smaller --batch-size "
-                "needs less."
-            ) from error
-        self._waiting.appendleft(part)
-
-    def _room(self) -> int:
-        return self._pool.room(nodes().values())

@@ -128,19 +128,20 @@ def run(
         StoppedError: a signal came; whole parts are kept.
         ResnestError: whatever else prevents it; whole parts are kept.
     """
-    # What connects may set handlers of its own: ours are set again behind it.
-    with target.locked(), PatientStop(), runner.opened(), PatientStop() as stopping:
+    with target.locked(), PatientStop():
         before = target.look(resume=resume or retry, overwrite=overwrite)
         job = as_begun(job, before.identity if before else None)
-        job, identity = runner.prepare(job, before)
-        if before is None:
-            manifest = begun(job, identity, target, runner)
-        else:
-            manifest = before
-            check(job, identity, manifest, target, runner)
-            if retry:
-                manifest = target.retry(manifest)
-        return carried_on(manifest, target, runner, progress, stopping)
+        # What connects may set handlers of its own: ours are set again behind it.
+        with runner.opened(), PatientStop() as stopping:
+            job, identity = runner.prepare(job, before)
+            if before is None:
+                manifest = begun(job, identity, target, runner)
+            else:
+                manifest = before
+                check(job, identity, manifest, target, runner)
+                if retry:
+                    manifest = target.retry(manifest)
+            return carried_on(manifest, target, runner, progress, stopping)
 
 
 def begun(job: Job, identity: dict[str, Any], target: Output, runner: Runner) -> Manifest:

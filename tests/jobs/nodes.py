@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[2]
 HAZARDS = Path(__file__).parent / "hazards"
 WORKER = "ray::PartWorker"
-READERS = ("ray::part_photos", "ray::IDLE")  # a process between two of Ray's tasks is idle
+READERS = ("ray::read_part", "ray::IDLE")  # a process between two of Ray's tasks is idle
 _NODE = {"num_cpus": 1, "object_store_memory": 300 * 2**20}
 PATIENCE = 240.0  # seconds for something that has to come
 

@@ -8,11 +8,11 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import ray_cluster
-from resnest_cli.jobs.job import ClusterJob
-from resnest_cli.jobs.ray_cluster import NodesLostError, Pool, Workers, ours, pool_for
-from resnest_cli.jobs.ray_output import PartInfo
-from resnest_cli.jobs.ray_worker import Run
+from resnest_cli.jobs import ray as runner
+from resnest_cli.jobs.job import Job
+from resnest_cli.jobs.ray import NodesLostError, Workers
+from resnest_cli.jobs.ray_cluster import Pool, ours, pool_for
+from resnest_cli.jobs.run import PartInfo
 from resnest_cli.options import ModelOptions
 
 TWO, BIG = {"CPU": 2.0}, {"CPU": 64.0}
@@ -79,8 +79,8 @@ class FakeRay:
         self.after = lambda part: None
         monkeypatch.setattr(ray, "remote", self.remote)
         monkeypatch.setattr(ray, "kill", lambda actor: setattr(actor, "alive", False))
-        monkeypatch.setattr(ray_cluster, "nodes", lambda: dict(self.nodes))
-        monkeypatch.setattr(ray_cluster, "wait", self.wait)
+        monkeypatch.setattr(runner, "nodes", lambda: dict(self.nodes))
+        monkeypatch.setattr(runner, "wait", self.wait)
 
     def remote(self, **_):
         def made(what):
@@ -105,7 +105,7 @@ class FakeActor:
         self.compute = SimpleNamespace(remote=self.begin)
         ray.actors.append(self)
 
-    def begin(self, part: int):
+    def begin(self, part: int, _photos: object):
         self.calls.append((part, Future()))
         return SimpleNamespace(future=lambda: self.calls[-1][1])
 
@@ -123,7 +123,7 @@ class FakeActor:
             self.ray.deadly[part] -= 1
             return self.die()
         future = self.calls.pop(0)[1]
-        future.set_result((PartInfo(part, "i", 1, {}), 0.0, 0.0))
+        future.set_result(PartInfo(part, 1))
         self.ray.after(part)
         return {future}
 
@@ -132,12 +132,12 @@ def workers(count: int, parts: int) -> Workers:
     model = ModelOptions(
         "m", None, None, "cpu", "auto", None, None, None, "center", True, None, True
     )
-    job = ClusterJob("/out", None, model, Extraction(), "m")
-    return Workers(job, Run("i", "w", 2), Pool(count, 2, 0), range(parts))
+    job = Job("out", None, model, Extraction())
+    return Workers(job, "/out", None, Pool(count, 2, 0), range(parts))
 
 
 def numbers(found) -> list[int]:
-    return sorted(info.part for info, *_ in found)
+    return sorted(info.part for info in found)
 
 
 def test_a_part_whose_worker_dies_is_given_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
