@@ -6,7 +6,7 @@ Most is plain data, which other processes are sent; no numpy.
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from resnest_cli import __version__, output
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs.listing import WHOLE, Mark, Shard
+from resnest_cli.jobs.listing import WHOLE, Shard
 from resnest_cli.model.names import understand
 from resnest_cli.options import AUTO, ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 
 PartFormat = Literal["parquet", "jsonl"]
 DEFAULT_BATCH_SIZE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class FeaturesJob:
-    """Features on this machine; see the options of `resnest features`."""
-
-    target: Path
-    options: RunOptions
-    model: ModelOptions
-    extraction: Extraction
-    shard: Shard = WHOLE
-    quiet: bool = False
-    go_on: str = "resnest features --resume"  # the command that goes on after an interruption
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,55 +78,24 @@ class ClusterJob:
     go_on: str = "resnest features --resume"
 
 
-NO_MARK = Mark(0, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """Where the working process begins.
-
-    `done` of our inputs are done (a whole number of batches). The list must still have the `marks`.
-    `retry` is the `feats.csv` whose failed inputs alone are to be read; `done` counts those then.
-    `last` ends the list after so many inputs: all were done, later ones are passed over. With
-    `verify` nothing is computed: the list must be the one of the marks, no more and no less.
-    """
-
-    done: int = 0
-    marks: tuple[Mark, ...] = ()
-    retry: Path | None = None
-    last: int | None = None
-    verify: bool = False
-
-
 class Item(NamedTuple):
-    """One input: its name, its row's bytes or its error. The last one of a batch brings more."""
+    """One input: its name, its row's bytes or its error; 16 bytes of `feats.stat`, if known."""
 
     name: str
     error: str | None
     row: bytes | None
     kind: ErrorKind | None = None  # of the error, where it has just been raised
-    mark: Mark | None = None
-    seconds: dict[str, float] | None = None
+    stat: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What the working process sends last: the whole list, and how many files it passed over."""
-
-    mark: Mark
-    skipped: int
-
-
-# The working process sends its `identity` first, then an item for each input.
-Results = Generator[dict[str, Any] | Item, None, Ending]
-J = TypeVar("J", FeaturesJob, ClusterJob, Job)
+J = TypeVar("J", ClusterJob, Job)
 
 
 def as_begun(job: J, identity: dict[str, Any] | None) -> J:
     """The job with what was left open (the batch size, `--engine auto`) as it was begun."""
     engine = identity["engine"] if identity else {}
     options, model = job.options, job.model
-    if options.batch_size in {0, AUTO}:
+    if options.batch_size == 0 or (options.batch_size == AUTO and engine):
         options = replace(options, batch_size=engine.get("batch_size", DEFAULT_BATCH_SIZE))
     if model.engine == "auto" and engine:
         model = replace(model, engine=engine["engine"])

@@ -9,7 +9,7 @@ missing is what has no whole part; so whatever ended an earlier run, the next on
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from resnest_cli.errors import ResnestError
@@ -27,7 +27,8 @@ class Manifest:
     """What a run was begun with.
 
     `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
-    parts of `part_size`; `skipped` counts files that are no images.
+    parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
+    no images.
     """
 
     identity: dict[str, Any]
@@ -83,8 +84,10 @@ class Output(Protocol):
     def begin(self, manifest: Manifest) -> None:
         """Notes what is begun, once the listing is whole."""
 
-    def retry(self, manifest: Manifest) -> Manifest:
-        """What is to be computed so that failed inputs are read again."""
+    def retry(
+        self, manifest: Manifest, identity: dict[str, Any], inputs: Iterator[Input]
+    ) -> Manifest:
+        """What is to be computed so that failed ones of the `inputs` are read again."""
 
     def whole_parts(self, manifest: Manifest) -> list[PartInfo]:
         """The parts that are there."""
@@ -134,21 +137,26 @@ def run(
         # What connects may set handlers of its own: ours are set again behind it.
         with runner.opened(), PatientStop() as stopping:
             job, identity = runner.prepare(job, before)
-            if before is None:
-                manifest = begun(job, identity, target, runner)
-            else:
-                manifest = before
+            manifest = begun(job, identity, target, runner) if before is None else before
+            if before is not None:
+                if not manifest.part_size:
+                    manifest = replace(manifest, part_size=runner.cut(iter(()))[1])
                 check(job, identity, manifest, target, runner)
                 if retry:
-                    manifest = target.retry(manifest)
+                    listed = listing(job, runner, Chain(), SourceStats())
+                    manifest = target.retry(manifest, identity, listed)
             return carried_on(manifest, target, runner, progress, stopping)
+
+
+def listing(job: Job, runner: Runner, chain: Chain, stats: SourceStats) -> Iterator[Input]:
+    """Our inputs; the whole list passes through the chain."""
+    return job.shard.own(chain(runner.inputs(stats)), job.options.batch_size)
 
 
 def begun(job: Job, identity: dict[str, Any], target: Output, runner: Runner) -> Manifest:
     """Writes the listing down, and notes what is begun."""
     stats, chain = SourceStats(), Chain()
-    listed = job.shard.own(chain(runner.inputs(stats)), job.options.batch_size)
-    inputs, size = runner.cut(listed)
+    inputs, size = runner.cut(listing(job, runner, chain, stats))
     count = target.write_listing(inputs, size)
     if not chain.count:
         target.clear()
@@ -162,12 +170,12 @@ def check(
     job: Job, identity: dict[str, Any], manifest: Manifest, target: Output, runner: Runner
 ) -> None:
     """Whether what was begun is what is asked for now; UsageError if not."""
-    passed = runner.passed if manifest.finished else ()
-    then, now = (without(one, *passed) for one in (manifest.identity, identity))
-    check_same(job.output, then, now)
+    # Outputs of earlier versions do not name their classes, which come with the weights.
+    passed = ("class_names", *(runner.passed if manifest.finished else ()))
+    check_same(job.output, *(without(one, *passed) for one in (manifest.identity, identity)))
     chain = Chain()
-    listed = job.shard.own(chain(runner.inputs(SourceStats())), job.options.batch_size)
-    check_same_list(job.output, listed, target.names(manifest), manifest.listing, chain)
+    inputs = listing(job, runner, chain, SourceStats())
+    check_same_list(job.output, inputs, target.names(manifest), manifest.listing, chain)
 
 
 def carried_on(
@@ -178,13 +186,16 @@ def carried_on(
     parts = {} if manifest.finished else {p.part: p for p in target.whole_parts(manifest)}
     done = sum(part.inputs for part in parts.values())
     failed = sum(part.failed for part in parts.values())
-    missing = [n for n in range(len(manifest.sizes)) if n not in parts]
-    if missing and not manifest.finished:
+    missing = [] if manifest.finished else sorted({*range(len(manifest.sizes))} - parts.keys())
+    if missing:
+        shown = done
         say_going_on(done, failed)
         progress(done, manifest.inputs, failed=failed)
 
         def advance(inputs: int, of_them_failed: int) -> None:
-            progress(done + inputs, manifest.inputs, failed=failed + of_them_failed)
+            nonlocal shown
+            shown = max(shown, done + inputs)
+            progress(shown, manifest.inputs, failed=failed + of_them_failed)
             if stopping.patient:
                 stopping.check()
 
@@ -202,5 +213,10 @@ def carried_on(
             report.elapsed += time.monotonic() - start
     report.parts = len(parts)
     report.failures = summed(part.failures for part in parts.values())
-    report.info = target.finish(manifest, report)
+    stopping.check()
+    if manifest.finished:
+        report.info = target.finish(manifest, report)
+    else:
+        with report.writing():
+            report.info = target.finish(manifest, report)
     return report

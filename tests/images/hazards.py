@@ -1,4 +1,4 @@
-"""What a decoder might do to its process; `tests/images/test_isolation.py` runs these in workers.
+"""What a decoder might do to its process; `tests/images/test_pool.py` runs these in workers.
 
 A module of its own, so that a worker need not import pytest.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError
+from resnest_cli.images import leave_note
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
 from resnest_cli.model.variants import Preprocessing
@@ -62,6 +63,19 @@ def unsendable() -> None:
 def chatter() -> str:
     os.write(1, b"printed by a library\n")
     return "answer"
+
+
+def same(value: object) -> object:
+    return value
+
+
+def unsendable_result() -> object:
+    return lambda: None
+
+
+def remark(text: str) -> str:
+    leave_note(text)
+    return text
 
 
 def pid() -> int:

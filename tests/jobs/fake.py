@@ -8,21 +8,22 @@ import hashlib
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 
 from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import extract, local
-from resnest_cli.jobs.job import FeaturesJob, Report
+from resnest_cli.jobs import local
+from resnest_cli.jobs.job import Job, Report
 from resnest_cli.jobs.listing import WHOLE, Shard
-from resnest_cli.jobs.parts import held
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import silent
-from resnest_cli.supervise import Start
 
 COLUMNS = 8
 HEALED: set[str] = set()
+COMPUTED: list[str] = []  # names that came to the network
 MODEL = ModelOptions(
     "fake", None, None, "auto", "auto", None, None, None, "center", True, None, False
 )
@@ -30,21 +31,24 @@ MODEL = ModelOptions(
 
 def job_for(
     target: Path, listed: Path, *, batch_size: int = 4, shard: Shard = WHOLE, **extraction: str
-) -> FeaturesJob:
+) -> Job:
     options = RunOptions((), str(listed), False, True, batch_size, 0, False, 60.0)
-    return FeaturesJob(target, options, MODEL, Extraction(**extraction), shard)
+    wanted = Extraction(**extraction)
+    return Job(str(target), options, MODEL, wanted, target.suffix[1:], shard=shard)
 
 
 class FakeClassifier:
     """Forms batches as the real one does; reads nothing."""
 
-    preparation = None
-    read = None
+    preparation = read = None
+    engine = SimpleNamespace(device="cpu")
+    class_names = ("cat", "crane", 'a "dog", wet', "crane", *"efgh")
 
     def feature_groups(self, sources, extraction, *, batch_size, **_):
         waiting = iter(sources)
         while group := list(islice(waiting, batch_size)):
             names = [s.name for s in group]
+            COMPUTED.extend(names)
             items = [
                 Prepared(s, None, "is damaged: bad" if self._bad(s.name) else None) for s in group
             ]
@@ -57,7 +61,7 @@ class FakeClassifier:
 
     @staticmethod
     def _row(names: list[str], name: str) -> np.ndarray:
-        digest = hashlib.sha256("|".join([*names, name]).encode()).digest()
+        digest = hashlib.sha256("|".join([*names, name]).encode(errors="surrogateescape")).digest()
         return np.frombuffer(digest, np.uint8)[:COLUMNS].astype(np.float32)
 
 
@@ -66,22 +70,21 @@ def identity(
 ) -> dict:
     return {
         "format": format_,
-        "extraction": {"dtype": extraction.dtype, "row_shape": [COLUMNS]},
+        "extraction": {
+            "head": extraction.head, "dtype": extraction.dtype, "row_shape": [COLUMNS]
+        },
         "engine": {"engine": "fake", "batch_size": batch_size},
+        "versions": {"resnest_cli": "1"},
         "shard": None if shard.count == 1 else asdict(shard),
-    }
+    }  # fmt: skip
 
 
-def work(job, todo):
-    before = extract.identity, extract.careful
-    extract.identity, extract.careful = identity, lambda *_: None
-    try:
-        return (yield from extract.extract(FakeClassifier(), job, todo, Start()))
-    finally:  # others of this process have a real network
-        extract.identity, extract.careful = before
-
-
-def run(job: FeaturesJob, **flags: bool) -> Report:
+def run(job: Job, **flags: bool) -> Report:
     flags = {"resume": False, "overwrite": False, "retry": False} | flags
-    with held(job.target):
-        return local.run(job, work, silent, **flags)
+    with (  # others of this process have a real network
+        patch.object(local, "identity", identity),
+        patch.object(local, "load", lambda _: FakeClassifier()),
+        patch.object(local, "row_bytes", lambda *_: 4 * COLUMNS),
+        patch("resnest_cli.jobs.compute.careful", lambda *_: None),
+    ):
+        return local.features(job, silent, **flags)

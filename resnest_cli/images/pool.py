@@ -1,0 +1,417 @@
+"""Decoders: worker processes that may crash, hang or eat memory, one photo at a time each.
+
+    with Decoders(2) as decoders:
+        array = decoders.run(preparation, "dog.jpg")  # blocks; from any thread
+
+A decoder is C code fed with other people's bytes. Photos are decoded in fresh Pythons that are
+replaced when they die: the photo in hand is to blame, and no other is affected.
+
+Both processes map some memory: pickles and the arrays in them (protocol 5) lie there, and the pipes
+carry their sizes; what does not fit goes through the pipe. A worker ends with its parent, `kill -9`
+included: a thread sees the end of the pipe, and Linux kills the worker even while its decoder holds
+the GIL. Its process group is its own: Ctrl-C is for the parent to answer.
+
+Why no library: in the pools of pebble and multiprocessing all workers share two pipes and their
+locks, which a crash can leave locked; multiprocessing also runs the program's main script again in
+each worker, and leaves semaphores behind when killed. Here a worker shares nothing with the others.
+
+Limits. Time: by the clock, everywhere; while our process is stopped (Ctrl-Z) or asleep it does not
+count. Memory: on Linux, of the private data of the worker beyond what it had when idle
+(RLIMIT_DATA: neither files nor address space that is only reserved); elsewhere nothing can be set.
+"""
+
+import importlib
+import itertools
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
+
+from resnest_cli.errors import ImageError, ResnestError
+from resnest_cli.images import leave_note, memory_for, take_note
+from resnest_cli.options import DECODING_LIMIT, MAX_PIXELS
+from resnest_cli.text import gigabytes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MEMORY_LIMIT = 2 * 10**9  # bytes that every photo may need
+_SHARED = 2**24  # bytes that both processes map; pages that nobody writes cost nothing
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
+# What nearly every photo needs: imported before memory is limited and time counts.
+_PRELOADED = ("resnest_cli.images.batches", "PIL.JpegImagePlugin")
+_BROKEN = (OSError, EOFError, pickle.UnpicklingError)
+
+
+class Decoders:
+    """At most `workers` processes, each started when it is first needed. A context manager.
+
+    Args:
+        workers: how many photos are decoded at once.
+        time_limit: seconds for one photo, without the start of its worker.
+        max_pixels: a photo may need the memory of so many pixels, at least `MEMORY_LIMIT`.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        time_limit: float = DECODING_LIMIT,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        global _early  # noqa: PLW0603 - there is one, for the first to come
+        self._limits = time_limit, max(MEMORY_LIMIT, memory_for(max_pixels))
+        self._most = max(1, workers)
+        self._slots = threading.Semaphore(self._most)
+        self._lock = threading.Lock()  # of the next four
+        self._workers = set() if _early is None else {_early}
+        self._free = list(self._workers)
+        self._closed = False
+        self._watcher: threading.Thread | None = None
+        self._orders = SimpleQueue[SimpleQueue["_Worker | OSError"] | None]()
+        _early = None
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What a function of a module (no lambda, no closure) returns in the next free worker.
+
+        A note that it leaves there (`images.leave_note`) is left in the calling thread.
+
+        Raises:
+            ImageError: it crashed the worker or went over a limit; goes on after the input's name.
+            ResnestError: no worker can be started, or the pool is closed.
+            Exception: whatever the function raised.
+        """
+        request = _packed((function, args, kwargs))  # an error in pickling is the caller's
+        with self._slots:
+            worker, answer = self._take(), None
+            try:
+                worker.get_ready(self._limits)
+                worker.age, worker.begun = 0.0, time.monotonic()
+                answer = worker.channel.exchange(request)
+            except _BROKEN as error:
+                if self._closed:
+                    raise _cancelled() from None
+                raise worker.failure(error, self._limits[0]) from None
+            finally:
+                self._give_back(worker, fit=answer is not None)
+        ok, value, note = pickle.loads(answer[0], buffers=answer[1:])
+        if note is not None:
+            leave_note(note)
+        if ok:
+            return value  # type: ignore[no-any-return]
+        raise value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all workers; whoever waits for one gets a ResnestError."""
+        with self._lock:
+            self._closed = True
+            for worker in self._workers:
+                worker.process.kill()
+        for _ in range(self._most):  # until everybody has left `run`
+            self._slots.acquire()
+        while self._free:
+            self._free.pop().discard()
+        if self._watcher is not None:
+            self._orders.put(None)
+            self._watcher.join()
+        self._slots.release(self._most)
+
+    def _take(self) -> "_Worker":
+        """A free worker, or a new one."""
+        with self._lock:
+            if self._closed:
+                raise _cancelled()
+            while self._free:
+                worker = self._free.pop()
+                if worker.process.poll() is None:
+                    return worker
+                self._workers.discard(worker)  # it died idle
+                worker.discard()
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, daemon=True)
+                self._watcher.start()
+        # Linux ends a worker with the thread that started it.
+        self._orders.put(reply := SimpleQueue())
+        if isinstance(started := reply.get(), OSError):
+            raise _cannot_start(started)
+        with self._lock:
+            self._workers.add(started)
+            if self._closed:
+                started.process.kill()
+        return started
+
+    def _give_back(self, worker: "_Worker", *, fit: bool) -> None:
+        with self._lock:
+            worker.begun = None
+            if fit and not worker.overdue and not self._closed:
+                self._free.append(worker)
+                return
+            self._workers.discard(worker)
+        worker.discard()
+
+    def _watch(self) -> None:
+        """Starts workers, and kills those that take too long."""
+        limit = self._limits[0]
+        tick = min(1.0, limit / 4)
+        checked = time.monotonic()
+        while True:
+            with suppress(Empty):
+                if (reply := self._orders.get(timeout=tick)) is None:
+                    return
+                try:
+                    reply.put(_Worker())
+                except OSError as error:
+                    reply.put(error)
+            now = time.monotonic()
+            passed = min(now - checked, 2 * tick)  # time for which we were stopped is nobody's
+            checked = now
+            with self._lock:
+                for worker in self._workers:
+                    if worker.begun is not None:
+                        worker.age += min(passed, now - worker.begun)
+                        if worker.age > limit:
+                            worker.overdue = True
+                            worker.process.kill()
+
+
+def begin() -> None:
+    """Starts the first worker of the first `Decoders` to come; unused, it ends with this process.
+
+    For the main thread: Linux ends a worker with the thread that started it.
+    """
+    global _early  # noqa: PLW0603 - there is one
+    with suppress(OSError):  # whoever needs it will say so
+        _early = _Worker()
+
+
+class _Worker:
+    """One process; used by one thread at a time."""
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.begun: float | None = None  # when it got the photo in hand
+        self.age = 0.0  # of that photo, in seconds
+        self.overdue = False
+        self._ready = False
+        name = f"resnest-{os.getpid()}-{next(self._numbers)}"
+        shared, fd = _new_memory(name)
+        more: dict[str, Any] = {} if fd is None else {"process_group": 0, "pass_fds": (fd,)}
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
+            f"serve({name if fd is None else fd!r})"
+        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **_ONE_THREAD},
+                **more,
+            )
+        finally:
+            if fd is not None:
+                os.close(fd)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.channel = _Channel(self.process.stdout, self.process.stdin, shared)
+
+    def get_ready(self, limits: tuple[float, int]) -> None:
+        """Sets the limits, once, and waits until all that photos need is imported."""
+        if not self._ready:
+            self.channel.exchange(_packed(limits))
+            self._ready = True
+
+    def failure(self, error: Exception, time_limit: float) -> ResnestError:
+        """Why there is no answer."""
+        if not self._ready:
+            return _cannot_start(error)
+        with suppress(subprocess.TimeoutExpired):  # it still runs if its answer made no sense
+            self.process.wait(1)
+        self.discard()
+        code = self.process.returncode
+        if self.overdue or code == -getattr(signal, "SIGALRM", 0):
+            text = f"cannot be read: decoding took longer than {time_limit:g} s"
+            return ImageError(text, kind="timed out")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code:#x}"
+        how += "; memory may have run out" if how == "SIGKILL" else ""
+        text = f"cannot be read: the decoder crashed ({how})"
+        return ImageError(text, kind="crashed the decoder")
+
+    def discard(self) -> None:
+        """Kills the process and gives back all that it took."""
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+
+
+_early: _Worker | None = None
+
+
+def _cancelled() -> ResnestError:
+    return ResnestError("decoding was cancelled")
+
+
+def _cannot_start(error: Exception) -> ResnestError:
+    return ResnestError(f"cannot start a process for decoding: {error}")
+
+
+class _Channel:
+    """One end: messages of several parts, in the memory that both ends map or through a pipe."""
+
+    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], shared: mmap.mmap) -> None:
+        self._incoming, self._outgoing, self._shared = incoming, outgoing, shared
+
+    def exchange(self, request: Sequence[memoryview]) -> list[bytearray]:
+        """Sends a request and waits for its answer; one of `_BROKEN` where none comes."""
+        self.send(request)
+        return self.receive()
+
+    def send(self, parts: Sequence[memoryview]) -> None:
+        """The other end must have received all that was sent before."""
+        sizes = [part.nbytes for part in parts]
+        fits = sum(sizes) <= _SHARED
+        self._shared.seek(0)
+        for part in parts if fits else ():
+            self._shared.write(part)
+        pickle.dump(sizes, self._outgoing)  # what is shared is there by now
+        for part in () if fits else parts:
+            self._outgoing.write(part)
+        self._outgoing.flush()
+
+    def receive(self) -> list[bytearray]:
+        """The parts, copied."""
+        sizes = pickle.load(self._incoming)
+        if sum(sizes) > _SHARED:
+            return [self._read(size) for size in sizes]
+        ends = list(itertools.accumulate(sizes))
+        with memoryview(self._shared) as view:
+            return [bytearray(view[end - n : end]) for n, end in zip(sizes, ends, strict=True)]
+
+    def _read(self, size: int) -> bytearray:
+        part = bytearray(size)
+        if self._incoming.readinto(part) < size:
+            raise EOFError
+        return part
+
+    def close(self) -> None:
+        for pipe in (self._incoming, self._outgoing):
+            with suppress(OSError):  # a request that nobody read
+                pipe.close()
+        self._shared.close()
+
+
+def _packed(value: object) -> list[memoryview]:
+    """A pickle, and the large buffers that belong to it."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+    return [memoryview(data), *(buffer.raw() for buffer in buffers)]
+
+
+def _new_memory(name: str) -> tuple[mmap.mmap, int | None]:
+    """Memory to share, and its file; on Windows it has a name instead."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, _SHARED, tagname=name), None
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create(name)
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, _SHARED)
+    return mmap.mmap(fd, _SHARED), fd
+
+
+# In the worker
+
+
+def serve(memory: int | str) -> NoReturn:
+    """Answers requests on stdin until the parent closes it, or dies; the first one sets limits."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if sys.platform == "win32":
+        shared = mmap.mmap(-1, _SHARED, tagname=str(memory))
+    else:
+        shared = mmap.mmap(int(memory), _SHARED)
+    channel = _Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), shared)
+    # What a decoder prints must not get between the answers.
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    requests = SimpleQueue[list[bytearray]]()
+    threading.Thread(target=_take_in, args=(channel, requests), daemon=True).start()
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    with suppress(BrokenPipeError):
+        time_limit, memory_limit = pickle.loads(requests.get()[0])
+        _limit_memory(memory_limit)
+        channel.send(())
+        while True:
+            request = requests.get()
+            _alarm(time_limit + 1)
+            answer = _answer(request, memory_limit)
+            _alarm(0)
+            channel.send(answer)
+    os._exit(0)
+
+
+def _take_in(channel: _Channel, requests: SimpleQueue[list[bytearray]]) -> None:
+    """Hands on requests, and ends the process with the last one: the parent is gone."""
+    try:
+        while True:
+            requests.put(channel.receive())
+    finally:
+        os._exit(0)
+
+
+def _answer(request: list[bytearray], memory_limit: int) -> list[memoryview]:
+    """Whether it went well, what the function returned or raised, and the note that it left."""
+    take_note()
+    try:
+        function, args, kwargs = pickle.loads(request[0], buffers=request[1:])
+        return _packed((True, function(*args, **kwargs), take_note()))
+    except Exception as error:
+        failure = error
+    if isinstance(failure, MemoryError) or isinstance(failure.__cause__, MemoryError):
+        text = f"cannot be read: decoding needed more than {gigabytes(memory_limit)} of memory"
+        failure = ImageError(text, kind="unreadable")
+    with suppress(Exception):
+        answer = _packed((False, failure, None))
+        pickle.loads(answer[0], buffers=answer[1:])  # some errors can be written but not read
+        return answer
+    return _packed((False, RuntimeError(f"{type(failure).__name__}: {failure}"), None))
+
+
+def _alarm(seconds: float) -> None:
+    """Ends a worker that is stuck without a parent; Linux does so at once."""
+    if sys.platform not in {"linux", "win32"}:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _limit_memory(limit: int) -> None:
+    if sys.platform == "linux":
+        import resource
+
+        with suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
+            pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
+            _, most = resource.getrlimit(resource.RLIMIT_DATA)
+            bound = pages * resource.getpagesize() + limit
+            resource.setrlimit(resource.RLIMIT_DATA, (bound, most))
