@@ -106,6 +106,8 @@ def described(job: Job, classifier: "Classifier") -> dict[str, Any]:
     """
     ranking = job.wanted if isinstance(job.wanted, Ranking) else None
     wanted = Extraction() if isinstance(job.wanted, Ranking) else job.wanted
+    if ranking is not None:
+        classifier.model.need_classifier()
     found = identity(classifier, job.options.batch_size, wanted, job.format, job.shard)
     found = without(found, "shard")
     found["engine"] = without(found["engine"], "device")

@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -45,6 +45,24 @@ _FOLDERS = ("_listing", "_attempts")  # earlier versions noted attempts at parts
 _OURS = re.compile(
     r"(part-\d{5,}\.(parquet|jsonl)|_manifest\.json|_summary\.json)(\.\w+\.tmp)?|\.lock"
 )
+
+
+def content_of(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as `_manifest.json` holds it."""
+    return {
+        "format": _FORMAT,
+        "identity": manifest.identity,
+        "listing": manifest.listing.about,
+        "part_size": manifest.part_size,
+        "skipped": manifest.skipped,
+    }
+
+
+def manifest_of(content: dict[str, Any], *, finished: bool = False) -> Manifest:
+    """The manifest out of `content_of`."""
+    listing = Mark.of(content["listing"])
+    identity, size, skipped = (content[name] for name in ("identity", "part_size", "skipped"))
+    return Manifest(identity, listing, size, skipped, listing.listed, finished)
 
 
 class Folder:
@@ -107,9 +125,8 @@ class Folder:
             )
         try:
             content = json.loads(data)
-            newer = content.pop("format") > _FORMAT
-            listing = Mark.of(content.pop("listing"))
-            self.manifest = Manifest(**content, listing=listing, inputs=listing.listed)
+            newer = content["format"] > _FORMAT
+            self.manifest = manifest_of(content)
         except (ValueError, KeyError, TypeError) as error:
             raise ResnestError(
                 f"{self.output}/_manifest.json cannot be read: {one_line(str(error))}. "
@@ -162,18 +179,13 @@ class Folder:
                     remove(self._system, self.path(name))
             for folder in _FOLDERS:
                 self._empty(folder)
+                with suppress(OSError):  # it was never there
+                    self._system.delete_dir(self.path(folder))
 
     def begin(self, manifest: Manifest) -> None:
         """Notes what is begun; the listing is written already."""
         self.manifest = manifest
-        about = {
-            "format": _FORMAT,
-            "identity": manifest.identity,
-            "listing": manifest.listing.about,
-            "part_size": manifest.part_size,
-            "skipped": manifest.skipped,
-        }
-        self._put("_manifest.json", about)
+        self._put("_manifest.json", content_of(manifest))
 
     def names(self, manifest: Manifest) -> Iterator[str]:
         """The names of the inputs, in order."""
@@ -312,6 +324,18 @@ class Folder:
 
     def _listing_path(self, part: int) -> str:
         return self.path("_listing", f"{part // _LISTED:05}.parquet")
+
+    def summary_text(self, report: Report) -> str:
+        """The summary of a run, for people."""
+        seconds = f"{report.info['seconds']['total']:.1f} s in all"
+        times = "" if report.finished_before else seconds
+        return report.text(times, "their rows say", self._made(report.info))
+
+    def _made(self, info: dict[str, Any]) -> str:
+        parts, inputs = info["parts"], info["counts"]["inputs"]
+        found = f", {parts['found']:,} of them found" if parts["found"] else ""
+        count = parts["computed"] + parts["found"]
+        return f"{self.output}: {inputs:,} rows in {count:,} part(s){found}"
 
     def _put(self, name: str, content: dict[str, Any]) -> None:
         data = json.dumps(content, indent=1).encode() + b"\n"

@@ -28,7 +28,7 @@ from resnest_cli.jobs import predict
 from resnest_cli.jobs.filesystems import is_address
 from resnest_cli.jobs.folder import Folder
 from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
-from resnest_cli.jobs.job import Job, Ranking, Report, carry_out, go_on, portable
+from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
 from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
@@ -110,7 +110,7 @@ def run_command(
     carry_out(
         lambda progress: run(job, target, runner, progress, **how),
         job.go_on,
-        lambda report: summary_of(job, report),
+        target.summary_text,
     )
 
 
@@ -252,8 +252,6 @@ class Workers:
                 calls = [call for calls in self._calls.values() for call in calls]
                 # Not ray.wait: it swallows what a handler of signals raises.
                 done, _ = wait(calls, timeout=_TICK, return_when=FIRST_COMPLETED)
-                if not done and self._room() < len(self._calls):
-                    raise NodesLostError
                 for call in done:
                     if self._answered(call):
                         yield call.result()
@@ -262,21 +260,27 @@ class Workers:
                 ray.kill(actor)
 
     def _hire(self) -> None:
-        """Starts as many actors as are wanted and find room, some of them in place of the dead."""
-        wanted = min(self._pool.size, len(self._waiting) + len(self._calls))
-        if len(self._calls) == wanted:
-            return
+        """Starts actors as wanted, where there is room; ends those that lost nodes leave none."""
         now = nodes()
         room = self._pool.room(now.values())
-        while len(self._calls) < min(wanted, room):
+        if not room:
+            raise NodesLostError
+        while len(self._calls) > room:
+            self._end(next(reversed(self._calls)))
+        while len(self._calls) < min(self._pool.size, room, len(self._waiting) + len(self._calls)):
             actor = self._actor.remote(self._job, self._folder, self._manifest, self._pool.threads)
             actor.load.remote()
             self._calls[actor] = {}
-        if not self._calls:
-            raise NodesLostError
-        if room < wanted and self._nodes.keys() - now.keys():
+        if room < self._pool.size and self._nodes.keys() - now.keys():
             output.message(_NODE_GONE)
         self._nodes = now
+
+    def _end(self, actor: Any) -> None:
+        """Its parts wait again."""
+        import ray
+
+        self._waiting.extendleft(reversed(self._calls.pop(actor).values()))
+        ray.kill(actor)  # if it has died, or is only out of reach, all the same
 
     def _hand_out(self) -> None:
         """Gives each actor one part to compute and one whose photos are read meanwhile."""
@@ -290,27 +294,23 @@ class Workers:
 
     def _answered(self, call: Future[Any]) -> bool:
         """Whether a call that is done brings a part; else the part waits again."""
-        import ray
         from ray.exceptions import RayActorError
 
         actor = next((one for one, calls in self._calls.items() if call in calls), None)
-        if actor is None:  # its actor has died, and its part waits already
+        if actor is None:  # its actor has been ended
             return False
         calls, error = self._calls[actor], call.exception()
         if error is None:
             del calls[call]
-        elif isinstance(error, RayActorError):  # the first of its parts was in hand
-            first, *others = self._calls.pop(actor).values()
-            ray.kill(actor)  # it may only be out of reach
-            self._waiting.extendleft(reversed(others))
-            self._lost(first, error)
+            return True
+        if isinstance(error, RayActorError):
+            part = next(iter(calls.values()))  # the one in hand
+            self._end(actor)
         elif is_fault(error):  # a task that read has died, or a node with what it gave
-            self._lost(calls.pop(call), error)
+            part = calls.pop(call)
+            self._waiting.appendleft(part)
         else:
             raise ours(error) from error
-        return error is None
-
-    def _lost(self, part: int, error: BaseException) -> None:
         self._died[part] += 1
         if self._died[part] == _MOST_DEATHS:
             path = Folder(self._folder, self._job.format).part_path(part)
@@ -319,10 +319,7 @@ class Workers:
                 "decoded in processes of their own: memory may be short. A smaller --batch-size "
                 "needs less."
             ) from error
-        self._waiting.appendleft(part)
-
-    def _room(self) -> int:
-        return self._pool.room(nodes().values())
+        return False
 
 
 class PartWorker:
@@ -404,16 +401,3 @@ def load(job: Job, threads: int) -> "Classifier":
     if isinstance(job.wanted, Ranking):
         return predict.classifier(job.model, tta=job.wanted.tta)
     return predict.classifier(job.model, ready_for=job.wanted.output)
-
-
-def summary_of(job: Job, report: Report) -> str:
-    """The summary of a run, for people."""
-    info = report.info
-    parts, inputs = info["parts"], info["counts"]["inputs"]
-    found = f", {parts['found']:,} of them found" if parts["found"] else ""
-    count = parts["computed"] + parts["found"]
-    return report.text(
-        "" if report.finished_before else f"{info['seconds']['total']:.1f} s in all",
-        "their rows say",
-        f"{job.output}: {inputs:,} rows in {count:,} part(s){found}",
-    )

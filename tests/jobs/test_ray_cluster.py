@@ -164,20 +164,24 @@ def test_a_lost_node_is_done_without(
 ) -> None:
     fake = FakeRay(monkeypatch, 2)
 
+    done = []
+
     def lose(part: int) -> None:
-        if part == 2:
+        done.append(part)
+        if len(done) == 3:
+            fake.deadly[next(n for n in range(9) if n not in done)] = 1  # it takes its actor along
+        if len(done) == 5:  # by now it is known why
             fake.nodes.popitem()
-            fake.deadly[4] = 1  # its actor goes with it
 
     fake.after = lose
     assert numbers(workers(2, 9).computed()) == list(range(9))
-    assert len(fake.actors) == 2
+    assert len(fake.actors) == 3
+    assert [actor.alive for actor in fake.actors].count(True) == 0
     assert "A node is gone: going on without it." in capsys.readouterr().err
 
 
 def test_where_no_worker_has_room_the_round_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRay(monkeypatch, 1)
-    fake.deadly[0] = 1
-    fake.nodes = {"0": {"CPU": 1.0}}
+    fake.after = lambda _: fake.nodes.update({"0": {"CPU": 1.0}})
     with pytest.raises(NodesLostError):
         list(workers(1, 2).computed())
