@@ -23,7 +23,6 @@ from resnest_cli.files import locked
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import PredictJob, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
-from resnest_cli.output.messages import is_quiet
 from resnest_cli.paths import check_not_read, check_place
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def predict(
     target = Path(output_) if output_ not in {None, "-"} else None
     for path in filter(None, (target, html)):
         check_written(path, files_read(run, model))
-    job = PredictJob(run, model, topk, threshold, reject_below, tta, is_quiet())
+    job = PredictJob(run, model, topk, threshold, reject_below, tta)
     with locked(target, html):
         _show(job, target, format_, html)
 

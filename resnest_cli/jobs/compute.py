@@ -8,28 +8,26 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from resnest_cli.images.batches import Prepared
+from resnest_cli.images.batches import Prepared, Stopwatch
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
-from resnest_cli.inference.run import Stopwatch, careful
 from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, identity, without
 from resnest_cli.jobs.listing import Input
-from resnest_cli.supervise import Start
+from resnest_cli.jobs.predict import decoders
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inference.classifier import Classifier, Reading
 
 Result = Item | Record  # what one input gives
 
 
 class Computer:
-    """A classifier at work for a job; a context manager, as its decoders may be processes.
+    """A classifier at work for a job, with decoders in processes of their own; a context manager.
 
     `source` gives what there is to decode of an input. `stopwatch` has the seconds by step.
     """
@@ -39,19 +37,13 @@ class Computer:
     ) -> None:
         self._job, self._classifier, self._source = job, classifier, source
         self.stopwatch = Stopwatch()
-        self._stack = ExitStack()
+        self._decoders = decoders(job.options, job.model)
 
-    def __enter__(self) -> "Computer":
-        prepare = careful(self._classifier, self._job.options, Start(), self._stack, self.stopwatch)
-        self._reading: dict[str, Any] = {
-            "batch_size": self._job.options.batch_size,
-            "workers": self._job.options.workers,
-            "prepare": prepare,
-        }
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._decoders.close()
 
     def batches(
         self, parts: Iterable[tuple[int, Sequence[Input]]]
@@ -72,17 +64,21 @@ class Computer:
             yield part[0], results
 
     def _results(self, sources: Iterator[Source]) -> Iterator[list[Result]]:
-        wanted = self._job.wanted
+        wanted, options = self._job.wanted, self._job.options
+        reading: Reading = {
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "decoders": self._decoders,
+            "stopwatch": self.stopwatch,
+        }
         if isinstance(wanted, Ranking):
             how = without(asdict(wanted), "tta")
-            found = self._classifier.records(sources, **how, **self._reading)
+            found = self._classifier.records(sources, **how, **reading)
             records = (replace(record, model=self._job.name) for record in found)
-            while batch := list(islice(records, self._job.options.batch_size)):
+            while batch := list(islice(records, options.batch_size)):
                 yield [*batch]
             return
-        for group, rows in self._classifier.feature_groups(
-            sources, wanted, stopwatch=self.stopwatch, **self._reading
-        ):
+        for group, rows in self._classifier.feature_groups(sources, wanted, **reading):
             yield [*entries_of(group, rows)]
 
 

@@ -72,7 +72,7 @@ class LocalRunner:
             self._classifier = load(job)
         wanted = job.wanted
         if job.options.batch_size == AUTO:
-            from resnest_cli.inference.run import batch_size_for
+            from resnest_cli.inference.batch_size import batch_size_for
 
             result = "logits" if isinstance(wanted, Ranking) else wanted.output
             size = batch_size_for(self._classifier, result, AUTO)

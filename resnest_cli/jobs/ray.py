@@ -327,7 +327,7 @@ class PartWorker:
 
     def __init__(self, job: Job, folder: str, manifest: Manifest, threads: int) -> None:
         workers = threads if job.options.workers < 0 else job.options.workers
-        options = replace(job.options, workers=min(workers, _MOST_THREADS), isolate=True)
+        options = replace(job.options, workers=min(workers, _MOST_THREADS))
         self._job, self._threads = replace(job, options=options), threads
         self._target = Folder(folder, job.format, manifest)
         self._sources: Iterator[Source] = iter(())

@@ -425,7 +425,6 @@ def test_any_source_and_any_name(
         buffer = io.BytesIO((tmp_path / "dog.png").read_bytes())
 
     monkeypatch.setattr("sys.stdin", Stdin)
-    monkeypatch.setattr("resnest_cli.jobs.local.replayed_stdin", lambda: None)
     out = tmp_path / "feats.npy"
     result = features(server.url("/dog.png"), "-", photos / "*.png", "--from-file", listed, "-0",
                       "-o", out)  # fmt: skip

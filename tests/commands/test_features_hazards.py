@@ -28,14 +28,9 @@ sys.path.insert(0, {root!r})
 sys.argv = ["resnest", "features", *{arguments!r}]
 from resnest_cli.jobs import parts
 parts.MOST_INPUTS = 4
-from resnest_cli.jobs import local
-original = local.classifier
-def classifier(*arguments, **options):
-    import resnest_cli.inference.classifier as module
-    from tests.commands.hazardous import HazardousContent
-    module.Preparation = HazardousContent
-    return original(*arguments, **options)
-local.classifier = classifier
+import resnest_cli.inference.classifier as module
+from tests.commands.hazardous import HazardousContent
+module.Preparation = HazardousContent
 {more}
 from resnest_cli.__main__ import main
 main()
