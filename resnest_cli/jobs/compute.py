@@ -6,18 +6,18 @@ of the list; photos of the next part are decoded while the network runs on this 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from resnest_cli.images.batches import Prepared
+from resnest_cli.images.batches import Float32, Prepared
+from resnest_cli.images.decode import read_file
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Record
-from resnest_cli.inference.run import Stopwatch, careful
+from resnest_cli.inference.run import Stopwatch
 from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, without
 from resnest_cli.jobs.listing import Input
-from resnest_cli.supervise import Start
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -36,19 +36,35 @@ class Computer:
     ) -> None:
         self._job, self._classifier, self._source = job, classifier, source
         self.stopwatch = Stopwatch()
-        self._stack = ExitStack()
+        options, preparation = job.options, classifier.preparation
+        self._reading: dict[str, Any] = {
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "prepare": self._prepare,
+        }
+        self._decoders = Decoders(
+            options.workers,
+            time_limit=options.time_limit,
+            max_pixels=preparation.portable.max_pixels,
+        )
 
     def __enter__(self) -> "Computer":
-        prepare = careful(self._classifier, self._job.options, Start(), self._stack, self.stopwatch)
-        self._reading: dict[str, Any] = {
-            "batch_size": self._job.options.batch_size,
-            "workers": self._job.options.workers,
-            "prepare": prepare,
-        }
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._decoders.close()
+
+    def _prepare(self, _index: int, source: Source) -> Float32:
+        """Reads and preprocesses one source; a GPU's decoder is no process of its own."""
+        with self.stopwatch.running("read"):
+            photo = self._classifier.read(source)
+            if isinstance(photo, str):
+                photo = read_file(photo)
+        with self.stopwatch.running("decode"):
+            preparation = self._classifier.preparation
+            if preparation.on_gpu:
+                return preparation(photo)
+            return self._decoders.run(preparation.portable, photo)
 
     def batches(
         self, parts: Iterable[tuple[int, Sequence[Input]]]

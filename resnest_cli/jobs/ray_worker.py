@@ -24,7 +24,7 @@ from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.run import careful
 from resnest_cli.jobs import predict
-from resnest_cli.jobs.extract import entries_of
+from resnest_cli.jobs.compute import entries_of
 from resnest_cli.jobs.formats import Matrix, features_file, lines_file, records_file
 from resnest_cli.jobs.inputs import OpenShards, fetched
 from resnest_cli.jobs.job import ClusterJob, Ranking, failures_of, identity, without
