@@ -236,7 +236,7 @@ Tta = Annotated[
 class RunOptions:
     """Which inputs, and how they are read; `batch_size` may be `AUTO`.
 
-    `time_limit` is in seconds, for decoding one photo where it is isolated.
+    `time_limit` is in seconds, for decoding one photo.
     """
 
     inputs: tuple[str, ...] = setting(
@@ -255,7 +255,6 @@ class RunOptions:
         parser=batch_size_or_auto,
     )
     workers: Workers = 1
-    isolate: bool = setting(False, "Decode in replaceable processes with limits; slower.")
     time_limit: float = field(default_factory=lambda: DECODING_LIMIT)  # seconds for a photo
 
 

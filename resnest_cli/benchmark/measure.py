@@ -1,4 +1,4 @@
-"""What the working process does: times everything in turn, and makes figures of it.
+"""Times everything in turn, and makes figures of it.
 
 From files to answers: the steps before the network are timed by themselves on all cores, as
 `features` runs them, each by its own clock; then everything together, as `features` does it:
@@ -32,6 +32,7 @@ from resnest_cli.benchmark.timing import LEAST_REPEATS, Case, Matmul, in_turn, s
 from resnest_cli.cpu import cpu_feature_names, usable_cores
 from resnest_cli.errors import EngineError, ImageError, OfflineError, ResnestError, UsageError
 from resnest_cli.images.batches import Preparation
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.engine import check_device_name, check_engine_name
@@ -321,11 +322,12 @@ def _readable(inputs: str, preparation: Preparation) -> tuple[list[Source], int]
     """The first photos of a folder, or whatever `predict` takes, and how many cannot be read."""
     sources = list(islice(iter_sources([inputs]), _PASS))
     found = []
-    for source in sources:
-        if source.error is None and source.path is not None:
-            with suppress(ImageError):
-                preparation(source.path)
-                found.append(source)
+    with Decoders() as decoders:
+        for source in sources:
+            if source.error is None and source.path is not None:
+                with suppress(ImageError):
+                    decoders.run(preparation, source.path)
+                    found.append(source)
     if not found:
         raise ResnestError(f"{inputs}: has no photo that can be read; give --photos a folder.")
     return found, len(sources) - len(found)

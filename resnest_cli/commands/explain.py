@@ -27,7 +27,7 @@ from resnest_cli.explanation.explain import (
 )
 from resnest_cli.explanation.picture_paths import target
 from resnest_cli.files import locked
-from resnest_cli.jobs import predict as predict_job
+from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
@@ -119,8 +119,7 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
         if page is not None:
             add_to(page, one)
 
-    stdin = predict_job.replayed_stdin() if predict_job.reads_stdin(job.options) else None
-    found = explain(job, predict_job.classifier, stdin)
+    found = explain(job, classifier)
     done, failed, lines = show_records(found, total, write, writer.close)
     if html is not None and page is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {LEGEND}"

@@ -42,7 +42,7 @@ class Given(NamedTuple):
 _SHARED = (
     "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
     "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
-    "max_pixels fast_decode gpu_decode isolate runner ray_address gpus_per_worker concurrency "
+    "max_pixels fast_decode gpu_decode runner ray_address gpus_per_worker concurrency "
     "path_column mirror offline quiet debug"
 )
 _ORDER = {name: place for place, name in enumerate(_SHARED.split())}

@@ -1,8 +1,7 @@
 """What `resnest evaluate` does: labelled photos -> what the model answers for each.
 
-A working process lists the labelled photos, finds each one's class and asks the model, exactly as
-`predict` does; a photo that crashes the decoder costs its own record alone. `evaluate` gathers the
-answers, as plain data; `figures` makes figures of them.
+The labelled photos are listed, each one's class is found and the model is asked, exactly as
+`predict` does. `evaluate` gathers the answers, as plain data; `figures` makes figures of them.
 
 Folders named by numbers mean one of two things: the index of the class, or a name like any other,
 of which the sorted order made the indices (torchvision's ImageFolder and most programs: 0, 1, 10,
@@ -11,28 +10,25 @@ them is an index. Where it has none, folders are taken in sorted order; labels i
 indices.
 """
 
-import contextlib
 import re
-from collections.abc import Callable, Collection, Generator, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.images.pool import Decoders
+from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Record
 from resnest_cli.model.labels import labels_for, look_up, unknown_classes
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
-from resnest_cli.supervise import Start, supervised
 
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto
-    from resnest_cli.images.sources import Source
-    from resnest_cli.inference.classifier import Classifier, Float32, Prepare
+    from resnest_cli.inference.classifier import Classifier
     from resnest_cli.model.loading import Model
 
 Split = Literal["auto", "train", "val", "test", "all"]
@@ -61,11 +57,11 @@ class EvaluateJob:
 
 
 class Answered(NamedTuple):
-    """One photo of `total`: its record, true class, place of that class, loss in nats; logits if
-    kept. `trained`: the model is known to have learned from it.
+    """One photo: its record, true class, place of that class, loss in nats; logits if kept.
+
+    `trained`: the model is known to have learned from it.
     """
 
-    total: int
     record: Record
     truth: int
     place: int = 0
@@ -94,7 +90,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What the working process answered. Plain data: nothing of it needs numpy."""
+    """What the model answered. Plain data: nothing of it needs numpy."""
 
     items: tuple[Answered, ...]
     subject: Subject
@@ -135,40 +131,15 @@ def other_job(job: EvaluateJob, model: str) -> EvaluateJob:
 
 
 def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathered:
-    """Asks the model about every labelled photo. `make` gives a classifier, in either process.
-
-    Call it before numpy is imported, whose threads would leave the work without protection.
+    """Asks the model about every labelled photo. `make` gives a classifier.
 
     Raises:
         UsageError: the data have no photos, or classes that the model does not know.
         ResnestError: the model or the data cannot be had, or no photo can be read.
     """
-    found = supervised(partial(_work, job, make), time_limit=job.options.time_limit)
-    items: list[Answered] = []
-    failed = 0
-    while True:
-        try:
-            item = next(found)
-        except StopIteration as end:
-            subject: Subject = end.value
-            break
-        items.append(item)
-        failed += item.record.error is not None
-        progress(len(items), item.total, failed=failed)
-    if failed == len(items):
-        first = items[0].record
-        raise ResnestError(
-            f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
-            f"{first.error}."
-        )
-    return Gathered(tuple(items), subject)
-
-
-def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, None, Subject]:
     from resnest_cli.data.class_folders import list_data
     from resnest_cli.evaluation.scores import answer
-    from resnest_cli.images.sources import Source
-    from resnest_cli.inference.run import careful
+    from resnest_cli.model.training_photos import digest_of
 
     listing = list_data(job.data, job.reading)
     photos, split = _chosen(job, listing)
@@ -176,41 +147,54 @@ def _work(job: EvaluateJob, make: Make, start: Start) -> Generator[Answered, Non
     model = classifier.model
     model.need_classifier()
     photos, indices, notes = _with_classes(job, listing, photos, model)
-    if model.trained_on is None and Path(job.model.model).exists():
+    trained_on = model.trained_on
+    if trained_on is None and Path(job.model.model).exists():
         notes.append(
             f"{model.name} does not say which photos it was trained on; any of them among these "
             "make the figures too good."
         )
-    trained: set[int] = set()
-    sources = (Source(photo.path, path=photo.path) for photo in islice(photos, start.skip, None))
-    with ExitStack() as stack:
+    learned = trained_on.membership(model.path) if trained_on else None
+    items: list[Answered] = []
+    failed, options = 0, job.options
+    limits = {"time_limit": options.time_limit, "max_pixels": job.model.max_pixels}
+    with Decoders(options.workers, **limits) as decoders:
         answers = classifier.answers(
-            sources,
+            (Source(photo.path, path=photo.path) for photo in photos),
             topk=TOPK,
-            batch_size=job.options.batch_size,
-            workers=job.options.workers,
-            first=start.skip,
-            prepare=_noting(model, trained, careful(classifier, job.options, start, stack)),
+            batch_size=options.batch_size,
+            workers=options.workers,
+            decoders=decoders,
         )
-        rest = zip(photos[start.skip :], answers, strict=True)
-        for index, (photo, (record, logits)) in enumerate(rest, start.skip):
-            truth = indices[photo.label]
+        for photo, (record, logits) in zip(photos, answers, strict=True):
+            item = Answered(record, indices[photo.label])
             if logits is None:
-                yield Answered(len(photos), record, truth)
-                continue
-            place, loss = answer(logits, truth, model.temperature)
-            kept = logits.tobytes() if job.keep_logits else None
-            yield Answered(len(photos), record, truth, place, loss, kept, index in trained)
-    return Subject(
+                failed += 1
+            else:
+                place, loss = answer(logits, item.truth, model.temperature)
+                trained = False
+                with suppress(OSError):  # read again, from the system's memory
+                    trained = learned is not None and learned(digest_of(photo.path))
+                kept = logits.tobytes() if job.keep_logits else None
+                item = item._replace(place=place, loss=loss, logits=kept, trained=trained)
+            items.append(item)
+            progress(len(items), len(photos), failed=failed)
+    if failed == len(items):
+        first = items[0].record
+        raise ResnestError(
+            f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
+            f"{first.error}."
+        )
+    subject = Subject(
         model=model.name,
         path=str(model.path),
         split=split,
-        trained_on=model.trained_on.photos if model.trained_on else None,
+        trained_on=trained_on.photos if trained_on else None,
         class_names=model.class_names,
         class_ids=model.class_ids,
         temperature=model.temperature,
         notes=tuple(notes),
     )
+    return Gathered(tuple(items), subject)
 
 
 def _chosen(job: EvaluateJob, listing: "LabelledData") -> "tuple[list[LabelledPhoto], str | None]":
@@ -247,25 +231,6 @@ def _with_classes(
     if not photos:
         raise UsageError(f"{job.data}: has no photo of a class that the model knows.")
     return photos, indices, notes
-
-
-def _noting(model: "Model", trained: set[int], prepare: "Prepare") -> "Prepare":
-    """The same `prepare`, which also notes the numbers of photos that the model was trained on."""
-    from resnest_cli.model.training_photos import digest_of
-
-    if model.trained_on is None:
-        return prepare
-    known = model.trained_on.membership(model.path)
-
-    def noting(index: int, source: "Source") -> "Float32":
-        photo = prepare(index, source)
-        assert source.path is not None
-        with contextlib.suppress(OSError):  # read again, from the system's memory
-            if known(digest_of(source.path)):
-                trained.add(index)
-        return photo
-
-    return noting
 
 
 # The classes of folders

@@ -1,28 +1,24 @@
 """What `resnest explain` does: photos -> explanations, and the page of them.
 
-A working process decodes, runs the network and draws, one photo after the other, so that memory
-stays flat and a photo that crashes the decoder costs its own record alone. This process imports
-neither numpy nor torch.
+One photo after the other is decoded, explained and drawn, so that memory stays flat.
 """
 
 import gc
 import re
 from collections.abc import Callable, Generator
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import ImageError
+from resnest_cli.images import NO_MEMORY, take_note
+from resnest_cli.images.pool import Decoders
+from resnest_cli.images.sources import Source, SourceStats, listed
 from resnest_cli.inference.ranking import Record
 from resnest_cli.options import ModelOptions, RunOptions
-from resnest_cli.supervise import Replay, Start, supervised
 
 if TYPE_CHECKING:
     from resnest_cli.explanation.photo_view import Region
-    from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.report.pages import Page
 
@@ -118,42 +114,33 @@ class Explained:
 Results = Generator[Explained, None, int]
 
 
-def explain(job: ExplainJob, make: Make, stdin: Replay | None) -> Results:
+def explain(job: ExplainJob, make: Make) -> Results:
     """An explanation for each input, in order; returns how many other files were passed over.
 
-    `make` gives a classifier with the torch engine, in the working process.
+    `make` gives a classifier with the torch engine.
 
     Raises:
         UsageError: a class that the model does not know, or that several of its classes are called.
         ResnestError: the model cannot be had, or a picture cannot be written.
     """
-    return supervised(partial(_work, job, make, stdin), time_limit=job.options.time_limit)
-
-
-def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Results:
     from resnest_cli.explanation.explainer import Explainer
     from resnest_cli.explanation.photo_view import Look
-    from resnest_cli.images import take_note
-    from resnest_cli.images.sources import SourceStats
-    from resnest_cli.inference.run import guarded, listed
 
     classifier = make(job.model)
-    explainer = Explainer(job, classifier)
-    look = Look(classifier.preparation)
-    stats = SourceStats()
-    sources = islice(listed(job.options, stats, stdin), start.skip, None)
-    with ExitStack() as stack:
-        limit = classifier.preparation.max_pixels
-        prepare = guarded(classifier.read, look, look, job.options, start, stack, limit)
-        for index, source in enumerate(sources, start=start.skip):
+    explainer, look, stats = Explainer(job, classifier), Look(classifier.preparation), SourceStats()
+    limits = {"time_limit": job.options.time_limit, "max_pixels": job.model.max_pixels}
+    with Decoders(**limits) as decoders:
+        for index, source in enumerate(listed(job.options, stats)):
             error = source.error or _ours(source, job)
             if error is None:
                 try:
-                    view = prepare(index, source)
+                    photo = classifier.read(source)
+                    assert isinstance(photo, str | bytes)
+                    view = decoders.run(look, photo)
                 except ImageError as wrong:
                     error = str(wrong)
                 except MemoryError:
-                    error = "does not fit into this machine's memory"
+                    error = NO_MEMORY
                 else:
                     classifier.note(source, take_note())
                     yield explainer.explained(index, source.name, view)
@@ -164,7 +151,7 @@ def _work(job: ExplainJob, make: Make, stdin: Replay | None, start: Start) -> Re
     return stats.skipped
 
 
-def _ours(source: "Source", job: ExplainJob) -> str | None:
+def _ours(source: Source, job: ExplainJob) -> str | None:
     """What is wrong with a photo in a folder that is being written to: there would be no end."""
     targets = [target for target in (job.heat, job.attention) if target and target.folder]
     folders = {target.path.resolve() for target in targets}

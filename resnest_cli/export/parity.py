@@ -1,9 +1,8 @@
 """Does the exported file say what the model says? Compared on photos, or on seeded noise.
 
 The model is the torch network, whatever made the file: another implementation than the graph's. The
-user's photos are preprocessed as `predict` does, and decoded in a replaceable process with limits
-(`images.isolation`): a photo on which a decoder crashes is one that cannot be read, and the export
-goes on.
+user's photos are preprocessed as `predict` does; one on which a decoder crashes (`images.pool`) is
+one that cannot be read, and the export goes on.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
 from resnest_cli.images.batches import Preparation, groups, prepared
-from resnest_cli.images.isolation import IsolatedDecoder
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.variants import Preprocessing
@@ -110,13 +109,13 @@ class Reader:
     def __init__(self, preprocessing: Preprocessing, progress: Progress = silent) -> None:
         self.unreadable: dict[str, str] = {}  # path -> why
         self._preparation, self._progress = Preparation(preprocessing), progress
-        self._decoder = IsolatedDecoder(1)
+        self._decoders = Decoders()
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._decoder.close()
+        self._decoders.close()
 
     def batches(self, paths: Sequence[str]) -> Iterator[tuple[list[str], Float32]]:
         """The paths and the arrays, float32 (N, 3, size, size), of up to `BATCH` photos a time."""
@@ -131,6 +130,6 @@ class Reader:
             done += len(group)
             self._progress(done, len(paths))
 
-    def _prepare(self, _index: int, source: Source) -> Float32:
+    def _prepare(self, source: Source) -> Float32:
         assert source.path is not None
-        return self._decoder.submit(self._preparation, source.path).result()
+        return self._decoders.run(self._preparation, source.path)

@@ -3,25 +3,20 @@
     sources.py, folders.py   what is named on the command line -> references to photos
     decode.py                bytes or a file -> an upright RGB photo; tiff.py, samples.py: deep ones
     preprocess.py            an RGB photo -> the network's input
-    batches.py               many of them, decoded ahead; isolation.py: where decoders may crash
+    batches.py               many of them, decoded ahead; pool.py: processes that may crash
     gpu.py                   JPEGs decoded on an accelerator; remote.py: photos behind addresses
 
 Here: what all of these share, and light. How large a photo may be, the errors of photos, and notes:
 what is worth saying about a photo that could be read. A decoder leaves a note in its thread, and
-whoever called it, and knows the photo's name, takes it there. What runs in another process brings
-its note back beside its result, see `noted`.
+whoever called it, and knows the photo's name, takes it there. The note of another process comes
+back beside its result, see `pool`.
 """
 
 import os
 import threading
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.options import MAX_PIXELS
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 NO_MEMORY = "does not fit into this machine's memory"
 
@@ -96,9 +91,3 @@ def take_note() -> str | None:
     text: str | None = getattr(_local, "text", None)
     _local.text = None
     return text
-
-
-def noted(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, str | None]:
-    """What a function returns, and the note that it left."""
-    take_note()
-    return function(*args, **kwargs), take_note()

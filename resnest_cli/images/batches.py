@@ -1,22 +1,24 @@
 """Sources -> preprocessed photos, decoded ahead in the background, in order.
 
-Pillow gives up Python's lock while it decodes and resizes, so threads are enough.
+Threads prepare photos, in this process (Pillow gives up Python's lock while it decodes and resizes)
+or by waiting for a decoder's, see `pool`: then this one never imports Pillow.
 """
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Union
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError
 from resnest_cli.images import NO_MEMORY, take_note
-from resnest_cli.images.decode import decode, upright_rgb
-from resnest_cli.images.preprocess import preprocess, shorter_side
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import MAX_PIXELS, CropMode
@@ -41,11 +43,6 @@ class Preparation:
     grey: bool = False  # for a network of one channel: float32 (1, size, size)
     max_pixels: int = MAX_PIXELS
 
-    @property
-    def portable(self) -> "Preparation":
-        """What another process does in its place."""
-        return self
-
     def __call__(self, photo: Photo) -> Float32:
         """A path, the bytes of an image file or an open image -> float32 (3, size, size).
 
@@ -56,6 +53,9 @@ class Preparation:
 
     def decoded(self, photo: Photo) -> "Image.Image":
         """The photo in RGB, upright where that is wanted; raises as the call does."""
+        from resnest_cli.images.decode import decode, upright_rgb
+        from resnest_cli.images.preprocess import shorter_side
+
         if isinstance(photo, str | bytes):
             # Twice what is needed, so that the resize still has something to average.
             at_least = 2 * shorter_side(self.preprocessing) if self.fast else None
@@ -64,10 +64,22 @@ class Preparation:
 
     def preprocessed(self, rgb: "Image.Image") -> Float32:
         """An image in RGB -> float32 (3, size, size)."""
+        from resnest_cli.images.preprocess import preprocess
+
         if not self.grey:
             return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
         rgb = rgb.convert("L").convert("RGB")  # timm's way: grey as PIL makes it, then as any other
         return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
+
+
+def timed(preparation: Preparation, photo: Photo) -> tuple[Float32, float, float]:
+    """The array of a photo; seconds for reading the file, which is read whole, and the rest."""
+    from resnest_cli.images.decode import read_file
+
+    start = time.perf_counter()
+    data = read_file(photo) if isinstance(photo, str) else photo
+    read = time.perf_counter()
+    return preparation(data), read - start, time.perf_counter() - read
 
 
 class Prepared(NamedTuple):
@@ -83,40 +95,48 @@ class Prepared(NamedTuple):
     kind: ErrorKind | None = None
 
 
-Prepare = Callable[[int, Source], Float32]
+Prepare = Callable[[Source], Float32]
 
 
 def prepared(
-    sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int, first: int = 0
+    sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int
 ) -> Iterator[Prepared]:
-    """Prepares sources, at most `ahead` of them before they are asked for, and keeps their order.
+    """Prepares sources in threads, at most `ahead` before they are asked for; keeps their order.
 
-    `prepare` gets a source's index, counted from `first`, and raises ImageError for a bad photo.
-    The first source is prepared in the calling thread, so that a single one needs no other.
+    `prepare` raises ImageError for a bad photo. The first source is begun at once, the others when
+    it is asked for. Without workers each is prepared in the calling thread when it is asked for.
     """
-    indexed = enumerate(sources, start=first)
-    for index, source in islice(indexed, 1 if workers else None):
-        yield _prepare_one(prepare, index, source)
-    waiting: deque[Future[Prepared]] = deque()
-    pool: ThreadPoolExecutor | None = None
+    rest = iter(sources)
+    if not workers:
+        return (_prepare_one(prepare, source) for source in rest)
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    first = [threads.submit(_prepare_one, prepare, source) for source in islice(rest, 1)]
+    return _in_order(threads, first, rest, prepare, ahead)
+
+
+def _in_order(
+    threads: ThreadPoolExecutor, first: list[Future[Prepared]], rest: Iterator[Source],
+    prepare: Prepare, ahead: int,
+) -> Iterator[Prepared]:  # fmt: skip
+    waiting = deque[Future[Prepared]]()
     try:
-        for index, source in indexed:
-            pool = pool or ThreadPoolExecutor(workers, thread_name_prefix="decode")
-            waiting.append(pool.submit(_prepare_one, prepare, index, source))
+        for one in first:
+            yield one.result()
+        for source in rest:
+            waiting.append(threads.submit(_prepare_one, prepare, source))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare_one(prepare: Prepare, index: int, source: Source) -> Prepared:
+def _prepare_one(prepare: Prepare, source: Source) -> Prepared:
     if source.error is not None:
         return Prepared(source, None, source.error, kind=source.kind)
     try:
-        return Prepared(source, prepare(index, source), None, take_note())
+        return Prepared(source, prepare(source), None, take_note())
     except ImageError as error:
         return Prepared(source, None, str(error), kind=error.kind)
     except MemoryError:
@@ -128,3 +148,34 @@ def groups(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
     waiting = iter(items)
     while group := list(islice(waiting, size)):
         yield group
+
+
+Step = Literal["read", "decode", "network"]
+
+
+class Stopwatch:
+    """Adds up seconds by step, over all threads: two that decode for one second make two."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[Step, float] = {}
+
+    def add(self, step: Step, seconds: float) -> None:
+        """Counts these, too."""
+        with self._lock:
+            self._seconds[step] = self._seconds.get(step, 0.0) + seconds
+
+    @contextmanager
+    def running(self, step: Step) -> Iterator[None]:
+        """Counts the time spent inside for this step, however it ends."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(step, time.perf_counter() - start)
+
+    def take(self) -> dict[Step, float]:
+        """The seconds since the last call."""
+        with self._lock:
+            taken, self._seconds = self._seconds, {}
+        return taken

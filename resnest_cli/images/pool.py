@@ -48,7 +48,7 @@ MEMORY_LIMIT = 2 * 10**9  # bytes that every photo may need
 _SHARED = 2**24  # bytes that both processes map; pages that nobody writes cost nothing
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 # What nearly every photo needs: imported before memory is limited and time counts.
-_PRELOADED = ("resnest_cli.images.batches", "PIL.JpegImagePlugin")
+_PRELOADED = ("images.batches", "images.decode", "images.preprocess")
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
 
 
@@ -211,10 +211,10 @@ class _Worker:
         self._ready = False
         name = f"resnest-{os.getpid()}-{next(self._numbers)}"
         shared, fd = _new_memory(name)
-        more: dict[str, Any] = {} if fd is None else {"process_group": 0, "pass_fds": (fd,)}
+        more: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
-            f"serve({name if fd is None else fd!r})"
+            f"serve({name if sys.platform == 'win32' else fd!r})"
         )
         try:
             self.process = subprocess.Popen(
@@ -222,6 +222,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, **_ONE_THREAD},
+                pass_fds=() if fd is None else (fd,),
                 **more,
             )
         finally:
@@ -274,7 +275,7 @@ def _cannot_start(error: Exception) -> ResnestError:
 class _Channel:
     """One end: messages of several parts, in the memory that both ends map or through a pipe."""
 
-    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], shared: mmap.mmap) -> None:
+    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], shared: mmap.mmap | None) -> None:
         self._incoming, self._outgoing, self._shared = incoming, outgoing, shared
 
     def exchange(self, request: Sequence[memoryview]) -> list[bytearray]:
@@ -285,35 +286,38 @@ class _Channel:
     def send(self, parts: Sequence[memoryview]) -> None:
         """The other end must have received all that was sent before."""
         sizes = [part.nbytes for part in parts]
-        fits = sum(sizes) <= _SHARED
-        self._shared.seek(0)
-        for part in parts if fits else ():
-            self._shared.write(part)
+        if (shared := self._room(sizes)) is not None:
+            shared.seek(0)
+            for part in parts:
+                shared.write(part)
         pickle.dump(sizes, self._outgoing)  # what is shared is there by now
-        for part in () if fits else parts:
+        for part in parts if shared is None else ():
             self._outgoing.write(part)
         self._outgoing.flush()
 
     def receive(self) -> list[bytearray]:
         """The parts, copied."""
         sizes = pickle.load(self._incoming)
-        if sum(sizes) > _SHARED:
-            return [self._read(size) for size in sizes]
-        ends = list(itertools.accumulate(sizes))
-        with memoryview(self._shared) as view:
-            return [bytearray(view[end - n : end]) for n, end in zip(sizes, ends, strict=True)]
-
-    def _read(self, size: int) -> bytearray:
-        part = bytearray(size)
-        if self._incoming.readinto(part) < size:
-            raise EOFError
-        return part
+        parts = [bytearray(size) for size in sizes]
+        if (shared := self._room(sizes)) is not None:
+            shared.seek(0)
+        for part in parts:
+            if shared is not None:
+                part[:] = shared.read(len(part))
+            elif self._incoming.readinto(part) < len(part):  # type: ignore[attr-defined]
+                raise EOFError
+        return parts
 
     def close(self) -> None:
-        for pipe in (self._incoming, self._outgoing):
+        """Closes this end."""
+        for resource in (self._incoming, self._outgoing, self._shared):
             with suppress(OSError):  # a request that nobody read
-                pipe.close()
-        self._shared.close()
+                if resource is not None:
+                    resource.close()
+
+    def _room(self, sizes: list[int]) -> mmap.mmap | None:
+        """The shared memory, if there is any and they fit into it."""
+        return self._shared if sum(sizes) <= _SHARED else None
 
 
 def _packed(value: object) -> list[memoryview]:
@@ -323,8 +327,8 @@ def _packed(value: object) -> list[memoryview]:
     return [memoryview(data), *(buffer.raw() for buffer in buffers)]
 
 
-def _new_memory(name: str) -> tuple[mmap.mmap, int | None]:
-    """Memory to share, and its file; on Windows it has a name instead."""
+def _new_memory(name: str) -> tuple[mmap.mmap | None, int | None]:
+    """Memory to share, and its file, if files may be so large; on Windows it has a name instead."""
     if sys.platform == "win32":
         return mmap.mmap(-1, _SHARED, tagname=name), None
     if hasattr(os, "memfd_create"):
@@ -334,23 +338,28 @@ def _new_memory(name: str) -> tuple[mmap.mmap, int | None]:
 
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, _SHARED)
-    return mmap.mmap(fd, _SHARED), fd
+    try:
+        os.ftruncate(fd, _SHARED)
+        return mmap.mmap(fd, _SHARED), fd
+    except OSError:
+        os.close(fd)
+        return None, None
 
 
 # In the worker
 
 
-def serve(memory: int | str) -> NoReturn:
+def serve(memory: int | str | None) -> NoReturn:
     """Answers requests on stdin until the parent closes it, or dies; the first one sets limits."""
     if sys.platform == "linux":
         import ctypes
 
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    shared = None
     if sys.platform == "win32":
         shared = mmap.mmap(-1, _SHARED, tagname=str(memory))
-    else:
+    elif memory is not None:
         shared = mmap.mmap(int(memory), _SHARED)
     channel = _Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), shared)
     # What a decoder prints must not get between the answers.
@@ -359,7 +368,8 @@ def serve(memory: int | str) -> NoReturn:
     requests = SimpleQueue[list[bytearray]]()
     threading.Thread(target=_take_in, args=(channel, requests), daemon=True).start()
     for name in _PRELOADED:
-        importlib.import_module(name)
+        importlib.import_module(f"resnest_cli.{name}")
+    importlib.import_module("PIL.JpegImagePlugin")
     with suppress(BrokenPipeError):
         time_limit, memory_limit = pickle.loads(requests.get()[0])
         _limit_memory(memory_limit)

@@ -26,6 +26,7 @@ from resnest_cli.errors import ErrorKind, UsageError
 from resnest_cli.files import reading
 from resnest_cli.images import folders
 from resnest_cli.net import without_login
+from resnest_cli.options import RunOptions
 from resnest_cli.paths import is_file_url, local_path
 
 if TYPE_CHECKING:
@@ -99,6 +100,17 @@ def iter_sources(
     stream = stdin or getattr(sys.stdin, "buffer", None)
     reader = _Reader(recursive, stats or SourceStats(), stream)
     return reader.sources(inputs, from_file, null_separated)
+
+
+def listed(options: RunOptions, stats: SourceStats) -> Iterator[Source]:
+    """The images that the options name, in order; see `iter_sources`."""
+    return iter_sources(
+        options.inputs,
+        recursive=options.recursive,
+        from_file=options.from_file,
+        null_separated=options.null_separated,
+        stats=stats,
+    )
 
 
 @dataclass(slots=True)

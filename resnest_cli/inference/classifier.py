@@ -1,21 +1,24 @@
 """From inputs to records: decode, preprocess, run the engine, rank. The command is built on it."""
 
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Union, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Union, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.batches import Photo as Found
-from resnest_cli.images.batches import Preparation, Prepared, groups, prepared
+from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, groups, prepared, timed
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
+    Engine,
     Output,
     TorchOptions,
     check_device_name,
@@ -30,31 +33,30 @@ from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, MAX_PIXELS, Amp, CropMode, EngineName, Interpolation
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.run import Stopwatch
+    from PIL import Image
+
+    from resnest_cli.images.pool import Decoders
 
 Float32 = NDArray[np.float32]
-Photo = Union[str, "os.PathLike[str]", bytes, Image.Image, NDArray[np.uint8]]  # of the library
-Prepare = Callable[[int, Source], Float32]
+Photo = Union[str, "os.PathLike[str]", bytes, "Image.Image", NDArray[np.uint8]]  # of the library
 
 # ONNX Runtime on two cores, resnest50d, ms per photo in batches of 1, 2, 4, 8, 16 and 32: 45, 42,
 # 40, 40, 41 and 43; memory grows with the batch.
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
 
-_SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
-
 
 class Reading(TypedDict, total=False):
     """How sources are read, in batches of `batch_size` while the network runs on others.
 
-    `workers` threads decode; `prepare` replaces `Classifier.prepare`, and is given each source's
-    index, counted from `first`.
+    `workers` threads decode, or wait for `decoders` where there are such: with as many workers. A
+    `stopwatch` times all steps. Where a GPU decodes, threads of this process do, as they must.
     """
 
     batch_size: int
     workers: int
-    first: int
-    prepare: Prepare | None
+    decoders: "Decoders | None"
+    stopwatch: Stopwatch | None
 
 
 class Classifier:
@@ -84,6 +86,8 @@ class Classifier:
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.
         trust_onnx: run an .onnx that is not made as `resnest export` makes them.
+        background: for programs: get the engine ready while the first photo is decoded, and run it
+            in a thread of its own, so that a signal need not wait for a batch.
 
     Raises:
         ResnestError: the model, its weights, its labels or the device cannot be had.
@@ -112,6 +116,7 @@ class Classifier:
         access: Access | None = None,
         ready_for: Output = "logits",
         trust_onnx: bool = False,
+        background: bool = False,
     ) -> None:
         special: TorchOptions = {"amp": amp, "compiled": compiled, "graphs": graphs}
         check_device_name(device)  # before weights are fetched
@@ -135,9 +140,13 @@ class Classifier:
             ready_for = "features"  # whatever asks for more raises that there is no classifier
         grey = self._takes_grey(gpu_decode)
         sized = replace(self.model, preprocessing=self.preprocessing)
-        self.engine = create_engine(sized, device, engine, self.notify, ready_for, **special)
+        how = sized, device, engine, self.notify, ready_for
+        self._create_engine = partial(create_engine, *how, **special)
+        self._thread = ThreadPoolExecutor(1) if background else None
         if self.model.exported:
             self._feed_what_it_takes(img_size)
+        elif gpu_decode or not background:
+            _ = self.engine
         fed = self.preprocessing, crop_mode or self.model.crop_mode, exif
         self.preparation: Preparation
         if not gpu_decode:
@@ -172,6 +181,11 @@ class Classifier:
             "names."
         )
         self.preprocessing = replace(self.preprocessing, size=side)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the network."""
+        return self._create_engine()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -208,12 +222,12 @@ class Classifier:
         """
         if topk < 1 or not 0 <= threshold <= 1:
             raise ValueError(f"bad topk {topk} or threshold {threshold}")
-        if isinstance(photos, _SINGLE):
+        if _is_one(photos):
             record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
             if record.error is not None:
                 raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             return record
-        answers = self.records(_as_sources(photos), topk=topk, threshold=threshold)
+        answers = self.records(_as_sources(_several(photos)), topk=topk, threshold=threshold)
         return list(answers) if isinstance(photos, list | tuple) else answers
 
     def logits(self, photos: Photo | Iterable[Photo]) -> Float32:
@@ -294,25 +308,22 @@ class Classifier:
                 yield ImageError(error, kind=item.kind or "other") if item.error else next(found)
 
     def feature_groups(
-        self,
-        sources: Iterable[Source],
-        extraction: Extraction,
-        *,
-        stopwatch: "Stopwatch | None" = None,
-        **reading: Unpack[Reading],
+        self, sources: Iterable[Source], extraction: Extraction, **reading: Unpack[Reading]
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error. A `stopwatch` times the network.
+        A photo whose row is not finite becomes one with an error.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
-        running = stopwatch.running if stopwatch else lambda _: nullcontext()
-        for group in self._groups(sources, **reading):
+        stopwatch = reading["stopwatch"] = reading.get("stopwatch") or Stopwatch()
+        found = self._groups(sources, **reading)
+        engine = self.engine  # it gets ready while the first photo is decoded
+        for group in found:
             arrays = [item.photo for item in group if item.photo is not None]
             rows = np.empty((0, *shape), extraction.dtype)
             if arrays:
-                with running("network"):
-                    out = self.engine.output(np.stack(arrays), extraction.output)
+                with stopwatch.running("network"):
+                    out = self._run(engine.output, np.stack(arrays), extraction.output)
                     rows = extraction.rows(out, self.model.temperature)
                 assert rows.shape == (len(arrays), *shape)
                 group, rows = finite(group, rows, out)  # noqa: PLW2901
@@ -346,21 +357,19 @@ class Classifier:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
         self.model.need_classifier()
         name, temperature = self.model.name, self.model.temperature
-        for read in self._groups(sources, **reading):
+        found = self._groups(sources, **reading)
+        _ = self.engine  # it gets ready while the first photo is decoded
+        for read in found:
             group, logits = self._logits(read)
             ranked = rank(logits, self.class_names, topk, temperature) if len(logits) else []
-            found = iter(zip(ranked, logits, strict=True))
+            answers = iter(zip(ranked, logits, strict=True))
             for item in group:
                 if item.error is not None:
                     kind = item.kind or "other"
                     yield Record(item.source.name, name, error=item.error, kind=kind), None
                 else:
-                    predictions, row = next(found)
+                    predictions, row = next(answers)
                     yield Record(item.source.name, name, predictions=predictions), row
-
-    def prepare(self, _index: int, source: Source) -> Float32:
-        """Reads and preprocesses one source: float32 (3, size, size), or raises ImageError."""
-        return self.preparation(self.read(source))
 
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
@@ -370,9 +379,15 @@ class Classifier:
             return fetch_photo(source.url, offline=self._offline)
         if source.image is not None:
             return source.image
-        found = source.path if source.path is not None else source.data
-        assert found is not None
-        return found
+        if source.path is None:
+            assert source.data is not None
+            return source.data
+        if source.path.startswith(("/dev/", "/proc/")):  # may be another file in a decoder
+            from resnest_cli.images.decode import read_file
+
+            found = read_file(source.path)
+            return found if isinstance(found, bytes) else Path(found).read_bytes()
+        return source.path
 
     def _groups(
         self,
@@ -380,18 +395,40 @@ class Classifier:
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         workers: int = DEFAULT_WORKERS,
-        first: int = 0,
-        prepare: Prepare | None = None,
+        decoders: "Decoders | None" = None,
+        stopwatch: Stopwatch | None = None,
     ) -> Iterator[list[Prepared]]:
-        """The sources, read and prepared, in batches; see `Reading`."""
+        """The sources, read and prepared, in batches; the first one is begun at once."""
         # One batch waits ready while the network runs on another and a third is decoded.
         ahead = 2 * batch_size + workers
-        prepare = prepare or self.prepare
-        items = prepared(sources, prepare, workers=workers, ahead=ahead, first=first)
-        for group in groups(items, batch_size):
+        elsewhere = None if self.preparation.on_gpu else decoders
+        prepare = partial(self.prepare, decoders=elsewhere, stopwatch=stopwatch)
+        return self._noting(
+            groups(prepared(sources, prepare, workers=workers, ahead=ahead), batch_size)
+        )
+
+    def _noting(self, found: Iterator[list[Prepared]]) -> Iterator[list[Prepared]]:
+        for group in found:
             for item in group:
                 self.note(item.source, item.note)
             yield group
+
+    def prepare(
+        self, source: Source, *, decoders: "Decoders | None" = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> Float32:  # fmt: skip
+        """Reads and preprocesses one source: float32 (3, size, size), or raises ImageError."""
+        start = time.perf_counter()
+        photo = self.read(source)
+        fetched = time.perf_counter() - start
+        if decoders is not None and isinstance(photo, str | bytes):
+            array, reading, decoding = decoders.run(timed, self.preparation, photo)
+        else:
+            array, reading, decoding = timed(self.preparation, photo)
+        if stopwatch is not None:
+            stopwatch.add("read", fetched + reading)
+            stopwatch.add("decode", decoding)
+        return array
 
     def note(self, source: Source, text: str | None) -> None:
         """Notifies of a remark about a photo that could be read; of the first one only."""
@@ -399,15 +436,20 @@ class Classifier:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
 
+    def _run(self, function: Callable[..., Float32], *arguments: Any) -> Float32:
+        if self._thread is None:
+            return function(*arguments)
+        return self._thread.submit(function, *arguments).result()
+
     def _logits(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
         """The group with an error where logits are not finite, and the others' logits, in order."""
         arrays = [item.photo for item in group if item.photo is not None]
         if not arrays:
             return group, np.empty((0, self.model.num_classes), np.float32)
         batch = np.stack(arrays)
-        logits = self.engine.logits(batch)
+        logits = self._run(self.engine.logits, batch)
         if self._tta:
-            mirrored = self.engine.logits(np.ascontiguousarray(batch[..., ::-1]))
+            mirrored = self._run(self.engine.logits, np.ascontiguousarray(batch[..., ::-1]))
             with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
                 logits = (logits + mirrored) / np.float32(2)
         return finite(group, logits, logits)
@@ -432,7 +474,17 @@ def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
 
 
 def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:
-    return [photos] if isinstance(photos, _SINGLE) else photos
+    return [photos] if _is_one(photos) else cast("Iterable[Photo]", photos)
+
+
+def _is_one(photos: Photo | Iterable[Photo]) -> TypeGuard[Photo]:
+    return isinstance(photos, str | os.PathLike | bytes | np.ndarray) or _is_image(photos)
+
+
+def _is_image(photo: object) -> "TypeGuard[Image.Image]":
+    """Whether it is one of Pillow's, which then has been imported."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(photo, pillow.Image)
 
 
 _NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"
@@ -450,12 +502,14 @@ def as_source(photo: Photo, index: int = 0) -> Source:
         return from_name(os.fspath(photo))
     if isinstance(photo, bytes):
         return Source(f"photo {index}", data=photo)
-    if isinstance(photo, Image.Image):
+    if _is_image(photo):
         return Source(getattr(photo, "filename", "") or f"photo {index}", image=photo)
     if isinstance(photo, np.ndarray):
         grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
         if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
             error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
             return Source(f"photo {index}", error=error, kind="not an image")
+        from PIL import Image
+
         return Source(f"photo {index}", image=Image.fromarray(photo))
     raise TypeError(_NO_PHOTO.format(type(photo)))

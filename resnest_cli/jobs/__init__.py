@@ -7,8 +7,8 @@
     parts.py        the folder of parts beside an output, and what is there under its name
     assemble.py     parts, or the outputs of all shards -> the files of an output
     predict.py      `predict` on this machine: records as they come
-    ray.py          a run on Ray Data: begun, missing parts, summary
-    ray_cluster.py  connecting, how many workers fit, parts streamed through them
+    ray.py          a run on Ray: begun, missing parts, summary
+    ray_cluster.py  connecting, how many workers fit, parts passed through them
     ray_worker.py   what runs in Ray's processes: the photos of a part read, and its rows computed
     ray_output.py   the folder of an output on any file system: manifest, listing, whole parts
     inputs.py       the inputs of Ray: addresses, manifests, tar shards, and the bytes of each

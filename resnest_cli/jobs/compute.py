@@ -4,29 +4,30 @@ The road of both runners. Batches are formed inside a part, which holds whole on
 of the list; photos of the next part are decoded while the network runs on this one.
 """
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from resnest_cli.images.batches import Float32, Prepared
-from resnest_cli.images.decode import read_file
-from resnest_cli.images.pool import Decoders
+from resnest_cli.images.batches import Prepared, Stopwatch
 from resnest_cli.images.sources import Source
+from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
-from resnest_cli.inference.run import Stopwatch
-from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, without
+from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, identity, without
 from resnest_cli.jobs.listing import Input
+from resnest_cli.jobs.predict import decoders
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inference.classifier import Classifier, Reading
 
 Result = Item | Record  # what one input gives
 
 
 class Computer:
-    """A classifier at work for a job; a context manager, as its decoders may be processes.
+    """A classifier at work for a job, with decoders in processes of their own; a context manager.
 
     `source` gives what there is to decode of an input. `stopwatch` has the seconds by step.
     """
@@ -36,35 +37,13 @@ class Computer:
     ) -> None:
         self._job, self._classifier, self._source = job, classifier, source
         self.stopwatch = Stopwatch()
-        options, preparation = job.options, classifier.preparation
-        self._reading: dict[str, Any] = {
-            "batch_size": options.batch_size,
-            "workers": options.workers,
-            "prepare": self._prepare,
-        }
-        self._decoders = Decoders(
-            options.workers,
-            time_limit=options.time_limit,
-            max_pixels=preparation.portable.max_pixels,
-        )
+        self._decoders = decoders(job.options, job.model)
 
-    def __enter__(self) -> "Computer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._decoders.close()
-
-    def _prepare(self, _index: int, source: Source) -> Float32:
-        """Reads and preprocesses one source; a GPU's decoder is no process of its own."""
-        with self.stopwatch.running("read"):
-            photo = self._classifier.read(source)
-            if isinstance(photo, str):
-                photo = read_file(photo)
-        with self.stopwatch.running("decode"):
-            preparation = self._classifier.preparation
-            if preparation.on_gpu:
-                return preparation(photo)
-            return self._decoders.run(preparation.portable, photo)
 
     def batches(
         self, parts: Iterable[tuple[int, Sequence[Input]]]
@@ -85,17 +64,21 @@ class Computer:
             yield part[0], results
 
     def _results(self, sources: Iterator[Source]) -> Iterator[list[Result]]:
-        wanted = self._job.wanted
+        wanted, options = self._job.wanted, self._job.options
+        reading: Reading = {
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "decoders": self._decoders,
+            "stopwatch": self.stopwatch,
+        }
         if isinstance(wanted, Ranking):
             how = without(asdict(wanted), "tta")
-            found = self._classifier.records(sources, **how, **self._reading)
+            found = self._classifier.records(sources, **how, **reading)
             records = (replace(record, model=self._job.name) for record in found)
-            while batch := list(islice(records, self._job.options.batch_size)):
+            while batch := list(islice(records, options.batch_size)):
                 yield [*batch]
             return
-        for group, rows in self._classifier.feature_groups(
-            sources, wanted, stopwatch=self.stopwatch, **self._reading
-        ):
+        for group, rows in self._classifier.feature_groups(sources, wanted, **reading):
             yield [*entries_of(group, rows)]
 
 
@@ -110,3 +93,24 @@ def entries_of(group: list[Prepared], rows: Any) -> Iterator[Item]:
 def failures_in(results: Iterable[Result]) -> dict[str, int]:
     """Failures by kind."""
     return failures_of((result.error, result.kind) for result in results)
+
+
+def described(job: Job, classifier: "Classifier") -> dict[str, Any]:
+    """All that decides the rows of a folder beside the inputs; plain data, as JSON holds it.
+
+    As of a file, but for the kind of processor: nodes differ, and with them the last bits.
+    """
+    ranking = job.wanted if isinstance(job.wanted, Ranking) else None
+    wanted = Extraction() if isinstance(job.wanted, Ranking) else job.wanted
+    if ranking is not None:
+        classifier.model.need_classifier()
+    found = identity(classifier, job.options.batch_size, wanted, job.format, job.shard)
+    found = without(found, "shard")
+    found["engine"] = without(found["engine"], "device")
+    if ranking is not None:
+        names = json.dumps(classifier.class_names).encode()
+        del found["extraction"]
+        found["class_names_sha256"] = hashlib.sha256(names).hexdigest()
+        found["ranking"] = asdict(ranking)
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain

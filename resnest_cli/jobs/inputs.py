@@ -9,11 +9,17 @@ manifest holds is a photo or a shard, taken literally; only a folder on this mac
 import io
 import os
 import tarfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError
 from resnest_cli.images import folders
@@ -30,6 +36,8 @@ _BLOCK = 4 * 2**20
 _TRUNCATED = "is a tar shard that is truncated or damaged: more photos may have been in it"
 _OPEN = 16  # shards
 _MOST = 2**30  # bytes of a photo; decoding refuses more
+_PHOTOS = 16  # remote ones that are read at once
+HELD = 96 * 2**20  # bytes of a part's photos; what is beyond is left for the worker to read
 
 
 Looked = tuple[list[Input], int]  # the photos of a shard, and how many other files it has
@@ -268,3 +276,73 @@ def _checked(size: int) -> int:
         text = f"is larger than a photo can be ({size / 1e9:.1f} GB)"
         raise ImageError(text, kind="too large")
     return size
+
+
+@dataclass(frozen=True, slots=True)
+class PartPhotos:
+    """The inputs of a part, each with its bytes or its error, and the seconds of reading them.
+
+    None is left for the worker to read when it comes to it. Bytes are arrays uint8: Ray's processes
+    share these, and copy none before its turn.
+    """
+
+    inputs: list[Input]
+    contents: list[NDArray[Any] | ImageError | None]
+    seconds: float = 0.0
+
+    def sources(self, *, offline: bool) -> Iterator[Source]:
+        """What there is to decode, one at a time."""
+        shards = OpenShards()
+        for item, content in zip(self.inputs, self.contents, strict=True):
+            if content is None and item.kind == "file" and item.is_local:
+                yield Source(item.name, path=item.where)  # read by what decodes it
+                continue
+            found: Any = content
+            if content is None:
+                found = _attempted(partial(fetched, item, offline=offline, shards=shards))
+            if isinstance(found, ImageError):
+                yield Source(item.name, error=str(found), kind=found.kind)
+            else:
+                yield Source(item.name, data=bytes(found))
+
+
+def part_photos(inputs: list[Input], *, offline: bool, alone: bool = False) -> PartPhotos:
+    """Reads the photos of a part, up to `HELD` bytes, so that Ray's object store can bear them.
+
+    The files of this machine are left where it is the only one (`alone`): their way through the
+    store gains nothing.
+    """
+    begun, held = time.monotonic(), 0
+    photos = PartPhotos(inputs, [])
+    for item, get in _ahead(inputs, offline):
+        found: Any = None
+        if held <= HELD and not (alone and item.is_local):
+            found = _attempted(get)
+        if isinstance(found, bytes):
+            held += len(found)
+            found = np.frombuffer(found, np.uint8)
+        large = isinstance(found, str)  # the path of a file that is not held
+        photos.contents.append(None if large else found)
+    return replace(photos, seconds=time.monotonic() - begun)
+
+
+def _attempted(get: Callable[[], bytes | str]) -> bytes | str | ImageError:
+    try:
+        return get()
+    except ImageError as error:
+        return error
+
+
+def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
+    """Each input with what gives its bytes; remote ones are fetched before they are asked for."""
+    get = partial(fetched, offline=offline, shards=OpenShards())
+    if all(item.is_error or item.is_local for item in inputs):
+        for item in inputs:
+            yield item, partial(get, item)
+        return
+    with ThreadPoolExecutor(_PHOTOS) as pool:
+        for begin in range(0, len(inputs), _PHOTOS):
+            group = inputs[begin : begin + _PHOTOS]
+            waiting = [pool.submit(get, item) for item in group]
+            for item, future in zip(group, waiting, strict=True):
+                yield item, future.result

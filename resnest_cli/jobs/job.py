@@ -185,7 +185,8 @@ def refused(what: object, *, unfinished: bool, done: str = "") -> UsageError:
 
 _OPTIONS = {
     "pool", "stage", "head", "dtype", "normalize", "batch_size", "crop_pct", "interpolation",
-    "crop_mode", "exif", "fast_decode", "gpu_decode", "shard",
+    "crop_mode", "exif", "fast_decode", "gpu_decode", "shard", "topk", "threshold", "reject_below",
+    "tta",
 }  # fmt: skip
 _NAMES = {
     "weights_sha256": "weights",

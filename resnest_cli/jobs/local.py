@@ -72,15 +72,20 @@ class LocalRunner:
     def prepare(self, job: Job, manifest: Manifest | None) -> tuple[Job, dict[str, Any]]:
         """Loads the model."""
         del manifest
-        wanted = Extraction() if isinstance(job.wanted, Ranking) else job.wanted
         if self._classifier is None:
             self._classifier = load(job)
+        wanted = job.wanted
         if job.options.batch_size == AUTO:
-            from resnest_cli.inference.run import batch_size_for
+            from resnest_cli.inference.batch_size import batch_size_for
 
-            size = batch_size_for(self._classifier, wanted.output, AUTO)
+            result = "logits" if isinstance(wanted, Ranking) else wanted.output
+            size = batch_size_for(self._classifier, result, AUTO)
             job = replace(job, options=replace(job.options, batch_size=size))
         self._job = job
+        if isinstance(wanted, Ranking):
+            from resnest_cli.jobs.compute import described
+
+            return job, described(job, self._classifier)
         found = identity(self._classifier, job.options.batch_size, wanted, job.format, job.shard)
         if wanted.head:
             found["class_names"] = list(self._classifier.class_names)

@@ -136,22 +136,21 @@ def run(
         StoppedError: a signal came; whole parts are kept.
         ResnestError: whatever else prevents it; whole parts are kept.
     """
-    # What connects may set handlers of its own: ours are set again behind it.
-    with target.locked(), PatientStop(), runner.opened(), PatientStop() as stopping:
+    with target.locked(), PatientStop():
         before = target.look(resume=resume or retry, overwrite=overwrite)
         job = as_begun(job, before.identity if before else None)
-        job, identity = runner.prepare(job, before)
-        if before is None:
-            manifest = begun(job, identity, target, runner)
-        else:
-            manifest = before
-            if not manifest.part_size:
-                manifest = replace(manifest, part_size=runner.cut(iter(()))[1])
-            check(job, identity, manifest, target, runner)
-            if retry:
-                listed = listing(job, runner, Chain(), SourceStats())
-                manifest = target.retry(manifest, identity, listed)
-        return carried_on(manifest, target, runner, progress, stopping)
+        # What connects may set handlers of its own: ours are set again behind it.
+        with runner.opened(), PatientStop() as stopping:
+            job, identity = runner.prepare(job, before)
+            manifest = begun(job, identity, target, runner) if before is None else before
+            if before is not None:
+                if not manifest.part_size:
+                    manifest = replace(manifest, part_size=runner.cut(iter(()))[1])
+                check(job, identity, manifest, target, runner)
+                if retry:
+                    listed = listing(job, runner, Chain(), SourceStats())
+                    manifest = target.retry(manifest, identity, listed)
+            return carried_on(manifest, target, runner, progress, stopping)
 
 
 def listing(job: Job, runner: Runner, chain: Chain, stats: SourceStats) -> Iterator[Input]:

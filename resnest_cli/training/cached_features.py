@@ -112,7 +112,7 @@ class Extractor:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
 
-        def prepare(_: int, source: Source) -> Float32:
+        def prepare(source: Source) -> Float32:
             with limits_apart(source.name):
                 return preparation(source.path or "")
 

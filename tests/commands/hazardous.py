@@ -1,4 +1,4 @@
-"""A decoder with bugs, for tests: names that hold "crash" crash it, "hang" hangs it."""
+"""A decoder with bugs, for tests: files that end in CRASH crash it, HANG hangs it."""
 
 import ctypes
 import faulthandler
@@ -13,10 +13,11 @@ class HazardousPreparation(Preparation):
     """Does to photos what bugs in C code do."""
 
     def decoded(self, photo):
-        if isinstance(photo, str) and "crash" in photo:
+        data = Path(photo).read_bytes() if isinstance(photo, str) else photo
+        if data.endswith(b"CRASH"):
             faulthandler.disable()
             ctypes.string_at(0)
-        if isinstance(photo, str) and "hang" in photo:
+        if data.endswith(b"HANG"):
             time.sleep(1000)
         return super().decoded(photo)
 

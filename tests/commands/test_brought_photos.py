@@ -2,7 +2,6 @@
 
 import json
 import os
-from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from PIL import Image
 
 from resnest_cli import Classifier
 from resnest_cli.errors import ImageError
-from resnest_cli.images import memory_for, usual_limit
-from resnest_cli.images.isolation import MEMORY_LIMIT
+from resnest_cli.images import usual_limit
 from resnest_cli.net import Access
 from resnest_cli.options import MAX_PIXELS
 from tests.conftest import Cli, make_photo
@@ -28,7 +26,7 @@ def dark(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("options", [[], ["--isolate"], ["--batch-size", "1", "-j", "3"]])
+@pytest.mark.parametrize("options", [[], ["--batch-size", "1", "-j", "3"]])
 def test_a_dark_photo_is_said_once(
     cli: Cli, tiny_checkpoint: Path, dark: list[Path], options: list[str]
 ) -> None:
@@ -71,12 +69,11 @@ def large(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("isolate", [[], ["--isolate"]])
 @pytest.mark.parametrize("command", ["predict", "features", "explain"])
 def test_the_largest_photo_is_an_option(
-    cli: Cli, tiny_checkpoint: Path, large: Path, tmp_path: Path, command: str, isolate: list[str]
+    cli: Cli, tiny_checkpoint: Path, large: Path, tmp_path: Path, command: str
 ) -> None:
-    common = [command, large / "a", "-m", tiny_checkpoint, "--offline", *isolate]
+    common = [command, large / "a", "-m", tiny_checkpoint, "--offline"]
     if command == "features":
         common += ["-o", tmp_path / "f.npy", "--overwrite"]
     refused = cli(*common, "--max-pixels", "4799")
@@ -107,26 +104,6 @@ def test_the_library_and_the_environment_take_it_too(
     assert usual_limit() == MAX_PIXELS
     monkeypatch.setenv("RESNEST_MAX_PIXELS", "4799")
     assert usual_limit() == 4799
-
-
-def test_isolated_decoders_get_the_memory_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from resnest_cli.images import isolation
-    from resnest_cli.inference.run import guarded
-    from resnest_cli.options import RunOptions
-    from resnest_cli.supervise import Start
-
-    limits: list[int] = []
-
-    def decoder(*_: object, memory_limit: int, **__: object) -> nullcontext[None]:
-        limits.append(memory_limit)
-        return nullcontext()
-
-    monkeypatch.setattr(isolation, "IsolatedDecoder", decoder)
-    options = RunOptions((), isolate=True)
-    for pixels in (100, 10**9):
-        with ExitStack() as stack:
-            guarded(str, str, str, options, Start(), stack, pixels)
-    assert limits == [MEMORY_LIMIT, memory_for(10**9)]
 
 
 def test_an_address_of_a_file(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:

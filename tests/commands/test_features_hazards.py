@@ -26,15 +26,11 @@ import os, sys
 os.environ["SLOW"] = "{slow}"
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", "features", *{arguments!r}]
-from resnest_cli.jobs import local, predict
+from resnest_cli.jobs import local
 local.MOST_INPUTS = 4
-original = predict.classifier
-def classifier(*arguments, **options):
-    import resnest_cli.inference.classifier as module
-    from tests.commands.hazardous import HazardousContent
-    module.Preparation = HazardousContent
-    return original(*arguments, **options)
-predict.classifier = classifier
+import resnest_cli.inference.classifier as module
+from tests.commands.hazardous import HazardousContent
+module.Preparation = HazardousContent
 {more}
 from resnest_cli.__main__ import main
 main()

@@ -9,24 +9,17 @@ import pytest
 
 from tests.conftest import Cli, make_photo
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="supervision needs fork")
 ROOT = Path(__file__).parents[2]
 
-# What decodes is replaced when the work begins, in the child: nothing heavy before the fork.
 PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 sys.argv = ["resnest", *{arguments!r}]
 from resnest_cli import options
-from resnest_cli.jobs import predict
 options.DECODING_LIMIT = 1.5
-original = predict.ready
-def ready():
-    original()
-    import resnest_cli.inference.classifier as classifier
-    from tests.commands.hazardous import HazardousPreparation
-    classifier.Preparation = HazardousPreparation
-predict.ready = ready
+import resnest_cli.inference.classifier as classifier
+from tests.commands.hazardous import HazardousPreparation
+classifier.Preparation = HazardousPreparation
 from resnest_cli.__main__ import main
 main()
 """
@@ -35,7 +28,11 @@ main()
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     names = ["0", "1", "crash-a", "3", "4", "hang", "6", "7", "crash-b", "9", "10", "11"]
-    return [make_photo(tmp_path / f"{name}.png", seed=i) for i, name in enumerate(names)]
+    paths = [make_photo(tmp_path / f"{name}.png", seed=i) for i, name in enumerate(names)]
+    for path in paths:
+        hazard = "" if path.stem.isdigit() else path.stem.partition("-")[0].upper()
+        path.write_bytes(path.read_bytes() + hazard.encode())
+    return paths
 
 
 def predict(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, list[dict], str]:
@@ -61,7 +58,7 @@ def check(photos: list[Path], code: int, records: list[dict], err: str) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("options", [[], ["--isolate"], ["-j", "4", "-b", "3"], ["-j", "0"]])
+@pytest.mark.parametrize("options", [[], ["-j", "4", "-b", "3"], ["-j", "0"]])
 def test_one_record_each_whatever_happens(
     cli: Cli, tiny_checkpoint: Path, photos: list[Path], options: list[str]
 ) -> None:
@@ -75,9 +72,7 @@ def test_one_record_each_whatever_happens(
         assert [p["index"] for p in one] == [p["index"] for p in two]
 
 
-def test_a_list_on_stdin_is_read_on_after_a_crash(
-    tiny_checkpoint: Path, photos: list[Path]
-) -> None:
+def test_a_list_on_stdin_with_hazards(tiny_checkpoint: Path, photos: list[Path]) -> None:
     listed = "".join(f"{path}\n" for path in photos).encode()
     arguments = ("--from-file", "-", "-m", tiny_checkpoint, "--format", "jsonl", "-b", "2")
     check(photos, *predict("predict", *arguments, stdin=listed))

@@ -39,7 +39,7 @@ def test_every_error_has_a_kind_that_its_copies_keep(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no photo")
     texts = [str(tmp_path / name) for name in ("text.jpg", "none.jpg", "*.gif")]
     found = prepared(
-        iter_sources(texts), lambda _, s: np.asarray(decode(str(s.path))), workers=0, ahead=1
+        iter_sources(texts), lambda s: np.asarray(decode(str(s.path))), workers=0, ahead=1
     )
     assert [item.kind for item in found] == ["not an image", "missing", "matched nothing"]
     assert ImageError("in other words").kind == "other"

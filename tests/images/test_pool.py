@@ -1,5 +1,6 @@
 """A crash, a hang or a glutton costs its own photo, and only that one."""
 
+import errno
 import io
 import os
 import signal
@@ -62,6 +63,19 @@ def test_small_and_large_requests_and_results(decoders: Decoders, size: int) -> 
     array = np.frombuffer(data, np.uint8)
     assert np.array_equal(decoders.run(hazards.same, array), array)
     assert np.array_equal(decoders.run(hazards.same, [array[::2], array[1:]])[0], array[::2])
+
+
+@LINUX
+def test_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where `ulimit -f` allows no file of its size."""
+
+    def refused(*_: int) -> None:
+        raise OSError(errno.EFBIG, "too large")
+
+    monkeypatch.setattr(os, "ftruncate", refused)
+    with Decoders() as decoders:
+        assert decoders.run(hazards.same, bytes(10**6)) == bytes(10**6)
+        assert decoders.run(hazards.same, np.arange(10**5)).sum() == sum(range(10**5))
 
 
 @POSIX
@@ -325,7 +339,7 @@ def test_time_in_which_we_were_stopped_does_not_count(seconds: float, outcome: b
 def test_worker_does_not_import_torch_or_the_command() -> None:
     code = (
         "import sys; from resnest_cli.images import pool; from importlib import import_module\n"
-        "for name in pool._PRELOADED: import_module(name)\n"
+        "for name in pool._PRELOADED: import_module(f'resnest_cli.{name}')\n"
         "print(*sys.modules)"
     )
     modules = subprocess.run(

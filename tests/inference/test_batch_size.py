@@ -4,8 +4,8 @@ import pytest
 
 from resnest_cli import Classifier
 from resnest_cli.errors import EngineError, UsageError
-from resnest_cli.inference import run
-from resnest_cli.inference.run import batch_size_for, best, measured_rates
+from resnest_cli.inference import batch_size
+from resnest_cli.inference.batch_size import batch_size_for, best, measured_rates
 from resnest_cli.net import Access
 from resnest_cli.options import AUTO
 
@@ -16,7 +16,7 @@ class Device:
     def __init__(self, room: int, seconds: dict[int, float], monkeypatch: pytest.MonkeyPatch):
         self.room, self.seconds, self.now = room, seconds, 0.0
         self.ran: list[int] = []
-        monkeypatch.setattr(run.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(batch_size.time, "perf_counter", lambda: self.now)
 
     def run(self, count: int) -> None:
         if count > self.room:

@@ -11,14 +11,15 @@ import pytest
 from tests.conftest import Cli, Published, make_photo
 
 HEAVY = {"torch", "torchvision", "onnx", "requests", "urllib3", "timm", "filelock", "matplotlib"}
-# With what `resnest --help` has no use for either.
-FOR_PREDICT = {"numpy", "PIL", "onnxruntime", "safetensors"}
+# With what `resnest --help` has no use for either; photos are decoded by another process.
+FOR_PREDICT = {"numpy", "onnxruntime", "safetensors"}
+HEAVY |= {"PIL"}
 
 
 def imported(*arguments: str | Path) -> tuple[str, set[str]]:
     """What `resnest ARGUMENTS...` prints, and the top-level packages that it imports.
 
-    Python's own trace counts, since it covers the process that does the work as well.
+    By Python's own trace: of the command's process, not of its decoders, see `test_pool`.
     """
     command = [sys.executable, "-X", "importtime", "-m", "resnest_cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

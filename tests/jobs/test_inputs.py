@@ -277,8 +277,9 @@ def test_of_several_nodes_all_look_into_shards(
     monkeypatch.setattr(ray, "nodes", lambda: {str(n): {"CPU": 2.0} for n in range(count)})
     monkeypatch.setattr(ray, "in_tasks", in_tasks)
     path = shard(tmp_path / "a.tar", a_png=b"photo")
-    job = SimpleNamespace(options=options(path), path_column="path")
-    assert [item.name for item in ray.inputs_of(job, SourceStats())] == [f"{path}/a.png"]
+    job = SimpleNamespace(options=options(path), path_column="path", output="s3://bucket/out")
+    runner = ray.RayRunner(job, None)
+    assert [item.name for item in runner.inputs(SourceStats())] == [f"{path}/a.png"]
     assert begun == ([] if count == 1 else [str(path)])
 
 
