@@ -173,6 +173,12 @@ class LocalInputs:
             else:
                 yield Input(source.name, "file", source.path or "")
 
+    def close(self) -> None:
+        """Lets go of what came on stdin."""
+        if self._stdin is not None:
+            self._stdin.close()
+            self._stdin = None
+
     def source(self, item: Input) -> Source:
         """What there is to decode of an input."""
         if item.kind == "url":

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,6 +60,10 @@ class LocalRunner:
         self._job, self._target = job, target
         self._inputs = LocalInputs(job.options)
         self._classifier: Classifier | None = None
+
+    def close(self) -> None:
+        """Lets go of what came on stdin."""
+        self._inputs.close()
 
     def opened(self) -> AbstractContextManager[None]:
         """There is nothing to connect to."""
@@ -152,10 +156,8 @@ def row_bytes(extraction: Extraction, classifier: "Classifier") -> int:
 
 def inputs_in_time(classifier: "Classifier") -> int:
     """How many inputs a processor computes in the time that a kill may lose."""
-    gmacs = None
-    if gmacs is None:
-        return _UNKNOWN
-    return max(1, int(_SECONDS / (gmacs / _GMACS + _DECODING)))
+    del classifier
+    return _UNKNOWN
 
 
 def run_command(
@@ -182,16 +184,16 @@ def features(
     finished; `prune` drops what is gone.
     """
     target = FileOutput(job)
-    runner = LocalRunner(job, target)
-    if update:
-        return updated(job, target, runner, progress, prune=prune)
-    how = {"resume": resume, "overwrite": overwrite}
-    report = run(job, target, runner, progress, **how, retry=retry)
-    if target.retry_again and report.info["counts"]["failed"]:
-        again = run(job, target, runner, progress, resume=True, overwrite=False, retry=True)
-        again.skipped, again.damaged = report.skipped, report.damaged
-        return again
-    return report
+    with closing(LocalRunner(job, target)) as runner:
+        if update:
+            return updated(job, target, runner, progress, prune=prune)
+        how = {"resume": resume, "overwrite": overwrite}
+        report = run(job, target, runner, progress, **how, retry=retry)
+        if target.retry_again and report.info["counts"]["failed"]:
+            again = run(job, target, runner, progress, resume=True, overwrite=False, retry=True)
+            again.skipped, again.damaged = report.skipped, report.damaged
+            return again
+        return report
 
 
 def updated(

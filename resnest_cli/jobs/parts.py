@@ -185,8 +185,8 @@ class Store:
             raise
         sync_folder(self.folder)
         failures = failures_of((item.error, item.kind) for item in items)
-        sizes = [sum(map(len, content)) for content in contents.values()]
-        part = Part(number, len(items), len(there), *sizes, failures)
+        size, line_size = (sum(map(len, content)) for content in contents.values())
+        part = Part(number, len(items), len(there), size, line_size, failures)
         append(self._index, json.dumps(asdict(part)).encode() + b"\n")
         self.parts[number] = part
         return part

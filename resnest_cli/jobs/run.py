@@ -7,7 +7,7 @@ missing is what has no whole part; so whatever ended an earlier run, the next on
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -75,7 +75,7 @@ class Output(Protocol):
     def names(self, manifest: Manifest) -> Iterator[str]:
         """The names of the inputs that it was begun with, in order."""
 
-    def write_listing(self, inputs: Iterable[Input], part_size: int) -> int:
+    def write_listing(self, inputs: Iterator[Input], part_size: int) -> int:
         """Makes room for a new run and writes its inputs down; returns how many there are."""
 
     def clear(self) -> None:
@@ -99,8 +99,13 @@ class Output(Protocol):
 class Runner(Protocol):
     """Who computes the parts of a job."""
 
-    patient: bool  # a signal is answered in `advance`, not at once
-    passed: tuple[str, ...]  # what may differ from the identity of a finished run
+    @property
+    def patient(self) -> bool:
+        """Whether a signal is answered in `advance`, not at once."""
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """What may differ from the identity of a finished run."""
 
     def opened(self) -> AbstractContextManager[None]:
         """Connects to what computes."""

@@ -26,8 +26,8 @@ from tests.conftest import make_photo
 PROGRAM = """
 import sys
 sys.argv = ["resnest", "features", *sys.argv[1:]]
-from resnest_cli.jobs import parts
-parts.MOST_INPUTS = 64
+from resnest_cli.jobs import local
+local.MOST_INPUTS = 64
 from resnest_cli.__main__ import main
 main()
 """
@@ -47,7 +47,8 @@ def state_of(target: Path) -> str:
     entries = [json.loads(x) for x in index.read_bytes().splitlines()] if index.exists() else []
     if any("published" in entry for entry in entries):
         return "renaming"
-    if any(entry["end"] for entry in entries):
+    state = json.loads((folder / "state.json").read_text())
+    if len(entries) * state["part_size"] >= state["inputs"]:
         return "assembling"
     return "between parts" if entries else "before the first part"
 

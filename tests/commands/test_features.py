@@ -269,13 +269,13 @@ def test_retry_failed_computes_the_failed_rows_only(
     features(folder, "-o", whole, "-b", "4")
     read = []
     from resnest_cli.images import decode
-    from resnest_cli.inference import run as stopwatch
+    from resnest_cli.jobs import compute
 
     def noting(path: str) -> bytes | str:
         read.append(Path(path).name)
         return decode.read_file(path)
 
-    monkeypatch.setattr(stopwatch, "read_file", noting)
+    monkeypatch.setattr(compute, "read_file", noting)
     for out in targets:
         read.clear()
         result = features(folder, "-o", out, "--retry-failed")
@@ -318,7 +318,7 @@ def test_shards_merge_to_the_bytes_of_one_run(
         out = place / "whole.npy"
         merged = cli("merge", *reversed(parts), "-o", out)
         assert merged.code == 0, merged.err
-        for suffix in (".npy", ".csv", ".json"):
+        for suffix in (".npy", ".csv", ".json", ".stat"):
             assert out.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
         assert not list(place.glob("*.parts"))
         assert cli("merge", *parts, "-o", out).code == 0  # is there already
@@ -343,7 +343,7 @@ def test_merge_refuses_what_is_no_whole(features, cli: Cli, folder: Path, tmp_pa
     refused(2, "shard 2/3 is missing", parts[0], parts[2])
     refused(2, "both shard 1/3", parts[0], parts[0], parts[1], parts[2])
     features(folder, "-o", tmp_path / "whole.npy")
-    refused(2, "is no shard", tmp_path / "whole.npy", *parts)
+    refused(2, "is no shard, and", tmp_path / "whole.npy", *parts)
     features(folder, "-o", tmp_path / "wide.npy", "-b", "2", "--shard", "2/3", "--stage", "1")
     refused(2, "--stage", parts[0], tmp_path / "wide.npy", parts[2])
     features(folder / "img1.png", "-o", tmp_path / "short.npy", "-b", "2", "--shard", "2/3")
@@ -384,7 +384,7 @@ def test_what_cannot_end_well_is_told_first(
     assert features("--from-file", listed, "-o", tmp_path / "feats.npy").code == 2
     assert listed.read_text() == str(folder / "img1.png")
     assert not list(tmp_path.glob("feats.npy*"))
-    monkeypatch.setattr("resnest_cli.jobs.parts.find_spec", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.file_output.find_spec", lambda _: None)
     assert "resnest-cli[parquet]" in features(folder, "-o", tmp_path / "f.parquet").err
 
 

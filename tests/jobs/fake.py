@@ -40,7 +40,7 @@ def job_for(
 class FakeClassifier:
     """Forms batches as the real one does; reads nothing."""
 
-    preparation = read = None
+    preparation = SimpleNamespace(portable=SimpleNamespace(max_pixels=1))
     engine = SimpleNamespace(device="cpu")
     class_names = ("cat", "crane", 'a "dog", wet', "crane", *"efgh")
 
@@ -80,11 +80,10 @@ def identity(
 
 
 def run(job: Job, **flags: bool) -> Report:
-    flags = {"resume": False, "overwrite": False, "retry": False} | flags
+    flags = {"resume": False, "overwrite": False} | flags
     with (  # others of this process have a real network
         patch.object(local, "identity", identity),
         patch.object(local, "load", lambda _: FakeClassifier()),
         patch.object(local, "row_bytes", lambda *_: 4 * COLUMNS),
-        patch("resnest_cli.jobs.compute.careful", lambda *_: None),
     ):
         return local.features(job, silent, **flags)
