@@ -26,7 +26,7 @@ fsspec = pytest.importorskip("fsspec")
 
 def options(*inputs: object, from_file: Path | None = None, recursive: bool = True) -> RunOptions:
     listed = str(from_file) if from_file else None
-    return RunOptions(tuple(map(str, inputs)), listed, False, recursive, 8, 1, False, 60.0)
+    return RunOptions(tuple(map(str, inputs)), listed, recursive=recursive)
 
 
 def found(*inputs: object, column: str = "path", **more: object) -> list[Input]:
