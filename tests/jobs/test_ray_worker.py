@@ -41,7 +41,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> Job:
     out = tmp_path / "out"
     given = [Input(path.name, "file", str(path)) for path in photos]
     Folder(str(out), "parquet").write_listing(given, 16)
-    options = RunOptions((), None, False, True, 4, 1, False, 60.0)
+    options = RunOptions(batch_size=4)
     model = ModelOptions(
         str(tiny_checkpoint),
         None,
@@ -153,5 +153,5 @@ def test_what_decides_the_output_is_in_its_identity(job: Job) -> None:
     ]
     found = [base, *(ray.found(j, 1)[0] for j in others)]
     assert len({json.dumps(identity) for identity in found}) == len(others) + 1
-    same = replace(job, options=replace(job.options, workers=0, isolate=True), concurrency=3)
+    same = replace(job, options=replace(job.options, workers=0), concurrency=3)
     assert ray.found(same, 2)[0] == base
