@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from resnest_cli.images.sources import Source
+from resnest_cli.inference.classifier import Classifier
 from tests.conftest import Cli, make_photo
 from tests.server import File, Server
 
@@ -268,14 +270,13 @@ def test_retry_failed_computes_the_failed_rows_only(
     make_photo(folder / "img3b.jpeg", seed=33)
     features(folder, "-o", whole, "-b", "4")
     read = []
-    from resnest_cli.images import decode
-    from resnest_cli.jobs import compute
+    original = Classifier.read
 
-    def noting(path: str) -> bytes | str:
-        read.append(Path(path).name)
-        return decode.read_file(path)
+    def noting(self: Classifier, source: Source) -> object:
+        read.append(Path(source.name).name)
+        return original(self, source)
 
-    monkeypatch.setattr(compute, "read_file", noting)
+    monkeypatch.setattr(Classifier, "read", noting)
     for out in targets:
         read.clear()
         result = features(folder, "-o", out, "--retry-failed")
