@@ -241,7 +241,7 @@ class Report:
     def text(self, times: str, why: str, made: str) -> str:
         """The report for people: `times` of the steps, `why` names where errors stand."""
         counts = self.info["counts"]
-        lines = ["All was finished already."]
+        lines = ["All was finished already."] if self.finished_before else []
         if times:
             speed = self.photos / max(self.elapsed, 1e-9)
             lines = [f"{self.photos:,} photos, {speed:.1f} photos/s; {times}."]

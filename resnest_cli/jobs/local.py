@@ -211,12 +211,15 @@ def updated(
         if before is not None:
             passed = ("class_names", *(("versions",) if before.finished else ()))
             check_same(job.output, *(without(one, *passed) for one in (before.identity, now)))
+            report = None
             if not before.finished:
-                carried_on(before, target, runner, progress, stopping)
+                report = carried_on(before, target, runner, progress, stopping)
                 before = target.look(resume=True, overwrite=False)
             assert before is not None
             manifest = replace(before, part_size=runner.cut(iter(()))[1])
             manifest = target.update(manifest, now, runner.inputs, prune=prune)
+            if manifest.finished and report is not None:  # which has computed something
+                return report
             return carried_on(manifest, target, runner, progress, stopping)
     return run(job, target, runner, progress, resume=True, overwrite=False)
 

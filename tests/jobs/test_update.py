@@ -104,8 +104,10 @@ def test_new_and_changed_photos_are_computed_and_the_others_kept(
     assert "0 new, 0 changed, 1 gone (kept; --prune drops them), 8 kept." in capsys.readouterr().err
     assert nothing.finished_before
     assert (photos.content, photos.computed) == (again, [])
-    photos.run(update=True, prune=True)
+    pruned = photos.run(update=True, prune=True)
     assert "1 gone (dropped), 8 kept." in capsys.readouterr().err
+    assert (pruned.finished_before, pruned.photos) == (False, 0)
+    assert pruned.text("", "feats.csv says", "made").startswith("2 of 8 input(s) could not be")
     del after["b"]
     assert photos.rows == after
     assert photos.run(resume=True).finished_before  # the list is now the one that is named
@@ -331,3 +333,23 @@ def test_columns_of_classes_bear_their_names(tmp_path: Path) -> None:
     del info["class_names"]
     (tmp_path / "npy.json").write_text(json.dumps(info))
     assert fake.run(job["npy"], update=True).info["class_names"]
+
+
+def test_an_update_that_only_goes_on_says_what_it_did(
+    photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_INPUTS", 4)
+    commit = Store.commit
+
+    def fails(self: Store, number: int, items: list) -> object:
+        if number == 1:
+            raise OSError(28, "No space left on device")
+        return commit(self, number, items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", fails)
+        with pytest.raises(ResnestError, match="4 inputs are done and kept in"):
+            photos.run(overwrite=True)
+    report = photos.run(update=True)
+    assert (report.photos, report.finished_before) == (2, False)
+    assert photos.computed == ["e", "f"]
