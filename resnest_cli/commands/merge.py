@@ -7,6 +7,7 @@ from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.errors import UsageError
 from resnest_cli.options import Option
+from resnest_cli.text import count
 
 EPILOG = """Examples:
 
@@ -46,5 +47,5 @@ def merge(
     matrix = matrix_of(info)
     output.message(
         f"{output_}: {matrix.dtype} {matrix.shape} of {matrix.inputs:,} inputs in "
-        f"{len(parts)} parts."
+        f"{count(len(parts), 'part')}."
     )

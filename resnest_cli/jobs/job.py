@@ -1,6 +1,6 @@
-"""What was asked for, what decides an output, what two processes of a run say, and how it ended.
+"""What was asked for, what decides the bytes of an output, and how a run ended.
 
-Most is plain data, which other processes are sent; no numpy.
+Plain data, which other processes are sent; no numpy.
 """
 
 import shlex
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli import __version__, output
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
@@ -26,7 +26,6 @@ from resnest_cli.signals import StoppedError
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
 
-PartFormat = Literal["parquet", "jsonl"]
 DEFAULT_BATCH_SIZE = 8
 
 
@@ -61,23 +60,6 @@ class Job:
     go_on: str = "resnest features --resume"  # the command that goes on after an interruption
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterJob:
-    """Features or classes, as `wanted` says, on Ray; see the options of both commands."""
-
-    output: str
-    options: RunOptions
-    model: ModelOptions
-    wanted: Extraction | Ranking
-    name: str  # of the model, in records
-    format: PartFormat = "parquet"
-    path_column: str = "path"
-    address: str | None = None
-    gpus: float | None = None  # of each worker; None: one where the cluster has any
-    concurrency: int | None = None  # workers; None: as many as fit
-    go_on: str = "resnest features --resume"
-
-
 class Item(NamedTuple):
     """One input: its name, its row's bytes or its error; 16 bytes of `feats.stat`, if known."""
 
@@ -88,10 +70,7 @@ class Item(NamedTuple):
     stat: bytes | None = None
 
 
-J = TypeVar("J", ClusterJob, Job)
-
-
-def as_begun(job: J, identity: dict[str, Any] | None) -> J:
+def as_begun(job: Job, identity: dict[str, Any] | None) -> Job:
     """The job with what was left open (the batch size, `--engine auto`) as it was begun."""
     engine = identity["engine"] if identity else {}
     options, model = job.options, job.model
@@ -262,7 +241,7 @@ class Report:
     def text(self, times: str, why: str, made: str) -> str:
         """The report for people: `times` of the steps, `why` names where errors stand."""
         counts = self.info["counts"]
-        lines = ["All was finished already."]
+        lines = ["All was finished already."] if self.finished_before else []
         if times:
             speed = self.photos / max(self.elapsed, 1e-9)
             lines = [f"{self.photos:,} photos, {speed:.1f} photos/s; {times}."]

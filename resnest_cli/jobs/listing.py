@@ -31,7 +31,7 @@ from resnest_cli.options import RunOptions
 Kind = Literal["file", "url", "member", "stdin", "error"] | ErrorKind
 
 STAT_BYTES = 16  # of an input: its file's size and modification time in ns, int64 little-endian
-_NO_STAT = struct.pack("<qq", -1, -1)
+NO_STAT = struct.pack("<qq", -1, -1)
 _HELD = 2**24  # bytes of stdin that are held in memory; more goes to a temporary file
 _BUFFER = 2**20
 
@@ -213,11 +213,11 @@ class LocalInputs:
 def photo_stat(item: Input) -> bytes:
     """Size and time of the file of an input; -1 where it has none."""
     if item.kind != "file" or is_address(item.where):
-        return _NO_STAT
+        return NO_STAT
     try:
         found = os.stat(item.where)  # noqa: PTH116 - keeps odd bytes
     except (OSError, ValueError):
-        return _NO_STAT
+        return NO_STAT
     return struct.pack("<qq", found.st_size, found.st_mtime_ns)
 
 

@@ -23,6 +23,7 @@ from resnest_cli.jobs.job import (
 )
 from resnest_cli.jobs.listing import Input, LocalInputs
 from resnest_cli.jobs.run import Advance, Manifest, PartInfo, carried_on, run
+from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
 from resnest_cli.progress import Progress
 from resnest_cli.signals import PatientStop
@@ -30,13 +31,13 @@ from resnest_cli.signals import PatientStop
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
 
-# A kill loses what is not committed: at most so many inputs, bytes of rows, and seconds of work on
-# a slow machine, for which a fast one's are estimated.
+# A kill loses what is not committed: at most so many inputs and bytes of rows, and on a CPU so
+# many seconds of work, as estimated: four times as many where it is slow.
 MOST_INPUTS = 1024
 MOST_BYTES = 64 * 2**20
 _SECONDS = 5.0
 _DECODING = 0.02  # seconds for a photo
-_GMACS = 100.0  # of a fast processor in a second
+_GMACS = 100.0  # 10^9 multiply-adds of a processor in a second
 _UNKNOWN = 64  # inputs of a part where the cost of the network is not known
 
 
@@ -156,8 +157,12 @@ def row_bytes(extraction: Extraction, classifier: "Classifier") -> int:
 
 def inputs_in_time(classifier: "Classifier") -> int:
     """How many inputs a processor computes in the time that a kill may lose."""
-    del classifier
-    return _UNKNOWN
+    own = classifier.model.variant
+    published = own if own.gmacs is not None else VARIANTS.get(own.id)  # of other classes
+    if published is None or published.gmacs is None:
+        return _UNKNOWN
+    scale = (classifier.preprocessing.size / published.preprocessing.size) ** 2
+    return max(1, int(_SECONDS / (scale * published.gmacs / _GMACS + _DECODING)))
 
 
 def run_command(
@@ -206,12 +211,15 @@ def updated(
         if before is not None:
             passed = ("class_names", *(("versions",) if before.finished else ()))
             check_same(job.output, *(without(one, *passed) for one in (before.identity, now)))
+            report = None
             if not before.finished:
-                carried_on(before, target, runner, progress, stopping)
+                report = carried_on(before, target, runner, progress, stopping)
                 before = target.look(resume=True, overwrite=False)
             assert before is not None
             manifest = replace(before, part_size=runner.cut(iter(()))[1])
             manifest = target.update(manifest, now, runner.inputs, prune=prune)
+            if manifest.finished and report is not None:  # which has computed something
+                return report
             return carried_on(manifest, target, runner, progress, stopping)
     return run(job, target, runner, progress, resume=True, overwrite=False)
 

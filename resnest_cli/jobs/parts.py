@@ -219,14 +219,12 @@ class Store:
                 lost.append(self.parts.pop(part.number))
         if lost:
             (self.folder / "assembled.npy").unlink(missing_ok=True)
-            lost += [self.parts.pop(p.number) for p in self.in_order if self._is_moved(p)]
+            moved_ones = [n for n in self.parts if not self.rows_path(n).exists()]
+            lost += [self.parts.pop(number) for number in moved_ones]
             with atomic_file(self._index) as file:
                 for part in self.in_order:
                     file.write(json.dumps(asdict(part)).encode() + b"\n")
         return sum(part.inputs for part in lost)
-
-    def _is_moved(self, part: Part) -> bool:
-        return not self.rows_path(part.number).exists()
 
     @property
     def _index(self) -> Path:

@@ -17,7 +17,16 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.jobs.formats import read_lines, read_stats
 from resnest_cli.jobs.job import Item
-from resnest_cli.jobs.listing import STAT_BYTES, Chain, Input, Listing, Mark, encoded, photo_stat
+from resnest_cli.jobs.listing import (
+    NO_STAT,
+    STAT_BYTES,
+    Chain,
+    Input,
+    Listing,
+    Mark,
+    encoded,
+    photo_stat,
+)
 
 # What becomes of an entry: an old one stays, a new one comes, a changed one is computed again; one
 # that is no longer named stays or, with --prune, goes.
@@ -61,24 +70,78 @@ class Plan:
         new = {digest(item.name) for item in first(inputs(SourceStats()))}
         if not new:
             raise ResnestError("no photo found in what was named.")
-        entries = list_of(target, info)
         old = {digest(entry.name) for entry in list_of(target, info)}
-        # To an output of an earlier version, what was modified after it was written has changed.
-        since = target.with_suffix(".json").stat().st_mtime_ns
         with (
             self._path.open("wb", buffering=_BUFFER) as file,
             self._stat_path.open("wb", buffering=_BUFFER) as times,
         ):
-            joined = _Join(target, entries, old, new, since, prune)
-            computed = joined.run(chain(inputs(stats)), file, times)
+            computed = self._joined(
+                target, chain(inputs(stats)), list_of(target, info), old=old, new=new,
+                gone=_PRUNED if prune else _GONE, files=(file, times),
+            )  # fmt: skip
             self._listing.write(computed, part_size)
             for one in (file, times):
                 one.flush()
                 os.fsync(one.fileno())
         if chain.mark != first.mark:
             raise ResnestError("the list of inputs changes while it is read: try once more.")
-        self.counts, self.listing, self.final = joined.counts, chain.mark, joined.chain.mark
-        self.skipped = stats.skipped
+        self.listing, self.skipped = chain.mark, stats.skipped
+
+    def _joined(
+        self,
+        target: Path,
+        inputs: Iterator[Input],
+        entries: Iterator[Item],
+        *,
+        old: set[bytes],
+        new: set[bytes],
+        gone: int,
+        files: tuple[BinaryIO, BinaryIO],
+    ) -> Iterator[Input]:
+        """Gives the inputs that are computed, and writes down what becomes of all entries.
+
+        `old` and `new` are digests of names; `gone` is what becomes of those not in `new`.
+        """
+        # To an output of an earlier version, what was modified after it was written has changed.
+        since = target.with_suffix(".json").stat().st_mtime_ns
+        chain = Chain()
+
+        def note(step: int, name: str, stat: bytes) -> None:
+            self.counts[step] += 1
+            files[0].write(bytes((step,)))
+            if step != _PRUNED:
+                files[1].write(stat)
+                chain.add(name)
+
+        def misplaced(name: str) -> UsageError:
+            return UsageError(
+                f"{name!r} stands at another place among the inputs than in {target}: name them "
+                "in the same order, or compute all again with --overwrite."
+            )
+
+        def passed(entry: Item) -> None:
+            if digest(entry.name) in new:
+                raise misplaced(entry.name)
+            note(gone, entry.name, entry.stat or NO_STAT)
+
+        for item in inputs:
+            stat, step = photo_stat(item), _NEW
+            if digest(item.name) in old:
+                for entry in entries:
+                    if entry.name == item.name:
+                        break
+                    passed(entry)
+                else:
+                    raise misplaced(item.name)
+                modified: int = struct.unpack("<qq", stat)[1]
+                changed = modified > since if entry.stat is None else entry.stat != stat
+                step = _CHANGED if changed else _KEPT
+            note(step, item.name, stat)
+            if step in _FRESH:
+                yield item
+        for entry in entries:
+            passed(entry)
+        self.final = chain.mark
 
     @property
     def computed(self) -> int:
@@ -135,70 +198,3 @@ def list_of(target: Path, info: dict[str, Any]) -> Iterator[Item]:
     stats = read_stats(target, info["counts"]["inputs"])
     for line in read_lines(target.with_suffix(".csv"), header=True):
         yield line._replace(stat=next(stats, None))
-
-
-class _Join:
-    """Old entries and new inputs, side by side."""
-
-    def __init__(
-        self,
-        target: Path,
-        entries: Iterator[Item],
-        old: set[bytes],
-        new: set[bytes],
-        since: int,
-        prune: bool,
-    ) -> None:
-        self._target, self._entries, self._old, self._new = target, entries, old, new
-        self._since, self._gone = since, _PRUNED if prune else _GONE
-        self.counts: Counter[int] = Counter()
-        self.chain = Chain()  # of the new output
-
-    def run(self, inputs: Iterator[Input], file: BinaryIO, times: BinaryIO) -> Iterator[Input]:
-        """Gives the inputs that are to be computed, and writes down what becomes of all."""
-
-        def note(step: int, name: str, stat: bytes) -> None:
-            self.counts[step] += 1
-            file.write(bytes((step,)))
-            if step != _PRUNED:
-                times.write(stat)
-                self.chain.add(name)
-
-        entry = next(self._entries, None)
-        for item in inputs:
-            stat, step = photo_stat(item), _NEW
-            if digest(item.name) in self._old:
-                while entry is not None and entry.name != item.name:
-                    note(self._passed(entry), entry.name, entry.stat or photo_stat(_NOWHERE))
-                    entry = next(self._entries, None)
-                if entry is None:
-                    raise self._disordered(item.name)
-                step = _CHANGED if self._is_changed(entry, stat) else _KEPT
-                entry = next(self._entries, None)
-            note(step, item.name, stat)
-            if step in _FRESH:
-                yield item
-        while entry is not None:
-            note(self._passed(entry), entry.name, entry.stat or photo_stat(_NOWHERE))
-            entry = next(self._entries, None)
-
-    def _is_changed(self, entry: Item, stat: bytes) -> bool:
-        if entry.stat is not None:
-            return entry.stat != stat
-        modified: int = struct.unpack("<qq", stat)[1]
-        return modified > self._since
-
-    def _passed(self, entry: Item) -> int:
-        """What becomes of an old entry that the new list has not at this place."""
-        if digest(entry.name) in self._new:
-            raise self._disordered(entry.name)
-        return self._gone
-
-    def _disordered(self, name: str) -> UsageError:
-        return UsageError(
-            f"{name!r} stands at another place among the inputs than in {self._target}: name them "
-            "in the same order, or compute all again with --overwrite."
-        )
-
-
-_NOWHERE = Input("", "missing", "")

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from resnest_cli.images.sources import Source
+from resnest_cli.inference.classifier import Classifier
 from tests.conftest import Cli, make_photo
 from tests.server import File, Server
 
@@ -268,14 +270,13 @@ def test_retry_failed_computes_the_failed_rows_only(
     make_photo(folder / "img3b.jpeg", seed=33)
     features(folder, "-o", whole, "-b", "4")
     read = []
-    from resnest_cli.images import decode
-    from resnest_cli.jobs import compute
+    original = Classifier.read
 
-    def noting(path: str) -> bytes | str:
-        read.append(Path(path).name)
-        return decode.read_file(path)
+    def noting(self: Classifier, source: Source) -> object:
+        read.append(Path(source.name).name)
+        return original(self, source)
 
-    monkeypatch.setattr(compute, "read_file", noting)
+    monkeypatch.setattr(Classifier, "read", noting)
     for out in targets:
         read.clear()
         result = features(folder, "-o", out, "--retry-failed")
@@ -325,6 +326,44 @@ def test_shards_merge_to_the_bytes_of_one_run(
         out.with_suffix(".json").write_bytes(parts[0].with_suffix(".json").read_bytes())
         assert "exists" in cli("merge", *parts, "-o", out).err
         assert cli("merge", *parts, "-o", out, "--overwrite").code == 0
+
+
+def test_update_computes_what_is_new_and_says_so(
+    features, cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    out = ("-o", tmp_path / "feats.npy")
+    assert features(folder, *out).code == 3
+    before, rows = files(tmp_path), np.load(out[1])
+    nothing = features(folder, *out, "--update")
+    assert (nothing.code, files(tmp_path)) == (0, before)
+    assert f"{out[1]}: 0 new, 0 changed, 0 gone, 13 kept." in nothing.err
+    assert "finished already" in nothing.err
+    make_photo(folder / "img3c.png", seed=50)
+    make_photo(folder / "img4.png", seed=51)
+    (folder / "img0.png").unlink()
+    updated = features(folder, *out, "--update", "--prune")
+    assert updated.code == 3
+    assert "1 new, 1 changed, 1 gone (dropped), 11 kept." in updated.err
+    assert "2 photos, " in updated.err
+    names = [Path(line["input"]).name for line in lines(tmp_path / "feats.csv")]
+    assert names[:6] == ["img1.png", "img2.png", "img3.png", "img3b.jpeg", "img3c.png", "img4.png"]
+    new = np.load(out[1])
+    assert new.shape == rows.shape
+    assert np.array_equal(new[:3], rows[1:4])
+    assert np.array_equal(new[5:], rows[5:])
+    again = cli("merge", out[1], "-o", tmp_path / "copy.npz")
+    assert (again.code, "11, 128) of 13 inputs in 1 part." in again.err) == (0, True)
+    for options, what in (
+        (["--shard", "1/2"], "--update goes without --shard"),
+        (["--overwrite"], "excludes --resume, --retry-failed and --update"),
+        (["--retry-failed"], "exclude each other"),
+        (["--runner", "ray"], "--update is for --runner local"),
+        (["--stage", "1"], "--stage none there, 1 here"),
+        (["--crop-pct", "0.5"], "--crop-pct 0.9 there, 0.5 here"),
+    ):
+        refused = features(folder, *out, "--update", *options)
+        assert (refused.code, what in refused.err) == (2, True), refused.err
+    assert "--prune goes with --update" in features(folder, *out, "--prune").err
 
 
 def test_merge_refuses_what_is_no_whole(features, cli: Cli, folder: Path, tmp_path: Path) -> None:

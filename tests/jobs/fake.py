@@ -32,7 +32,7 @@ MODEL = ModelOptions(
 def job_for(
     target: Path, listed: Path, *, batch_size: int = 4, shard: Shard = WHOLE, **extraction: str
 ) -> Job:
-    options = RunOptions((), str(listed), False, True, batch_size, 0, False, 60.0)
+    options = RunOptions((), str(listed), batch_size=batch_size, workers=0)
     wanted = Extraction(**extraction)
     return Job(str(target), options, MODEL, wanted, target.suffix[1:], shard=shard)
 
@@ -42,6 +42,7 @@ class FakeClassifier:
 
     preparation = SimpleNamespace(portable=SimpleNamespace(max_pixels=1))
     engine = SimpleNamespace(device="cpu")
+    model = SimpleNamespace(variant=SimpleNamespace(id="fake", gmacs=None))
     class_names = ("cat", "crane", 'a "dog", wet', "crane", *"efgh")
 
     def feature_groups(self, sources, extraction, *, batch_size, **_):
