@@ -353,3 +353,19 @@ def test_an_update_that_only_goes_on_says_what_it_did(
     report = photos.run(update=True)
     assert (report.photos, report.finished_before) == (2, False)
     assert photos.computed == ["e", "f"]
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_refused(photos: Photos) -> None:
+    folder = Store.folder_of(photos.target)
+    folder.mkdir()
+    (folder / "state.json").write_text('{"format": 1, "kind": "run", "identity": {}}')
+    (folder / "index.jsonl").write_text('{"number": 0, "inputs": 4, "end": false}\n')
+    (folder / "000000.rows").write_bytes(b"rows")
+    for flags in ({}, {"resume": True}, {"retry": True}, {"update": True}):
+        with pytest.raises(UsageError, match="of an earlier version of this program: finish it"):
+            photos.run(**flags)
+    with pytest.raises(UsageError, match="of an earlier version"):
+        photos.merged(photos.target.with_name("other.npy"))
+    assert (folder / "000000.rows").exists()
+    photos.run(overwrite=True)
+    assert not folder.exists()
