@@ -196,7 +196,6 @@ class FileOutput:
         with self._writing():
             if store.kind == "run":
                 return from_parts(store, self.target)
-            report.skipped = 0
             if store.kind == "retry":
                 return retried(store, self.target, read_info(self.target))
             return updated(store, self.target, read_info(self.target))

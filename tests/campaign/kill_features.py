@@ -34,7 +34,7 @@ main()
 
 
 def content(target: Path) -> dict[str, bytes]:
-    files = {target, target.with_suffix(".csv"), target.with_suffix(".json")}
+    files = {target, *(target.with_suffix(suffix) for suffix in (".csv", ".json", ".stat"))}
     return {path.suffix: path.read_bytes() for path in files}
 
 
@@ -107,7 +107,7 @@ def main() -> None:
                 sys.exit(f"other bytes after {kills.total()} kills")
             else:
                 rounds += 1
-                for path in (out, out.with_suffix(".csv"), out.with_suffix(".json")):
+                for path in out.parent.glob(f"{out.stem}.*"):
                     path.unlink(missing_ok=True)
         killed([*common, "-o", str(out), "--resume"], 600, whole_group=True)
         assert content(out) == expected, "other bytes at the end"
