@@ -6,8 +6,7 @@ from pathlib import Path
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.explanation.explain import Target
 from resnest_cli.images import folders
-from resnest_cli.images.sources import is_url
-from resnest_cli.paths import check_not_read, check_place, local_path
+from resnest_cli.paths import check_not_read, check_place, is_http, local_path
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -53,7 +52,7 @@ def target(
 
 def _folder_of(name: str) -> Path | None:
     """The folder that an input is, or that a glob begins in."""
-    if is_url(name) or name == "-":
+    if is_http(name) or name == "-":
         return None
     path = Path(local_path(name))
     while folders.is_glob(str(path)) and path != path.parent:

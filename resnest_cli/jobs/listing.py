@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from resnest_cli.errors import ErrorKind, UsageError
 from resnest_cli.images.sources import Source, SourceStats, iter_sources
-from resnest_cli.jobs.filesystems import is_address
 from resnest_cli.options import RunOptions
+from resnest_cli.paths import is_address
 
 # "error" stands in listings of earlier versions.
 Kind = Literal["file", "url", "member", "stdin", "error"] | ErrorKind
@@ -47,6 +47,27 @@ class Input(NamedTuple):
     where: str
     offset: int = 0
     size: int = 0
+
+    @classmethod
+    def of(cls, source: Source) -> "Input":
+        """What is written down of a source."""
+        if source.error is not None:
+            return cls(source.name, source.kind or "other", source.error)
+        if source.data is not None:
+            return cls(source.name, "stdin", "")
+        if source.url is not None:
+            return cls(source.name, "url", source.url)
+        return cls(source.name, "file", source.path or "")
+
+    @property
+    def source(self) -> Source:
+        """What there is to decode of a file of this machine or a URL, or the error."""
+        if self.kind == "url":
+            return Source(self.name, url=self.where)
+        if self.kind == "file":
+            return Source(self.name, path=self.where)
+        kind: Any = "other" if self.kind == "error" else self.kind
+        return Source(self.name, error=self.where, kind=kind)
 
     @property
     def is_error(self) -> bool:
@@ -164,14 +185,7 @@ class LocalInputs:
             stdin=self._from_start() if "-" in (*options.inputs, options.from_file) else None,
             stats=stats,
         ):
-            if source.error is not None:
-                yield Input(source.name, source.kind or "other", source.error)
-            elif source.data is not None:
-                yield Input(source.name, "stdin", "")
-            elif source.url is not None:
-                yield Input(source.name, "url", source.url)
-            else:
-                yield Input(source.name, "file", source.path or "")
+            yield Input.of(source)
 
     def close(self) -> None:
         """Lets go of what came on stdin."""
@@ -181,13 +195,8 @@ class LocalInputs:
 
     def source(self, item: Input) -> Source:
         """What there is to decode of an input."""
-        if item.kind == "url":
-            return Source(item.name, url=item.where)
-        if item.kind == "file":
-            return Source(item.name, path=item.where)
         if item.kind != "stdin":
-            kind: Any = item.kind
-            return Source(item.name, error=item.where, kind=kind)
+            return item.source
         stdin = self._from_start()
         photo = iter_sources(["-"], stdin=stdin or io.BytesIO())
         return next(photo)

@@ -25,7 +25,6 @@ from resnest_cli.errors import CheckpointError, ResnestError, UsageError
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import predict
-from resnest_cli.jobs.filesystems import is_address
 from resnest_cli.jobs.folder import Folder
 from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
 from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
@@ -44,6 +43,7 @@ from resnest_cli.jobs.ray_cluster import (
 )
 from resnest_cli.jobs.run import Advance, Manifest, PartInfo, run
 from resnest_cli.options import AUTO, ModelOptions, RayOptions, RunOptions
+from resnest_cli.paths import is_address
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier

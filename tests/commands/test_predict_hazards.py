@@ -1,13 +1,16 @@
 """`resnest predict` when the decoder of a photo crashes or hangs: that photo's record only."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Cli, make_photo
+from tests.processes import wait_until_gone
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,9 +23,15 @@ options.DECODING_LIMIT = 1.5
 import resnest_cli.inference.classifier as classifier
 from tests.commands.hazardous import HazardousPreparation
 classifier.Preparation = HazardousPreparation
+{more}
 from resnest_cli.__main__ import main
 main()
 """
+
+
+def program(command: str, *arguments: str | Path, more: str = "") -> list[str]:
+    given = [command, *map(str, arguments)]
+    return [sys.executable, "-c", PROGRAM.format(root=str(ROOT), arguments=given, more=more)]
 
 
 @pytest.fixture
@@ -36,14 +45,8 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def predict(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, list[dict], str]:
-    program = PROGRAM.format(root=str(ROOT), arguments=[str(a) for a in arguments])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=stdin,
-        capture_output=True,
-        check=False,
-        timeout=280,
-    )
+    command = program("predict", *arguments)
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=280)
     return done.returncode, [json.loads(x) for x in done.stdout.splitlines()], done.stderr.decode()
 
 
@@ -63,7 +66,7 @@ def test_one_record_each_whatever_happens(
     cli: Cli, tiny_checkpoint: Path, photos: list[Path], options: list[str]
 ) -> None:
     common = ("-m", tiny_checkpoint, "--format", "jsonl")
-    code, records, err = predict("predict", *photos, *common, *options)
+    code, records, err = predict(*photos, *common, *options)
     check(photos, code, records, err)
     good = [photo for photo in photos if photo.stem.isdigit()]
     alone = [json.loads(line) for line in cli("predict", *good, *common).out.splitlines()]
@@ -75,4 +78,54 @@ def test_one_record_each_whatever_happens(
 def test_a_list_on_stdin_with_hazards(tiny_checkpoint: Path, photos: list[Path]) -> None:
     listed = "".join(f"{path}\n" for path in photos).encode()
     arguments = ("--from-file", "-", "-m", tiny_checkpoint, "--format", "jsonl", "-b", "2")
-    check(photos, *predict("predict", *arguments, stdin=listed))
+    check(photos, *predict(*arguments, stdin=listed))
+
+
+def test_evaluate_with_hazards(tiny_checkpoint: Path, photos: list[Path], tmp_path: Path) -> None:
+    """The same through `evaluate`; they are all of one class."""
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\n" + "".join(f"{path},0\n" for path in photos))
+    command = program("evaluate", table, "-m", tiny_checkpoint, "--format", "json", "-j", "2")
+    done = subprocess.run(command, capture_output=True, check=False, timeout=280)
+    assert done.returncode == 3, done.stderr
+    assert b"3 of 12" in done.stderr
+
+
+SLOW_NETWORK = """
+import ctypes
+from resnest_cli.inference.onnx_engine import OnnxEngine
+def logits(self, batch):
+    print(*(worker.process.pid for worker in workers), flush=True)
+    ctypes.CDLL(None).sleep(60)
+OnnxEngine.logits = logits
+from resnest_cli.images import pool
+workers = []
+class Worker(pool._Worker):
+    def __init__(self):
+        super().__init__()
+        workers.append(self)
+pool._Worker = Worker
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM), ("SIGHUP", -signal.SIGHUP), ("SIGKILL", -9)],
+)
+def test_signals_while_the_network_runs(
+    tiny_checkpoint: Path, photo: Path, number: str, code: int
+) -> None:
+    """The process ends at once, and no decoder is left."""
+    command = program("predict", photo, photo, "-m", tiny_checkpoint, more=SLOW_NETWORK)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        workers = [int(word) for word in process.stdout.readline().split()]
+        begun = time.monotonic()
+        process.send_signal(getattr(signal, number))
+        assert process.wait(timeout=50) == code
+        assert time.monotonic() - begun < 20
+        assert process.stderr.read() == b""
+    assert workers
+    wait_until_gone(*workers)
