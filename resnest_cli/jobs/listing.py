@@ -212,6 +212,7 @@ class LocalInputs:
                 while chunk := stream.read(_BUFFER):
                     spool.write(chunk)
             except (OSError, ValueError):
+                spool.close()
                 return stream  # type: ignore[no-any-return]  # who reads it says why it cannot be
             self._stdin = spool
         assert self._stdin is not None
