@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resnest_cli.images.sources import SourceStats
@@ -165,14 +166,10 @@ def inputs_in_time(classifier: "Classifier") -> int:
     return max(1, int(_SECONDS / (scale * published.gmacs / _GMACS + _DECODING)))
 
 
-def run_command(
-    job: Job, *, resume: bool, overwrite: bool, retry: bool, update: bool = False,
-    prune: bool = False,
-) -> None:  # fmt: skip
+def run_command(job: Job, **how: bool) -> None:
     """Runs `features` and says how it went; see `features` and `carry_out`."""
-    how = {"resume": resume, "overwrite": overwrite, "retry": retry, "prune": prune}
     carry_out(
-        lambda progress: features(job, progress, **how, update=update),
+        lambda progress: features(job, progress, **how),
         job.go_on,
         lambda report: _summary_of(job, report),
     )
@@ -229,7 +226,7 @@ def _summary_of(job: Job, report: Report) -> str:
     counts, extraction = report.info["counts"], report.info["extraction"]
     steps = ("read", "decode", "network", "write")
     times = ", ".join(f"{step} {report.seconds.get(step, 0.0):.1f} s" for step in steps)
-    lines = FileOutput(job).target.with_suffix(".csv")
+    lines = Path(job.output).with_suffix(".csv")
     return report.text(
         times if report.photos else "",
         f"{lines} says",
