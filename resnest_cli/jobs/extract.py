@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli.errors import UsageError
 from resnest_cli.images.batches import Prepared, Stopwatch
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, SourceStats, listed
 from resnest_cli.jobs.formats import read_lines
 from resnest_cli.jobs.job import (
@@ -168,17 +169,15 @@ def _items(
     listing: Listing,
 ) -> Iterator[Item]:
     """The items of whole batches, from our input number `first` on."""
-    from resnest_cli.jobs.predict import decoders
-
     stopwatch = Stopwatch()
     size = job.options.batch_size
-    with decoders(job.options, job.model) as pool:
+    with Decoders.of(job.options, job.model) as decoders:
         batches = classifier.feature_groups(
             sources,
             job.extraction,
             batch_size=size,
             workers=job.options.workers,
-            decoders=pool,
+            decoders=decoders,
             stopwatch=stopwatch,
         )
         for number, (group, rows) in enumerate(batches, start=first // size):

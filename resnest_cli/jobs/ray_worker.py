@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli.cpu import limit_cores
 from resnest_cli.errors import CheckpointError, ImageError, ResnestError
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import predict
@@ -98,7 +99,7 @@ class PartWorker:
                 "read."
             )
         self._output = Output(job.output, job.format, run.identity)
-        self._decoders = predict.decoders(job.options, job.model)
+        self._decoders = Decoders.of(job.options, job.model)
 
     def __call__(self, table: Any) -> Any:
         """A row of `ray_cluster.part_row` -> a row about the part; what it computes is written."""
