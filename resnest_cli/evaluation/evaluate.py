@@ -156,8 +156,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     learned = trained_on.membership(model.path) if trained_on else None
     items: list[Answered] = []
     failed, options = 0, job.options
-    limits = {"time_limit": options.time_limit, "max_pixels": job.model.max_pixels}
-    with Decoders(options.workers, **limits) as decoders:
+    with Decoders.of(options, job.model) as decoders:
         answers = classifier.answers(
             (Source(photo.path, path=photo.path) for photo in photos),
             topk=TOPK,

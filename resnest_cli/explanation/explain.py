@@ -128,8 +128,7 @@ def explain(job: ExplainJob, make: Make) -> Results:
 
     classifier = make(job.model)
     explainer, look, stats = Explainer(job, classifier), Look(classifier.preparation), SourceStats()
-    limits = {"time_limit": job.options.time_limit, "max_pixels": job.model.max_pixels}
-    with Decoders(**limits) as decoders:
+    with Decoders.of(job.options, job.model) as decoders:
         for index, source in enumerate(listed(job.options, stats)):
             error = source.error or _ours(source, job)
             if error is None:

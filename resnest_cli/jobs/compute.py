@@ -13,12 +13,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from resnest_cli.images.batches import Prepared, Stopwatch
+from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, identity, without
 from resnest_cli.jobs.listing import Input
-from resnest_cli.jobs.predict import decoders
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier, Reading
@@ -37,7 +37,7 @@ class Computer:
     ) -> None:
         self._job, self._classifier, self._source = job, classifier, source
         self.stopwatch = Stopwatch()
-        self._decoders = decoders(job.options, job.model)
+        self._decoders = Decoders.of(job.options, job.model)
 
     def __enter__(self) -> Self:
         return self
