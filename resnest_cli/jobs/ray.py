@@ -24,7 +24,7 @@ from resnest_cli.cpu import limit_cores
 from resnest_cli.errors import CheckpointError, ResnestError, UsageError
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import predict
+from resnest_cli.jobs import local
 from resnest_cli.jobs.folder import Folder
 from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
 from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
@@ -243,8 +243,6 @@ class Workers:
             NodesLostError: begin again with a pool for the nodes that are left.
             ResnestError: a part cannot be computed or written.
         """
-        import ray
-
         try:
             while self._waiting or any(self._calls.values()):
                 self._hire()
@@ -257,7 +255,7 @@ class Workers:
                         yield call.result()
         finally:
             for actor in self._calls:
-                ray.kill(actor)
+                _kill(actor)
 
     def _hire(self) -> None:
         """Starts actors as wanted, where there is room; ends those that lost nodes leave none."""
@@ -277,10 +275,8 @@ class Workers:
 
     def _end(self, actor: Any) -> None:
         """Its parts wait again."""
-        import ray
-
         self._waiting.extendleft(reversed(self._calls.pop(actor).values()))
-        ray.kill(actor)  # if it has died, or is only out of reach, all the same
+        _kill(actor)
 
     def _hand_out(self) -> None:
         """Gives each actor one part to compute and one whose photos are read meanwhile."""
@@ -320,6 +316,14 @@ class Workers:
                 "needs less."
             ) from error
         return False
+
+
+def _kill(actor: Any) -> None:
+    """Ends an actor, unless it or the whole cluster has died already."""
+    import ray
+
+    with suppress(ray.exceptions.RayError):
+        ray.kill(actor)
 
 
 class PartWorker:
@@ -389,8 +393,7 @@ def found(job: Job, threads: int) -> tuple[dict[str, Any], int]:
 
     classifier, size = load(job, threads), 1024
     if isinstance(job.wanted, Extraction):
-        shape = job.wanted.row_shape(classifier.model, classifier.preprocessing.size)
-        size = job.wanted.row_bytes(shape)
+        size = local.row_bytes(job.wanted, classifier)
     return described(job, classifier), size
 
 
@@ -398,6 +401,4 @@ def load(job: Job, threads: int) -> "Classifier":
     """The classifier, with so many threads in this process."""
     limit_cores(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray has set that to the CPUs of the actor
-    if isinstance(job.wanted, Ranking):
-        return predict.classifier(job.model, tta=job.wanted.tta)
-    return predict.classifier(job.model, ready_for=job.wanted.output)
+    return local.load(job)
