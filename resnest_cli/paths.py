@@ -18,6 +18,7 @@ from resnest_cli.files import distrust
 
 NOWHERE = Path(os.devnull)  # not a folder, so that no path below it can be
 PUBLIC_HUB = "https://huggingface.co"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def torch_checkpoints_dir() -> Path:
@@ -80,13 +81,23 @@ def expanded(path: str) -> Path:
     return NOWHERE.joinpath(*parts[1:])
 
 
+def is_http(text: str) -> bool:
+    """Whether a text is an http(s) address: of a photo, where inputs are named."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def is_address(text: str) -> bool:
+    """Whether a text names something on a file system: s3://, file:// and the like, not http(s)."""
+    return _ADDRESS.match(text) is not None and not is_http(text)
+
+
 def is_file_url(text: str) -> bool:
     """Whether a text is a file:// address."""
     return text[:6].lower() == "file:/"
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is an address, but none of a file of this machine."""
+    """Whether a text is an address of any kind, but none of a file of this machine."""
     return "://" in text and not is_file_url(text)
 
 

@@ -20,16 +20,16 @@ from resnest_cli.options import (
     RunOptions,
     batch_size_or_auto,
 )
-from resnest_cli.output.messages import is_quiet
 from resnest_cli.paths import check_not_read
 
 if TYPE_CHECKING:
-    from resnest_cli.jobs.job import Shard
+    from resnest_cli.jobs.listing import Shard
 
 EXAMPLES = """
 resnest features photos/ -o feats.npy
 resnest features photos/ -o feats.npy --resume
 resnest features photos/ -o feats.npy --retry-failed
+resnest features photos/ -o feats.npy --update
 resnest features photos/ -o maps.npy --stage 3 --pool none --dtype float16
 resnest features photos/ -o feats-1.npy --shard 1/4
 find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet
@@ -63,6 +63,10 @@ def features(
     resume: Annotated[bool, Option("Go on where an earlier run was interrupted.")] = False,
     overwrite: Annotated[bool, Option("Replace what is there under this name.")] = False,
     retry_failed: Annotated[bool, Option("Read again what could not be read; resumes.")] = False,
+    update: Annotated[
+        bool, Option("Add rows of new photos, and compute those of changed ones again.")
+    ] = False,
+    prune: Annotated[bool, Option("With --update: drop rows of photos that are gone.")] = False,
     shard: Annotated[
         str | None, Option("Only one of N parts of the inputs; `resnest merge` joins them.", "I/N")
     ] = None,
@@ -82,21 +86,35 @@ def features(
 ) -> None:
     """Turn photos into features: a matrix with a row for each, in the order of the inputs.
 
-    Beside FILE stand a .csv that says for every input which row is its own, or why it has none, and
-    a .json that says how the rows were made. Work in progress lies in FILE.parts: whatever ends a
-    run, --resume goes on and gives the same bytes. With --runner ray the output is a folder of
+    Beside FILE stand a .csv that says for every input which row is its own, or why it has none, a
+    .json that says how the rows were made, and a .stat with sizes and times, by which --update
+    knows changed photos. Work in progress lies in FILE.parts: whatever ends a run, --resume goes on
+    and gives the same bytes. With --runner ray the output is a folder of
     Parquet files, and inputs may lie on any file system or in tar shards.
     """
     check_inputs(run)
     check_runner(ray, run.inputs, output_)
-    if overwrite and (resume or retry_failed):
-        raise UsageError("--overwrite starts afresh: it excludes --resume and --retry-failed.")
+    if overwrite and (resume or retry_failed or update):
+        raise UsageError(
+            "--overwrite starts afresh: it excludes --resume, --retry-failed and --update."
+        )
+    if prune and not update:
+        raise UsageError("--prune goes with --update.")
+    if update and retry_failed:
+        raise UsageError("--update and --retry-failed exclude each other: one after the other.")
+    if update and shard is not None:
+        raise UsageError(
+            "--update goes without --shard: new photos would move the others to other shards. "
+            "Join the shards with `resnest merge`, and update that."
+        )
     extraction = Extraction(pool, stage, head, dtype, normalize)
     if ray.runner == "ray":
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         if shard is not None:
             raise UsageError("--shard is for --runner local: Ray divides the inputs itself.")
+        if update:
+            raise UsageError("--update is for --runner local.")
         threads = ALL_CORES if workers is None else workers
         run = replace(run, batch_size=batch_size or 0, workers=threads)
         run_command(
@@ -108,29 +126,30 @@ def features(
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")
     target = Path(output_)
     from resnest_cli.cpu import usable_cores
-    from resnest_cli.jobs import local
-    from resnest_cli.jobs.job import FeaturesJob, go_on
-    from resnest_cli.jobs.parts import check_name, held
+    from resnest_cli.jobs.file_output import check_name
+    from resnest_cli.jobs.job import Job, go_on
+    from resnest_cli.jobs.local import run_command as run_here
 
     check_name(target)
     check_not_read(target, files_read(run, model))
     threads = usable_cores() if workers is None else workers
-    job = FeaturesJob(
-        target=target,
+    job = Job(
+        output=output_,
         options=replace(run, batch_size=batch_size or 0, workers=threads),
         model=model,
-        extraction=extraction,
+        wanted=extraction,
+        format=target.suffix.removeprefix("."),
         shard=_shard(shard),
-        quiet=is_quiet(),
         go_on=go_on("features"),
     )
-    with held(target):
-        local.run_command(job, resume=resume, overwrite=overwrite, retry=retry_failed)
+    run_here(
+        job, resume=resume, overwrite=overwrite, retry=retry_failed, update=update, prune=prune
+    )
 
 
 def _shard(text: str | None) -> "Shard":
     """`2/8` as a shard; all of the list without one."""
-    from resnest_cli.jobs.job import WHOLE, Shard
+    from resnest_cli.jobs.listing import WHOLE, Shard
 
     if text is None:
         return WHOLE

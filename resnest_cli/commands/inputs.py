@@ -11,7 +11,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
-from resnest_cli.paths import check_not_read, check_place, is_file_url
+from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
@@ -36,11 +36,8 @@ def check_runner(ray: RayOptions, inputs: Iterable[str], output_: str | None) ->
         if getattr(ray, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
     for place in (*(text for text in inputs if not is_file_url(text)), str(output_)):
-        if "://" in place:
-            from resnest_cli.jobs.filesystems import is_address
-
-            if is_address(place):
-                raise UsageError(f"{place}: file systems such as this one need --runner ray.")
+        if is_address(place):
+            raise UsageError(f"{place}: file systems such as this one need --runner ray.")
 
 
 def explicit(run: RunOptions) -> int | None:

@@ -1,8 +1,10 @@
 """`resnest predict`: photos -> ranked classes."""
 
+import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from resnest_cli import output
 from resnest_cli.commands.flags import command
@@ -16,15 +18,20 @@ from resnest_cli.commands.inputs import (
     show_records,
     write_page,
 )
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import PredictJob, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
+from resnest_cli.paths import check_not_read, check_place
+
+if TYPE_CHECKING:
+    from resnest_cli.jobs.job import Ranking
 
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
 resnest predict photos/ -o records.csv
+resnest predict photos/ -o records.parquet --resume
 resnest predict photos/ --html page.html
 resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
@@ -46,15 +53,16 @@ def predict(
     format_: Annotated[
         Literal["table", "json", "jsonl", "csv", "parquet"] | None,
         Option(
-            "How records are written; by the extension of -o FILE, else a table. With --runner "
-            "ray: parquet, or jsonl."
+            "How records are written; by the extension of -o FILE, else a table. In a folder: "
+            "parquet, or jsonl."
         ),
     ] = None,
     output_: Annotated[
         str | None,
         Option(
-            "Write records there, not on stdout (-). With --runner ray a folder, required.",
-            "-o FILE",
+            "Write records there, not on stdout (-); FOLDER/ gets many files. With --runner ray a "
+            "folder, required.",
+            "-o FILE|FOLDER/",
         ),
     ] = None,
     html: Html = None,
@@ -68,44 +76,105 @@ def predict(
     tta: Tta = False,
     ray: RayOptions,
     resume: Annotated[
-        bool, Option("Go on where an earlier run was interrupted (ray).", after="path_column")
+        bool,
+        Option("Go on where an interrupted run left off (FOLDER/, .parquet).", after="path_column"),
     ] = False,
     overwrite: Annotated[
-        bool, Option("Replace what is there under this name (ray).", after="resume")
+        bool, Option("Replace what is there under this name.", after="resume")
     ] = False,
 ) -> None:
     """Say what is in photos: ranked classes with their probabilities.
 
     One record per input, always: a photo that cannot be read gives its error, and exit code 3 at
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
-    With --runner ray records go to a folder of Parquet files or of JSON lines.
+    A folder (-o FOLDER/: files of Parquet or of JSON lines) and a .parquet are written in parts:
+    whatever ends a run, --resume goes on. --runner ray writes a folder.
     """
     check_inputs(run)
     check_runner(ray, run.inputs, output_)
+    if resume and overwrite:
+        raise UsageError("--overwrite starts afresh: it excludes --resume.")
     if ray.runner == "ray":
         if html is not None:
             raise UsageError("--html is for --runner local.")
-        if resume and overwrite:
-            raise UsageError("--overwrite starts afresh: it excludes --resume.")
         from resnest_cli.jobs.job import Ranking
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
-        run = replace(run, workers=ALL_CORES)  # the default of one thread is for a few photos
+        run = replace(run, workers=ALL_CORES)  # the default of one is for a few photos
         wanted = Ranking(topk, threshold, reject_below, tta)
         run_command(
             run, model, ray, wanted, output_, format_=format_, resume=resume, overwrite=overwrite
         )
         return
+    if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
+        if html is not None:
+            raise UsageError("--html goes with records that are printed or written as text.")
+        from resnest_cli.jobs.job import Ranking
+
+        wanted = Ranking(topk, threshold, reject_below, tta)
+        _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
+        return
     if resume or overwrite:
-        raise UsageError("--resume and --overwrite go with --runner ray.")
+        raise UsageError(
+            "--resume and --overwrite go with -o FOLDER/ or FILE.parquet: other records are "
+            "written as they come, from the beginning."
+        )
     if format_ == "parquet":
-        raise UsageError("--format parquet goes with --runner ray.")
+        raise UsageError("--format parquet needs a file or a folder: name it with -o.")
     target = Path(output_) if output_ not in {None, "-"} else None
     for path in filter(None, (target, html)):
         check_written(path, files_read(run, model))
     job = PredictJob(run, model, topk, threshold, reject_below, tta)
     with locked(target, html):
         _show(job, target, format_, html)
+
+
+def _is_folder(name: str) -> bool:
+    return name.endswith(("/", os.sep)) or Path(name).is_dir()
+
+
+def _is_parquet(name: str, format_: str | None) -> bool:
+    return name != "-" and (format_ or Path(name).suffix.lower()[1:]) == "parquet"
+
+
+def _write_parts(
+    run: RunOptions,
+    model: ModelOptions,
+    wanted: "Ranking",
+    output_: str,
+    format_: str | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Records in parts, which an interrupted run goes on with."""
+    if format_ not in {None, "parquet", "jsonl"}:
+        raise UsageError(f"--format {format_}: a folder holds parquet or jsonl.")
+    if find_spec("pyarrow") is None:
+        raise ResnestError(f'{output_} needs pyarrow. Run: pip install "resnest-cli[parquet]"')
+    from resnest_cli.cpu import usable_cores
+    from resnest_cli.jobs.folder import Folder
+    from resnest_cli.jobs.job import Job, carry_out, go_on
+    from resnest_cli.jobs.local import LocalRunner
+    from resnest_cli.jobs.parquet_output import ParquetOutput
+    from resnest_cli.jobs.run import run as run_job
+
+    if run.workers == 1:  # the default, which is for a few photos
+        run = replace(run, workers=usable_cores())
+    format_ = format_ or "parquet"
+    job = Job(output_, run, model, wanted, format_, model.model, go_on=go_on("predict"))
+    if _is_folder(output_):
+        target = Folder(output_, format_)
+    else:
+        check_place(Path(output_))
+        check_not_read(Path(output_), files_read(run, model))
+        target = ParquetOutput(Path(output_))
+    runner = LocalRunner(job, target)
+    carry_out(
+        lambda bar: run_job(job, target, runner, bar, resume=resume, overwrite=overwrite),
+        job.go_on,
+        target.summary_text,
+    )
 
 
 def _show(

@@ -28,9 +28,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
 from resnest_cli.files import reading
-from resnest_cli.images.sources import EXTENSIONS, is_url
+from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.net import Access, HttpError, Patience, without_login
 from resnest_cli.net.download import Place, download
+from resnest_cli.paths import is_http
 from resnest_cli.progress import checking, silent
 from resnest_cli.text import one_line
 
@@ -69,7 +70,7 @@ class Shard:
     @property
     def remote(self) -> bool:
         """Whether it is behind an address."""
-        return is_url(self.place)
+        return is_http(self.place)
 
     @property
     def title(self) -> str:

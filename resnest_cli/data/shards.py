@@ -42,7 +42,7 @@ from resnest_cli.data.shard_files import (
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import reading
-from resnest_cli.images.sources import is_url
+from resnest_cli.paths import is_http
 from resnest_cli.progress import Progress
 
 INDEX = "index.json"
@@ -191,7 +191,7 @@ def _check(index: Index) -> None:
 
 def is_shards(data: str) -> bool:
     """Whether data are shards and not photos: by name, or a folder with an index of shards."""
-    if is_url(data) or _names_files(data):
+    if is_http(data) or _names_files(data):
         return True
     return (Path(data) / INDEX).is_file() and any(Path(data).glob("*.tar"))
 
@@ -258,7 +258,7 @@ def expanded(option: str, pattern: str) -> list[str]:
         raise UsageError(f"{option} {pattern}: is no pattern of shards ({error}).") from error
     places = []
     for place in found:
-        if is_url(place) or not glob.has_magic(place):
+        if is_http(place) or not glob.has_magic(place):
             places.append(place)
             continue
         matches = sorted(glob.glob(place))  # noqa: PTH207 - a pattern that may be absolute
@@ -272,9 +272,9 @@ def expanded(option: str, pattern: str) -> list[str]:
 
 def _expanded(option: str, data: str) -> tuple[str, list[str] | None]:
     """The folder of the shards, and the shards; None for all of the folder's index."""
-    if is_url(data) and not _names_files(data):
+    if is_http(data) and not _names_files(data):
         return data if data.endswith("/") else f"{data}/", None
-    if not is_url(data) and Path(data).is_dir():
+    if not is_http(data) and Path(data).is_dir():
         return str(Path(data)) + os.sep, None
     places = expanded(option, data)
     return places[0][: places[0].rfind("/") + 1], places
@@ -283,7 +283,7 @@ def _expanded(option: str, data: str) -> tuple[str, list[str] | None]:
 def _read_index(base: str) -> Index | None:
     """The index in a folder, with the places of its shards; None where there is none of ours."""
     place = base + INDEX
-    if is_url(base):
+    if is_http(base):
         text = fetch_text(place)
     else:
         with reading(place):

@@ -139,8 +139,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     learned = trained_on.membership(model.path) if trained_on else None
     items: list[Answered] = []
     failed, options = 0, job.options
-    limit, most = options.time_limit, job.model.max_pixels
-    with Decoders(options.workers, time_limit=limit, max_pixels=most) as decoders:
+    with Decoders.of(options, job.model) as decoders:
         answers = classifier.answers(
             (Source(photo.path, path=photo.path) for photo in photos),
             topk=TOPK,

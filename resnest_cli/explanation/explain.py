@@ -12,10 +12,10 @@ from resnest_cli.errors import ImageError, ResnestError, UsageError
 from resnest_cli.explanation import Explained, ExplainJob, Target
 from resnest_cli.images import NO_MEMORY, folders, take_note
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import Source, SourceStats, is_url, listed
+from resnest_cli.images.sources import Source, SourceStats, listed
 from resnest_cli.inference.ranking import Record
 from resnest_cli.options import ModelOptions
-from resnest_cli.paths import check_not_read, check_place, local_path
+from resnest_cli.paths import check_not_read, check_place, is_http, local_path
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -44,8 +44,7 @@ def explain(job: ExplainJob, make: Make) -> Results:
 
     classifier = make(job.model)
     explainer, look, stats = Explainer(job, classifier), Look(classifier.preparation), SourceStats()
-    limit, most = job.options.time_limit, job.model.max_pixels
-    with Decoders(time_limit=limit, max_pixels=most) as decoders:
+    with Decoders.of(job.options, job.model) as decoders:
         for index, source in enumerate(listed(job.options, stats)):
             error = source.error or _ours(source, job)
             if error is None:
@@ -112,7 +111,7 @@ def target(
 
 def _folder_of(name: str) -> Path | None:
     """The folder that an input is, or that a glob begins in."""
-    if is_url(name) or name == "-":
+    if is_http(name) or name == "-":
         return None
     path = Path(local_path(name))
     while folders.is_glob(str(path)) and path != path.parent:

@@ -38,7 +38,7 @@ from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images import leave_note, memory_for, take_note
-from resnest_cli.options import DECODING_LIMIT, MAX_PIXELS
+from resnest_cli.options import DECODING_LIMIT, MAX_PIXELS, ModelOptions, RunOptions
 from resnest_cli.text import gigabytes
 
 P = ParamSpec("P")
@@ -50,6 +50,7 @@ _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")
 # What nearly every photo needs: imported before memory is limited and time counts.
 _PRELOADED = ("images.batches", "images.decode", "images.preprocess")
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
+_CANNOT_START = "cannot start a process for decoding"
 
 
 class Decoders:
@@ -77,8 +78,13 @@ class Decoders:
         self._free = list(self._workers)
         self._closed = False
         self._watcher: threading.Thread | None = None
-        self._orders = SimpleQueue[SimpleQueue["_Worker | OSError"] | None]()
+        self._orders = SimpleQueue[SimpleQueue[_Worker | OSError] | None]()
         _early = None
+
+    @classmethod
+    def of(cls, options: RunOptions, model: ModelOptions) -> Self:
+        """Those that a command was asked for."""
+        return cls(options.workers, time_limit=options.time_limit, max_pixels=model.max_pixels)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What a function of a module (no lambda, no closure) returns in the next free worker.
@@ -98,8 +104,7 @@ class Decoders:
                 worker.age, worker.begun = 0.0, time.monotonic()
                 answer = worker.channel.exchange(request)
             except _BROKEN as error:
-                if self._closed:
-                    raise _cancelled() from None
+                self._check_open()
                 raise worker.failure(error, self._limits[0]) from None
             finally:
                 self._give_back(worker, fit=answer is not None)
@@ -131,24 +136,28 @@ class Decoders:
             self._watcher.join()
         self._slots.release(self._most)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ResnestError("decoding was cancelled") from None
+
     def _take(self) -> "_Worker":
         """A free worker, or a new one."""
         with self._lock:
-            if self._closed:
-                raise _cancelled()
+            self._check_open()
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, daemon=True)
+                self._watcher.start()
             while self._free:
                 worker = self._free.pop()
                 if worker.process.poll() is None:
                     return worker
                 self._workers.discard(worker)  # it died idle
                 worker.discard()
-            if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch, daemon=True)
-                self._watcher.start()
-        # Linux ends a worker with the thread that started it.
-        self._orders.put(reply := SimpleQueue())
-        if isinstance(started := reply.get(), OSError):
-            raise _cannot_start(started)
+        reply = SimpleQueue[_Worker | OSError]()
+        self._orders.put(reply)  # Linux ends a worker with the thread that started it
+        started = reply.get()
+        if isinstance(started, OSError):
+            raise ResnestError(f"{_CANNOT_START}: {started}")
         with self._lock:
             self._workers.add(started)
             if self._closed:
@@ -241,7 +250,7 @@ class _Worker:
     def failure(self, error: Exception, time_limit: float) -> ResnestError:
         """Why there is no answer."""
         if not self._ready:
-            return _cannot_start(error)
+            return ResnestError(f"{_CANNOT_START}: {error}")
         with suppress(subprocess.TimeoutExpired):  # it still runs if its answer made no sense
             self.process.wait(1)
         self.discard()
@@ -262,14 +271,6 @@ class _Worker:
 
 
 _early: _Worker | None = None
-
-
-def _cancelled() -> ResnestError:
-    return ResnestError("decoding was cancelled")
-
-
-def _cannot_start(error: Exception) -> ResnestError:
-    return ResnestError(f"cannot start a process for decoding: {error}")
 
 
 class _Channel:

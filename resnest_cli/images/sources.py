@@ -13,7 +13,6 @@ it, a folder that a glob without `**` matches is read like a folder named explic
 
 import codecs
 import os
-import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,7 +26,7 @@ from resnest_cli.files import reading
 from resnest_cli.images import folders
 from resnest_cli.net import without_login
 from resnest_cli.options import RunOptions
-from resnest_cli.paths import is_file_url, local_path
+from resnest_cli.paths import is_file_url, is_http, local_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +35,6 @@ EXTENSIONS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".heic", ".heif",
 ))  # fmt: skip
-_URL = re.compile(r"https?://", re.IGNORECASE)
 _MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
 
@@ -130,7 +128,7 @@ class _Reader:
                 if from_file == "-":
                     raise UsageError("standard input (-) cannot be both an image and their list")
                 yield self.stdin_image()
-            elif folders.is_glob(text) and not is_url(text):
+            elif folders.is_glob(text) and not is_http(text):
                 yield from self.glob(text)
             else:
                 yield from self.literal(text)
@@ -153,7 +151,7 @@ class _Reader:
 
     def literal(self, text: str) -> Iterator[Source]:
         """A path or an address."""
-        if not is_url(text) and folders.is_folder(text):
+        if not is_http(text) and folders.is_folder(text):
             yield from self.known(folders.walk(text, recursive=self.recursive))
         else:
             yield from_name(text)
@@ -220,18 +218,13 @@ def _null_separated(stream: BinaryIO) -> Iterator[bytes]:
 
 def from_name(text: str) -> Source:
     """The source of a path or an address; its record shows no password that this may hold."""
-    if is_url(text):
+    if is_http(text):
         return Source(without_login(text) if "@" in text else text, url=text)
     path = local_path(text)
     if is_file_url(path):
         error = "is an address of a file on another machine; file:/// begins one of this"
         return Source(text, error=error, kind="missing")
     return Source(path, path=path)
-
-
-def is_url(text: str) -> bool:
-    """Whether an input is an http(s) address."""
-    return _URL.match(text) is not None
 
 
 def is_photo(name: str) -> bool:
@@ -242,6 +235,6 @@ def is_photo(name: str) -> bool:
 def is_one(text: str) -> bool:
     """Whether an input stands for exactly one image: not a folder, not a glob."""
     text = local_path(text)
-    if is_url(text) or text == "-":
+    if is_http(text) or text == "-":
         return True
     return not folders.is_glob(text) and not folders.is_folder(text)

@@ -1,19 +1,24 @@
 """Many photos -> an output that any kill leaves resumable: each input once, in order, failures too.
 
-    job.py          what was asked for, what decides the bytes of the output, how a run ended
-    formats.py      rows -> .npy, .npz, .csv, .parquet and back; records -> .parquet, .jsonl
-    local.py        `features` on this machine, from the first part to the last
-    extract.py      its working process: is it the list that was begun? decode, network, rows
-    parts.py        the folder of parts beside an output, and what is there under its name
-    assemble.py     parts, or the outputs of all shards -> the files of an output
-    predict.py      `predict` on this machine: records as they come
-    ray.py          a run on Ray Data: begun, missing parts, summary
-    ray_cluster.py  connecting, how many workers fit, parts streamed through them
-    ray_worker.py   what runs in Ray's processes: the photos of a part read, and its rows computed
-    ray_output.py   the folder of an output on any file system: manifest, listing, whole parts
-    inputs.py       the inputs of Ray: addresses, manifests, tar shards, and the bytes of each
-    filesystems.py  a path or an address -> a file system, its files, folders and globs
+A job is a listing, cut into parts: fixed slices of it, each computed whole and written whole.
 
-Importing any of these imports neither Ray nor pyarrow. Only `extract`, and Ray's modules with it,
-import numpy: what starts a working process must stay small.
+    job.py             what was asked for, what decides the bytes of the output, how a run ended
+    listing.py         the inputs: listed, hashed, written down once, read part by part
+    inputs.py          the inputs of Ray: addresses, manifests, tar shards, and the bytes of each
+    run.py             the driver: look, listing, missing parts, finish; what it asks of the others
+    local.py           the runner of this machine: parts one after another, in this process
+    ray.py             the runner on Ray, whose actors compute parts
+    ray_cluster.py     connecting to Ray, and how many workers fit
+    compute.py         inputs of a part -> entries (features) or records (predict)
+    file_output.py     an output that is files: feats.npy and those beside it
+    parts.py           the folder of parts beside them
+    assemble.py        parts, or finished outputs -> the files
+    update.py          what is new, changed or gone since an output was finished
+    folder.py          an output that is a folder of parts, on any file system
+    parquet_output.py  records of `predict` as one Parquet file, from such a folder
+    formats.py         rows -> .npy, .npz, .csv, .parquet and back; records -> .parquet, .jsonl
+    predict.py         `predict` to stdout: records as they come
+    filesystems.py     a path or an address -> a file system, its files, folders and globs
+
+Importing any of these imports neither Ray nor pyarrow.
 """

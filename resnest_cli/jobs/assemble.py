@@ -1,4 +1,4 @@
-"""Parts, or the outputs of all shards -> the files of the output. Any kill may come in between.
+"""Parts, or finished outputs -> the files of the output. Any kill may come in between.
 
 All files are made in the folder of parts, under the name `assembled`, and synced; only when all of
 them are whole, which the index notes, they are renamed, and the folder is removed. For .npy each
@@ -10,47 +10,51 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import free_bytes, writing
 from resnest_cli.jobs.formats import (
-    HEADER,
     Matrix,
     matrix_of,
     npy_header,
     read_entries,
     read_info,
+    read_stats,
     with_lines,
+    with_stats,
     write,
 )
-from resnest_cli.jobs.job import Item, Mark, Shard, differences, without
-from resnest_cli.jobs.parts import Store, check_others, discard, outputs, publish
+from resnest_cli.jobs.job import Item, differences, without
+from resnest_cli.jobs.listing import STAT_BYTES, Chain, Mark, Shard
+from resnest_cli.jobs.parts import Store, check_others, discard, empty, outputs, publish
+from resnest_cli.jobs.update import Plan, digest, list_of
 
 _CHUNK = 2**20
 _SPARE = 2**20  # bytes for the small files
 
 Info = dict[str, Any]  # what `feats.json` says
+# What may differ between outputs that are joined one behind the other.
+_OF_ITS_OWN = ("format", "counts", "list", "versions", "class_names")
 
 
 def from_parts(store: Store, target: Path) -> Info:
     """Makes the files of the output of a complete run."""
-    info = _info(store.identity, store.parts[-1].mark, store.inputs, store.rows)
+    manifest = store.manifest
+    info = _info(manifest.identity, manifest.listing, store.inputs, store.rows)
     if not store.published:
         matrix, suffix = matrix_of(info), target.suffix.lower()
-        lines = sum(part.line_bytes for part in store.parts)
+        lines = sum(part.line_bytes for part in store.in_order)
         if suffix == ".npy":
-            _append_parts(store, matrix, lines)
-            with (store.folder / "assembled.csv").open("wb") as file:
-                file.write(HEADER.encode())
-                for part in filter(lambda part: part.inputs, store.parts):
-                    with store.lines_path(part).open("rb") as source:
-                        shutil.copyfileobj(source, file, _CHUNK)
+            _append_parts(store, matrix, lines + STAT_BYTES * store.inputs)
+            for _ in _beside(store, store.lines(), suffix):
+                pass
         else:
-            _make_room(store, 2 * lines + matrix.bytes_in(suffix))
-            _write_entries(store, _entries(store, matrix), matrix, suffix)
+            _make_room(store, 2 * lines + matrix.bytes_in(suffix), store.inputs)
+            _write_entries(store, store.entries(matrix.row_bytes), matrix, suffix)
         _finish(store, info)
     publish(store, target)
     return info
@@ -59,16 +63,39 @@ def from_parts(store: Store, target: Path) -> Info:
 def retried(store: Store, target: Path, old: Info) -> Info:
     """Puts what was computed again in its place among the old entries."""
     counts, mark = old["counts"], Mark.of(old["list"])
-    info = _info(store.identity, mark, counts["inputs"], counts["rows"] + store.rows)
-    fresh = _entries(store, matrix_of(info))
+    identity = store.manifest.identity
+    info = _info(identity, mark, counts["inputs"], counts["rows"] + store.rows)
+    fresh = store.entries(matrix_of(info).row_bytes)
     entries = (entry if entry.error is None else next(fresh) for entry in read_entries(target, old))
-    _from_entries(store, target, entries, info)
+    _from_entries(store, target, entries, info, stats=_has_stats(target, old))
     return info
 
 
-def _from_entries(store: Store, target: Path, entries: Iterator[Item], info: Info) -> None:
+def updated(store: Store, target: Path, old: Info) -> Info:
+    """The old entries, with what is new or changed among them as the plan says."""
+    plan, final = Plan(store.folder), store.final
+    assert final is not None
+    rows = sum(entry.error is None for entry in plan.entries(list_of(target, old), store.lines()))
+    # Made by another version perhaps; else of the same model and settings.
+    identity = store.manifest.identity | without(old, "list", "counts")
+    info = _info(identity, final, final.listed, rows)
+    fresh = store.entries(matrix_of(info).row_bytes)
+    _from_entries(store, target, plan.entries(read_entries(target, old), fresh), info)
+    return info
+
+
+def _has_stats(target: Path, info: Info) -> bool:
+    inputs = info["counts"]["inputs"]
+    return inputs == 0 or next(read_stats(target, inputs), None) is not None
+
+
+def _from_entries(
+    store: Store, target: Path, entries: Iterator[Item], info: Info, *, stats: bool = True
+) -> None:
     matrix, suffix = matrix_of(info), target.suffix.lower()
-    _make_room(store, matrix.bytes_in(suffix))
+    _make_room(store, matrix.bytes_in(suffix), matrix.inputs)
+    if not stats:
+        entries = (entry._replace(stat=None) for entry in entries)
     _write_entries(store, entries, matrix, suffix)
     _finish(store, info)
     publish(store, target)
@@ -90,12 +117,12 @@ def _finish(store: Store, info: Info) -> None:
     store.publish()
 
 
-def _make_room(store: Store, needed: int, keep: Path | None = None) -> None:
+def _make_room(store: Store, needed: int, inputs: int = 0, keep: Path | None = None) -> None:
     """Removes what a kill has left of an assembly, but for one file, and sees what is free."""
     for path in store.folder.glob("assembled.*"):
         if path != keep:
             path.unlink()
-    needed += _SPARE
+    needed += STAT_BYTES * inputs + _SPARE
     free = free_bytes(store.folder)
     if free is not None and free < needed:
         raise ResnestError(
@@ -110,8 +137,8 @@ def _append_parts(store: Store, matrix: Matrix, spare: int) -> None:
     Besides there must be room for `spare` bytes.
     """
     path = store.folder / "assembled.npy"
-    parts = [part for part in store.parts if part.rows]
-    gone = [at for at, part in enumerate(parts) if not store.rows_path(part).exists()]
+    parts = [part for part in store.in_order if part.rows]
+    gone = [at for at, part in enumerate(parts) if not store.rows_path(part.number).exists()]
     begin = gone[-1] + 1 if gone else 0  # all before are in the file, synced
     with path.open("rb+" if begin else "wb") as file:
         npy_header(file, matrix.dtype, matrix.shape)
@@ -120,7 +147,7 @@ def _append_parts(store: Store, matrix: Matrix, spare: int) -> None:
         largest = max((part.bytes for part in parts[begin:]), default=0)
         _make_room(store, largest + spare, keep=path)
         for part in parts[begin:]:
-            rows, before = store.rows_path(part), file.tell()
+            rows, before = store.rows_path(part.number), file.tell()
             with rows.open("rb") as source:
                 shutil.copyfileobj(source, file, _CHUNK)
             if file.tell() - before != part.bytes:
@@ -128,58 +155,68 @@ def _append_parts(store: Store, matrix: Matrix, spare: int) -> None:
             file.flush()
             os.fsync(file.fileno())
             rows.unlink()
-    for part in store.parts:  # of inputs that all failed: they have no rows
-        store.rows_path(part).unlink(missing_ok=True)
+    for number in store.parts:  # of inputs that all failed: they have no rows
+        store.rows_path(number).unlink(missing_ok=True)
 
 
 def _write_entries(store: Store, entries: Iterator[Item], matrix: Matrix, suffix: str) -> None:
-    path = store.folder / f"assembled{suffix}"
-    if suffix == ".csv":  # has the lines in itself
-        write(path, entries, matrix)
-        return
-    with (store.folder / "assembled.csv").open("wb", buffering=_CHUNK) as lines:
-        write(path, with_lines(entries, lines), matrix)
+    write(store.folder / f"assembled{suffix}", _beside(store, entries, suffix), matrix)
 
 
-def _entries(store: Store, matrix: Matrix) -> Iterator[Item]:
-    """What the parts hold."""
-    for part in filter(lambda part: part.inputs, store.parts):
-        with store.rows_path(part).open("rb", buffering=_CHUNK) as rows:
-            for line in store.lines_of(part):
-                row = rows.read(matrix.row_bytes) if line.error is None else None
-                yield Item(line.name, line.error, row)
+def _beside(store: Store, entries: Iterator[Item], suffix: str) -> Iterator[Item]:
+    """Hands the entries on, and writes the files beside the matrix on the way."""
+    with ExitStack() as stack:
+
+        def made(name: str) -> BinaryIO:
+            path = store.folder / f"assembled{name}"
+            return stack.enter_context(path.open("wb", buffering=_CHUNK))
+
+        entries = with_stats(entries, made(".stat"))
+        if suffix != ".csv":  # which has the lines in itself
+            entries = with_lines(entries, made(".csv"))
+        yield from entries
 
 
 def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
-    """Joins the outputs of all shards to the one that a run over the whole list would have written.
+    """Joins finished outputs of one model, made with the same options, to one.
 
-    Shard i has the batches b with b % N == i - 1, so one batch of each in turn restores the order.
-    All must come from the same list, which the hash over it proves, of the same model and options,
-    each shard once, and each with as many inputs as its share of the list has. A merge that was
-    killed, or could not be written, is simply run again; one that is there already is left.
+    Those of all shards of a list become what a run over the whole list would have written: shard i
+    has the batches b with b % N == i - 1, so one batch of each in turn restores the order. Others
+    stand one behind the other, and no input may stand in two of them. A merge that was killed, or
+    could not be written, is simply run again; one that is there already is left.
 
     Raises:
-        UsageError: another output exists, or the parts are not all shards of one run, each once.
+        UsageError: another output exists, or the parts do not belong together.
         ResnestError: a part cannot be read, or the output cannot be written.
     """
-    left = Store.load(target)
-    if left is not None and left.kind != "merge" and not overwrite:
+    left = None if overwrite else Store.load(target)
+    if left is not None and left.kind != "merge":
         raise UsageError(f"{left.folder} holds an unfinished run: finish it, or --overwrite.")
     for path in (path for part in parts for path in outputs(part)):
         if path in outputs(target):
             raise UsageError(f"{path} is one of the parts: give -o another name.")
-    shards = _in_order([(part, read_info(part)) for part in parts])
-    info = _merged_info(target, [info for _, info in shards])
+    found = [(part, read_info(part)) for part in parts]
+    sharded = [info["shard"] is not None for _, info in found]
+    if any(sharded) and not all(sharded):
+        whole, shard = found[sharded.index(False)][0], found[sharded.index(True)][0]
+        raise UsageError(
+            f"{whole} is no shard, and {shard} is one: join the shards first, then the others."
+        )
+    found = _in_order(found) if all(sharded) else found
+    info = _merged_info(target, found)
     existing = [path for path in outputs(target) if path.exists()]
     if existing and left is None and not overwrite:
         if _is_there(target, info):
             return info
         raise UsageError(f"{existing[0]} exists: give -o another name, or --overwrite.")
     check_others(target)
+    entries = _joined(found) if all(sharded) else _behind_each_other(found)
     with writing(target):
-        store = Store.create(target, "merge", {})
+        empty(Store.folder_of(target), but="state.json")  # which says what was here, until replaced
+        store = Store.create(target, "merge", None)
         try:
-            _from_entries(store, target, _joined(shards), info)
+            stats = all(_has_stats(part, info) for part, info in found)
+            _from_entries(store, target, entries, info, stats=stats)
         except Exception:
             # Names may have been given already: what stays here says that they are a merge's.
             if left is None and not store.published:
@@ -190,21 +227,37 @@ def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
 
 def _is_there(target: Path, info: Info) -> bool:
     """Whether the output is this merge: the files are complete once the last name is given."""
+    needed = [path for path in outputs(target) if path.suffix != ".stat"]  # new since then
     try:
-        return all(path.exists() for path in outputs(target)) and read_info(target) == info
+        return all(path.exists() for path in needed) and read_info(target) == info
     except ResnestError:
         return False
 
 
-def _merged_info(target: Path, infos: list[Info]) -> Info:
-    first = infos[0]
-    identity = without(first, "list", "counts") | {
-        "shard": None,
-        "format": target.suffix.removeprefix("."),
-    }
-    mark = Mark.of(first["list"])
+def _merged_info(target: Path, found: list[tuple[Path, Info]]) -> Info:
+    """What the joined output says of itself, once it is sure that the others are whole."""
+    infos = [info for _, info in found]
+    named = [{"class_names": info["class_names"]} for info in infos if "class_names" in info]
+    identity = without(infos[0], "list", "counts") | (named[0] if named else {})
+    identity |= {"shard": None, "format": target.suffix.removeprefix(".")}
     inputs, rows = (sum(info["counts"][name] for info in infos) for name in ("inputs", "rows"))
-    return _info(identity, mark, inputs, rows)
+    if infos[0]["shard"] is not None:
+        return _info(identity, Mark.of(infos[0]["list"]), inputs, rows)
+    return _info(identity, _list_of_all(found), inputs, rows)
+
+
+def _list_of_all(found: list[tuple[Path, Info]]) -> Mark:
+    """The end of the list of outputs behind each other, once it is sure that they fit."""
+    first, expected = found[0][0], without(found[0][1], *_OF_ITS_OWN)
+    chain, seen = Chain(), dict[bytes, int]()
+    for number, (path, info) in enumerate(found):
+        if wrong := differences(expected, without(info, *_OF_ITS_OWN)):
+            raise UsageError(f"{first} and {path} do not belong together: {wrong}.")
+        for line in chain(list_of(path, info)):
+            other = seen.setdefault(digest(line.name), number)
+            if other != number:
+                raise UsageError(f"{line.name!r} stands in {found[other][0]} and in {path}.")
+    return chain.mark
 
 
 def _in_order(found: list[tuple[Path, Info]]) -> list[tuple[Path, Info]]:
@@ -213,8 +266,6 @@ def _in_order(found: list[tuple[Path, Info]]) -> list[tuple[Path, Info]]:
     first_path, first = found[0]
     for path, info in found:
         shard = info["shard"]
-        if shard is None:
-            raise UsageError(f"{path} is no shard: it was made without --shard.")
         if wrong := differences(_common(first), _common(info)):
             raise UsageError(f"{first_path} and {path} do not belong together: {wrong}.")
         if shard["index"] in by_index:
@@ -236,7 +287,7 @@ def _in_order(found: list[tuple[Path, Info]]) -> list[tuple[Path, Info]]:
 def _common(info: Info) -> Info:
     """What must be the same in all parts."""
     count = info["shard"] and {"count": info["shard"]["count"]}
-    return without(info, "format", "counts") | {"shard": count}
+    return without(info, "format", "counts", "class_names") | {"shard": count}
 
 
 def _joined(shards: list[tuple[Path, Info]]) -> Iterator[Item]:
@@ -255,3 +306,8 @@ def _joined(shards: list[tuple[Path, Info]]) -> Iterator[Item]:
     finally:
         for stream in streams:
             stream.close()
+
+
+def _behind_each_other(found: list[tuple[Path, Info]]) -> Iterator[Item]:
+    for path, info in found:
+        yield from read_entries(path, info)

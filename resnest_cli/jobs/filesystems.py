@@ -17,20 +17,14 @@ from urllib.parse import quote_from_bytes
 from resnest_cli.errors import ErrorKind, ResnestError, UsageError
 from resnest_cli.images.folders import is_dropping, natural
 from resnest_cli.images.sources import EXTENSIONS, SourceStats
-from resnest_cli.paths import local_path
+from resnest_cli.paths import is_address, local_path
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WILDCARD = re.compile(r"[*?\[]")
 _RENAMES = {"local", "hdfs"}  # a file appears there while it is written; elsewhere when it is whole
-
-
-def is_address(text: str) -> bool:
-    """Whether this names a file system; http(s) addresses are photos, not file systems."""
-    return _ADDRESS.match(text) is not None and not text.lower().startswith(("http://", "https://"))
 
 
 def opened(text: str) -> "tuple[FileSystem, str]":

@@ -9,6 +9,10 @@
 The same entries give the same bytes, however they were divided before. Beside all of them but .csv
 stands `feats.csv`, with the lines `input,row,status,error`; `row` is empty where the input failed.
 It is UTF-8; a name that is no text keeps its own bytes; see `csv_rows` for commas and formulas.
+Columns of logits and probabilities bear the names of their classes instead of f0, f1, ...
+
+`feats.stat` has 16 bytes for every input: the size of its file and the time of its modification in
+ns, int64 little-endian, -1 where there is none. It is empty where an earlier version made the rows.
 
 A part that was computed on Ray is a file of its own:
 
@@ -25,6 +29,7 @@ import io
 import json
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -33,7 +38,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.jobs.job import Item, encoded
+from resnest_cli.jobs.job import Item
+from resnest_cli.jobs.listing import STAT_BYTES, encoded
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
@@ -57,6 +63,15 @@ class Matrix:
     inputs: int
     row_shape: tuple[int, ...]
     dtype: "Dtype"
+    class_names: tuple[str, ...] = ()  # of logits and probabilities
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the columns of a .csv; a class whose name stands twice has its index behind it."""
+        names = Counter(self.class_names)
+        if len(self.class_names) != self.columns:  # an output of an earlier version
+            return [f"f{index}" for index in range(self.columns)]
+        return [n if names[n] == 1 else f"{n} ({i})" for i, n in enumerate(self.class_names)]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,7 +99,8 @@ def matrix_of(info: dict[str, Any]) -> Matrix:
     """The matrix that `feats.json` describes."""
     counts, extraction = info["counts"], info["extraction"]
     shape = tuple(extraction["row_shape"])
-    return Matrix(counts["rows"], counts["inputs"], shape, extraction["dtype"])
+    names = tuple(info.get("class_names", ()))
+    return Matrix(counts["rows"], counts["inputs"], shape, extraction["dtype"], names)
 
 
 def _escaped(name: str) -> str:
@@ -118,11 +134,18 @@ def with_lines(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
         yield entry
 
 
+def with_stats(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
+    """Hands the entries on, and writes `feats.stat` on the way."""
+    for entry in entries:
+        file.write(entry.stat or b"")
+        yield entry
+
+
 def _numbered(entries: Iterator[Item]) -> Iterator[tuple[Item, int | None]]:
     row = 0
     for entry in entries:
-        yield entry, None if entry.row is None else row
-        row += entry.row is not None
+        yield entry, row if entry.error is None else None
+        row += entry.error is None
 
 
 def npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
@@ -178,8 +201,7 @@ def _write_csv(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     import numpy as np
 
     with path.open("wb", buffering=_CHUNK) as file:
-        titles = "".join(f",f{index}" for index in range(matrix.columns))
-        file.write(f"{HEADER.rstrip()}{titles}\n".encode())
+        file.write(f"{HEADER.rstrip()},".encode() + encoded(csv_row(matrix.titles)))
         nothing = b"," * matrix.columns + b"\n"
         for entry, row in _numbered(entries):
             file.write(formatted(entry.name, row, entry.error)[:-1])
@@ -294,7 +316,7 @@ def read_info(target: Path) -> dict[str, Any]:
 def read_entries(target: Path, info: dict[str, Any]) -> Generator[Item, None, None]:
     """All inputs of a finished output."""
     matrix = matrix_of(info)
-    count = 0
+    count, stats = 0, read_stats(target, matrix.inputs)
     try:
         rows = _rows(target, matrix)
         for line in read_lines(target.with_suffix(".csv"), header=True):
@@ -303,11 +325,23 @@ def read_entries(target: Path, info: dict[str, Any]) -> Generator[Item, None, No
             if line.error is None:
                 row = next(rows, b"")
                 _check(len(row) == matrix.row_bytes, f"the row of {line.name!r} is missing")
-            yield Item(line.name, line.error, row)
+            yield Item(line.name, line.error, row, stat=next(stats, None))
         _check(count == matrix.inputs, f"{count} lines, but {matrix.inputs} inputs")
         _check(next(rows, None) is None, "there are more rows than lines that have one")
     except (OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:
         raise ResnestError(f"{target} and the files beside it do not fit: {error}.") from error
+
+
+def read_stats(target: Path, inputs: int) -> Iterator[bytes]:
+    """Size and time of each input of a finished output; none where an earlier version made it."""
+    path = target.with_suffix(".stat")
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    if path.stat().st_size != inputs * STAT_BYTES:
+        raise ResnestError(f"{path} does not belong to {target}: remove it, to go on without.")
+    with path.open("rb", buffering=_CHUNK) as file:
+        while stat := file.read(STAT_BYTES):
+            yield stat
 
 
 def _check(fits: bool, otherwise: str) -> None:

@@ -9,21 +9,26 @@ manifest holds is a photo or a shard, taken literally; only a folder on this mac
 import io
 import os
 import tarfile
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError
 from resnest_cli.images import folders
-from resnest_cli.images.sources import Source, SourceStats, is_url, iter_sources
-from resnest_cli.jobs.filesystems import is_address, is_photo, opened, remote_files
+from resnest_cli.images.sources import Source, SourceStats, iter_sources, listed
+from resnest_cli.jobs.filesystems import is_photo, opened, remote_files
+from resnest_cli.jobs.listing import Input
 from resnest_cli.options import RunOptions
+from resnest_cli.paths import is_address, is_http
 from resnest_cli.text import one_line
-
-# "error" stands in listings of earlier versions.
-Kind = Literal["file", "url", "member", "error"] | ErrorKind
 
 _AT_ONCE = 8  # shards that are looked into by threads
 _ROWS = 8192  # of a manifest at a time
@@ -32,29 +37,8 @@ _BLOCK = 4 * 2**20
 _TRUNCATED = "is a tar shard that is truncated or damaged: more photos may have been in it"
 _OPEN = 16  # shards
 _MOST = 2**30  # bytes of a photo; decoding refuses more
-
-
-class Input(NamedTuple):
-    """One input. `where` is an absolute path or an address, or the text of an error of this kind.
-
-    `offset` and `size`, in bytes, are those of a `member` of a shard.
-    """
-
-    name: str
-    kind: Kind
-    where: str
-    offset: int = 0
-    size: int = 0
-
-    @property
-    def is_error(self) -> bool:
-        """Whether there is nothing to read."""
-        return self.kind not in {"file", "url", "member"}
-
-    @property
-    def is_local(self) -> bool:
-        """Whether its bytes lie in a file of this machine."""
-        return self.kind in {"file", "member"} and not is_address(self.where)
+_PHOTOS = 16  # remote ones that are read at once
+HELD = 96 * 2**20  # bytes of a part's photos; what is beyond is left for the worker to read
 
 
 Looked = tuple[list[Input], int]  # the photos of a shard, and how many other files it has
@@ -107,54 +91,44 @@ def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterato
     for text in options.inputs:
         if text == "-":
             raise UsageError("a photo on standard input (-) is for --runner local.")
-        yield from _named(text, options, path_column, stats)
+        yield from map(_absolute, _named(text, options, path_column, stats))
     if options.from_file is not None:
-        listed = iter_sources(
-            (),
-            recursive=options.recursive,
-            from_file=options.from_file,
-            null_separated=options.null_separated,
-            stats=stats,
-        )
-        yield from _literal(listed)
+        sources = listed(replace(options, inputs=()), stats)
+        yield from map(_absolute, map(Input.of, sources))
 
 
 def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats) -> Iterator[Input]:
-    if text.lower().endswith(_MANIFESTS) and not is_url(text) and not folders.is_folder(text):
-        for number, path in enumerate(_listed(text, path_column), start=1):
+    if text.lower().endswith(_MANIFESTS) and not is_http(text) and not folders.is_folder(text):
+        for number, path in enumerate(_rows(text, path_column), start=1):
             if path is None:
                 yield Input(f"{text}:{number}", "missing", f"has no {path_column} in this row")
             else:
-                yield Input(path, "url", path) if is_url(path) else _file(path, path)
+                yield Input(path, "url" if is_http(path) else "file", path)
     elif is_address(text):
         for found in remote_files(text, recursive=options.recursive, stats=stats):
-            yield _file(found.address, found.address, found.error, found.kind)
+            yield _or_error(Input(found.address, "file", found.address), found.error, found.kind)
     elif folders.is_glob(text) and text.endswith(".tar"):
         entry = None
         for entry in folders.expand(text):
-            yield _file(entry.path, entry.path, entry.error, "unreadable")
+            yield _or_error(Input(entry.path, "file", entry.path), entry.error, "unreadable")
         if entry is None:
             yield Input(text, "matched nothing", "is a pattern that matches no file")
     else:
-        yield from _literal(iter_sources([text], recursive=options.recursive, stats=stats))
+        yield from map(Input.of, iter_sources([text], recursive=options.recursive, stats=stats))
 
 
-def _literal(sources: Iterable[Source]) -> Iterator[Input]:
-    for source in sources:
-        if source.error is None and source.url is not None:
-            yield Input(source.name, "url", source.url)
-        else:
-            yield _file(source.name, source.path or "", source.error, source.kind)
+def _or_error(item: Input, error: str | None, kind: ErrorKind) -> Input:
+    return Input(item.name, kind, error) if error else item
 
 
-def _file(name: str, path: str, error: str | None = None, kind: ErrorKind | None = None) -> Input:
-    if error:
-        return Input(name, kind or "other", error)
-    where = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - odd bytes
-    return Input(name, "file", where)
+def _absolute(item: Input) -> Input:
+    """The same where the folder that a process works in is another one."""
+    if item.kind != "file" or is_address(item.where):
+        return item
+    return item._replace(where=os.path.abspath(item.where))  # noqa: PTH100 - odd bytes
 
 
-def _listed(manifest: str, column: str) -> Iterator[str | None]:
+def _rows(manifest: str, column: str) -> Iterator[str | None]:
     """The paths and addresses of a manifest, in order; None where a row has none."""
     import pyarrow as pa
     from pyarrow import csv, dataset
@@ -258,8 +232,7 @@ def fetched(item: Input, *, offline: bool, shards: OpenShards | None = None) -> 
         ImageError: it cannot be read; the message goes on after the input's name.
     """
     if item.is_error:
-        kind = cast("ErrorKind", "other" if item.kind == "error" else item.kind)
-        raise ImageError(item.where, kind=kind)
+        raise ImageError(item.where, kind=item.source.kind or "other")
     if item.kind == "url":
         from resnest_cli.images.remote import fetch_photo
 
@@ -293,3 +266,72 @@ def _checked(size: int) -> int:
         text = f"is larger than a photo can be ({size / 1e9:.1f} GB)"
         raise ImageError(text, kind="too large")
     return size
+
+
+@dataclass(frozen=True, slots=True)
+class PartPhotos:
+    """The inputs of a part, each with its bytes or its error, and the seconds of reading them.
+
+    None is left for the worker to read when it comes to it. Bytes are arrays uint8: Ray's processes
+    share these, and copy none before its turn.
+    """
+
+    inputs: list[Input]
+    contents: list[NDArray[Any] | ImageError | None]
+    seconds: float = 0.0
+
+    def sources(self, *, offline: bool) -> Iterator[Source]:
+        """What there is to decode, one at a time."""
+        shards = OpenShards()
+        for item, content in zip(self.inputs, self.contents, strict=True):
+            found: Any = content
+            if content is None and (item.kind == "member" or is_address(item.where)):
+                found = _attempted(partial(fetched, item, offline=offline, shards=shards))
+            if found is None:
+                yield item.source  # read by what decodes it
+            elif isinstance(found, ImageError):
+                yield Source(item.name, error=str(found), kind=found.kind)
+            else:
+                yield Source(item.name, data=bytes(found))
+
+
+def part_photos(inputs: list[Input], *, offline: bool, alone: bool = False) -> PartPhotos:
+    """Reads the photos of a part, up to `HELD` bytes, so that Ray's object store can bear them.
+
+    The files of this machine are left where it is the only one (`alone`): their way through the
+    store gains nothing.
+    """
+    begun, held = time.monotonic(), 0
+    photos = PartPhotos(inputs, [])
+    for item, get in _ahead(inputs, offline):
+        found: Any = None
+        if held <= HELD and not (alone and item.is_local):
+            found = _attempted(get)
+        if isinstance(found, bytes):
+            held += len(found)
+            found = np.frombuffer(found, np.uint8)
+        large = isinstance(found, str)  # the path of a file that is not held
+        photos.contents.append(None if large else found)
+    return replace(photos, seconds=time.monotonic() - begun)
+
+
+def _attempted(get: Callable[[], bytes | str]) -> bytes | str | ImageError:
+    try:
+        return get()
+    except ImageError as error:
+        return error
+
+
+def _ahead(inputs: list[Input], offline: bool) -> Iterator[tuple[Input, Callable[[], bytes | str]]]:
+    """Each input with what gives its bytes; remote ones are fetched before they are asked for."""
+    get = partial(fetched, offline=offline, shards=OpenShards())
+    if all(item.is_error or item.is_local for item in inputs):
+        for item in inputs:
+            yield item, partial(get, item)
+        return
+    with ThreadPoolExecutor(_PHOTOS) as pool:
+        for begin in range(0, len(inputs), _PHOTOS):
+            group = inputs[begin : begin + _PHOTOS]
+            waiting = [pool.submit(get, item) for item in group]
+            for item, future in zip(group, waiting, strict=True):
+                yield item, future.result

@@ -1,23 +1,23 @@
-"""What was asked for, what decides an output, what two processes of a run say, and how it ended.
+"""What was asked for, what decides the bytes of an output, and how a run ended.
 
-Most is plain data, which other processes are sent; no numpy.
+Plain data, which other processes are sent; no numpy.
 """
 
-import hashlib
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnest_cli import __version__, output
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
+from resnest_cli.jobs.listing import WHOLE, Shard
 from resnest_cli.model.names import understand
 from resnest_cli.options import AUTO, ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
@@ -26,46 +26,7 @@ from resnest_cli.signals import StoppedError
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
 
-PartFormat = Literal["parquet", "jsonl"]
 DEFAULT_BATCH_SIZE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `count` parts of the list: the batches b, counted from 0, with b % count == index - 1.
-
-    So a shard's batches are those of the whole run, and its rows have the same bits; no shard needs
-    to know how long the list is, and `merge` restores the order with one batch of each in memory.
-    """
-
-    index: int  # from 1
-    count: int
-
-    def owns(self, batch: int) -> bool:
-        """Whether this batch of the whole list, from 0, is ours."""
-        return batch % self.count == self.index - 1
-
-    def size(self, total: int, batch_size: int) -> int:
-        """How many of a list of `total` inputs are ours."""
-        whole, rest = divmod(total, batch_size)
-        own = (whole - self.index) // self.count + 1 if whole >= self.index else 0
-        return own * batch_size + (rest if self.owns(whole) else 0)
-
-
-WHOLE = Shard(1, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class FeaturesJob:
-    """Features on this machine; see the options of `resnest features`."""
-
-    target: Path
-    options: RunOptions
-    model: ModelOptions
-    extraction: Extraction
-    shard: Shard = WHOLE
-    quiet: bool = False
-    go_on: str = "resnest features --resume"  # the command that goes on after an interruption
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,129 +40,41 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterJob:
-    """Features or classes, as `wanted` says, on Ray; see the options of both commands."""
+class Job:
+    """What was asked for, of either runner and command; see the options of both commands.
+
+    `output` is a file (features: .npy, .npz, .csv, .parquet) or a folder of parts in `format`.
+    """
 
     output: str
     options: RunOptions
     model: ModelOptions
     wanted: Extraction | Ranking
-    name: str  # of the model, in records
-    format: PartFormat = "parquet"
+    format: str = "parquet"
+    name: str = ""  # of the model, in records
+    shard: Shard = WHOLE
     path_column: str = "path"
-    address: str | None = None
+    address: str | None = None  # of a cluster of Ray
     gpus: float | None = None  # of each worker; None: one where the cluster has any
     concurrency: int | None = None  # workers; None: as many as fit
-    go_on: str = "resnest features --resume"
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """How far the list had been read at the end of a batch: so many inputs, and their hash."""
-
-    listed: int
-    chain: str
-
-    @classmethod
-    def of(cls, listed: dict[str, Any]) -> "Mark":
-        """The end of the list, from what an output says of it."""
-        return cls(listed["inputs"], listed["sha256"])
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What an output says of its list, if this is the end of it."""
-        return {"inputs": self.listed, "sha256": self.chain}
-
-
-NO_MARK = Mark(0, "")
-
-
-def encoded(text: str) -> bytes:
-    """The bytes of a name as the file system has them; lone surrogates of any kind get through."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-N = TypeVar("N", bound=_Named)
-
-
-class Chain:
-    """Counts inputs that pass through, and takes the hash over their names."""
-
-    def __init__(self) -> None:
-        self._hash, self.count = hashlib.sha256(), 0
-
-    def add(self, name: str) -> None:
-        """One more input."""
-        data = encoded(name)
-        self._hash.update(len(data).to_bytes(8, "little") + data)
-        self.count += 1
-
-    def __call__(self, inputs: Iterable[N]) -> Iterator[N]:
-        """The same inputs."""
-        for item in inputs:
-            self.add(item.name)
-            yield item
-
-    @property
-    def mark(self) -> Mark:
-        """What has passed through by now."""
-        return Mark(self.count, self._hash.hexdigest())
-
-
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """Where the working process begins.
-
-    `done` of our inputs are done (a whole number of batches). The list must still have the `marks`.
-    `retry` is the `feats.csv` whose failed inputs alone are to be read; `done` counts those then.
-    `last` ends the list after so many inputs: all were done, later ones are passed over. With
-    `verify` nothing is computed: the list must be the one of the marks, no more and no less.
-    """
-
-    done: int = 0
-    marks: tuple[Mark, ...] = ()
-    retry: Path | None = None
-    last: int | None = None
-    verify: bool = False
+    go_on: str = "resnest features --resume"  # the command that goes on after an interruption
 
 
 class Item(NamedTuple):
-    """One input: its name, its row's bytes or its error. The last one of a batch brings more."""
+    """One input: its name, its row's bytes or its error; 16 bytes of `feats.stat`, if known."""
 
     name: str
     error: str | None
     row: bytes | None
     kind: ErrorKind | None = None  # of the error, where it has just been raised
-    mark: Mark | None = None
-    seconds: dict[str, float] | None = None
+    stat: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What the working process sends last: the whole list, and how many files it passed over."""
-
-    mark: Mark
-    skipped: int
-
-
-# The working process sends its `identity` first, then an item for each input.
-Results = Generator[dict[str, Any] | Item, None, Ending]
-J = TypeVar("J", FeaturesJob, ClusterJob)
-
-
-def as_begun(job: J, identity: dict[str, Any] | None) -> J:
+def as_begun(job: Job, identity: dict[str, Any] | None) -> Job:
     """The job with what was left open (the batch size, `--engine auto`) as it was begun."""
     engine = identity["engine"] if identity else {}
     options, model = job.options, job.model
-    if options.batch_size in {0, AUTO}:
+    if options.batch_size == 0 or (options.batch_size == AUTO and engine):
         options = replace(options, batch_size=engine.get("batch_size", DEFAULT_BATCH_SIZE))
     if model.engine == "auto" and engine:
         model = replace(model, engine=engine["engine"])
@@ -291,7 +164,8 @@ def refused(what: object, *, unfinished: bool, done: str = "") -> UsageError:
 
 _OPTIONS = {
     "pool", "stage", "head", "dtype", "normalize", "batch_size", "crop_pct", "interpolation",
-    "crop_mode", "exif", "fast_decode", "gpu_decode", "shard",
+    "crop_mode", "exif", "fast_decode", "gpu_decode", "shard", "topk", "threshold", "reject_below",
+    "tta",
 }  # fmt: skip
 _NAMES = {
     "weights_sha256": "weights",
@@ -348,6 +222,8 @@ class Report:
     elapsed: float = 0.0
     skipped: int = 0  # files that are no images
     finished_before: bool = False  # there was nothing to do
+    parts: int = 0  # that are whole
+    computed: int = 0  # of them by this start
     damaged: int = 0  # inputs that were computed again, since their parts were damaged
 
     def add(self, step: str, seconds: float) -> None:
@@ -365,7 +241,7 @@ class Report:
     def text(self, times: str, why: str, made: str) -> str:
         """The report for people: `times` of the steps, `why` names where errors stand."""
         counts = self.info["counts"]
-        lines = ["All was finished already."]
+        lines = ["All was finished already."] if self.finished_before else []
         if times:
             speed = self.photos / max(self.elapsed, 1e-9)
             lines = [f"{self.photos:,} photos, {speed:.1f} photos/s; {times}."]

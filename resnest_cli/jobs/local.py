@@ -1,279 +1,234 @@
-"""`features` on this machine: rows -> parts -> output, whatever is there and whatever comes up.
+"""The runner of this machine: parts computed one after another in the command's own process."""
 
-The working process first sends what decides the bytes of the output; an unfinished run must have
-been begun with the same.
-"""
-
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.images.sources import iter_sources
-from resnest_cli.jobs.assemble import from_parts, retried
+from resnest_cli.images.sources import SourceStats
+from resnest_cli.inference.extraction import Extraction
+from resnest_cli.jobs import predict
+from resnest_cli.jobs.file_output import FileOutput
 from resnest_cli.jobs.job import (
-    Ending,
-    FeaturesJob,
-    Item,
-    Mark,
+    Job,
+    Ranking,
     Report,
-    Results,
-    Todo,
     as_begun,
     carry_out,
     check_same,
-    say_going_on,
-    summed,
+    identity,
     without,
 )
-from resnest_cli.jobs.parts import PartWriter, State, Store, discard, look
-from resnest_cli.jobs.predict import classifier
+from resnest_cli.jobs.listing import Input, LocalInputs
+from resnest_cli.jobs.run import Advance, Manifest, PartInfo, carried_on, run
+from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
-from resnest_cli.progress import Progress, silent
+from resnest_cli.progress import Progress
 from resnest_cli.signals import PatientStop
 
-Work = Callable[[FeaturesJob, Todo], Results]
-Total = Callable[[], int | None]
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
+
+# A kill loses what is not committed: at most so many inputs and bytes of rows, and on a CPU so
+# many seconds of work, as estimated: four times as many where it is slow.
+MOST_INPUTS = 1024
+MOST_BYTES = 64 * 2**20
+_SECONDS = 5.0
+_DECODING = 0.02  # seconds for a photo
+_GMACS = 100.0  # 10^9 multiply-adds of a processor in a second
+_UNKNOWN = 64  # inputs of a part where the cost of the network is not known
 
 
-def run_command(job: FeaturesJob, *, resume: bool, overwrite: bool, retry: bool) -> None:
-    """Runs `features` and says how it went; see `run` and `carry_out`."""
-    how = {"resume": resume, "overwrite": overwrite, "retry": retry}
+class Parts(Protocol):
+    """What an output is to the one who computes its parts."""
+
+    def inputs_of(self, part: int) -> list[Input]:
+        """The inputs of a part, in order."""
+
+    def commit(self, part: int, items: list[Any]) -> PartInfo:
+        """Writes a part, whole or not at all."""
+
+
+class LocalRunner:
+    """Computes parts in this process; see `run.Runner`."""
+
+    patient = True
+    passed = ("engine", "versions")
+
+    def __init__(self, job: Job, target: Parts) -> None:
+        self._job, self._target = job, target
+        self._inputs = LocalInputs(job.options)
+        self._classifier: Classifier | None = None
+
+    def close(self) -> None:
+        """Lets go of what came on stdin."""
+        self._inputs.close()
+
+    def opened(self) -> AbstractContextManager[None]:
+        """There is nothing to connect to."""
+        return nullcontext()
+
+    def prepare(self, job: Job, manifest: Manifest | None) -> tuple[Job, dict[str, Any]]:
+        """Loads the model."""
+        del manifest
+        if self._classifier is None:
+            self._classifier = load(job)
+        wanted = job.wanted
+        if job.options.batch_size == AUTO:
+            from resnest_cli.inference.batch_size import batch_size_for
+
+            result = "logits" if isinstance(wanted, Ranking) else wanted.output
+            size = batch_size_for(self._classifier, result, AUTO)
+            job = replace(job, options=replace(job.options, batch_size=size))
+        self._job = job
+        if isinstance(wanted, Ranking):
+            from resnest_cli.jobs.compute import described
+
+            return job, described(job, self._classifier)
+        found = identity(self._classifier, job.options.batch_size, wanted, job.format, job.shard)
+        if wanted.head:
+            found["class_names"] = list(self._classifier.class_names)
+        return job, found
+
+    def inputs(self, stats: SourceStats) -> Iterator[Input]:
+        """The whole list."""
+        return self._inputs(stats)
+
+    def cut(self, inputs: Iterator[Input]) -> tuple[Iterator[Input], int]:
+        """Parts of whole batches, at least one; a list of any length is cut alike."""
+        assert self._classifier is not None
+        size, most = self._job.options.batch_size, MOST_INPUTS
+        if isinstance(self._job.wanted, Extraction):
+            most = min(most, MOST_BYTES // row_bytes(self._job.wanted, self._classifier))
+        if self._classifier.engine.device == "cpu":
+            most = min(most, inputs_in_time(self._classifier))
+        return inputs, max(1, most // size) * size
+
+    def compute(
+        self, manifest: Manifest, missing: list[int], advance: Advance
+    ) -> Iterator[PartInfo]:
+        """Computes these parts in order; each is written while the network is at the next one."""
+        from resnest_cli.jobs.compute import Computer, failures_in
+
+        assert self._classifier is not None
+        committed: Future[PartInfo] | None = None
+        waiting = 0, 0  # inputs that are being committed, and failed ones
+        sizes = manifest.sizes
+        parts = ((number, self._target.inputs_of(number)) for number in missing)
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="commit") as committing,
+            Computer(self._job, self._classifier, self._inputs.source) as computer,
+        ):
+            in_hand: list[Any] = []
+            for number, results in computer.batches(parts):
+                in_hand += results
+                if len(in_hand) == sizes[number]:
+                    if committed is not None:
+                        yield committed.result()
+                    seconds: dict[str, float] = dict(computer.stopwatch.take().items())
+                    committed = committing.submit(self._committed, number, in_hand, seconds)
+                    waiting = len(in_hand), sum(failures_in(in_hand).values())
+                    in_hand = []
+                failed = sum(failures_in(in_hand).values())
+                advance(waiting[0] + len(in_hand), waiting[1] + failed)
+            if committed is not None:
+                yield committed.result()
+
+    def _committed(self, part: int, items: list[Any], seconds: dict[str, float]) -> PartInfo:
+        start = time.perf_counter()
+        info = self._target.commit(part, items)
+        return replace(info, seconds=seconds | {"write": time.perf_counter() - start})
+
+
+def load(job: Job) -> "Classifier":
+    """The classifier that a job asks for."""
+    if isinstance(job.wanted, Ranking):
+        return predict.classifier(job.model, tta=job.wanted.tta)
+    return predict.classifier(job.model, ready_for=job.wanted.output)
+
+
+def row_bytes(extraction: Extraction, classifier: "Classifier") -> int:
+    """Bytes of a photo's row."""
+    shape = extraction.row_shape(classifier.model, classifier.preprocessing.size)
+    return extraction.row_bytes(shape)
+
+
+def inputs_in_time(classifier: "Classifier") -> int:
+    """How many inputs a processor computes in the time that a kill may lose."""
+    own = classifier.model.variant
+    published = own if own.gmacs is not None else VARIANTS.get(own.id)  # of other classes
+    if published is None or published.gmacs is None:
+        return _UNKNOWN
+    scale = (classifier.preprocessing.size / published.preprocessing.size) ** 2
+    return max(1, int(_SECONDS / (scale * published.gmacs / _GMACS + _DECODING)))
+
+
+def run_command(job: Job, **how: bool) -> None:
+    """Runs `features` and says how it went; see `features` and `carry_out`."""
     carry_out(
-        lambda progress: run(job, _work, progress, **how),
+        lambda progress: features(job, progress, **how),
         job.go_on,
         lambda report: _summary_of(job, report),
     )
 
 
-def _work(job: FeaturesJob, todo: Todo) -> Results:
-    from resnest_cli.jobs.extract import extract
-
-    return extract(classifier(job.model, ready_for=job.extraction.output), job, todo)
-
-
-def run(
-    job: FeaturesJob, work: Work, progress: Progress,
-    *, resume: bool, overwrite: bool, retry: bool,
+def features(
+    job: Job, progress: Progress,
+    *, resume: bool, overwrite: bool, retry: bool = False, update: bool = False,
+    prune: bool = False,
 ) -> Report:  # fmt: skip
-    """Computes what is missing of the output, and writes it. `retry` includes `resume`.
+    """Computes what is missing of the files of an output, and writes them; see `run.run`.
 
-    `work` starts the working process and gives what that sends.
-
-    Raises:
-        UsageError: the output exists, or was begun with other options or inputs.
-        StoppedError: a signal came; the batch in hand is done and kept.
-        ResnestError: whatever else prevents it; finished parts are kept.
+    `update` computes what is new or changed in a finished output, once an unfinished one is
+    finished; `prune` drops what is gone.
     """
-    state = look(job.target, resume=resume or retry, overwrite=overwrite)
-    if job.options.batch_size == AUTO and not state.identity:
-        from resnest_cli.inference.batch_size import batch_size_for
-
-        wanted = job.extraction.output
-        size = batch_size_for(classifier(job.model, ready_for=wanted), wanted, AUTO)
-        job = replace(job, options=replace(job.options, batch_size=size))
-    running = _Run(as_begun(job, state.identity), work, progress, Report(damaged=state.damaged))
-    if state.info is None:
-        begun = state.store is not None and state.store.inputs > state.store.rows
-        running.compute(state.store)
-        if not (retry and begun):
-            return running.report
-        state = State(info=running.report.info)  # rows that had failed before this start
-        running.report = Report(skipped=running.report.skipped, damaged=running.report.damaged)
-    assert state.info is not None
-    if state.store is not None or (retry and state.info["counts"]["failed"]):
-        running.compute(state.store, state.info)
-    else:
-        running.verify(state.info, finished_before=not state.published)
-    return running.report
+    target = FileOutput(job)
+    with closing(LocalRunner(job, target)) as runner:
+        if update:
+            return updated(job, target, runner, progress, prune=prune)
+        how = {"resume": resume, "overwrite": overwrite}
+        report = run(job, target, runner, progress, **how, retry=retry)
+        if target.retry_again and report.info["counts"]["failed"]:
+            again = run(job, target, runner, progress, resume=True, overwrite=False, retry=True)
+            again.skipped, again.damaged = report.skipped, report.damaged
+            return again
+        return report
 
 
-class _Run:
-    """What the steps of a run share."""
-
-    def __init__(self, job: FeaturesJob, work: Work, progress: Progress, report: Report) -> None:
-        self._job, self._work, self._progress, self.report = job, work, progress, report
-
-    def verify(self, info: dict[str, Any], *, finished_before: bool) -> None:
-        """All is finished: was it made of the same? Engine and versions do not matter any more."""
-        results = self._work(self._job, Todo(marks=(Mark.of(info["list"]),), verify=True))
-        with PatientStop():
-            self._opened(results, info, "engine", "versions")
-            _ended(results)
-        self.report.info, self.report.finished_before = info, finished_before
-
-    def compute(self, store: Store | None, old: dict[str, Any] | None = None) -> None:
-        """A run from its beginning, or from where it was interrupted.
-
-        With `old`, the failed rows of this finished output once more.
-        """
-        job, target = self._job, self._job.target
-        done = store.inputs if store else 0
-        complete = store is not None and store.complete
-        if old is None:
-            # The last part may have no inputs and repeat the mark before.
-            marks = tuple(dict.fromkeys(part.mark for part in store.parts)) if store else ()
-            last = marks[-1].listed if complete else None
-            todo = Todo(done, marks, last=last, verify=complete)
-        else:
-            lines = target.with_suffix(".csv")
-            todo = Todo(done, (Mark.of(old["list"]),), retry=lines, verify=complete)
-        results = self._work(job, todo)
-        with PatientStop() as stopping:
-            identity = self._opened(results, old or (store.identity if store else None))
-            if store is not None and complete:
-                _ended(results)
-            else:
-                with self._writing(store):
-                    store = store or Store.create(target, "retry" if old else "run", identity)
-                known = int(old["counts"]["failed"]) if old else None
-                ahead = old is None and self._progress is not silent
-                with counting(job) if ahead else nullcontext(lambda: known) as total:
-                    ending = self._collect(results, store, stopping, total)
-                if ending.mark.listed == 0:
-                    discard(store.folder)
-                    raise ResnestError("no photo found in what was named.")
-            stopping.check()
-            with self._writing(store), self.report.writing():
-                info = retried(store, target, old) if old else from_parts(store, target)
-                self.report.info = info
-        self.report.failures = summed(part.failures for part in store.parts)
-        if old is None:
-            self.report.skipped = store.parts[-1].skipped
-
-    def _collect(
-        self, results: Results, store: Store, stopping: PatientStop, total: Total
-    ) -> Ending:
-        """Writes what comes, to the end; all that is done is committed however it ends."""
-        report = self.report
-        before = done = store.inputs
-        failed = done - store.rows
-        say_going_on(done, failed)
-        self._progress(done, total(), failed=failed)
-        start = time.monotonic()
-        writer = PartWriter(store)
-        stopping.patient = True
-        try:
-            while not isinstance(item := _next(results), Ending):
-                assert isinstance(item, Item)
-                with self._writing(store):
-                    writer.add(item)
-                    if item.mark is not None:
-                        writer.reached(item.mark, commit=stopping.signal is not None)
-                done, failed = done + 1, failed + (item.error is not None)
-                for step, seconds in (item.seconds or {}).items():
-                    report.add(step, seconds)
-                self._progress(done, total(), failed=failed)
-                if item.mark is not None:
-                    stopping.check()
-            with self._writing(store):
-                writer.finish(item.mark, item.skipped)
-        except BaseException as error:
-            if not isinstance(error, _DiskError):
-                with self._writing(store):
-                    writer.salvage()
-            stopping.check()  # a signal to all our processes may look like a crash
-            raise
-        finally:
-            results.close()
-            writer.close()
-            report.photos += done - before
-            report.elapsed += time.monotonic() - start
-            report.add("write", writer.seconds)
-        return item
-
-    @contextmanager
-    def _writing(self, store: Store | None) -> Iterator[None]:
-        """Says what is kept where the disk is full or fails."""
-        try:
-            yield
-        except OSError as error:
-            text = cannot_write(self._job.target, error)
-            if store is not None:
-                text += f" {store.inputs:,} inputs are done and kept in {store.folder}. "
-                text += f"Go on with:\n  {self._job.go_on}"
-            raise _DiskError(text) from error
-
-    def _opened(
-        self, results: Results, then: dict[str, Any] | None, *passed: str
-    ) -> dict[str, Any]:
-        """What the working process says of itself, which must be what an earlier run has said."""
-        identity = next(results)
-        assert isinstance(identity, dict)
-        if then is not None:
-            begun, now = (without(one, "list", "counts", *passed) for one in (then, identity))
-            try:
-                check_same(self._job.target, begun, now)
-            except UsageError:
-                results.close()
-                raise
-        return identity
+def updated(
+    job: Job, target: FileOutput, runner: LocalRunner, progress: Progress, *, prune: bool
+) -> Report:
+    """Brings a finished output up to date; where there is none, the run is an ordinary one."""
+    with target.locked(), PatientStop() as stopping:
+        before = target.look(resume=True, overwrite=False)
+        job, now = runner.prepare(as_begun(job, before.identity if before else None), before)
+        if before is not None:
+            passed = ("class_names", *(("versions",) if before.finished else ()))
+            check_same(job.output, *(without(one, *passed) for one in (before.identity, now)))
+            report = None
+            if not before.finished:
+                report = carried_on(before, target, runner, progress, stopping)
+                before = target.look(resume=True, overwrite=False)
+            assert before is not None
+            manifest = replace(before, part_size=runner.cut(iter(()))[1])
+            manifest = target.update(manifest, now, runner.inputs, prune=prune)
+            if manifest.finished and report is not None:  # which has computed something
+                return report
+            return carried_on(manifest, target, runner, progress, stopping)
+    return run(job, target, runner, progress, resume=True, overwrite=False)
 
 
-@contextmanager
-def counting(job: FeaturesJob) -> Iterator[Total]:
-    """Gives how many inputs there are, counted in a thread while the first are worked on.
-
-    That costs a look at each name (some µs, against tens of ms in the network) and no memory. A
-    list on stdin cannot be read ahead: the total stays None.
-    """
-    if "-" in (*job.options.inputs, job.options.from_file):
-        yield lambda: None
-        return
-    options, count, stop = job.options, 0, False
-
-    def count_all() -> None:
-        nonlocal count
-        sources = iter_sources(
-            options.inputs,
-            recursive=options.recursive,
-            from_file=options.from_file,
-            null_separated=options.null_separated,
-        )
-        with suppress(ResnestError, OSError):  # the working process raises it, too
-            for _ in sources:
-                count += 1
-                if stop:
-                    return
-
-    thread = threading.Thread(target=count_all, daemon=True)
-    thread.start()
-    try:
-        yield lambda: job.shard.size(count, options.batch_size)
-    finally:
-        stop = True
-        thread.join(1.0)  # a folder on a slow disk may hold it up longer
-
-
-class _DiskError(ResnestError):
-    """The output cannot be written."""
-
-
-def _next(results: Results) -> dict[str, Any] | Item | Ending:
-    """What comes next; the end is what the generator returns."""
-    try:
-        return next(results)
-    except StopIteration as end:
-        ending: Ending = end.value
-        return ending
-
-
-def _ended(results: Results) -> None:
-    """Runs a working process to its end, which has nothing to compute."""
-    ending = _next(results)
-    assert isinstance(ending, Ending), ending
-
-
-def _summary_of(job: FeaturesJob, report: Report) -> str:
+def _summary_of(job: Job, report: Report) -> str:
     """The summary of a run, for people."""
     counts, extraction = report.info["counts"], report.info["extraction"]
     steps = ("read", "decode", "network", "write")
     times = ", ".join(f"{step} {report.seconds.get(step, 0.0):.1f} s" for step in steps)
+    lines = Path(job.output).with_suffix(".csv")
     return report.text(
         times if report.photos else "",
-        f"{job.target.with_suffix('.csv')} says",
-        f"{job.target}: {extraction['dtype']} {(counts['rows'], *extraction['row_shape'])}",
+        f"{lines} says",
+        f"{job.output}: {extraction['dtype']} {(counts['rows'], *extraction['row_shape'])}",
     )

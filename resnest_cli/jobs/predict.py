@@ -1,7 +1,7 @@
 """`predict` on this machine, and the classifier that commands ask for."""
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
 from resnest_cli.images.pool import Decoders
@@ -40,7 +40,7 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
     options, stats = job.options, SourceStats()
     found = classifier(job.model, tta=job.tta)
     found.model.need_classifier()
-    with decoders(options, job.model) as pool:
+    with Decoders.of(options, job.model) as decoders:
         yield from found.records(
             listed(options, stats),
             topk=job.topk,
@@ -48,15 +48,9 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
             reject_below=job.reject_below,
             batch_size=batch_size_for(found, "logits", options.batch_size),
             workers=options.workers,
-            decoders=pool,
+            decoders=decoders,
         )
     return stats.skipped
-
-
-def decoders(options: RunOptions, model: ModelOptions) -> Decoders:
-    """The decoders that were asked for; nothing starts before the first photo."""
-    limits = {"time_limit": options.time_limit, "max_pixels": model.max_pixels}
-    return Decoders(options.workers, **limits)
 
 
 def classifier(
@@ -65,7 +59,7 @@ def classifier(
     """The classifier that was asked for, with progress and messages on stderr."""
     from resnest_cli.inference.classifier import Classifier
 
-    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
     access = output.access(given.pop("mirror"), given.pop("offline"))
-    how = {"tta": tta, "ready_for": ready_for, "access": access, "background": True}
-    return Classifier(given.pop("model"), **given, **how)
+    given |= {"tta": tta, "ready_for": ready_for, "access": access, "background": True}
+    return Classifier(**given)

@@ -1,65 +1,67 @@
-"""A run on Ray: a listing, what is missing of its parts, and the summary.
+"""The runner on Ray: actors compute parts, tasks on any node read their photos ahead.
 
-The parts are the memory of a run. Whatever has ended an earlier one, the parts that are whole are
-left out before anything of them is read, and the others are computed.
+Each actor has two parts at most: one that it computes, and one whose photos a task reads meanwhile;
+Ray moves what the task returns to the actor, and frees it when the actor is done. So nothing grows
+with the number of inputs. A part is written by the one call that computed it, under a name that its
+number decides: whatever is done twice, since a worker has died, writes the same file again. What
+comes back only describes a part; its content never passes through the driver.
 """
 
-import secrets
+import os
 import time
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import chain, islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
-from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import SourceStats
+from resnest_cli.cpu import limit_cores
+from resnest_cli.errors import CheckpointError, ResnestError, UsageError
+from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs.filesystems import is_address
-from resnest_cli.jobs.inputs import Input, iter_inputs, looked_into
-from resnest_cli.jobs.job import (
-    Chain,
-    ClusterJob,
-    PartFormat,
-    Ranking,
-    Report,
-    as_begun,
-    carry_out,
-    check_same,
-    go_on,
-    portable,
-    say_going_on,
-    summed,
-    without,
-)
+from resnest_cli.jobs import local
+from resnest_cli.jobs.folder import Folder
+from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
+from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
+from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
-    NodesLostError,
     Pool,
     connected,
     in_tasks,
+    is_fault,
     nodes,
     on_a_worker,
     ours,
     pool_for,
-    streamed,
+    task,
 )
-from resnest_cli.jobs.ray_output import Manifest, Output, PartInfo
-from resnest_cli.jobs.ray_worker import Run, found
+from resnest_cli.jobs.run import Advance, Manifest, PartInfo, run
 from resnest_cli.options import AUTO, ModelOptions, RayOptions, RunOptions
-from resnest_cli.progress import Progress
-from resnest_cli.signals import PatientStop
+from resnest_cli.paths import is_address
 
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.jobs.compute import Computer
+
+ALL_CORES = -1  # as many decoding processes as a worker has cores
 MOST_INPUTS = 1024  # of a part
 LEAST_INPUTS = 32
-ALL_CORES = -1  # as many decoding threads as a worker has cores
 
 _MOST_BYTES = 64 * 2**20  # of a part's rows
 _PARTS_EACH = 4  # for a worker, where there are few inputs
 _LOOKED_AT = 65_536  # inputs at most that are held to see whether they are few
 _MOST_LOOKED_AT = 64  # shards; the names in each are held
 _ROUNDS = 5  # in a row without a part
+_TICK = 1.0  # seconds between two looks at the nodes
+_IN_FLIGHT = 2  # parts of each worker: one that is computed, one whose photos are read
+_MOST_DEATHS = 8  # at one part, which may be by chance
+_MOST_THREADS = 256
 
 
 def run_command(
@@ -89,211 +91,110 @@ def run_command(
         raise UsageError("--batch-size auto is for --runner local: nodes differ. Name a size.")
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise ResnestError('--runner ray needs Ray. Run: pip install "resnest-cli[ray]"')
-    job = ClusterJob(
+    job = Job(
         output=output_,
         options=options,
-        model=model,
+        model=portable(model),
         wanted=wanted,
+        format=format_ or "parquet",
         name=model.model,
-        format=cast("PartFormat", format_ or "parquet"),
         path_column=ray.path_column or "path",
         address=ray.ray_address,
         gpus=ray.gpus_per_worker,
         concurrency=ray.concurrency,
         go_on=go_on("predict" if isinstance(wanted, Ranking) else "features"),
     )
+    target = Folder(output_, job.format)
+    runner = RayRunner(job, target, debug=output.debug_wanted())
     how = {"resume": resume, "overwrite": overwrite, "retry": retry}
     carry_out(
-        lambda progress: run(job, progress, **how, debug=output.debug_wanted()),
+        lambda progress: run(job, target, runner, progress, **how),
         job.go_on,
-        lambda report: summary_of(job, report),
+        target.summary_text,
     )
 
 
-def run(
-    job: ClusterJob,
-    progress: Progress,
-    *,
-    resume: bool,
-    overwrite: bool,
-    retry: bool,
-    debug: bool = False,
-) -> Report:
-    """Computes what is missing of the output. `retry` includes `resume`.
+class RayRunner:
+    """Computes the parts of a folder on a cluster of Ray; see `run.Runner`."""
 
-    Raises:
-        UsageError: the output exists, or was begun with other options or inputs.
-        InterruptedRunError: a signal came; whole parts are kept.
-        ResnestError: whatever else prevents it; whole parts are kept.
-    """
-    target = Output(job.output, job.format)
-    before = target.look(resume=resume or retry, overwrite=overwrite)
-    if not is_address(job.output):
-        job = replace(job, output=target.folder)
-    job = as_begun(replace(job, model=portable(job.model)), before.identity if before else None)
-    # Ray sets handlers of its own when it connects: ours are set again behind it.
-    with target.locked(), PatientStop():
-        begun = time.monotonic()
-        with connected(job.address, debug=debug), PatientStop():
-            running = _Run(job, target, progress, before)
-            running.find(retry=retry)
-            running.compute()
-        return running.report(time.monotonic() - begun)
+    patient = False  # a part may take minutes
+    passed: tuple[str, ...] = ("engine", "versions")
 
+    def __init__(self, job: Job, target: Folder, *, debug: bool = False) -> None:
+        self._job, self._debug = job, debug
+        self._folder = job.output if is_address(job.output) else target.folder
 
-class _Run:
-    """What the steps of a run share; `before` is what an earlier one was begun with."""
+    def opened(self) -> AbstractContextManager[None]:
+        """Connects to the cluster, or starts one."""
+        return connected(self._job.address, debug=self._debug)
 
-    def __init__(
-        self, job: ClusterJob, target: Output, progress: Progress, before: Manifest | None
-    ) -> None:
-        self._job, self._target, self._progress = job, target, progress
-        self._parts: dict[int, PartInfo] = {}  # whole ones
-        self._done = self._failed = 0  # inputs of these
-        self._computed = self._photos = 0  # parts and inputs of this run
-        self._seconds = {"computing": 0.0, "workers": 0.0, "reading": 0.0}
-        self._pool = self._find_pool()
-        self._manifest = self._prepared(before)
+    def prepare(self, job: Job, manifest: Manifest | None) -> tuple[Job, dict[str, Any]]:  # noqa: ARG002
+        """Loads the model where a worker would; what it says of itself."""
+        self._job = job
+        self._pool = self._find_pool(job.concurrency)
+        if not self._pool.gpus and job.model.device == "auto":
+            job = replace(job, model=replace(job.model, device="cpu"))
+        identity, self._row_bytes = on_a_worker(self._pool, found, job, self._pool.threads)
+        engine = identity["engine"]["engine"]
+        self._job = replace(job, model=replace(job.model, engine=engine))
+        return self._job, identity
 
-    def _note(self, info: PartInfo) -> None:
-        self._parts[info.part] = info
-        self._done += info.inputs
-        self._failed += info.failed
-
-    def _find_pool(self) -> Pool:
-        model = self._job.model
+    def _find_pool(self, concurrency: int | None) -> Pool:
+        job = self._job
         return pool_for(
             list(nodes().values()),
-            gpus=self._job.gpus,
-            concurrency=self._job.concurrency,
-            cpu_only=model.device == "cpu" or model.engine == "onnx",
+            gpus=job.gpus,
+            concurrency=concurrency,
+            cpu_only=job.model.device == "cpu" or job.model.engine == "onnx",
         )
 
-    def _prepared(self, before: Manifest | None) -> Manifest:
-        """What is begun, or was."""
-        if not self._pool.gpus and self._job.model.device == "auto":
-            self._job = replace(self._job, model=replace(self._job.model, device="cpu"))
-        identity, row_bytes = on_a_worker(self._pool, found, self._job, self._pool.threads)
-        engine = identity["engine"]["engine"]
-        self._job = replace(self._job, model=replace(self._job.model, engine=engine))
-        if before is None:
-            return self._begun(identity, row_bytes)
-        # To a finished run, engine and versions do not matter.
-        passed = ("engine", "versions") if self._target.summary() is not None else ()
-        then, now = (without(one, *passed) for one in (before.identity, identity))
-        check_same(self._job.output, then, now)
-        names = Chain()
-        for _ in names(inputs_of(self._job, SourceStats())):
-            pass
-        then, now = ({"list": mark.about} for mark in (before.listing, names.mark))
-        check_same(self._job.output, then, now)
-        return before
+    def inputs(self, stats: SourceStats) -> Iterator[Input]:
+        """What was named. Of several nodes all look into shards: far away these are read whole."""
+        from ray.exceptions import RayError
 
-    def _begun(self, identity: dict[str, Any], row_bytes: int) -> Manifest:
-        self._target.clear()
-        stats = SourceStats()
-        inputs = inputs_of(self._job, stats)
+        there = nodes().values()
+        how: dict[str, Any] = {}
+        if len(there) > 1:
+            cores = sum(node.get("CPU", 0) for node in there)
+            how["at_once"] = min(_MOST_LOOKED_AT, max(1, int(cores / READ_CPUS)))
+            how["look"] = in_tasks(looked_into)
+        try:
+            yield from iter_inputs(self._job.options, self._job.path_column, stats, **how)
+        except RayError as error:
+            raise ours(error) from error
+
+    def cut(self, inputs: Iterator[Input]) -> tuple[Iterator[Input], int]:
+        """Parts of many inputs, of fewer where these would not keep all workers busy."""
         few = min(_LOOKED_AT, MOST_INPUTS * _PARTS_EACH * self._pool.size)
         head = list(islice(inputs, few))
         size = part_size_for(
             len(head) if len(head) < few else None,
             workers=self._pool.size,
             batch_size=self._job.options.batch_size,
-            row_bytes=row_bytes,
+            row_bytes=self._row_bytes,
         )
-        listing = self._target.list_inputs(chain(head, inputs), size)
-        if not listing.listed:
-            self._target.clear()
-            raise ResnestError("no photo found in what was named.")
-        manifest = Manifest(identity, listing, size, stats.skipped)
-        self._target.begin(manifest)
-        return manifest
+        return chain(head, inputs), size
 
-    def find(self, *, retry: bool) -> None:
-        """The parts that are whole; with `retry`, those with failures are removed."""
-        there = self._target.whole_parts(self._manifest.sizes)
-        if retry:
-            self._target.drop(info.part for info in there if info.failed)
-        for info in there:
-            if not (retry and info.failed):
-                self._note(info)
-
-    def compute(self) -> None:
-        """Rounds over what is missing, until nothing is."""
-        rounds = _ROUNDS
-        while missing := [n for n in range(len(self._manifest.sizes)) if n not in self._parts]:
-            computed = self._computed
+    def compute(
+        self, manifest: Manifest, missing: list[int], _advance: Advance
+    ) -> Iterator[PartInfo]:
+        """Rounds over what is missing, until nothing is; lost nodes are skipped."""
+        left, rounds = dict.fromkeys(missing), _ROUNDS
+        while left:
+            before = len(left)
+            workers = Workers(self._job, self._folder, manifest, self._pool, left)
             try:
-                self._round(missing)
+                with closing(workers.computed()) as computed:
+                    for info in computed:
+                        del left[info.part]
+                        yield info
             except NodesLostError:
-                output.message("A node is gone: going on without it.")
-                self._pool = self._find_pool()
-            rounds = _ROUNDS if self._computed > computed else rounds - 1
+                output.message(_NODE_GONE)
+                self._pool = self._find_pool(None)
+            rounds = _ROUNDS if len(left) < before else rounds - 1
             if not rounds:
-                raise ResnestError(f"the cluster loses its nodes. Go on with:\n  {self._job.go_on}")
-
-    def _round(self, missing: list[int]) -> None:
-        job, manifest, threads = self._job, self._manifest, self._pool.threads
-        if job.options.workers < 0:
-            job = replace(job, options=replace(job.options, workers=threads))
-        weights = manifest.identity["weights_sha256"]
-        run = Run(secrets.token_hex(8), manifest.hash, weights, threads)
-        total = manifest.listing.listed
-        say_going_on(self._done, self._failed)
-        self._progress(self._done, total, failed=self._failed)
-        begun = time.monotonic()
-        try:
-            for info, reading, working in streamed(job, run, self._pool, missing):
-                self._note(info)
-                self._computed += 1
-                self._photos += info.inputs
-                self._seconds["workers"] += working
-                self._seconds["reading"] += reading
-                self._progress(self._done, total, failed=self._failed)
-        finally:
-            self._seconds["computing"] += time.monotonic() - begun
-
-    def report(self, seconds: float) -> Report:
-        """Writes the summary, unless a finished run has nothing to add to its own."""
-        old = self._target.summary()
-        skipped = self._manifest.skipped
-        if old is not None and not self._computed:
-            return Report(old, old["failures"], skipped=skipped, finished_before=True)
-        done, failed = self._done, self._failed
-        failures = summed(part.failures for part in self._parts.values())
-        elapsed = self._seconds["computing"]
-        summary = {
-            **self._manifest.identity,
-            "list": self._manifest.listing.about,
-            "counts": {"inputs": done, "rows": done - failed, "failed": failed},
-            "failures": failures,
-            "parts": {
-                "size": self._manifest.part_size,
-                "computed": self._computed,
-                "found": len(self._parts) - self._computed,
-            },
-            "seconds": {"total": seconds, **self._seconds},
-            "photos": self._photos,
-            "photos_per_second": self._photos / max(elapsed, 1e-9),
-        }
-        self._target.finish(summary)
-        return Report(summary, failures, photos=self._photos, elapsed=elapsed, skipped=skipped)
-
-
-def inputs_of(job: ClusterJob, stats: SourceStats) -> Iterator[Input]:
-    """What was named. Of several nodes all look into shards: far away these are read whole."""
-    from ray.exceptions import RayError
-
-    there = nodes().values()
-    how: dict[str, Any] = {}
-    if len(there) > 1:
-        cores = sum(node.get("CPU", 0) for node in there)
-        how["at_once"] = min(_MOST_LOOKED_AT, max(1, int(cores / READ_CPUS)))
-        how["look"] = in_tasks(looked_into)
-    try:
-        yield from iter_inputs(job.options, job.path_column, stats, **how)
-    except RayError as error:
-        raise ours(error) from error
+                go_on_ = self._job.go_on
+                raise ResnestError(f"the cluster loses its nodes. Go on with:\n  {go_on_}")
 
 
 def part_size_for(inputs: int | None, *, workers: int, batch_size: int, row_bytes: int) -> int:
@@ -307,14 +208,197 @@ def part_size_for(inputs: int | None, *, workers: int, batch_size: int, row_byte
     return max(1, -(-size // batch_size)) * batch_size
 
 
-def summary_of(job: ClusterJob, report: Report) -> str:
-    """The summary of a run, for people."""
-    info = report.info
-    parts, inputs = info["parts"], info["counts"]["inputs"]
-    found = f", {parts['found']:,} of them found" if parts["found"] else ""
-    count = parts["computed"] + parts["found"]
-    return report.text(
-        "" if report.finished_before else f"{info['seconds']['total']:.1f} s in all",
-        "their rows say",
-        f"{job.output}: {inputs:,} rows in {count:,} part(s){found}",
-    )
+class NodesLostError(Exception):
+    """The nodes that are left have no room for the workers."""
+
+
+_NODE_GONE = "A node is gone: going on without it."
+
+
+class Workers:
+    """The actors of a round, and the parts that each has been given.
+
+    Ray would restart actors by itself; but what it cannot know is which part has ended them, and
+    that those of a lost node may find no room elsewhere.
+    """
+
+    def __init__(
+        self, job: Job, folder: str, manifest: Manifest, pool: Pool, parts: Iterable[int]
+    ) -> None:
+        import ray
+
+        self._job, self._folder, self._manifest, self._pool = job, folder, manifest, pool
+        self._waiting = deque(parts)
+        self._died = Counter[int]()  # how often each part was lost with what worked on it
+        self._calls: dict[Any, dict[Future[Any], int]] = {}  # of each actor, in order
+        self._nodes = nodes()
+        self._alone = len(self._nodes) == 1
+        self._actor: Any = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(PartWorker)
+        self._read = task(read_part, num_cpus=READ_CPUS, max_retries=_MOST_DEATHS)
+
+    def computed(self) -> Generator[PartInfo, None, None]:
+        """Computes the parts; each comes out as soon as it is written, in any order.
+
+        Raises:
+            NodesLostError: begin again with a pool for the nodes that are left.
+            ResnestError: a part cannot be computed or written.
+        """
+        try:
+            while self._waiting or any(self._calls.values()):
+                self._hire()
+                self._hand_out()
+                calls = [call for calls in self._calls.values() for call in calls]
+                # Not ray.wait: it swallows what a handler of signals raises.
+                done, _ = wait(calls, timeout=_TICK, return_when=FIRST_COMPLETED)
+                for call in done:
+                    if self._answered(call):
+                        yield call.result()
+        finally:
+            for actor in self._calls:
+                _kill(actor)
+
+    def _hire(self) -> None:
+        """Starts actors as wanted, where there is room; ends those that lost nodes leave none."""
+        now = nodes()
+        room = self._pool.room(now.values())
+        if not room:
+            raise NodesLostError
+        while len(self._calls) > room:
+            self._end(next(reversed(self._calls)))
+        while len(self._calls) < min(self._pool.size, room, len(self._waiting) + len(self._calls)):
+            actor = self._actor.remote(self._job, self._folder, self._manifest, self._pool.threads)
+            actor.load.remote()
+            self._calls[actor] = {}
+        if room < self._pool.size and self._nodes.keys() - now.keys():
+            output.message(_NODE_GONE)
+        self._nodes = now
+
+    def _end(self, actor: Any) -> None:
+        """Its parts wait again."""
+        self._waiting.extendleft(reversed(self._calls.pop(actor).values()))
+        _kill(actor)
+
+    def _hand_out(self) -> None:
+        """Gives each actor one part to compute and one whose photos are read meanwhile."""
+        while self._waiting:
+            actor, calls = min(self._calls.items(), key=lambda item: len(item[1]))
+            if len(calls) == _IN_FLIGHT:
+                return
+            part, offline = self._waiting.popleft(), self._job.model.offline
+            photos = self._read.remote(self._folder, part, offline=offline, alone=self._alone)
+            calls[actor.compute.remote(part, photos).future()] = part
+
+    def _answered(self, call: Future[Any]) -> bool:
+        """Whether a call that is done brings a part; else the part waits again."""
+        from ray.exceptions import RayActorError
+
+        actor = next((one for one, calls in self._calls.items() if call in calls), None)
+        if actor is None:  # its actor has been ended
+            return False
+        calls, error = self._calls[actor], call.exception()
+        if error is None:
+            del calls[call]
+            return True
+        if isinstance(error, RayActorError):
+            part = next(iter(calls.values()))  # the one in hand
+            self._end(actor)
+        elif is_fault(error):  # a task that read has died, or a node with what it gave
+            part = calls.pop(call)
+            self._waiting.appendleft(part)
+        else:
+            raise ours(error) from error
+        self._died[part] += 1
+        if self._died[part] == _MOST_DEATHS:
+            path = Folder(self._folder, self._job.format).part_path(part)
+            raise ResnestError(
+                f"{path}: {_MOST_DEATHS} workers have died of this part, although its photos are "
+                "decoded in processes of their own: memory may be short. A smaller --batch-size "
+                "needs less."
+            ) from error
+        return False
+
+
+def _kill(actor: Any) -> None:
+    """Ends an actor, unless it or the whole cluster has died already."""
+    import ray
+
+    with suppress(ray.exceptions.RayError):
+        ray.kill(actor)
+
+
+class PartWorker:
+    """An actor: the photos of a part -> its rows, computed and written."""
+
+    def __init__(self, job: Job, folder: str, manifest: Manifest, threads: int) -> None:
+        workers = threads if job.options.workers < 0 else job.options.workers
+        options = replace(job.options, workers=min(workers, _MOST_THREADS))
+        self._job, self._threads = replace(job, options=options), threads
+        self._target = Folder(folder, job.format, manifest)
+        self._sources: Iterator[Source] = iter(())
+        self._stack = ExitStack()
+
+    @cached_property
+    def _computer(self) -> "Computer":
+        """Made at the first use, so that an error of ours reaches the driver as it is.
+
+        Raises:
+            CheckpointError: this node has other weights than the one that began the run.
+        """
+        from resnest_cli.jobs.compute import Computer
+
+        classifier = load(self._job, self._threads)
+        model = classifier.model
+        if model.sha256() != self._target.manifest.identity["weights_sha256"]:
+            raise CheckpointError(
+                f"{model.path}: this node ({os.uname().nodename}) has other weights under this "
+                "name than the others. Put the same file on every node, or name one that all can "
+                "read."
+            )
+        computer = Computer(self._job, classifier, lambda _: next(self._sources))
+        return self._stack.enter_context(computer)
+
+    def load(self) -> None:
+        """Loads the network while the first photos are read; `compute` raises what is wrong."""
+        with suppress(ResnestError):
+            self._computer  # noqa: B018
+
+    def compute(self, part: int, photos: PartPhotos) -> PartInfo:
+        """Writes a part, unless it is there; with the seconds of reading and of this.
+
+        Raises:
+            ResnestError: the network cannot be loaded, or the part cannot be written.
+        """
+        begun = time.monotonic()
+        info = self._target.part(part, len(photos.inputs))
+        if info is None:
+            self._sources = photos.sources(offline=self._job.model.offline)
+            batches = self._computer.batches([(part, photos.inputs)])
+            info = self._target.commit(part, [result for _, batch in batches for result in batch])
+        seconds = {"workers": time.monotonic() - begun, "reading": photos.seconds}
+        return replace(info, seconds=seconds)
+
+    def close(self) -> None:
+        """Ends its decoders, as the end of this process does."""
+        self._stack.close()
+
+
+def read_part(folder: str, part: int, *, offline: bool, alone: bool) -> PartPhotos:
+    """A task: the photos of a part."""
+    return part_photos(Folder(folder, "").inputs_of(part), offline=offline, alone=alone)
+
+
+def found(job: Job, threads: int) -> tuple[dict[str, Any], int]:
+    """Loads the model in this process: what decides the output, and bytes of a photo's row."""
+    from resnest_cli.jobs.compute import described
+
+    classifier, size = load(job, threads), 1024
+    if isinstance(job.wanted, Extraction):
+        size = local.row_bytes(job.wanted, classifier)
+    return described(job, classifier), size
+
+
+def load(job: Job, threads: int) -> "Classifier":
+    """The classifier, with so many threads in this process."""
+    limit_cores(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray has set that to the CPUs of the actor
+    return local.load(job)

@@ -25,11 +25,11 @@ from resnest_cli.data.photo_paths import base_place
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
 from resnest_cli.errors import ResnestError, UnknownModelError, UsageError, reason
 from resnest_cli.files import reading, write_text, writing
-from resnest_cli.images.sources import is_url
 from resnest_cli.model.training_photos import digest_of
 from resnest_cli.model.variants import find_variant
 from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
+from resnest_cli.paths import is_http
 from resnest_cli.progress import Progress
 from resnest_cli.training import runs
 from resnest_cli.training.distributed import World
@@ -160,7 +160,7 @@ def _moved(old: str | None, new: str | None) -> bool:
     places = [place for place in (old, new) if place is not None]
     if old == new or len(places) < 2:
         return False
-    return all(Path(place).is_absolute() or is_url(place) for place in places)
+    return all(Path(place).is_absolute() or is_http(place) for place in places)
 
 
 def _data_again(
@@ -241,7 +241,7 @@ def anchored(config: Config) -> Config:
 
 
 def _absolute(place: str) -> str:
-    return place if is_url(place) else os.path.abspath(place)  # noqa: PTH100
+    return place if is_http(place) else os.path.abspath(place)  # noqa: PTH100
 
 
 def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:

@@ -33,8 +33,8 @@ PROGRAM = """
 import sys, os, itertools
 numbers = itertools.count()
 os.urandom = lambda size: next(numbers).to_bytes(size, "big")
-from resnest_cli.jobs import parts
-parts.MOST_INPUTS = 2
+from resnest_cli.jobs import local
+local.MOST_INPUTS = 2
 sys.argv = ["resnest", *sys.argv[1:]]
 from resnest_cli.__main__ import main
 main()

@@ -26,15 +26,15 @@ from tests.conftest import make_photo
 PROGRAM = """
 import sys
 sys.argv = ["resnest", "features", *sys.argv[1:]]
-from resnest_cli.jobs import parts
-parts.MOST_INPUTS = 64
+from resnest_cli.jobs import local
+local.MOST_INPUTS = 64
 from resnest_cli.__main__ import main
 main()
 """
 
 
 def content(target: Path) -> dict[str, bytes]:
-    files = {target, target.with_suffix(".csv"), target.with_suffix(".json")}
+    files = {target, *(target.with_suffix(suffix) for suffix in (".csv", ".json", ".stat"))}
     return {path.suffix: path.read_bytes() for path in files}
 
 
@@ -47,7 +47,8 @@ def state_of(target: Path) -> str:
     entries = [json.loads(x) for x in index.read_bytes().splitlines()] if index.exists() else []
     if any("published" in entry for entry in entries):
         return "renaming"
-    if any(entry["end"] for entry in entries):
+    state = json.loads((folder / "state.json").read_text())
+    if len(entries) * state["part_size"] >= state["inputs"]:
         return "assembling"
     return "between parts" if entries else "before the first part"
 
@@ -106,7 +107,7 @@ def main() -> None:
                 sys.exit(f"other bytes after {kills.total()} kills")
             else:
                 rounds += 1
-                for path in (out, out.with_suffix(".csv"), out.with_suffix(".json")):
+                for path in out.parent.glob(f"{out.stem}.*"):
                     path.unlink(missing_ok=True)
         killed([*common, "-o", str(out), "--resume"], 600, whole_group=True)
         assert content(out) == expected, "other bytes at the end"

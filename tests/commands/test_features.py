@@ -319,13 +319,51 @@ def test_shards_merge_to_the_bytes_of_one_run(
         out = place / "whole.npy"
         merged = cli("merge", *reversed(parts), "-o", out)
         assert merged.code == 0, merged.err
-        for suffix in (".npy", ".csv", ".json"):
+        for suffix in (".npy", ".csv", ".json", ".stat"):
             assert out.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
         assert not list(place.glob("*.parts"))
         assert cli("merge", *parts, "-o", out).code == 0  # is there already
         out.with_suffix(".json").write_bytes(parts[0].with_suffix(".json").read_bytes())
         assert "exists" in cli("merge", *parts, "-o", out).err
         assert cli("merge", *parts, "-o", out, "--overwrite").code == 0
+
+
+def test_update_computes_what_is_new_and_says_so(
+    features, cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    out = ("-o", tmp_path / "feats.npy")
+    assert features(folder, *out).code == 3
+    before, rows = files(tmp_path), np.load(out[1])
+    nothing = features(folder, *out, "--update")
+    assert (nothing.code, files(tmp_path)) == (0, before)
+    assert f"{out[1]}: 0 new, 0 changed, 0 gone, 13 kept." in nothing.err
+    assert "finished already" in nothing.err
+    make_photo(folder / "img3c.png", seed=50)
+    make_photo(folder / "img4.png", seed=51)
+    (folder / "img0.png").unlink()
+    updated = features(folder, *out, "--update", "--prune")
+    assert updated.code == 3
+    assert "1 new, 1 changed, 1 gone (dropped), 11 kept." in updated.err
+    assert "2 photos, " in updated.err
+    names = [Path(line["input"]).name for line in lines(tmp_path / "feats.csv")]
+    assert names[:6] == ["img1.png", "img2.png", "img3.png", "img3b.jpeg", "img3c.png", "img4.png"]
+    new = np.load(out[1])
+    assert new.shape == rows.shape
+    assert np.array_equal(new[:3], rows[1:4])
+    assert np.array_equal(new[5:], rows[5:])
+    again = cli("merge", out[1], "-o", tmp_path / "copy.npz")
+    assert (again.code, "11, 128) of 13 inputs in 1 part." in again.err) == (0, True)
+    for options, what in (
+        (["--shard", "1/2"], "--update goes without --shard"),
+        (["--overwrite"], "excludes --resume, --retry-failed and --update"),
+        (["--retry-failed"], "exclude each other"),
+        (["--runner", "ray"], "--update is for --runner local"),
+        (["--stage", "1"], "--stage none there, 1 here"),
+        (["--crop-pct", "0.5"], "--crop-pct 0.9 there, 0.5 here"),
+    ):
+        refused = features(folder, *out, "--update", *options)
+        assert (refused.code, what in refused.err) == (2, True), refused.err
+    assert "--prune goes with --update" in features(folder, *out, "--prune").err
 
 
 def test_merge_refuses_what_is_no_whole(features, cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -344,7 +382,7 @@ def test_merge_refuses_what_is_no_whole(features, cli: Cli, folder: Path, tmp_pa
     refused(2, "shard 2/3 is missing", parts[0], parts[2])
     refused(2, "both shard 1/3", parts[0], parts[0], parts[1], parts[2])
     features(folder, "-o", tmp_path / "whole.npy")
-    refused(2, "is no shard", tmp_path / "whole.npy", *parts)
+    refused(2, "is no shard, and", tmp_path / "whole.npy", *parts)
     features(folder, "-o", tmp_path / "wide.npy", "-b", "2", "--shard", "2/3", "--stage", "1")
     refused(2, "--stage", parts[0], tmp_path / "wide.npy", parts[2])
     features(folder / "img1.png", "-o", tmp_path / "short.npy", "-b", "2", "--shard", "2/3")
@@ -385,7 +423,7 @@ def test_what_cannot_end_well_is_told_first(
     assert features("--from-file", listed, "-o", tmp_path / "feats.npy").code == 2
     assert listed.read_text() == str(folder / "img1.png")
     assert not list(tmp_path.glob("feats.npy*"))
-    monkeypatch.setattr("resnest_cli.jobs.parts.find_spec", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.file_output.find_spec", lambda _: None)
     assert "resnest-cli[parquet]" in features(folder, "-o", tmp_path / "f.parquet").err
 
 

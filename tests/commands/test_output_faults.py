@@ -10,10 +10,11 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
-from resnest_cli.jobs import assemble, parts
+from resnest_cli.jobs import assemble, local
 from resnest_cli.jobs.assemble import merge
-from resnest_cli.jobs.job import Shard
-from resnest_cli.jobs.parts import Store, held, outputs
+from resnest_cli.jobs.file_output import held
+from resnest_cli.jobs.listing import Shard
+from resnest_cli.jobs.parts import Store, outputs
 from tests.conftest import Cli, make_photo
 from tests.jobs import fake
 
@@ -71,15 +72,16 @@ def test_a_stdout_that_fails_is_an_error(command: str, stdout: str, words: str) 
 def test_what_is_missing_of_parts_is_computed_again(
     tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(parts, "MOST_INPUTS", 4)
+    monkeypatch.setattr(local, "MOST_INPUTS", 4)
     fake.run(fake.job_for(tmp_path / "whole.npy", listed))
     target = tmp_path / "out.npy"
     original = Store.commit
 
-    def commit(self: Store, part: object) -> None:
-        original(self, part)  # type: ignore[arg-type]
+    def commit(self: Store, number: int, items: list) -> object:
+        part = original(self, number, items)
         if len(self.parts) == 2:
             raise OSError(28, "No space left on device")
+        return part
 
     monkeypatch.setattr(Store, "commit", commit)
     with pytest.raises(ResnestError, match=r"Make room.* 8 inputs are done and kept"):
@@ -144,20 +146,22 @@ def test_two_formats_of_one_name(
 ) -> None:
     monkeypatch.setattr("resnest_cli.files.PATIENCE", 0.1)
     one, two = fake.job_for(tmp_path / "f.npy", listed), fake.job_for(tmp_path / "f.npz", listed)
-    with held(one.target), pytest.raises(ResnestError, match=r"f\.csv: another command"):
+    with held(tmp_path / "f.npy"), pytest.raises(ResnestError, match=r"f\.csv: another command"):
         fake.run(two)
 
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("resnest_cli.jobs.local.from_parts", fails)
+        patch.setattr("resnest_cli.jobs.file_output.from_parts", fails)
         with pytest.raises(ResnestError, match="Make room"):
             fake.run(one)
     with pytest.raises(UsageError, match=r"f\.npy\.parts holds an unfinished run"):
         fake.run(two)
     fake.run(one, resume=True)
-    assert sorted(path.name for path in tmp_path.glob("f.*")) == ["f.csv", "f.json", "f.npy"]
+    assert sorted(path.name for path in tmp_path.glob("f.*")) == [
+        "f.csv", "f.json", "f.npy", "f.stat",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

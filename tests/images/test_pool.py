@@ -242,8 +242,10 @@ def test_the_first_pool_takes_the_worker_that_was_started_early() -> None:
     pool.begin()
     assert pool._early is not None
     early = pool._early.process
-    with Decoders() as first, Decoders() as second:
+    with Decoders(time_limit=0.3) as first, Decoders() as second:
         assert first.run(hazards.pid) == early.pid != second.run(hazards.pid)
+        with pytest.raises(ImageError, match=r"longer than 0\.3 s"):
+            first.run(hazards.hang)
     assert early.returncode is not None
 
 

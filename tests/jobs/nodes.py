@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[2]
 HAZARDS = Path(__file__).parent / "hazards"
-WORKER = "ray::MapWorker"
-READERS = ("ray::Read", "ray::IDLE")  # a process between two of Ray's tasks is idle
+WORKER = "ray::PartWorker"
+READERS = ("ray::read_part", "ray::IDLE")  # a process between two of Ray's tasks is idle
 _NODE = {"num_cpus": 1, "object_store_memory": 300 * 2**20}
 PATIENCE = 240.0  # seconds for something that has to come
 

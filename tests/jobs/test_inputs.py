@@ -15,7 +15,8 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.sources import SourceStats, iter_sources
 from resnest_cli.jobs import inputs
 from resnest_cli.jobs.filesystems import opened
-from resnest_cli.jobs.inputs import Input, iter_inputs
+from resnest_cli.jobs.inputs import iter_inputs
+from resnest_cli.jobs.listing import Input
 from resnest_cli.options import RunOptions
 from tests.conftest import make_photo
 
@@ -25,7 +26,7 @@ fsspec = pytest.importorskip("fsspec")
 
 def options(*inputs: object, from_file: Path | None = None, recursive: bool = True) -> RunOptions:
     listed = str(from_file) if from_file else None
-    return RunOptions(tuple(map(str, inputs)), listed, False, recursive, 8, 1, False, 60.0)
+    return RunOptions(tuple(map(str, inputs)), listed, recursive=recursive)
 
 
 def found(*inputs: object, column: str = "path", **more: object) -> list[Input]:
@@ -276,8 +277,9 @@ def test_of_several_nodes_all_look_into_shards(
     monkeypatch.setattr(ray, "nodes", lambda: {str(n): {"CPU": 2.0} for n in range(count)})
     monkeypatch.setattr(ray, "in_tasks", in_tasks)
     path = shard(tmp_path / "a.tar", a_png=b"photo")
-    job = SimpleNamespace(options=options(path), path_column="path")
-    assert [item.name for item in ray.inputs_of(job, SourceStats())] == [f"{path}/a.png"]
+    job = SimpleNamespace(options=options(path), path_column="path", output="s3://bucket/out")
+    runner = ray.RayRunner(job, None)
+    assert [item.name for item in runner.inputs(SourceStats())] == [f"{path}/a.png"]
     assert begun == ([] if count == 1 else [str(path)])
 
 

@@ -41,12 +41,16 @@ def test_a_kill_at_every_step_changes_no_byte(folder: Path) -> None:
         assert re.search(rf"'{name}': \d+", out), "a step that no kill was at"
 
 
-@pytest.mark.parametrize("kind", ["npz", "csv", "parquet", "retry", "overwrite", "merge"])
+@pytest.mark.parametrize(
+    "kind", ["npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update"]
+)
 def test_of_the_others_some_steps(folder: Path, kind: str) -> None:
     violence(folder, kind, "--every", "7", "--double", "5", "--seed", str(len(kind)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "parquet", "retry", "overwrite", "merge"])
+@pytest.mark.parametrize(
+    "kind", ["npy", "npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update"]
+)
 def test_two_kills_each(folder: Path, kind: str) -> None:
     violence(folder, kind, "--double", "60")

@@ -1,19 +1,33 @@
-"""Which inputs are ours, and lines of names."""
+"""Inputs that are written down, lists that are compared, and lines of names."""
 
 import csv
-import time
-from dataclasses import replace
+import io
+import os
+import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.images.sources import Source
-from resnest_cli.jobs.extract import Listing
+from resnest_cli.images.sources import SourceStats
+from resnest_cli.jobs import local
 from resnest_cli.jobs.formats import formatted, read_lines
-from resnest_cli.jobs.job import WHOLE, Mark, Report, Shard, Todo, differences, failures_of, summed
-from resnest_cli.jobs.local import counting
-from resnest_cli.jobs.parts import Part, Store, discard
+from resnest_cli.jobs.job import Item, Report, differences, failures_of, summed
+from resnest_cli.jobs.listing import (
+    Chain,
+    Input,
+    Listing,
+    LocalInputs,
+    Mark,
+    Shard,
+    check_same_list,
+    photo_stat,
+)
+from resnest_cli.jobs.parts import Store, discard
+from resnest_cli.jobs.run import Manifest
+from resnest_cli.options import RunOptions
+from tests.conftest import make_photo
 from tests.jobs import fake
 
 
@@ -30,34 +44,116 @@ def test_shards_share_the_list_by_whole_batches(count: int, batch_size: int, tot
     assert sorted(seen) == list(range(total))
 
 
-def listing(target: Path, names: list[str], todo: Todo, shard: Shard = WHOLE) -> Listing:
-    job = fake.job_for(target, target, batch_size=2, shard=shard)
-    return Listing([Source(name, path=name) for name in names], job, todo, 0)
+def inputs(*names: str) -> list[Input]:
+    return [Input(name, "file", name) for name in names]
 
 
-def test_the_chain_covers_every_name_so_far(tmp_path: Path) -> None:
-    target = tmp_path / "f.npy"
-    names = ["a", "b", "c", "d", "e"]
-    first = listing(target, names, Todo())
-    assert [s.name for s in first] == names
-    assert [first.marks[n].listed for n in (0, 1)] == [2, 4]
-    assert first.end is not None
-    chains = {first.marks[0].chain, first.marks[1].chain, first.end.chain}
-    assert len(chains) == 3
+def test_a_part_is_read_without_the_others(tmp_path: Path) -> None:
+    names = ["plain", "caf\udce9", "new\nline", '"', "a,b", "é", "\ud800"]
+    other = (
+        Input("-", "stdin", ""),
+        Input("x*", "matched nothing", "is a pattern"),
+        Input("s.tar/a", "member", "/s.tar", 512, 7),
+    )
+    listed = [*inputs(*names), *other, Input("shown", "url", "http://me:secret@host/a")]
+    listing = Listing(tmp_path)
+    assert listing.write(iter(listed), 4) == 11
+    assert [*listing] == listed
+    assert [Listing(tmp_path).part(number) for number in (2, 0, 1)] == [
+        listed[8:], listed[:4], listed[4:8],
+    ]  # fmt: skip
+    assert listing.stat_path.read_bytes() == struct.pack("<qq", -1, -1) * 11
+    with pytest.raises(IndexError):
+        listing.part(3)
+
+
+def test_sizes_and_times_of_files(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "a.png")
+    os.utime(photo, ns=(0, 1_500_000_000_123_456_789))
+    size, time = struct.unpack("<qq", photo_stat(Input("a", "file", str(photo))))
+    assert (size, time) == (photo.stat().st_size, photo.stat().st_mtime_ns)
+    for none in (Input("u", "url", "http://x/a.png"), Input("g", "file", "gone.png")):
+        assert struct.unpack("<qq", photo_stat(none)) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        ("a b c d e", None),
+        ("a X c d e", "input 2 was 'b' and is 'X'"),
+        ("a b c d", "'e' is missing after input 4"),
+        ("a b c d e f", "input 6 is new: 'f'"),
+        ("", "'a' is missing after input 0"),
+    ],
+)
+def test_what_differs_between_two_lists_is_said(names: str, what: str | None) -> None:
+    first, chain = Chain(), Chain()
+    known = [item.name for item in first(inputs(*"abcde"))]
+    again = chain(inputs(*names.split()))
+    if what is None:
+        check_same_list("f.npy", again, known, first.mark, chain)
+        return
+    with pytest.raises(UsageError, match=f"that f.npy was begun with: {what}. Name the same"):
+        check_same_list("f.npy", again, known, first.mark, chain)
+
+
+def test_a_shard_sees_what_differs_in_the_others() -> None:
+    first, chain, shard = Chain(), Chain(), Shard(2, 2)
+    known = [item.name for item in shard.own(first(inputs(*"abcde")), 2)]
+    assert known == ["c", "d"]
+    own = shard.own(chain(inputs(*"aXcde")), 2)
+    with pytest.raises(UsageError, match="where other shards read"):
+        check_same_list("f.npy", own, known, first.mark, chain)
+    ends = {first.mark}
     for other in (["ab", "", "c", "d", "e"], ["b", "a", "c", "d", "e"], ["a", "b", "c", "d", "f"]):
-        again = listing(target, other, Todo())
-        list(again)
-        assert again.end != first.end
-    # A shard's own marks tell of the others' inputs, too.
-    shard = listing(target, names, Todo(), Shard(2, 2))
-    assert [s.name for s in shard] == ["c", "d"]
-    assert shard.marks == {0: first.marks[1]}
-    assert shard.end == first.end
-    good = Todo(marks=(first.marks[0], first.marks[1]))
-    assert [s.name for s in listing(target, [*names[:4], "new"], good)][-1] == "new"
-    (tmp_path / "f.csv").write_bytes(b"input,row,status,error\nc,0,ok,\nd,1,ok,\ng,2,ok,\n")
-    with pytest.raises(UsageError, match="other shards"):
-        list(listing(target, ["a", "X", "c", "d"], Todo(marks=(first.marks[1],)), Shard(2, 2)))
+        chain = Chain()
+        assert len([*chain(inputs(*other))]) == 5
+        ends.add(chain.mark)
+    assert len(ends) == 4
+
+
+def test_stdin_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list, or a photo, that a pipe gives only once."""
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"a.png\nb.png\n")))
+    listed = LocalInputs(RunOptions(from_file="-"))
+    for _ in range(2):
+        assert [item.name for item in listed(SourceStats())] == ["a.png", "b.png"]
+    listed.close()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"photo")))
+    photo = LocalInputs(RunOptions(inputs=("-", "-")))
+    one, two = photo(SourceStats())
+    assert (one.kind, two.kind) == ("stdin", "unreadable")
+    assert photo.source(one).data == photo.source(one).data == b"photo"
+    assert "was read already" in (photo.source(two).error or "")
+    photo.close()
+    monkeypatch.setattr("sys.stdin", None)
+    (closed,) = LocalInputs(RunOptions(inputs=("-",)))(SourceStats())
+    assert "which is closed" in closed.where
+
+
+def test_parts_are_whole_batches_that_a_kill_may_cost(tmp_path: Path) -> None:
+    def size(batch_size: int, gmacs: float | None, device: str = "cpu", side: int = 224) -> int:
+        job = fake.job_for(tmp_path / "f.npy", tmp_path, batch_size=batch_size)
+        runner = local.LocalRunner(job, None)  # type: ignore[arg-type]
+        preprocessing = SimpleNamespace(size=224)
+        variant = SimpleNamespace(id="x", gmacs=gmacs, preprocessing=preprocessing)
+        model = SimpleNamespace(variant=variant, num_classes=0)
+        engine = SimpleNamespace(device=device)
+        runner._classifier = SimpleNamespace(  # type: ignore[assignment]
+            engine=engine, model=model, preprocessing=SimpleNamespace(size=side)
+        )
+        return runner.cut(iter(()))[1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "row_bytes", lambda *_: 8192)
+        assert size(8, 5.4) == 64  # 5 s at 100 GMAC/s and 20 ms for decoding
+        assert size(8, 5.4, side=448) == 16
+        assert size(8, 0.04) == 240
+        assert size(8, None) == 64
+        assert size(8, 77.0, "cuda:0") == 1024
+        assert size(512, 77.0) == 512
+        patch.setattr(local, "row_bytes", lambda *_: 2**24)
+        assert size(2, 5.4, "cuda:0") == 4
 
 
 @pytest.mark.parametrize(
@@ -73,45 +169,50 @@ def test_any_name_survives_a_line(tmp_path: Path, name: str) -> None:
         assert next(csv.reader(file)) == [name, "3", "ok", ""]
 
 
-def part(store: Store, number: int, inputs: int) -> Part:
-    lines = b"".join(formatted(f"{number}-{i}", None, "x") for i in range(inputs))
-    made = Part(number, inputs, 0, 0, len(lines), Mark(number + 1, "c"), {"other": inputs})
-    for path, data in ((store.rows_path(made), b""), (store.lines_path(made), lines)):
-        path.with_name(path.name + ".tmp").write_bytes(data)
-    return made
+def commit(store: Store, number: int, inputs: int) -> None:
+    store.commit(number, [Item(f"{number}-{i}", "x", None, "other") for i in range(inputs)])
 
 
 def test_a_torn_index_counts_up_to_its_last_whole_line(tmp_path: Path) -> None:
     target = tmp_path / "f.npy"
-    store = Store.create(target, "run", {"a": [1]})
-    store.commit(part(store, 0, 2))
-    store.commit(part(store, 1, 3))
-    part(store, 2, 1)  # under its temporary name
-    index = store.folder / "index.jsonl"
+    folder = Store.folder_of(target)
+    folder.mkdir()
+    Listing(folder).write(iter(inputs(*map(str, range(6)))), 3)
+    store = Store.create(target, "run", Manifest({"a": [1]}, Mark(9, "c"), 3, 1, 8))
+    commit(store, 2, 2)
+    commit(store, 0, 3)
+    (folder / "000001.rows.tmp").touch()
+    (folder / "000001.csv").touch()
+    index = folder / "index.jsonl"
     whole = index.read_bytes()
     for cut in range(len(whole)):
         index.write_bytes(whole[:cut])
         known = Store.load(target)
         assert known is not None
         assert known.inputs == [0, 2, 5][whole[:cut].count(b"\n")]
-        assert known.identity == {"a": [1]}
+        assert known.manifest == store.manifest
     index.write_bytes(whole)
     again = Store.load(target)
     assert again is not None
     assert again.repair() == 0
     again.tidy()
-    names = {"state.json", "index.jsonl", "000000.rows", "000000.csv", "000001.rows", "000001.csv"}
-    assert {path.name for path in store.folder.iterdir()} == names
-    assert [line.name for line in again.lines()][3:] == ["1-1", "1-2"]
-    (store.folder / "000001.csv").write_bytes(b"")
-    assert again.repair() == 3  # the inputs of the part whose lines are gone
+    names = {"state.json", "index.jsonl", "listing.jsonl", "listing.stat"}
+    names |= {"000000.rows", "000000.csv", "000002.rows", "000002.csv"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert [line.name for line in again.lines()][2:] == ["0-2", "2-0", "2-1"]
+    (folder / "000000.csv").write_bytes(b"")
+    assert again.repair() == 3  # the inputs of the part whose lines are gone, and no other
     known = Store.load(target)
     assert known is not None
-    assert (known.inputs, again.inputs) == (2, 2)
-    (store.folder / "state.json").write_text("{")
-    with pytest.raises(ResnestError, match="--overwrite"):
-        Store.load(target)
-    discard(store.folder)
+    assert (known.parts.keys(), again.inputs) == ({2}, 2)
+    for state, what in (
+        ("{", "cannot be read"), ('{"format": 1, "kind": "run"}', "of an earlier version"),
+        ('{"format": 3, "kind": "run"}', "a later version"), ('{"format": 2, "kind": "run"}', "--"),
+    ):  # fmt: skip
+        (folder / "state.json").write_text(state)
+        with pytest.raises(ResnestError, match=what):
+            Store.load(target)
+    discard(folder)
     assert Store.load(target) is None
 
 
@@ -132,16 +233,3 @@ def test_failures_by_kind() -> None:
     failures = summed([{"damaged": 2, "missing": 1200}, {"damaged": 1}])
     report = Report({"counts": {"inputs": 2000, "failed": 1203}}, failures)
     assert "(1,200 missing, 3 damaged): feats.csv says" in report.text("", "feats.csv says", "")
-
-
-def test_the_total_is_counted_ahead_for_our_shard(tmp_path: Path) -> None:
-    listed = tmp_path / "list"
-    listed.write_text("".join(f"photo{i}.jpg\n" for i in range(23)))
-    job = fake.job_for(tmp_path / "f.npy", listed, batch_size=4, shard=Shard(2, 2))
-    with counting(job) as total:
-        until = time.monotonic() + 10
-        while total() != 11 and time.monotonic() < until:
-            pass
-        assert total() == 11
-    with counting(replace(job, options=replace(job.options, from_file="-"))) as total:
-        assert total() is None

@@ -34,8 +34,6 @@ def test_options_that_do_not_go_together(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predict", "--resume"], "--resume and --overwrite go with --runner ray"),
-        (["predict", "--format", "parquet"], "--format parquet goes with --runner ray"),
         (
             ["predict", "--runner", "ray", "-o", "o", "--format", "csv"],
             "Ray's are parquet and jsonl",

@@ -132,7 +132,7 @@ def test_a_photo_that_crashes_workers_becomes_a_row(
     errors = {Path(name).name: row["error"] for name, row in found.items() if row["error"]}
     assert errors.keys() == {"13.png", "40.png", "63.png"}
     assert errors["40.png"] == "cannot be read: the decoder crashed (SIGSEGV)"
-    assert not list((tmp_path / "out" / "_attempts").iterdir())
+    assert not (tmp_path / "out" / "_attempts").exists()
 
 
 @pytest.mark.parametrize("trial", [1, 2])

@@ -119,7 +119,7 @@ def test_a_run_that_goes_on_must_be_the_same(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(rows(out)) == COUNT
     make_photo(photos / "new.png")
-    assert "list of inputs" in nodes.run(*words, "--resume", code=2)
+    assert "input 71 is new" in nodes.run(*words, "--resume", code=2)
     nodes.run(*words, "--overwrite", code=3)
     assert len(rows(out)) == COUNT + 1
 

@@ -1,6 +1,8 @@
 """The callable that computes a part, in this process, without Ray."""
 
 import json
+import shutil
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,12 @@ from resnest_cli import cpu
 from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import ray_worker
-from resnest_cli.jobs.inputs import Input
-from resnest_cli.jobs.job import ClusterJob, Mark, Ranking
-from resnest_cli.jobs.ray_output import Manifest, Output
-from resnest_cli.jobs.ray_worker import PartWorker, Run, part_row
+from resnest_cli.jobs import ray
+from resnest_cli.jobs.folder import Folder
+from resnest_cli.jobs.job import Job, Ranking
+from resnest_cli.jobs.listing import Input, Mark
+from resnest_cli.jobs.ray import PartWorker
+from resnest_cli.jobs.run import Manifest
 from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
 
@@ -31,14 +34,14 @@ def unlimited(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
+def job(tiny_checkpoint: Path, tmp_path: Path) -> Job:
     """A job over a part of photos, one of which is damaged."""
     photos = [make_photo(tmp_path / f"{index}.png", seed=index) for index in range(COUNT)]
     photos[4].write_bytes(b"no photo")
     out = tmp_path / "out"
     given = [Input(path.name, "file", str(path)) for path in photos]
-    Output(str(out), "parquet").list_inputs(given, 16)
-    options = RunOptions((), None, False, True, 4, 1, 60.0)
+    Folder(str(out), "parquet").write_listing(given, 16)
+    options = RunOptions(batch_size=4)
     model = ModelOptions(
         str(tiny_checkpoint),
         None,
@@ -53,34 +56,41 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> ClusterJob:
         None,
         True,
     )
-    return ClusterJob(str(out), options, model, Extraction(), "tiny")
+    return Job(str(out), options, model, Extraction(), name="tiny")
 
 
-def run_of(job: ClusterJob, **changes: str) -> Run:
-    weights = ray_worker.found(job, 1)[0]["weights_sha256"]
-    return replace(Run("run", "identity", weights, 1), **changes)
+@pytest.fixture
+def worker_of():
+    """Makes workers."""
+    with ExitStack() as stack:
+
+        def make(job: Job, **changes: str) -> PartWorker:
+            manifest = Manifest(ray.found(job, 1)[0] | changes, Mark(COUNT, ""), 16, 0, COUNT)
+            return stack.enter_context(closing(PartWorker(job, job.output, manifest, 1)))
+
+        yield make
 
 
-def row(job: ClusterJob, *, alone: bool = False):
-    return part_row(job.output, 0, offline=True, alone=alone)
+def photos(job: Job, *, alone: bool = False):
+    return ray.read_part(job.output, 0, offline=True, alone=alone)
 
 
-def features(job: ClusterJob) -> list[dict]:
+def features(job: Job) -> list[dict]:
     import pyarrow.parquet as pq
 
     return pq.read_table(Path(job.output) / "part-00000.parquet").to_pylist()
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -> None:
-    worker = PartWorker(job, run_of(job))
-    told, *_ = json.loads(worker(row(job, alone=alone))["done"][0].as_py())
-    assert (told["part"], told["inputs"]) == (0, COUNT)
-    assert told["failures"] == {"not an image": 1}
+def test_a_part_is_computed_once(worker_of, job: Job, tmp_path: Path, alone: bool) -> None:
+    worker = worker_of(job)
+    told = worker.compute(0, photos(job, alone=alone))
+    assert (told.part, told.inputs) == (0, COUNT)
+    assert told.failures == {"not an image": 1}
     path = Path(job.output) / "part-00000.parquet"
     written = path.stat().st_mtime_ns
-    again, *_ = json.loads(worker(row(job))["done"][0].as_py())
-    assert again["failures"] == {"not an image": 1}
+    again = worker.compute(0, photos(job))
+    assert again.failures == {"not an image": 1}
     assert path.stat().st_mtime_ns == written
     found = features(job)
     assert [r["input"] for r in found] == [f"{i}.png" for i in range(COUNT)]
@@ -95,9 +105,9 @@ def test_a_part_is_computed_once(job: ClusterJob, tmp_path: Path, alone: bool) -
 
 
 @pytest.mark.parametrize("format_", ["parquet", "jsonl"])
-def test_records_bear_the_name_that_the_model_was_given(job: ClusterJob, format_: str) -> None:
+def test_records_bear_the_name_that_the_model_was_given(worker_of, job: Job, format_: str) -> None:
     job = replace(job, wanted=Ranking(2, 0.0, 0.0, False), format=format_)
-    PartWorker(job, run_of(job))(row(job))
+    worker_of(job).compute(0, photos(job))
     if format_ == "jsonl":
         text = (Path(job.output) / "part-00000.jsonl").read_text()
         found = [json.loads(line) for line in text.splitlines()]
@@ -107,27 +117,31 @@ def test_records_bear_the_name_that_the_model_was_given(job: ClusterJob, format_
     assert [len(record["predictions"]) for record in found] == [2] * 4 + [0] + [2] * 6
 
 
-def test_other_weights_on_one_node_are_told(job: ClusterJob) -> None:
+def test_other_weights_on_one_node_are_told(worker_of, job: Job) -> None:
+    worker = worker_of(job, weights_sha256="0" * 64)
+    worker.load()
     with pytest.raises(CheckpointError, match="has other weights under this name"):
-        PartWorker(job, run_of(job, weights="0" * 64))
+        worker.compute(0, photos(job))
 
 
 def test_an_output_that_cannot_be_written_is_told(
-    job: ClusterJob, monkeypatch: pytest.MonkeyPatch
+    worker_of, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnest_cli.jobs.ray_worker.time.sleep", lambda _: None)
-    worker = PartWorker(job, run_of(job))
+    monkeypatch.setattr("resnest_cli.jobs.folder.time.sleep", lambda _: None)
+    worker = worker_of(job)
     out = Path(job.output)
-    (out / "_attempts").write_text("in the way")
+    listed = photos(job)
+    shutil.rmtree(out)
     with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be written"):
-        worker(row(job))
+        worker.compute(0, listed)
+    out.mkdir()
     (out / "part-00000.parquet").mkdir()
     with pytest.raises(ResnestError, match=r"part-00000\.parquet: cannot be read"):
-        worker(row(job))
+        worker.compute(0, listed)
 
 
-def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
-    base = ray_worker.found(job, 1)[0]
+def test_what_decides_the_output_is_in_its_identity(job: Job) -> None:
+    base = ray.found(job, 1)[0]
     others = [
         replace(job, wanted=Extraction(normalize="l2")),
         replace(job, model=replace(job.model, img_size=32)),
@@ -137,8 +151,7 @@ def test_what_decides_the_output_is_in_its_identity(job: ClusterJob) -> None:
         replace(job, wanted=Ranking(2, 0.0, 0.0, True)),
         replace(job, wanted=Ranking(2, 0.0, 0.0, False), format="jsonl"),
     ]
-    found = [base, *(ray_worker.found(j, 1)[0] for j in others)]
-    hashes = {Manifest(identity, Mark(1, ""), 32, 0).hash for identity in found}
-    assert len(hashes) == len(others) + 1
+    found = [base, *(ray.found(j, 1)[0] for j in others)]
+    assert len({json.dumps(identity) for identity in found}) == len(others) + 1
     same = replace(job, options=replace(job.options, workers=0), concurrency=3)
-    assert ray_worker.found(same, 2)[0] == base
+    assert ray.found(same, 2)[0] == base

@@ -1,6 +1,7 @@
 """Kills a run at every step that touches a file, and goes on: the bytes must be those of no kill.
 
-    python -m tests.jobs.violence FOLDER npy|npz|csv|parquet|retry|overwrite|merge [--every N]
+    python -m tests.jobs.violence FOLDER npy|npz|csv|parquet|retry|overwrite|merge|join|update
+        [--every N]
         [--double N]
 
 A step is a call that opens, writes, syncs, renames, cuts or removes; a process is killed before one
@@ -19,13 +20,14 @@ from pathlib import Path
 # Before numpy is imported: its threads would make forks unsafe.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from resnest_cli.jobs import parts
+from resnest_cli.jobs import local
 from resnest_cli.jobs.assemble import merge
-from resnest_cli.jobs.job import Shard
-from resnest_cli.jobs.parts import held
+from resnest_cli.jobs.file_output import held
+from resnest_cli.jobs.listing import Shard
 from tests.jobs import fake
 
 COUNT = 21  # inputs, in batches of 4
+FLAGS = ("retry", "overwrite", "update")
 steps: Counter[str] = Counter()
 os_write = os.write
 deadly = 0  # the number of the step that kills; 0 for none
@@ -135,7 +137,7 @@ class Scenario:
         names[7] = 'odd, "name".jpg'
         self.list.write_text("\n".join(names) + "\n")
         self.healed = {names[8], names[13]}
-        parts.MOST_INPUTS = 4  # every batch a part
+        local.MOST_INPUTS = 4  # every batch a part
 
     def prepare(self, name: str) -> Path:
         folder = self.base / name
@@ -143,6 +145,15 @@ class Scenario:
         target = folder / f"out.{self.suffix}"
         if self.kind in ("retry", "overwrite"):
             self._in_fork(lambda: fake.run(fake.job_for(target, self.list)))
+        if self.kind == "update":
+            old = self.list.with_name("old.txt")
+            old.write_text("gone.jpg\n" + self.list.read_text().replace("photo 9.jpg\n", ""))
+            self._in_fork(lambda: fake.run(fake.job_for(target, old)))
+        if self.kind == "join":
+            for i in (1, 2):
+                part, names = folder / f"part{i}.npy", folder / f"list{i}"
+                names.write_text("".join(f"{i}-{n}{' bad' * (n == 2)}.jpg\n" for n in range(5)))
+                self._in_fork(lambda: fake.run(fake.job_for(part, names)))  # noqa: B023 - now
         if self.kind == "merge":
             for i in (1, 2, 3):
                 part = folder / f"part{i}.npy"
@@ -158,16 +169,17 @@ class Scenario:
         assert trial(action)[0] == 0
 
     def first(self, target: Path) -> None:
-        if self.kind == "merge":
+        if self.kind in ("merge", "join"):
+            order = (2, 1, 3) if self.kind == "merge" else (2, 1)
             with held(target):
-                merge([target.with_name(f"part{i}.npy") for i in (2, 1, 3)], target,
+                merge([target.with_name(f"part{i}.npy") for i in order], target,
                       overwrite=False)  # fmt: skip
             return
-        self._run(target, overwrite=self.kind == "overwrite", retry=self.kind == "retry")
+        self._run(target, **{self.kind: True} if self.kind in FLAGS else {})
 
     def again(self, target: Path) -> None:
         """What a user does after a kill."""
-        if self.kind == "merge":
+        if self.kind in ("merge", "join", "update"):
             self.first(target)
             return
         if self.kind == "overwrite":  # killed before it began: the older run is still whole

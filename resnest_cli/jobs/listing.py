@@ -1,0 +1,308 @@
+"""The inputs of a job: listed in order, hashed by name, written down once and read part by part.
+
+A running SHA-256 over the names of all inputs (each with its length in front) says which list an
+output was made of. Names only: whether a photo of the same name has been replaced is a question of
+sizes and times, which stand beside; see `photo_stat`.
+
+    listing.jsonl   a line for each part: its inputs as JSON
+    listing.stat    for each input the size and the modification time of its file
+"""
+
+import hashlib
+import io
+import json
+import os
+import struct
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
+
+from resnest_cli.errors import ErrorKind, UsageError
+from resnest_cli.images.sources import Source, SourceStats, iter_sources
+from resnest_cli.options import RunOptions
+from resnest_cli.paths import is_address
+
+# "error" stands in listings of earlier versions.
+Kind = Literal["file", "url", "member", "stdin", "error"] | ErrorKind
+
+STAT_BYTES = 16  # of an input: its file's size and modification time in ns, int64 little-endian
+NO_STAT = struct.pack("<qq", -1, -1)
+_HELD = 2**24  # bytes of stdin that are held in memory; more goes to a temporary file
+_BUFFER = 2**20
+
+
+class Input(NamedTuple):
+    """One input. `where` is a path or an address, or the text of an error of this kind.
+
+    `offset` and `size`, in bytes, are those of a `member` of a shard.
+    """
+
+    name: str
+    kind: Kind
+    where: str
+    offset: int = 0
+    size: int = 0
+
+    @classmethod
+    def of(cls, source: Source) -> "Input":
+        """What is written down of a source."""
+        if source.error is not None:
+            return cls(source.name, source.kind or "other", source.error)
+        if source.data is not None:
+            return cls(source.name, "stdin", "")
+        if source.url is not None:
+            return cls(source.name, "url", source.url)
+        return cls(source.name, "file", source.path or "")
+
+    @property
+    def source(self) -> Source:
+        """What there is to decode of a file of this machine or a URL, or the error."""
+        if self.kind == "url":
+            return Source(self.name, url=self.where)
+        if self.kind == "file":
+            return Source(self.name, path=self.where)
+        kind: Any = "other" if self.kind == "error" else self.kind
+        return Source(self.name, error=self.where, kind=kind)
+
+    @property
+    def is_error(self) -> bool:
+        """Whether there is nothing to read."""
+        return self.kind not in {"file", "url", "member", "stdin"}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its bytes lie in a file of this machine."""
+        return self.kind in {"file", "member"} and not is_address(self.where)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far the list had been read: so many inputs, and their hash."""
+
+    listed: int
+    chain: str
+
+    @classmethod
+    def of(cls, listed: dict[str, Any]) -> "Mark":
+        """The end of the list, from what an output says of it."""
+        return cls(listed["inputs"], listed["sha256"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What an output says of its list, if this is the end of it."""
+        return {"inputs": self.listed, "sha256": self.chain}
+
+
+def encoded(text: str) -> bytes:
+    """The bytes of a name as the file system has them; lone surrogates of any kind get through."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+class Chain:
+    """Counts inputs that pass through, and takes the hash over their names."""
+
+    def __init__(self) -> None:
+        self._hash, self.count = hashlib.sha256(), 0
+
+    def add(self, name: str) -> None:
+        """One more input."""
+        data = encoded(name)
+        self._hash.update(len(data).to_bytes(8, "little") + data)
+        self.count += 1
+
+    def __call__(self, inputs: Iterable[N]) -> Iterator[N]:
+        """The same inputs."""
+        for item in inputs:
+            self.add(item.name)
+            yield item
+
+    @property
+    def mark(self) -> Mark:
+        """What has passed through by now."""
+        return Mark(self.count, self._hash.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of the list: the batches b, counted from 0, with b % count == index - 1.
+
+    So a shard's batches are those of the whole run, and its rows have the same bits; no shard needs
+    to know how long the list is, and `merge` restores the order with one batch of each in memory.
+    """
+
+    index: int  # from 1
+    count: int
+
+    def owns(self, batch: int) -> bool:
+        """Whether this batch of the whole list, from 0, is ours."""
+        return batch % self.count == self.index - 1
+
+    def size(self, total: int, batch_size: int) -> int:
+        """How many of a list of `total` inputs are ours."""
+        whole, rest = divmod(total, batch_size)
+        own = (whole - self.index) // self.count + 1 if whole >= self.index else 0
+        return own * batch_size + (rest if self.owns(whole) else 0)
+
+    def own(self, inputs: Iterable[N], batch_size: int) -> Iterator[N]:
+        """Those of a whole list that are ours."""
+        return (item for i, item in enumerate(inputs) if self.owns(i // batch_size))
+
+
+WHOLE = Shard(1, 1)
+
+
+class LocalInputs:
+    """What the command line names on this machine; stdin, which a pipe gives once, is kept."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = options
+        self._stdin: BinaryIO | None = None
+
+    def __call__(self, stats: SourceStats) -> Iterator[Input]:
+        """The inputs in order, from the first; UsageError where a list cannot be read."""
+        options = self._options
+        for source in iter_sources(
+            options.inputs,
+            recursive=options.recursive,
+            from_file=options.from_file,
+            null_separated=options.null_separated,
+            stdin=self._from_start() if "-" in (*options.inputs, options.from_file) else None,
+            stats=stats,
+        ):
+            yield Input.of(source)
+
+    def close(self) -> None:
+        """Lets go of what came on stdin."""
+        if self._stdin is not None:
+            self._stdin.close()
+            self._stdin = None
+
+    def source(self, item: Input) -> Source:
+        """What there is to decode of an input."""
+        if item.kind != "stdin":
+            return item.source
+        stdin = self._from_start()
+        photo = iter_sources(["-"], stdin=stdin or io.BytesIO())
+        return next(photo)
+
+    def _from_start(self) -> BinaryIO | None:
+        """What came on stdin; None where there is none."""
+        if self._stdin is None:
+            stream = getattr(sys.stdin, "buffer", None)
+            if stream is None:
+                return None
+            spool: Any = tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115 - lives as long as we
+            try:
+                while chunk := stream.read(_BUFFER):
+                    spool.write(chunk)
+            except (OSError, ValueError):
+                spool.close()
+                return stream  # type: ignore[no-any-return]  # who reads it says why it cannot be
+            self._stdin = spool
+        assert self._stdin is not None
+        self._stdin.seek(0)
+        return self._stdin
+
+
+def photo_stat(item: Input) -> bytes:
+    """Size and time of the file of an input; -1 where it has none."""
+    if item.kind != "file" or is_address(item.where):
+        return NO_STAT
+    try:
+        found = os.stat(item.where)  # noqa: PTH116 - keeps odd bytes
+    except (OSError, ValueError):
+        return NO_STAT
+    return struct.pack("<qq", found.st_size, found.st_mtime_ns)
+
+
+class Listing:
+    """The inputs of a job, written down in a folder on this machine; holds a part at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self.stat_path = folder / "listing.jsonl", folder / "listing.stat"
+        self._begins: array[int] | None = None  # where the line of each part begins
+
+    def write(self, inputs: Iterable[Input], part_size: int) -> int:
+        """Writes them, synced, with the sizes and times of now; returns how many there are."""
+        count, waiting = 0, iter(inputs)
+        with (
+            self._path.open("wb", buffering=_BUFFER) as file,
+            self.stat_path.open("wb", buffering=_BUFFER) as stats,
+        ):
+            while part := list(islice(waiting, part_size)):
+                short = [
+                    i.name if i == Input(i.name, "file", i.name) else i[: 5 if i.offset else 3]
+                    for i in part
+                ]
+                file.write(json.dumps(short).encode("ascii") + b"\n")
+                stats.write(b"".join(map(photo_stat, part)))
+                count += len(part)
+            for one in (file, stats):
+                one.flush()
+                os.fsync(one.fileno())
+        return count
+
+    def part(self, number: int) -> list[Input]:
+        """The inputs of a part."""
+        if self._begins is None:
+            with self._path.open("rb", buffering=_BUFFER) as file:
+                at, self._begins = 0, array("q")
+                for line in file:
+                    self._begins.append(at)
+                    at += len(line)
+        with self._path.open("rb") as file:
+            file.seek(self._begins[number])
+            return _part(file.readline())
+
+    def __iter__(self) -> Iterator[Input]:
+        with self._path.open("rb", buffering=_BUFFER) as file:
+            for line in file:
+                yield from _part(line)
+
+
+def _part(line: bytes) -> list[Input]:
+    return [Input(i, "file", i) if isinstance(i, str) else Input(*i) for i in json.loads(line)]
+
+
+def check_same_list(
+    target: object, inputs: Iterable[Input], names: Iterable[str], mark: Mark, chain: Chain
+) -> None:
+    """Whether `inputs` have these names; `chain`, which all inputs pass, must come to the mark.
+
+    Raises:
+        UsageError: it is another list; says where it differs.
+    """
+    known, number = iter(names), 0
+    for number, item in enumerate(inputs, start=1):
+        was = next(known, None)
+        if was is None:
+            raise _different(target, f"input {number} is new: {item.name!r}")
+        if was != item.name:
+            raise _different(target, f"input {number} was {was!r} and is {item.name!r}")
+    if (was := next(known, None)) is not None:
+        raise _different(target, f"{was!r} is missing after input {number}")
+    if chain.mark != mark:
+        raise _different(target, "they differ where other shards read")
+
+
+def _different(target: object, what: str) -> UsageError:
+    return UsageError(
+        f"the inputs are not those that {target} was begun with: {what}. Name the same ones, "
+        "another -o, or --overwrite to start afresh."
+    )

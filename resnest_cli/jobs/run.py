@@ -1,0 +1,227 @@
+"""The driver of a job, whoever computes its parts and wherever they go.
+
+    look -> what decides the bytes -> the listing, written or compared -> missing parts -> finish
+
+A part is a fixed slice of the listing: computed whole, and written whole in one step. What is
+missing is what has no whole part; so whatever ended an earlier run, the next one goes on.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from resnest_cli.errors import ResnestError
+from resnest_cli.images.sources import SourceStats
+from resnest_cli.jobs.job import Job, Report, as_begun, check_same, say_going_on, summed, without
+from resnest_cli.jobs.listing import Chain, Input, Mark, check_same_list
+from resnest_cli.progress import Progress
+from resnest_cli.signals import PatientStop
+
+Advance = Callable[[int, int], None]  # so many inputs of no whole part yet, and failed ones of them
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run was begun with.
+
+    `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
+    parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
+    no images.
+    """
+
+    identity: dict[str, Any]
+    listing: Mark
+    part_size: int
+    skipped: int
+    inputs: int
+    finished: bool = False
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many inputs each part has."""
+        whole, rest = divmod(self.inputs, self.part_size)
+        return [self.part_size] * whole + [rest] * (rest > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A whole part: its number, its inputs, failures by kind; seconds by step if computed now."""
+
+    part: int
+    inputs: int
+    failures: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Inputs that could not be read."""
+        return sum(self.failures.values())
+
+
+class Output(Protocol):
+    """Where the parts of a job go. The driver's calls raise ResnestError where that is no use.
+
+    Runners call `inputs_of` and their own way to commit a part.
+    """
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Holds it against other commands."""
+
+    def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
+        """What there is to go on with; UsageError where that was not asked for."""
+
+    def names(self, manifest: Manifest) -> Iterator[str]:
+        """The names of the inputs that it was begun with, in order."""
+
+    def write_listing(self, inputs: Iterator[Input], part_size: int) -> int:
+        """Makes room for a new run and writes its inputs down; returns how many there are."""
+
+    def clear(self) -> None:
+        """Removes what `write_listing` wrote."""
+
+    def begin(self, manifest: Manifest) -> None:
+        """Notes what is begun, once the listing is whole."""
+
+    def retry(
+        self, manifest: Manifest, identity: dict[str, Any], inputs: Iterator[Input]
+    ) -> Manifest:
+        """What is to be computed so that failed ones of the `inputs` are read again."""
+
+    def whole_parts(self, manifest: Manifest) -> list[PartInfo]:
+        """The parts that are there."""
+
+    def finish(self, manifest: Manifest, report: Report) -> dict[str, Any]:
+        """Makes the output of its parts; what it says of itself."""
+
+
+class Runner(Protocol):
+    """Who computes the parts of a job."""
+
+    @property
+    def patient(self) -> bool:
+        """Whether a signal is answered in `advance`, not at once."""
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """What may differ from the identity of a finished run."""
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Connects to what computes."""
+
+    def prepare(self, job: Job, manifest: Manifest | None) -> tuple[Job, dict[str, Any]]:
+        """The job with what was left open, and all that decides its bytes beside the inputs."""
+
+    def inputs(self, stats: SourceStats) -> Iterator[Input]:
+        """The whole list, in order, from its beginning."""
+
+    def cut(self, inputs: Iterator[Input]) -> tuple[Iterator[Input], int]:
+        """The same inputs, and how many a part has."""
+
+    def compute(
+        self, manifest: Manifest, missing: list[int], advance: Advance
+    ) -> Iterator[PartInfo]:
+        """Computes and commits these parts, in any order."""
+
+
+def run(
+    job: Job, target: Output, runner: Runner, progress: Progress,
+    *, resume: bool, overwrite: bool, retry: bool = False,
+) -> Report:  # fmt: skip
+    """Computes what is missing of the output, and finishes it. `retry` includes `resume`.
+
+    Raises:
+        UsageError: the output exists, or was begun with other options or inputs.
+        StoppedError: a signal came; whole parts are kept.
+        ResnestError: whatever else prevents it; whole parts are kept.
+    """
+    with target.locked(), PatientStop():
+        before = target.look(resume=resume or retry, overwrite=overwrite)
+        job = as_begun(job, before.identity if before else None)
+        # What connects may set handlers of its own: ours are set again behind it.
+        with runner.opened(), PatientStop() as stopping:
+            job, identity = runner.prepare(job, before)
+            manifest = begun(job, identity, target, runner) if before is None else before
+            if before is not None:
+                if not manifest.part_size:
+                    manifest = replace(manifest, part_size=runner.cut(iter(()))[1])
+                check(job, identity, manifest, target, runner)
+                if retry:
+                    listed = listing(job, runner, Chain(), SourceStats())
+                    manifest = target.retry(manifest, identity, listed)
+            return carried_on(manifest, target, runner, progress, stopping)
+
+
+def listing(job: Job, runner: Runner, chain: Chain, stats: SourceStats) -> Iterator[Input]:
+    """Our inputs; the whole list passes through the chain."""
+    return job.shard.own(chain(runner.inputs(stats)), job.options.batch_size)
+
+
+def begun(job: Job, identity: dict[str, Any], target: Output, runner: Runner) -> Manifest:
+    """Writes the listing down, and notes what is begun."""
+    stats, chain = SourceStats(), Chain()
+    inputs, size = runner.cut(listing(job, runner, chain, stats))
+    count = target.write_listing(inputs, size)
+    if not chain.count:
+        target.clear()
+        raise ResnestError("no photo found in what was named.")
+    manifest = Manifest(identity, chain.mark, size, stats.skipped, count)
+    target.begin(manifest)
+    return manifest
+
+
+def check(
+    job: Job, identity: dict[str, Any], manifest: Manifest, target: Output, runner: Runner
+) -> None:
+    """Whether what was begun is what is asked for now; UsageError if not."""
+    # Outputs of earlier versions do not name their classes, which come with the weights.
+    passed = ("class_names", *(runner.passed if manifest.finished else ()))
+    check_same(job.output, *(without(one, *passed) for one in (manifest.identity, identity)))
+    chain = Chain()
+    inputs = listing(job, runner, chain, SourceStats())
+    check_same_list(job.output, inputs, target.names(manifest), manifest.listing, chain)
+
+
+def carried_on(
+    manifest: Manifest, target: Output, runner: Runner, progress: Progress, stopping: PatientStop
+) -> Report:
+    """Computes the missing parts of what was begun, and finishes it."""
+    report = Report(skipped=manifest.skipped)
+    parts = {} if manifest.finished else {p.part: p for p in target.whole_parts(manifest)}
+    done = sum(part.inputs for part in parts.values())
+    failed = sum(part.failed for part in parts.values())
+    missing = [] if manifest.finished else sorted({*range(len(manifest.sizes))} - parts.keys())
+    if missing:
+        shown = done
+        say_going_on(done, failed)
+        progress(done, manifest.inputs, failed=failed)
+
+        def advance(inputs: int, of_them_failed: int) -> None:
+            nonlocal shown
+            shown = max(shown, done + inputs)
+            progress(shown, manifest.inputs, failed=failed + of_them_failed)
+            if stopping.patient:
+                stopping.check()
+
+        start, stopping.patient = time.monotonic(), runner.patient
+        try:
+            for info in runner.compute(manifest, missing, advance):
+                parts[info.part] = info
+                done, failed = done + info.inputs, failed + info.failed
+                report.computed += 1
+                report.photos += info.inputs
+                for step, seconds in info.seconds.items():
+                    report.add(step, seconds)
+                advance(0, 0)
+        finally:
+            report.elapsed += time.monotonic() - start
+    report.parts = len(parts)
+    report.failures = summed(part.failures for part in parts.values())
+    stopping.check()
+    if manifest.finished:
+        report.info = target.finish(manifest, report)
+    else:
+        with report.writing():
+            report.info = target.finish(manifest, report)
+    return report

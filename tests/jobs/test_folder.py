@@ -1,0 +1,261 @@
+"""Parts that count and parts that do not, and the folder that they lie in."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.inference.ranking import Prediction, Record
+from resnest_cli.jobs.folder import Folder
+from resnest_cli.jobs.job import Item, Report
+from resnest_cli.jobs.listing import Input, Mark
+from resnest_cli.jobs.ray import part_size_for
+from resnest_cli.jobs.run import Manifest, PartInfo
+
+pytest.importorskip("pyarrow")
+
+ENTRIES = [
+    Item("a", None, np.array([1, 2], np.float32).tobytes()),
+    Item("b", "is empty (0 bytes)", None),
+]
+RECORDS = [
+    Record("a", "m", predictions=(Prediction(1, 3, "cat", 0.5),), unsure=True),
+    Record("b", "m", error="is damaged: so it is"),
+]
+FEATURES = {"model": "m", "engine": {"batch_size": 8},
+            "extraction": {"row_shape": [2], "dtype": "float32"}}  # fmt: skip
+RANKING = {"model": "m", "ranking": {"reject_below": 0.5}}
+INFO = PartInfo(3, 2, {"empty": 1})
+
+
+def manifest(identity: dict = FEATURES) -> Manifest:
+    return Manifest(identity, Mark(10, "0" * 64), 2, 5, 10)
+
+
+def folder(path: object, suffix: str = "parquet", identity: dict = FEATURES) -> Folder:
+    return Folder(str(path), suffix, manifest(identity))
+
+
+def test_a_part_that_is_whole_tells_of_itself(tmp_path: Path) -> None:
+    target = folder(tmp_path)
+    assert target.part(3, 2) is None
+    assert target.commit(3, [ENTRIES[0], ENTRIES[1]._replace(kind="empty")]) == INFO
+    assert target.part(3, 2) == INFO
+    assert target.whole_parts(manifest()) == [INFO]
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00003.parquet"]
+
+
+def test_what_does_not_count(tmp_path: Path) -> None:
+    target, path = folder(tmp_path), tmp_path / "part-00003.parquet"
+    target.commit(3, ENTRIES)
+    data = path.read_bytes()
+    for bad in (data[:-9], data[:20], b"", b"no parquet at all, but long enough to be a file"):
+        path.write_bytes(bad)
+        assert target.part(3, 2) is None
+    path.write_bytes(data)
+    assert target.part(3, 1) is None, "of another length"
+    path.with_name("part-00004.parquet").write_bytes(data)
+    assert target.part(4, 2) is None, "another part's"
+    assert folder(tmp_path, identity=FEATURES | {"model": "n"}).part(3, 2) is None
+    (tmp_path / "part-00001.parquet.0123abcd.tmp").write_bytes(data)
+    assert [info.part for info in target.whole_parts(manifest())] == [3]
+
+
+def test_a_write_that_fails_leaves_the_old_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyarrow import fs
+
+    monkeypatch.setattr("resnest_cli.jobs.folder.time.sleep", lambda _: None)
+    target = folder(tmp_path)
+    target.commit(3, ENTRIES)
+
+    class Full(fs.LocalFileSystem):
+        def move(self, *_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    full = folder(tmp_path)
+    full._system = Full()
+    with pytest.raises(ResnestError, match=r"part-00003\.parquet: cannot be written: No space"):
+        full.commit(3, ENTRIES[:1])
+    assert target.part(3, 2) is not None
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_lines(tmp_path: Path) -> None:
+    target, path = folder(tmp_path, "jsonl", RANKING), tmp_path / "part-00000.jsonl"
+    target.commit(0, RECORDS)
+    data = path.read_bytes()
+    assert target.part(0, 2) == PartInfo(0, 2, {"other": 1})
+    assert [json.loads(line)["unsure"] for line in data.splitlines()[:1]] == [True]
+    for bad in (data[:-1], data.splitlines(keepends=True)[0], b""):
+        path.write_bytes(bad)
+        assert target.part(0, 2) is None
+
+
+def test_predictions_as_parquet(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "part-00003.parquet"
+    folder(tmp_path, identity=RANKING).commit(3, RECORDS)
+    first, second = pq.read_table(path).to_pylist()
+    assert first["predictions"] == [{"rank": 1, "index": 3, "label": "cat", "probability": 0.5}]
+    assert (first["unsure"], first["error"], first["status"]) == (True, None, "ok")
+    assert second == {"input": "b", "status": "error", "error": "is damaged: so it is",
+                      "model": "m", "predictions": [], "unsure": None}  # fmt: skip
+    folder(tmp_path, identity={"ranking": {"reject_below": 0.0}}).commit(3, RECORDS)
+    assert "unsure" not in pq.read_schema(path).names
+
+
+def test_features_as_parquet(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "part-00003.parquet"
+    folder(tmp_path).commit(3, ENTRIES)
+    assert pq.read_table(path).to_pylist() == [
+        {"input": "a", "status": "ok", "error": None, "feature": [1.0, 2.0]},
+        {"input": "b", "status": "error", "error": "is empty (0 bytes)", "feature": None},
+    ]
+    assert pq.read_schema(path).metadata[b"row_shape"] == b"[2]"
+
+
+def items(count: int) -> list[Input]:
+    return [Input(f"p{i}.png", "file", f"/photos/p{i}.png", i, 2 * i) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9, 600])
+def test_what_is_written_is_read_part_by_part(tmp_path: Path, count: int) -> None:
+    target = Folder(str(tmp_path), "parquet")
+    assert target.write_listing(items(count), 4) == count
+    about = Manifest({}, Mark(count, ""), 4, 0, count)
+    read = [Folder(str(tmp_path), "parquet").inputs_of(part) for part in range(len(about.sizes))]
+    assert [len(part) for part in read] == about.sizes
+    assert [item for part in read for item in part] == items(count)
+    assert list(target.names(about)) == [item.name for item in items(count)]
+    assert len(list((tmp_path / "_listing").iterdir())) == -(-count // 256)
+
+
+def test_names_of_any_bytes_get_through(tmp_path: Path) -> None:
+    given = [Input(name := os.fsdecode(b"photo \xff\n.png"), "file", f"/x/{name}")]
+    target = Folder(str(tmp_path), "parquet")
+    target.write_listing(given, 4)
+    assert target.inputs_of(0) == given
+
+
+def test_a_folder_before_between_and_after(tmp_path: Path) -> None:
+    target = Folder(str(tmp_path / "new" / "out"), "parquet")
+    assert target.look(resume=False, overwrite=False) is None
+    target.write_listing(items(10), 2)
+    assert target.look(resume=False, overwrite=False) is None, "nothing counts without a manifest"
+    target.begin(manifest())
+    with pytest.raises(UsageError, match="unfinished run: --resume goes on with it"):
+        target.look(resume=False, overwrite=False)
+    assert target.look(resume=True, overwrite=False) == manifest()
+    marks = tmp_path / "new" / "out" / "_attempts"  # of earlier versions
+    marks.mkdir()
+    (marks / "00000.json").touch()
+    summary = target.finish(manifest(), Report(failures={"empty": 2}, computed=4, parts=5))
+    assert summary["counts"] == {"inputs": 10, "rows": 8, "failed": 2}
+    assert summary["parts"] == {"size": 2, "computed": 4, "found": 1}
+    assert not list(marks.iterdir())
+    assert target.look(resume=True, overwrite=False) == manifest(), "its parts are missing"
+    for part in range(5):
+        target.commit(part, ENTRIES)
+    finished = target.look(resume=True, overwrite=False)
+    assert finished == replace(manifest(), finished=True)
+    report = Report()
+    assert target.finish(finished, report) == summary
+    assert report.finished_before
+    assert report.failures == {"empty": 2}
+    with pytest.raises(UsageError, match="exists: --overwrite replaces it"):
+        target.look(resume=False, overwrite=False)
+    assert target.look(resume=False, overwrite=True) is None
+    target.clear()
+    assert [path for path in (tmp_path / "new" / "out").rglob("*") if path.is_file()] == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"other files \(thesis.txt\)"):
+            Folder(str(tmp_path), "parquet").look(resume=False, overwrite=overwrite)
+
+
+def test_a_damaged_or_later_manifest_is_told(tmp_path: Path) -> None:
+    target = Folder(str(tmp_path), "parquet")
+    target.begin(manifest())
+    path = tmp_path / "_manifest.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"format": 99}))
+    with pytest.raises(ResnestError, match="later version"):
+        target.look(resume=True, overwrite=False)
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ResnestError, match=r"_manifest\.json cannot be read"):
+        target.look(resume=True, overwrite=False)
+
+
+def test_parts_with_failures_are_computed_again(tmp_path: Path) -> None:
+    target = folder(tmp_path)
+    target.commit(0, ENTRIES[:1] * 2)
+    target.commit(1, ENTRIES)
+    assert [info.failed for info in target.whole_parts(manifest())] == [0, 1]
+    finished = replace(manifest(), finished=True)
+    assert target.retry(finished, {}, iter(())) == manifest()
+    assert [info.part for info in target.whole_parts(manifest())] == [0]
+    assert target.retry(finished, {}, iter(())) == finished
+
+
+def test_the_identity_of_parts_is_that_of_all_that_decides_them(tmp_path: Path) -> None:
+    one = manifest()
+    others = [
+        replace(one, identity={"model": "n"}),
+        replace(one, part_size=64),
+        replace(one, listing=replace(one.listing, chain="1" * 64)),
+        replace(one, skipped=6, finished=True),
+    ]
+    first, *different, same = (
+        Folder(str(tmp_path), "parquet", each).identity for each in (one, *others)
+    )
+    assert len({first, *different}) == 4
+    assert same == first
+    assert first == "58f24dfbcb269d08", "as earlier versions have it"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "workers", "batch_size", "row_bytes", "size"),
+    [
+        (10, 1, 8, 8192, 32),
+        (5_000, 1, 8, 8192, 1024),
+        (5_000, 8, 8, 8192, 160),
+        (None, 8, 8, 8192, 1024),
+        (None, 8, 48, 8192, 1056),
+        (None, 1, 8, 2**20, 64),
+        (None, 1, 8, 2**30, 8),
+    ],
+)
+def test_the_size_of_parts(
+    inputs: int | None, workers: int, batch_size: int, row_bytes: int, size: int
+) -> None:
+    found = part_size_for(inputs, workers=workers, batch_size=batch_size, row_bytes=row_bytes)
+    assert found == size
+
+
+def test_an_output_on_a_file_system_of_fsspec() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").store.clear()
+    target = Folder("memory://bucket/out", "parquet")
+    assert target.look(resume=False, overwrite=False) is None
+    with target.locked():
+        target.write_listing(items(10), 2)
+        target.begin(manifest())
+        Folder("memory://bucket/out", "parquet", manifest()).commit(3, ENTRIES)
+        assert [info.part for info in target.whole_parts(manifest())] == [3]
+        target.finish(manifest(), Report())
+    assert target.look(resume=True, overwrite=False) == manifest()
+    names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").store}
+    assert names == {"part-00003.parquet", "_manifest.json", "_summary.json", "00000.parquet"}
+    fsspec.filesystem("memory").store.clear()

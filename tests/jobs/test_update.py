@@ -1,0 +1,371 @@
+"""`--update`: what is computed, kept and dropped; and outputs that are merged without shards."""
+
+import csv
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.jobs import file_output, local
+from resnest_cli.jobs.assemble import merge
+from resnest_cli.jobs.file_output import held
+from resnest_cli.jobs.formats import read_entries, read_info
+from resnest_cli.jobs.listing import Shard
+from resnest_cli.jobs.parts import Store, outputs
+from tests.jobs import fake
+
+
+@pytest.fixture(autouse=True)
+def _nothing_computed() -> None:
+    fake.COMPUTED.clear()
+    fake.HEALED.clear()
+
+
+class Photos:
+    """A folder of files, a list of them, and an output of it."""
+
+    def __init__(self, folder: Path, suffix: str = ".npy") -> None:
+        self.folder, self.listed = folder, folder / "list.txt"
+        self.target = folder / f"f{suffix}"
+
+    def name(self, *names: str) -> None:
+        """Names these, and makes those that are not there."""
+        for name in names:
+            if not (self.folder / name).exists() and "gone" not in name:
+                (self.folder / name).write_text(name)
+        paths = [self.folder / name for name in names]
+        self.listed.write_text("".join(f"{path}\n" for path in paths))
+
+    def run(self, **flags: bool):
+        fake.COMPUTED.clear()
+        return fake.run(fake.job_for(self.target, self.listed), **flags)
+
+    def merged(self, *parts: Path) -> None:
+        with held(self.target):
+            merge(parts, self.target, overwrite=False)
+
+    @property
+    def computed(self) -> list[str]:
+        return [Path(name).name for name in fake.COMPUTED]
+
+    @property
+    def rows(self) -> dict[str, bytes | None]:
+        """By name, in order."""
+        entries = read_entries(self.target, read_info(self.target))
+        return {Path(entry.name).name: entry.row for entry in entries}
+
+    @property
+    def content(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in outputs(self.target) if path.exists()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    made = Photos(tmp_path)
+    made.name("a", "b", "bad", "d", "e", "f")
+    made.run()
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
+def test_new_and_changed_photos_are_computed_and_the_others_kept(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = Photos(tmp_path, suffix)
+    photos.name("a", "b", "bad", "d", "e", "f")
+    photos.run()
+    before = photos.rows
+    (tmp_path / "d").write_text("another")
+    os.utime(tmp_path / "e", ns=(0, 5))
+    photos.name("new0", "a", "bad", "new1", "d", "e", "f", "new bad")
+    report = photos.run(update=True)
+    assert "3 new, 2 changed, 1 gone (kept; --prune drops them), 3 kept." in capsys.readouterr().err
+    assert photos.computed == ["new0", "new1", "d", "e", "new bad"]
+    after = photos.rows
+    assert [*after] == ["new0", "a", "b", "bad", "new1", "d", "e", "f", "new bad"]
+    assert {name: row == after[name] for name, row in before.items()} == {
+        "a": True, "b": True, "bad": True, "d": False, "e": False, "f": True,
+    }  # fmt: skip
+    assert report.info["counts"] == {"inputs": 9, "rows": 7, "failed": 2}
+    assert report.photos == 5
+    stats = [*struct.iter_unpack("<qq", (tmp_path / "f.stat").read_bytes())]
+    assert stats[6] == (1, 5)
+    assert len(stats) == 9
+    if suffix != ".csv":
+        with (tmp_path / "f.csv").open(newline="") as file:
+            rows = [line["row"] for line in csv.DictReader(file) if line["status"] == "ok"]
+        assert rows == [*map(str, range(7))]
+    again = photos.content
+    nothing = photos.run(update=True)
+    assert "0 new, 0 changed, 1 gone (kept; --prune drops them), 8 kept." in capsys.readouterr().err
+    assert nothing.finished_before
+    assert (photos.content, photos.computed) == (again, [])
+    pruned = photos.run(update=True, prune=True)
+    assert "1 gone (dropped), 8 kept." in capsys.readouterr().err
+    assert (pruned.finished_before, pruned.photos) == (False, 0)
+    assert pruned.text("", "feats.csv says", "made").startswith("2 of 8 input(s) could not be")
+    del after["b"]
+    assert photos.rows == after
+    assert photos.run(resume=True).finished_before  # the list is now the one that is named
+    assert photos.run(update=True, prune=True).finished_before
+
+
+def test_gone_photos_keep_their_neighbours(photos: Photos) -> None:
+    photos.name("b", "x", "e", "y")
+    photos.run(update=True)
+    assert [*photos.rows] == ["a", "b", "x", "bad", "d", "e", "y", "f"]
+    with pytest.raises(UsageError, match=r"input 1 was .*a' and is .*b'"):
+        photos.run(resume=True)
+
+
+def test_another_order_is_refused(photos: Photos) -> None:
+    before = photos.content
+    for names in (["b", "a"], ["a", "f", "b"], ["a", "b", "a"]):
+        photos.name(*names)
+        with pytest.raises(UsageError, match="stands at another place among the inputs than in"):
+            photos.run(update=True)
+        assert (photos.content, photos.computed) == (before, [])
+        assert not Store.folder_of(photos.target).exists()
+    photos.listed.write_text("\n")
+    with pytest.raises(ResnestError, match="no photo found"):
+        photos.run(update=True, prune=True)
+    assert photos.content == before
+
+
+def test_a_photo_that_stands_twice_is_updated_twice(tmp_path: Path) -> None:
+    photos = Photos(tmp_path)
+    photos.name("a", "b", "a")
+    photos.run()
+    (tmp_path / "a").write_text("changed")
+    photos.name("a", "n", "b", "a")
+    photos.run(update=True)
+    assert photos.computed == ["a", "n", "a"]
+
+
+def test_what_differs_in_model_or_settings_is_refused(photos: Photos) -> None:
+    before = photos.content
+    job = fake.job_for(photos.target, photos.listed, dtype="float16")
+    with pytest.raises(UsageError, match="--dtype float32 there, float16 here"):
+        fake.run(job, update=True)
+    job = fake.job_for(photos.target, photos.listed, batch_size=8)
+    with pytest.raises(UsageError, match="--batch-size 4 there, 8 here"):
+        fake.run(job, update=True)
+    assert photos.content == before
+    # Another version of the program may go on with what this one has made.
+    info = json.loads(photos.target.with_suffix(".json").read_text())
+    info["versions"] = {"resnest_cli": "0.9"}
+    photos.target.with_suffix(".json").write_text(json.dumps(info))
+    photos.name("a", "b", "bad", "d", "e", "f", "new")
+    assert photos.run(update=True).info["versions"] == {"resnest_cli": "0.9"}
+    assert photos.computed == ["new"]
+
+
+def test_an_output_without_sizes_and_times(
+    photos: Photos, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As earlier versions wrote it."""
+    photos.target.with_suffix(".stat").unlink()
+    photos.run(update=True)
+    assert "noted no sizes and times: photos count as changed if" in capsys.readouterr().err
+    assert photos.computed == []
+    written = photos.target.with_suffix(".json").stat().st_mtime_ns
+    os.utime(photos.folder / "b", ns=(0, written + 1))
+    photos.run(update=True)
+    assert photos.computed == ["b"]
+    assert photos.target.with_suffix(".stat").stat().st_size == 16 * 6
+    assert photos.run(update=True).finished_before
+    # What retries such an output leaves the sizes out.
+    photos.target.with_suffix(".stat").unlink()
+    photos.run(retry=True)
+    assert photos.computed == ["bad"]
+    assert photos.target.with_suffix(".stat").read_bytes() == b""
+    photos.target.with_suffix(".stat").write_bytes(b"0" * 15)
+    with pytest.raises(ResnestError, match=r"f\.stat does not belong to"):
+        photos.run(update=True)
+
+
+def test_a_retry_notes_the_size_of_what_it_read(photos: Photos) -> None:
+    (photos.folder / "bad").write_text("better")
+    fake.HEALED.add(str(photos.folder / "bad"))
+    assert photos.run(retry=True).info["counts"]["failed"] == 0
+    assert photos.run(update=True).finished_before
+
+
+def test_an_unfinished_run_goes_on_first(
+    photos: Photos, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "MOST_INPUTS", 4)
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_output, "from_parts", fails)
+        with pytest.raises(ResnestError, match="6 inputs are done and kept in"):
+            photos.run(overwrite=True)
+    photos.name("a", "new", "b", "bad", "d", "e", "f")
+    with pytest.raises(UsageError, match="input 2 was"):
+        photos.run(resume=True)
+    photos.run(update=True)
+    assert photos.computed == ["new"]
+    (photos.folder / "a").write_text("changed")
+    with monkeypatch.context() as patch:
+        patch.setattr(file_output, "updated", fails)
+        with pytest.raises(ResnestError, match="1 inputs are done and kept"):
+            photos.run(update=True)
+    before = photos.content
+    with pytest.raises(UsageError, match="holds an unfinished run"):
+        photos.run()
+    photos.name("a", "b")  # not what the update began with
+    with pytest.raises(UsageError, match=r"input 2 was .*new' and is .*b'"):
+        photos.run(resume=True)
+    assert photos.content == before
+    photos.name("a", "new", "b", "bad", "d", "e", "f", "newer")
+    capsys.readouterr()
+    photos.run(update=True)
+    assert photos.computed == ["newer"]
+    assert "1 new, 0 changed, 0 gone, 7 kept." in capsys.readouterr().err
+    assert not Store.folder_of(photos.target).exists()
+
+
+def test_nothing_there_is_an_ordinary_run(tmp_path: Path) -> None:
+    photos = Photos(tmp_path)
+    photos.name("a", "gone")
+    assert photos.run(update=True).info["counts"]["inputs"] == 2
+    photos.name("a", "gone", "b")
+    photos.run(update=True)
+    assert photos.computed == ["b"]
+    (tmp_path / "gone").write_text("is there")
+    photos.run(update=True)
+    assert photos.computed == ["gone"]
+
+
+@pytest.fixture
+def outputs_of_two(tmp_path: Path) -> tuple[Path, Path]:
+    made = []
+    for number in (1, 2):
+        photos = Photos(tmp_path)
+        photos.target = tmp_path / f"part{number}.npy"
+        photos.name(*(f"{number}-{name}" for name in ("a", "bad", "c")))
+        photos.run()
+        made.append(photos.target)
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_outputs_of_different_photos_are_joined_in_their_order(
+    tmp_path: Path, outputs_of_two: tuple[Path, Path], suffix: str
+) -> None:
+    one, two = outputs_of_two
+    joined = Photos(tmp_path, suffix)
+    joined.merged(two, one)
+    assert [*joined.rows] == ["2-a", "2-bad", "2-c", "1-a", "1-bad", "1-c"]
+    info = read_info(joined.target)
+    assert info["counts"] == {"inputs": 6, "rows": 4, "failed": 2}
+    names = ("2-a", "2-bad", "2-c", "1-a", "1-bad", "1-c")
+    joined.name(*names)
+    assert joined.run(resume=True).finished_before  # the hash is that of one list of all
+    joined.name(*names, "3")
+    joined.run(update=True)
+    assert joined.computed == ["3"]
+    expected = b"".join(part.with_suffix(".stat").read_bytes() for part in (two, one))
+    assert joined.target.with_suffix(".stat").read_bytes()[:96] == expected
+    if suffix == ".npy":
+        parts = [np.load(part) for part in (two, one)]
+        assert np.array_equal(np.load(joined.target)[:4], np.concatenate(parts))
+
+
+def test_outputs_that_do_not_belong_together(
+    tmp_path: Path, outputs_of_two: tuple[Path, Path]
+) -> None:
+    one, two = outputs_of_two
+    joined, other = Photos(tmp_path), Photos(tmp_path)
+    other.target = tmp_path / "other.npy"
+    other.name("1-c", "x")
+    other.run()
+    with pytest.raises(UsageError, match=r"1-c' stands in .*part1\.npy and in .*other\.npy"):
+        joined.merged(one, two, other.target)
+    other.run(overwrite=True)
+    fake.run(fake.job_for(other.target, other.listed, dtype="float16"), overwrite=True)
+    with pytest.raises(UsageError, match="do not belong together: --dtype float32 there"):
+        joined.merged(one, other.target)
+    shard = tmp_path / "shard.npy"
+    fake.run(fake.job_for(shard, other.listed, shard=Shard(1, 2)))
+    with pytest.raises(UsageError, match=r"part1\.npy is no shard, and .*shard\.npy is one"):
+        joined.merged(one, shard)
+    assert not [path for path in outputs(joined.target) if path.exists()]
+    one.with_suffix(".stat").unlink()  # as an earlier version wrote it
+    joined.merged(one, two)
+    assert joined.target.with_suffix(".stat").read_bytes() == b""
+
+
+def test_columns_of_classes_bear_their_names(tmp_path: Path) -> None:
+    photos = Photos(tmp_path)
+    photos.name("a", "bad", "c", "d", "e")
+    job = {
+        suffix: fake.job_for(tmp_path / f"{suffix}.{suffix}", photos.listed, head="probabilities")
+        for suffix in ("csv", "npy")
+    }
+    for one in job.values():
+        fake.run(one)
+    header = 'input,row,status,error,cat,crane (1),"a ""dog"", wet",crane (3),e,f,g,h'
+    assert (tmp_path / "csv.csv").read_text().splitlines()[0] == header
+    assert "class_names" in json.loads((tmp_path / "npy.json").read_text())
+    assert fake.run(job["csv"], resume=True).finished_before
+    fake.HEALED.add(str(tmp_path / "bad"))
+    fake.run(job["csv"], retry=True)
+    photos.name("a", "bad", "c", "d", "e", "new")
+    fake.run(job["csv"], update=True)
+    with (tmp_path / "csv.csv").open(newline="") as file:
+        lines = [*csv.DictReader(file)]
+    assert len(lines) == 6
+    assert all(line["crane (3)"] for line in lines)
+    (tmp_path / "merged").mkdir()
+    joined = Photos(tmp_path / "merged", ".csv")
+    joined.merged(tmp_path / "npy.npy")
+    assert joined.target.read_text().splitlines()[0] == header
+    # An output of an earlier version, which did not name them.
+    info = json.loads((tmp_path / "npy.json").read_text())
+    del info["class_names"]
+    (tmp_path / "npy.json").write_text(json.dumps(info))
+    assert fake.run(job["npy"], update=True).info["class_names"]
+
+
+def test_an_update_that_only_goes_on_says_what_it_did(
+    photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_INPUTS", 4)
+    commit = Store.commit
+
+    def fails(self: Store, number: int, items: list) -> object:
+        if number == 1:
+            raise OSError(28, "No space left on device")
+        return commit(self, number, items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", fails)
+        with pytest.raises(ResnestError, match="4 inputs are done and kept in"):
+            photos.run(overwrite=True)
+    report = photos.run(update=True)
+    assert (report.photos, report.finished_before) == (2, False)
+    assert photos.computed == ["e", "f"]
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_refused(photos: Photos) -> None:
+    folder = Store.folder_of(photos.target)
+    folder.mkdir()
+    (folder / "state.json").write_text('{"format": 1, "kind": "run", "identity": {}}')
+    (folder / "index.jsonl").write_text('{"number": 0, "inputs": 4, "end": false}\n')
+    (folder / "000000.rows").write_bytes(b"rows")
+    for flags in ({}, {"resume": True}, {"retry": True}, {"update": True}):
+        with pytest.raises(UsageError, match="of an earlier version of this program: finish it"):
+            photos.run(**flags)
+    with pytest.raises(UsageError, match="of an earlier version"):
+        photos.merged(photos.target.with_name("other.npy"))
+    assert (folder / "000000.rows").exists()
+    photos.run(overwrite=True)
+    assert not folder.exists()
