@@ -374,7 +374,7 @@ def _check_sparse(shards: Sequence[Shard], count: int, most: int, expected: int 
 def _count_shards(places: Sequence[str], progress: Progress) -> tuple[Shard, ...]:
     """A record of each of these shards, in order; raises ResnestError for one that is damaged."""
     tar_iterators()
-    threads = AHEAD if any(map(is_url, places)) else usable_cores()
+    threads = AHEAD if any(map(is_http, places)) else usable_cores()
     found = []
     with ThreadPoolExecutor(threads, thread_name_prefix="count") as pool:
         for shard in pool.map(_count_shard, places):
