@@ -5,13 +5,14 @@ its messages and nothing more: records and exit codes stay as they are. A stdout
 error in words, whoever writes to it: records, tables, help.
 """
 
+import atexit
 import gc
 import io
 import os
 import sys
 from typing import Any, NoReturn
 
-# Commands that begin with a photo, and those that compute in threads, which C code may hold up.
+# Commands that begin with a photo, and those whose threads C code may hold up when they end.
 _DECODING = {"predict", "features", "evaluate", "explain"}
 _THREADED = _DECODING | {"benchmark"}
 
@@ -45,12 +46,13 @@ def main() -> NoReturn:
 
 
 def _leave(code: int) -> None:
-    """Exits at once, whatever still runs in threads; returns where something cannot be written."""
+    """Exits without waiting for threads; returns where something cannot be written."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except (Exception, SystemExit):
         return
+    atexit._run_exitfuncs()  # what libraries clean up
     os._exit(code)
 
 

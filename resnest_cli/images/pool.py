@@ -63,11 +63,7 @@ class Decoders:
     """
 
     def __init__(
-        self,
-        workers: int = 1,
-        *,
-        time_limit: float = DECODING_LIMIT,
-        max_pixels: int = MAX_PIXELS,
+        self, workers: int = 1, *, time_limit: float = DECODING_LIMIT, max_pixels: int = MAX_PIXELS
     ) -> None:
         global _early  # noqa: PLW0603 - there is one, for the first to come
         self._limits = time_limit, max(MEMORY_LIMIT, memory_for(max_pixels))
@@ -78,7 +74,7 @@ class Decoders:
         self._free = list(self._workers)
         self._closed = False
         self._watcher: threading.Thread | None = None
-        self._orders = SimpleQueue[SimpleQueue[_Worker | OSError] | None]()
+        self._orders = SimpleQueue[SimpleQueue[_Worker | Exception] | None]()
         _early = None
 
     @classmethod
@@ -153,10 +149,10 @@ class Decoders:
                     return worker
                 self._workers.discard(worker)  # it died idle
                 worker.discard()
-        reply = SimpleQueue[_Worker | OSError]()
+        reply = SimpleQueue[_Worker | Exception]()
         self._orders.put(reply)  # Linux ends a worker with the thread that started it
         started = reply.get()
-        if isinstance(started, OSError):
+        if isinstance(started, Exception):
             raise ResnestError(f"{_CANNOT_START}: {started}")
         with self._lock:
             self._workers.add(started)
@@ -184,7 +180,7 @@ class Decoders:
                     return
                 try:
                     reply.put(_Worker())
-                except OSError as error:
+                except Exception as error:
                     reply.put(error)
             now = time.monotonic()
             passed = min(now - checked, 2 * tick)  # time for which we were stopped is nobody's
