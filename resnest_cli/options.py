@@ -212,11 +212,15 @@ Mirror = Annotated[
     ),
 ]
 Offline = Annotated[bool, Option("Never connect to anything.", env=True)]
-Workers = Annotated[int, Option("Threads that decode ahead.", "-j [0, 256]")]
+Workers = Annotated[
+    int, Option("Photos that are decoded at once, each in a process of its own.", "-j [0, 256]")
+]
 AutoWorkers = Annotated[
     int | None,
     Option(
-        "Threads that decode ahead: as many as there are cores.", "-j [0, 256]", after="batch_size"
+        "Photos that are decoded at once: as many as there are cores.",
+        "-j [0, 256]",
+        after="batch_size",
     ),
 ]
 BatchSize = Annotated[
