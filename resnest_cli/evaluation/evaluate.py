@@ -11,7 +11,7 @@ indices.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,8 +121,6 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         ResnestError: the model or the data cannot be had, or no photo can be read.
     """
     from resnest_cli.data.class_folders import list_data
-    from resnest_cli.evaluation.scores import answer
-    from resnest_cli.model.training_photos import digest_of
 
     listing = list_data(job.data, job.reading)
     photos, split = _chosen(job, listing)
@@ -136,30 +134,12 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
             f"{model.name} does not say which photos it was trained on; any of them among these "
             "make the figures too good."
         )
-    learned = trained_on.membership(model.path) if trained_on else None
     items: list[Answered] = []
-    failed, options = 0, job.options
-    with Decoders.of(options, job.model) as decoders:
-        answers = classifier.answers(
-            (Source(photo.path, path=photo.path) for photo in photos),
-            topk=TOPK,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            decoders=decoders,
-        )
-        for photo, (record, logits) in zip(photos, answers, strict=True):
-            item = Answered(record, indices[photo.label])
-            if logits is None:
-                failed += 1
-            else:
-                place, loss = answer(logits, item.truth, model.temperature)
-                trained = False
-                with suppress(OSError):  # read again, from the system's memory
-                    trained = learned is not None and learned(digest_of(photo.path))
-                kept = logits if job.keep_logits else None
-                item = item._replace(place=place, loss=loss, logits=kept, trained=trained)
-            items.append(item)
-            progress(len(items), len(photos), failed=failed)
+    failed = 0
+    for item in _answered(job, classifier, photos, indices):
+        items.append(item)
+        failed += item.record.error is not None
+        progress(len(items), len(photos), failed=failed)
     if failed == len(items):
         first = items[0].record
         raise ResnestError(
@@ -177,6 +157,38 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         temperature=model.temperature,
         notes=tuple(notes),
     )
+
+
+def _answered(
+    job: EvaluateJob,
+    classifier: "Classifier",
+    photos: "list[LabelledPhoto]",
+    indices: Mapping[str, int],
+) -> Iterator[Answered]:
+    """What the model says of each photo; whether it was trained on it, too."""
+    from resnest_cli.evaluation.scores import answer
+    from resnest_cli.model.training_photos import digest_of
+
+    model, options = classifier.model, job.options
+    learned = model.trained_on.membership(model.path) if model.trained_on else None
+    with Decoders.of(options, job.model) as decoders:
+        answers = classifier.answers(
+            (Source(photo.path, path=photo.path) for photo in photos),
+            topk=TOPK,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            decoders=decoders,
+        )
+        for photo, (record, logits) in zip(photos, answers, strict=True):
+            item = Answered(record, indices[photo.label])
+            if logits is not None:
+                place, loss = answer(logits, item.truth, model.temperature)
+                trained = False
+                with suppress(OSError):  # read again, from the system's memory
+                    trained = learned is not None and learned(digest_of(photo.path))
+                kept = logits if job.keep_logits else None
+                item = item._replace(place=place, loss=loss, logits=kept, trained=trained)
+            yield item
 
 
 def _chosen(job: EvaluateJob, listing: "LabelledData") -> "tuple[list[LabelledPhoto], str | None]":
