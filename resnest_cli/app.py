@@ -16,7 +16,7 @@ COMMANDS = {
     "predict": "Say what is in photos: ranked classes with their probabilities.",
     "features": "Turn photos into features: a matrix with a row for each, in the order of the "
     "inputs.",
-    "merge": "Join what `resnest features --shard I/N` wrote, in the order of the inputs.",
+    "merge": "Join finished outputs of `resnest features`: all shards of a list, or any others.",
     "evaluate": "Say how good a model is on labelled photos, and where it fails.",
     "benchmark": "Say how fast a network is on this machine, and where its time goes.",
     "explain": "Show where in photos the network looked for a class (Grad-CAM).",

@@ -219,7 +219,7 @@ def _info_of_onnx(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
     lacking += [key for key, text in sizes.items() if not re.fullmatch(r"[1-9][0-9]{0,6}", text)]
     if lacking:
         raise CheckpointError(
-            f"{path} does not say what is needed to predict: its metadata lack "
+            f"{path} does not say what is needed to predict: its metadata have no usable "
             f"{', '.join(lacking)}. Only .onnx files that `resnest export` wrote can be used."
         )
     classes, channels = map(int, sizes.values())

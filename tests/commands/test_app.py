@@ -146,7 +146,7 @@ def test_interrupt_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, photo: P
 
 def test_only_torch_modules_import_torch_and_nothing_is_posix_only() -> None:
     """Every module imports where torch and the POSIX-only modules do not exist."""
-    needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.regularization",
+    needs_torch = {"resnest_cli.model.resnest", "resnest_cli.model.cost",
                    "resnest_cli.inference.torch_engine",
                    "resnest_cli.explanation.explainer", "resnest_cli.benchmark.measure",
                    "resnest_cli.benchmark.timing"}  # fmt: skip

@@ -36,7 +36,7 @@ def test_a_file_of_another_program_says_what_is_missing(
 ) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
-    with pytest.raises(CheckpointError, match=r"lack format_version, variant.*resnest export"):
+    with pytest.raises(CheckpointError, match=r"no usable format_version, variant.*resnest export"):
         read_info(path)
 
 
