@@ -32,7 +32,7 @@ _TRIED = 20  # photos, to find out how many folders to leave out
 _FOLDERS = 200  # looked into for a hint
 
 
-class Place(NamedTuple):
+class Candidate(NamedTuple):
     """Where a photo lies, and what it is called: relative to the folder of `--base-folder`, else to
     the table's, or absolute.
     """
@@ -48,17 +48,17 @@ class _Base(NamedTuple):
     folder: str
     prefix: str
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> Candidate:
         path = os.path.join(self.folder, name)  # noqa: PTH118
-        return Place(path, os.path.join(self.prefix, name), _is_there(path))  # noqa: PTH118
+        return Candidate(path, os.path.join(self.prefix, name), _is_there(path))  # noqa: PTH118
 
-    def find(self, text: str, windows: bool) -> Place:
+    def find(self, text: str, windows: bool) -> Candidate:
         """The first spelling of a path that exists; the usual one where none does."""
         places = map(self.place, dict.fromkeys(_spellings(text, windows)))
         return next((p for p in places if p.is_there), None) or self.place(_usual(text))
 
 
-def find_photos(table: Table, column: int, reading: Reading) -> list[Place]:
+def find_photos(table: Table, column: int, reading: Reading) -> list[Candidate]:
     """A place for each row, whether a photo is there or not.
 
     Raises UsageError where more than half of them are not there, or a path is an address.
@@ -186,7 +186,7 @@ def _moved(texts: list[str], base: _Base, notes: list[str]) -> list[str]:
     return ["/".join(parts[n][cut:]) if n in parts else text for n, text in enumerate(texts)]
 
 
-def _hint(file: Path, place: Place, reading: Reading) -> str:
+def _hint(file: Path, place: Candidate, reading: Reading) -> str:
     """What may help: another folder, an extension, or what is there under nearly this name."""
     if is_folder(place.path):
         return " That is a folder. Do the names of photos stand in another column? --path-column."

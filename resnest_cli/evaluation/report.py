@@ -14,7 +14,7 @@ from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import writing
 from resnest_cli.output.results import headline, photos_of, with_trained
 from resnest_cli.report import plots
-from resnest_cli.report.pages import Page, Table, picture_of, rows_of, write_texts
+from resnest_cli.report.pages import Page, PageTable, picture_of, rows_of, write_texts
 from resnest_cli.text import csv_rows
 
 
@@ -86,13 +86,13 @@ def evaluation_page(
             picture_of("Whether probabilities mean what they say", folder / "reliability.png"),
         ],
         tables=[
-            Table(
+            PageTable(
                 "Classes",
                 ["Class", "Photos", "Taken for it", "Precision", "Recall", "F1"],
                 rows_of(classes, ["label", "support", "predicted", "precision", "recall", "f1"]),
                 frozenset(range(1, 6)),
             ),
-            Table(
+            PageTable(
                 "Taken for another most often",
                 ["True class", "Taken for", "Photos"],
                 rows_of(figures["confusions"], ["truth", "predicted", "photos"]),

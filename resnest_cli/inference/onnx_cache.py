@@ -48,7 +48,7 @@ _PATIENCE = 120.0  # seconds to wait for another process that builds the same
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Compiled:
     """One compiled model, there or not: `origin` is all that decides its content."""
 
     origin: dict[str, Any]
@@ -86,7 +86,7 @@ def refusal() -> str:
 
 def entry_for(
     model: "Model", outputs: tuple[str, ...], runtime: str, size: int | None = None
-) -> Entry:
+) -> Compiled:
     """The place of this model's compiled form; reads its weights once if their hash is not known.
 
     `runtime` is the version of ONNX Runtime, `size` the side of the photos that it is made for;
@@ -107,10 +107,10 @@ def entry_for(
         "cpu": cpu_features(),
     }
     text = json.dumps(origin, sort_keys=True)
-    return Entry(origin, folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.ort")
+    return Compiled(origin, folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.ort")
 
 
-def is_good(entry: Entry) -> bool:
+def is_good(entry: Compiled) -> bool:
     """Whether the file is there, ours, made of the same, and whole."""
     try:
         paths.private_folder(entry.path.parent)
@@ -142,7 +142,7 @@ def checksum(path: Path) -> str:
         return hashlib.sha256(sums + file.read()).hexdigest()
 
 
-def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False) -> bool:
+def obtain(entry: Compiled, build: Callable[[Path], None], *, rebuild: bool = False) -> bool:
     """Finds the compiled model, waits for it, or builds it; False where it could not be stored.
 
     `build` writes it to the path that it is given, and raises if what it wrote is of no use.
@@ -160,7 +160,7 @@ def obtain(entry: Entry, build: Callable[[Path], None], *, rebuild: bool = False
     return True
 
 
-def _store(entry: Entry, build: Callable[[Path], None]) -> None:
+def _store(entry: Compiled, build: Callable[[Path], None]) -> None:
     """Builds beside the place and renames; OSError whatever went wrong."""
     try:
         with atomic_path(entry.path) as temporary:
@@ -177,7 +177,7 @@ def _store(entry: Entry, build: Callable[[Path], None]) -> None:
     _prune(entry)
 
 
-def _prune(keep: Entry) -> None:
+def _prune(keep: Compiled) -> None:
     """Removes what was used least recently while all together exceed `LIMIT`."""
     with contextlib.suppress(OSError):
         sizes = {entry.path: entry.bytes for entry in compiled_files()}
@@ -187,7 +187,7 @@ def _prune(keep: Entry) -> None:
                 total -= sizes[path]
 
 
-def compiled_files() -> list[Entry]:
+def compiled_files() -> list[Compiled]:
     """All compiled models with a readable note, in the order of their names."""
     found = []
     for note in paths.entries(folder(), "*.json"):
@@ -195,11 +195,11 @@ def compiled_files() -> list[Entry]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             origin = json.loads(note.read_text("utf-8"))["origin"]
             if isinstance(origin, dict) and path.exists():
-                found.append(Entry(origin, path))
+                found.append(Compiled(origin, path))
     return found
 
 
-def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[Entry]:
+def compiled_from(weights: Path, architecture: dict[str, Any]) -> list[Compiled]:
     """The compiled models that this version of the program made of these weights."""
     files = compiled_files()
     if not files:

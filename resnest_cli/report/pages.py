@@ -25,7 +25,7 @@ _SIDE, _QUALITY = 208, 72  # pixels and JPEG quality of thumbnails: about 6 kB e
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class PageTable:
     """A table whose columns can be sorted by; `numbers` are the columns that hold numbers."""
 
     title: str
@@ -54,7 +54,7 @@ class Page:
     subtitle: str
     figures: Sequence[tuple[str, str, str]] = ()
     pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[PageTable] = ()
     photos_title: str = "Photos"
     cards: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, str]] = field(default_factory=list)

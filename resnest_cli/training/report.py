@@ -17,7 +17,7 @@ from resnest_cli.model import checkpoint
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
-from resnest_cli.report.pages import Page, Table, picture_of
+from resnest_cli.report.pages import Page, PageTable, picture_of
 from resnest_cli.text import percent
 from resnest_cli.training.augment import Augment, Mixing
 from resnest_cli.training.loader import Batch, batch_of
@@ -153,7 +153,7 @@ def training_page(run: RunFolder, ready: Ready, record: RunRecord, best: BestAns
         tables=[
             _epochs(record.rows),
             _classes(names, best),
-            Table("Settings", ["Setting", "Value"], settings),
+            PageTable("Settings", ["Setting", "Value"], settings),
         ],
         photos_title="The surest mistakes of the best epoch",
     )
@@ -184,7 +184,7 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
     return [figure for figure in figures if figure[1] != "-"]
 
 
-def _epochs(rows: list[EpochRow]) -> Table:
+def _epochs(rows: list[EpochRow]) -> PageTable:
     columns = ["Epoch", "Learning rate", "Training loss", "Validation loss", "Top-1", "Top-5",
                "EMA top-1", "Seconds"]  # fmt: skip
     cells = [
@@ -192,13 +192,13 @@ def _epochs(rows: list[EpochRow]) -> Table:
          percent(row.top1), percent(row.top5), percent(row.ema_top1), f"{row.seconds:.1f}"]
         for row in rows
     ]  # fmt: skip
-    return Table("Epochs", columns, cells, frozenset(range(len(columns))))
+    return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))
 
 
-def _classes(names: Sequence[str], best: BestAnswers) -> Table:
+def _classes(names: Sequence[str], best: BestAnswers) -> PageTable:
     cells = [
         [name, str(one.support), percent(one.precision), percent(one.recall), percent(one.f1)]
         for name, one in zip(names, class_scores(best.confusion), strict=True)
     ]
     columns = ["Class", "Validation photos", "Precision", "Recall", "F1"]
-    return Table("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))
+    return PageTable("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.report.pages import MOST_PHOTOS, Page, Table, jpeg_uri, picture_of, thumbnail
+from resnest_cli.report.pages import MOST_PHOTOS, Page, PageTable, jpeg_uri, picture_of, thumbnail
 from tests.conftest import make_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -39,7 +39,7 @@ def page_file(folder: Path) -> Path:
         page.add(answered(str(path), label, probability), truth, right=label == truth)
     page.add(Record("broken <i>.jpg", "m", error="is empty (0 bytes)"), "cat")
     rows = [["cat", "9", "50.00%"], ["dog", "1,000", "-"], ["ant", "20", "7.50%"]]
-    page.tables = [Table("Classes", ["Class", "Photos", "Recall"], rows, frozenset({1, 2}))]
+    page.tables = [PageTable("Classes", ["Class", "Photos", "Recall"], rows, frozenset({1, 2}))]
     make_photo(folder / "curve.png", (1500, 900))
     page.pictures = [picture_of("A wide picture", folder / "curve.png")]
     page.write(folder / "page.html")
