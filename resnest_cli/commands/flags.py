@@ -244,7 +244,7 @@ def _quick(parameter: Any, setting: Setting | None) -> Callable[[Any, Any], Any]
     def process(context: Any, value: Any) -> Any:
         if value is None and not parameter.required:
             return () if parameter.multiple or parameter.nargs == -1 else None
-        if setting is not None:
+        if setting is not None and (value or not parameter.required):
             with suppress(ValueError):
                 return _converted(setting, value)
         return type(parameter).process_value(parameter, context, value)
@@ -263,6 +263,8 @@ def _converted(setting: Setting, value: Any) -> Any:
         return [_converted(one, text) for text in value]
     if not isinstance(value, str) or setting.kind is str:  # a default, or a switch
         return value
+    if setting.kind in {int, float} and not value.isascii():  # Python knows digits of all scripts
+        raise ValueError(value)
     converted: Any = value if get_args(setting.kind) else setting.kind(value)
     if setting.kind is Path:
         refused = converted.exists() and not os.access(converted, os.R_OK)

@@ -130,7 +130,7 @@ def predict(
 
 
 def _is_folder(name: str) -> bool:
-    return name.endswith(("/", os.sep)) or Path(name).is_dir()
+    return name.endswith(("/", os.sep)) or (name != "" and Path(name).is_dir())
 
 
 def _is_parquet(name: str, format_: str | None) -> bool:

@@ -417,7 +417,7 @@ def _limit_memory(limit: int) -> None:
     if sys.platform == "linux":
         import resource
 
-        with suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
+        with suppress(OSError, ValueError, OverflowError):  # no /proc, a lower limit, a huge one
             pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
             _, most = resource.getrlimit(resource.RLIMIT_DATA)
             bound = pages * resource.getpagesize() + limit

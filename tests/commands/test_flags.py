@@ -19,6 +19,7 @@ from resnest_cli.options import (
     batch_size_or_auto,
     setting,
 )
+from tests.conftest import Cli
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def test_access_stands_for_mirror_and_offline() -> None:
         ["--share", ".5e0"], ["--free", "inf"], ["--way", "left"], ["--way", "Left"],
         ["--path", "a/../b"], ["--path", ""], ["--path", "/"], ["--several", "a", "--several", "b"],
         ["--text", ""], ["--no-switch"], ["--plain"], ["--batch-size", "auto"],
-        ["--batch-size", "12"],
+        ["--batch-size", "12"], ["--number", "\u0667"],
     ],
 )  # fmt: skip
 def test_values_are_converted_as_typer_converts_them(
@@ -134,3 +135,10 @@ def test_values_are_converted_as_typer_converts_them(
     assert ours == theirs
     assert len(got) == (0 if ours[0] else 2)
     assert repr(got[:1]) == repr(got[1:])
+
+
+@pytest.mark.parametrize("line", ["evaluate", "merge -o y.npy", "average", "models show", "pack"])
+def test_a_missing_argument_is_named(cli: Cli, line: str) -> None:
+    result = cli(*line.split())
+    assert result.code == 2
+    assert "Missing argument" in result.err

@@ -124,6 +124,11 @@ def test_many_pixels_may_take_their_memory() -> None:
         assert (few._limits[1], many._limits[1]) == (LIMIT, 12 * 10**9)
 
 
+def test_more_pixels_than_any_machine_has_memory_for() -> None:
+    with Decoders(max_pixels=10**20) as decoders:
+        assert decoders.run(len, b"abc") == 3
+
+
 def test_errors_come_as_they_are(decoders: Decoders) -> None:
     with pytest.raises(ImageError, match=r"^is damaged: that$"):
         decoders.run(hazards.refuse, "is damaged: that")
