@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
-from resnest_cli.images.batches import Float32, Preparation, groups, prepared
+from resnest_cli.images.batches import Float32, Preparation, prepared_batches
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.ranking import softmax
@@ -119,7 +119,7 @@ def batches(
             assert source.path is not None
             return decoders.run(preparation, source.path)
 
-        for group in groups(prepared(sources, prepare, workers=1, ahead=_AHEAD), BATCH):
+        for group in prepared_batches(sources, prepare, size=BATCH, workers=1, ahead=_AHEAD):
             photos = {one.source.name: one.photo for one in group if one.photo is not None}
             unreadable |= {one.source.name: one.error for one in group if one.error is not None}
             if photos:

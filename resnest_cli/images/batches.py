@@ -8,8 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Union
@@ -98,41 +97,43 @@ class Prepared(NamedTuple):
 Prepare = Callable[[Source], Float32]
 
 
-def prepared(
-    sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int
-) -> Iterator[Prepared]:
-    """Prepares sources in threads, at most `ahead` before they are asked for; keeps their order.
+def prepared_batches(
+    sources: Iterable[Source], prepare: Prepare, *, size: int, workers: int, ahead: int
+) -> Iterator[list[Prepared]]:
+    """Prepares sources in threads, in order, at most `ahead` before they are asked for.
 
-    `prepare` raises ImageError for a bad photo. The first source is begun at once, the others when
-    it is asked for. Without workers each is prepared in the calling thread when it is asked for.
+    `prepare` raises ImageError for a bad photo, which has its place in a batch, too; the last batch
+    may be smaller. The first source is begun at once, the others when a batch is asked for. Without
+    workers each is prepared in the calling thread when it is asked for.
     """
     rest = iter(sources)
     if not workers:
-        return (_prepare_one(prepare, source) for source in rest)
+        one_by_one = (_prepared(prepare, source) for source in rest)
+        return iter(lambda: list(islice(one_by_one, size)), [])
     threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    first = [threads.submit(_prepare_one, prepare, source) for source in islice(rest, 1)]
-    return _in_order(threads, first, rest, prepare, ahead)
+    waiting = deque(threads.submit(_prepared, prepare, source) for source in islice(rest, 1))
+
+    def in_order() -> Iterator[list[Prepared]]:
+        batch: list[Prepared] = []
+        try:
+            while True:
+                for source in islice(rest, ahead - len(waiting)):
+                    waiting.append(threads.submit(_prepared, prepare, source))
+                if not waiting:
+                    break
+                batch.append(waiting.popleft().result())
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    return in_order()
 
 
-def _in_order(
-    threads: ThreadPoolExecutor, first: list[Future[Prepared]], rest: Iterator[Source],
-    prepare: Prepare, ahead: int,
-) -> Iterator[Prepared]:  # fmt: skip
-    waiting = deque[Future[Prepared]]()
-    try:
-        for one in first:
-            yield one.result()
-        for source in rest:
-            waiting.append(threads.submit(_prepare_one, prepare, source))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _prepare_one(prepare: Prepare, source: Source) -> Prepared:
+def _prepared(prepare: Prepare, source: Source) -> Prepared:
     if source.error is not None:
         return Prepared(source, None, source.error, kind=source.kind)
     try:
@@ -141,13 +142,6 @@ def _prepare_one(prepare: Prepare, source: Source) -> Prepared:
         return Prepared(source, None, str(error), kind=error.kind)
     except MemoryError:
         return Prepared(source, None, NO_MEMORY, kind="too large")
-
-
-def groups(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    """Consecutive groups of `size` items, the last one smaller; bad photos count too."""
-    waiting = iter(items)
-    while group := list(islice(waiting, size)):
-        yield group
 
 
 Step = Literal["read", "decode", "network"]
@@ -164,15 +158,6 @@ class Stopwatch:
         """Counts these, too."""
         with self._lock:
             self._seconds[step] = self._seconds.get(step, 0.0) + seconds
-
-    @contextmanager
-    def running(self, step: Step) -> Iterator[None]:
-        """Counts the time spent inside for this step, however it ends."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(step, time.perf_counter() - start)
 
     def take(self) -> dict[Step, float]:
         """The seconds since the last call."""

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.batches import Photo as Found
-from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, groups, prepared, timed
+from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches, timed
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
     Engine,
@@ -308,26 +308,43 @@ class Classifier:
                 yield ImageError(error, kind=item.kind or "other") if item.error else next(found)
 
     def feature_groups(
-        self, sources: Iterable[Source], extraction: Extraction, **reading: Unpack[Reading]
+        self,
+        sources: Iterable[Source],
+        extraction: Extraction,
+        *,
+        tta: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int = DEFAULT_WORKERS,
+        decoders: "Decoders | None" = None,
+        stopwatch: Stopwatch | None = None,
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error.
+        A photo whose row is not finite becomes one with an error. For the rest, see `Reading`.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
-        stopwatch = reading["stopwatch"] = reading.get("stopwatch") or Stopwatch()
-        found = self._groups(sources, **reading)
-        engine = self.engine  # it gets ready while the first photo is decoded
+        elsewhere = None if self.preparation.on_gpu else decoders
+        prepare = partial(self.prepare, decoders=elsewhere, stopwatch=stopwatch)
+        # One batch waits ready while the network runs on another and a third is decoded.
+        ahead = 2 * batch_size + workers
+        found = prepared_batches(sources, prepare, size=batch_size, workers=workers, ahead=ahead)
+        _ = self.engine  # it gets ready while the first photo is decoded
         for group in found:
+            for item in group:
+                if item.note is not None:
+                    self.note(item.source, item.note)
             arrays = [item.photo for item in group if item.photo is not None]
-            rows = np.empty((0, *shape), extraction.dtype)
-            if arrays:
-                with stopwatch.running("network"):
-                    out = self._run(engine.output, np.stack(arrays), extraction.output)
-                    rows = extraction.rows(out, self.model.temperature)
-                assert rows.shape == (len(arrays), *shape)
-                group, rows = finite(group, rows, out)  # noqa: PLW2901
-            yield group, rows
+            if not arrays:
+                yield group, np.empty((0, *shape), extraction.dtype)
+                continue
+            start = time.perf_counter()
+            job = partial(self._network, np.stack(arrays), extraction.output, tta=tta)
+            out = job() if self._thread is None else self._thread.submit(job).result()
+            rows = extraction.rows(out, self.model.temperature)
+            if stopwatch is not None:
+                stopwatch.add("network", time.perf_counter() - start)
+            assert rows.shape == (len(arrays), *shape)
+            yield finite(group, rows, out)
 
     def records(
         self,
@@ -343,33 +360,31 @@ class Classifier:
         Classes less probable than `threshold` are left out; with `reject_below` above 0 a record
         says whether its best class is less probable than that.
         """
-        for record, _ in self.answers(sources, topk=topk, **reading):
-            if not record.predictions or (threshold <= 0 and reject_below <= 0):
-                yield record
-                continue
-            kept = tuple(p for p in record.predictions if p.probability >= threshold)
-            unsure = record.predictions[0].probability < reject_below if reject_below > 0 else None
-            yield replace(record, predictions=kept, unsure=unsure)
+        how = topk, threshold, reject_below
+        return (record for record, _ in self.answers(sources, *how, **reading))
 
     def answers(
-        self, sources: Iterable[Source], *, topk: int = 5, **reading: Unpack[Reading]
+        self,
+        sources: Iterable[Source],
+        topk: int = 5,
+        threshold: float = 0.0,
+        reject_below: float = 0.0,
+        **reading: Unpack[Reading],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
-        self.model.need_classifier()
-        name, temperature = self.model.name, self.model.temperature
-        found = self._groups(sources, **reading)
-        _ = self.engine  # it gets ready while the first photo is decoded
-        for read in found:
-            group, logits = self._logits(read)
-            ranked = rank(logits, self.class_names, topk, temperature) if len(logits) else []
-            answers = iter(zip(ranked, logits, strict=True))
+        model, head = self.model, Extraction(head="logits")
+        for group, logits in self.feature_groups(sources, head, tta=self._tta, **reading):
+            ranked = rank(logits, model.class_names, topk, model.temperature)
+            answers = zip(ranked, logits, strict=True)
             for item in group:
+                name = item.source.name
                 if item.error is not None:
-                    kind = item.kind or "other"
-                    yield Record(item.source.name, name, error=item.error, kind=kind), None
-                else:
-                    predictions, row = next(answers)
-                    yield Record(item.source.name, name, predictions=predictions), row
+                    yield Record(name, model.name, item.error, kind=item.kind or "other"), None
+                    continue
+                found, row = next(answers)
+                unsure = found[0].probability < reject_below if reject_below > 0 else None
+                found = tuple(one for one in found if one.probability >= threshold)
+                yield Record(name, model.name, predictions=found, unsure=unsure), row
 
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
@@ -388,30 +403,6 @@ class Classifier:
             found = read_file(source.path)
             return found if isinstance(found, bytes) else Path(found).read_bytes()
         return source.path
-
-    def _groups(
-        self,
-        sources: Iterable[Source],
-        *,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        workers: int = DEFAULT_WORKERS,
-        decoders: "Decoders | None" = None,
-        stopwatch: Stopwatch | None = None,
-    ) -> Iterator[list[Prepared]]:
-        """The sources, read and prepared, in batches; the first one is begun at once."""
-        # One batch waits ready while the network runs on another and a third is decoded.
-        ahead = 2 * batch_size + workers
-        elsewhere = None if self.preparation.on_gpu else decoders
-        prepare = partial(self.prepare, decoders=elsewhere, stopwatch=stopwatch)
-        return self._noting(
-            groups(prepared(sources, prepare, workers=workers, ahead=ahead), batch_size)
-        )
-
-    def _noting(self, found: Iterator[list[Prepared]]) -> Iterator[list[Prepared]]:
-        for group in found:
-            for item in group:
-                self.note(item.source, item.note)
-            yield group
 
     def prepare(
         self, source: Source, *, decoders: "Decoders | None" = None,
@@ -436,23 +427,14 @@ class Classifier:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
 
-    def _run(self, function: Callable[..., Float32], *arguments: Any) -> Float32:
-        if self._thread is None:
-            return function(*arguments)
-        return self._thread.submit(function, *arguments).result()
-
-    def _logits(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
-        """The group with an error where logits are not finite, and the others' logits, in order."""
-        arrays = [item.photo for item in group if item.photo is not None]
-        if not arrays:
-            return group, np.empty((0, self.model.num_classes), np.float32)
-        batch = np.stack(arrays)
-        logits = self._run(self.engine.logits, batch)
-        if self._tta:
-            mirrored = self._run(self.engine.logits, np.ascontiguousarray(batch[..., ::-1]))
+    def _network(self, batch: Float32, output: Output, *, tta: bool) -> Float32:
+        """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
+        found = self.engine.output(batch, output)
+        if tta:
+            mirrored = self.engine.output(np.ascontiguousarray(batch[..., ::-1]), output)
             with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
-                logits = (logits + mirrored) / np.float32(2)
-        return finite(group, logits, logits)
+                return (found + mirrored) / np.float32(2)
+        return found
 
 
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:
