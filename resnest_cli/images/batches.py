@@ -48,7 +48,17 @@ class Preparation:
         Raises:
             ImageError: whatever is wrong with the photo.
         """
-        return self.preprocessed(self.decoded(photo))
+        return self.timed(photo)[0]
+
+    def timed(self, photo: Photo) -> tuple[Float32, float, float]:
+        """The array; seconds for reading the file, which is read whole, and for the rest."""
+        from resnest_cli.images.decode import read_file
+
+        start = time.perf_counter()
+        data = read_file(photo) if isinstance(photo, str) else photo
+        read = time.perf_counter()
+        array = self.preprocessed(self.decoded(data))
+        return array, read - start, time.perf_counter() - read
 
     def decoded(self, photo: Photo) -> "Image.Image":
         """The photo in RGB, upright where that is wanted; raises as the call does."""
@@ -69,16 +79,6 @@ class Preparation:
             return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
         rgb = rgb.convert("L").convert("RGB")  # timm's way: grey as PIL makes it, then as any other
         return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
-
-
-def timed(preparation: Preparation, photo: Photo) -> tuple[Float32, float, float]:
-    """The array of a photo; seconds for reading the file, which is read whole, and the rest."""
-    from resnest_cli.images.decode import read_file
-
-    start = time.perf_counter()
-    data = read_file(photo) if isinstance(photo, str) else photo
-    read = time.perf_counter()
-    return preparation(data), read - start, time.perf_counter() - read
 
 
 class Prepared(NamedTuple):

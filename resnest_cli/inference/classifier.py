@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images.batches import Photo as Found
-from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches, timed
+from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
     Engine,
@@ -25,7 +25,7 @@ from resnest_cli.inference.engine import (
     check_engine_name,
     create_engine,
 )
-from resnest_cli.inference.extraction import Extraction, Head, Pool, finite
+from resnest_cli.inference.extraction import Extraction, Head, Pool, without_infinite
 from resnest_cli.inference.ranking import Record, rank
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
@@ -338,13 +338,14 @@ class Classifier:
                 yield group, np.empty((0, *shape), extraction.dtype)
                 continue
             start = time.perf_counter()
-            job = partial(self._network, np.stack(arrays), extraction.output, tta=tta)
-            out = job() if self._thread is None else self._thread.submit(job).result()
+            out = self._network(np.stack(arrays), extraction.output, tta=tta)
             rows = extraction.rows(out, self.model.temperature)
             if stopwatch is not None:
                 stopwatch.add("network", time.perf_counter() - start)
             assert rows.shape == (len(arrays), *shape)
-            yield finite(group, rows, out)
+            if not np.isfinite(rows).all():
+                group, rows = without_infinite(group, rows, out)  # noqa: PLW2901
+            yield group, rows
 
     def records(
         self,
@@ -386,6 +387,16 @@ class Classifier:
                 found = tuple(one for one in found if one.probability >= threshold)
                 yield Record(name, model.name, predictions=found, unsure=unsure), row
 
+    def _network(self, batch: Float32, output: Output, *, tta: bool) -> Float32:
+        """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
+        views = [batch, np.ascontiguousarray(batch[..., ::-1])] if tta else [batch]
+        run = map if self._thread is None else self._thread.map
+        found, *mirrored = run(partial(self.engine.output, name=output), views)
+        if mirrored:
+            with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
+                found = (found + mirrored[0]) / np.float32(2)
+        return found
+
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
         if source.url is not None:
@@ -413,9 +424,9 @@ class Classifier:
         photo = self.read(source)
         fetched = time.perf_counter() - start
         if decoders is not None and isinstance(photo, str | bytes):
-            array, reading, decoding = decoders.run(timed, self.preparation, photo)
+            array, reading, decoding = decoders.run(self.preparation.timed, photo)
         else:
-            array, reading, decoding = timed(self.preparation, photo)
+            array, reading, decoding = self.preparation.timed(photo)
         if stopwatch is not None:
             stopwatch.add("read", fetched + reading)
             stopwatch.add("decode", decoding)
@@ -426,15 +437,6 @@ class Classifier:
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
-
-    def _network(self, batch: Float32, output: Output, *, tta: bool) -> Float32:
-        """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
-        found = self.engine.output(batch, output)
-        if tta:
-            mirrored = self.engine.output(np.ascontiguousarray(batch[..., ::-1]), output)
-            with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
-                return (found + mirrored) / np.float32(2)
-        return found
 
 
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:
