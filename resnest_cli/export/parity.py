@@ -115,9 +115,9 @@ def batches(
     sources = (Source(path, path=path) for path in paths)
     with Decoders() as decoders:
 
-        def prepare(source: Source) -> Float32:
+        def prepare(source: Source) -> tuple[Float32, None]:
             assert source.path is not None
-            return decoders.run(preparation, source.path)
+            return decoders.run(preparation, source.path), None
 
         for group in prepared_batches(sources, prepare, size=BATCH, workers=1, ahead=_AHEAD):
             photos = {one.source.name: one.photo for one in group if one.photo is not None}

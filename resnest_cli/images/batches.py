@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError
-from resnest_cli.images import NO_MEMORY, take_note
+from resnest_cli.images import NO_MEMORY
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import MAX_PIXELS, CropMode
@@ -51,13 +51,15 @@ class Preparation:
         return self.timed(photo)[0]
 
     def timed(self, photo: Photo) -> tuple[Float32, float, float]:
-        """The array; seconds for reading the file, which is read whole, and for the rest."""
+        """The array; the seconds for reading the file, which is read whole, and for the rest."""
         from resnest_cli.images.decode import read_file
+        from resnest_cli.images.preprocess import preprocess
 
         start = time.perf_counter()
         data = read_file(photo) if isinstance(photo, str) else photo
         read = time.perf_counter()
-        array = self.preprocessed(self.decoded(data))
+        rgb, how = self.decoded(data), self.preprocessing
+        array = preprocess(rgb, how, crop_mode=self.crop_mode, grey=self.grey)
         return array, read - start, time.perf_counter() - read
 
     def decoded(self, photo: Photo) -> "Image.Image":
@@ -70,15 +72,6 @@ class Preparation:
             at_least = 2 * shorter_side(self.preprocessing) if self.fast else None
             return decode(photo, exif=self.exif, max_pixels=self.max_pixels, at_least=at_least)
         return upright_rgb(photo, exif=self.exif)
-
-    def preprocessed(self, rgb: "Image.Image") -> Float32:
-        """An image in RGB -> float32 (3, size, size)."""
-        from resnest_cli.images.preprocess import preprocess
-
-        if not self.grey:
-            return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
-        rgb = rgb.convert("L").convert("RGB")  # timm's way: grey as PIL makes it, then as any other
-        return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
 
 
 class Prepared(NamedTuple):
@@ -94,7 +87,9 @@ class Prepared(NamedTuple):
     kind: ErrorKind | None = None
 
 
-Prepare = Callable[[Source], Float32]
+# The array of a source, and a note; raises ImageError for a bad photo, or one that comes with an
+# error.
+Prepare = Callable[[Source], tuple[Float32, str | None]]
 
 
 def prepared_batches(
@@ -102,26 +97,30 @@ def prepared_batches(
 ) -> Iterator[list[Prepared]]:
     """Prepares sources in threads, in order, at most `ahead` before they are asked for.
 
-    `prepare` raises ImageError for a bad photo, which has its place in a batch, too; the last batch
-    may be smaller. The first source is begun at once, the others when a batch is asked for. Without
-    workers each is prepared in the calling thread when it is asked for.
+    Bad photos have their place in a batch, too; the last batch may be smaller. The first source is
+    begun at once, the others when a batch is asked for; without workers nothing is done ahead.
     """
+    threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+    ahead = ahead if workers else 1
     rest = iter(sources)
-    if not workers:
-        one_by_one = (_prepared(prepare, source) for source in rest)
-        return iter(lambda: list(islice(one_by_one, size)), [])
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    waiting = deque(threads.submit(_prepared, prepare, source) for source in islice(rest, 1))
+    waiting = deque((source, threads.submit(prepare, source)) for source in islice(rest, 1))
 
     def in_order() -> Iterator[list[Prepared]]:
         batch: list[Prepared] = []
         try:
             while True:
                 for source in islice(rest, ahead - len(waiting)):
-                    waiting.append(threads.submit(_prepared, prepare, source))
+                    waiting.append((source, threads.submit(prepare, source)))
                 if not waiting:
                     break
-                batch.append(waiting.popleft().result())
+                source, future = waiting.popleft()
+                try:
+                    photo, note = future.result()
+                    batch.append(Prepared(source, photo, None, note))
+                except ImageError as error:
+                    batch.append(Prepared(source, None, str(error), kind=error.kind))
+                except MemoryError:
+                    batch.append(Prepared(source, None, NO_MEMORY, kind="too large"))
                 if len(batch) == size:
                     yield batch
                     batch = []
@@ -131,17 +130,6 @@ def prepared_batches(
             threads.shutdown(wait=False, cancel_futures=True)
 
     return in_order()
-
-
-def _prepared(prepare: Prepare, source: Source) -> Prepared:
-    if source.error is not None:
-        return Prepared(source, None, source.error, kind=source.kind)
-    try:
-        return Prepared(source, prepare(source), None, take_note())
-    except ImageError as error:
-        return Prepared(source, None, str(error), kind=error.kind)
-    except MemoryError:
-        return Prepared(source, None, NO_MEMORY, kind="too large")
 
 
 Step = Literal["read", "decode", "network"]

@@ -42,7 +42,11 @@ _MOST_BYTES = 2 * 2**30  # the same for `squash` and `border`, which have no win
 
 
 def preprocess(
-    image: Image.Image, config: "Preprocessing", *, crop_mode: CropMode = "center"
+    image: Image.Image,
+    config: "Preprocessing",
+    *,
+    crop_mode: CropMode = "center",
+    grey: bool = False,
 ) -> "NDArray[np.float32]":
     """Resize, crop and normalise one photo; timm's evaluation transform, bit for bit.
 
@@ -52,9 +56,11 @@ def preprocess(
         crop_mode: "center" resizes the shorter side to floor(size / crop_pct) and crops the
             centre; "squash" resizes both sides to that and crops; "border" resizes the longer side
             to that, crops, and fills what is missing with the mean colour.
+        grey: as timm does it, grey as Pillow makes it, then as any other; for one channel.
 
     Returns:
-        float32 (3, size, size), channels R, G, B, values (pixel / 255 - mean) / std.
+        float32 (3, size, size), channels R, G, B, or (1, size, size) in grey; values
+        (pixel / 255 - mean) / std.
 
     Raises:
         ValueError: an image that is not RGB, or an unknown `crop_mode`.
@@ -62,6 +68,8 @@ def preprocess(
     """
     if image.mode != "RGB":
         raise ValueError(f"preprocess needs an RGB image, not {image.mode}")
+    if grey:
+        image = image.convert("L").convert("RGB")
     size = config.size
     new_width, new_height = resized_size(image.width, image.height, config, crop_mode)
     left, width, pad_left = crop_range(new_width, size)
@@ -89,7 +97,7 @@ def preprocess(
         window = canvas
     out = np.empty((3, size, size), np.float32)
     normalise(window, config, out)
-    return out
+    return out[:1] if grey else out
 
 
 def seen_window(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images import take_note
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches
 from resnest_cli.images.sources import Source, from_name
@@ -398,7 +399,9 @@ class Classifier:
         return found
 
     def read(self, source: Source) -> "Found":
-        """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
+        """What there is to decode: a path, bytes, or an open image; ImageError for a bad source."""
+        if source.error is not None:
+            raise ImageError(source.error, kind=source.kind or "other")
         if source.url is not None:
             from resnest_cli.images.remote import fetch_photo
 
@@ -418,8 +421,12 @@ class Classifier:
     def prepare(
         self, source: Source, *, decoders: "Decoders | None" = None,
         stopwatch: Stopwatch | None = None,
-    ) -> Float32:  # fmt: skip
-        """Reads and preprocesses one source: float32 (3, size, size), or raises ImageError."""
+    ) -> tuple[Float32, str | None]:  # fmt: skip
+        """Reads and preprocesses a source: float32 (3, size, size), and a note on it if any.
+
+        Raises:
+            ImageError: whatever is wrong with the source.
+        """
         start = time.perf_counter()
         photo = self.read(source)
         fetched = time.perf_counter() - start
@@ -430,7 +437,7 @@ class Classifier:
         if stopwatch is not None:
             stopwatch.add("read", fetched + reading)
             stopwatch.add("decode", decoding)
-        return array
+        return array, take_note()
 
     def note(self, source: Source, text: str | None) -> None:
         """Notifies of a remark about a photo that could be read; of the first one only."""

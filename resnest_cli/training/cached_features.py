@@ -103,9 +103,9 @@ class Extractor:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
 
-        def prepare(source: Source) -> Float32:
+        def prepare(source: Source) -> tuple[Float32, None]:
             with limits_apart(source.name):
-                return preparation(source.path or "")
+                return preparation(source.path or ""), None
 
         sources = (Source(sample.name, path=sample.path) for sample in samples)
         size = self.preprocessing.size
