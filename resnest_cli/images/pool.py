@@ -4,16 +4,14 @@
         array = decoders.run(preparation, "dog.jpg")  # blocks; from any thread
 
 A decoder is C code fed with other people's bytes. Photos are decoded in fresh Pythons that are
-replaced when they die: the photo in hand is to blame, and no other is affected.
+replaced when they die: the photo in hand is to blame. A worker shares nothing with the others. (In
+the pools of pebble and multiprocessing all share two pipes and their locks, which a crash can leave
+locked; multiprocessing also runs the program's main script again, and leaves semaphores behind.)
 
-Both processes map some memory: pickles and the arrays in them (protocol 5) lie there, and the pipes
-carry their sizes; what does not fit goes through the pipe. A worker ends with its parent, `kill -9`
-included: a thread sees the end of the pipe, and Linux kills the worker even while its decoder holds
-the GIL. Its process group is its own: Ctrl-C is for the parent to answer.
-
-Why no library: in the pools of pebble and multiprocessing all workers share two pipes and their
-locks, which a crash can leave locked; multiprocessing also runs the program's main script again in
-each worker, and leaves semaphores behind when killed. Here a worker shares nothing with the others.
+Messages are pickles, which lie with their arrays (protocol 5) in memory that both ends map; pipes
+carry the sizes, and what does not fit. A worker ends with its parent, `kill -9` included: a thread
+sees the end of the pipe, and Linux kills the worker even while its decoder holds the GIL. Its
+process group is its own: Ctrl-C is for the parent to answer.
 
 Limits. Time: by the clock, everywhere; while our process is stopped (Ctrl-Z) or asleep it does not
 count. Memory: on Linux, of the private data of the worker beyond what it had when idle
@@ -53,6 +51,7 @@ _PRELOADED = ("images.batches", "images.decode", "images.preprocess")
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
 _CANNOT_START = "cannot start a process for decoding"
 _CANCELLED = "decoding was cancelled"
+_early: "list[_Worker]" = []  # at most one, for the first `Decoders` to come
 
 
 class Decoders:
@@ -67,17 +66,16 @@ class Decoders:
     def __init__(
         self, workers: int = 1, *, time_limit: float = DECODING_LIMIT, max_pixels: int = MAX_PIXELS
     ) -> None:
-        global _early  # noqa: PLW0603 - there is one, for the first to come
         self._limits = time_limit, max(MEMORY_LIMIT, memory_for(max_pixels))
         self._most = max(1, workers)
         self._slots = threading.Semaphore(self._most)
         self._lock = threading.Lock()  # of the next four
-        self._workers = set() if _early is None else {_early}
+        self._workers = set(_early)
+        _early.clear()
         self._free = list(self._workers)
-        self._closed = False
+        self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         self._orders = SimpleQueue[Future[_Worker] | None]()
-        _early = None
 
     @classmethod
     def of(cls, options: RunOptions, model: ModelOptions) -> Self:
@@ -106,13 +104,13 @@ class Decoders:
                 worker.channel.send(request)
                 answer = worker.channel.receive()
             except _BROKEN as error:
-                if self._closed:
+                if self._closed.is_set():
                     raise ResnestError(_CANCELLED) from None
                 raise worker.failure(error, self._limits[0]) from None
             finally:
                 with self._lock:
                     worker.begun = None
-                    fit = answer is not None and not worker.overdue and not self._closed
+                    fit = answer is not None and not worker.overdue and not self._closed.is_set()
                     if fit:
                         self._free.append(worker)
                     else:
@@ -135,7 +133,7 @@ class Decoders:
     def close(self) -> None:
         """Ends all workers; whoever waits for one gets a ResnestError."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             for worker in self._workers:
                 worker.process.kill()
         for _ in range(self._most):  # until everybody has left `run`
@@ -150,7 +148,7 @@ class Decoders:
     def _take(self) -> "_Worker":
         """A free worker, or a new one."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise ResnestError(_CANCELLED)
             if self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -169,7 +167,7 @@ class Decoders:
             raise ResnestError(f"{_CANNOT_START}: {error}") from error
         with self._lock:
             self._workers.add(worker)
-            if self._closed:
+            if self._closed.is_set():
                 worker.process.kill()
         return worker
 
@@ -203,9 +201,8 @@ def begin() -> None:
 
     For the main thread: Linux ends a worker with the thread that started it.
     """
-    global _early  # noqa: PLW0603 - there is one
     with suppress(OSError):  # whoever needs it will say so
-        _early = _Worker()
+        _early.append(_Worker())
 
 
 class _Worker:
@@ -264,9 +261,6 @@ class _Worker:
         self.channel.close()
 
 
-_early: _Worker | None = None
-
-
 class _Channel:
     """One end: messages of several parts, in the memory that both ends map or through a pipe."""
 
@@ -288,13 +282,13 @@ class _Channel:
     def receive(self) -> list[bytearray]:
         """The parts, copied; one of `_BROKEN` where none come."""
         sizes = pickle.load(self._incoming)
+        source: mmap.mmap | IO[bytes] = self._incoming
         if self._shared is not None and sum(sizes) <= _SHARED:
-            self._shared.seek(0)
-            return [bytearray(self._shared.read(size)) for size in sizes]
-        parts = [bytearray(size) for size in sizes]
-        for part in parts:
-            if self._incoming.readinto(part) < len(part):  # type: ignore[attr-defined]
-                raise EOFError
+            source = self._shared
+            source.seek(0)
+        parts = [bytearray(source.read(size)) for size in sizes]
+        if [len(part) for part in parts] != sizes:
+            raise EOFError
         return parts
 
     def close(self) -> None:
