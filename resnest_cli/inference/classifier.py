@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Union, Unpack, cast, overload
 
@@ -392,7 +393,7 @@ class Classifier:
         """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
         views = [batch, np.ascontiguousarray(batch[..., ::-1])] if tta else [batch]
         run = map if self._thread is None else self._thread.map
-        found, *mirrored = run(partial(self.engine.output, name=output), views)
+        found, *mirrored = run(self.engine.output, views, repeat(output))
         if mirrored:
             with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
                 found = (found + mirrored[0]) / np.float32(2)
