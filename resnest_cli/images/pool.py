@@ -33,7 +33,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
+from typing import IO, NoReturn, ParamSpec, Self, TypeVar
 
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images import leave_note, memory_for, take_note
@@ -216,7 +216,6 @@ class _Worker:
         self.overdue = self.ready = False
         name = f"resnest-{os.getpid()}-{next(self._numbers)}"
         shared, fd = _new_memory(name)
-        more: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
             f"serve({name if sys.platform == 'win32' else fd!r})"
@@ -228,7 +227,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 env={**os.environ, **_ONE_THREAD},
                 pass_fds=() if fd is None else (fd,),
-                **more,
+                process_group=0 if os.name == "posix" else None,
             )
         finally:
             if fd is not None:
