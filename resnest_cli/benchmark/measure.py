@@ -31,6 +31,7 @@ from resnest_cli.cpu import cpu_feature_names, usable_cores
 from resnest_cli.errors import EngineError, ImageError, OfflineError, ResnestError, UsageError
 from resnest_cli.images.batches import Float32, Preparation
 from resnest_cli.images.pool import Decoders
+from resnest_cli.images.preprocess import preprocess
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.engine import check_device_name, check_engine_name
@@ -373,7 +374,8 @@ def _prepared(sources: list[Source], preparation: Preparation, workers: int) -> 
         start = time.perf_counter()
         image = preparation.decoded(source.path)
         decoded = time.perf_counter()
-        preparation.preprocessed(image)
+        how = preparation.preprocessing
+        preprocess(image, how, crop_mode=preparation.crop_mode, grey=preparation.grey)
         return decoded - start, time.perf_counter() - decoded
 
     with ThreadPoolExecutor(workers) as pool:

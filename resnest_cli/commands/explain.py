@@ -11,6 +11,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.explanation import Explained, ExplainJob
 from resnest_cli.explanation import explain as explaining
 from resnest_cli.files import locked
+from resnest_cli.images.sources import SourceStats
 from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
@@ -111,8 +112,9 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
         if page is not None:
             page.add(one.record, tiles=list(map(jpeg_uri, one.tiles)))
 
-    found = explaining.explain(job, classifier)
-    done, failed, lines = inputs.show_records(found, total, write, writer.close)
+    stats = SourceStats()
+    found = explaining.explain(job, classifier, stats)
+    done, failed, lines = inputs.show_records(found, total, write, writer.close, stats)
     if html is not None and page is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {_LEGEND}"
         inputs.write_page(page, html)

@@ -1,6 +1,6 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -9,7 +9,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
-from resnest_cli.images.sources import EXTENSIONS, is_one
+from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
 from resnest_cli.text import printable_name
@@ -72,10 +72,11 @@ R = TypeVar("R", bound=_Shown)
 
 
 def show_records(
-    found: Generator[R, None, int],
+    found: Iterable[R],
     total: int | None,
     write: Callable[[R], None],
     close: Callable[[], None],
+    stats: SourceStats,
 ) -> tuple[int, int, list[str]]:
     """Writes records as they come, with a bar; raises a ResnestError where there is none.
 
@@ -83,21 +84,17 @@ def show_records(
     """
     done, failed, lines = 0, 0, list[str]()
     with output.Bar(beside_records=True) as progress:
-        while True:
-            try:
-                one = next(found)
-            except StopIteration as end:
-                skipped = int(end.value)
-                break
+        for done, one in enumerate(found, 1):
             write(one)
-            done += 1
             if one.error is not None:
                 failed += 1
                 lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
             progress(done, total, failed=failed)
     close()
-    if skipped:
-        output.message(f"{skipped} other file(s) without a known image extension were skipped.")
+    if stats.skipped:
+        output.message(
+            f"{stats.skipped} other file(s) without a known image extension were skipped."
+        )
     if not done:
         raise ResnestError("no photo found in what was named.")
     return done, failed, lines

@@ -20,6 +20,8 @@ from resnest_cli.commands.inputs import (
 )
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
+from resnest_cli.images.pool import Decoders
+from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import PredictJob, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
@@ -180,7 +182,7 @@ def _write_parts(
 def _show(
     job: PredictJob, target: Path | None, format_: output.Format | None, html: Path | None
 ) -> None:
-    found, total = records(job), explicit(job.options)
+    total, stats = explicit(job.options), SourceStats()
     writer = output.record_writer(
         format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table"),
         target,
@@ -189,18 +191,19 @@ def _show(
         many=total is None or total > _FEW,
         rejecting=job.reject_below > 0,
     )
-    page = None
+    page, write = None, writer.write
     if html is not None:
         from resnest_cli.report.pages import Page
 
         page = Page(f"Predictions of {job.model.model}", "", max_pixels=job.model.max_pixels)
 
-    def write(record: Record) -> None:
-        writer.write(record)
-        if page is not None:
+        def write(record: Record) -> None:
+            writer.write(record)
             page.add(record)
 
-    done, failed, _ = show_records(found, total, write, writer.close)
+    with Decoders.of(job.options, job.model) as decoders:
+        found = records(job, decoders, stats)
+        done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)

@@ -4,7 +4,7 @@ One photo after the other is decoded, explained and drawn, so that memory stays 
 """
 
 import gc
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,10 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 _SWEEP = 10
 
 Make = Callable[[ModelOptions], "Classifier"]
-Results = Generator[Explained, None, int]
 
 
-def explain(job: ExplainJob, make: Make) -> Results:
-    """An explanation for each input, in order; returns how many other files were passed over.
+def explain(job: ExplainJob, make: Make, stats: SourceStats) -> Iterator[Explained]:
+    """An explanation for each input, in order; counts the other files that were passed over.
 
     `make` gives a classifier with the torch engine.
 
@@ -43,7 +42,7 @@ def explain(job: ExplainJob, make: Make) -> Results:
     from resnest_cli.explanation.photo_view import Look
 
     classifier = make(job.model)
-    explainer, look, stats = Explainer(job, classifier), Look(classifier.preparation), SourceStats()
+    explainer, look = Explainer(job, classifier), Look(classifier.preparation)
     with Decoders.of(job.options, job.model) as decoders:
         for index, source in enumerate(listed(job.options, stats)):
             error = source.error or _ours(source, job)
@@ -63,7 +62,6 @@ def explain(job: ExplainJob, make: Make) -> Results:
                         gc.collect()
                     continue
             yield Explained(Record(source.name, classifier.model.name, error=error))
-    return stats.skipped
 
 
 def _ours(source: Source, job: ExplainJob) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.images.batches import Float32, Photo, Preparation
-from resnest_cli.images.preprocess import pixels_of, seen_window
+from resnest_cli.images.preprocess import pixels_of, preprocess, seen_window
 
 PREVIEW = 900  # pixels that the longer side of a preview has at most
 HOT = 0.5  # of the maximum; where a map is at least that, it is hot
@@ -45,7 +45,7 @@ class Look:
         """A path, the bytes of an image file or an open image."""
         how = self.preparation
         rgb = how.decoded(photo)
-        array = how.preprocessed(rgb)
+        array = preprocess(rgb, how.preprocessing, crop_mode=how.crop_mode, grey=how.grey)
         width, height = rgb.size
         rgb.thumbnail((PREVIEW, PREVIEW))
         return PhotoView(

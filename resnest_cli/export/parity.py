@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
-from resnest_cli.images.batches import Float32, Preparation, groups, prepared
+from resnest_cli.images.batches import Float32, Preparation, prepared_batches
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.ranking import softmax
@@ -115,11 +115,11 @@ def batches(
     sources = (Source(path, path=path) for path in paths)
     with Decoders() as decoders:
 
-        def prepare(source: Source) -> Float32:
+        def prepare(source: Source) -> tuple[Float32, None]:
             assert source.path is not None
-            return decoders.run(preparation, source.path)
+            return decoders.run(preparation, source.path), None
 
-        for group in groups(prepared(sources, prepare, workers=1, ahead=_AHEAD), BATCH):
+        for group in prepared_batches(sources, prepare, size=BATCH, workers=1, ahead=_AHEAD):
             photos = {one.source.name: one.photo for one in group if one.photo is not None}
             unreadable |= {one.source.name: one.error for one in group if one.error is not None}
             if photos:

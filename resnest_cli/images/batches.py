@@ -8,8 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Union
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError
-from resnest_cli.images import NO_MEMORY, take_note
+from resnest_cli.images import NO_MEMORY
 from resnest_cli.images.sources import Source
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import MAX_PIXELS, CropMode
@@ -49,7 +48,19 @@ class Preparation:
         Raises:
             ImageError: whatever is wrong with the photo.
         """
-        return self.preprocessed(self.decoded(photo))
+        return self.timed(photo)[0]
+
+    def timed(self, photo: Photo) -> tuple[Float32, float, float]:
+        """The array; the seconds for reading the file, which is read whole, and for the rest."""
+        from resnest_cli.images.decode import read_file
+        from resnest_cli.images.preprocess import preprocess
+
+        start = time.perf_counter()
+        data = read_file(photo) if isinstance(photo, str) else photo
+        read = time.perf_counter()
+        rgb, how = self.decoded(data), self.preprocessing
+        array = preprocess(rgb, how, crop_mode=self.crop_mode, grey=self.grey)
+        return array, read - start, time.perf_counter() - read
 
     def decoded(self, photo: Photo) -> "Image.Image":
         """The photo in RGB, upright where that is wanted; raises as the call does."""
@@ -61,25 +72,6 @@ class Preparation:
             at_least = 2 * shorter_side(self.preprocessing) if self.fast else None
             return decode(photo, exif=self.exif, max_pixels=self.max_pixels, at_least=at_least)
         return upright_rgb(photo, exif=self.exif)
-
-    def preprocessed(self, rgb: "Image.Image") -> Float32:
-        """An image in RGB -> float32 (3, size, size)."""
-        from resnest_cli.images.preprocess import preprocess
-
-        if not self.grey:
-            return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)
-        rgb = rgb.convert("L").convert("RGB")  # timm's way: grey as PIL makes it, then as any other
-        return preprocess(rgb, self.preprocessing, crop_mode=self.crop_mode)[:1]
-
-
-def timed(preparation: Preparation, photo: Photo) -> tuple[Float32, float, float]:
-    """The array of a photo; seconds for reading the file, which is read whole, and the rest."""
-    from resnest_cli.images.decode import read_file
-
-    start = time.perf_counter()
-    data = read_file(photo) if isinstance(photo, str) else photo
-    read = time.perf_counter()
-    return preparation(data), read - start, time.perf_counter() - read
 
 
 class Prepared(NamedTuple):
@@ -95,59 +87,49 @@ class Prepared(NamedTuple):
     kind: ErrorKind | None = None
 
 
-Prepare = Callable[[Source], Float32]
+# The array of a source, and a note; raises ImageError for a bad photo, or one that comes with an
+# error.
+Prepare = Callable[[Source], tuple[Float32, str | None]]
 
 
-def prepared(
-    sources: Iterable[Source], prepare: Prepare, *, workers: int, ahead: int
-) -> Iterator[Prepared]:
-    """Prepares sources in threads, at most `ahead` before they are asked for; keeps their order.
+def prepared_batches(
+    sources: Iterable[Source], prepare: Prepare, *, size: int, workers: int, ahead: int
+) -> Iterator[list[Prepared]]:
+    """Prepares sources in threads, in order, at most `ahead` before they are asked for.
 
-    `prepare` raises ImageError for a bad photo. The first source is begun at once, the others when
-    it is asked for. Without workers each is prepared in the calling thread when it is asked for.
+    Bad photos have their place in a batch, too; the last batch may be smaller. The first source is
+    begun at once, the others when a batch is asked for; without workers nothing is done ahead.
     """
+    threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+    ahead = ahead if workers else 1
     rest = iter(sources)
-    if not workers:
-        return (_prepare_one(prepare, source) for source in rest)
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    first = [threads.submit(_prepare_one, prepare, source) for source in islice(rest, 1)]
-    return _in_order(threads, first, rest, prepare, ahead)
+    waiting = deque((source, threads.submit(prepare, source)) for source in islice(rest, 1))
 
+    def in_order() -> Iterator[list[Prepared]]:
+        batch: list[Prepared] = []
+        try:
+            while True:
+                for source in islice(rest, ahead - len(waiting)):
+                    waiting.append((source, threads.submit(prepare, source)))
+                if not waiting:
+                    break
+                source, future = waiting.popleft()
+                try:
+                    photo, note = future.result()
+                    batch.append(Prepared(source, photo, None, note))
+                except ImageError as error:
+                    batch.append(Prepared(source, None, str(error), kind=error.kind))
+                except MemoryError:
+                    batch.append(Prepared(source, None, NO_MEMORY, kind="too large"))
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
-def _in_order(
-    threads: ThreadPoolExecutor, first: list[Future[Prepared]], rest: Iterator[Source],
-    prepare: Prepare, ahead: int,
-) -> Iterator[Prepared]:  # fmt: skip
-    waiting = deque[Future[Prepared]]()
-    try:
-        for one in first:
-            yield one.result()
-        for source in rest:
-            waiting.append(threads.submit(_prepare_one, prepare, source))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _prepare_one(prepare: Prepare, source: Source) -> Prepared:
-    if source.error is not None:
-        return Prepared(source, None, source.error, kind=source.kind)
-    try:
-        return Prepared(source, prepare(source), None, take_note())
-    except ImageError as error:
-        return Prepared(source, None, str(error), kind=error.kind)
-    except MemoryError:
-        return Prepared(source, None, NO_MEMORY, kind="too large")
-
-
-def groups(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    """Consecutive groups of `size` items, the last one smaller; bad photos count too."""
-    waiting = iter(items)
-    while group := list(islice(waiting, size)):
-        yield group
+    return in_order()
 
 
 Step = Literal["read", "decode", "network"]
@@ -164,15 +146,6 @@ class Stopwatch:
         """Counts these, too."""
         with self._lock:
             self._seconds[step] = self._seconds.get(step, 0.0) + seconds
-
-    @contextmanager
-    def running(self, step: Step) -> Iterator[None]:
-        """Counts the time spent inside for this step, however it ends."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(step, time.perf_counter() - start)
 
     def take(self) -> dict[Step, float]:
         """The seconds since the last call."""

@@ -125,15 +125,43 @@ def decode(
     max_pixels = usual_limit() if max_pixels is None else max_pixels
     if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
         raise_pillows_limit(max_pixels)
-    with _explained():
-        if isinstance(source, str | os.PathLike):
-            size = _checked_file(os.fspath(source))
-            with Path(source).open("rb") as stream:
-                return _decode_stream(stream, size, exif, max_pixels, at_least)
-        data = source if isinstance(source, bytes) else source.read(_MAX_BYTES + 1)
-        if not isinstance(source, bytes):
-            _check_bytes(len(data))
-        return _decode_stream(io.BytesIO(data), len(data), exif, max_pixels, at_least)
+    if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
+        warnings.filterwarnings("ignore", module=_QUIET_MODULES)
+    with _explained(), _opened(source) as stream:
+        head = stream.read(64)
+        name = _format(head)
+        if name in _READ_WHOLE:
+            _check_bytes(stream.seek(0, os.SEEK_END))
+        if name == "ICO":
+            _check_icon(stream, max_pixels)
+        stream.seek(0)
+        if name == "TIFF":
+            from resnest_cli.images.tiff import read_tiff
+
+            return read_tiff(stream, max_pixels)
+        image = _plugin(name)(stream)
+        check_pixels(*image.size, max_pixels)
+        loaded: Image.Image = image
+        if name == "JPEG" and at_least is not None:
+            loaded = _reduced(image, at_least)
+        image.load()
+        orientation = _orientation(image) if exif else 1
+        if name == "PNG" and head[24:25] == b"\x10":
+            from resnest_cli.images.samples import eight_bits
+
+            loaded = eight_bits(image, stream)
+        return _upright_rgb(loaded, orientation)
+
+
+def _opened(source: "str | os.PathLike[str] | bytes | BinaryIO") -> BinaryIO:
+    """A photo as a stream to be closed."""
+    if isinstance(source, str | os.PathLike):
+        _checked_file(os.fspath(source))
+        return Path(source).open("rb")
+    data = source if isinstance(source, bytes) else source.read(_MAX_BYTES + 1)
+    if not isinstance(source, bytes):
+        _check_bytes(len(data))
+    return io.BytesIO(data)
 
 
 def read_file(path: str) -> bytes | str:
@@ -160,9 +188,7 @@ def jpeg_orientation(data: bytes, *, exif: bool = True, max_pixels: int = MAX_PI
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
     """An opened image as `decode` would give it; the image itself is not changed."""
     with _explained():
-        turn = UPRIGHT.get(_orientation(image)) if exif else None
-        rgb = _to_rgb(image.copy())
-        return rgb if turn is None else rgb.transpose(turn)
+        return _upright_rgb(image.copy(), _orientation(image) if exif else 1)
 
 
 def _checked_file(path: str) -> int:
@@ -177,37 +203,6 @@ def _checked_file(path: str) -> int:
         kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
         raise _no_image(f"is {kind}, not a regular file; - reads a photo from standard input")
     return status.st_size
-
-
-def _decode_stream(
-    stream: BinaryIO, size: int, exif: bool, max_pixels: int, at_least: int | None
-) -> Image.Image:
-    if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
-        warnings.filterwarnings("ignore", module=_QUIET_MODULES)
-    head = stream.read(64)
-    name = _format(head)
-    if name in _READ_WHOLE:
-        _check_bytes(size)
-    if name == "ICO":
-        _check_icon(stream, size, max_pixels)
-    if name == "TIFF":
-        from resnest_cli.images.tiff import read_tiff
-
-        return read_tiff(stream, max_pixels)
-    stream.seek(0)
-    image = _plugin(name)(stream)
-    check_pixels(*image.size, max_pixels)
-    loaded: Image.Image = image
-    if name == "JPEG" and at_least is not None:
-        loaded = _reduced(image, at_least)
-    image.load()
-    turn = UPRIGHT.get(_orientation(image)) if exif else None
-    if name == "PNG" and head[24:25] == b"\x10":
-        from resnest_cli.images.samples import eight_bits
-
-        loaded = eight_bits(image, stream)
-    rgb = _to_rgb(loaded)
-    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
@@ -270,8 +265,9 @@ def _check_bytes(size: int) -> None:
         raise ImageError(f"is larger than the limit of {_MAX_BYTES} bytes", kind="too large")
 
 
-def _check_icon(stream: BinaryIO, size: int, max_pixels: int) -> None:
+def _check_icon(stream: BinaryIO, max_pixels: int) -> None:
     """Refuse an icon whose pictures are larger than the at most 256 x 256 of its directory."""
+    size = stream.seek(0, os.SEEK_END)
     stream.seek(4)
     (count,) = struct.unpack("<H", stream.read(2))
     directory = stream.read(16 * count)
@@ -295,17 +291,17 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
+def _upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         import numpy as np
 
         from resnest_cli.images.samples import to_bytes
 
-        return Image.fromarray(to_bytes(np.asarray(image))).convert("RGB")
-    image.info.pop("transparency", None)  # of no use, and several such colours are a warning
-    return image.convert("RGB")
+        image = Image.fromarray(to_bytes(np.asarray(image)))
+    if image.mode != "RGB":
+        image.info.pop("transparency", None)  # of no use, and several such colours are a warning
+        image = image.convert("RGB")
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _no_image(text: str) -> ImageError:

@@ -4,16 +4,14 @@
         array = decoders.run(preparation, "dog.jpg")  # blocks; from any thread
 
 A decoder is C code fed with other people's bytes. Photos are decoded in fresh Pythons that are
-replaced when they die: the photo in hand is to blame, and no other is affected.
+replaced when they die: the photo in hand is to blame. A worker shares nothing with the others. (In
+the pools of pebble and multiprocessing all share two pipes and their locks, which a crash can leave
+locked; multiprocessing also runs the program's main script again, and leaves semaphores behind.)
 
-Both processes map some memory: pickles and the arrays in them (protocol 5) lie there, and the pipes
-carry their sizes; what does not fit goes through the pipe. A worker ends with its parent, `kill -9`
-included: a thread sees the end of the pipe, and Linux kills the worker even while its decoder holds
-the GIL. Its process group is its own: Ctrl-C is for the parent to answer.
-
-Why no library: in the pools of pebble and multiprocessing all workers share two pipes and their
-locks, which a crash can leave locked; multiprocessing also runs the program's main script again in
-each worker, and leaves semaphores behind when killed. Here a worker shares nothing with the others.
+Messages are pickles, which lie with their arrays (protocol 5) in memory that both ends map; pipes
+carry the sizes, and what does not fit. A worker ends with its parent, `kill -9` included: a thread
+sees the end of the pipe, and Linux kills the worker even while its decoder holds the GIL. Its
+process group is its own: Ctrl-C is for the parent to answer.
 
 Limits. Time: by the clock, everywhere; while our process is stopped (Ctrl-Z) or asleep it does not
 count. Memory: on Linux, of the private data of the worker beyond what it had when idle
@@ -31,10 +29,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
+from typing import IO, NoReturn, ParamSpec, Self, TypeVar
 
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images import leave_note, memory_for, take_note
@@ -51,6 +50,8 @@ _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")
 _PRELOADED = ("images.batches", "images.decode", "images.preprocess")
 _BROKEN = (OSError, EOFError, pickle.UnpicklingError)
 _CANNOT_START = "cannot start a process for decoding"
+_CANCELLED = "decoding was cancelled"
+_early: "list[_Worker]" = []  # at most one, for the first `Decoders` to come
 
 
 class Decoders:
@@ -65,17 +66,16 @@ class Decoders:
     def __init__(
         self, workers: int = 1, *, time_limit: float = DECODING_LIMIT, max_pixels: int = MAX_PIXELS
     ) -> None:
-        global _early  # noqa: PLW0603 - there is one, for the first to come
         self._limits = time_limit, max(MEMORY_LIMIT, memory_for(max_pixels))
         self._most = max(1, workers)
         self._slots = threading.Semaphore(self._most)
         self._lock = threading.Lock()  # of the next four
-        self._workers = set() if _early is None else {_early}
+        self._workers = set(_early)
+        _early.clear()
         self._free = list(self._workers)
-        self._closed = False
+        self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._orders = SimpleQueue[SimpleQueue[_Worker | Exception] | None]()
-        _early = None
+        self._orders = SimpleQueue[Future[_Worker] | None]()
 
     @classmethod
     def of(cls, options: RunOptions, model: ModelOptions) -> Self:
@@ -96,14 +96,27 @@ class Decoders:
         with self._slots:
             worker, answer = self._take(), None
             try:
-                worker.get_ready(self._limits)
+                if not worker.ready:  # it has imported all that photos need, and knows its limits
+                    worker.channel.send(_packed(self._limits))
+                    worker.channel.receive()
+                    worker.ready = True
                 worker.age, worker.begun = 0.0, time.monotonic()
-                answer = worker.channel.exchange(request)
+                worker.channel.send(request)
+                answer = worker.channel.receive()
             except _BROKEN as error:
-                self._check_open()
+                if self._closed.is_set():
+                    raise ResnestError(_CANCELLED) from None
                 raise worker.failure(error, self._limits[0]) from None
             finally:
-                self._give_back(worker, fit=answer is not None)
+                with self._lock:
+                    worker.begun = None
+                    fit = answer is not None and not worker.overdue and not self._closed.is_set()
+                    if fit:
+                        self._free.append(worker)
+                    else:
+                        self._workers.discard(worker)
+                if not fit:
+                    worker.discard()
         ok, value, note = pickle.loads(answer[0], buffers=answer[1:])
         if note is not None:
             leave_note(note)
@@ -120,7 +133,7 @@ class Decoders:
     def close(self) -> None:
         """Ends all workers; whoever waits for one gets a ResnestError."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             for worker in self._workers:
                 worker.process.kill()
         for _ in range(self._most):  # until everybody has left `run`
@@ -132,14 +145,11 @@ class Decoders:
             self._watcher.join()
         self._slots.release(self._most)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ResnestError("decoding was cancelled") from None
-
     def _take(self) -> "_Worker":
         """A free worker, or a new one."""
         with self._lock:
-            self._check_open()
+            if self._closed.is_set():
+                raise ResnestError(_CANCELLED)
             if self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, daemon=True)
                 self._watcher.start()
@@ -149,25 +159,17 @@ class Decoders:
                     return worker
                 self._workers.discard(worker)  # it died idle
                 worker.discard()
-        reply = SimpleQueue[_Worker | Exception]()
-        self._orders.put(reply)  # Linux ends a worker with the thread that started it
-        started = reply.get()
-        if isinstance(started, Exception):
-            raise ResnestError(f"{_CANNOT_START}: {started}")
+        order = Future[_Worker]()
+        self._orders.put(order)  # Linux ends a worker with the thread that started it
+        try:
+            worker = order.result()
+        except Exception as error:
+            raise ResnestError(f"{_CANNOT_START}: {error}") from error
         with self._lock:
-            self._workers.add(started)
-            if self._closed:
-                started.process.kill()
-        return started
-
-    def _give_back(self, worker: "_Worker", *, fit: bool) -> None:
-        with self._lock:
-            worker.begun = None
-            if fit and not worker.overdue and not self._closed:
-                self._free.append(worker)
-                return
-            self._workers.discard(worker)
-        worker.discard()
+            self._workers.add(worker)
+            if self._closed.is_set():
+                worker.process.kill()
+        return worker
 
     def _watch(self) -> None:
         """Starts workers, and kills those that take too long."""
@@ -176,12 +178,12 @@ class Decoders:
         checked = time.monotonic()
         while True:
             with suppress(Empty):
-                if (reply := self._orders.get(timeout=tick)) is None:
+                if (order := self._orders.get(timeout=tick)) is None:
                     return
                 try:
-                    reply.put(_Worker())
+                    order.set_result(_Worker())
                 except Exception as error:
-                    reply.put(error)
+                    order.set_exception(error)
             now = time.monotonic()
             passed = min(now - checked, 2 * tick)  # time for which we were stopped is nobody's
             checked = now
@@ -199,9 +201,8 @@ def begin() -> None:
 
     For the main thread: Linux ends a worker with the thread that started it.
     """
-    global _early  # noqa: PLW0603 - there is one
     with suppress(OSError):  # whoever needs it will say so
-        _early = _Worker()
+        _early.append(_Worker())
 
 
 class _Worker:
@@ -212,11 +213,9 @@ class _Worker:
     def __init__(self) -> None:
         self.begun: float | None = None  # when it got the photo in hand
         self.age = 0.0  # of that photo, in seconds
-        self.overdue = False
-        self._ready = False
+        self.overdue = self.ready = False
         name = f"resnest-{os.getpid()}-{next(self._numbers)}"
         shared, fd = _new_memory(name)
-        more: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
             f"serve({name if sys.platform == 'win32' else fd!r})"
@@ -228,24 +227,19 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 env={**os.environ, **_ONE_THREAD},
                 pass_fds=() if fd is None else (fd,),
-                **more,
+                process_group=0 if os.name == "posix" else None,
             )
         finally:
             if fd is not None:
                 os.close(fd)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.channel = _Channel(self.process.stdout, self.process.stdin, shared)
-
-    def get_ready(self, limits: tuple[float, int]) -> None:
-        """Sets the limits, once, and waits until all that photos need is imported."""
-        if not self._ready:
-            self.channel.exchange(_packed(limits))
-            self._ready = True
+        outgoing, incoming = self.process.stdin, self.process.stdout
+        assert outgoing is not None
+        assert incoming is not None
+        self.channel = _Channel(incoming, outgoing, shared)
 
     def failure(self, error: Exception, time_limit: float) -> ResnestError:
         """Why there is no answer."""
-        if not self._ready:
+        if not self.ready:
             return ResnestError(f"{_CANNOT_START}: {error}")
         with suppress(subprocess.TimeoutExpired):  # it still runs if its answer made no sense
             self.process.wait(1)
@@ -266,43 +260,34 @@ class _Worker:
         self.channel.close()
 
 
-_early: _Worker | None = None
-
-
 class _Channel:
     """One end: messages of several parts, in the memory that both ends map or through a pipe."""
 
     def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], shared: mmap.mmap | None) -> None:
         self._incoming, self._outgoing, self._shared = incoming, outgoing, shared
 
-    def exchange(self, request: Sequence[memoryview]) -> list[bytearray]:
-        """Sends a request and waits for its answer; one of `_BROKEN` where none comes."""
-        self.send(request)
-        return self.receive()
-
     def send(self, parts: Sequence[memoryview]) -> None:
         """The other end must have received all that was sent before."""
         sizes = [part.nbytes for part in parts]
-        if (shared := self._room(sizes)) is not None:
-            shared.seek(0)
+        if self._shared is None or sum(sizes) > _SHARED:
+            self._outgoing.writelines([pickle.dumps(sizes), *parts])
+        else:
+            self._shared.seek(0)
             for part in parts:
-                shared.write(part)
-        pickle.dump(sizes, self._outgoing)  # what is shared is there by now
-        for part in parts if shared is None else ():
-            self._outgoing.write(part)
+                self._shared.write(part)
+            pickle.dump(sizes, self._outgoing)  # what is shared is there by now
         self._outgoing.flush()
 
     def receive(self) -> list[bytearray]:
-        """The parts, copied."""
+        """The parts, copied; one of `_BROKEN` where none come."""
         sizes = pickle.load(self._incoming)
-        parts = [bytearray(size) for size in sizes]
-        if (shared := self._room(sizes)) is not None:
-            shared.seek(0)
-        for part in parts:
-            if shared is not None:
-                part[:] = shared.read(len(part))
-            elif self._incoming.readinto(part) < len(part):  # type: ignore[attr-defined]
-                raise EOFError
+        source: mmap.mmap | IO[bytes] = self._incoming
+        if self._shared is not None and sum(sizes) <= _SHARED:
+            source = self._shared
+            source.seek(0)
+        parts = [bytearray(source.read(size)) for size in sizes]
+        if [len(part) for part in parts] != sizes:
+            raise EOFError
         return parts
 
     def close(self) -> None:
@@ -311,10 +296,6 @@ class _Channel:
             with suppress(OSError):  # a request that nobody read
                 if resource is not None:
                     resource.close()
-
-    def _room(self, sizes: list[int]) -> mmap.mmap | None:
-        """The shared memory, if there is any and they fit into it."""
-        return self._shared if sum(sizes) <= _SHARED else None
 
 
 def _packed(value: object) -> list[memoryview]:

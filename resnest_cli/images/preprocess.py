@@ -42,7 +42,11 @@ _MOST_BYTES = 2 * 2**30  # the same for `squash` and `border`, which have no win
 
 
 def preprocess(
-    image: Image.Image, config: "Preprocessing", *, crop_mode: CropMode = "center"
+    image: Image.Image,
+    config: "Preprocessing",
+    *,
+    crop_mode: CropMode = "center",
+    grey: bool = False,
 ) -> "NDArray[np.float32]":
     """Resize, crop and normalise one photo; timm's evaluation transform, bit for bit.
 
@@ -52,9 +56,11 @@ def preprocess(
         crop_mode: "center" resizes the shorter side to floor(size / crop_pct) and crops the
             centre; "squash" resizes both sides to that and crops; "border" resizes the longer side
             to that, crops, and fills what is missing with the mean colour.
+        grey: as timm does it, grey as Pillow makes it, then as any other; for one channel.
 
     Returns:
-        float32 (3, size, size), channels R, G, B, values (pixel / 255 - mean) / std.
+        float32 (3, size, size), channels R, G, B, or (1, size, size) in grey; values
+        (pixel / 255 - mean) / std.
 
     Raises:
         ValueError: an image that is not RGB, or an unknown `crop_mode`.
@@ -62,9 +68,36 @@ def preprocess(
     """
     if image.mode != "RGB":
         raise ValueError(f"preprocess needs an RGB image, not {image.mode}")
-    out = np.empty((3, config.size, config.size), np.float32)
-    normalise(_cropped(image, config, crop_mode), config, out)
-    return out
+    if grey:
+        image = image.convert("L").convert("RGB")
+    size = config.size
+    new_width, new_height = resized_size(image.width, image.height, config, crop_mode)
+    left, width, pad_left = crop_range(new_width, size)
+    top, height, pad_top = crop_range(new_height, size)
+    cost = _cost(image, new_width, new_height, config.interpolation)
+    cheap = cost <= max(_PLAIN_BYTES, 4 * image.width * image.height)
+    if not cheap and crop_mode == "center":
+        columns = _weights(image.width, new_width, left, width, config.interpolation)
+        rows = _weights(image.height, new_height, top, height, config.interpolation)
+        window = _resample_window(image, columns, rows)
+    elif cheap or cost <= _MOST_BYTES:
+        if image.size != (new_width, new_height):
+            image = image.resize((new_width, new_height), _FILTERS[config.interpolation])
+        if image.size != (width, height):
+            image = image.crop((left, top, left + width, top + height))
+        window = np.asarray(image)
+    else:
+        text = f"is a strip too long to {crop_mode}: {image.width} x {image.height}"
+        raise ImageError(text, kind="too large")
+    if window.shape != (size, size, 3):
+        canvas = np.empty((size, size, 3), np.uint8)
+        # timm pads `border` with the mean colour; torchvision a crop that is too small with 0.
+        canvas[:] = [round(255 * value) for value in config.mean] if crop_mode == "border" else 0
+        canvas[pad_top : pad_top + height, pad_left : pad_left + width] = window
+        window = canvas
+    out = np.empty((3, size, size), np.float32)
+    normalise(window, config, out)
+    return out[:1] if grey else out
 
 
 def seen_window(
@@ -101,38 +134,6 @@ def normalise(
     for channel, table in enumerate(_tables(config.mean, config.std)):
         # mode="clip" spares a checking copy; no uint8 is out of the table's range.
         np.take(table, pixels[:, :, channel], out=out[channel], mode="clip")
-
-
-def _cropped(
-    image: Image.Image, config: "Preprocessing", crop_mode: CropMode
-) -> "NDArray[np.uint8]":
-    """The resized and cropped photo, (size, size, 3)."""
-    size = config.size
-    new_width, new_height = resized_size(image.width, image.height, config, crop_mode)
-    left, width, pad_left = crop_range(new_width, size)
-    top, height, pad_top = crop_range(new_height, size)
-    cost = _cost(image, new_width, new_height, config.interpolation)
-    cheap = cost <= max(_PLAIN_BYTES, 4 * image.width * image.height)
-    if not cheap and crop_mode == "center":
-        columns = _weights(image.width, new_width, left, width, config.interpolation)
-        rows = _weights(image.height, new_height, top, height, config.interpolation)
-        window = _resample_window(image, columns, rows)
-    elif cheap or cost <= _MOST_BYTES:
-        if image.size != (new_width, new_height):
-            image = image.resize((new_width, new_height), _FILTERS[config.interpolation])
-        if image.size != (width, height):
-            image = image.crop((left, top, left + width, top + height))
-        window = np.asarray(image)
-    else:
-        text = f"is a strip too long to {crop_mode}: {image.width} x {image.height}"
-        raise ImageError(text, kind="too large")
-    if window.shape == (size, size, 3):
-        return window
-    canvas = np.empty((size, size, 3), np.uint8)
-    # timm pads `border` with the mean colour; torchvision pads a crop that is too small with 0.
-    canvas[:] = [round(255 * value) for value in config.mean] if crop_mode == "border" else 0
-    canvas[pad_top : pad_top + height, pad_left : pad_left + width] = window
-    return canvas
 
 
 def resized_size(

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -123,18 +124,22 @@ class _Reader:
     def sources(
         self, inputs: Iterable[str], from_file: str | None, null_separated: bool
     ) -> Iterator[Source]:
-        for text in map(local_path, inputs):
-            if text == "-":
+        named = ((text, False) for text in inputs)
+        lines = () if from_file is None else self.listed(from_file, null_separated)
+        for text, literal in chain(named, ((line, True) for line in lines)):
+            source = from_name(text)
+            if text == "-" and not literal:
                 if from_file == "-":
                     raise UsageError("standard input (-) cannot be both an image and their list")
                 yield self.stdin_image()
-            elif folders.is_glob(text) and not is_http(text):
-                yield from self.glob(text)
+            elif source.path is None:
+                yield source
+            elif not literal and folders.is_glob(source.path):
+                yield from self.glob(source.path)
+            elif folders.is_folder(source.path):
+                yield from self.known(folders.walk(source.path, recursive=self.recursive))
             else:
-                yield from self.literal(text)
-        if from_file is not None:
-            for text in map(local_path, self.listed(from_file, null_separated)):
-                yield from self.literal(text)
+                yield source
 
     def stdin_image(self) -> Source:
         why = "which is closed"
@@ -148,13 +153,6 @@ class _Reader:
             finally:
                 self.stdin_was_read = True
         return Source("-", error=f"is standard input, {why}", kind="unreadable")
-
-    def literal(self, text: str) -> Iterator[Source]:
-        """A path or an address."""
-        if not is_http(text) and folders.is_folder(text):
-            yield from self.known(folders.walk(text, recursive=self.recursive))
-        else:
-            yield from_name(text)
 
     def glob(self, pattern: str) -> Iterator[Source]:
         before = self.stats.skipped
@@ -220,6 +218,8 @@ def from_name(text: str) -> Source:
     """The source of a path or an address; its record shows no password that this may hold."""
     if is_http(text):
         return Source(without_login(text) if "@" in text else text, url=text)
+    if not is_file_url(text):
+        return Source(text, path=text)
     path = local_path(text)
     if is_file_url(path):
         error = "is an address of a file on another machine; file:/// begins one of this"

@@ -3,10 +3,11 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Union, Unpack, cast, overload
 
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.errors import ImageError, UsageError
+from resnest_cli.images import take_note
 from resnest_cli.images.batches import Photo as Found
-from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, groups, prepared, timed
+from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches
 from resnest_cli.images.sources import Source, from_name
 from resnest_cli.inference.engine import (
     Engine,
@@ -25,7 +27,7 @@ from resnest_cli.inference.engine import (
     check_engine_name,
     create_engine,
 )
-from resnest_cli.inference.extraction import Extraction, Head, Pool, finite
+from resnest_cli.inference.extraction import Extraction, Head, Pool, without_infinite
 from resnest_cli.inference.ranking import Record, rank
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
@@ -308,25 +310,43 @@ class Classifier:
                 yield ImageError(error, kind=item.kind or "other") if item.error else next(found)
 
     def feature_groups(
-        self, sources: Iterable[Source], extraction: Extraction, **reading: Unpack[Reading]
+        self,
+        sources: Iterable[Source],
+        extraction: Extraction,
+        *,
+        tta: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int = DEFAULT_WORKERS,
+        decoders: "Decoders | None" = None,
+        stopwatch: Stopwatch | None = None,
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error.
+        A photo whose row is not finite becomes one with an error. For the rest, see `Reading`.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
-        stopwatch = reading["stopwatch"] = reading.get("stopwatch") or Stopwatch()
-        found = self._groups(sources, **reading)
-        engine = self.engine  # it gets ready while the first photo is decoded
+        elsewhere = None if self.preparation.on_gpu else decoders
+        prepare = partial(self.prepare, decoders=elsewhere, stopwatch=stopwatch)
+        # One batch waits ready while the network runs on another and a third is decoded.
+        ahead = 2 * batch_size + workers
+        found = prepared_batches(sources, prepare, size=batch_size, workers=workers, ahead=ahead)
+        _ = self.engine  # it gets ready while the first photo is decoded
         for group in found:
+            for item in group:
+                if item.note is not None:
+                    self.note(item.source, item.note)
             arrays = [item.photo for item in group if item.photo is not None]
-            rows = np.empty((0, *shape), extraction.dtype)
-            if arrays:
-                with stopwatch.running("network"):
-                    out = self._run(engine.output, np.stack(arrays), extraction.output)
-                    rows = extraction.rows(out, self.model.temperature)
-                assert rows.shape == (len(arrays), *shape)
-                group, rows = finite(group, rows, out)  # noqa: PLW2901
+            if not arrays:
+                yield group, np.empty((0, *shape), extraction.dtype)
+                continue
+            start = time.perf_counter()
+            out = self._network(np.stack(arrays), extraction.output, tta=tta)
+            rows = extraction.rows(out, self.model.temperature)
+            if stopwatch is not None:
+                stopwatch.add("network", time.perf_counter() - start)
+            assert rows.shape == (len(arrays), *shape)
+            if not np.isfinite(rows).all():
+                group, rows = without_infinite(group, rows, out)  # noqa: PLW2901
             yield group, rows
 
     def records(
@@ -343,36 +363,46 @@ class Classifier:
         Classes less probable than `threshold` are left out; with `reject_below` above 0 a record
         says whether its best class is less probable than that.
         """
-        for record, _ in self.answers(sources, topk=topk, **reading):
-            if not record.predictions or (threshold <= 0 and reject_below <= 0):
-                yield record
-                continue
-            kept = tuple(p for p in record.predictions if p.probability >= threshold)
-            unsure = record.predictions[0].probability < reject_below if reject_below > 0 else None
-            yield replace(record, predictions=kept, unsure=unsure)
+        how = topk, threshold, reject_below
+        return (record for record, _ in self.answers(sources, *how, **reading))
 
     def answers(
-        self, sources: Iterable[Source], *, topk: int = 5, **reading: Unpack[Reading]
+        self,
+        sources: Iterable[Source],
+        topk: int = 5,
+        threshold: float = 0.0,
+        reject_below: float = 0.0,
+        **reading: Unpack[Reading],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
-        self.model.need_classifier()
-        name, temperature = self.model.name, self.model.temperature
-        found = self._groups(sources, **reading)
-        _ = self.engine  # it gets ready while the first photo is decoded
-        for read in found:
-            group, logits = self._logits(read)
-            ranked = rank(logits, self.class_names, topk, temperature) if len(logits) else []
-            answers = iter(zip(ranked, logits, strict=True))
+        model, head = self.model, Extraction(head="logits")
+        for group, logits in self.feature_groups(sources, head, tta=self._tta, **reading):
+            ranked = rank(logits, model.class_names, topk, model.temperature)
+            answers = zip(ranked, logits, strict=True)
             for item in group:
+                name = item.source.name
                 if item.error is not None:
-                    kind = item.kind or "other"
-                    yield Record(item.source.name, name, error=item.error, kind=kind), None
-                else:
-                    predictions, row = next(answers)
-                    yield Record(item.source.name, name, predictions=predictions), row
+                    yield Record(name, model.name, item.error, kind=item.kind or "other"), None
+                    continue
+                found, row = next(answers)
+                unsure = found[0].probability < reject_below if reject_below > 0 else None
+                found = tuple(one for one in found if one.probability >= threshold)
+                yield Record(name, model.name, predictions=found, unsure=unsure), row
+
+    def _network(self, batch: Float32, output: Output, *, tta: bool) -> Float32:
+        """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
+        views = [batch, np.ascontiguousarray(batch[..., ::-1])] if tta else [batch]
+        run = map if self._thread is None else self._thread.map
+        found, *mirrored = run(self.engine.output, views, repeat(output))
+        if mirrored:
+            with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
+                found = (found + mirrored[0]) / np.float32(2)
+        return found
 
     def read(self, source: Source) -> "Found":
-        """What there is to decode: a path, bytes, or an open image; ImageError for a bad URL."""
+        """What there is to decode: a path, bytes, or an open image; ImageError for a bad source."""
+        if source.error is not None:
+            raise ImageError(source.error, kind=source.kind or "other")
         if source.url is not None:
             from resnest_cli.images.remote import fetch_photo
 
@@ -389,70 +419,32 @@ class Classifier:
             return found if isinstance(found, bytes) else Path(found).read_bytes()
         return source.path
 
-    def _groups(
-        self,
-        sources: Iterable[Source],
-        *,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        workers: int = DEFAULT_WORKERS,
-        decoders: "Decoders | None" = None,
-        stopwatch: Stopwatch | None = None,
-    ) -> Iterator[list[Prepared]]:
-        """The sources, read and prepared, in batches; the first one is begun at once."""
-        # One batch waits ready while the network runs on another and a third is decoded.
-        ahead = 2 * batch_size + workers
-        elsewhere = None if self.preparation.on_gpu else decoders
-        prepare = partial(self.prepare, decoders=elsewhere, stopwatch=stopwatch)
-        return self._noting(
-            groups(prepared(sources, prepare, workers=workers, ahead=ahead), batch_size)
-        )
-
-    def _noting(self, found: Iterator[list[Prepared]]) -> Iterator[list[Prepared]]:
-        for group in found:
-            for item in group:
-                self.note(item.source, item.note)
-            yield group
-
     def prepare(
         self, source: Source, *, decoders: "Decoders | None" = None,
         stopwatch: Stopwatch | None = None,
-    ) -> Float32:  # fmt: skip
-        """Reads and preprocesses one source: float32 (3, size, size), or raises ImageError."""
+    ) -> tuple[Float32, str | None]:  # fmt: skip
+        """Reads and preprocesses a source: float32 (3, size, size), and a note on it if any.
+
+        Raises:
+            ImageError: whatever is wrong with the source.
+        """
         start = time.perf_counter()
         photo = self.read(source)
         fetched = time.perf_counter() - start
         if decoders is not None and isinstance(photo, str | bytes):
-            array, reading, decoding = decoders.run(timed, self.preparation, photo)
+            array, reading, decoding = decoders.run(self.preparation.timed, photo)
         else:
-            array, reading, decoding = timed(self.preparation, photo)
+            array, reading, decoding = self.preparation.timed(photo)
         if stopwatch is not None:
             stopwatch.add("read", fetched + reading)
             stopwatch.add("decode", decoding)
-        return array
+        return array, take_note()
 
     def note(self, source: Source, text: str | None) -> None:
         """Notifies of a remark about a photo that could be read; of the first one only."""
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
-
-    def _run(self, function: Callable[..., Float32], *arguments: Any) -> Float32:
-        if self._thread is None:
-            return function(*arguments)
-        return self._thread.submit(function, *arguments).result()
-
-    def _logits(self, group: list[Prepared]) -> tuple[list[Prepared], Float32]:
-        """The group with an error where logits are not finite, and the others' logits, in order."""
-        arrays = [item.photo for item in group if item.photo is not None]
-        if not arrays:
-            return group, np.empty((0, self.model.num_classes), np.float32)
-        batch = np.stack(arrays)
-        logits = self._run(self.engine.logits, batch)
-        if self._tta:
-            mirrored = self._run(self.engine.logits, np.ascontiguousarray(batch[..., ::-1]))
-            with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
-                logits = (logits + mirrored) / np.float32(2)
-        return finite(group, logits, logits)
 
 
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:

@@ -99,7 +99,7 @@ class Extraction:
             return np.ascontiguousarray(out, self.dtype)
 
 
-def finite(
+def without_infinite(
     group: "list[Prepared]", rows: "NDArray[Any]", out: "NDArray[np.float32]"
 ) -> "tuple[list[Prepared], NDArray[Any]]":
     """The group with an error for each photo whose row is not finite, and the rows that are.
@@ -108,8 +108,6 @@ def finite(
     """
     import numpy as np
 
-    if np.isfinite(rows).all():
-        return group, rows
     good, before = ([bool(np.isfinite(row).all()) for row in array] for array in (rows, out))
     fine = iter(zip(good, before, strict=True))
     checked = []

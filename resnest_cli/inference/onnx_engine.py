@@ -95,34 +95,33 @@ class OnnxEngine:
         Other outputs and other sizes than the compiled model has get one of their own, once.
         """
         fits = self.side is None or batch.shape[2:] == (self.side, self.side)
-        if (name in self._names and fits) or self._model is None:
-            return self._run(batch, name)
-        key = name, not fits
-        if key not in self._others:
-            self._others[key] = create(self._model, name, any_size=not fits)
-        other = self._others[key]
-        if not fits and other.side is not None:
-            raise EngineError(
-                f"{self._model.path} takes photos of {other.side} x {other.side} pixels only."
-            )
-        return other._run(batch, name)
-
-    def _run(self, batch: Float32, name: str) -> Float32:
-        """A network for batches of one size gets its photos in such batches, the last filled up."""
+        engine = self
+        if self._model is not None and not (fits and name in self._names):
+            engine = self._other(self._model, name, any_size=not fits)
         photos = np.ascontiguousarray(batch, np.float32)
-        size = len(photos) if self._batch is None else self._batch
+        # A network for batches of one size gets its photos in such batches, the last filled up.
+        size = len(photos) if engine._batch is None else engine._batch
         parts: list[Float32] = []
         for start in range(0, len(photos), max(1, size)):
             part = photos[start : start + size]
             if missing := size - len(part):
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
             with _runtime():
-                parts += self._session.run([name], {"photos": part})
-        return (
-            parts[0]
-            if len(parts) == 1 and len(photos) == size
-            else np.concatenate(parts)[: len(photos)]
-        )
+                parts += engine._session.run([name], {"photos": part})
+        if len(parts) == 1 and len(photos) == size:
+            return parts[0]
+        return np.concatenate(parts)[: len(photos)]
+
+    def _other(self, model: "Model", name: str, *, any_size: bool) -> "OnnxEngine":
+        """The engine for an output, or for sizes, that this one was not compiled for."""
+        key = name, any_size
+        if key not in self._others:
+            self._others[key] = create(model, name, any_size=any_size)
+        other = self._others[key]
+        if any_size and other.side is not None:
+            side = other.side
+            raise EngineError(f"{model.path} takes photos of {side} x {side} pixels only.")
+        return other
 
     def fingerprint(self, batch_size: int) -> Fingerprint:
         """What decides the bits of its answers, beside the model and the photos."""

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
 from resnest_cli.images.pool import Decoders
+from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterator
 
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.engine import Output
@@ -27,30 +28,27 @@ class PredictJob:
     tta: bool
 
 
-def records(job: PredictJob) -> "Generator[Record, None, int]":
-    """One record per input, in order; returns how many files of other kinds were passed over.
+def records(job: PredictJob, decoders: Decoders, stats: SourceStats) -> "Iterator[Record]":
+    """One record per input, in order; counts the files of other kinds that were passed over.
 
     Raises:
         UsageError: the list of inputs cannot be read.
         CheckpointError: the network has no classifier.
     """
-    from resnest_cli.images.sources import SourceStats, listed
     from resnest_cli.inference.batch_size import batch_size_for
 
-    options, stats = job.options, SourceStats()
+    options = job.options
     found = classifier(job.model, tta=job.tta)
     found.model.need_classifier()
-    with Decoders.of(options, job.model) as decoders:
-        yield from found.records(
-            listed(options, stats),
-            topk=job.topk,
-            threshold=job.threshold,
-            reject_below=job.reject_below,
-            batch_size=batch_size_for(found, "logits", options.batch_size),
-            workers=options.workers,
-            decoders=decoders,
-        )
-    return stats.skipped
+    return found.records(
+        listed(options, stats),
+        topk=job.topk,
+        threshold=job.threshold,
+        reject_below=job.reject_below,
+        batch_size=batch_size_for(found, "logits", options.batch_size),
+        workers=options.workers,
+        decoders=decoders,
+    )
 
 
 def classifier(

@@ -1,9 +1,13 @@
-"""Records and explanations as tables, JSON, JSON lines or CSV, written one by one."""
+"""Records and explanations as tables, JSON, JSON lines or CSV, written one by one.
 
+JSON is ASCII: bytes of names that are not UTF-8 stand as surrogate escapes, `\\udcXX`.
+"""
+
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from resnest_cli.output.sink import Sink, stdout_console, to_json
+from resnest_cli.output.sink import Sink, stdout_console
 from resnest_cli.text import Cell, csv_row, printable, printable_name
 
 if TYPE_CHECKING:
@@ -63,7 +67,7 @@ class _JsonLines(RecordWriter):
     """One JSON object a line."""
 
     def write(self, record: "Record") -> None:
-        self._sink.write(to_json(record.as_dict()) + "\n")
+        self._sink.write(json.dumps(record.as_dict()) + "\n")
 
 
 class _Json(RecordWriter):
@@ -74,7 +78,7 @@ class _Json(RecordWriter):
         self._single, self._count = single, 0
 
     def write(self, record: Any) -> None:
-        text = to_json(record.as_dict(), indent=2)
+        text = json.dumps(record.as_dict(), indent=2)
         if not self._single:
             text = ("[\n" if self._count == 0 else ",\n") + text
         self._sink.write(text)

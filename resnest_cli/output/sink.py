@@ -44,6 +44,8 @@ class Sink:
         self._path = path
         self._errors = errors
         self._own: int | None = None
+        # Whether people see what is written, as it is.
+        self.terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
 
     def __enter__(self) -> Self:
         return self
@@ -71,43 +73,31 @@ class Sink:
             sys.stdout.write(text.encode(encoding, self._errors).decode(encoding, "replace"))
             sys.stdout.flush()
             return
+        own, done = self._own, 0
+        encoding = "utf-8" if own is not None else sys.stdout.encoding or "utf-8"
+        data = text.encode(encoding, self._errors)
         try:
-            if self._own is not None:
-                _write_whole(self._own, text.encode("utf-8", self._errors))
-                return
-            sys.stdout.flush()
-            data = text.encode(sys.stdout.encoding or "utf-8", self._errors)
-            _write_whole(sys.stdout.fileno(), data)
+            if own is None:
+                sys.stdout.flush()
+            descriptor = sys.stdout.fileno() if own is None else own
+            while done < len(data):
+                done += os.write(descriptor, data[done:])
         except BrokenPipeError:
             raise closed_pipe() from None
         except OSError as error:
+            with contextlib.suppress(OSError):  # a pipe or a device: what is gone is gone
+                if done:
+                    end = os.lseek(descriptor, 0, os.SEEK_CUR) - done
+                    os.ftruncate(descriptor, end)
+                    os.lseek(descriptor, end, os.SEEK_SET)
             if self._path is None:
                 raise stdout_error(error) from error
             raise ResnestError(f"{cannot_write(self._path, error)} {_WHOLE}") from error
-
-    @property
-    def terminal(self) -> bool:
-        """Whether people see what is written, as it is."""
-        return self._path is None and sys.stdout is not None and sys.stdout.isatty()
 
 
 def emit(text: str) -> None:
     """Text on stdout, at once."""
     Sink().write(text)
-
-
-def _write_whole(descriptor: int, data: bytes) -> None:
-    done = 0
-    try:
-        while done < len(data):
-            done += os.write(descriptor, data[done:])
-    except OSError:
-        with contextlib.suppress(OSError):  # a pipe or a device: what is gone is gone
-            if done:
-                end = os.lseek(descriptor, 0, os.SEEK_CUR) - done
-                os.ftruncate(descriptor, end)
-                os.lseek(descriptor, end, os.SEEK_SET)
-        raise
 
 
 def stdout_error(error: OSError) -> ResnestError:
@@ -159,11 +149,6 @@ def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]], sides: str 
     emit(capture.get())
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON in ASCII: names that are not UTF-8 stand as surrogate escapes, `\\udcXX`."""
-    return json.dumps(value, ensure_ascii=True, indent=indent)
-
-
 def show_json(value: Any) -> None:
-    """A JSON document on stdout."""
-    emit(to_json(value, indent=2) + "\n")
+    """A JSON document on stdout, in ASCII: bytes of names that are not UTF-8 stand as `\\udcXX`."""
+    emit(json.dumps(value, indent=2) + "\n")

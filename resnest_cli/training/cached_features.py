@@ -21,7 +21,7 @@ from torch import Tensor
 from resnest_cli.data.dataset import Sample
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.files import atomic_file
-from resnest_cli.images.batches import Preparation, groups, prepared
+from resnest_cli.images.batches import Preparation, prepared_batches
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
@@ -103,16 +103,16 @@ class Extractor:
         """Rows, NaN where a photo cannot be read, and why, by place."""
         preparation = Preparation(self.preprocessing)
 
-        def prepare(source: Source) -> Float32:
+        def prepare(source: Source) -> tuple[Float32, None]:
             with limits_apart(source.name):
-                return preparation(source.path or "")
+                return preparation(source.path or ""), None
 
         sources = (Source(sample.name, path=sample.path) for sample in samples)
-        items = prepared(sources, prepare, workers=1, ahead=2 * _BATCH + 1)
         size = self.preprocessing.size
         nothing = np.zeros((3, size, size), np.float32)  # batches keep their size, and others' bits
         rows, errors, done = [], dict[int, str](), 0
-        for group in groups(items, _BATCH):
+        ahead = 2 * _BATCH + 1
+        for group in prepared_batches(sources, prepare, size=_BATCH, workers=1, ahead=ahead):
             for place, item in enumerate(group, start=done):
                 if item.photo is None:
                     errors[place] = item.error or ""

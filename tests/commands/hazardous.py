@@ -25,10 +25,10 @@ class HazardousPreparation(Preparation):
 class HazardousContent(Preparation):
     """Files that hold CRASH crash it; all take $SLOW seconds."""
 
-    def __call__(self, photo):
+    def timed(self, photo):
         data = Path(photo).read_bytes() if isinstance(photo, str) else photo
         if b"CRASH" in data:
             faulthandler.disable()
             ctypes.string_at(0)
         time.sleep(float(os.environ["SLOW"]))
-        return super().__call__(photo)
+        return super().timed(photo)

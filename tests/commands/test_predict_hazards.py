@@ -94,10 +94,10 @@ def test_evaluate_with_hazards(tiny_checkpoint: Path, photos: list[Path], tmp_pa
 SLOW_NETWORK = """
 import ctypes
 from resnest_cli.inference.onnx_engine import OnnxEngine
-def logits(self, batch):
+def output(self, batch, name):
     print(*(worker.process.pid for worker in workers), flush=True)
     ctypes.CDLL(None).sleep(60)
-OnnxEngine.logits = logits
+OnnxEngine.output = output
 from resnest_cli.images import pool
 workers = []
 class Worker(pool._Worker):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resnest_cli.errors import ImageError
-from resnest_cli.images.batches import prepared
+from resnest_cli.images.batches import prepared_batches
 from resnest_cli.images.decode import decode
 from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.classifier import Classifier
@@ -38,9 +38,13 @@ def test_every_error_has_a_kind_that_its_copies_keep(tmp_path: Path) -> None:
     assert kinds == {"empty", "truncated", "damaged", "not an image", "too large"}
     (tmp_path / "text.jpg").write_text("no photo")
     texts = [str(tmp_path / name) for name in ("text.jpg", "none.jpg", "*.gif")]
-    found = prepared(
-        iter_sources(texts), lambda s: np.asarray(decode(str(s.path))), workers=0, ahead=1
-    )
+
+    def prepare(source: Source) -> tuple[np.ndarray, None]:
+        if source.error is not None:
+            raise ImageError(source.error, kind=source.kind or "other")
+        return np.asarray(decode(str(source.path))), None
+
+    (found,) = prepared_batches(iter_sources(texts), prepare, size=8, workers=0, ahead=1)
     assert [item.kind for item in found] == ["not an image", "missing", "matched nothing"]
     assert ImageError("in other words").kind == "other"
 

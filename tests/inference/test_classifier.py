@@ -105,7 +105,7 @@ def test_images_are_left_as_they_are_and_turned_upright(
 
 def test_settings(tiny_checkpoint: Path, photo: Path) -> None:
     wide = Classifier(str(tiny_checkpoint), img_size=96, crop_pct=1.0, device="cpu")
-    assert wide.prepare(Source(str(photo), path=str(photo))).shape == (3, 96, 96)
+    assert wide.prepare(Source(str(photo), path=str(photo)))[0].shape == (3, 96, 96)
     with pytest.raises(UsageError, match="crop_pct"):
         Classifier(str(tiny_checkpoint), crop_pct=7)
     with pytest.raises(UsageError, match="unknown device"):
