@@ -153,7 +153,7 @@ def _write_parts(
     if find_spec("pyarrow") is None:
         raise ResnestError(f'{output_} needs pyarrow. Run: pip install "resnest-cli[parquet]"')
     from resnest_cli.cpu import usable_cores
-    from resnest_cli.jobs.folder import Folder
+    from resnest_cli.jobs.folder import FolderOutput
     from resnest_cli.jobs.job import Job, carry_out, go_on
     from resnest_cli.jobs.local import LocalRunner
     from resnest_cli.jobs.parquet_output import ParquetOutput
@@ -164,7 +164,7 @@ def _write_parts(
     format_ = format_ or "parquet"
     job = Job(output_, run, model, wanted, format_, model.model, go_on=go_on("predict"))
     if _is_folder(output_):
-        target = Folder(output_, format_)
+        target = FolderOutput(output_, format_)
     else:
         check_place(Path(output_))
         check_not_read(Path(output_), files_read(run, model))

@@ -140,7 +140,8 @@ def _rows(manifest: str, column: str) -> Iterator[str | None]:
             convert_options=csv.ConvertOptions(column_types={column: pa.string()})
         )
     try:
-        found = dataset.dataset(path, filesystem=system, format=kind)
+        there = None if system.type_name == "local" else system
+        found = dataset.dataset(path, filesystem=there, format=kind)
         names = found.schema.names
         if column not in names:
             have = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
@@ -23,6 +23,7 @@ from resnest_cli.jobs.job import (
     without,
 )
 from resnest_cli.jobs.listing import Input, LocalInputs
+from resnest_cli.jobs.parts import Parts
 from resnest_cli.jobs.run import Advance, Manifest, PartInfo, carried_on, run
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
@@ -40,16 +41,6 @@ _SECONDS = 5.0
 _DECODING = 0.02  # seconds for a photo
 _GMACS = 100.0  # 10^9 multiply-adds of a processor in a second
 _UNKNOWN = 64  # inputs of a part where the cost of the network is not known
-
-
-class Parts(Protocol):
-    """What an output is to the one who computes its parts."""
-
-    def inputs_of(self, part: int) -> list[Input]:
-        """The inputs of a part, in order."""
-
-    def commit(self, part: int, items: list[Any]) -> PartInfo:
-        """Writes a part, whole or not at all."""
 
 
 class LocalRunner:

@@ -1,7 +1,7 @@
 """An output that is one Parquet file of records: its parts lie in a folder beside it meanwhile.
 
 answers.parquet          all records, in order; its footer says what they were made of
-answers.parquet.parts/   the folder of a run that is not finished; see `jobs.folder`
+answers.parquet.parts/   the folder of a run that is not finished; see `jobs.parts`
 """
 
 import json
@@ -14,9 +14,10 @@ from typing import Any
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.files import atomic_file, locked, writing
-from resnest_cli.jobs.folder import Folder, content_of, manifest_of
+from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.job import Report, refused
+from resnest_cli.jobs.parts import content_of, manifest_of
 from resnest_cli.jobs.run import Manifest
 from resnest_cli.text import one_line
 
@@ -24,7 +25,7 @@ _ROWS = 8192  # of a row group at least
 _ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name, as a column of text has it
 
 
-class ParquetOutput(Folder):
+class ParquetOutput(FolderOutput):
     """The file, and the folder of its parts; see `run.Output`."""
 
     def __init__(self, target: Path) -> None:

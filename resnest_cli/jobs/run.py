@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.images.sources import SourceStats
@@ -19,6 +19,7 @@ from resnest_cli.jobs.listing import Chain, Input, Mark, check_same_list
 from resnest_cli.progress import Progress
 from resnest_cli.signals import PatientStop
 
+Kind = Literal["run", "retry", "update", "merge"]
 Advance = Callable[[int, int], None]  # so many inputs of no whole part yet, and failed ones of them
 
 
@@ -28,7 +29,7 @@ class Manifest:
 
     `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
     parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
-    no images.
+    no images. `final` is the end of the list of an updated output.
     """
 
     identity: dict[str, Any]
@@ -37,6 +38,8 @@ class Manifest:
     skipped: int
     inputs: int
     finished: bool = False
+    kind: Kind = "run"
+    final: Mark | None = None
 
     @property
     def sizes(self) -> list[int]:

@@ -22,7 +22,6 @@ from resnest_cli.jobs.listing import (
     STAT_BYTES,
     Chain,
     Input,
-    Listing,
     Mark,
     encoded,
     photo_stat,
@@ -46,7 +45,6 @@ class Plan:
 
     def __init__(self, folder: Path) -> None:
         self._path, self._stat_path = folder / "plan", folder / "plan.stat"
-        self._listing = Listing(folder)
         self.counts: Counter[int] = Counter()
         self.listing = self.final = Mark(0, "")  # ends of the new list, and of the new output's
         self.skipped = 0
@@ -56,11 +54,11 @@ class Plan:
         target: Path,
         info: dict[str, Any],
         inputs: Callable[[SourceStats], Iterator[Input]],
-        part_size: int,
+        write: Callable[[Iterator[Input]], int],
         *,
         prune: bool,
     ) -> None:
-        """Writes the plan and the listing of what is to be computed; `inputs` lists anew.
+        """Writes the plan; `write` lists what is to be computed, and `inputs` lists anew.
 
         Raises:
             ResnestError: nothing is named, or the list changes while it is read.
@@ -79,7 +77,7 @@ class Plan:
                 target, chain(inputs(stats)), list_of(target, info), old=old, new=new,
                 gone=_PRUNED if prune else _GONE, files=(file, times),
             )  # fmt: skip
-            self._listing.write(computed, part_size)
+            write(computed)
             for one in (file, times):
                 one.flush()
                 os.fsync(one.fileno())
@@ -167,13 +165,13 @@ class Plan:
             while chunk := file.read(_BUFFER):
                 yield from chunk
 
-    def listed(self, old: Iterable[Item], computed: Iterable[Input]) -> Iterator[str]:
+    def listed(self, old: Iterable[Item], computed: Iterable[str]) -> Iterator[str]:
         """The names of the new list."""
         known, fresh = iter(old), iter(computed)
         for step in self._steps():
             entry = next(known) if step in _OLD else None
             if step in _FRESH:
-                yield next(fresh).name
+                yield next(fresh)
             elif step == _KEPT:
                 assert entry is not None
                 yield entry.name
@@ -196,5 +194,5 @@ class Plan:
 def list_of(target: Path, info: dict[str, Any]) -> Iterator[Item]:
     """The entries of a finished output, without rows."""
     stats = read_stats(target, info["counts"]["inputs"])
-    for line in read_lines(target.with_suffix(".csv"), header=True):
+    for line in read_lines(target.with_suffix(".csv")):
         yield line._replace(stat=next(stats, None))
