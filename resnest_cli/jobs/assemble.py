@@ -38,8 +38,7 @@ from resnest_cli.jobs.formats import (
 )
 from resnest_cli.jobs.job import Item, summed, without
 from resnest_cli.jobs.listing import STAT_BYTES, Mark
-from resnest_cli.jobs.parts import Parts, earlier
-from resnest_cli.jobs.run import Manifest, PartInfo
+from resnest_cli.jobs.parts import Manifest, PartInfo, Parts, earlier
 from resnest_cli.jobs.update import Plan, list_of
 
 _CHUNK = 2**20

@@ -27,7 +27,7 @@ from resnest_cli.jobs.assemble import (
 from resnest_cli.jobs.formats import SUFFIXES, read_info, read_lines
 from resnest_cli.jobs.job import Job, Report, check_same, refused, without
 from resnest_cli.jobs.listing import Input, Mark
-from resnest_cli.jobs.run import Manifest, PartInfo
+from resnest_cli.jobs.parts import Manifest, PartInfo
 from resnest_cli.jobs.update import Plan
 from resnest_cli.paths import check_place
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class FileOutput(FileParts):
-    """The files of one output, and the folder of parts beside them; see `run.Output`."""
+    """The files of one output, and the folder of parts beside them; see `run`."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(Path(job.output))
@@ -55,7 +55,9 @@ class FileOutput(FileParts):
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
         """What there is to go on with; finishes the renaming that a kill has interrupted."""
         begun: Manifest | None = None
-        with suppress(ResnestError if overwrite else ()):  # what is replaced need not be readable
+        with suppress(
+            *[ResnestError] if overwrite else ()
+        ):  # what is replaced need not be readable
             begun = self.read_manifest()
         if begun is not None and (overwrite or resume) and self.assembled["whole"]:
             if begun.kind == "merge" and not overwrite:

@@ -15,17 +15,18 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote_from_bytes
 
-from resnest_cli.errors import ErrorKind, ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import atomic_file
-from resnest_cli.images.folders import is_dropping, natural
-from resnest_cli.images.sources import EXTENSIONS, SourceStats
+from resnest_cli.images.folders import Entry, is_dropping, leads_to_folder, natural
+from resnest_cli.images.sources import SourceStats, is_photo
 from resnest_cli.paths import is_address, local_path
 from resnest_cli.text import one_line
 
 _WILDCARD = re.compile(r"[*?\[]")
+NO_MATCH = "is a pattern that matches no file"
 
 System = Any  # a file system of pyarrow, or `_LocalSystem`
 
@@ -144,20 +145,20 @@ def remove(system: System, path: str) -> None:
 def names_in(system: System, folder: str) -> list[str]:
     """The names of the files of a folder; none where there is no such folder."""
     try:
-        return [name for name, _, is_folder in _entries(system, folder) if not is_folder]
+        return [name for name, is_folder in _entries(system, folder) if not is_folder]
     except FileNotFoundError:
         return []
 
 
-def _entries(system: System, folder: str) -> list[tuple[str, str, bool]]:
-    """Name and path of what is in a folder, and whether it is one."""
+def _entries(system: System, folder: str) -> list[tuple[str, bool]]:
+    """The names in a folder, and whether each is one."""
     if system is _LOCAL:
         with os.scandir(folder) as entries:
-            return [(entry.name, entry.path, entry.is_dir()) for entry in entries]
+            return [(entry.name, leads_to_folder(entry)) for entry in entries]
     from pyarrow import fs
 
     found = system.get_file_info(fs.FileSelector(folder))
-    return [(one.base_name, one.path, one.type == fs.FileType.Directory) for one in found]
+    return [(one.base_name, one.type == fs.FileType.Directory) for one in found]
 
 
 def _is_folder(system: System, path: str) -> bool:
@@ -168,23 +169,7 @@ def _is_folder(system: System, path: str) -> bool:
     return bool(system.get_file_info(path).type == fs.FileType.Directory)
 
 
-class Found(NamedTuple):
-    """A file or folder by its address, or why one cannot be read."""
-
-    address: str
-    error: str | None = None
-    kind: ErrorKind = "unreadable"  # of the error
-    name: str = ""
-    path: str = ""
-    is_folder: bool = False
-
-
-def is_photo(name: str) -> bool:
-    """Whether a name has a known image extension and is not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-
-
-def remote_files(address: str, *, recursive: bool, stats: SourceStats) -> Iterator[Found]:
+def remote_files(address: str, *, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
     """What an address stands for: a file, the photos of a folder, or what a glob matches.
 
     In the order of `images.folders`; the names of one folder are held at a time. Hidden names,
@@ -193,36 +178,33 @@ def remote_files(address: str, *, recursive: bool, stats: SourceStats) -> Iterat
     if _WILDCARD.search(address):
         yield from _glob(address, recursive, stats)
         return
-    system, path = opened(address)
     try:
-        is_folder = _is_folder(system, path)
+        is_folder = _is_folder(*opened(address))
     except OSError as error:
-        yield Found(address, f"cannot be read: {one_line(str(error))}")
+        yield Entry("", address, error=f"cannot be read: {one_line(str(error))}")
         return
     if is_folder:
-        yield from _walk(system, path, address, recursive, stats)
+        yield from _walk(address, recursive, stats)
     else:
-        yield Found(address)
+        yield Entry("", address)
 
 
-def _walk(
-    system: System, path: str, address: str, recursive: bool, stats: SourceStats
-) -> Iterator[Found]:
-    stack = [_scan(system, path, address.rstrip("/"))]
+def _walk(address: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
+    stack = [_scan(address)]
     while stack:
         entry = next(stack[-1], None)
         if entry is None:
             stack.pop()
         elif entry.is_folder:
             if recursive:
-                stack.append(_scan(system, entry.path, entry.address))
+                stack.append(_scan(entry.path))
         elif entry.error or is_photo(entry.name):
             yield entry
         else:
             stats.skipped += 1
 
 
-def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
+def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
     if "**" in pattern:
         raise UsageError(f"{pattern}: no ** here: name the folder, which is read with all below.")
     wildcard = _WILDCARD.search(pattern)
@@ -231,40 +213,40 @@ def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
     rest = pattern[len(root) :]
     if local_path(pattern) != pattern:
         rest = local_path(f"file:///{rest}")
-    system, path = opened(root)
-    found = False
-    for entry in _select(system, path, root.rstrip("/"), [p for p in rest.split("/") if p]):
-        found = True
+    entry = None
+    for entry in _select(root, [part for part in rest.split("/") if part]):
         if entry.is_folder:
-            yield from _walk(system, entry.path, entry.address, recursive, stats)
+            yield from _walk(entry.path, recursive, stats)
         elif entry.error or is_photo(entry.name) or entry.name.endswith(".tar"):
             yield entry
         else:
             stats.skipped += 1
-    if not found:
-        yield Found(pattern, "is a pattern that matches no file", "matched nothing")
+    if entry is None:
+        yield Entry("", pattern, error=NO_MATCH)
 
 
-def _scan(system: System, path: str, address: str) -> Iterator[Found]:
+def _scan(address: str) -> Iterator[Entry]:
+    address = address.rstrip("/")
     try:
-        found = _entries(system, path)
+        found = _entries(*opened(address))
     except OSError as error:
-        yield Found(address, f"is a folder that cannot be read: {one_line(str(error))}")
+        reason = f"is a folder that cannot be read: {one_line(str(error))}"
+        yield Entry("", address, error=reason)
         return
     escaped = local_path(address) != address  # a file:// address escapes odd characters
-    for name, below, is_folder in sorted(found, key=lambda entry: (natural(entry[0]), entry[0])):
+    for name, is_folder in sorted(found, key=lambda entry: (natural(entry[0]), entry[0])):
         if name and not name.startswith(".") and not is_dropping(name):
             shown = quote_from_bytes(os.fsencode(name)) if escaped else name
-            yield Found(f"{address}/{shown}", name=name, path=below, is_folder=is_folder)
+            yield Entry(name, f"{address}/{shown}", is_folder)
 
 
-def _select(system: System, path: str, address: str, parts: list[str]) -> Iterator[Found]:
+def _select(address: str, parts: list[str]) -> Iterator[Entry]:
     part, *rest = parts
-    for entry in _scan(system, path, address):
+    for entry in _scan(address):
         if entry.error:
             yield entry
         elif fnmatch.fnmatchcase(entry.name, part):
             if not rest:
                 yield entry
             elif entry.is_folder:
-                yield from _select(system, entry.path, entry.address, rest)
+                yield from _select(entry.path, rest)

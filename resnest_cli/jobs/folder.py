@@ -17,12 +17,11 @@ from resnest_cli.files import locked
 from resnest_cli.jobs.filesystems import names_in, read, remove
 from resnest_cli.jobs.job import Report, refused
 from resnest_cli.jobs.listing import Input
-from resnest_cli.jobs.parts import Parts
-from resnest_cli.jobs.run import Manifest
+from resnest_cli.jobs.parts import Manifest, Parts
 
 
 class FolderOutput(Parts):
-    """The folder; see `run.Output`."""
+    """The folder; see `run`."""
 
     def __init__(self, output: str, suffix: str, manifest: Manifest | None = None) -> None:
         super().__init__(output, suffix, manifest)

@@ -23,8 +23,8 @@ from resnest_cli.jobs.job import (
     without,
 )
 from resnest_cli.jobs.listing import Input, LocalInputs
-from resnest_cli.jobs.parts import Parts
-from resnest_cli.jobs.run import Advance, Manifest, PartInfo, carried_on, run
+from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
+from resnest_cli.jobs.run import Advance, carried_on, run
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
 from resnest_cli.progress import Progress

@@ -17,7 +17,7 @@ from resnest_cli.jobs.assemble import (
 from resnest_cli.jobs.formats import read_entries, read_info
 from resnest_cli.jobs.job import Item, differences, without
 from resnest_cli.jobs.listing import Chain, Mark, Shard
-from resnest_cli.jobs.run import Manifest
+from resnest_cli.jobs.parts import Manifest
 from resnest_cli.jobs.update import digest, list_of
 
 # What may differ between outputs that are joined one behind the other.

@@ -17,8 +17,7 @@ from resnest_cli.files import atomic_file, locked, writing
 from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.job import Report, refused
-from resnest_cli.jobs.parts import content_of, manifest_of
-from resnest_cli.jobs.run import Manifest
+from resnest_cli.jobs.parts import Manifest, content_of, manifest_of
 from resnest_cli.text import one_line
 
 _ROWS = 8192  # of a row group at least
@@ -26,7 +25,7 @@ _ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name, as a column of tex
 
 
 class ParquetOutput(FolderOutput):
-    """The file, and the folder of its parts; see `run.Output`."""
+    """The file, and the folder of its parts; see `run`."""
 
     def __init__(self, target: Path) -> None:
         super().__init__(f"{target}.parts", "parquet")

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from resnest_cli.errors import ResnestError, UsageError, cannot_write
 from resnest_cli.files import reading
@@ -25,17 +26,57 @@ from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
 from resnest_cli.jobs.formats import about_part, part_file
 from resnest_cli.jobs.job import failures_of
 from resnest_cli.jobs.listing import Input, Mark, photo_stat
-from resnest_cli.jobs.run import Manifest, PartInfo
 from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from resnest_cli.jobs.compute import Result
 
 T = TypeVar("T")
+Kind = Literal["run", "retry", "update", "merge"]
 
 _FORMAT = 2  # 1 had the listing as Parquet
 _LISTED = 64  # parts in a file of the listing
 _AT_ONCE = 16  # parts that are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run was begun with.
+
+    `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
+    parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
+    no images. `final` is the end of the list of an updated output.
+    """
+
+    identity: dict[str, Any]
+    listing: Mark
+    part_size: int
+    skipped: int
+    inputs: int
+    finished: bool = False
+    kind: Kind = "run"
+    final: Mark | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many inputs each part has."""
+        whole, rest = divmod(self.inputs, self.part_size)
+        return [self.part_size] * whole + [rest] * (rest > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A whole part: its number, its inputs, failures by kind; seconds by step if computed now."""
+
+    part: int
+    inputs: int
+    failures: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Inputs that could not be read."""
+        return sum(self.failures.values())
 
 
 def content_of(manifest: Manifest) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
 from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
 from resnest_cli.jobs.listing import Input
-from resnest_cli.jobs.parts import Parts
+from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     Pool,
@@ -42,7 +42,7 @@ from resnest_cli.jobs.ray_cluster import (
     pool_for,
     task,
 )
-from resnest_cli.jobs.run import Advance, Manifest, PartInfo, run
+from resnest_cli.jobs.run import Advance, run
 from resnest_cli.options import AUTO, ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import is_address
 

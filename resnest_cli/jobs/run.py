@@ -9,94 +9,23 @@ missing is what has no whole part; so whatever ended an earlier run, the next on
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.images.sources import SourceStats
+from resnest_cli.jobs.file_output import FileOutput
+from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.job import Job, Report, as_begun, check_same, say_going_on, summed, without
-from resnest_cli.jobs.listing import Chain, Input, Mark, check_same_list
+from resnest_cli.jobs.listing import Chain, Input, check_same_list
+from resnest_cli.jobs.parts import Manifest, PartInfo
 from resnest_cli.progress import Progress
 from resnest_cli.signals import PatientStop
 
-Kind = Literal["run", "retry", "update", "merge"]
 Advance = Callable[[int, int], None]  # so many inputs of no whole part yet, and failed ones of them
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a run was begun with.
-
-    `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
-    parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
-    no images. `final` is the end of the list of an updated output.
-    """
-
-    identity: dict[str, Any]
-    listing: Mark
-    part_size: int
-    skipped: int
-    inputs: int
-    finished: bool = False
-    kind: Kind = "run"
-    final: Mark | None = None
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many inputs each part has."""
-        whole, rest = divmod(self.inputs, self.part_size)
-        return [self.part_size] * whole + [rest] * (rest > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class PartInfo:
-    """A whole part: its number, its inputs, failures by kind; seconds by step if computed now."""
-
-    part: int
-    inputs: int
-    failures: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> int:
-        """Inputs that could not be read."""
-        return sum(self.failures.values())
-
-
-class Output(Protocol):
-    """Where the parts of a job go. The driver's calls raise ResnestError where that is no use.
-
-    Runners call `inputs_of` and their own way to commit a part.
-    """
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Holds it against other commands."""
-
-    def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
-        """What there is to go on with; UsageError where that was not asked for."""
-
-    def names(self, manifest: Manifest) -> Iterator[str]:
-        """The names of the inputs that it was begun with, in order."""
-
-    def write_listing(self, inputs: Iterator[Input], part_size: int) -> int:
-        """Makes room for a new run and writes its inputs down; returns how many there are."""
-
-    def clear(self) -> None:
-        """Removes what `write_listing` wrote."""
-
-    def begin(self, manifest: Manifest) -> None:
-        """Notes what is begun, once the listing is whole."""
-
-    def retry(
-        self, manifest: Manifest, identity: dict[str, Any], inputs: Iterator[Input]
-    ) -> Manifest:
-        """What is to be computed so that failed ones of the `inputs` are read again."""
-
-    def whole_parts(self, manifest: Manifest) -> list[PartInfo]:
-        """The parts that are there."""
-
-    def finish(self, manifest: Manifest, report: Report) -> dict[str, Any]:
-        """Makes the output of its parts; what it says of itself."""
+Output = FolderOutput | FileOutput  # where the parts of a job go
 
 
 class Runner(Protocol):

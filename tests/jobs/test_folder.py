@@ -15,9 +15,8 @@ from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.formats import read_part
 from resnest_cli.jobs.job import Item, Report
 from resnest_cli.jobs.listing import NO_STAT, Input, Mark
-from resnest_cli.jobs.parts import Parts
+from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
 from resnest_cli.jobs.ray import part_size_for
-from resnest_cli.jobs.run import Manifest, PartInfo
 
 pytest.importorskip("pyarrow")
 
