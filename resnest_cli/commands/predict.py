@@ -153,10 +153,9 @@ def _write_parts(
     if find_spec("pyarrow") is None:
         raise ResnestError(f'{output_} needs pyarrow. Run: pip install "resnest-cli[parquet]"')
     from resnest_cli.cpu import usable_cores
-    from resnest_cli.jobs.folder import FolderOutput
+    from resnest_cli.jobs.folder import FolderOutput, ParquetOutput
     from resnest_cli.jobs.job import Job, carry_out, go_on
     from resnest_cli.jobs.local import LocalRunner
-    from resnest_cli.jobs.parquet_output import ParquetOutput
     from resnest_cli.jobs.run import run as run_job
 
     if run.workers == 1:  # the default, which is for a few photos

@@ -38,14 +38,12 @@ from resnest_cli.jobs.formats import (
 )
 from resnest_cli.jobs.job import Item, summed, without
 from resnest_cli.jobs.listing import STAT_BYTES, Mark
-from resnest_cli.jobs.parts import Manifest, PartInfo, Parts, earlier
+from resnest_cli.jobs.parts import Info, Manifest, PartInfo, Parts, earlier, info_of
 from resnest_cli.jobs.update import Plan, list_of
 
 _CHUNK = 2**20
 _SPARE = 2**20  # bytes for the small files
 _DIGITS = 12  # of a row's number, which parts do not hold
-
-Info = dict[str, Any]  # what `feats.json` says
 
 
 def outputs(target: Path) -> list[Path]:
@@ -203,14 +201,6 @@ def from_entries(
     matrix = matrix_of(info)
     needed = matrix.bytes_in(parts.target.suffix.lower()) + STAT_BYTES * matrix.inputs
     _write(parts, entries, info, needed)
-
-
-def info_of(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:
-    """Nothing in it depends on when or how often a run was started."""
-    return identity | {
-        "list": mark.about,
-        "counts": {"inputs": inputs, "rows": rows, "failed": inputs - rows},
-    }
 
 
 def _append_parts(parts: FileParts, matrix: Matrix) -> None:

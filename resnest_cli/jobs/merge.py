@@ -5,19 +5,11 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.jobs.assemble import (
-    FileParts,
-    Info,
-    check_others,
-    from_entries,
-    has_stats,
-    info_of,
-    outputs,
-)
+from resnest_cli.jobs.assemble import FileParts, check_others, from_entries, has_stats, outputs
 from resnest_cli.jobs.formats import read_entries, read_info
 from resnest_cli.jobs.job import Item, differences, without
 from resnest_cli.jobs.listing import Chain, Mark, Shard
-from resnest_cli.jobs.parts import Manifest
+from resnest_cli.jobs.parts import Info, Manifest, info_of
 from resnest_cli.jobs.update import digest, list_of
 
 # What may differ between outputs that are joined one behind the other.

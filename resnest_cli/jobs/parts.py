@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from resnest_cli.jobs.compute import Result
 
 T = TypeVar("T")
+Info = dict[str, Any]  # what an output says of itself: `feats.json`, `_summary.json`
 Kind = Literal["run", "retry", "update", "merge"]
 
 _FORMAT = 2  # 1 had the listing as Parquet
@@ -101,6 +102,14 @@ def manifest_of(content: dict[str, Any], *, finished: bool = False) -> Manifest:
         content.get("inputs", listing.listed), finished, content.get("kind", "run"),
         final and Mark.of(final),
     )  # fmt: skip
+
+
+def info_of(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:
+    """What depends on the inputs alone, not on when or how often a run was started."""
+    return identity | {
+        "list": mark.about,
+        "counts": {"inputs": inputs, "rows": rows, "failed": inputs - rows},
+    }
 
 
 class Parts:
