@@ -166,7 +166,7 @@ def retried(parts: FileParts, old: Info, failed: int) -> Info:
     """Puts what was computed again in its place among the old entries."""
     counts, manifest, target = old["counts"], parts.manifest, parts.target
     rows = counts["rows"] + manifest.inputs - failed
-    info = info_of(manifest.identity, Mark.of(old["list"]), counts["inputs"], rows)
+    info = info_of(manifest.identity, Mark(**old["list"]), counts["inputs"], rows)
     fresh = parts.entries(matrix_of(info).row_bytes)
     entries = (entry if entry.error is None else next(fresh) for entry in read_entries(target, old))
     from_entries(parts, entries, info, stats=has_stats(target, old))
@@ -180,7 +180,7 @@ def updated(parts: FileParts, old: Info) -> Info:
     rows = sum(e.error is None for e in plan.entries(list_of(target, old), parts.entries(0)))
     # Made by another version perhaps; else of the same model and settings.
     identity = parts.manifest.identity | without(old, "list", "counts")
-    info = info_of(identity, final, final.listed, rows)
+    info = info_of(identity, final, final.inputs, rows)
     fresh = parts.entries(matrix_of(info).row_bytes)
     from_entries(parts, plan.entries(read_entries(target, old), fresh), info)
     return info

@@ -125,18 +125,17 @@ class FileOutput(FileParts):
 
     def update(
         self,
-        manifest: Manifest,
         identity: dict[str, Any],
         inputs: Callable[[SourceStats], Iterator[Input]],
+        size: int,
         *,
         prune: bool,
     ) -> Manifest:
         """Begins with what is new or changed since an output was finished, and says how much.
 
-        The same manifest comes back where nothing is to be done.
+        A finished manifest comes back where nothing is to be done.
         """
-        info, size = read_info(self.target), manifest.part_size
-        plan = Plan(self.beside)
+        info, plan = read_info(self.target), Plan(self.beside)
         self.clear()
         with self.writing(str(self.target)):
             plan.make(
@@ -149,7 +148,7 @@ class FileOutput(FileParts):
             )
         output.message(f"{self.target}: {plan}.")
         if plan.changes_nothing:
-            return manifest
+            return _finished(info)
         begun = Manifest(
             identity, plan.listing, size, plan.skipped, plan.computed, False, "update", plan.final
         )
@@ -196,7 +195,7 @@ class FileOutput(FileParts):
 def _finished(info: dict[str, Any]) -> Manifest:
     """What a finished output was begun with, as far as that matters."""
     identity, inputs = without(info, "list", "counts"), info["counts"]["inputs"]
-    return Manifest(identity, Mark.of(info["list"]), 0, 0, inputs, finished=True)
+    return Manifest(identity, Mark(**info["list"]), 0, 0, inputs, finished=True)
 
 
 def check_name(target: Path) -> None:

@@ -75,20 +75,10 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far the list had been read: so many inputs, and their hash."""
+    """The end of a list: how many inputs it has, and the hash over their names."""
 
-    listed: int
-    chain: str
-
-    @classmethod
-    def of(cls, listed: dict[str, Any]) -> "Mark":
-        """The end of the list, from what an output says of it."""
-        return cls(listed["inputs"], listed["sha256"])
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What an output says of its list, if this is the end of it."""
-        return {"inputs": self.listed, "sha256": self.chain}
+    inputs: int
+    sha256: str
 
 
 def encoded(text: str) -> bytes:

@@ -82,7 +82,7 @@ def _merged_info(target: Path, found: list[tuple[Path, Info]]) -> Info:
     identity |= {"shard": None, "format": target.suffix.removeprefix(".")}
     inputs, rows = (sum(info["counts"][name] for info in infos) for name in ("inputs", "rows"))
     if infos[0]["shard"] is not None:
-        return info_of(identity, Mark.of(infos[0]["list"]), inputs, rows)
+        return info_of(identity, Mark(**infos[0]["list"]), inputs, rows)
     return info_of(identity, _list_of_all(found), inputs, rows)
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -82,32 +82,21 @@ class PartInfo:
 
 def content_of(manifest: Manifest) -> dict[str, Any]:
     """A manifest as `_manifest.json` holds it."""
-    return {
-        "format": _FORMAT,
-        "kind": manifest.kind,
-        "identity": manifest.identity,
-        "listing": manifest.listing.about,
-        "part_size": manifest.part_size,
-        "skipped": manifest.skipped,
-        "inputs": manifest.inputs,
-        "final": manifest.final and manifest.final.about,
-    }
+    return {"format": _FORMAT} | asdict(manifest)
 
 
 def manifest_of(content: dict[str, Any], *, finished: bool = False) -> Manifest:
     """The manifest out of `content_of`, or of one of format 1."""
-    listing, final = Mark.of(content["listing"]), content.get("final")
-    return Manifest(
-        content["identity"], listing, content["part_size"], content["skipped"],
-        content.get("inputs", listing.listed), finished, content.get("kind", "run"),
-        final and Mark.of(final),
-    )  # fmt: skip
+    listing, final = (one and Mark(**one) for one in (content["listing"], content.get("final")))
+    given = {"inputs": listing.inputs} | content
+    del given["format"]
+    return Manifest(**given | {"listing": listing, "final": final, "finished": finished})
 
 
 def info_of(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:
     """What depends on the inputs alone, not on when or how often a run was started."""
     return identity | {
-        "list": mark.about,
+        "list": asdict(mark),
         "counts": {"inputs": inputs, "rows": rows, "failed": inputs - rows},
     }
 
@@ -136,7 +125,7 @@ class Parts:
     def manifest(self, manifest: Manifest | None) -> None:
         self._manifest = manifest
         if manifest is not None:
-            about = [manifest.identity, manifest.listing.chain, manifest.part_size]
+            about = [manifest.identity, manifest.listing.sha256, manifest.part_size]
             text = json.dumps(about, sort_keys=True)
             # What a part must bear to be one of this run.
             self.identity = hashlib.sha256(text.encode()).hexdigest()[:16]

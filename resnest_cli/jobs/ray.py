@@ -119,7 +119,6 @@ class RayRunner:
     """Computes the parts of a folder on a cluster of Ray; see `run.Runner`."""
 
     patient = False  # a part may take minutes
-    passed: tuple[str, ...] = ("engine", "versions")
 
     def __init__(self, job: Job, target: FolderOutput, *, debug: bool = False) -> None:
         self._job, self._debug = job, debug

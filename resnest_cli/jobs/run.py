@@ -35,10 +35,6 @@ class Runner(Protocol):
     def patient(self) -> bool:
         """Whether a signal is answered in `advance`, not at once."""
 
-    @property
-    def passed(self) -> tuple[str, ...]:
-        """What may differ from the identity of a finished run."""
-
     def opened(self) -> AbstractContextManager[None]:
         """Connects to what computes."""
 
@@ -59,9 +55,13 @@ class Runner(Protocol):
 
 def run(
     job: Job, target: Output, runner: Runner, progress: Progress,
-    *, resume: bool, overwrite: bool, retry: bool = False,
+    *, resume: bool, overwrite: bool, retry: bool = False, update: bool = False,
+    prune: bool = False,
 ) -> Report:  # fmt: skip
-    """Computes what is missing of the output, and finishes it. `retry` includes `resume`.
+    """Computes what is missing of the output, and finishes it.
+
+    `retry` reads failed inputs again; `update` finishes an unfinished output, and then computes
+    what is new or changed; `prune` drops what is gone.
 
     Raises:
         UsageError: the output exists, or was begun with other options or inputs.
@@ -69,20 +69,32 @@ def run(
         ResnestError: whatever else prevents it; whole parts are kept.
     """
     with target.locked(), PatientStop():
-        before = target.look(resume=resume or retry, overwrite=overwrite)
+        before = target.look(resume=resume or retry or update, overwrite=overwrite)
         job = as_begun(job, before.identity if before else None)
         # What connects may set handlers of its own: ours are set again behind it.
         with runner.opened(), PatientStop() as stopping:
             job, identity = runner.prepare(job, before)
-            manifest = begun(job, identity, target, runner) if before is None else before
-            if before is not None:
-                if not manifest.part_size:
-                    manifest = replace(manifest, part_size=runner.cut(iter(()))[1])
-                check(job, identity, manifest, target, runner)
-                if retry:
-                    listed = listing(job, runner, Chain(), SourceStats())
-                    manifest = target.retry(manifest, identity, listed)
-            return carried_on(manifest, target, runner, progress, stopping)
+
+            def computed(manifest: Manifest) -> Report:
+                return carried_on(manifest, target, runner, progress, stopping)
+
+            if before is None:
+                return computed(begun(job, identity, target, runner))
+            if not before.part_size:
+                before = replace(before, part_size=runner.cut(iter(()))[1])
+            check(job, identity, before, target, runner, update=update)
+            if retry:
+                listed = listing(job, runner, Chain(), SourceStats())
+                before = target.retry(before, identity, listed)
+            report = None if update and before.finished else computed(before)
+            if not update:
+                assert report is not None
+                return report
+            assert isinstance(target, FileOutput)
+            size = before.part_size
+            manifest = target.update(identity, runner.inputs, size, prune=prune)
+            # One that finds nothing to do says what this start has done.
+            return report if report and manifest.finished else computed(manifest)
 
 
 def listing(job: Job, runner: Runner, chain: Chain, stats: SourceStats) -> Iterator[Input]:
@@ -104,15 +116,24 @@ def begun(job: Job, identity: dict[str, Any], target: Output, runner: Runner) ->
 
 
 def check(
-    job: Job, identity: dict[str, Any], manifest: Manifest, target: Output, runner: Runner
+    job: Job,
+    identity: dict[str, Any],
+    manifest: Manifest,
+    target: Output,
+    runner: Runner,
+    *,
+    update: bool,
 ) -> None:
     """Whether what was begun is what is asked for now; UsageError if not."""
     # Outputs of earlier versions do not name their classes, which come with the weights.
-    passed = ("class_names", *(runner.passed if manifest.finished else ()))
+    passed = ["class_names"]
+    if manifest.finished:
+        passed += ["versions"] if update else ["versions", "engine"]
     check_same(job.output, *(without(one, *passed) for one in (manifest.identity, identity)))
-    chain = Chain()
-    inputs = listing(job, runner, chain, SourceStats())
-    check_same_list(job.output, inputs, target.names(manifest), manifest.listing, chain)
+    if not update:  # which takes any list
+        chain = Chain()
+        inputs = listing(job, runner, chain, SourceStats())
+        check_same_list(job.output, inputs, target.names(manifest), manifest.listing, chain)
 
 
 def carried_on(

@@ -286,7 +286,7 @@ def test_the_identity_of_parts_is_that_of_all_that_decides_them(tmp_path: Path) 
     others = [
         replace(one, identity={"model": "n"}),
         replace(one, part_size=64),
-        replace(one, listing=replace(one.listing, chain="1" * 64)),
+        replace(one, listing=replace(one.listing, sha256="1" * 64)),
         replace(one, skipped=6, finished=True),
     ]
     first, *different, same = (
