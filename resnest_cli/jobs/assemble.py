@@ -1,7 +1,7 @@
 """The folder of parts beside an output that is files, and how the files are made of it.
 
     feats.npy.parts/part-00000.rows   and what else `parts` says
-                    plan, plan.stat   of an update: what becomes of each old and new input
+                    plan              of an update: what becomes of each old and new input
                     assembled.npy     and assembled.csv, .json and .stat: the files of the output
                     _assembled.json   how far they are made, or that they are whole
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import free_bytes, sync_folder
+from resnest_cli.files import free_bytes, reading, sync_folder
 from resnest_cli.jobs.filesystems import read
 from resnest_cli.jobs.formats import (
     HEADER,
@@ -57,10 +57,10 @@ class FileParts(Parts):
 
     ours = re.compile(
         r"\.?(part-\d{5,}\.rows|_(manifest|assembled)\.json)(\.\w+\.tmp)?"
-        r"|assembled\.\w+|plan(\.stat)?"
+        r"|assembled\.\w+|plan"
         # Of earlier versions:
         r"|\d{6,}\.(rows|csv)(\.tmp)?|\.?(state\.json|index\.jsonl)(\..*)?"
-        r"|listing\.(jsonl|stat)|lock"
+        r"|listing\.(jsonl|stat)|plan\.stat|lock"
     )
     tries = 1
 
@@ -78,10 +78,11 @@ class FileParts(Parts):
     @property
     def assembled(self) -> dict[str, Any]:
         """How many parts have gone to the files, and what is to be known of these."""
-        with self.reading():
-            data = read(self._system, self.path("_assembled.json"))
-        nothing = {"parts": 0, "rows": 0, "bytes": {}, "failures": {}, "whole": False}
-        return json.loads(data) if data else nothing
+        path = self.path("_assembled.json")
+        done: dict[str, Any] = {"parts": 0, "rows": 0, "bytes": {}, "failures": {}, "whole": False}
+        with reading(path, damage=(ValueError,), then="--overwrite starts afresh."):
+            done |= json.loads(read(self._system, path) or b"{}")
+        return done
 
     def made(self, suffix: str) -> Path:
         """One of the files of the output, before it has its name."""

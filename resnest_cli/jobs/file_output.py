@@ -54,13 +54,14 @@ class FileOutput(FileParts):
 
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
         """What there is to go on with; finishes the renaming that a kill has interrupted."""
-        begun: Manifest | None = None
+        begun, whole = None, False
         with suppress(
             *[ResnestError] if overwrite else ()
         ):  # what is replaced need not be readable
             begun = self.read_manifest()
-        if begun is not None and (overwrite or resume) and self.assembled["whole"]:
-            if begun.kind == "merge" and not overwrite:
+            whole = begun is not None and self.assembled["whole"]
+        if whole and (overwrite or resume):
+            if begun and begun.kind == "merge" and not overwrite:
                 raise self._unfinished_merge()
             with self.writing(str(self.target)):
                 self.rename()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import predict
 from resnest_cli.jobs.file_output import FileOutput
-from resnest_cli.jobs.job import Job, Ranking, Report, carry_out, identity
+from resnest_cli.jobs.job import Job, Report, carry_out, identity
 from resnest_cli.jobs.listing import Input, LocalInputs
 from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
+from resnest_cli.jobs.predict import Ranking, classifier
 from resnest_cli.jobs.run import Advance, run
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
@@ -126,8 +126,8 @@ class LocalRunner:
 def load(job: Job) -> "Classifier":
     """The classifier that a job asks for."""
     if isinstance(job.wanted, Ranking):
-        return predict.classifier(job.model, tta=job.wanted.tta)
-    return predict.classifier(job.model, ready_for=job.wanted.output)
+        return classifier(job.model, tta=job.wanted.tta)
+    return classifier(job.model, ready_for=job.wanted.output)
 
 
 def row_bytes(extraction: Extraction, classifier: "Classifier") -> int:

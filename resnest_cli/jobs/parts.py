@@ -87,10 +87,10 @@ def content_of(manifest: Manifest) -> dict[str, Any]:
 
 def manifest_of(content: dict[str, Any], *, finished: bool = False) -> Manifest:
     """The manifest out of `content_of`, or of one of format 1."""
-    listing, final = (one and Mark(**one) for one in (content["listing"], content.get("final")))
-    given = {"inputs": listing.inputs} | content
+    listing, final = Mark(**content["listing"]), content.get("final")
+    given = {"inputs": listing.inputs} | content | {"listing": listing, "finished": finished}
     del given["format"]
-    return Manifest(**given | {"listing": listing, "final": final, "finished": finished})
+    return Manifest(**given | {"final": final and Mark(**final)})
 
 
 def info_of(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:

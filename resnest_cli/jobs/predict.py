@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictJob:
-    """What was asked for; see the options of `resnest predict`."""
+class Ranking:
+    """What is kept of each photo's answer; see the options of `resnest predict`."""
 
-    options: RunOptions
-    model: ModelOptions
     topk: int
     threshold: float
     reject_below: float
     tta: bool
 
 
-def records(job: PredictJob) -> "Generator[Record, None, int]":
+def records(
+    options: RunOptions, model: ModelOptions, ranking: Ranking
+) -> "Generator[Record, None, int]":
     """One record per input, in order; returns how many files of other kinds were passed over.
 
     Raises:
@@ -37,15 +37,15 @@ def records(job: PredictJob) -> "Generator[Record, None, int]":
     from resnest_cli.images.sources import SourceStats, listed
     from resnest_cli.inference.batch_size import batch_size_for
 
-    options, stats = job.options, SourceStats()
-    found = classifier(job.model, tta=job.tta)
+    stats = SourceStats()
+    found = classifier(model, tta=ranking.tta)
     found.model.need_classifier()
-    with Decoders.of(options, job.model) as decoders:
+    with Decoders.of(options, model) as decoders:
         yield from found.records(
             listed(options, stats),
-            topk=job.topk,
-            threshold=job.threshold,
-            reject_below=job.reject_below,
+            topk=ranking.topk,
+            threshold=ranking.threshold,
+            reject_below=ranking.reject_below,
             batch_size=batch_size_for(found, "logits", options.batch_size),
             workers=options.workers,
             decoders=decoders,

@@ -27,9 +27,10 @@ from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import local
 from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
-from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
+from resnest_cli.jobs.job import Job, carry_out, go_on, portable
 from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
+from resnest_cli.jobs.predict import Ranking
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     Pool,

@@ -13,9 +13,10 @@ from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import ray
-from resnest_cli.jobs.job import Job, Ranking
+from resnest_cli.jobs.job import Job
 from resnest_cli.jobs.listing import Input, Mark
 from resnest_cli.jobs.parts import Manifest, Parts
+from resnest_cli.jobs.predict import Ranking
 from resnest_cli.jobs.ray import PartWorker
 from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
