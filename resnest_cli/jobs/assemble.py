@@ -26,14 +26,12 @@ from resnest_cli.jobs.formats import (
     HEADER,
     SUFFIXES,
     Matrix,
-    formatted,
     matrix_of,
     npy_header,
     read_entries,
     read_part,
     read_stats,
-    with_lines,
-    with_stats,
+    with_files,
     write,
 )
 from resnest_cli.jobs.job import Item, summed, without
@@ -158,8 +156,7 @@ def from_parts(parts: FileParts, failed: int) -> Info:
     else:
         sizes = (_size(Path(parts.part_path(part))) for part in range(len(manifest.sizes)))
         beside = sum(sizes) - rows * matrix.row_bytes  # lines, and sizes and times
-        needed = 2 * beside + matrix.bytes_in(suffix)
-        _write(parts, parts.entries(matrix.row_bytes), info, needed)
+        from_entries(parts, parts.entries(matrix.row_bytes), info, 2 * beside)
     return info
 
 
@@ -170,7 +167,7 @@ def retried(parts: FileParts, old: Info, failed: int) -> Info:
     info = info_of(manifest.identity, Mark(**old["list"]), counts["inputs"], rows)
     fresh = parts.entries(matrix_of(info).row_bytes)
     entries = (entry if entry.error is None else next(fresh) for entry in read_entries(target, old))
-    from_entries(parts, entries, info, stats=has_stats(target, old))
+    from_entries(parts, without_stats(entries, unless=has_stats(target, old)), info)
     return info
 
 
@@ -193,15 +190,26 @@ def has_stats(target: Path, info: Info) -> bool:
     return inputs == 0 or next(read_stats(target, inputs), None) is not None
 
 
-def from_entries(
-    parts: FileParts, entries: Iterator[Item], info: Info, *, stats: bool = True
-) -> None:
-    """Makes the files of the output of entries."""
-    if not stats:
-        entries = (entry._replace(stat=None) for entry in entries)
-    matrix = matrix_of(info)
-    needed = matrix.bytes_in(parts.target.suffix.lower()) + STAT_BYTES * matrix.inputs
-    _write(parts, entries, info, needed)
+def without_stats(entries: Iterator[Item], *, unless: bool) -> Iterator[Item]:
+    """Where an output that is joined in knows no sizes and times, the whole knows none."""
+    return entries if unless else (entry._replace(stat=None) for entry in entries)
+
+
+def from_entries(parts: FileParts, entries: Iterator[Item], info: Info, lines: int = 0) -> None:
+    """Makes the files of the output of entries, whose lines have so many bytes more or less."""
+    matrix, suffix = matrix_of(info), parts.target.suffix.lower()
+    parts.make_room(matrix.bytes_in(suffix) + STAT_BYTES * matrix.inputs + lines)
+    with ExitStack() as stack:
+
+        def made(name: str) -> BinaryIO:
+            return stack.enter_context(parts.made(name).open("wb", buffering=_CHUNK))
+
+        beside = None
+        if suffix != ".csv":  # which has the lines in itself
+            beside = made(".csv")
+            beside.write(HEADER.encode())
+        write(parts.made(suffix), with_files(entries, beside, made(".stat")), matrix)
+    parts.publish(info)
 
 
 def _append_parts(parts: FileParts, matrix: Matrix) -> None:
@@ -229,13 +237,9 @@ def _append_parts(parts: FileParts, matrix: Matrix) -> None:
             info = parts.part(part, sizes[part])
             if info is None:
                 raise ResnestError(f"{path} has changed: --resume computes it again.")
-            for item in read_part(path, matrix.row_bytes):
-                number = None if item.row is None else row
-                lines.write(formatted(item.name, number, item.error))
-                stats.write(item.stat or b"")
-                if item.row is not None:
-                    rows.write(item.row)
-                    row += 1
+            for item in with_files(read_part(path, matrix.row_bytes), lines, stats, row):
+                rows.write(item.row or b"")
+            row += info.inputs - info.failed
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
@@ -244,22 +248,6 @@ def _append_parts(parts: FileParts, matrix: Matrix) -> None:
             done |= {"parts": part + 1, "rows": row, "bytes": ends, "failures": failures}
             parts.put_json("_assembled.json", done)
             parts.remove_part(part)
-
-
-def _write(parts: FileParts, entries: Iterator[Item], info: Info, needed: int) -> None:
-    """Makes all files of entries."""
-    suffix = parts.target.suffix.lower()
-    parts.make_room(needed)
-    with ExitStack() as stack:
-
-        def made(name: str) -> BinaryIO:
-            return stack.enter_context(parts.made(name).open("wb", buffering=_CHUNK))
-
-        entries = with_stats(entries, made(".stat"))
-        if suffix != ".csv":  # which has the lines in itself
-            entries = with_lines(entries, made(".csv"))
-        write(parts.made(suffix), entries, matrix_of(info))
-    parts.publish(info)
 
 
 def check_others(target: Path) -> None:

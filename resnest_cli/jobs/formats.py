@@ -136,26 +136,16 @@ def write(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     writers.get(path.suffix, _write_parquet)(path, entries, matrix)
 
 
-def with_lines(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
-    """Hands the entries on, and writes `feats.csv` on the way."""
-    file.write(HEADER.encode())
-    for entry, row in _numbered(entries):
-        file.write(formatted(entry.name, row, entry.error))
-        yield entry
-
-
-def with_stats(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
-    """Hands the entries on, and writes `feats.stat` on the way."""
+def with_files(
+    entries: Iterator[Item], lines: IO[bytes] | None, stats: IO[bytes], row: int = 0
+) -> Iterator[Item]:
+    """Hands the entries on, and writes `feats.csv` and `feats.stat` on the way."""
     for entry in entries:
-        file.write(entry.stat or b"")
-        yield entry
-
-
-def _numbered(entries: Iterator[Item]) -> Iterator[tuple[Item, int | None]]:
-    row = 0
-    for entry in entries:
-        yield entry, row if entry.error is None else None
+        if lines is not None:
+            lines.write(formatted(entry.name, row if entry.error is None else None, entry.error))
+        stats.write(entry.stat or b"")
         row += entry.error is None
+        yield entry
 
 
 def npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
@@ -213,11 +203,13 @@ def _write_csv(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     with path.open("wb", buffering=_CHUNK) as file:
         file.write(f"{HEADER.rstrip()},".encode() + encoded(csv_row(matrix.titles)))
         nothing = b"," * matrix.columns + b"\n"
-        for entry, row in _numbered(entries):
-            file.write(formatted(entry.name, row, entry.error)[:-1])
+        row = 0
+        for entry in entries:
             if entry.row is None:
-                file.write(nothing)
+                file.write(formatted(entry.name, None, entry.error)[:-1] + nothing)
             else:
+                file.write(formatted(entry.name, row, None)[:-1])
+                row += 1
                 # The fewest digits that give back the same number.
                 values = np.frombuffer(entry.row, matrix.dtype).astype("U").tolist()
                 file.write(f",{','.join(values)}\n".encode())

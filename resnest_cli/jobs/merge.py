@@ -5,7 +5,14 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.jobs.assemble import FileParts, check_others, from_entries, has_stats, outputs
+from resnest_cli.jobs.assemble import (
+    FileParts,
+    check_others,
+    from_entries,
+    has_stats,
+    outputs,
+    without_stats,
+)
 from resnest_cli.jobs.formats import read_entries, read_info
 from resnest_cli.jobs.job import Item, differences, without
 from resnest_cli.jobs.listing import Chain, Mark, Shard
@@ -56,7 +63,7 @@ def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
         try:
             folder.begin(Manifest({}, Mark(0, ""), 1, 0, 0, kind="merge"))
             stats = all(has_stats(part, info) for part, info in found)
-            from_entries(folder, entries, info, stats=stats)
+            from_entries(folder, without_stats(entries, unless=stats), info)
         except Exception:
             # Names may have been given already: what stays here says that they are a merge's.
             if left is None and not folder.assembled["whole"]:

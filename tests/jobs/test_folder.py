@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,3 +332,21 @@ def test_an_output_on_a_file_system_of_fsspec() -> None:
     names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").store}
     assert names == {"part-00003.parquet", "_manifest.json", "_summary.json", "00000.jsonl"}
     fsspec.filesystem("memory").store.clear()
+
+
+@pytest.mark.parametrize("suffix", ["rows", "jsonl"])
+def test_this_machine_needs_no_pyarrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    identity, results = (FEATURES, ENTRIES) if suffix == "rows" else (RANKING, RECORDS)
+    target = folder(tmp_path / "out", suffix, identity)
+    with target.locked():
+        target.write_listing(items(10), 2)
+        target.begin(manifest(identity))
+        for part in range(5):
+            target.commit(part, results)
+        assert len(target.whole_parts(manifest(identity))) == 5
+        target.finish(manifest(identity), Report())
+    assert target.look(resume=True, overwrite=False) == replace(manifest(identity), finished=True)
