@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -263,10 +263,12 @@ def check_others(target: Path) -> None:
                 "or give -o another name."
             )
         parts = FileParts(other)
-        begun: Manifest | None = None
-        with suppress(ResnestError):
+        try:
             begun = parts.read_manifest()
-        if begun is not None and "ranking" not in begun.identity:  # answers have no such files
+            unfinished = begun is not None and "ranking" not in begun.identity  # of `predict`
+        except ResnestError:
+            unfinished = True
+        if unfinished:
             raise UsageError(
                 f"{parts.beside} holds an unfinished run, which writes {info}, too: "
                 f"finish that with -o {other} --resume, remove the folder, or give -o another name."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import atomic_file, locked, writing
+from resnest_cli.files import atomic_file, locked, reading, writing
 from resnest_cli.jobs.filesystems import names_in, read, remove
 from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.job import Report, refused
@@ -88,7 +88,7 @@ class FolderOutput(Parts):
     def finish(self, manifest: Manifest, report: Report) -> dict[str, Any]:
         """Writes `_summary.json`, and returns it; removes files that a kill has cut off."""
         if manifest.finished:
-            with self.reading():
+            with reading(self.output):
                 data = read(self._system, self.path("_summary.json"))
             summary: dict[str, Any] = json.loads(data or b"")
             report.finished_before, report.failures = True, summary["failures"]

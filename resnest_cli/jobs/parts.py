@@ -15,18 +15,17 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.files import reading
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import reading, writing
 from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
 from resnest_cli.jobs.formats import about_part, part_file
 from resnest_cli.jobs.job import failures_of
 from resnest_cli.jobs.listing import Input, Mark, photo_stat
-from resnest_cli.text import one_line
 
 if TYPE_CHECKING:
     from resnest_cli.jobs.compute import Result
@@ -140,24 +139,20 @@ class Parts:
 
     def file_names(self) -> list[str]:
         """The names of the files in the folder itself."""
-        with self.reading():
+        with reading(self.output):
             return names_in(self._system, self.folder)
 
     def read_manifest(self) -> Manifest | None:
         """What was begun; None where that is nothing."""
-        with self.reading():
+        with reading(self.output):
             data = read(self._system, self.path("_manifest.json"))
         if data is None:
             return None
-        try:
+        path, then = f"{self.output}/_manifest.json", "--overwrite starts afresh."
+        with reading(path, damage=(ValueError, KeyError, TypeError), then=then):
             content = json.loads(data)
             self._format = content["format"]
             self.manifest = manifest_of(content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResnestError(
-                f"{self.output}/_manifest.json cannot be read: {one_line(str(error))}. "
-                "--overwrite starts afresh."
-            ) from error
         if self._format > _FORMAT:
             raise ResnestError(f"{self.output} was made by a later version of this program.")
         return self.manifest
@@ -230,7 +225,7 @@ class Parts:
 
         path = self.path("_listing", f"{part // _LISTED:05}.parquet")
         with (
-            self.reading(path),
+            reading(path),
             self._system.open_input_file(path) as stream,
             pq.ParquetFile(stream) as file,
         ):
@@ -265,7 +260,7 @@ class Parts:
         there = set(self.file_names())
         sizes = enumerate(manifest.sizes)
         wanted = [s for s in sizes if self.part_path(s[0]).rpartition("/")[2] in there]
-        with self.reading(), ThreadPoolExecutor(_AT_ONCE) as pool:
+        with reading(self.output), ThreadPoolExecutor(_AT_ONCE) as pool:
             found = list(pool.map(lambda size: self._info(*size), wanted))
         self.damaged = sum(
             inputs for (_, inputs), info in zip(wanted, found, strict=True) if info is None
@@ -274,7 +269,7 @@ class Parts:
 
     def part(self, part: int, inputs: int) -> PartInfo | None:
         """A part of so many inputs, if it is there and whole."""
-        with self.reading(self.part_path(part)):
+        with reading(self.part_path(part)):
             return self._retried(lambda: self._info(part, inputs))
 
     def _info(self, part: int, inputs: int) -> PartInfo | None:
@@ -317,23 +312,9 @@ class Parts:
                 time.sleep(2.0**attempt / 4)
         return action()
 
-    @contextmanager
-    def reading(self, path: str = "") -> Iterator[None]:
-        """Says what cannot be read."""
-        try:
-            yield
-        except OSError as error:
-            why = one_line(error.strerror or str(error))
-            raise ResnestError(f"{path or self.output}: cannot be read: {why}") from error
-
-    @contextmanager
-    def writing(self, path: str = "") -> Iterator[None]:
+    def writing(self, path: str = "") -> AbstractContextManager[None]:
         """Says what cannot be written, and what is kept where the disk is full or fails."""
-        try:
-            yield
-        except OSError as error:
-            text = one_line(cannot_write(path or self.output, error))
-            raise ResnestError(f"{text} {self.kept()}".rstrip()) from error
+        return writing(path or self.output, then=self.kept())
 
     def kept(self) -> str:
         """What is there already, and how to go on; nothing where that need not be said."""

@@ -267,7 +267,7 @@ def test_a_damaged_or_later_manifest_is_told(tmp_path: Path) -> None:
     with pytest.raises(ResnestError, match="later version"):
         target.look(resume=True, overwrite=False)
     path.write_text(path.read_text()[:50])
-    with pytest.raises(ResnestError, match=r"_manifest\.json cannot be read"):
+    with pytest.raises(ResnestError, match=r"_manifest\.json: cannot be read"):
         target.look(resume=True, overwrite=False)
 
 
