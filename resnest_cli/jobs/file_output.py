@@ -55,9 +55,8 @@ class FileOutput(FileParts):
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
         """What there is to go on with; finishes the renaming that a kill has interrupted."""
         begun, whole = None, False
-        with suppress(
-            *[ResnestError] if overwrite else ()
-        ):  # what is replaced need not be readable
+        unread = [ResnestError] if overwrite else []  # what is replaced need not be readable
+        with suppress(*unread):
             begun = self.read_manifest()
             whole = begun is not None and self.assembled["whole"]
         if whole and (overwrite or resume):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -365,7 +366,8 @@ def test_an_unfinished_run_of_an_earlier_version_is_refused(photos: Photos) -> N
     for flags in ({}, {"resume": True}, {"retry": True}, {"update": True}):
         with pytest.raises(UsageError, match="of an earlier version of this program: finish it"):
             photos.run(**flags)
-    beside = fake.job_for(photos.target.with_suffix(".npz"), photos.listed)
+    shutil.copytree(folder, folder.with_name("other.npy.parts"))
+    beside = fake.job_for(folder.with_name("other.npz"), photos.listed)
     with pytest.raises(UsageError, match="holds an unfinished run, which writes"):
         fake.run(beside)
     with pytest.raises(UsageError, match="of an earlier version"):
