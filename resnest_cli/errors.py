@@ -126,8 +126,8 @@ def cannot_write(path: object, error: OSError) -> str:
 
 
 def reason(error: OSError) -> str:
-    """The system's words for an error."""
-    return error.strerror or str(error) or type(error).__name__
+    """The words of the system, or of a library, for an error, on one line."""
+    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
 
 
 def remedy(error: OSError) -> str:

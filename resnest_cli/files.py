@@ -41,7 +41,7 @@ class BusyError(ResnestError):
 
 @contextlib.contextmanager
 def writing(
-    path: Path, kind: type[ResnestError] = ResnestError, *, then: str = ""
+    path: object, kind: type[ResnestError] = ResnestError, *, then: str = ""
 ) -> Iterator[None]:
     """Turns what the system refuses inside into an error of this kind about a file or folder.
 

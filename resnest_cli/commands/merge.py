@@ -33,9 +33,9 @@ def merge(
     outputs of one model and the same options stand one behind the other, as they are named; no
     input may stand in two of them. The parts are left as they are.
     """
-    from resnest_cli.jobs.assemble import merge as join
     from resnest_cli.jobs.file_output import check_name, held
     from resnest_cli.jobs.formats import matrix_of
+    from resnest_cli.jobs.merge import merge as join
 
     if output_ is None:
         raise UsageError("name the file to write with -o: feats.npy, .npz, .csv or .parquet.")

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from resnest_cli import output
 from resnest_cli.commands.flags import command
@@ -23,12 +23,9 @@ from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.predict import PredictJob, records
+from resnest_cli.jobs.predict import Ranking, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
 from resnest_cli.paths import check_not_read, check_place
-
-if TYPE_CHECKING:
-    from resnest_cli.jobs.job import Ranking
 
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
@@ -96,14 +93,13 @@ def predict(
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    wanted = Ranking(topk, threshold, reject_below, tta)
     if ray.runner == "ray":
         if html is not None:
             raise UsageError("--html is for --runner local.")
-        from resnest_cli.jobs.job import Ranking
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES)  # the default of one is for a few photos
-        wanted = Ranking(topk, threshold, reject_below, tta)
         run_command(
             run, model, ray, wanted, output_, format_=format_, resume=resume, overwrite=overwrite
         )
@@ -111,9 +107,6 @@ def predict(
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
         if html is not None:
             raise UsageError("--html goes with records that are printed or written as text.")
-        from resnest_cli.jobs.job import Ranking
-
-        wanted = Ranking(topk, threshold, reject_below, tta)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
     if resume or overwrite:
@@ -126,9 +119,8 @@ def predict(
     target = Path(output_) if output_ not in {None, "-"} else None
     for path in filter(None, (target, html)):
         check_written(path, files_read(run, model))
-    job = PredictJob(run, model, topk, threshold, reject_below, tta)
     with locked(target, html):
-        _show(job, target, format_, html)
+        _show(run, model, wanted, target, format_, html)
 
 
 def _is_folder(name: str) -> bool:
@@ -142,7 +134,7 @@ def _is_parquet(name: str, format_: str | None) -> bool:
 def _write_parts(
     run: RunOptions,
     model: ModelOptions,
-    wanted: "Ranking",
+    wanted: Ranking,
     output_: str,
     format_: str | None,
     *,
@@ -152,13 +144,12 @@ def _write_parts(
     """Records in parts, which an interrupted run goes on with."""
     if format_ not in {None, "parquet", "jsonl"}:
         raise UsageError(f"--format {format_}: a folder holds parquet or jsonl.")
-    if find_spec("pyarrow") is None:
+    if format_ != "jsonl" and find_spec("pyarrow") is None:
         raise ResnestError(f'{output_} needs pyarrow. Run: pip install "resnest-cli[parquet]"')
     from resnest_cli.cpu import usable_cores
-    from resnest_cli.jobs.folder import Folder
+    from resnest_cli.jobs.folder import FolderOutput, ParquetOutput
     from resnest_cli.jobs.job import Job, carry_out, go_on
     from resnest_cli.jobs.local import LocalRunner
-    from resnest_cli.jobs.parquet_output import ParquetOutput
     from resnest_cli.jobs.run import run as run_job
 
     if run.workers == 1:  # the default, which is for a few photos
@@ -166,7 +157,7 @@ def _write_parts(
     format_ = format_ or "parquet"
     job = Job(output_, run, model, wanted, format_, model.model, go_on=go_on("predict"))
     if _is_folder(output_):
-        target = Folder(output_, format_)
+        target = FolderOutput(output_, format_)
     else:
         check_place(Path(output_))
         check_not_read(Path(output_), files_read(run, model))
@@ -180,29 +171,34 @@ def _write_parts(
 
 
 def _show(
-    job: PredictJob, target: Path | None, format_: output.Format | None, html: Path | None
+    run: RunOptions,
+    model: ModelOptions,
+    wanted: Ranking,
+    target: Path | None,
+    format_: output.Format | None,
+    html: Path | None,
 ) -> None:
-    total, stats = explicit(job.options), SourceStats()
+    total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
         format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table"),
         target,
-        topk=job.topk,
+        topk=wanted.topk,
         single=total == 1,
         many=total is None or total > _FEW,
-        rejecting=job.reject_below > 0,
+        rejecting=wanted.reject_below > 0,
     )
     page, write = None, writer.write
     if html is not None:
         from resnest_cli.report.pages import Page
 
-        page = Page(f"Predictions of {job.model.model}", "", max_pixels=job.model.max_pixels)
+        page = Page(f"Predictions of {model.model}", "", max_pixels=model.max_pixels)
 
         def write(record: Record) -> None:
             writer.write(record)
             page.add(record)
 
-    with Decoders.of(job.options, job.model) as decoders:
-        found = records(job, decoders, stats)
+    with Decoders.of(run, model) as decoders:
+        found = records(run, model, wanted, decoders, stats)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"

@@ -17,8 +17,9 @@ from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.job import Item, Job, Ranking, failures_of, identity, without
+from resnest_cli.jobs.job import Item, Job, failures_of, identity, without
 from resnest_cli.jobs.listing import Input
+from resnest_cli.jobs.predict import Ranking
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier, Reading

@@ -4,35 +4,46 @@ What is there under its name: nothing, an unfinished run's parts, or a finished 
 retried, updated, or only checked.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
-from resnest_cli.errors import ResnestError, UsageError, cannot_write
-from resnest_cli.files import locked, reading, writing
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import locked
 from resnest_cli.images.sources import SourceStats
-from resnest_cli.jobs.assemble import from_parts, retried, updated
-from resnest_cli.jobs.formats import SUFFIXES, read_info, read_lines, read_stats
-from resnest_cli.jobs.job import Item, Job, Report, check_same, refused, without
-from resnest_cli.jobs.listing import Input, Listing, Mark
-from resnest_cli.jobs.parts import Store, check_others, discard, outputs, publish
-from resnest_cli.jobs.run import Manifest, PartInfo
+from resnest_cli.jobs.assemble import (
+    FileParts,
+    check_others,
+    from_parts,
+    has_stats,
+    outputs,
+    retried,
+    updated,
+)
+from resnest_cli.jobs.formats import SUFFIXES, read_info, read_lines
+from resnest_cli.jobs.job import Job, Report, check_same, refused, without
+from resnest_cli.jobs.listing import Input, Mark
+from resnest_cli.jobs.parts import Manifest, PartInfo
 from resnest_cli.jobs.update import Plan
 from resnest_cli.paths import check_place
 
+if TYPE_CHECKING:
+    from resnest_cli.jobs.compute import Result
 
-class FileOutput:
-    """The files of one output, and the folder of parts beside them; see `run.Output`."""
+
+class FileOutput(FileParts):
+    """The files of one output, and the folder of parts beside them; see `run`."""
 
     def __init__(self, job: Job) -> None:
-        self._job, self.target = job, Path(job.output)
-        self._store: Store | None = None
+        super().__init__(Path(job.output))
+        self._job = job
+        self._done = 0  # inputs of whole parts
         self._published = False  # a killed run had done all but the last renaming
-        self._damaged = 0  # inputs that are computed again
+        self._retrying = False
         self.retry_again = False  # inputs had failed before this start, in a run that goes on
 
     @contextmanager
@@ -43,67 +54,51 @@ class FileOutput:
 
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
         """What there is to go on with; finishes the renaming that a kill has interrupted."""
-        target = self.target
-        self._store = self._left() if overwrite else Store.load(target)
-        if self._store is not None and self._store.published and (overwrite or resume):
-            if self._store.kind == "merge" and not overwrite:
-                raise _unfinished_merge(self._store)
-            with writing(target):
-                publish(self._store, target)
-            self._store, self._published = None, True
-        store = self._store
-        existing = [path for path in outputs(target) if path.exists()]
-        if overwrite or (store is None and not existing):
-            check_others(target)
+        begun, whole = None, False
+        unread = [ResnestError] if overwrite else []  # what is replaced need not be readable
+        with suppress(*unread):
+            begun = self.read_manifest()
+            whole = begun is not None and self.assembled["whole"]
+        if whole and (overwrite or resume):
+            if begun and begun.kind == "merge" and not overwrite:
+                raise self._unfinished_merge()
+            with self.writing(str(self.target)):
+                self.rename()
+            begun, self._published = None, True
+        existing = [path for path in outputs(self.target) if path.exists()]
+        if overwrite or (begun is None and not existing):
+            check_others(self.target)
             return None
-        if not resume and store is not None:
-            done = f" ({store.inputs:,} inputs are done)"
-            raise refused(store.folder, unfinished=True, done=done)
         if not resume:
-            raise refused(existing[0], unfinished=False)
-        if store is None:
+            raise self._refused(begun, existing)
+        if begun is None:
             # Whoever made the output may have been killed while it removed the parts.
-            self._published |= any(Store.folder_of(target).glob("[0-9]*"))
-            return _finished(read_info(target))
-        if store.kind == "merge":
-            raise _unfinished_merge(store)
-        with writing(store.folder):
-            self._damaged = store.repair()
-            store.tidy()
-        return store.manifest
+            names = self.file_names()
+            self._published |= any(name.startswith(("part-", "_assembled")) for name in names)
+            return _finished(read_info(self.target))
+        if begun.kind == "merge":
+            raise self._unfinished_merge()
+        return begun
 
-    def _left(self) -> Store | None:
-        """What is replaced: only what its renaming has to be finished of."""
-        with suppress(ResnestError):
-            return Store.load(self.target)
-        return None
+    def _refused(self, begun: Manifest | None, existing: list[Path]) -> UsageError:
+        if begun is None:
+            return refused(existing[0], unfinished=False)
+        if self.assembled["whole"]:
+            return refused(self.beside, unfinished=True)
+        done = sum(part.inputs for part in self.whole_parts(begun))
+        return refused(self.beside, unfinished=True, done=f" ({done:,} inputs are done)")
 
-    def names(self, manifest: Manifest) -> Iterator[str]:  # noqa: ARG002 - of the protocol
+    def _unfinished_merge(self) -> UsageError:
+        return UsageError(f"{self.beside} holds an unfinished merge: run `resnest merge` again.")
+
+    def names(self, manifest: Manifest) -> Iterator[str]:
         """The names of the inputs that it was begun with."""
-        store = self._store
-        if store is not None and store.kind == "run":
-            return (item.name for item in store.listing)
-        known = read_lines(self.target.with_suffix(".csv"), header=True)
-        if store is not None and store.kind == "update":
-            return Plan(store.folder).listed(known, store.listing)
+        if manifest.kind == "run" and not manifest.finished:
+            return super().names(manifest)
+        known = read_lines(self.target.with_suffix(".csv"))
+        if manifest.kind == "update":
+            return Plan(self.beside).listed(known, super().names(manifest))
         return (line.name for line in known)
-
-    def write_listing(self, inputs: Iterator[Input], part_size: int) -> int:
-        """Makes room for a new run, and writes its inputs down."""
-        folder = Store.folder_of(self.target)
-        with self._writing():
-            discard(folder)
-            folder.mkdir(exist_ok=True)
-            return Listing(folder).write(inputs, part_size)
-
-    def clear(self) -> None:
-        """Removes the listing."""
-        discard(Store.folder_of(self.target))
-
-    def begin(self, manifest: Manifest) -> None:
-        """Notes what is begun."""
-        with self._writing():
-            self._store = Store.create(self.target, "run", manifest)
 
     def retry(
         self, manifest: Manifest, identity: dict[str, Any], inputs: Iterator[Input]
@@ -114,114 +109,93 @@ class FileOutput:
             UsageError: it was made with another engine, or by another version.
         """
         if not manifest.finished:
-            store = self._store
-            assert store is not None
-            self.retry_again = store.kind != "retry" and store.inputs > store.rows
+            self._retrying = manifest.kind != "retry"
             return manifest
         info = read_info(self.target)
         if not info["counts"]["failed"]:
             return manifest
         check_same(self._job.output, *(without(one, "class_names") for one in
                                        (manifest.identity, identity)))  # fmt: skip
-        lines = read_lines(self.target.with_suffix(".csv"), header=True)
+        lines = read_lines(self.target.with_suffix(".csv"))
         failed = (i for i, line in zip(inputs, lines, strict=True) if line.error is not None)
         count = self.write_listing(failed, manifest.part_size)
-        begun = replace(manifest, identity=identity, inputs=count, finished=False)
-        with self._writing():
-            self._store = Store.create(self.target, "retry", begun)
+        begun = replace(manifest, identity=identity, inputs=count, finished=False, kind="retry")
+        self.begin(begun)
         return begun
 
     def update(
         self,
-        manifest: Manifest,
         identity: dict[str, Any],
         inputs: Callable[[SourceStats], Iterator[Input]],
+        size: int,
         *,
         prune: bool,
     ) -> Manifest:
         """Begins with what is new or changed since an output was finished, and says how much.
 
-        The same manifest comes back where nothing is to be done.
+        A finished manifest comes back where nothing is to be done.
         """
-        info, folder = read_info(self.target), Store.folder_of(self.target)
-        plan = Plan(folder)
-        with self._writing():
-            discard(folder)
-            folder.mkdir(exist_ok=True)
-            try:
-                plan.make(self.target, info, inputs, manifest.part_size, prune=prune)
-            except ResnestError:
-                discard(folder)
-                raise
-        if next(read_stats(self.target, info["counts"]["inputs"]), None) is None:
+        info, plan = read_info(self.target), Plan(self.beside)
+        self.clear()
+        with self.writing(str(self.target)):
+            plan.make(
+                self.target, info, inputs, lambda found: self.write_inputs(found, size), prune=prune
+            )
+        if not has_stats(self.target, info):
             output.message(
                 f"{self.target} was made by an earlier version, which noted no sizes and times: "
                 f"photos count as changed if they were modified after it was written."
             )
         output.message(f"{self.target}: {plan}.")
         if plan.changes_nothing:
-            discard(folder)
-            return manifest
-        begun = Manifest(identity, plan.listing, manifest.part_size, plan.skipped, plan.computed)
-        with self._writing():
-            self._store = Store.create(self.target, "update", begun, plan.final)
+            return _finished(info)
+        begun = Manifest(
+            identity, plan.listing, size, plan.skipped, plan.computed, False, "update", plan.final
+        )
+        self.begin(begun)
         return begun
 
-    def whole_parts(self, manifest: Manifest) -> list[PartInfo]:  # noqa: ARG002 - of the protocol
+    def whole_parts(self, manifest: Manifest) -> list[PartInfo]:
         """The parts that are there."""
-        assert self._store is not None
-        return [PartInfo(p.number, p.inputs, p.failures) for p in self._store.in_order]
+        found = super().whole_parts(manifest)
+        self._done = sum(part.inputs for part in found)
+        self.retry_again = self._retrying and any(part.failed for part in found)
+        return found
 
-    def inputs_of(self, part: int) -> list[Input]:
-        """The inputs of a part."""
-        assert self._store is not None
-        with reading(self._store.folder, damage=(ValueError, IndexError)):
-            return self._store.listing.part(part)
-
-    def commit(self, part: int, items: list[Item]) -> PartInfo:
+    def commit(self, part: int, results: "Sequence[Result]") -> PartInfo:
         """Writes a part, whole or not at all."""
-        assert self._store is not None
-        with self._writing():
-            done = self._store.commit(part, items)
-        return PartInfo(part, done.inputs, done.failures)
+        done = super().commit(part, results)
+        self._done += done.inputs
+        return done
+
+    def kept(self) -> str:
+        """What is done, and how to go on."""
+        if self._manifest is None:
+            return ""
+        return (
+            f"{self._done:,} inputs are done and kept in {self.beside}. Go on with:\n"
+            f"  {self._job.go_on}"
+        )
 
     def finish(self, manifest: Manifest, report: Report) -> dict[str, Any]:
         """Makes the files of the output, unless they are there; returns `feats.json`."""
-        report.damaged = self._damaged
+        report.damaged = self.damaged
         if manifest.finished:
             report.finished_before = not self._published
             return read_info(self.target)
-        store = self._store
-        assert store is not None
-        with self._writing():
-            if store.kind == "run":
-                return from_parts(store, self.target)
-            if store.kind == "retry":
-                return retried(store, self.target, read_info(self.target))
-            return updated(store, self.target, read_info(self.target))
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Says what is kept where the disk is full or fails."""
-        try:
-            yield
-        except OSError as error:
-            text = cannot_write(self.target, error)
-            if self._store is not None:
-                done, folder = self._store.inputs, self._store.folder
-                text += f" {done:,} inputs are done and kept in {folder}. "
-                text += f"Go on with:\n  {self._job.go_on}"
-            raise ResnestError(text) from error
+        failed = sum(report.failures.values())
+        with self.writing(str(self.target)):
+            if manifest.kind == "run":
+                return from_parts(self, failed)
+            if manifest.kind == "retry":
+                return retried(self, read_info(self.target), failed)
+            return updated(self, read_info(self.target))
 
 
 def _finished(info: dict[str, Any]) -> Manifest:
     """What a finished output was begun with, as far as that matters."""
     identity, inputs = without(info, "list", "counts"), info["counts"]["inputs"]
-    return Manifest(identity, Mark.of(info["list"]), 0, 0, inputs, finished=True)
-
-
-def _unfinished_merge(store: Store) -> UsageError:
-    return UsageError(f"{store.folder} holds an unfinished merge: run `resnest merge` again.")
+    return Manifest(identity, Mark(**info["list"]), 0, 0, inputs, finished=True)
 
 
 def check_name(target: Path) -> None:
@@ -242,13 +216,15 @@ def check_name(target: Path) -> None:
 @contextmanager
 def held(target: Path) -> Iterator[None]:
     """Holds all files of an output, and makes its folder of parts, which goes if it has no use."""
-    folder = Store.folder_of(target)
+    parts = FileParts(target)
     with locked(*outputs(target)):
-        with writing(target):
-            folder.mkdir(exist_ok=True)
+        with parts.writing(str(target)):
+            parts.beside.mkdir(exist_ok=True)
         try:
             yield
         finally:
-            if not (folder / "state.json").exists():
-                with suppress(OSError):
-                    discard(folder)
+            begun = ("_manifest.json", "state.json")
+            if not any((parts.beside / name).exists() for name in begun):
+                with suppress(OSError, ResnestError):
+                    parts.clear()
+                    parts.beside.rmdir()

@@ -1,39 +1,83 @@
-"""A path or an address -> a pyarrow file system and a path on it; files, folders and globs there.
+"""A path or an address -> a file system and a path on it; files, folders and globs there.
 
-pyarrow knows file://, s3://, gs://, abfs:// and hdfs://; any other scheme is fsspec's, which says
-what must be installed for it.
+This machine needs no pyarrow. pyarrow knows s3://, gs://, abfs:// and hdfs://; any other scheme is
+fsspec's, which says what must be installed for it.
 """
 
 import fnmatch
+import io
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from threading import Lock
+from typing import Any
 from urllib.parse import quote_from_bytes
 
-from resnest_cli.errors import ErrorKind, ResnestError, UsageError
-from resnest_cli.images.folders import is_dropping, natural
-from resnest_cli.images.sources import EXTENSIONS, SourceStats
+from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.files import atomic_file
+from resnest_cli.images.folders import Entry, is_dropping, leads_to_folder, natural
+from resnest_cli.images.sources import SourceStats, is_photo
 from resnest_cli.paths import is_address, local_path
 from resnest_cli.text import one_line
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
 _WILDCARD = re.compile(r"[*?\[]")
-_RENAMES = {"local", "hdfs"}  # a file appears there while it is written; elsewhere when it is whole
+NO_MATCH = "is a pattern that matches no file"
+
+System = Any  # a file system of pyarrow, or `_LocalSystem`
 
 
-def opened(text: str) -> "tuple[FileSystem, str]":
+class _LocalFile(io.FileIO):
+    """A file as pyarrow opens one: threads may share its `read_at`; it closes with its last use."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._lock = Lock()
+
+    def size(self) -> int:
+        return os.fstat(self.fileno()).st_size
+
+    def read_at(self, count: int, offset: int) -> bytes:
+        with self._lock:
+            self.seek(offset)
+            return self.read(count) or b""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _LocalSystem:
+    """The files of this machine, by the calls of pyarrow's file systems that are made here."""
+
+    type_name = "local"
+
+    def open_input_file(self, path: str) -> _LocalFile:
+        return _LocalFile(path)
+
+    def create_dir(self, path: str, *, recursive: bool) -> None:
+        Path(path).mkdir(parents=recursive, exist_ok=True)
+
+    def delete_dir(self, path: str) -> None:
+        shutil.rmtree(path)
+
+    def delete_file(self, path: str) -> None:
+        Path(path).unlink()
+
+
+_LOCAL = _LocalSystem()
+
+
+def opened(text: str) -> tuple[System, str]:
     """The file system of a path or an address, and the path on it."""
     if not is_address(text):
-        return _of("file:///")[0], os.path.abspath(text)  # noqa: PTH100 - keeps odd bytes
+        return _LOCAL, os.path.abspath(text)  # noqa: PTH100 - keeps odd bytes
     path = local_path(text)
     if not is_address(path):
-        return _of("file:///")[0], path.rstrip("/") or "/"
+        return _LOCAL, path.rstrip("/") or "/"
     scheme, _, rest = text.partition("://")
     if scheme.lower() == "file":
         raise ResnestError(f"{text}: cannot be reached: a file:// address is of this machine.")
@@ -42,7 +86,7 @@ def opened(text: str) -> "tuple[FileSystem, str]":
 
 
 @lru_cache(maxsize=64)
-def _of(root: str) -> "tuple[FileSystem, Any]":
+def _of(root: str) -> tuple[System, Any]:
     """The file system of a root, and, for fsspec, what turns an address into a path."""
     import pyarrow as pa
     from pyarrow import fs
@@ -63,25 +107,26 @@ def _of(root: str) -> "tuple[FileSystem, Any]":
     return fs.PyFileSystem(fs.FSSpecHandler(system)), system._strip_protocol
 
 
-def read(system: "FileSystem", path: str) -> bytes | None:
+def read(system: System, path: str) -> bytes | None:
     """The bytes of a file; None where there is none."""
     try:
-        with system.open_input_stream(path, compression=None) as stream:
-            return bytes(stream.read())
+        with system.open_input_file(path) as file:
+            return bytes(file.read())
     except FileNotFoundError:
         return None
 
 
-def put(system: "FileSystem", path: str, data: Any) -> None:
+def put(system: System, path: str, data: bytes) -> None:
     """Writes a file that is there as a whole or not at all, in place of one of that name."""
-    renames = system.type_name in _RENAMES
+    if system is _LOCAL:
+        with atomic_file(Path(path)) as file:
+            file.write(data)
+        return
+    renames = system.type_name == "hdfs"  # elsewhere a file appears when it is whole
     place = f"{path}.{secrets.token_hex(4)}.tmp" if renames else path
     try:
         with system.open_output_stream(place, compression=None) as stream:
             stream.write(data)
-        if system.type_name == "local":
-            with open(place, "rb") as file:  # noqa: PTH123 - keeps odd bytes
-                os.fsync(file.fileno())
         if renames:
             system.move(place, path)
     except BaseException:
@@ -91,77 +136,75 @@ def put(system: "FileSystem", path: str, data: Any) -> None:
         raise
 
 
-def remove(system: "FileSystem", path: str) -> None:
+def remove(system: System, path: str) -> None:
     """Removes a file, if it is there."""
     with suppress(FileNotFoundError):
         system.delete_file(path)
 
 
-def names_in(system: "FileSystem", folder: str) -> list[str]:
+def names_in(system: System, folder: str) -> list[str]:
     """The names of the files of a folder; none where there is no such folder."""
+    try:
+        return [name for name, is_folder in _entries(system, folder) if not is_folder]
+    except FileNotFoundError:
+        return []
+
+
+def _entries(system: System, folder: str) -> list[tuple[str, bool]]:
+    """The names in a folder, and whether each is one."""
+    if system is _LOCAL:
+        with os.scandir(folder) as entries:
+            return [(entry.name, leads_to_folder(entry)) for entry in entries]
     from pyarrow import fs
 
-    selector = fs.FileSelector(folder, allow_not_found=True)
-    return [i.base_name for i in system.get_file_info(selector) if i.type == fs.FileType.File]
+    found = system.get_file_info(fs.FileSelector(folder))
+    return [(one.base_name, one.type == fs.FileType.Directory) for one in found]
 
 
-class Found(NamedTuple):
-    """A file or folder by its address, or why one cannot be read."""
+def _is_folder(system: System, path: str) -> bool:
+    if system is _LOCAL:
+        return os.path.isdir(path)  # noqa: PTH112 - keeps odd bytes
+    from pyarrow import fs
 
-    address: str
-    error: str | None = None
-    kind: ErrorKind = "unreadable"  # of the error
-    name: str = ""
-    path: str = ""
-    is_folder: bool = False
+    return bool(system.get_file_info(path).type == fs.FileType.Directory)
 
 
-def is_photo(name: str) -> bool:
-    """Whether a name has a known image extension and is not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-
-
-def remote_files(address: str, *, recursive: bool, stats: SourceStats) -> Iterator[Found]:
+def remote_files(address: str, *, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
     """What an address stands for: a file, the photos of a folder, or what a glob matches.
 
     In the order of `images.folders`; the names of one folder are held at a time. Hidden names,
     droppings of systems and other extensions are passed over, as on this machine.
     """
-    from pyarrow import fs
-
     if _WILDCARD.search(address):
         yield from _glob(address, recursive, stats)
         return
-    system, path = opened(address)
     try:
-        kind = system.get_file_info(path).type
+        is_folder = _is_folder(*opened(address))
     except OSError as error:
-        yield Found(address, f"cannot be read: {one_line(str(error))}")
+        yield Entry("", address, error=f"cannot be read: {one_line(str(error))}")
         return
-    if kind == fs.FileType.Directory:
-        yield from _walk(system, path, address, recursive, stats)
+    if is_folder:
+        yield from _walk(address, recursive, stats)
     else:
-        yield Found(address)
+        yield Entry("", address)
 
 
-def _walk(
-    system: "FileSystem", path: str, address: str, recursive: bool, stats: SourceStats
-) -> Iterator[Found]:
-    stack = [_scan(system, path, address.rstrip("/"))]
+def _walk(address: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
+    stack = [_scan(address)]
     while stack:
         entry = next(stack[-1], None)
         if entry is None:
             stack.pop()
         elif entry.is_folder:
             if recursive:
-                stack.append(_scan(system, entry.path, entry.address))
+                stack.append(_scan(entry.path))
         elif entry.error or is_photo(entry.name):
             yield entry
         else:
             stats.skipped += 1
 
 
-def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
+def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
     if "**" in pattern:
         raise UsageError(f"{pattern}: no ** here: name the folder, which is read with all below.")
     wildcard = _WILDCARD.search(pattern)
@@ -170,44 +213,40 @@ def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Found]:
     rest = pattern[len(root) :]
     if local_path(pattern) != pattern:
         rest = local_path(f"file:///{rest}")
-    system, path = opened(root)
-    found = False
-    for entry in _select(system, path, root.rstrip("/"), [p for p in rest.split("/") if p]):
-        found = True
+    entry = None
+    for entry in _select(root, [part for part in rest.split("/") if part]):
         if entry.is_folder:
-            yield from _walk(system, entry.path, entry.address, recursive, stats)
+            yield from _walk(entry.path, recursive, stats)
         elif entry.error or is_photo(entry.name) or entry.name.endswith(".tar"):
             yield entry
         else:
             stats.skipped += 1
-    if not found:
-        yield Found(pattern, "is a pattern that matches no file", "matched nothing")
+    if entry is None:
+        yield Entry("", pattern, error=NO_MATCH)
 
 
-def _scan(system: "FileSystem", path: str, address: str) -> Iterator[Found]:
-    from pyarrow import fs
-
+def _scan(address: str) -> Iterator[Entry]:
+    address = address.rstrip("/")
     try:
-        found = system.get_file_info(fs.FileSelector(path))
+        found = _entries(*opened(address))
     except OSError as error:
-        yield Found(address, f"is a folder that cannot be read: {one_line(str(error))}")
+        reason = f"is a folder that cannot be read: {one_line(str(error))}"
+        yield Entry("", address, error=reason)
         return
     escaped = local_path(address) != address  # a file:// address escapes odd characters
-    for info in sorted(found, key=lambda info: (natural(info.base_name), info.base_name)):
-        name = info.base_name
+    for name, is_folder in sorted(found, key=lambda entry: (natural(entry[0]), entry[0])):
         if name and not name.startswith(".") and not is_dropping(name):
             shown = quote_from_bytes(os.fsencode(name)) if escaped else name
-            folder = info.type == fs.FileType.Directory
-            yield Found(f"{address}/{shown}", name=name, path=info.path, is_folder=folder)
+            yield Entry(name, f"{address}/{shown}", is_folder)
 
 
-def _select(system: "FileSystem", path: str, address: str, parts: list[str]) -> Iterator[Found]:
+def _select(address: str, parts: list[str]) -> Iterator[Entry]:
     part, *rest = parts
-    for entry in _scan(system, path, address):
+    for entry in _scan(address):
         if entry.error:
             yield entry
         elif fnmatch.fnmatchcase(entry.name, part):
             if not rest:
                 yield entry
             elif entry.is_folder:
-                yield from _select(system, entry.path, entry.address, rest)
+                yield from _select(entry.path, rest)

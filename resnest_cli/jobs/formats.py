@@ -14,12 +14,15 @@ Columns of logits and probabilities bear the names of their classes instead of f
 `feats.stat` has 16 bytes for every input: the size of its file and the time of its modification in
 ns, int64 little-endian, -1 where there is none. It is empty where an earlier version made the rows.
 
-A part that was computed on Ray is a file of its own:
+A part is a file of its own, which says in a footer whose it is:
 
-    features     as .parquet, in a column `feature`
-    predictions  input, status, error, model, predictions: a list of rank, index, label and
-                 probability; with --reject-below also unsure
-    .jsonl       the lines that `predict --format jsonl` writes
+    .rows     features: the rows as in .npy, lines as in `feats.csv`, 16 bytes each as in
+              `feats.stat`; behind them as JSON what it is and how many bytes each of these has,
+              and the length of that, 8 bytes little-endian
+    .parquet  features: as above, in a column `feature`; predictions: input, status, error, model,
+              predictions: a list of rank, index, label and probability; with --reject-below also
+              unsure
+    .jsonl    predictions: the lines that `predict --format jsonl` writes, without a footer
 
 Names that are no UTF-8 have those bytes escaped, as everywhere in Parquet.
 """
@@ -27,10 +30,11 @@ Names that are no UTF-8 have those bytes escaped, as everywhere in Parquet.
 import csv
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from math import prod
@@ -38,7 +42,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.jobs.job import Item
+from resnest_cli.jobs.job import Item, failures_of
 from resnest_cli.jobs.listing import STAT_BYTES, encoded
 from resnest_cli.text import csv_row, read_csv_rows
 
@@ -48,10 +52,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 HEADER = "input,row,status,error\n"
-FOOTER = b"resnest"  # the key of what a Parquet file of Ray says of itself
+FOOTER = b"resnest"  # the key of what a Parquet file says of itself
 
 _CHUNK = 2**20
 _GROUP_BYTES = 2**23  # of rows in a row group of Parquet
+_LENGTH_BYTES = 8  # at the end of a part
 _NEVER = (1980, 1, 1, 0, 0, 0)  # the time of a ZIP's members: no two runs shall differ in it
 
 
@@ -112,12 +117,17 @@ def formatted(name: str, row: int | None, error: str | None) -> bytes:
     return encoded(csv_row((name, row, "ok" if error is None else "error", error)))
 
 
-def read_lines(path: Path, *, header: bool) -> Iterator[Item]:
-    """The inputs, without rows, of a file that consists of what `formatted` gave."""
+def read_lines(path: Path) -> Iterator[Item]:
+    """The inputs, without rows, of `feats.csv`."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for cells in islice(read_csv_rows(file), 1 if header else 0, None):
-            name, _, status, error = cells[:4]
-            yield Item(name, error if status == "error" else None, None)
+        yield from islice(_read(file), 1, None)
+
+
+def _read(lines: IO[str]) -> Iterator[Item]:
+    """The inputs, without rows, of what `formatted` gave."""
+    for cells in read_csv_rows(lines):
+        name, _, status, error = cells[:4]
+        yield Item(name, error if status == "error" else None, None)
 
 
 def write(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
@@ -126,26 +136,16 @@ def write(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     writers.get(path.suffix, _write_parquet)(path, entries, matrix)
 
 
-def with_lines(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
-    """Hands the entries on, and writes `feats.csv` on the way."""
-    file.write(HEADER.encode())
-    for entry, row in _numbered(entries):
-        file.write(formatted(entry.name, row, entry.error))
-        yield entry
-
-
-def with_stats(entries: Iterator[Item], file: IO[bytes]) -> Iterator[Item]:
-    """Hands the entries on, and writes `feats.stat` on the way."""
+def with_files(
+    entries: Iterator[Item], lines: IO[bytes] | None, stats: IO[bytes], row: int = 0
+) -> Iterator[Item]:
+    """Hands the entries on, and writes `feats.csv` and `feats.stat` on the way."""
     for entry in entries:
-        file.write(entry.stat or b"")
-        yield entry
-
-
-def _numbered(entries: Iterator[Item]) -> Iterator[tuple[Item, int | None]]:
-    row = 0
-    for entry in entries:
-        yield entry, row if entry.error is None else None
+        if lines is not None:
+            lines.write(formatted(entry.name, row if entry.error is None else None, entry.error))
+        stats.write(entry.stat or b"")
         row += entry.error is None
+        yield entry
 
 
 def npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
@@ -203,11 +203,13 @@ def _write_csv(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     with path.open("wb", buffering=_CHUNK) as file:
         file.write(f"{HEADER.rstrip()},".encode() + encoded(csv_row(matrix.titles)))
         nothing = b"," * matrix.columns + b"\n"
-        for entry, row in _numbered(entries):
-            file.write(formatted(entry.name, row, entry.error)[:-1])
+        row = 0
+        for entry in entries:
             if entry.row is None:
-                file.write(nothing)
+                file.write(formatted(entry.name, None, entry.error)[:-1] + nothing)
             else:
+                file.write(formatted(entry.name, row, None)[:-1])
+                row += 1
                 # The fewest digits that give back the same number.
                 values = np.frombuffer(entry.row, matrix.dtype).astype("U").tolist()
                 file.write(f",{','.join(values)}\n".encode())
@@ -259,15 +261,85 @@ def _parquet_table(group: list[Item], matrix: Matrix, schema: Any) -> Any:
     return pa.table(columns, schema=schema)
 
 
-def features_file(entries: list[Item], matrix: Matrix, about: dict[str, Any]) -> bytes:
-    """A part of features on Ray as Parquet; the footer says `about`."""
-    table = _parquet_table(entries, matrix, _parquet_schema(matrix, "feature"))
+def part_file(
+    results: Any, suffix: str, identity: dict[str, Any], about: dict[str, Any], stats: bytes
+) -> bytes:
+    """A part of entries or records; its footer says `about`. `stats` are 16 bytes of each input."""
+    if suffix == "rows":
+        rows = b"".join(item.row for item in results if item.row is not None)
+        lines = b"".join(formatted(item.name, None, item.error) for item in results)
+        sizes = {"bytes": [len(rows), len(lines), len(stats)]}
+        footer = json.dumps(about | sizes).encode()
+        return b"".join((rows, lines, stats, footer, len(footer).to_bytes(_LENGTH_BYTES, "little")))
+    if suffix == "jsonl":
+        return "".join(json.dumps(r.as_dict()) + "\n" for r in results).encode("ascii")
+    if "ranking" in identity:
+        return _records_file(results, about, rejecting=identity["ranking"]["reject_below"] > 0)
+    extraction, count = identity["extraction"], len(results)
+    matrix = Matrix(count, count, tuple(extraction["row_shape"]), extraction["dtype"])
+    table = _parquet_table(results, matrix, _parquet_schema(matrix, "feature"))
     # Neither compressed nor in a dictionary: numbers of a network gain by neither.
     return _parquet_bytes(table, about, compression="none", use_dictionary=False)
 
 
-def records_file(records: list["Record"], about: dict[str, Any], *, rejecting: bool) -> bytes:
-    """A part of records as Parquet; the footer says `about`."""
+def about_part(file: Any, suffix: str) -> dict[str, Any] | None:
+    """What a part says of itself, as far as it does; None where it is not whole."""
+    try:
+        if suffix == "rows":
+            return _rows_footer(file)
+        if suffix == "parquet":
+            return _parquet_footer(file)
+        data = bytes(file.read())
+        if data and not data.endswith(b"\n"):
+            return None
+        # Lines say nothing of kinds: failures of a part that is found are of no known one.
+        errors = [(json.loads(line)["error"], None) for line in data.splitlines()]
+        return {"inputs": len(errors), "failures": failures_of(errors)}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _rows_footer(file: IO[bytes]) -> dict[str, Any] | None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _LENGTH_BYTES))
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    before = size - _LENGTH_BYTES - length
+    if before < 0:
+        return None
+    file.seek(before)
+    about: dict[str, Any] = json.loads(file.read(length))
+    return about if sum(about["bytes"]) == before else None
+
+
+def _parquet_footer(file: Any) -> dict[str, Any] | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            rows, footer = table.metadata.num_rows, table.metadata.metadata or {}
+    except pa.ArrowException:
+        return None
+    about: dict[str, Any] = json.loads(footer[FOOTER])
+    return about if about["inputs"] == rows else None
+
+
+def read_part(path: Path, row_bytes: int) -> Iterator[Item]:
+    """The inputs of a whole part in .rows, with rows and sizes and times of files."""
+    with path.open("rb", buffering=_CHUNK) as file, path.open("rb") as beside:
+        about = about_part(beside, "rows")
+        if about is None:
+            raise ResnestError(f"{path} has changed: --resume computes it again.")
+        row_end, line_bytes, stat_bytes = about["bytes"]
+        beside.seek(row_end)
+        lines = io.BytesIO(beside.read(line_bytes))
+        stats = io.BytesIO(beside.read(stat_bytes))
+        for line in _read(io.TextIOWrapper(lines, "utf-8", "surrogateescape", newline="")):
+            row = file.read(row_bytes) if line.error is None else None
+            yield line._replace(row=row, stat=stats.read(STAT_BYTES))
+
+
+def _records_file(records: list["Record"], about: dict[str, Any], *, rejecting: bool) -> bytes:
     import pyarrow as pa
 
     numbers = [("rank", pa.int32()), ("index", pa.int32())]
@@ -283,11 +355,6 @@ def records_file(records: list["Record"], about: dict[str, Any], *, rejecting: b
     if rejecting:
         columns["unsure"] = pa.array([record.unsure for record in records], pa.bool_())
     return _parquet_bytes(pa.table(columns), about)
-
-
-def lines_file(records: Iterable["Record"]) -> bytes:
-    """A part of records as JSON lines."""
-    return "".join(json.dumps(record.as_dict()) + "\n" for record in records).encode("ascii")
 
 
 def _parquet_bytes(table: Any, about: dict[str, Any], **how: Any) -> bytes:
@@ -319,7 +386,7 @@ def read_entries(target: Path, info: dict[str, Any]) -> Generator[Item, None, No
     count, stats = 0, read_stats(target, matrix.inputs)
     try:
         rows = _rows(target, matrix)
-        for line in read_lines(target.with_suffix(".csv"), header=True):
+        for line in read_lines(target.with_suffix(".csv")):
             count += 1
             row = None
             if line.error is None:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError
 from resnest_cli.images import folders
-from resnest_cli.images.sources import Source, SourceStats, iter_sources, listed
-from resnest_cli.jobs.filesystems import is_photo, opened, remote_files
+from resnest_cli.images.sources import Source, SourceStats, is_photo, iter_sources, listed
+from resnest_cli.jobs.filesystems import NO_MATCH, opened, remote_files
 from resnest_cli.jobs.listing import Input
 from resnest_cli.options import RunOptions
 from resnest_cli.paths import is_address, is_http
@@ -105,20 +105,21 @@ def _named(text: str, options: RunOptions, path_column: str, stats: SourceStats)
             else:
                 yield Input(path, "url" if is_http(path) else "file", path)
     elif is_address(text):
-        for found in remote_files(text, recursive=options.recursive, stats=stats):
-            yield _or_error(Input(found.address, "file", found.address), found.error, found.kind)
+        yield from map(_of_entry, remote_files(text, recursive=options.recursive, stats=stats))
     elif folders.is_glob(text) and text.endswith(".tar"):
-        entry = None
-        for entry in folders.expand(text):
-            yield _or_error(Input(entry.path, "file", entry.path), entry.error, "unreadable")
-        if entry is None:
-            yield Input(text, "matched nothing", "is a pattern that matches no file")
+        found = map(_of_entry, folders.expand(text))
+        none = _of_entry(folders.Entry("", text, error=NO_MATCH))
+        yield next(found, none)
+        yield from found
     else:
         yield from map(Input.of, iter_sources([text], recursive=options.recursive, stats=stats))
 
 
-def _or_error(item: Input, error: str | None, kind: ErrorKind) -> Input:
-    return Input(item.name, kind, error) if error else item
+def _of_entry(entry: folders.Entry) -> Input:
+    if entry.error:
+        kind: ErrorKind = "matched nothing" if entry.error == NO_MATCH else "unreadable"
+        return Input(entry.path, kind, entry.error)
+    return Input(entry.path, "file", entry.path)
 
 
 def _absolute(item: Input) -> Input:
@@ -140,7 +141,8 @@ def _rows(manifest: str, column: str) -> Iterator[str | None]:
             convert_options=csv.ConvertOptions(column_types={column: pa.string()})
         )
     try:
-        found = dataset.dataset(path, filesystem=system, format=kind)
+        there = None if system.type_name == "local" else system
+        found = dataset.dataset(path, filesystem=there, format=kind)
         names = found.schema.names
         if column not in names:
             have = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
@@ -178,7 +180,8 @@ def members(shard: Input, stats: SourceStats) -> Iterator[Input]:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if not member.isfile():
                     continue
-                if not is_photo(member.name.rpartition("/")[2]):
+                shown = member.name.rpartition("/")[2]
+                if shown.startswith(".") or not is_photo(shown):
                     stats.skipped += 1
                     continue
                 if member.offset_data + member.size > end:

@@ -18,6 +18,7 @@ from resnest_cli import __version__, output
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs.listing import WHOLE, Shard
+from resnest_cli.jobs.predict import Ranking
 from resnest_cli.model.names import understand
 from resnest_cli.options import AUTO, ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
 
 DEFAULT_BATCH_SIZE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """What is kept of each photo's answer; see the options of `resnest predict`."""
-
-    topk: int
-    threshold: float
-    reject_below: float
-    tta: bool
 
 
 @dataclass(frozen=True, slots=True)

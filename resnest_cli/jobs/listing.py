@@ -1,25 +1,18 @@
-"""The inputs of a job: listed in order, hashed by name, written down once and read part by part.
+"""The inputs of a job: listed in order, hashed by name; `parts` writes them down.
 
 A running SHA-256 over the names of all inputs (each with its length in front) says which list an
 output was made of. Names only: whether a photo of the same name has been replaced is a question of
-sizes and times, which stand beside; see `photo_stat`.
-
-    listing.jsonl   a line for each part: its inputs as JSON
-    listing.stat    for each input the size and the modification time of its file
+sizes and times; see `photo_stat`.
 """
 
 import hashlib
 import io
-import json
 import os
 import struct
 import sys
 import tempfile
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from resnest_cli.errors import ErrorKind, UsageError
@@ -82,20 +75,10 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far the list had been read: so many inputs, and their hash."""
+    """The end of a list: how many inputs it has, and the hash over their names."""
 
-    listed: int
-    chain: str
-
-    @classmethod
-    def of(cls, listed: dict[str, Any]) -> "Mark":
-        """The end of the list, from what an output says of it."""
-        return cls(listed["inputs"], listed["sha256"])
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What an output says of its list, if this is the end of it."""
-        return {"inputs": self.listed, "sha256": self.chain}
+    inputs: int
+    sha256: str
 
 
 def encoded(text: str) -> bytes:
@@ -229,55 +212,6 @@ def photo_stat(item: Input) -> bytes:
     except (OSError, ValueError):
         return NO_STAT
     return struct.pack("<qq", found.st_size, found.st_mtime_ns)
-
-
-class Listing:
-    """The inputs of a job, written down in a folder on this machine; holds a part at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path, self.stat_path = folder / "listing.jsonl", folder / "listing.stat"
-        self._begins: array[int] | None = None  # where the line of each part begins
-
-    def write(self, inputs: Iterable[Input], part_size: int) -> int:
-        """Writes them, synced, with the sizes and times of now; returns how many there are."""
-        count, waiting = 0, iter(inputs)
-        with (
-            self._path.open("wb", buffering=_BUFFER) as file,
-            self.stat_path.open("wb", buffering=_BUFFER) as stats,
-        ):
-            while part := list(islice(waiting, part_size)):
-                short = [
-                    i.name if i == Input(i.name, "file", i.name) else i[: 5 if i.offset else 3]
-                    for i in part
-                ]
-                file.write(json.dumps(short).encode("ascii") + b"\n")
-                stats.write(b"".join(map(photo_stat, part)))
-                count += len(part)
-            for one in (file, stats):
-                one.flush()
-                os.fsync(one.fileno())
-        return count
-
-    def part(self, number: int) -> list[Input]:
-        """The inputs of a part."""
-        if self._begins is None:
-            with self._path.open("rb", buffering=_BUFFER) as file:
-                at, self._begins = 0, array("q")
-                for line in file:
-                    self._begins.append(at)
-                    at += len(line)
-        with self._path.open("rb") as file:
-            file.seek(self._begins[number])
-            return _part(file.readline())
-
-    def __iter__(self) -> Iterator[Input]:
-        with self._path.open("rb", buffering=_BUFFER) as file:
-            for line in file:
-                yield from _part(line)
-
-
-def _part(line: bytes) -> list[Input]:
-    return [Input(i, "file", i) if isinstance(i, str) else Input(*i) for i in json.loads(line)]
 
 
 def check_same_list(

@@ -6,28 +6,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs import predict
 from resnest_cli.jobs.file_output import FileOutput
-from resnest_cli.jobs.job import (
-    Job,
-    Ranking,
-    Report,
-    as_begun,
-    carry_out,
-    check_same,
-    identity,
-    without,
-)
+from resnest_cli.jobs.job import Job, Report, carry_out, identity
 from resnest_cli.jobs.listing import Input, LocalInputs
-from resnest_cli.jobs.run import Advance, Manifest, PartInfo, carried_on, run
+from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
+from resnest_cli.jobs.predict import Ranking, classifier
+from resnest_cli.jobs.run import Advance, run
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
 from resnest_cli.progress import Progress
-from resnest_cli.signals import PatientStop
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -42,21 +33,10 @@ _GMACS = 100.0  # 10^9 multiply-adds of a processor in a second
 _UNKNOWN = 64  # inputs of a part where the cost of the network is not known
 
 
-class Parts(Protocol):
-    """What an output is to the one who computes its parts."""
-
-    def inputs_of(self, part: int) -> list[Input]:
-        """The inputs of a part, in order."""
-
-    def commit(self, part: int, items: list[Any]) -> PartInfo:
-        """Writes a part, whole or not at all."""
-
-
 class LocalRunner:
     """Computes parts in this process; see `run.Runner`."""
 
     patient = True
-    passed = ("engine", "versions")
 
     def __init__(self, job: Job, target: Parts) -> None:
         self._job, self._target = job, target
@@ -146,8 +126,8 @@ class LocalRunner:
 def load(job: Job) -> "Classifier":
     """The classifier that a job asks for."""
     if isinstance(job.wanted, Ranking):
-        return predict.classifier(job.model, tta=job.wanted.tta)
-    return predict.classifier(job.model, ready_for=job.wanted.output)
+        return classifier(job.model, tta=job.wanted.tta)
+    return classifier(job.model, ready_for=job.wanted.output)
 
 
 def row_bytes(extraction: Extraction, classifier: "Classifier") -> int:
@@ -175,50 +155,16 @@ def run_command(job: Job, **how: bool) -> None:
     )
 
 
-def features(
-    job: Job, progress: Progress,
-    *, resume: bool, overwrite: bool, retry: bool = False, update: bool = False,
-    prune: bool = False,
-) -> Report:  # fmt: skip
-    """Computes what is missing of the files of an output, and writes them; see `run.run`.
-
-    `update` computes what is new or changed in a finished output, once an unfinished one is
-    finished; `prune` drops what is gone.
-    """
+def features(job: Job, progress: Progress, *, resume: bool, overwrite: bool, **how: bool) -> Report:
+    """Computes what is missing of the files of an output, and writes them; see `run.run`."""
     target = FileOutput(job)
     with closing(LocalRunner(job, target)) as runner:
-        if update:
-            return updated(job, target, runner, progress, prune=prune)
-        how = {"resume": resume, "overwrite": overwrite}
-        report = run(job, target, runner, progress, **how, retry=retry)
+        report = run(job, target, runner, progress, resume=resume, overwrite=overwrite, **how)
         if target.retry_again and report.info["counts"]["failed"]:
             again = run(job, target, runner, progress, resume=True, overwrite=False, retry=True)
             again.skipped, again.damaged = report.skipped, report.damaged
             return again
         return report
-
-
-def updated(
-    job: Job, target: FileOutput, runner: LocalRunner, progress: Progress, *, prune: bool
-) -> Report:
-    """Brings a finished output up to date; where there is none, the run is an ordinary one."""
-    with target.locked(), PatientStop() as stopping:
-        before = target.look(resume=True, overwrite=False)
-        job, now = runner.prepare(as_begun(job, before.identity if before else None), before)
-        if before is not None:
-            passed = ("class_names", *(("versions",) if before.finished else ()))
-            check_same(job.output, *(without(one, *passed) for one in (before.identity, now)))
-            report = None
-            if not before.finished:
-                report = carried_on(before, target, runner, progress, stopping)
-                before = target.look(resume=True, overwrite=False)
-            assert before is not None
-            manifest = replace(before, part_size=runner.cut(iter(()))[1])
-            manifest = target.update(manifest, now, runner.inputs, prune=prune)
-            if manifest.finished and report is not None:  # which has computed something
-                return report
-            return carried_on(manifest, target, runner, progress, stopping)
-    return run(job, target, runner, progress, resume=True, overwrite=False)
 
 
 def _summary_of(job: Job, report: Report) -> str:

@@ -1,319 +1,333 @@
-"""The folder of parts beside an output that is files, until they are assembled.
+"""A folder of parts, on any file system: what both kinds of output are, until they are finished.
 
-    feats.npy.parts/state.json       what was begun: what decides the bytes, which list, what for
-                    listing.jsonl    the inputs that are computed, and listing.stat; see `listing`
-                    plan             of an update: what becomes of each old and new input
-                    000000.rows      rows of a part, as they will stand in the output
-                    000000.csv       the lines of `feats.csv` for the same inputs, without rows
-                    index.jsonl      a line for each part that is whole; nothing else counts
+    _manifest.json          what decides the content; written when the listing is whole
+    _listing/00000.jsonl    the inputs of 64 parts, a line for each
+    part-00000.EXT          the rows of a part, and what says whose they are; see `formats`
 
-A part is written under a temporary name, synced, renamed, and only then entered in the index, which
-is appended to and synced. So a kill at any moment leaves whole parts, and files that the index does
-not know, which are removed on the next start. A last line of the index that was cut off counts as
-not written; a part whose files are missing or damaged is computed again.
+The inputs are written down once, cut into parts of a fixed number. Who computes a part reads its
+line, so that nobody ever holds the list. Each file appears as a whole. A part that is whole, and of
+this run, counts; nothing else is noted, so that a kill at any moment leaves nothing to mend.
 """
 
+import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
-from pathlib import Path
-from typing import Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.files import append, atomic_file, sync_folder
-from resnest_cli.jobs.formats import SUFFIXES, formatted, read_lines
-from resnest_cli.jobs.job import Item, failures_of
-from resnest_cli.jobs.listing import STAT_BYTES, Listing, Mark
-from resnest_cli.jobs.run import Manifest
+from resnest_cli.files import reading, writing
+from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
+from resnest_cli.jobs.formats import about_part, part_file
+from resnest_cli.jobs.job import failures_of
+from resnest_cli.jobs.listing import Input, Mark, photo_stat
 
-_FORMAT = 2
-_BUFFER = 2**20
-_OURS = re.compile(
-    r"\d{6,}\.(rows|csv)(\.tmp)?|\.?(state\.json|index\.jsonl)(\..*)?|assembled\..*|lock"
-    r"|listing\.(jsonl|stat)|plan(\.stat)?"
-)
+if TYPE_CHECKING:
+    from resnest_cli.jobs.compute import Result
+
+T = TypeVar("T")
+Info = dict[str, Any]  # what an output says of itself: `feats.json`, `_summary.json`
 Kind = Literal["run", "retry", "update", "merge"]
+
+_FORMAT = 2  # 1 had the listing as Parquet
+_LISTED = 64  # parts in a file of the listing
+_AT_ONCE = 16  # parts that are looked at
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One line of the index: inputs, rows and bytes of a part; failures by kind."""
+class Manifest:
+    """What a run was begun with.
 
-    number: int
-    inputs: int
-    rows: int
-    bytes: int
-    line_bytes: int
-    failures: dict[str, int] = field(default_factory=dict)
-
-
-class Store:
-    """The folder of parts of one output.
-
-    A merge has no manifest. `final` is the end of the list of an updated output.
+    `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
+    parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
+    no images. `final` is the end of the list of an updated output.
     """
 
-    def __init__(
-        self, folder: Path, kind: Kind, manifest: Manifest | None, final: Mark | None = None
-    ) -> None:
-        self.folder, self.kind, self.final = folder, kind, final
-        self._manifest = manifest
-        self.parts: dict[int, Part] = {}  # whole ones, by number
-        self.published = False  # the files of the output are whole; only renaming is left
-        self.listing = Listing(folder)
+    identity: dict[str, Any]
+    listing: Mark
+    part_size: int
+    skipped: int
+    inputs: int
+    finished: bool = False
+    kind: Kind = "run"
+    final: Mark | None = None
 
-    @staticmethod
-    def folder_of(target: Path) -> Path:
-        """Where the parts of an output lie."""
-        return target.with_name(target.name + ".parts")
+    @property
+    def sizes(self) -> list[int]:
+        """How many inputs each part has."""
+        whole, rest = divmod(self.inputs, self.part_size)
+        return [self.part_size] * whole + [rest] * (rest > 0)
 
-    @classmethod
-    def create(
-        cls, target: Path, kind: Kind, manifest: Manifest | None, final: Mark | None = None
-    ) -> "Store":
-        """Notes what the folder is for; a listing is written already."""
-        store = cls(cls.folder_of(target), kind, manifest, final)
-        state: dict[str, Any] = {"format": _FORMAT, "kind": kind}
-        if manifest is not None:
-            state |= asdict(manifest) | {"listing": manifest.listing.about}
-            del state["finished"]
-        if final is not None:
-            state["final"] = final.about
-        with atomic_file(store.folder / "state.json") as file:
-            file.write(json.dumps(state, indent=1).encode())
-        return store
 
-    @classmethod
-    def load(cls, target: Path) -> "Store | None":
-        """What an earlier run has left; None if that is nothing of use."""
-        folder = cls.folder_of(target)
-        try:
-            state = json.loads((folder / "state.json").read_text("utf-8"))
-            made, kind = state.pop("format"), state.pop("kind")
-            if made > _FORMAT:
-                raise ResnestError(f"{folder} was made by a later version of this program.")
-            if made < _FORMAT:
-                raise UsageError(
-                    f"{folder} holds an unfinished run of an earlier version of this program: "
-                    "finish it with that, or give --overwrite to start afresh."
-                )
-            final = Mark.of(state.pop("final")) if "final" in state else None
-            if kind != "merge":
-                manifest = Manifest(**(state | {"listing": Mark.of(state["listing"])}))
-            store = cls(folder, kind, None if kind == "merge" else manifest, final)
-            store._read_index()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResnestError(
-                f"{folder}: cannot be read: {error}. --overwrite starts afresh."
-            ) from error
-        return store
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A whole part: its number, its inputs, failures by kind; seconds by step if computed now."""
+
+    part: int
+    inputs: int
+    failures: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Inputs that could not be read."""
+        return sum(self.failures.values())
+
+
+def content_of(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as `_manifest.json` holds it."""
+    return {"format": _FORMAT} | asdict(manifest)
+
+
+def manifest_of(content: dict[str, Any], *, finished: bool = False) -> Manifest:
+    """The manifest out of `content_of`, or of one of format 1."""
+    listing, final = Mark(**content["listing"]), content.get("final")
+    given = {"inputs": listing.inputs} | content | {"listing": listing, "finished": finished}
+    del given["format"]
+    return Manifest(**given | {"final": final and Mark(**final)})
+
+
+def info_of(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:
+    """What depends on the inputs alone, not on when or how often a run was started."""
+    return identity | {
+        "list": asdict(mark),
+        "counts": {"inputs": inputs, "rows": rows, "failed": inputs - rows},
+    }
+
+
+class Parts:
+    """A folder of parts in `suffix`: parquet, jsonl or rows. Runners use it with its `manifest`."""
+
+    ours: ClassVar[re.Pattern[str]] = re.compile(
+        r"\.?(part-\d{5,}\.(parquet|jsonl)|_manifest\.json|_summary\.json)(\.\w+\.tmp)?|\.lock"
+    )
+    tries: ClassVar[int] = 4  # at a file: one far away may fail for a moment
+
+    def __init__(self, output: str, suffix: str, manifest: Manifest | None = None) -> None:
+        self.output, self.suffix, self.manifest = output, suffix, manifest
+        self._system, self.folder = opened(output)
+        self._format = _FORMAT  # of the manifest that was read
+        self.damaged = 0  # inputs of parts that are there and not whole
 
     @property
     def manifest(self) -> Manifest:
-        """What was begun, of anything but a merge."""
+        """What was begun."""
         assert self._manifest is not None
         return self._manifest
 
-    @property
-    def complete(self) -> bool:
-        """Whether all parts are whole."""
-        return len(self.parts) == len(self.manifest.sizes)
+    @manifest.setter
+    def manifest(self, manifest: Manifest | None) -> None:
+        self._manifest = manifest
+        if manifest is not None:
+            about = [manifest.identity, manifest.listing.sha256, manifest.part_size]
+            text = json.dumps(about, sort_keys=True)
+            # What a part must bear to be one of this run.
+            self.identity = hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def inputs(self) -> int:
-        """Inputs that are done."""
-        return sum(part.inputs for part in self.parts.values())
+    def path(self, *names: str) -> str:
+        """A path below the folder."""
+        return "/".join((self.folder.rstrip("/"), *names))
 
-    @property
-    def rows(self) -> int:
-        """Rows that are there."""
-        return sum(part.rows for part in self.parts.values())
+    def part_path(self, part: int) -> str:
+        """Where a part lies."""
+        return self.path(f"part-{part:05}.{self.suffix}")
 
-    @property
-    def in_order(self) -> list[Part]:
-        """The whole parts by number."""
-        return [self.parts[number] for number in sorted(self.parts)]
+    def file_names(self) -> list[str]:
+        """The names of the files in the folder itself."""
+        with reading(self.output):
+            return names_in(self._system, self.folder)
 
-    def rows_path(self, number: int) -> Path:
-        """Where the rows of a part lie, until they have been moved to the output."""
-        return self.folder / f"{number:06}.rows"
+    def read_manifest(self) -> Manifest | None:
+        """What was begun; None where that is nothing."""
+        with reading(self.output):
+            data = read(self._system, self.path("_manifest.json"))
+        if data is None:
+            return None
+        path, then = f"{self.output}/_manifest.json", "--overwrite starts afresh."
+        with reading(path, damage=(ValueError, KeyError, TypeError), then=then):
+            content = json.loads(data)
+            self._format = content["format"]
+            self.manifest = manifest_of(content)
+        if self._format > _FORMAT:
+            raise ResnestError(f"{self.output} was made by a later version of this program.")
+        return self.manifest
 
-    def lines_path(self, number: int) -> Path:
-        """Where its lines lie."""
-        return self.folder / f"{number:06}.csv"
+    def check_format(self, manifest: Manifest) -> None:
+        """Whether parts of the run can be computed: not of one that an earlier version began."""
+        if self._format < _FORMAT and not manifest.finished:
+            raise earlier(self.output)
 
-    def lines(self) -> Iterator[Item]:
-        """The inputs of all parts with their errors and stats, without rows."""
-        with self.listing.stat_path.open("rb", buffering=_BUFFER) as stats:
-            for part in self.in_order:
-                for line in read_lines(self.lines_path(part.number), header=False):
-                    yield line._replace(stat=stats.read(STAT_BYTES))
+    def write_listing(self, inputs: Iterable[Input], part_size: int) -> int:
+        """Makes room for a new run and writes its inputs down; returns how many there are."""
+        self.clear()
+        return self.write_inputs(inputs, part_size)
 
-    def entries(self, row_bytes: int) -> Iterator[Item]:
-        """The same with rows."""
-        lines = self.lines()
-        for part in self.in_order:
-            with self.rows_path(part.number).open("rb", buffering=_BUFFER) as rows:
-                for _ in range(part.inputs):
-                    line = next(lines)
-                    yield line._replace(row=rows.read(row_bytes) if line.error is None else None)
+    def write_inputs(self, inputs: Iterable[Input], part_size: int) -> int:
+        """The same in a folder that has been cleared."""
+        count, waiting = 0, iter(inputs)
+        with self.writing():
+            self._system.create_dir(self.path("_listing"), recursive=True)
+            lines: list[bytes] = []
+            while part := list(islice(waiting, part_size)):
+                lines.append(self._line(part))
+                count += len(part)
+                if len(lines) == _LISTED:
+                    self._put_lines(count // part_size, lines)
+                    lines = []
+            if lines:
+                self._put_lines(-(-count // part_size), lines)
+        return count
 
-    def commit(self, number: int, items: list[Item]) -> Part:
-        """Writes a part, whole or not at all; raises OSError."""
-        rows, lines = (path(number) for path in (self.rows_path, self.lines_path))
-        there = [item.row for item in items if item.row is not None]
-        contents = {rows: there, lines: [formatted(item.name, None, item.error) for item in items]}
-        temporary = {path: path.with_name(path.name + ".tmp") for path in contents}
+    def _put_lines(self, parts: int, lines: list[bytes]) -> None:
+        put(self._system, self._listing_path(parts - 1), b"".join(lines))
+
+    def _line(self, part: list[Input]) -> bytes:
+        """Inputs that are files of their own name by that alone; sizes and times where needed."""
+        short = [
+            i.name if i == Input(i.name, "file", i.name) else i[: 5 if i.offset or i.size else 3]
+            for i in part
+        ]
+        stats = b"".join(map(photo_stat, part)) if self.suffix == "rows" else b""
+        return json.dumps([short, stats.hex()]).encode("ascii") + b"\n"
+
+    def _listing_path(self, part: int) -> str:
+        return self.path("_listing", f"{part // _LISTED:05}.jsonl")
+
+    def _listed(self, part: int) -> tuple[list[Input], bytes]:
+        """The inputs of a part, with their sizes and times."""
+        path = self._listing_path(part)
+        with reading(path, damage=(ValueError, IndexError)):
+            data = self._retried(lambda: read(self._system, path)) or b""
+            short, stats = json.loads(data.splitlines()[part % _LISTED])
+        inputs = [Input(i, "file", i) if isinstance(i, str) else Input(*i) for i in short]
+        return inputs, bytes.fromhex(stats)
+
+    def inputs_of(self, part: int) -> list[Input]:
+        """The inputs of a part, in order."""
+        return self._listed(part)[0]
+
+    def names(self, manifest: Manifest) -> Iterator[str]:
+        """The names of the inputs, in order."""
+        for part in range(len(manifest.sizes)):
+            if self._format < _FORMAT:
+                yield from self._earlier_names(part)
+            else:
+                yield from (item.name for item in self.inputs_of(part))
+
+    def _earlier_names(self, part: int) -> Iterator[str]:
+        """Of a listing of format 1."""
+        import pyarrow.parquet as pq
+
+        path = self.path("_listing", f"{part // _LISTED:05}.parquet")
+        with (
+            reading(path),
+            self._system.open_input_file(path) as stream,
+            pq.ParquetFile(stream) as file,
+        ):
+            names = file.read_row_group(part % _LISTED, columns=["input"]).column(0).to_pylist()
+        return (name.decode("utf-8", "surrogateescape") for name in names)
+
+    def clear(self, keep: str = "") -> None:
+        """Removes all that is ours, but for one file; first what says that there is something."""
+        with self.writing():
+            self._system.create_dir(self.folder, recursive=True)
+            names = names_in(self._system, self.folder)
+            for name in sorted(names, key=_removed_at):
+                if self.ours.fullmatch(name) and name not in {keep, ".lock"}:
+                    remove(self._system, self.path(name))
+            for folder in ("_listing", "_attempts"):  # earlier versions noted attempts at parts
+                with suppress(OSError):  # it was never there
+                    self._system.delete_dir(self.path(folder))
+        self.manifest = None
+
+    def begin(self, manifest: Manifest) -> None:
+        """Notes what is begun; the listing is written already."""
+        self.put_json("_manifest.json", content_of(manifest))
+        self.manifest, self._format = manifest, _FORMAT
+
+    def put_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a small file."""
+        with self.writing():
+            put(self._system, self.path(name), json.dumps(content, indent=1).encode() + b"\n")
+
+    def whole_parts(self, manifest: Manifest) -> list[PartInfo]:
+        """The parts that are there and whole."""
+        there = set(self.file_names())
+        sizes = enumerate(manifest.sizes)
+        wanted = [s for s in sizes if self.part_path(s[0]).rpartition("/")[2] in there]
+        with reading(self.output), ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(lambda size: self._info(*size), wanted))
+        self.damaged = sum(
+            inputs for (_, inputs), info in zip(wanted, found, strict=True) if info is None
+        )
+        return [info for info in found if info is not None]
+
+    def part(self, part: int, inputs: int) -> PartInfo | None:
+        """A part of so many inputs, if it is there and whole."""
+        with reading(self.part_path(part)):
+            return self._retried(lambda: self._info(part, inputs))
+
+    def _info(self, part: int, inputs: int) -> PartInfo | None:
+        """What a part says of itself; None where it is not there, not whole, or another run's."""
+        expected = {"part": part, "identity": self.identity, "inputs": inputs}
         try:
-            for path, content in contents.items():
-                with temporary[path].open("wb", buffering=_BUFFER) as file:
-                    file.writelines(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for path in contents:
-                temporary[path].replace(path)
-        except OSError:
-            for path in (*contents, *temporary.values()):  # a full disk needs the room
-                with suppress(OSError):
-                    path.unlink()
-            raise
-        sync_folder(self.folder)
-        failures = failures_of((item.error, item.kind) for item in items)
-        size, line_size = (sum(map(len, content)) for content in contents.values())
-        part = Part(number, len(items), len(there), size, line_size, failures)
-        append(self._index, json.dumps(asdict(part)).encode() + b"\n")
-        self.parts[number] = part
-        return part
+            with self._system.open_input_file(self.part_path(part)) as file:
+                about = about_part(file, self.suffix)
+        except FileNotFoundError:
+            return None
+        if self.suffix == "jsonl" and about is not None:  # which says nothing of its run
+            about = expected | about
+        if about is None or about != about | expected:
+            return None
+        return PartInfo(part, inputs, about["failures"])
 
-    def publish(self) -> None:
-        """Notes that the files of the output lie in the folder, whole."""
-        sync_folder(self.folder)
-        append(self._index, b'{"published": true}\n')
-        self.published = True
+    def commit(self, part: int, results: "Sequence[Result]") -> PartInfo:
+        """Writes a part: entries for features, records for predictions."""
+        failures = failures_of((result.error, result.kind) for result in results)
+        about = {
+            "part": part, "identity": self.identity, "inputs": len(results), "failures": failures
+        }  # fmt: skip
+        stats = self._listed(part)[1] if self.suffix == "rows" else b""
+        data = part_file(results, self.suffix, self.manifest.identity, about, stats)
+        path = self.part_path(part)
+        with self.writing(path):
+            self._retried(lambda: put(self._system, path, data))
+        return PartInfo(part, len(results), failures)
 
-    def tidy(self) -> None:
-        """Removes what a kill has left and the index does not know."""
-        known = {path(n).name for n in self.parts for path in (self.rows_path, self.lines_path)}
-        for path in self.folder.iterdir():
-            foreign = path.name[0].isdigit() and path.name not in known
-            if _OURS.fullmatch(path.name) and (foreign or path.name.endswith(".tmp")):
-                path.unlink()
+    def remove_part(self, part: int) -> None:
+        """Removes a part, so that it is missing."""
+        with self.writing(self.part_path(part)):
+            remove(self._system, self.part_path(part))
 
-    def repair(self) -> int:
-        """Forgets parts whose files are missing or of another size; returns how many inputs."""
-        parts = self.in_order
-        moved = _row_bytes(self.folder / "assembled.npy") if self.complete else -1
-        ends = accumulate(part.bytes for part in parts)
-        lost = []
-        for part, end in zip(parts, ends, strict=True):
-            rows, lines = _size(self.rows_path(part.number)), _size(self.lines_path(part.number))
-            # The output may hold the rows instead.
-            whole_rows = rows == part.bytes or (rows is None and end <= moved)
-            if not (whole_rows and lines == part.line_bytes):
-                lost.append(self.parts.pop(part.number))
-        if lost:
-            (self.folder / "assembled.npy").unlink(missing_ok=True)
-            moved_ones = [n for n in self.parts if not self.rows_path(n).exists()]
-            lost += [self.parts.pop(number) for number in moved_ones]
-            with atomic_file(self._index) as file:
-                for part in self.in_order:
-                    file.write(json.dumps(asdict(part)).encode() + b"\n")
-        return sum(part.inputs for part in lost)
+    def _retried(self, action: Callable[[], T]) -> T:
+        for attempt in range(1, self.tries):
+            try:
+                return action()
+            except OSError:
+                time.sleep(2.0**attempt / 4)
+        return action()
 
-    @property
-    def _index(self) -> Path:
-        return self.folder / "index.jsonl"
+    def writing(self, path: str = "") -> AbstractContextManager[None]:
+        """Says what cannot be written, and what is kept where the disk is full or fails."""
+        return writing(path or self.output, then=self.kept())
 
-    def _read_index(self) -> None:
-        """The parts up to the first line that a kill or a failing disk has left unreadable."""
-        data = self._index.read_bytes() if self._index.exists() else b""
-        end = 0
-        with suppress(ValueError, KeyError, TypeError):
-            for line in data.splitlines(keepends=True):
-                entry = json.loads(line)
-                if not line.endswith(b"\n"):
-                    break
-                if "published" in entry:
-                    self.published = True
-                else:
-                    part = Part(**entry)
-                    self.parts[part.number] = part
-                end += len(line)
-        if end < len(data):
-            with self._index.open("rb+") as file:
-                file.truncate(end)
+    def kept(self) -> str:
+        """What is there already, and how to go on; nothing where that need not be said."""
+        return ""
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
+def _removed_at(name: str) -> int:
+    return 0 if name == "_manifest.json" else 2 if name.startswith(("part-", "_assembled")) else 1
 
 
-def _row_bytes(path: Path) -> int:
-    """How many bytes of rows a file of numpy's format 1.0 holds; -1 where there is none."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(10)
-        return max(0, path.stat().st_size - 10 - int.from_bytes(header[8:], "little"))
-    except FileNotFoundError:
-        return -1
-
-
-def outputs(target: Path) -> list[Path]:
-    """The files of an output, the one that is named last."""
-    beside = [target.with_suffix(suffix) for suffix in (".csv", ".json", ".stat")]
-    return [path for path in beside if path != target] + [target]
-
-
-def publish(store: Store, target: Path) -> None:
-    """Renames the files of the output into place, the matrix last, and removes the parts."""
-    for path in outputs(target):
-        made = store.folder / f"assembled{path.suffix.lower()}"
-        if made.exists():  # else it was renamed before a kill
-            made.replace(path)
-    sync_folder(target.parent)
-    discard(store.folder)
-
-
-def discard(folder: Path) -> None:
-    """Removes a folder of parts, and what is in it if it is ours; its state first of all."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        (folder / "state.json").unlink()
-    if not folder.is_dir():
-        return
-    empty(folder)
-    with suppress(OSError):  # something of the user's lies there
-        folder.rmdir()
-
-
-def empty(folder: Path, but: str = "") -> None:
-    """Removes the files that are ours, the index first: without it no part counts."""
-    (folder / "index.jsonl").unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if _OURS.fullmatch(path.name) and path.is_file() and path.name != but:
-            path.unlink()
-
-
-def check_others(target: Path) -> None:
-    """Whether nothing of another format has, or will have, files of the same names."""
-    lines, info = target.with_suffix(".csv"), target.with_suffix(".json")
-    for suffix in SUFFIXES:
-        other = target.with_suffix(suffix)
-        if other.exists() and other not in outputs(target) and info.exists():
-            raise UsageError(
-                f"{other} is there: its {lines.name} and {info.name} would be replaced. Remove it, "
-                "or give -o another name."
-            )
-        if other != target and (Store.folder_of(other) / "state.json").exists():
-            raise UsageError(
-                f"{Store.folder_of(other)} holds an unfinished run, which writes {info}, too: "
-                f"finish that with -o {other} --resume, remove the folder, or give -o another name."
-            )
+def earlier(folder: object) -> UsageError:
+    """What to say of a folder that this version cannot go on with."""
+    return UsageError(
+        f"{folder} holds an unfinished run of an earlier version of this program: finish it with "
+        "that, or give --overwrite to start afresh."
+    )

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictJob:
-    """What was asked for; see the options of `resnest predict`."""
+class Ranking:
+    """What is kept of each photo's answer; see the options of `resnest predict`."""
 
-    options: RunOptions
-    model: ModelOptions
     topk: int
     threshold: float
     reject_below: float
     tta: bool
 
 
-def records(job: PredictJob, decoders: Decoders, stats: SourceStats) -> "Iterator[Record]":
+def records(
+    options: RunOptions,
+    model: ModelOptions,
+    ranking: Ranking,
+    decoders: Decoders,
+    stats: SourceStats,
+) -> "Iterator[Record]":
     """One record per input, in order; counts the files of other kinds that were passed over.
 
     Raises:
@@ -37,14 +41,13 @@ def records(job: PredictJob, decoders: Decoders, stats: SourceStats) -> "Iterato
     """
     from resnest_cli.inference.batch_size import batch_size_for
 
-    options = job.options
-    found = classifier(job.model, tta=job.tta)
+    found = classifier(model, tta=ranking.tta)
     found.model.need_classifier()
     return found.records(
         listed(options, stats),
-        topk=job.topk,
-        threshold=job.threshold,
-        reject_below=job.reject_below,
+        topk=ranking.topk,
+        threshold=ranking.threshold,
+        reject_below=ranking.reject_below,
         batch_size=batch_size_for(found, "logits", options.batch_size),
         workers=options.workers,
         decoders=decoders,

@@ -25,10 +25,12 @@ from resnest_cli.errors import CheckpointError, ResnestError, UsageError
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import local
-from resnest_cli.jobs.folder import Folder
+from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.inputs import PartPhotos, iter_inputs, looked_into, part_photos
-from resnest_cli.jobs.job import Job, Ranking, carry_out, go_on, portable
+from resnest_cli.jobs.job import Job, carry_out, go_on, portable
 from resnest_cli.jobs.listing import Input
+from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
+from resnest_cli.jobs.predict import Ranking
 from resnest_cli.jobs.ray_cluster import (
     READ_CPUS,
     Pool,
@@ -41,7 +43,7 @@ from resnest_cli.jobs.ray_cluster import (
     pool_for,
     task,
 )
-from resnest_cli.jobs.run import Advance, Manifest, PartInfo, run
+from resnest_cli.jobs.run import Advance, run
 from resnest_cli.options import AUTO, ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import is_address
 
@@ -104,7 +106,7 @@ def run_command(
         concurrency=ray.concurrency,
         go_on=go_on("predict" if isinstance(wanted, Ranking) else "features"),
     )
-    target = Folder(output_, job.format)
+    target = FolderOutput(output_, job.format)
     runner = RayRunner(job, target, debug=output.debug_wanted())
     how = {"resume": resume, "overwrite": overwrite, "retry": retry}
     carry_out(
@@ -118,9 +120,8 @@ class RayRunner:
     """Computes the parts of a folder on a cluster of Ray; see `run.Runner`."""
 
     patient = False  # a part may take minutes
-    passed: tuple[str, ...] = ("engine", "versions")
 
-    def __init__(self, job: Job, target: Folder, *, debug: bool = False) -> None:
+    def __init__(self, job: Job, target: FolderOutput, *, debug: bool = False) -> None:
         self._job, self._debug = job, debug
         self._folder = job.output if is_address(job.output) else target.folder
 
@@ -309,7 +310,7 @@ class Workers:
             raise ours(error) from error
         self._died[part] += 1
         if self._died[part] == _MOST_DEATHS:
-            path = Folder(self._folder, self._job.format).part_path(part)
+            path = Parts(self._folder, self._job.format).part_path(part)
             raise ResnestError(
                 f"{path}: {_MOST_DEATHS} workers have died of this part, although its photos are "
                 "decoded in processes of their own: memory may be short. A smaller --batch-size "
@@ -333,7 +334,7 @@ class PartWorker:
         workers = threads if job.options.workers < 0 else job.options.workers
         options = replace(job.options, workers=min(workers, _MOST_THREADS))
         self._job, self._threads = replace(job, options=options), threads
-        self._target = Folder(folder, job.format, manifest)
+        self._target = Parts(folder, job.format, manifest)
         self._sources: Iterator[Source] = iter(())
         self._stack = ExitStack()
 
@@ -384,7 +385,7 @@ class PartWorker:
 
 def read_part(folder: str, part: int, *, offline: bool, alone: bool) -> PartPhotos:
     """A task: the photos of a part."""
-    return part_photos(Folder(folder, "").inputs_of(part), offline=offline, alone=alone)
+    return part_photos(Parts(folder, "").inputs_of(part), offline=offline, alone=alone)
 
 
 def found(job: Job, threads: int) -> tuple[dict[str, Any], int]:

@@ -9,91 +9,23 @@ missing is what has no whole part; so whatever ended an earlier run, the next on
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.images.sources import SourceStats
+from resnest_cli.jobs.file_output import FileOutput
+from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.job import Job, Report, as_begun, check_same, say_going_on, summed, without
-from resnest_cli.jobs.listing import Chain, Input, Mark, check_same_list
+from resnest_cli.jobs.listing import Chain, Input, check_same_list
+from resnest_cli.jobs.parts import Manifest, PartInfo
 from resnest_cli.progress import Progress
 from resnest_cli.signals import PatientStop
 
 Advance = Callable[[int, int], None]  # so many inputs of no whole part yet, and failed ones of them
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a run was begun with.
-
-    `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
-    parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
-    no images.
-    """
-
-    identity: dict[str, Any]
-    listing: Mark
-    part_size: int
-    skipped: int
-    inputs: int
-    finished: bool = False
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many inputs each part has."""
-        whole, rest = divmod(self.inputs, self.part_size)
-        return [self.part_size] * whole + [rest] * (rest > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class PartInfo:
-    """A whole part: its number, its inputs, failures by kind; seconds by step if computed now."""
-
-    part: int
-    inputs: int
-    failures: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> int:
-        """Inputs that could not be read."""
-        return sum(self.failures.values())
-
-
-class Output(Protocol):
-    """Where the parts of a job go. The driver's calls raise ResnestError where that is no use.
-
-    Runners call `inputs_of` and their own way to commit a part.
-    """
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Holds it against other commands."""
-
-    def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
-        """What there is to go on with; UsageError where that was not asked for."""
-
-    def names(self, manifest: Manifest) -> Iterator[str]:
-        """The names of the inputs that it was begun with, in order."""
-
-    def write_listing(self, inputs: Iterator[Input], part_size: int) -> int:
-        """Makes room for a new run and writes its inputs down; returns how many there are."""
-
-    def clear(self) -> None:
-        """Removes what `write_listing` wrote."""
-
-    def begin(self, manifest: Manifest) -> None:
-        """Notes what is begun, once the listing is whole."""
-
-    def retry(
-        self, manifest: Manifest, identity: dict[str, Any], inputs: Iterator[Input]
-    ) -> Manifest:
-        """What is to be computed so that failed ones of the `inputs` are read again."""
-
-    def whole_parts(self, manifest: Manifest) -> list[PartInfo]:
-        """The parts that are there."""
-
-    def finish(self, manifest: Manifest, report: Report) -> dict[str, Any]:
-        """Makes the output of its parts; what it says of itself."""
+Output = FolderOutput | FileOutput  # where the parts of a job go
 
 
 class Runner(Protocol):
@@ -102,10 +34,6 @@ class Runner(Protocol):
     @property
     def patient(self) -> bool:
         """Whether a signal is answered in `advance`, not at once."""
-
-    @property
-    def passed(self) -> tuple[str, ...]:
-        """What may differ from the identity of a finished run."""
 
     def opened(self) -> AbstractContextManager[None]:
         """Connects to what computes."""
@@ -127,9 +55,13 @@ class Runner(Protocol):
 
 def run(
     job: Job, target: Output, runner: Runner, progress: Progress,
-    *, resume: bool, overwrite: bool, retry: bool = False,
+    *, resume: bool, overwrite: bool, retry: bool = False, update: bool = False,
+    prune: bool = False,
 ) -> Report:  # fmt: skip
-    """Computes what is missing of the output, and finishes it. `retry` includes `resume`.
+    """Computes what is missing of the output, and finishes it.
+
+    `retry` reads failed inputs again; `update` finishes an unfinished output, and then computes
+    what is new or changed; `prune` drops what is gone.
 
     Raises:
         UsageError: the output exists, or was begun with other options or inputs.
@@ -137,20 +69,32 @@ def run(
         ResnestError: whatever else prevents it; whole parts are kept.
     """
     with target.locked(), PatientStop():
-        before = target.look(resume=resume or retry, overwrite=overwrite)
+        before = target.look(resume=resume or retry or update, overwrite=overwrite)
         job = as_begun(job, before.identity if before else None)
         # What connects may set handlers of its own: ours are set again behind it.
         with runner.opened(), PatientStop() as stopping:
             job, identity = runner.prepare(job, before)
-            manifest = begun(job, identity, target, runner) if before is None else before
-            if before is not None:
-                if not manifest.part_size:
-                    manifest = replace(manifest, part_size=runner.cut(iter(()))[1])
-                check(job, identity, manifest, target, runner)
-                if retry:
-                    listed = listing(job, runner, Chain(), SourceStats())
-                    manifest = target.retry(manifest, identity, listed)
-            return carried_on(manifest, target, runner, progress, stopping)
+
+            def computed(manifest: Manifest) -> Report:
+                return carried_on(manifest, target, runner, progress, stopping)
+
+            if before is None:
+                return computed(begun(job, identity, target, runner))
+            if not before.part_size:
+                before = replace(before, part_size=runner.cut(iter(()))[1])
+            check(job, identity, before, target, runner, update=update)
+            if retry:
+                listed = listing(job, runner, Chain(), SourceStats())
+                before = target.retry(before, identity, listed)
+            report = None if update and before.finished else computed(before)
+            if not update:
+                assert report is not None
+                return report
+            assert isinstance(target, FileOutput)
+            size = before.part_size
+            manifest = target.update(identity, runner.inputs, size, prune=prune)
+            # One that finds nothing to do says what this start has done.
+            return report if report and manifest.finished else computed(manifest)
 
 
 def listing(job: Job, runner: Runner, chain: Chain, stats: SourceStats) -> Iterator[Input]:
@@ -172,15 +116,24 @@ def begun(job: Job, identity: dict[str, Any], target: Output, runner: Runner) ->
 
 
 def check(
-    job: Job, identity: dict[str, Any], manifest: Manifest, target: Output, runner: Runner
+    job: Job,
+    identity: dict[str, Any],
+    manifest: Manifest,
+    target: Output,
+    runner: Runner,
+    *,
+    update: bool,
 ) -> None:
     """Whether what was begun is what is asked for now; UsageError if not."""
     # Outputs of earlier versions do not name their classes, which come with the weights.
-    passed = ("class_names", *(runner.passed if manifest.finished else ()))
+    passed = ["class_names"]
+    if manifest.finished:
+        passed += ["versions"] if update else ["versions", "engine"]
     check_same(job.output, *(without(one, *passed) for one in (manifest.identity, identity)))
-    chain = Chain()
-    inputs = listing(job, runner, chain, SourceStats())
-    check_same_list(job.output, inputs, target.names(manifest), manifest.listing, chain)
+    if not update:  # which takes any list
+        chain = Chain()
+        inputs = listing(job, runner, chain, SourceStats())
+        check_same_list(job.output, inputs, target.names(manifest), manifest.listing, chain)
 
 
 def carried_on(

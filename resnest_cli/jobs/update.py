@@ -1,8 +1,8 @@
 """`--update`: which inputs of a new list are new or changed, and which old ones are gone.
 
 A merge-join of the old entries and the new list, both read one after another; only digests of names
-are held. What comes of it is written down: a byte for each entry, in the order of the new output,
-so that a run that was killed goes on without looking again.
+are held. What comes of it is written down for each entry, in the order of the new output, so
+that a run that was killed goes on without looking again.
 """
 
 import hashlib
@@ -22,7 +22,6 @@ from resnest_cli.jobs.listing import (
     STAT_BYTES,
     Chain,
     Input,
-    Listing,
     Mark,
     encoded,
     photo_stat,
@@ -42,11 +41,13 @@ def digest(name: str) -> bytes:
 
 
 class Plan:
-    """What becomes of all entries, in a folder of parts."""
+    """What becomes of all entries, in a folder of parts; a file of records of 17 bytes.
+
+    A step, and the size and time of the file of an input as `feats.stat` has them.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._stat_path = folder / "plan", folder / "plan.stat"
-        self._listing = Listing(folder)
+        self._path = folder / "plan"
         self.counts: Counter[int] = Counter()
         self.listing = self.final = Mark(0, "")  # ends of the new list, and of the new output's
         self.skipped = 0
@@ -56,11 +57,11 @@ class Plan:
         target: Path,
         info: dict[str, Any],
         inputs: Callable[[SourceStats], Iterator[Input]],
-        part_size: int,
+        write: Callable[[Iterator[Input]], int],
         *,
         prune: bool,
     ) -> None:
-        """Writes the plan and the listing of what is to be computed; `inputs` lists anew.
+        """Writes the plan; `write` lists what is to be computed, and `inputs` lists anew.
 
         Raises:
             ResnestError: nothing is named, or the list changes while it is read.
@@ -71,18 +72,14 @@ class Plan:
         if not new:
             raise ResnestError("no photo found in what was named.")
         old = {digest(entry.name) for entry in list_of(target, info)}
-        with (
-            self._path.open("wb", buffering=_BUFFER) as file,
-            self._stat_path.open("wb", buffering=_BUFFER) as times,
-        ):
+        with self._path.open("wb", buffering=_BUFFER) as file:
             computed = self._joined(
                 target, chain(inputs(stats)), list_of(target, info), old=old, new=new,
-                gone=_PRUNED if prune else _GONE, files=(file, times),
+                gone=_PRUNED if prune else _GONE, file=file,
             )  # fmt: skip
-            self._listing.write(computed, part_size)
-            for one in (file, times):
-                one.flush()
-                os.fsync(one.fileno())
+            write(computed)
+            file.flush()
+            os.fsync(file.fileno())
         if chain.mark != first.mark:
             raise ResnestError("the list of inputs changes while it is read: try once more.")
         self.listing, self.skipped = chain.mark, stats.skipped
@@ -96,7 +93,7 @@ class Plan:
         old: set[bytes],
         new: set[bytes],
         gone: int,
-        files: tuple[BinaryIO, BinaryIO],
+        file: BinaryIO,
     ) -> Iterator[Input]:
         """Gives the inputs that are computed, and writes down what becomes of all entries.
 
@@ -108,9 +105,8 @@ class Plan:
 
         def note(step: int, name: str, stat: bytes) -> None:
             self.counts[step] += 1
-            files[0].write(bytes((step,)))
+            file.write(bytes((step,)) + stat)
             if step != _PRUNED:
-                files[1].write(stat)
                 chain.add(name)
 
         def misplaced(name: str) -> UsageError:
@@ -162,18 +158,18 @@ class Plan:
             gone = f"{counts[_GONE]:,} gone (kept; --prune drops them)"
         return f"{counts[_NEW]:,} new, {counts[_CHANGED]:,} changed, {gone}, {counts[_KEPT]:,} kept"
 
-    def _steps(self) -> Iterator[int]:
+    def _steps(self) -> Iterator[tuple[int, bytes]]:
         with self._path.open("rb", buffering=_BUFFER) as file:
-            while chunk := file.read(_BUFFER):
-                yield from chunk
+            while record := file.read(1 + STAT_BYTES):
+                yield record[0], record[1:]
 
-    def listed(self, old: Iterable[Item], computed: Iterable[Input]) -> Iterator[str]:
+    def listed(self, old: Iterable[Item], computed: Iterable[str]) -> Iterator[str]:
         """The names of the new list."""
         known, fresh = iter(old), iter(computed)
-        for step in self._steps():
+        for step, _ in self._steps():
             entry = next(known) if step in _OLD else None
             if step in _FRESH:
-                yield next(fresh).name
+                yield next(fresh)
             elif step == _KEPT:
                 assert entry is not None
                 yield entry.name
@@ -181,14 +177,13 @@ class Plan:
     def entries(self, old: Iterable[Item], computed: Iterable[Item]) -> Iterator[Item]:
         """The entries of the new output, from those of the old one and the computed ones."""
         known, fresh = iter(old), iter(computed)
-        with self._stat_path.open("rb", buffering=_BUFFER) as times:
-            for step in self._steps():
-                entry = next(known) if step in _OLD else None
-                if step in _FRESH:
-                    entry = next(fresh)
-                if step != _PRUNED:
-                    assert entry is not None
-                    yield entry._replace(stat=times.read(STAT_BYTES))
+        for step, stat in self._steps():
+            entry = next(known) if step in _OLD else None
+            if step in _FRESH:
+                entry = next(fresh)
+            if step != _PRUNED:
+                assert entry is not None
+                yield entry._replace(stat=stat)
         for _ in known:  # to the end, where its reader sees whether all fits
             pass
 
@@ -196,5 +191,5 @@ class Plan:
 def list_of(target: Path, info: dict[str, Any]) -> Iterator[Item]:
     """The entries of a finished output, without rows."""
     stats = read_stats(target, info["counts"]["inputs"])
-    for line in read_lines(target.with_suffix(".csv"), header=True):
+    for line in read_lines(target.with_suffix(".csv")):
         yield line._replace(stat=next(stats, None))

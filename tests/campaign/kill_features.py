@@ -41,16 +41,14 @@ def content(target: Path) -> dict[str, bytes]:
 def state_of(target: Path) -> str:
     """How far a run had come."""
     folder = target.with_name(target.name + ".parts")
-    if not (folder / "state.json").exists():
+    if not (folder / "_manifest.json").exists():
         return "finished" if target.exists() else "before the first part"
-    index = folder / "index.jsonl"
-    entries = [json.loads(x) for x in index.read_bytes().splitlines()] if index.exists() else []
-    if any("published" in entry for entry in entries):
-        return "renaming"
-    state = json.loads((folder / "state.json").read_text())
-    if len(entries) * state["part_size"] >= state["inputs"]:
+    if (folder / "_assembled.json").exists():
+        whole = json.loads((folder / "_assembled.json").read_text())["whole"]
+        return "renaming" if whole else "assembling"
+    if list(folder.glob("assembled.*")):
         return "assembling"
-    return "between parts" if entries else "before the first part"
+    return "between parts" if list(folder.glob("part-*")) else "before the first part"
 
 
 def killed(command: list[str], wait: float, whole_group: bool) -> bool:

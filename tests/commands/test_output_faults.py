@@ -10,11 +10,11 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
-from resnest_cli.jobs import assemble, local
-from resnest_cli.jobs.assemble import merge
-from resnest_cli.jobs.file_output import held
+from resnest_cli.jobs import local
+from resnest_cli.jobs.assemble import FileParts, outputs
+from resnest_cli.jobs.file_output import FileOutput, held
 from resnest_cli.jobs.listing import Shard
-from resnest_cli.jobs.parts import Store, outputs
+from resnest_cli.jobs.merge import merge
 from tests.conftest import Cli, make_photo
 from tests.jobs import fake
 
@@ -68,35 +68,40 @@ def test_a_stdout_that_fails_is_an_error(command: str, stdout: str, words: str) 
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("damage", ["lines", "rows", "index"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "another's", "gone"])
 def test_what_is_missing_of_parts_is_computed_again(
     tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     monkeypatch.setattr(local, "MOST_INPUTS", 4)
     fake.run(fake.job_for(tmp_path / "whole.npy", listed))
     target = tmp_path / "out.npy"
-    original = Store.commit
+    original = FileOutput.commit
 
-    def commit(self: Store, number: int, items: list) -> object:
-        part = original(self, number, items)
-        if len(self.parts) == 2:
-            raise OSError(28, "No space left on device")
-        return part
+    def commit(self: FileOutput, number: int, items: list) -> object:
+        done = original(self, number, items)
+        if number == 1:
+            with self.writing(str(target)):
+                raise OSError(28, "No space left on device")
+        return done
 
-    monkeypatch.setattr(Store, "commit", commit)
+    monkeypatch.setattr(FileOutput, "commit", commit)
     with pytest.raises(ResnestError, match=r"Make room.* 8 inputs are done and kept"):
         fake.run(fake.job_for(target, listed))
-    monkeypatch.undo()
-    folder = Store.folder_of(target)
-    if damage == "lines":
-        (folder / "000001.csv").unlink()
-    elif damage == "rows":
-        (folder / "000001.rows").write_bytes(b"")
+    monkeypatch.setattr(FileOutput, "commit", original)
+    folder = FileParts(target).beside
+    part = folder / "part-00001.rows"
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:-1])
+    elif damage == "empty":
+        part.write_bytes(b"")
+    elif damage == "another's":
+        part.write_bytes((folder / "part-00000.rows").read_bytes())
     else:
-        index = folder / "index.jsonl"
-        index.write_bytes(index.read_bytes().splitlines(keepends=True)[0] + b"\0\0{\n")
+        part.unlink()
+    fake.COMPUTED.clear()
     report = fake.run(fake.job_for(target, listed), resume=True)
-    assert report.damaged == (0 if damage == "index" else 4)
+    assert len(fake.COMPUTED) == 6, "no part but this and the one that was missing"
+    assert report.damaged == (0 if damage == "gone" else 4)
     assert content(target) == content(tmp_path / "whole.npy")
     assert not folder.exists()
 
@@ -200,22 +205,21 @@ def test_other_failures_of_the_machine_are_no_internal_errors(
     assert "ulimit -n" in result.err
 
 
-def test_assembling_needs_the_rows_that_have_gone_to_it(tmp_path: Path, listed: Path) -> None:
+def test_assembling_needs_the_rows_that_have_gone_to_it(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows are missing, and the file that they went to is missing, too."""
-    fake.run(fake.job_for(tmp_path / "whole.npy", listed))
-    target = tmp_path / "out.npy"
-    original = assemble._finish
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    assemble._finish = killed
-    try:
+    fake.run(fake.job_for(tmp_path / "whole.npy", listed))
+    target = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(FileParts, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             fake.run(fake.job_for(target, listed))
-    finally:
-        assemble._finish = original
-    (Store.folder_of(target) / "assembled.npy").unlink()
+    (FileParts(target).beside / "assembled.npy").unlink()
     assert fake.run(fake.job_for(target, listed), resume=True).damaged == 10
     assert content(target) == content(tmp_path / "whole.npy")
 
@@ -233,7 +237,7 @@ def test_a_kill_while_tidying_is_no_run_that_was_told(tmp_path: Path, listed: Pa
     target = tmp_path / "f.npy"
     fake.run(fake.job_for(target, listed))
     assert fake.run(fake.job_for(target, listed), resume=True).finished_before
-    Store.folder_of(target).mkdir()
-    (Store.folder_of(target) / "000000.csv").touch()  # the state goes first
+    FileParts(target).beside.mkdir()
+    (FileParts(target).beside / "part-00000.rows").touch()  # the state goes first
     assert not fake.run(fake.job_for(target, listed), resume=True).finished_before
-    assert not Store.folder_of(target).exists()
+    assert not FileParts(target).beside.exists()

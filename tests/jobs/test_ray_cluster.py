@@ -10,9 +10,9 @@ from resnest_cli.errors import ResnestError, UnknownModelError, UsageError
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import ray as runner
 from resnest_cli.jobs.job import Job
+from resnest_cli.jobs.parts import PartInfo
 from resnest_cli.jobs.ray import NodesLostError, Workers
 from resnest_cli.jobs.ray_cluster import Pool, ours, pool_for
-from resnest_cli.jobs.run import PartInfo
 from resnest_cli.options import ModelOptions
 
 TWO, BIG = {"CPU": 2.0}, {"CPU": 64.0}

@@ -13,11 +13,11 @@ from resnest_cli.errors import CheckpointError, ResnestError
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import ray
-from resnest_cli.jobs.folder import Folder
-from resnest_cli.jobs.job import Job, Ranking
+from resnest_cli.jobs.job import Job
 from resnest_cli.jobs.listing import Input, Mark
+from resnest_cli.jobs.parts import Manifest, Parts
+from resnest_cli.jobs.predict import Ranking
 from resnest_cli.jobs.ray import PartWorker
-from resnest_cli.jobs.run import Manifest
 from resnest_cli.options import ModelOptions, RunOptions
 from tests.conftest import make_photo
 
@@ -40,7 +40,7 @@ def job(tiny_checkpoint: Path, tmp_path: Path) -> Job:
     photos[4].write_bytes(b"no photo")
     out = tmp_path / "out"
     given = [Input(path.name, "file", str(path)) for path in photos]
-    Folder(str(out), "parquet").write_listing(given, 16)
+    Parts(str(out), "parquet").write_listing(given, 16)
     options = RunOptions(batch_size=4)
     model = ModelOptions(
         str(tiny_checkpoint),
@@ -127,7 +127,7 @@ def test_other_weights_on_one_node_are_told(worker_of, job: Job) -> None:
 def test_an_output_that_cannot_be_written_is_told(
     worker_of, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnest_cli.jobs.folder.time.sleep", lambda _: None)
+    monkeypatch.setattr("resnest_cli.jobs.parts.time.sleep", lambda _: None)
     worker = worker_of(job)
     out = Path(job.output)
     listed = photos(job)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import pytest
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.jobs import file_output, local
-from resnest_cli.jobs.assemble import merge
-from resnest_cli.jobs.file_output import held
+from resnest_cli.jobs.assemble import FileParts, outputs
+from resnest_cli.jobs.file_output import FileOutput, held
 from resnest_cli.jobs.formats import read_entries, read_info
 from resnest_cli.jobs.listing import Shard
-from resnest_cli.jobs.parts import Store, outputs
+from resnest_cli.jobs.merge import merge
 from tests.jobs import fake
 
 
@@ -129,7 +130,7 @@ def test_another_order_is_refused(photos: Photos) -> None:
         with pytest.raises(UsageError, match="stands at another place among the inputs than in"):
             photos.run(update=True)
         assert (photos.content, photos.computed) == (before, [])
-        assert not Store.folder_of(photos.target).exists()
+        assert not FileParts(photos.target).beside.exists()
     photos.listed.write_text("\n")
     with pytest.raises(ResnestError, match="no photo found"):
         photos.run(update=True, prune=True)
@@ -229,7 +230,7 @@ def test_an_unfinished_run_goes_on_first(
     photos.run(update=True)
     assert photos.computed == ["newer"]
     assert "1 new, 0 changed, 0 gone, 7 kept." in capsys.readouterr().err
-    assert not Store.folder_of(photos.target).exists()
+    assert not FileParts(photos.target).beside.exists()
 
 
 def test_nothing_there_is_an_ordinary_run(tmp_path: Path) -> None:
@@ -339,15 +340,16 @@ def test_an_update_that_only_goes_on_says_what_it_did(
     photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MOST_INPUTS", 4)
-    commit = Store.commit
+    commit = FileOutput.commit
 
-    def fails(self: Store, number: int, items: list) -> object:
-        if number == 1:
-            raise OSError(28, "No space left on device")
+    def fails(self: FileOutput, number: int, items: list) -> object:
+        with self.writing():
+            if number == 1:
+                raise OSError(28, "No space left on device")
         return commit(self, number, items)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "commit", fails)
+        patch.setattr(FileOutput, "commit", fails)
         with pytest.raises(ResnestError, match="4 inputs are done and kept in"):
             photos.run(overwrite=True)
     report = photos.run(update=True)
@@ -356,7 +358,7 @@ def test_an_update_that_only_goes_on_says_what_it_did(
 
 
 def test_an_unfinished_run_of_an_earlier_version_is_refused(photos: Photos) -> None:
-    folder = Store.folder_of(photos.target)
+    folder = FileParts(photos.target).beside
     folder.mkdir()
     (folder / "state.json").write_text('{"format": 1, "kind": "run", "identity": {}}')
     (folder / "index.jsonl").write_text('{"number": 0, "inputs": 4, "end": false}\n')
@@ -364,6 +366,10 @@ def test_an_unfinished_run_of_an_earlier_version_is_refused(photos: Photos) -> N
     for flags in ({}, {"resume": True}, {"retry": True}, {"update": True}):
         with pytest.raises(UsageError, match="of an earlier version of this program: finish it"):
             photos.run(**flags)
+    shutil.copytree(folder, folder.with_name("other.npy.parts"))
+    beside = fake.job_for(folder.with_name("other.npz"), photos.listed)
+    with pytest.raises(UsageError, match="holds an unfinished run, which writes"):
+        fake.run(beside)
     with pytest.raises(UsageError, match="of an earlier version"):
         photos.merged(photos.target.with_name("other.npy"))
     assert (folder / "000000.rows").exists()

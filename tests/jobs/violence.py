@@ -20,10 +20,11 @@ from pathlib import Path
 # Before numpy is imported: its threads would make forks unsafe.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+from resnest_cli import files
 from resnest_cli.jobs import local
-from resnest_cli.jobs.assemble import merge
 from resnest_cli.jobs.file_output import held
 from resnest_cli.jobs.listing import Shard
+from resnest_cli.jobs.merge import merge
 from tests.jobs import fake
 
 COUNT = 21  # inputs, in batches of 4
@@ -87,16 +88,20 @@ def armed() -> None:
 
     Path.open = opened
 
+    def begun(path, mode, **options):
+        step("open")
+        return Killing(open(path, mode, **options))  # noqa: PTH123
+
+    files.open = begun
+
     def written(descriptor, data):
         half = bytes(data)[: len(data) // 2]
         step("write", lambda: os_write(descriptor, half))
         return os_write(descriptor, data)
 
     os.write = written
-    for name in ("fsync", "ftruncate"):
+    for name in ("fsync", "ftruncate", "replace", "unlink", "mkdir", "rmdir"):
         stepping(os, name)
-    for name in ("replace", "unlink", "mkdir", "rmdir"):
-        stepping(Path, name)
 
 
 def trial(action, kill_at: int = 0) -> tuple[int, int]:
