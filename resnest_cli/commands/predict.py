@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from resnest_cli import output
-from resnest_cli.commands.flags import command
+from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import (
     check_inputs,
     check_runner,
@@ -18,6 +18,7 @@ from resnest_cli.commands.inputs import (
     show_records,
     write_page,
 )
+from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
@@ -46,7 +47,7 @@ _FORMATS: dict[str, output.Format] = {".csv": "csv", ".json": "json", ".jsonl": 
 @command
 def predict(
     *,
-    run: RunOptions,
+    run: Annotated[RunOptions, Without("workers")],
     model: ModelOptions,
     topk: Annotated[int, Option("How many classes for each photo.", "-k [1, inf)")] = 5,
     format_: Annotated[
@@ -73,6 +74,15 @@ def predict(
         Option("Answer `unsure` where the best class is less probable than this.", "SHARE [0, 1]"),
     ] = 0.0,
     tta: Tta = False,
+    workers: Annotated[
+        int | None,
+        Option(
+            "Photos that are decoded at once: 1; in a folder or a .parquet as many as there are "
+            "cores.",
+            "-j [0, 256]",
+            after="batch_size",
+        ),
+    ] = None,
     ray: RayOptions,
     resume: Annotated[
         bool,
@@ -99,7 +109,7 @@ def predict(
             raise UsageError("--html is for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
-        run = replace(run, workers=ALL_CORES)  # the default of one is for a few photos
+        run = replace(run, workers=ALL_CORES if workers is None else workers)
         run_command(
             run, model, ray, wanted, output_, format_=format_, resume=resume, overwrite=overwrite
         )
@@ -107,6 +117,7 @@ def predict(
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
         if html is not None:
             raise UsageError("--html goes with records that are printed or written as text.")
+        run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
     if resume or overwrite:
@@ -119,6 +130,7 @@ def predict(
     target = Path(output_) if output_ not in {None, "-"} else None
     for path in filter(None, (target, html)):
         check_written(path, files_read(run, model))
+    run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
         _show(run, model, wanted, target, format_, html)
 
@@ -146,14 +158,11 @@ def _write_parts(
         raise UsageError(f"--format {format_}: a folder holds parquet or jsonl.")
     if format_ != "jsonl" and find_spec("pyarrow") is None:
         raise ResnestError(f'{output_} needs pyarrow. Run: pip install "resnest-cli[parquet]"')
-    from resnest_cli.cpu import usable_cores
     from resnest_cli.jobs.folder import FolderOutput, ParquetOutput
     from resnest_cli.jobs.job import Job, carry_out, go_on
     from resnest_cli.jobs.local import LocalRunner
     from resnest_cli.jobs.run import run as run_job
 
-    if run.workers == 1:  # the default, which is for a few photos
-        run = replace(run, workers=usable_cores())
     format_ = format_ or "parquet"
     job = Job(output_, run, model, wanted, format_, model.model, go_on=go_on("predict"))
     if _is_folder(output_):
