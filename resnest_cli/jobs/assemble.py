@@ -175,6 +175,7 @@ def retried(parts: FileParts, old: Info, failed: int) -> Info:
 def updated(parts: FileParts, old: Info) -> Info:
     """The old entries, with what is new or changed among them as the plan says."""
     plan, chain, copy, matrix = Plan(parts.beside), Chain(), parts.beside / "rows", matrix_of(old)
+    copy.unlink(missing_ok=True)  # of a start that was killed
     parts.make_room(0 if parts.target.suffix == ".npy" else matrix.rows * matrix.row_bytes)
     with EntriesByNumber(parts.target, old, copy) as known:
         entries = chain(plan.entries(known, parts.entries(0)))

@@ -146,8 +146,8 @@ class FileOutput(FileParts):
             )
         if plan.undated:
             output.message(
-                f"An earlier version, which noted no sizes and times, made {plan.undated:,} entries "
-                f"of {self.target}: these photos count as changed if they were modified after that."
+                f"An earlier version, which noted no sizes and times, made {plan.undated:,} entries"
+                f" of {self.target}: such photos count as changed if modified after that."
             )
         output.message(f"{self.target}: {plan}.")
         if plan.changes_nothing:

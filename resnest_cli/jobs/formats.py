@@ -420,11 +420,11 @@ class EntriesByNumber:
         self._target, self._matrix, self._start = target, matrix_of(info), 0
         self._files, self._rows = ExitStack(), None
         self._row_numbers, self._line_starts = array("q"), array("q")
-        copies = copy is not None and target.suffix != ".npy"
+        copies = None if target.suffix == ".npy" else copy
         with ExitStack() as stack:
-            file = stack.enter_context(copy.open("wb", buffering=_CHUNK)) if copies else None
+            file = stack.enter_context(copies.open("wb", buffering=_CHUNK)) if copies else None
             row = 0
-            for entry in read_entries(target, info, rows=copies):
+            for entry in read_entries(target, info, rows=file is not None):
                 self._row_numbers.append(row)
                 row += entry.error is None
                 if file is not None:
@@ -438,8 +438,8 @@ class EntriesByNumber:
                 at, quotes = at + len(line), quotes + line.count(b'"')
             self._line_starts.append(at)
             if copy is not None:
-                self._rows = self._files.enter_context((copy if copies else target).open("rb"))
-                if not copies:
+                self._rows = self._files.enter_context((copies or target).open("rb"))
+                if copies is None:
                     _check_npy(self._rows, self._matrix)
                     self._start = self._rows.tell()
 

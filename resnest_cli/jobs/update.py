@@ -94,7 +94,7 @@ class Plan:
                 else:
                     if places[number] < 0:
                         places[number] = len(origins)
-                    then = stats[number * STAT_BYTES : (number + 1) * STAT_BYTES]
+                    then = bytes(stats[number * STAT_BYTES : (number + 1) * STAT_BYTES])
                     if _has_changed(item, stat, then, failed=bool(failed[number])):
                         self._changed += 1
                         number = _COMPUTED

@@ -426,7 +426,7 @@ def test_names_with_line_breaks(tmp_path: Path, suffix: str) -> None:
 def test_damaged_lines(photos: Photos, damage: bytes | None, flags: dict[str, bool]) -> None:
     lines = photos.target.with_suffix(".csv")
     lines.unlink() if damage is None else lines.write_bytes(damage)
-    with pytest.raises(ResnestError, match="do not fit: |input 1 is new"):
+    with pytest.raises(ResnestError, match=r"do not fit: |input 1 is new"):
         photos.run(**flags)
 
 
