@@ -3,7 +3,7 @@
 The new output is in the order of the new list; what is gone, and kept, stays behind the entry that
 it followed. What becomes of each entry is written down, so that a run that was killed goes on
 without looking again. Of names only digests are held: for a million of old entries and a million of
-inputs that takes about 250 MB.
+inputs that takes about 300 MB.
 """
 
 import hashlib
