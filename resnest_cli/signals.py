@@ -7,7 +7,7 @@ was ignored at the start, as `nohup` leaves SIGHUP, stays ignored.
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from resnest_cli.errors import ResnestError
 
@@ -35,6 +35,8 @@ class StopRequest:
     what they would cut off is what gets saved. The previous handlers are back in place at the end.
     In threads other than the main one, which get no signals, it does nothing.
     """
+
+    last: ClassVar[StoppedError | None] = None  # what `check` raised last in this process
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -64,6 +66,7 @@ class StopRequest:
         if self.signal is not None:
             error = StoppedError(f"interrupted by {self.signal.name}")
             error.exit_code = self.exit_code
+            StopRequest.last = error
             raise error
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

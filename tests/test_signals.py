@@ -1,11 +1,14 @@
 """A signal is asked once and answered between two steps; a second one is not waited for."""
 
+import contextlib
 import signal
 import time
 
 import pytest
 
 from resnest_cli import signals
+from resnest_cli.errors import EngineError
+from resnest_cli.model.onnx_file import needed
 from resnest_cli.signals import PatientStop, StoppedError, StopRequest
 
 
@@ -46,3 +49,20 @@ def test_patience_ends_and_a_second_signal_is_not_caught(monkeypatch: pytest.Mon
             time.sleep(5)
     assert signal.getsignal(signal.SIGALRM) is alarm
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_wins_over_what_an_import_makes_of_it(number: signal.Signals) -> None:
+    with pytest.raises(EngineError, match="onnx cannot be loaded: damaged"), needed("onnx"):
+        raise ImportError("damaged")
+
+    def imported() -> None:
+        with contextlib.suppress(StoppedError):  # as code in C does
+            signal.raise_signal(number)
+        raise ImportError("initialization failed")
+
+    with pytest.raises(StoppedError) as told, PatientStop(), needed("onnx"):
+        imported()
+    assert told.value.exit_code == 128 + number
+    with pytest.raises(EngineError, match="damaged"), needed("onnx"):  # that is over
+        raise ImportError("damaged")

@@ -1,7 +1,8 @@
 """The folder of parts beside an output that is files, and how the files are made of it.
 
     feats.npy.parts/part-00000.rows   and what else `parts` says
-                    plan              of an update: what becomes of each old and new input
+                    plan              of an update: where the entries come from
+                    rows              of an update: a copy of the old rows
                     assembled.npy     and assembled.csv, .json and .stat: the files of the output
                     _assembled.json   how far they are made, or that they are whole
 
@@ -25,19 +26,19 @@ from resnest_cli.jobs.filesystems import read
 from resnest_cli.jobs.formats import (
     HEADER,
     SUFFIXES,
+    EntriesByNumber,
     Matrix,
     matrix_of,
     npy_header,
     read_entries,
     read_part,
-    read_stats,
     with_files,
     write,
 )
 from resnest_cli.jobs.job import Item, summed, without
-from resnest_cli.jobs.listing import STAT_BYTES, Mark
+from resnest_cli.jobs.listing import STAT_BYTES, Chain, Mark
 from resnest_cli.jobs.parts import Info, Manifest, PartInfo, Parts, earlier, info_of
-from resnest_cli.jobs.update import Plan, list_of
+from resnest_cli.jobs.update import Plan
 
 _CHUNK = 2**20
 _SPARE = 2**20  # bytes for the small files
@@ -55,7 +56,7 @@ class FileParts(Parts):
 
     ours = re.compile(
         r"\.?(part-\d{5,}\.rows|_(manifest|assembled)\.json)(\.\w+\.tmp)?"
-        r"|assembled\.\w+|plan"
+        r"|assembled\.\w+|plan|rows"
         # Of earlier versions:
         r"|\d{6,}\.(rows|csv)(\.tmp)?|\.?(state\.json|index\.jsonl)(\..*)?"
         r"|listing\.(jsonl|stat)|plan\.stat|lock"
@@ -167,32 +168,24 @@ def retried(parts: FileParts, old: Info, failed: int) -> Info:
     info = info_of(manifest.identity, Mark(**old["list"]), counts["inputs"], rows)
     fresh = parts.entries(matrix_of(info).row_bytes)
     entries = (entry if entry.error is None else next(fresh) for entry in read_entries(target, old))
-    from_entries(parts, without_stats(entries, unless=has_stats(target, old)), info)
+    from_entries(parts, entries, info)
     return info
 
 
 def updated(parts: FileParts, old: Info) -> Info:
     """The old entries, with what is new or changed among them as the plan says."""
-    plan, final, target = Plan(parts.beside), parts.manifest.final, parts.target
-    assert final is not None
-    rows = sum(e.error is None for e in plan.entries(list_of(target, old), parts.entries(0)))
-    # Made by another version perhaps; else of the same model and settings.
-    identity = parts.manifest.identity | without(old, "list", "counts")
-    info = info_of(identity, final, final.inputs, rows)
-    fresh = parts.entries(matrix_of(info).row_bytes)
-    from_entries(parts, plan.entries(read_entries(target, old), fresh), info)
+    plan, chain, copy, matrix = Plan(parts.beside), Chain(), parts.beside / "rows", matrix_of(old)
+    copy.unlink(missing_ok=True)  # of a start that was killed
+    parts.make_room(0 if parts.target.suffix == ".npy" else matrix.rows * matrix.row_bytes)
+    with EntriesByNumber(parts.target, old, copy) as known:
+        entries = chain(plan.entries(known, parts.entries(0)))
+        rows = sum(entry.error is None for entry in entries)
+        # Made by another version perhaps; else of the same model and settings.
+        identity = parts.manifest.identity | without(old, "list", "counts")
+        info = info_of(identity, chain.mark, chain.count, rows)
+        fresh = parts.entries(matrix.row_bytes)
+        from_entries(parts, plan.entries(known, fresh), info)
     return info
-
-
-def has_stats(target: Path, info: Info) -> bool:
-    """Whether a finished output knows sizes and times of its inputs."""
-    inputs = info["counts"]["inputs"]
-    return inputs == 0 or next(read_stats(target, inputs), None) is not None
-
-
-def without_stats(entries: Iterator[Item], *, unless: bool) -> Iterator[Item]:
-    """Where an output that is joined in knows no sizes and times, the whole knows none."""
-    return entries if unless else (entry._replace(stat=None) for entry in entries)
 
 
 def from_entries(parts: FileParts, entries: Iterator[Item], info: Info, lines: int = 0) -> None:

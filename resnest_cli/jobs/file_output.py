@@ -19,15 +19,14 @@ from resnest_cli.jobs.assemble import (
     FileParts,
     check_others,
     from_parts,
-    has_stats,
     outputs,
     retried,
     updated,
 )
-from resnest_cli.jobs.formats import SUFFIXES, read_info, read_lines
+from resnest_cli.jobs.formats import SUFFIXES, EntriesByNumber, read_entries, read_info
 from resnest_cli.jobs.job import Job, Report, check_same, refused, without
 from resnest_cli.jobs.listing import Input, Mark
-from resnest_cli.jobs.parts import Manifest, PartInfo
+from resnest_cli.jobs.parts import Info, Manifest, PartInfo
 from resnest_cli.jobs.update import Plan
 from resnest_cli.paths import check_place
 
@@ -95,10 +94,14 @@ class FileOutput(FileParts):
         """The names of the inputs that it was begun with."""
         if manifest.kind == "run" and not manifest.finished:
             return super().names(manifest)
-        known = read_lines(self.target.with_suffix(".csv"))
-        if manifest.kind == "update":
-            return Plan(self.beside).listed(known, super().names(manifest))
-        return (line.name for line in known)
+        info = read_info(self.target)
+        if manifest.kind != "update":
+            return (line.name for line in read_entries(self.target, info, rows=False))
+        return self._names_of_update(info, super().names(manifest))
+
+    def _names_of_update(self, info: Info, computed: Iterator[str]) -> Iterator[str]:
+        with EntriesByNumber(self.target, info, None) as old:
+            yield from Plan(self.beside).listed(old, computed)
 
     def retry(
         self, manifest: Manifest, identity: dict[str, Any], inputs: Iterator[Input]
@@ -116,7 +119,7 @@ class FileOutput(FileParts):
             return manifest
         check_same(self._job.output, *(without(one, "class_names") for one in
                                        (manifest.identity, identity)))  # fmt: skip
-        lines = read_lines(self.target.with_suffix(".csv"))
+        lines = read_entries(self.target, info, rows=False)
         failed = (i for i, line in zip(inputs, lines, strict=True) if line.error is not None)
         count = self.write_listing(failed, manifest.part_size)
         begun = replace(manifest, identity=identity, inputs=count, finished=False, kind="retry")
@@ -141,17 +144,15 @@ class FileOutput(FileParts):
             plan.make(
                 self.target, info, inputs, lambda found: self.write_inputs(found, size), prune=prune
             )
-        if not has_stats(self.target, info):
+        if plan.undated:
             output.message(
-                f"{self.target} was made by an earlier version, which noted no sizes and times: "
-                f"photos count as changed if they were modified after it was written."
+                f"An earlier version, which noted no sizes and times, made {plan.undated:,} entries"
+                f" of {self.target}: such photos count as changed if modified after that."
             )
         output.message(f"{self.target}: {plan}.")
         if plan.changes_nothing:
             return _finished(info)
-        begun = Manifest(
-            identity, plan.listing, size, plan.skipped, plan.computed, False, "update", plan.final
-        )
+        begun = Manifest(identity, plan.listing, size, plan.skipped, plan.computed, kind="update")
         self.begin(begun)
         return begun
 

@@ -9,7 +9,6 @@ until it is finished:
 """
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from resnest_cli.jobs.parts import Manifest, Parts, content_of, info_of, manifes
 from resnest_cli.text import one_line
 
 _ROWS = 8192  # of a row group at least
-_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name, as a column of text has it
 
 
 class FolderOutput(Parts):
@@ -153,7 +151,7 @@ class ParquetOutput(FolderOutput):
         return self.manifest
 
     def names(self, manifest: Manifest) -> Iterator[str]:
-        """The names of the inputs, in order."""
+        """The names of the inputs, in order; those of a finished file are `escaped`."""
         if not manifest.finished:
             yield from super().names(manifest)
             return
@@ -161,8 +159,7 @@ class ParquetOutput(FolderOutput):
 
         with pq.ParquetFile(self._target) as file:
             for batch in file.iter_batches(columns=["input"]):
-                for name in batch.column(0).to_pylist():
-                    yield _ODD_BYTE.sub(lambda byte: chr(0xDC00 + int(byte[1], 16)), name)
+                yield from batch.column(0).to_pylist()
 
     def finish(self, manifest: Manifest, report: Report) -> dict[str, Any]:
         """Puts the parts together, row group by row group, and removes them."""

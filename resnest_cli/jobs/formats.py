@@ -12,7 +12,8 @@ It is UTF-8; a name that is no text keeps its own bytes; see `csv_rows` for comm
 Columns of logits and probabilities bear the names of their classes instead of f0, f1, ...
 
 `feats.stat` has 16 bytes for every input: the size of its file and the time of its modification in
-ns, int64 little-endian, -1 where there is none. It is empty where an earlier version made the rows.
+ns, int64 little-endian. Both are -1 where there is no file, such as of an address; the size alone,
+where only that it was not modified after that time is known: an earlier version made the row.
 
 A part is a file of its own, which says in a footer whose it is:
 
@@ -33,17 +34,19 @@ import json
 import os
 import shutil
 import zipfile
+from array import array
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, repeat
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.jobs.job import Item, failures_of
-from resnest_cli.jobs.listing import STAT_BYTES, encoded
+from resnest_cli.jobs.listing import NO_STAT, STAT, STAT_BYTES, encoded, escaped
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
@@ -108,10 +111,6 @@ def matrix_of(info: dict[str, Any]) -> Matrix:
     return Matrix(counts["rows"], counts["inputs"], shape, extraction["dtype"], names)
 
 
-def _escaped(name: str) -> str:
-    return encoded(name).decode("utf-8", "backslashreplace")
-
-
 def formatted(name: str, row: int | None, error: str | None) -> bytes:
     """A line of `feats.csv`, or several where the name has newlines."""
     return encoded(csv_row((name, row, "ok" if error is None else "error", error)))
@@ -123,7 +122,7 @@ def read_lines(path: Path) -> Iterator[Item]:
         yield from islice(_read(file), 1, None)
 
 
-def _read(lines: IO[str]) -> Iterator[Item]:
+def _read(lines: Iterable[str]) -> Iterator[Item]:
     """The inputs, without rows, of what `formatted` gave."""
     for cells in read_csv_rows(lines):
         name, _, status, error = cells[:4]
@@ -143,7 +142,7 @@ def with_files(
     for entry in entries:
         if lines is not None:
             lines.write(formatted(entry.name, row if entry.error is None else None, entry.error))
-        stats.write(entry.stat or b"")
+        stats.write(entry.stat or NO_STAT)
         row += entry.error is None
         yield entry
 
@@ -253,7 +252,7 @@ def _parquet_table(group: list[Item], matrix: Matrix, schema: Any) -> Any:
     values = pa.Array.from_buffers(value, len(group) * matrix.columns, buffers)
     missing = pa.array([entry.row is None for entry in group], pa.bool_())
     columns = [
-        pa.array([_escaped(entry.name) for entry in group]),
+        pa.array([escaped(entry.name) for entry in group]),
         pa.array(["ok" if entry.error is None else "error" for entry in group]),
         pa.array([entry.error for entry in group], pa.string()),
         pa.FixedSizeListArray.from_arrays(values, matrix.columns, mask=missing),
@@ -346,10 +345,10 @@ def _records_file(records: list["Record"], about: dict[str, Any], *, rejecting: 
     ranked = pa.struct([*numbers, ("label", pa.string()), ("probability", pa.float64())])
     predictions = [[asdict(p) for p in record.predictions] for record in records]
     columns = {
-        "input": pa.array([_escaped(record.input) for record in records], pa.string()),
+        "input": pa.array([escaped(record.input) for record in records], pa.string()),
         "status": pa.array([record.status for record in records], pa.string()),
         "error": pa.array([record.error for record in records], pa.string()),
-        "model": pa.array([_escaped(record.model) for record in records], pa.string()),
+        "model": pa.array([escaped(record.model) for record in records], pa.string()),
         "predictions": pa.array(predictions, pa.list_(ranked)),
     }
     if rejecting:
@@ -380,29 +379,97 @@ def read_info(target: Path) -> dict[str, Any]:
     return info
 
 
-def read_entries(target: Path, info: dict[str, Any]) -> Generator[Item, None, None]:
-    """All inputs of a finished output."""
-    matrix = matrix_of(info)
-    count, stats = 0, read_stats(target, matrix.inputs)
+@contextmanager
+def _fitting(target: Path) -> Iterator[None]:
+    """What is damaged or missing inside becomes a ResnestError."""
     try:
-        rows = _rows(target, matrix)
-        for line in read_lines(target.with_suffix(".csv")):
-            count += 1
-            row = None
-            if line.error is None:
-                row = next(rows, b"")
-                _check(len(row) == matrix.row_bytes, f"the row of {line.name!r} is missing")
-            yield Item(line.name, line.error, row, stat=next(stats, None))
-        _check(count == matrix.inputs, f"{count} lines, but {matrix.inputs} inputs")
-        _check(next(rows, None) is None, "there are more rows than lines that have one")
-    except (OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:
+        yield
+    except (OSError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile) as error:
         raise ResnestError(f"{target} and the files beside it do not fit: {error}.") from error
 
 
+def read_entries(
+    target: Path, info: dict[str, Any], *, rows: bool = True
+) -> Generator[Item, None, None]:
+    """All inputs of a finished output, with their rows if wanted."""
+    matrix, count, with_row = matrix_of(info), 0, 0
+    with _fitting(target):
+        stats = read_stats(target, matrix.inputs)
+        found = _rows(target, matrix) if rows else iter(())
+        for line in read_lines(target.with_suffix(".csv")):
+            count, row = count + 1, None
+            if line.error is None:
+                with_row += 1
+                if rows:
+                    row = next(found, b"")
+                    _check(len(row) == matrix.row_bytes, f"the row of {line.name!r} is missing")
+            yield line._replace(row=row, stat=next(stats, NO_STAT))
+        _check(count == matrix.inputs, f"{count} lines, but {matrix.inputs} inputs")
+        _check(with_row == matrix.rows, f"{with_row} lines with a row, but {matrix.rows} rows")
+        _check(next(found, None) is None, "there are more rows than lines that have one")
+
+
+class EntriesByNumber:
+    """The inputs of a finished output in any order; a context manager. 16 bytes of memory for each.
+
+    Rows are read from .npy itself, those of other formats from `copy`, to which they are copied
+    one behind the other; without `copy` there are none.
+    """
+
+    def __init__(self, target: Path, info: dict[str, Any], copy: Path | None) -> None:
+        self._target, self._matrix, self._start = target, matrix_of(info), 0
+        self._files, self._rows = ExitStack(), None
+        self._row_numbers, self._line_starts = array("q"), array("q")
+        copies = None if target.suffix == ".npy" else copy
+        with ExitStack() as stack:
+            file = stack.enter_context(copies.open("wb", buffering=_CHUNK)) if copies else None
+            row = 0
+            for entry in read_entries(target, info, rows=file is not None):
+                self._row_numbers.append(row)
+                row += entry.error is None
+                if file is not None:
+                    file.write(entry.row or b"")
+        with _fitting(target):
+            self._lines = self._files.enter_context(target.with_suffix(".csv").open("rb"))
+            at = quotes = 0
+            for line in self._lines:
+                if quotes % 2 == 0:  # else it goes on a cell
+                    self._line_starts.append(at)
+                at, quotes = at + len(line), quotes + line.count(b'"')
+            self._line_starts.append(at)
+            if copy is not None:
+                self._rows = self._files.enter_context((copies or target).open("rb"))
+                if copies is None:
+                    _check_npy(self._rows, self._matrix)
+                    self._start = self._rows.tell()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def __getitem__(self, number: int) -> Item:
+        with _fitting(self._target):
+            begin, end = self._line_starts[number + 1 : number + 3]  # behind the header
+            self._lines.seek(begin)
+            text = self._lines.read(end - begin).decode("utf-8", "surrogateescape")
+            (entry,) = _read([text])
+            if self._rows is None or entry.error is not None:
+                return entry
+            size = self._matrix.row_bytes
+            self._rows.seek(self._start + self._row_numbers[number] * size)
+            row = self._rows.read(size)
+            _check(len(row) == size, f"the row of {entry.name!r} is missing")
+            return entry._replace(row=row)
+
+
 def read_stats(target: Path, inputs: int) -> Iterator[bytes]:
-    """Size and time of each input of a finished output; none where an earlier version made it."""
+    """Size and time of each input of a finished output, as in `feats.stat`."""
     path = target.with_suffix(".stat")
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists() or path.stat().st_size == 0:  # an earlier version made it
+        written = target.with_suffix(".json").stat().st_mtime_ns
+        yield from repeat(STAT.pack(-1, written), inputs)
         return
     if path.stat().st_size != inputs * STAT_BYTES:
         raise ResnestError(f"{path} does not belong to {target}: remove it, to go on without.")
@@ -443,12 +510,18 @@ def _rows(target: Path, matrix: Matrix) -> Iterator[bytes]:
 
 
 def _npy_rows(file: IO[bytes], matrix: Matrix) -> Iterator[bytes]:
-    import numpy as np
-
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("not a file of this program")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if shape != matrix.shape or dtype != np.dtype(matrix.dtype):
-        raise ValueError(f"{dtype} {shape} instead of {matrix.dtype} {matrix.shape}")
+    _check_npy(file, matrix)
     while row := file.read(matrix.row_bytes):
         yield row
+
+
+def _check_npy(file: IO[bytes], matrix: Matrix) -> None:
+    """Reads what stands before the rows."""
+    import numpy as np
+
+    _check(np.lib.format.read_magic(file) == (1, 0), "not a file of this program")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    _check(
+        shape == matrix.shape and dtype == np.dtype(matrix.dtype),
+        f"{dtype} {shape} instead of {matrix.dtype} {matrix.shape}",
+    )

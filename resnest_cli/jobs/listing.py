@@ -23,8 +23,9 @@ from resnest_cli.paths import is_address
 # "error" stands in listings of earlier versions.
 Kind = Literal["file", "url", "member", "stdin", "error"] | ErrorKind
 
-STAT_BYTES = 16  # of an input: its file's size and modification time in ns, int64 little-endian
-NO_STAT = struct.pack("<qq", -1, -1)
+STAT = struct.Struct("<qq")  # of an input: its file's size and modification time in ns
+STAT_BYTES = STAT.size
+NO_STAT = STAT.pack(-1, -1)
 _HELD = 2**24  # bytes of stdin that are held in memory; more goes to a temporary file
 _BUFFER = 2**20
 
@@ -87,6 +88,11 @@ def encoded(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass")
+
+
+def escaped(name: str) -> str:
+    """A name as columns of text have it: bytes that are no UTF-8 as \\xe9."""
+    return encoded(name).decode("utf-8", "backslashreplace")
 
 
 class _Named(Protocol):
@@ -211,13 +217,15 @@ def photo_stat(item: Input) -> bytes:
         found = os.stat(item.where)  # noqa: PTH116 - keeps odd bytes
     except (OSError, ValueError):
         return NO_STAT
-    return struct.pack("<qq", found.st_size, found.st_mtime_ns)
+    return STAT.pack(found.st_size, found.st_mtime_ns)
 
 
 def check_same_list(
     target: object, inputs: Iterable[Input], names: Iterable[str], mark: Mark, chain: Chain
 ) -> None:
     """Whether `inputs` have these names; `chain`, which all inputs pass, must come to the mark.
+
+    Some outputs have the names with odd bytes escaped: so they are compared; the mark is exact.
 
     Raises:
         UsageError: it is another list; says where it differs.
@@ -227,12 +235,12 @@ def check_same_list(
         was = next(known, None)
         if was is None:
             raise _different(target, f"input {number} is new: {item.name!r}")
-        if was != item.name:
+        if escaped(was) != escaped(item.name):
             raise _different(target, f"input {number} was {was!r} and is {item.name!r}")
     if (was := next(known, None)) is not None:
         raise _different(target, f"{was!r} is missing after input {number}")
     if chain.mark != mark:
-        raise _different(target, "they differ where other shards read")
+        raise _different(target, "they differ where other shards read, or in odd bytes")
 
 
 def _different(target: object, what: str) -> UsageError:

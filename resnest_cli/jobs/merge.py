@@ -5,19 +5,12 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.jobs.assemble import (
-    FileParts,
-    check_others,
-    from_entries,
-    has_stats,
-    outputs,
-    without_stats,
-)
+from resnest_cli.jobs.assemble import FileParts, check_others, from_entries, outputs
 from resnest_cli.jobs.formats import read_entries, read_info
 from resnest_cli.jobs.job import Item, differences, without
 from resnest_cli.jobs.listing import Chain, Mark, Shard
 from resnest_cli.jobs.parts import Info, Manifest, info_of
-from resnest_cli.jobs.update import digest, list_of
+from resnest_cli.jobs.update import digest
 
 # What may differ between outputs that are joined one behind the other.
 _OF_ITS_OWN = ("format", "counts", "list", "versions", "class_names")
@@ -62,8 +55,7 @@ def merge(parts: Sequence[Path], target: Path, *, overwrite: bool) -> Info:
         folder.clear(keep="_manifest.json")  # which says what was here, until replaced
         try:
             folder.begin(Manifest({}, Mark(0, ""), 1, 0, 0, kind="merge"))
-            stats = all(has_stats(part, info) for part, info in found)
-            from_entries(folder, without_stats(entries, unless=stats), info)
+            from_entries(folder, entries, info)
         except Exception:
             # Names may have been given already: what stays here says that they are a merge's.
             if left is None and not folder.assembled["whole"]:
@@ -100,7 +92,7 @@ def _list_of_all(found: list[tuple[Path, Info]]) -> Mark:
     for number, (path, info) in enumerate(found):
         if wrong := differences(expected, without(info, *_OF_ITS_OWN)):
             raise UsageError(f"{first} and {path} do not belong together: {wrong}.")
-        for line in chain(list_of(path, info)):
+        for line in chain(read_entries(path, info, rows=False)):
             other = seen.setdefault(digest(line.name), number)
             if other != number:
                 raise UsageError(f"{line.name!r} stands in {found[other][0]} and in {path}.")

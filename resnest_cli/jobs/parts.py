@@ -45,7 +45,7 @@ class Manifest:
 
     `listing` is the end of the whole list, `inputs` counts those of it that are computed here, in
     parts of `part_size` (0 where a finished output does not say); `skipped` counts files that are
-    no images. `final` is the end of the list of an updated output.
+    no images.
     """
 
     identity: dict[str, Any]
@@ -55,7 +55,6 @@ class Manifest:
     inputs: int
     finished: bool = False
     kind: Kind = "run"
-    final: Mark | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -86,10 +85,11 @@ def content_of(manifest: Manifest) -> dict[str, Any]:
 
 def manifest_of(content: dict[str, Any], *, finished: bool = False) -> Manifest:
     """The manifest out of `content_of`, or of one of format 1."""
-    listing, final = Mark(**content["listing"]), content.get("final")
+    listing = Mark(**content["listing"])
     given = {"inputs": listing.inputs} | content | {"listing": listing, "finished": finished}
-    del given["format"]
-    return Manifest(**given | {"final": final and Mark(**final)})
+    for name in ("format", "final"):  # the second of earlier versions
+        given.pop(name, None)
+    return Manifest(**given)
 
 
 def info_of(identity: dict[str, Any], mark: Mark, inputs: int, rows: int) -> Info:

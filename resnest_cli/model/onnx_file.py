@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnest_cli.errors import CheckpointError, EngineError
 from resnest_cli.files import reading
+from resnest_cli.signals import StopRequest
 from resnest_cli.text import quoted
 
 if TYPE_CHECKING:
@@ -140,9 +141,12 @@ def _loaded(path: Path, data: bytes) -> "ModelProto":
 @contextmanager
 def needed(package: str) -> Iterator[None]:
     """Turns whatever keeps a package, or a library of it, from being imported into EngineError."""
+    before = StopRequest.last
     try:
         yield
     except Exception as error:
+        if StopRequest.last is not None and StopRequest.last is not before:
+            raise StopRequest.last from None  # which code in C turns into an ImportError
         raise EngineError(
             f"the package {package} cannot be loaded: {error}. Run: pip install {package}"
         ) from error

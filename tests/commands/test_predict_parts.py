@@ -160,9 +160,25 @@ def test_odd_names_resume(cli: Cli, photos: Path, tiny_checkpoint: Path, tmp_pat
         (photos / "0.png").rename(os.fsdecode(bytes(photos) + b"/\xff\\n.png"))
     except OSError:
         pytest.skip("names here are text")
+    (photos / "1.png").rename(photos / "\\xe9.png")  # as columns of text have the byte e9
     words = ["predict", photos, "-m", tiny_checkpoint, "-o", tmp_path / "out.parquet"]
     assert cli(*words).code == 3
     assert "All was finished already" in cli(*words, "--resume").err
+    (photos / "\\xe9.png").rename(os.fsdecode(bytes(photos) + b"/\xe9.png"))
+    assert "or in odd bytes" in cli(*words, "--resume").err
+
+
+def test_a_folder_with_other_files_of_odd_names(
+    cli: Cli, photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    try:
+        Path(os.fsdecode(bytes(tmp_path) + b"/out/o\xffdd.jpg")).write_bytes(b"")
+    except OSError:
+        pytest.skip("names here are text")
+    done = cli("predict", photos, "-m", tiny_checkpoint, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "holds other files (o" in done.err
 
 
 @pytest.mark.parametrize(

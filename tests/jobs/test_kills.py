@@ -42,7 +42,7 @@ def test_a_kill_at_every_step_changes_no_byte(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update"]
+    "kind", ["npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update", "update-csv"]
 )
 def test_of_the_others_some_steps(folder: Path, kind: str) -> None:
     violence(folder, kind, "--every", "7", "--double", "5", "--seed", str(len(kind)))
@@ -50,7 +50,8 @@ def test_of_the_others_some_steps(folder: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ["npy", "npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update"]
+    "kind",
+    ["npy", "npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update", "update-csv"],
 )
 def test_two_kills_each(folder: Path, kind: str) -> None:
     violence(folder, kind, "--double", "60")

@@ -1,11 +1,14 @@
 """`--update`: what is computed, kept and dropped; and outputs that are merged without shards."""
 
 import csv
+import io
 import json
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,19 +121,47 @@ def test_new_and_changed_photos_are_computed_and_the_others_kept(
 def test_gone_photos_keep_their_neighbours(photos: Photos) -> None:
     photos.name("b", "x", "e", "y")
     photos.run(update=True)
-    assert [*photos.rows] == ["a", "b", "x", "bad", "d", "e", "y", "f"]
+    assert [*photos.rows] == ["a", "b", "bad", "d", "x", "e", "f", "y"]
     with pytest.raises(UsageError, match=r"input 1 was .*a' and is .*b'"):
         photos.run(resume=True)
 
 
-def test_another_order_is_refused(photos: Photos) -> None:
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
+def test_the_order_is_that_of_the_new_list(tmp_path: Path, suffix: str) -> None:
+    photos = Photos(tmp_path, suffix)
+    photos.name("a", 'q"uote', "b", "bad", "d", "e", "f")
+    photos.run()
+    before = photos.rows
+    photos.name("f", "b", "new", "a", "f", "bad")
+    photos.run(update=True)
+    assert photos.computed == ["new"]
+    entries = [*read_entries(photos.target, read_info(photos.target))]
+    assert [Path(entry.name).name for entry in entries] == [
+        "f", "b", "new", "a", 'q"uote', "f", "bad", "d", "e",
+    ]  # fmt: skip
+    assert {name: row for name, row in photos.rows.items() if name != "new"} == before
+    assert photos.run(update=True).finished_before
+    photos.run(update=True, prune=True)
+    assert photos.computed == []
+    assert [*photos.rows] == ["f", "b", "new", "a", "bad"]
+    assert photos.run(resume=True).finished_before
+
+
+def test_a_gone_photo_that_comes_back_at_another_place(photos: Photos) -> None:
+    before = photos.rows
+    photos.name("a", "bad", "d", "e", "f")
+    (photos.folder / "b").rename(photos.folder / "away")
+    assert photos.run(update=True).finished_before
+    (photos.folder / "away").rename(photos.folder / "b")
+    photos.name("a", "bad", "d", "e", "f", "b")
+    photos.run(update=True)
+    assert photos.computed == []
+    assert [*photos.rows] == ["a", "bad", "d", "e", "f", "b"]
+    assert photos.rows == before
+
+
+def test_an_empty_list_is_refused(photos: Photos) -> None:
     before = photos.content
-    for names in (["b", "a"], ["a", "f", "b"], ["a", "b", "a"]):
-        photos.name(*names)
-        with pytest.raises(UsageError, match="stands at another place among the inputs than in"):
-            photos.run(update=True)
-        assert (photos.content, photos.computed) == (before, [])
-        assert not FileParts(photos.target).beside.exists()
     photos.listed.write_text("\n")
     with pytest.raises(ResnestError, match="no photo found"):
         photos.run(update=True, prune=True)
@@ -171,7 +202,7 @@ def test_an_output_without_sizes_and_times(
     """As earlier versions wrote it."""
     photos.target.with_suffix(".stat").unlink()
     photos.run(update=True)
-    assert "noted no sizes and times: photos count as changed if" in capsys.readouterr().err
+    assert "noted no sizes and times, made 6 entries of" in capsys.readouterr().err
     assert photos.computed == []
     written = photos.target.with_suffix(".json").stat().st_mtime_ns
     os.utime(photos.folder / "b", ns=(0, written + 1))
@@ -179,11 +210,18 @@ def test_an_output_without_sizes_and_times(
     assert photos.computed == ["b"]
     assert photos.target.with_suffix(".stat").stat().st_size == 16 * 6
     assert photos.run(update=True).finished_before
-    # What retries such an output leaves the sizes out.
+    # A retry, and an update, keep the time of what they do not compute.
     photos.target.with_suffix(".stat").unlink()
+    written = photos.target.with_suffix(".json").stat().st_mtime_ns
     photos.run(retry=True)
     assert photos.computed == ["bad"]
-    assert photos.target.with_suffix(".stat").read_bytes() == b""
+    stats = [*struct.iter_unpack("<qq", photos.target.with_suffix(".stat").read_bytes())]
+    size = (photos.folder / "bad").stat().st_size
+    assert [stats[2][0], *stats[:2], *stats[3:]] == [size, *[(-1, written)] * 5]
+    os.utime(photos.folder / "d", ns=(0, written + 1))
+    assert photos.target.with_suffix(".json").stat().st_mtime_ns > written
+    photos.run(update=True)
+    assert photos.computed == ["d"]
     photos.target.with_suffix(".stat").write_bytes(b"0" * 15)
     with pytest.raises(ResnestError, match=r"f\.stat does not belong to"):
         photos.run(update=True)
@@ -300,8 +338,96 @@ def test_outputs_that_do_not_belong_together(
         joined.merged(one, shard)
     assert not [path for path in outputs(joined.target) if path.exists()]
     one.with_suffix(".stat").unlink()  # as an earlier version wrote it
+    written = one.with_suffix(".json").stat().st_mtime_ns
     joined.merged(one, two)
-    assert joined.target.with_suffix(".stat").read_bytes() == b""
+    stats = joined.target.with_suffix(".stat").read_bytes()
+    assert stats == struct.pack("<qq", -1, written) * 3 + two.with_suffix(".stat").read_bytes()
+    os.utime(tmp_path / "1-a", ns=(0, written + 1))
+    (tmp_path / "2-c").write_text("another")
+    joined.name(*(f"{number}-{name}" for number in (1, 2) for name in ("a", "bad", "c")))
+    joined.run(update=True)
+    assert joined.computed == ["1-a", "2-c"]
+
+
+def test_what_has_no_size_and_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = Photos(tmp_path)
+    photos.listed.write_text("")
+    job = fake.job_for(photos.target, photos.listed)
+    urls = ["https://host/good", "https://host/bad", "https://host/other"]
+    (tmp_path / "photo").write_text("photo")
+    given = ("-", *urls, str(tmp_path / "photo"))
+    job = replace(job, options=replace(job.options, inputs=given, from_file=None))
+
+    def run(**flags: bool) -> list[str]:
+        fake.COMPUTED.clear()
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"photo")))
+        fake.run(job, **flags)
+        return [*fake.COMPUTED]
+
+    assert run() == [*given]
+    assert run(update=True) == ["-", urls[1]]
+    text = "2 changed, 0 gone, 3 kept (2 of them without a size and time to compare)."
+    assert text in capsys.readouterr().err
+    photos.target.with_suffix(".stat").unlink()
+    assert run(update=True) == ["-", urls[1]]
+
+
+def test_prune_drops_nothing_where_what_is_named_is_out_of_reach(tmp_path: Path) -> None:
+    photos = Photos(tmp_path)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_text(name)
+    photos.listed.write_text("")
+    job = fake.job_for(photos.target, photos.listed)
+    whole = replace(job, options=replace(job.options, inputs=(str(folder),), from_file=None))
+    (folder / "sub").mkdir()
+    fake.run(whole)
+    before = photos.content
+    folder.rename(tmp_path / "away")
+    with pytest.raises(ResnestError, match=r"photos: does not exist: .* or leave out --prune"):
+        fake.run(whole, update=True, prune=True)
+    (tmp_path / "away" / "b.jpg").unlink()
+    (tmp_path / "away").rename(folder)
+    glob = str(tmp_path / "*.png")
+    options = replace(whole.options, inputs=(str(folder), glob))
+    with pytest.raises(ResnestError, match=r"png: is a pattern that matches no file: --prune"):
+        fake.run(replace(whole, options=options), update=True, prune=True)
+    assert photos.content == before
+    assert not FileParts(photos.target).beside.exists()
+    assert fake.run(whole, update=True, prune=True).info["counts"]["inputs"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_names_with_line_breaks(tmp_path: Path, suffix: str) -> None:
+    photos = Photos(tmp_path, suffix)
+    photos.listed.write_text("")
+    names = [str(tmp_path / name) for name in ('a"\n"', "b\r\n\n", "c,\udce9\n", "=d")]
+    for name in names:
+        Path(name).write_text("photo")
+    job = fake.job_for(photos.target, photos.listed)
+
+    def run(*names: str, **flags: bool) -> list[str]:
+        fake.COMPUTED.clear()
+        fake.run(replace(job, options=replace(job.options, inputs=names, from_file=None)), **flags)
+        return [*fake.COMPUTED]
+
+    run(*names)
+    before = photos.rows
+    assert run(*reversed(names), update=True) == []
+    assert photos.rows == before
+    assert [*photos.rows] == [*reversed(before)]
+
+
+@pytest.mark.parametrize("damage", [None, b"input,row,status,error\na\n", b'input\n"', b""])
+@pytest.mark.parametrize("flags", [{"update": True}, {"resume": True}, {"retry": True}])
+def test_damaged_lines(photos: Photos, damage: bytes | None, flags: dict[str, bool]) -> None:
+    lines = photos.target.with_suffix(".csv")
+    lines.unlink() if damage is None else lines.write_bytes(damage)
+    with pytest.raises(ResnestError, match=r"do not fit: |input 1 is new"):
+        photos.run(**flags)
 
 
 def test_columns_of_classes_bear_their_names(tmp_path: Path) -> None:

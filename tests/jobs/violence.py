@@ -1,6 +1,7 @@
 """Kills a run at every step that touches a file, and goes on: the bytes must be those of no kill.
 
-    python -m tests.jobs.violence FOLDER npy|npz|csv|parquet|retry|overwrite|merge|join|update
+    python -m tests.jobs.violence FOLDER
+        npy|npz|csv|parquet|retry|overwrite|merge|join|update|update-csv
         [--every N]
         [--double N]
 
@@ -135,8 +136,9 @@ class Scenario:
     """What is done in a folder of its own, once without a kill and then with them."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.kind, self.base = kind, folder
-        self.suffix = kind if kind in ("npz", "csv", "parquet") else "npy"
+        self.base = folder
+        self.kind, _, suffix = kind.partition("-")
+        self.suffix = suffix or (kind if kind in ("npz", "csv", "parquet") else "npy")
         self.list = folder / "list.txt"
         names = [f"photo {i}{' bad' if i % 5 == 3 else ''}.jpg" for i in range(COUNT)]
         names[7] = 'odd, "name".jpg'
@@ -152,7 +154,8 @@ class Scenario:
             self._in_fork(lambda: fake.run(fake.job_for(target, self.list)))
         if self.kind == "update":
             old = self.list.with_name("old.txt")
-            old.write_text("gone.jpg\n" + self.list.read_text().replace("photo 9.jpg\n", ""))
+            names = self.list.read_text().replace("photo 9.jpg\n", "").splitlines()
+            old.write_text("\n".join(["gone.jpg", *reversed(names)]))
             self._in_fork(lambda: fake.run(fake.job_for(target, old)))
         if self.kind == "join":
             for i in (1, 2):
