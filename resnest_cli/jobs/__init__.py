@@ -16,7 +16,8 @@ A job is a listing, cut into parts: fixed slices of it, each computed whole and 
     assemble.py      the folder of parts beside them, and how they are made of it
     merge.py         finished outputs -> one
     update.py        what is new, changed or gone since an output was finished
-    formats.py       rows -> .npy, .npz, .csv, .parquet and back; records -> .parquet, .jsonl
+    formats.py       rows -> .npy, .npz, .csv, .parquet and back
+    part_files.py    the parts as files: .rows, .parquet, .jsonl
     predict.py       `predict` to stdout: records as they come
     filesystems.py   a path or an address -> a file system, its files, folders and globs
 

@@ -31,12 +31,12 @@ from resnest_cli.jobs.formats import (
     matrix_of,
     npy_header,
     read_entries,
-    read_part,
     with_files,
     write,
 )
 from resnest_cli.jobs.job import Item, summed, without
 from resnest_cli.jobs.listing import STAT_BYTES, Chain, Mark
+from resnest_cli.jobs.part_files import read_part
 from resnest_cli.jobs.parts import Info, Manifest, PartInfo, Parts, earlier, info_of
 from resnest_cli.jobs.update import Plan
 

@@ -19,9 +19,9 @@ from typing import Any
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import atomic_file, locked, reading, writing
 from resnest_cli.jobs.filesystems import names_in, read, remove
-from resnest_cli.jobs.formats import FOOTER
 from resnest_cli.jobs.job import Report, refused
 from resnest_cli.jobs.listing import Input
+from resnest_cli.jobs.part_files import FOOTER
 from resnest_cli.jobs.parts import Manifest, Parts, content_of, info_of, manifest_of
 from resnest_cli.text import one_line
 

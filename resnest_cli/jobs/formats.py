@@ -8,58 +8,43 @@
 
 The same entries give the same bytes, however they were divided before. Beside all of them but .csv
 stands `feats.csv`, with the lines `input,row,status,error`; `row` is empty where the input failed.
-It is UTF-8; a name that is no text keeps its own bytes; see `csv_rows` for commas and formulas.
+It is UTF-8; a name that is no text keeps its own bytes; see `text.csv_row` for commas and formulas.
 Columns of logits and probabilities bear the names of their classes instead of f0, f1, ...
 
 `feats.stat` has 16 bytes for every input: the size of its file and the time of its modification in
 ns, int64 little-endian. Both are -1 where there is no file, such as of an address; the size alone,
 where only that it was not modified after that time is known: an earlier version made the row.
 
-A part is a file of its own, which says in a footer whose it is:
-
-    .rows     features: the rows as in .npy, lines as in `feats.csv`, 16 bytes each as in
-              `feats.stat`; behind them as JSON what it is and how many bytes each of these has,
-              and the length of that, 8 bytes little-endian
-    .parquet  features: as above, in a column `feature`; predictions: input, status, error, model,
-              predictions: a list of rank, index, label and probability; with --reject-below also
-              unsure
-    .jsonl    predictions: the lines that `predict --format jsonl` writes, without a footer
-
 Names that are no UTF-8 have those bytes escaped, as everywhere in Parquet.
 """
 
 import csv
-import io
 import json
-import os
 import shutil
 import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice, repeat
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from resnest_cli.errors import ResnestError
-from resnest_cli.jobs.job import Item, failures_of
+from resnest_cli.jobs.job import Item
 from resnest_cli.jobs.listing import NO_STAT, STAT, STAT_BYTES, encoded, escaped
 from resnest_cli.text import csv_row, read_csv_rows
 
 if TYPE_CHECKING:
     from resnest_cli.inference.extraction import Dtype
-    from resnest_cli.inference.ranking import Record
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 HEADER = "input,row,status,error\n"
-FOOTER = b"resnest"  # the key of what a Parquet file says of itself
 
 _CHUNK = 2**20
 _GROUP_BYTES = 2**23  # of rows in a row group of Parquet
-_LENGTH_BYTES = 8  # at the end of a part
 _NEVER = (1980, 1, 1, 0, 0, 0)  # the time of a ZIP's members: no two runs shall differ in it
 
 
@@ -119,10 +104,10 @@ def formatted(name: str, row: int | None, error: str | None) -> bytes:
 def read_lines(path: Path) -> Iterator[Item]:
     """The inputs, without rows, of `feats.csv`."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        yield from islice(_read(file), 1, None)
+        yield from islice(items_of(file), 1, None)
 
 
-def _read(lines: Iterable[str]) -> Iterator[Item]:
+def items_of(lines: Iterable[str]) -> Iterator[Item]:
     """The inputs, without rows, of what `formatted` gave."""
     for cells in read_csv_rows(lines):
         name, _, status, error = cells[:4]
@@ -218,14 +203,14 @@ def _write_parquet(path: Path, entries: Iterator[Item], matrix: Matrix) -> None:
     """Row groups of a fixed number of inputs."""
     import pyarrow.parquet as pq
 
-    schema = _parquet_schema(matrix, "features")
+    schema = parquet_schema(matrix, "features")
     count = max(1, min(4096, _GROUP_BYTES // matrix.row_bytes))
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         while group := list(islice(entries, count)):
-            writer.write_table(_parquet_table(group, matrix, schema), row_group_size=count)
+            writer.write_table(parquet_table(group, matrix, schema), row_group_size=count)
 
 
-def _parquet_schema(matrix: Matrix, column: str) -> Any:
+def parquet_schema(matrix: Matrix, column: str) -> Any:
     """The columns of a Parquet file; the rows stand in `column`."""
     import pyarrow as pa
 
@@ -241,7 +226,7 @@ def _parquet_schema(matrix: Matrix, column: str) -> Any:
     )
 
 
-def _parquet_table(group: list[Item], matrix: Matrix, schema: Any) -> Any:
+def parquet_table(group: list[Item], matrix: Matrix, schema: Any) -> Any:
     """Entries as a table; the rows are lists of fixed size, null where there is none."""
     import pyarrow as pa
 
@@ -258,112 +243,6 @@ def _parquet_table(group: list[Item], matrix: Matrix, schema: Any) -> Any:
         pa.FixedSizeListArray.from_arrays(values, matrix.columns, mask=missing),
     ]
     return pa.table(columns, schema=schema)
-
-
-def part_file(
-    results: Any, suffix: str, identity: dict[str, Any], about: dict[str, Any], stats: bytes
-) -> bytes:
-    """A part of entries or records; its footer says `about`. `stats` are 16 bytes of each input."""
-    if suffix == "rows":
-        rows = b"".join(item.row for item in results if item.row is not None)
-        lines = b"".join(formatted(item.name, None, item.error) for item in results)
-        sizes = {"bytes": [len(rows), len(lines), len(stats)]}
-        footer = json.dumps(about | sizes).encode()
-        return b"".join((rows, lines, stats, footer, len(footer).to_bytes(_LENGTH_BYTES, "little")))
-    if suffix == "jsonl":
-        return "".join(json.dumps(r.as_dict()) + "\n" for r in results).encode("ascii")
-    if "ranking" in identity:
-        return _records_file(results, about, rejecting=identity["ranking"]["reject_below"] > 0)
-    extraction, count = identity["extraction"], len(results)
-    matrix = Matrix(count, count, tuple(extraction["row_shape"]), extraction["dtype"])
-    table = _parquet_table(results, matrix, _parquet_schema(matrix, "feature"))
-    # Neither compressed nor in a dictionary: numbers of a network gain by neither.
-    return _parquet_bytes(table, about, compression="none", use_dictionary=False)
-
-
-def about_part(file: Any, suffix: str) -> dict[str, Any] | None:
-    """What a part says of itself, as far as it does; None where it is not whole."""
-    try:
-        if suffix == "rows":
-            return _rows_footer(file)
-        if suffix == "parquet":
-            return _parquet_footer(file)
-        data = bytes(file.read())
-        if data and not data.endswith(b"\n"):
-            return None
-        # Lines say nothing of kinds: failures of a part that is found are of no known one.
-        errors = [(json.loads(line)["error"], None) for line in data.splitlines()]
-        return {"inputs": len(errors), "failures": failures_of(errors)}
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _rows_footer(file: IO[bytes]) -> dict[str, Any] | None:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _LENGTH_BYTES))
-    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-    before = size - _LENGTH_BYTES - length
-    if before < 0:
-        return None
-    file.seek(before)
-    about: dict[str, Any] = json.loads(file.read(length))
-    return about if sum(about["bytes"]) == before else None
-
-
-def _parquet_footer(file: Any) -> dict[str, Any] | None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            rows, footer = table.metadata.num_rows, table.metadata.metadata or {}
-    except pa.ArrowException:
-        return None
-    about: dict[str, Any] = json.loads(footer[FOOTER])
-    return about if about["inputs"] == rows else None
-
-
-def read_part(path: Path, row_bytes: int) -> Iterator[Item]:
-    """The inputs of a whole part in .rows, with rows and sizes and times of files."""
-    with path.open("rb", buffering=_CHUNK) as file, path.open("rb") as beside:
-        about = about_part(beside, "rows")
-        if about is None:
-            raise ResnestError(f"{path} has changed: --resume computes it again.")
-        row_end, line_bytes, stat_bytes = about["bytes"]
-        beside.seek(row_end)
-        lines = io.BytesIO(beside.read(line_bytes))
-        stats = io.BytesIO(beside.read(stat_bytes))
-        for line in _read(io.TextIOWrapper(lines, "utf-8", "surrogateescape", newline="")):
-            row = file.read(row_bytes) if line.error is None else None
-            yield line._replace(row=row, stat=stats.read(STAT_BYTES))
-
-
-def _records_file(records: list["Record"], about: dict[str, Any], *, rejecting: bool) -> bytes:
-    import pyarrow as pa
-
-    numbers = [("rank", pa.int32()), ("index", pa.int32())]
-    ranked = pa.struct([*numbers, ("label", pa.string()), ("probability", pa.float64())])
-    predictions = [[asdict(p) for p in record.predictions] for record in records]
-    columns = {
-        "input": pa.array([escaped(record.input) for record in records], pa.string()),
-        "status": pa.array([record.status for record in records], pa.string()),
-        "error": pa.array([record.error for record in records], pa.string()),
-        "model": pa.array([escaped(record.model) for record in records], pa.string()),
-        "predictions": pa.array(predictions, pa.list_(ranked)),
-    }
-    if rejecting:
-        columns["unsure"] = pa.array([record.unsure for record in records], pa.bool_())
-    return _parquet_bytes(pa.table(columns), about)
-
-
-def _parquet_bytes(table: Any, about: dict[str, Any], **how: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    footer = {FOOTER: json.dumps(about).encode()}
-    table = table.replace_schema_metadata((table.schema.metadata or {}) | footer)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=max(1, len(table)), **how)
-    return buffer.getvalue()
 
 
 def read_info(target: Path) -> dict[str, Any]:
@@ -454,7 +333,7 @@ class EntriesByNumber:
             begin, end = self._line_starts[number + 1 : number + 3]  # behind the header
             self._lines.seek(begin)
             text = self._lines.read(end - begin).decode("utf-8", "surrogateescape")
-            (entry,) = _read([text])
+            (entry,) = items_of([text])
             if self._rows is None or entry.error is not None:
                 return entry
             size = self._matrix.row_bytes

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import reading, writing
 from resnest_cli.jobs.filesystems import names_in, opened, put, read, remove
-from resnest_cli.jobs.formats import about_part, part_file
 from resnest_cli.jobs.job import failures_of
 from resnest_cli.jobs.listing import Input, Mark, photo_stat
+from resnest_cli.jobs.part_files import about_part, part_file
 
 if TYPE_CHECKING:
     from resnest_cli.jobs.compute import Result

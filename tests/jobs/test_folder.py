@@ -13,9 +13,9 @@ import pytest
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.inference.ranking import Prediction, Record
 from resnest_cli.jobs.folder import FolderOutput
-from resnest_cli.jobs.formats import read_part
 from resnest_cli.jobs.job import Item, Report
 from resnest_cli.jobs.listing import NO_STAT, Input, Mark
+from resnest_cli.jobs.part_files import read_part
 from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
 from resnest_cli.jobs.ray import part_size_for
 
