@@ -9,7 +9,7 @@ from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
-from resnest_cli.options import AutoWorkers, Option
+from resnest_cli.options import Option
 from resnest_cli.progress import checking
 
 EXAMPLES = """
@@ -47,7 +47,9 @@ def pack(
     ] = None,
     reading: Reading,
     seed: Annotated[int, Option("Of the split and of the order.", "[0, inf)")] = 0,
-    workers: AutoWorkers = None,
+    workers: Annotated[
+        int | None, Option("Threads that check and write: one for each core.", "-j [0, 256]")
+    ] = None,
     overwrite: Annotated[bool, Option("Replace other shards in that folder.")] = False,
 ) -> None:
     """Pack photos into tar shards, from which `resnest train` reads in order.

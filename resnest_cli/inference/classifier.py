@@ -25,6 +25,7 @@ from resnest_cli.inference.engine import (
     TorchOptions,
     check_device_name,
     check_engine_name,
+    check_gpu_decode,
     create_engine,
 )
 from resnest_cli.inference.extraction import Extraction, Head, Pool, without_infinite
@@ -124,7 +125,7 @@ class Classifier:
         check_device_name(device)  # before weights are fetched
         check_engine_name(engine, device, **special)
         if gpu_decode:
-            _check_gpu_decode(engine, device, fast_decode)
+            check_gpu_decode(engine, device, fast_decode)
             engine = "torch"
         access = access or Access()
         self.notify = access.notify
@@ -454,15 +455,6 @@ def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preproces
         return preprocessing_from_dict(asdict(preprocessing) | wanted)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
-
-
-def _check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
-    """Refuses what --gpu-decode does not go with; before weights are fetched."""
-    if fast_decode:
-        raise UsageError("--gpu-decode and --fast-decode exclude each other: choose one.")
-    if engine == "onnx" or device in {"cpu", "mps"}:
-        where = "--engine onnx" if engine == "onnx" else f"--device {device}"
-        raise UsageError(f"--gpu-decode needs an NVIDIA GPU and torch: leave out {where}.")
 
 
 def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:

@@ -190,3 +190,12 @@ def check_engine_name(engine: str, device: str, **special: Unpack[TorchOptions])
         raise UsageError("--compile records CUDA graphs itself: leave out --cuda-graphs.")
     if graphs and device in {"cpu", "mps"}:
         raise UsageError(f"--cuda-graphs needs an NVIDIA GPU; the device is {device}.")
+
+
+def check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:
+    """Refuses what --gpu-decode does not go with; before weights are fetched."""
+    if fast_decode:
+        raise UsageError("--gpu-decode and --fast-decode exclude each other: choose one.")
+    if engine == "onnx" or device in {"cpu", "mps"}:
+        where = "--engine onnx" if engine == "onnx" else f"--device {device}"
+        raise UsageError(f"--gpu-decode needs an NVIDIA GPU and torch: leave out {where}.")
