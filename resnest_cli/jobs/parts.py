@@ -2,7 +2,7 @@
 
     _manifest.json          what decides the content; written when the listing is whole
     _listing/00000.jsonl    the inputs of 64 parts, a line for each
-    part-00000.EXT          the rows of a part, and what says whose they are; see `formats`
+    part-00000.EXT          the rows of a part, and what says whose they are; see `part_files`
 
 The inputs are written down once, cut into parts of a fixed number. Who computes a part reads its
 line, so that nobody ever holds the list. Each file appears as a whole. A part that is whole, and of
