@@ -1,6 +1,6 @@
 """How good a model is on labelled photos, and where it fails.
 
-    evaluate.py      what was asked for; the working process: labelled photos -> answers
+    evaluate.py      what was asked for; labelled photos -> answers
     scores.py        answers -> accuracy, loss, figures per class, confusion
     calibration.py   whether probabilities mean what they say; the temperature that mends it
     figures.py       all of it, and how another model compares, as plain data

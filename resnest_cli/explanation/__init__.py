@@ -1,6 +1,6 @@
 """Where the network looked, and which splits it preferred there.
 
-explain.py      the working process: photos -> explanations, drawn; where pictures may go
+explain.py      photos -> explanations, drawn; where pictures may go
 explainer.py    one photo -> its explanation: Grad-CAM and split attention (torch, captum)
 pictures.py     heat over a photo, and strips of split attention, drawn
 photo_view.py   a photo as the network sees it and as people do; where in it a map is hot

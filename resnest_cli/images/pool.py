@@ -335,8 +335,8 @@ def serve(memory: int | str | None) -> NoReturn:
 
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-            # What a photo took, up to so much, is kept for the next one: new pages cost a quarter
-            # of the time of decoding a large one.
+            # What a photo took, up to so much, is kept for the next one: new pages cost a fifth of
+            # the time of decoding a large one.
             for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of mallopt(3)
                 ctypes.CDLL(None).mallopt(parameter, _KEPT)
     shared = None

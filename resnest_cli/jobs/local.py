@@ -102,17 +102,17 @@ class LocalRunner:
             ThreadPoolExecutor(1, thread_name_prefix="commit") as committing,
             Computer(self._job, self._classifier, self._inputs.source) as computer,
         ):
-            in_hand: list[Any] = []
+            in_hand, failed = list[Any](), 0
             for number, results in computer.batches(parts):
                 in_hand += results
+                failed += sum(failures_in(results).values())
                 if len(in_hand) == sizes[number]:
                     if committed is not None:
                         yield committed.result()
                     seconds: dict[str, float] = dict(computer.stopwatch.take().items())
                     committed = committing.submit(self._committed, number, in_hand, seconds)
-                    waiting = len(in_hand), sum(failures_in(in_hand).values())
-                    in_hand = []
-                failed = sum(failures_in(in_hand).values())
+                    waiting = len(in_hand), failed
+                    in_hand, failed = [], 0
                 advance(waiting[0] + len(in_hand), waiting[1] + failed)
             if committed is not None:
                 yield committed.result()
