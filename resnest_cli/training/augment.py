@@ -3,15 +3,18 @@
 torchvision's v2 transforms. Everything up to the colours happens on the PIL image, which has the
 fewest bytes; then one table normalises it, as for prediction, and erasing comes last. All draws
 come from the seed that is given, so that a photo looks the same whichever process prepares it, and
-when.
+when. The crop and the mirror may have a seed of their own: a teacher has then seen the very crop
+before, whatever colours the student sees it in.
 
 Deviations from timm's training transform: the crop is resized with the model's own interpolation
 (timm alternates bilinear and bicubic), and RandAugment is torchvision's, whose magnitude has 31
 steps (timm's has 10: m9 there is m27 or so here).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +35,44 @@ _STEP = 8  # pixels by which the side of photos grows
 _GROWING = 0.75  # of the epochs
 
 
+class Crop(NamedTuple):
+    """The part of a photo that a network sees: a box in pixels, mirrored or not."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool = False
+
+    def of(self, image: Image.Image, preprocessing: Preprocessing, size: int) -> Image.Image:
+        """It, from an upright RGB image, resized to `size` x `size` as the network wants it."""
+        image = v2.functional.resized_crop(
+            image, *self[:4], [size, size], _MODES[preprocessing.interpolation]
+        )
+        return v2.functional.horizontal_flip(image) if self.mirrored else image
+
+
+class RandomCrop:
+    """Draws crops and mirrors as torchvision's RandomResizedCrop and RandomHorizontalFlip do."""
+
+    def __init__(self, config: Config) -> None:
+        self._law = v2.RandomResizedCrop(
+            1, scale=(config.scale, 1.0), ratio=(1 / config.ratio, config.ratio)
+        )
+        self._hflip = config.hflip
+
+    def __call__(self, image: Image.Image) -> Crop:
+        """A crop of the image, drawn from torch's generator."""
+        box = self._law.make_params([image])
+        mirrored = self._hflip > 0 and bool(torch.rand(1) < self._hflip)
+        return Crop(box["top"], box["left"], box["height"], box["width"], mirrored)
+
+    def drawn(self, image: Image.Image, seed: int) -> Crop:
+        """The crop that a seed stands for; torch's generator is left as it was."""
+        with _drawing(seed):
+            return self(image)
+
+
 class Augment:
     """One photo at random; picklable. `size` is the largest side among all epochs."""
 
@@ -39,11 +80,9 @@ class Augment:
         self._preprocessing = preprocessing
         self._config = replace(config, img_size=preprocessing.size)
         self.size = largest_size(self._config)
-        self._crops: dict[int, v2.RandomResizedCrop] = {}
+        self._crop = RandomCrop(config)
         fill = [round(255 * value) for value in preprocessing.mean]
         steps: list[Callable[[Image.Image], Image.Image]] = []
-        if config.hflip > 0:
-            steps.append(v2.RandomHorizontalFlip(config.hflip))
         policy = parse_aa(config.aa)
         if policy == "auto":
             steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=fill))
@@ -57,34 +96,38 @@ class Augment:
         self._steps = steps
         self._erase = v2.RandomErasing(config.reprob, value="random") if config.reprob else None
 
-    def __call__(self, image: Image.Image, seed: int, epoch: int = 0) -> Tensor:
+    def __call__(
+        self, image: Image.Image, seed: int, epoch: int = 0, crop_seed: int | None = None
+    ) -> Tensor:
         """An upright RGB image -> float32 (3, size, size), normalised; drawn from `seed` alone.
 
-        The size is that of the epoch, from 0. torch's own generator is left as it was.
+        The size is that of the epoch, from 0. With `crop_seed` the crop and the mirror are what
+        `RandomCrop.drawn` makes of that, and `seed` decides the rest. torch's own generator is left
+        as it was.
         """
         size = train_size(self._config, epoch)
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)
-        try:
-            for step in (self._crop(size), *self._steps):
+        with _drawing(seed if crop_seed is None else crop_seed):
+            crop = self._crop(image)
+            if crop_seed is not None:
+                torch.default_generator.manual_seed(seed)
+            image = crop.of(image, self._preprocessing, size)
+            for step in self._steps:
                 image = step(image)
             photo = np.empty((3, size, size), np.float32)
             normalise(np.asarray(image), self._preprocessing, photo)
             tensor = torch.from_numpy(photo)
             return tensor if self._erase is None else self._erase(tensor)
-        finally:
-            torch.set_rng_state(before)
 
-    def _crop(self, size: int) -> v2.RandomResizedCrop:
-        if size not in self._crops:
-            config = self._config
-            self._crops[size] = v2.RandomResizedCrop(
-                size,
-                scale=(config.scale, 1.0),
-                ratio=(1 / config.ratio, config.ratio),
-                interpolation=_MODES[self._preprocessing.interpolation],
-            )
-        return self._crops[size]
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Inside, torch's generator on the CPU is seeded; afterwards it is as it was before."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 class Mixing:
