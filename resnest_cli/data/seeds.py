@@ -8,7 +8,7 @@ import hashlib
 from typing import Literal
 
 # The purposes keep draws for different things apart.
-Purpose = Literal["split", "order", "window", "pack", "sample", "step", "weights"]
+Purpose = Literal["split", "order", "window", "pack", "sample", "crop", "step", "weights"]
 
 
 def derived_seed(seed: int, purpose: Purpose, *numbers: int) -> int:

@@ -35,29 +35,41 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Progress
 from resnest_cli.text import gigabytes
 from resnest_cli.training.lost_photos import Lost
-from resnest_cli.training.order import Draw, FolderOrder, Key, ShardOrder, ShardPhotos
+from resnest_cli.training.order import (
+    Draw,
+    FixedCrops,
+    FolderOrder,
+    Key,
+    ShardOrder,
+    ShardPhotos,
+)
 from resnest_cli.training.workers import Failure, Workers, share
 
 if TYPE_CHECKING:
     from resnest_cli.training.augment import Augment
+    from resnest_cli.training.teacher_answers import TeacherAnswers
 
 BYTES_PER_PIXEL = 4
 _MEASURED = 512  # photos, from which the memory of all follows
 _MOST = 0.8  # of the memory that is free
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_UNANSWERED = "could not be read when the teacher was asked about it"
 
 
 class Batch(NamedTuple):
     """Photos float32 (B, 3, H, W), labels int64 (B,), and their indices among the samples.
 
-    `lost` were meant to be in it and cannot be read; without any photo left the tensors are empty.
+    A photo that only the teacher labels has the label -1. `lost` were meant to be in it and cannot
+    be read; without any photo left the tensors are empty. `answers` are a teacher's where they were
+    computed before: logits of the classes that are learned, float32 (B, num_classes).
     """
 
     photos: Tensor
     labels: Tensor
     indices: list[int]
     lost: Sequence[Lost] = ()
+    answers: Tensor | None = None
 
     @property
     def too_few(self) -> bool:
@@ -66,18 +78,23 @@ class Batch(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A photo float32 (3, H, W), its label, and its place among the samples."""
+    """A photo float32 (3, H, W), its label, and its place among the samples.
+
+    `answer` is the teacher's, float32 (classes,), where there are such.
+    """
 
     photo: Tensor
     label: int
     place: int
+    answer: Tensor | None = None
 
 
 class Batches:
     """Batches of files or shards, in the order of `order`; processes stay from pass to pass.
 
     `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `photos`
-    are those of the samples, where they are in memory (`read_all`). `workers` are processes; 0
+    are those of the samples, where they are in memory (`read_all`). With a teacher's `answers` only
+    the crops that it has answered to come, each with its answer. `workers` are processes; 0
     prepares photos in this one.
     """
 
@@ -89,6 +106,7 @@ class Batches:
         *,
         workers: int = 0,
         photos: Sequence[Image.Image | ImageError] = (),
+        answers: "TeacherAnswers | None" = None,
         pin_memory: bool = False,
     ) -> None:
         self._order: FolderOrder | ShardOrder
@@ -97,11 +115,13 @@ class Batches:
         else:
             self._order = FolderOrder([sample.label for sample in samples], draw)
         self._workers: Workers[Key, Batch] = Workers(
-            _Photos(samples, prepare, draw.seed or 0, photos),
+            _Photos(samples, prepare, draw.seed or 0, photos, answers and answers.crops, answers),
             _collated,
             count=workers,
             pin_memory=pin_memory,
-            batch_bytes=draw.batch_size * 3 * prepare.size**2 * 4,
+            batch_bytes=draw.batch_size
+            * 4
+            * (3 * prepare.size**2 + getattr(answers, "classes", 0)),
         )
 
     def __len__(self) -> int:
@@ -126,22 +146,35 @@ class _Photos(Dataset[Any]):
     prepare: "Augment | Preprocessing"
     seed: int
     photos: Sequence[Image.Image | ImageError] = ()
+    crops: FixedCrops | None = None
+    answers: "TeacherAnswers | None" = None
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
-        index = key.place
+        index, answer = key.place, None
         source = self.samples[index] if key.photo is None else key.photo
         try:
             image = self.photos[index] if self.photos else photo_or_error(source)
             if isinstance(image, ImageError):
                 return Lost(index, source.label, source.name, str(image))
+            if self.answers is not None:
+                answer = self.answers.of(index, self.answers.crops.number(key))
+                if answer is None:
+                    return Lost(index, source.label, source.name, _UNANSWERED)
             with limits_apart(_place(source)):
                 if isinstance(self.prepare, Preprocessing):
                     photo = torch.from_numpy(preprocess(image, self.prepare))
                 else:
-                    photo = self.prepare(image, key.seed(self.seed), key.epoch)
+                    seed, crop = key.seed(self.seed), self._crop(key, source)
+                    photo = self.prepare(image, seed, key.epoch, crop)
         except ResnestError as error:
             return Failure(str(error))
-        return _Prepared(photo, source.label, index)
+        return _Prepared(photo, source.label, index, answer)
+
+    def _crop(self, key: Key, source: Sample | EncodedPhoto) -> int | None:
+        """The seed of the photo's crop, where that has one of its own."""
+        if self.crops is None:
+            return None
+        return self.crops.drawn_from(source, self.crops.number(key))
 
 
 def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
@@ -155,9 +188,11 @@ def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
         return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), [], lost)
     photos = torch.stack([item.photo for item in good])
     labels = torch.tensor([item.label for item in good], dtype=torch.int64)
-    if (failure := share(photos, labels)) is not None:
+    rows = [item.answer for item in good if item.answer is not None]
+    answers = torch.stack(rows) if rows else None
+    if (failure := share(photos, labels, *([] if answers is None else [answers]))) is not None:
         return failure
-    return Batch(photos, labels, [item.place for item in good], lost)
+    return Batch(photos, labels, [item.place for item in good], lost, answers)
 
 
 def batch_of(
@@ -165,9 +200,10 @@ def batch_of(
     prepare: "Augment | Preprocessing",
     keys: Sequence[Key],
     seed: int = 0,
+    crops: FixedCrops | None = None,
 ) -> Batch:
     """The photos of these keys as a batch of their own."""
-    photos = _Photos(samples, prepare, seed)
+    photos = _Photos(samples, prepare, seed, crops=crops)
     found = _collated([photos[key] for key in keys])
     if isinstance(found, Failure):
         raise ResnestError(found.text)

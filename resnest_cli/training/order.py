@@ -16,6 +16,7 @@ of others should be mixed, too. The order is not that of folders, and of N devic
 with N times as many batches in a step.
 """
 
+import hashlib
 import itertools
 import threading
 from collections import Counter
@@ -28,7 +29,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnest_cli.data.seeds import Purpose, derived_seed
+from resnest_cli.data.dataset import Sample
+from resnest_cli.data.seeds import Purpose, derived_seed, drawn
 from resnest_cli.data.shard_files import EncodedPhoto, Files, Shard, read_photos
 from resnest_cli.data.shards import photos as photos_of
 
@@ -50,6 +52,29 @@ class Key(NamedTuple):
         """From which its augmentation is drawn: another one each time it comes in an epoch."""
         repeat = (self.repeat,) if self.repeat else ()
         return derived_seed(seed, "sample", self.epoch, self.place, *repeat)
+
+
+class FixedCrops(NamedTuple):
+    """A photo is only ever seen in `count` crops, mirrored or not, which `seed`, the run's, draws.
+
+    A crop follows from the seed, the photo's content (its name where that is unknown) and the
+    crop's number alone, see `augment.RandomCrop.drawn`.
+    """
+
+    seed: int
+    count: int
+
+    def number(self, key: Key) -> int:
+        """Which of the crops a photo of an epoch has."""
+        return derived_seed(self.seed, "crop", key.epoch, key.place, key.repeat) % self.count
+
+    def drawn_from(self, photo: Sample | EncodedPhoto, number: int) -> int:
+        """The seed of a crop."""
+        if isinstance(photo, EncodedPhoto):
+            name = hashlib.sha256(photo.data).hexdigest()
+        else:
+            name = photo.digest.hex() or photo.name
+        return int.from_bytes(drawn(self.seed, "crop", name, str(number))[:8], "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from resnest_cli.report.pages import Page, PageTable, picture_of
 from resnest_cli.text import percent
 from resnest_cli.training.augment import Augment, Mixing
 from resnest_cli.training.loader import Batch, batch_of
-from resnest_cli.training.order import FolderOrder, Key
+from resnest_cli.training.order import FixedCrops, FolderOrder, Key
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
@@ -74,7 +74,10 @@ def _batch(
         shown = first_photos(data.shards, side, _SHOWN)
         keys = [Key(0, place, photo=photo) for place, photo in enumerate(shown)]
     samples = data.train if side == "train" else data.val
-    return batch_of(samples, prepare, keys, ready.config.seed)
+    config, crops = ready.config, None
+    if side == "train" and config.teacher_crops:
+        crops = FixedCrops(config.seed, config.teacher_crops)
+    return batch_of(samples, prepare, keys, config.seed, crops)
 
 
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:

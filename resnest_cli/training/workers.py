@@ -81,7 +81,7 @@ class Workers(Generic[K, B]):
         if count:
             # One more is in use while the workers go on.
             check_shared_memory((count * AHEAD + 1) * batch_bytes)
-            check_open_files(4 * count + 2 * (count * AHEAD + 1))  # pipes; photos and labels
+            check_open_files(4 * count + 3 * (count * AHEAD + 1))  # pipes; photos, labels, answers
         # How many workers there are is the user's choice; that we fork beside threads is meant:
         # they are those of displays and of torch, and a worker uses neither.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
