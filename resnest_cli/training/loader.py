@@ -51,13 +51,16 @@ _CGROUP = Path("/sys/fs/cgroup")
 class Batch(NamedTuple):
     """Photos float32 (B, 3, H, W), labels int64 (B,), and their indices among the samples.
 
-    `lost` were meant to be in it and cannot be read; without any photo left the tensors are empty.
+    A photo that only the teacher labels has the label -1. `lost` were meant to be in it and cannot
+    be read; without any photo left the tensors are empty. `answers` are a teacher's where they were
+    computed before: logits of the classes that are learned, float32 (B, num_classes).
     """
 
     photos: Tensor
     labels: Tensor
     indices: list[int]
     lost: Sequence[Lost] = ()
+    answers: Tensor | None = None
 
     @property
     def too_few(self) -> bool:
