@@ -34,12 +34,14 @@ from resnest_cli.text import some
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+UNLABELLED = -1  # in place of a label
 _WINDOW = 512  # photos in flight
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index.
+    """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index, or
+    `UNLABELLED`.
 
     `digest` begins its file's SHA-256, in as many bytes as `training_photos` needs; b"" is unknown.
     """
@@ -57,6 +59,7 @@ class DataSet:
     `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
     whose bytes another one has, too; `own_split` says that the data brought their split. `bad`
     photos cannot be read; `left_out` neither train nor validate: training has the same file.
+    `unlabelled` photos train, too, with a teacher; their names are relative to another folder.
     Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
     """
 
@@ -70,6 +73,12 @@ class DataSet:
     duplicates: int = 0
     own_split: bool = False
     shards: Index | None = None
+    unlabelled: tuple[Sample, ...] = ()
+
+    @property
+    def learned(self) -> tuple[Sample, ...]:
+        """All photos that train, those without a label last."""
+        return (*self.train, *self.unlabelled)
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -83,18 +92,18 @@ class DataSet:
 
     @property
     def train_photos(self) -> int:
-        """How many photos train."""
-        return sum(self.train_counts)
+        """How many photos train, with a label or without one."""
+        return sum(self.train_counts) + len(self.unlabelled)
 
     @property
     def val_photos(self) -> int:
         """How many photos validate."""
-        return sum(self.val_counts)
+        return sum(self.val_counts) if self.shards else len(self.val)
 
     @property
     def trained_on(self) -> TrainingPhotos | None:
         """The photos that train, for a checkpoint to remember; None where they are not known."""
-        return None if self.shards else known_photos(self.train)
+        return None if self.shards else known_photos(self.learned)
 
     def _counts(self, samples: Iterable[Sample]) -> tuple[int, ...]:
         counts = Counter(sample.label for sample in samples)

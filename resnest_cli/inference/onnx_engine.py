@@ -55,7 +55,7 @@ _said: set[str] = set()
 
 
 @contextmanager
-def _runtime() -> Iterator[None]:
+def runtime_errors() -> Iterator[None]:
     """Raises EngineError for whatever the runtime refuses, in a dozen kinds of its own."""
     try:
         yield
@@ -106,7 +106,7 @@ class OnnxEngine:
             part = photos[start : start + size]
             if missing := size - len(part):
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
-            with _runtime():
+            with runtime_errors():
                 parts += engine._session.run([name], {"photos": part})
         if len(parts) == 1 and len(photos) == size:
             return parts[0]
@@ -169,8 +169,10 @@ def create(
 
 def open_exported(data: bytes, precision: str = "float32") -> OnnxEngine:
     """The engine for the bytes of an .onnx file that `resnest export` makes."""
-    with _runtime():
-        return OnnxEngine(ort.InferenceSession(data, _options(packed=precision == "int8"), _CPU))
+    with runtime_errors():
+        return OnnxEngine(
+            ort.InferenceSession(data, session_options(packed=precision == "int8"), _CPU)
+        )
 
 
 def compile_model(model: "Model") -> bool:
@@ -205,7 +207,7 @@ class _Compilation:
 
     def opened(self, path: Path) -> ort.InferenceSession:
         """A session on the compiled model, whose file stays mapped into memory."""
-        options = _options(packed=self._packed)
+        options = session_options(packed=self._packed)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is done
         options.add_session_config_entry("session.load_model_format", "ORT")
         options.add_session_config_entry("session.use_memory_mapped_ort_model", "1")
@@ -214,7 +216,7 @@ class _Compilation:
 
     def in_memory(self) -> OnnxEngine:
         """The engine without a stored form."""
-        with _runtime():
+        with runtime_errors():
             if self._model.exported:
                 return OnnxEngine(self._optimised_file(), model=self._model)
             return OnnxEngine(*optimised(self._built(), size=self._size), self._model)
@@ -234,7 +236,7 @@ class _Compilation:
     def _optimised_file(self, path: Path | None = None) -> ort.InferenceSession:
         """As `optimised`, for an exported network."""
         model = self._model
-        options = _options(packed=self._packed, size=self._size, save=path)
+        options = session_options(packed=self._packed, size=self._size, save=path)
         source: str | bytes = str(model.path)  # as files with its tensors lie beside it
         if not model.trusted:
             source = model.path.read_bytes()
@@ -260,7 +262,7 @@ class _Compilation:
         return session
 
 
-def _options(
+def session_options(
     *, packed: bool = False, size: int | None = None, save: Path | None = None
 ) -> ort.SessionOptions:
     """For photos of one size, or any; the optimised graph is saved where there is a path."""
@@ -290,7 +292,7 @@ def optimised(
     With `profile` it notes what each node takes: `end_profiling` writes that into a file whose name
     begins so.
     """
-    options = _options(size=size, save=path)
+    options = session_options(size=size, save=path)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -86,6 +86,12 @@ class TorchEngine:
                 "--batch-size, or leave it to `auto`."
             ) from error
 
+    def on_device(self, photos: Tensor) -> Tensor:
+        """Preprocessed photos (N, 3, H, W) on its device -> logits (N, classes), float32, there."""
+        with torch.no_grad(), self.autocast():
+            photos = photos.to(self._dtype, memory_format=self._layout)
+            return cast("Tensor", self.network(photos)).float()
+
     def moved(self, photos: Tensor) -> Tensor:
         """On the device, in its precision and layout; through pinned memory where that helps."""
         if self._kind == "cuda":

@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from resnest_cli.errors import LabelsError, UsageError
 from resnest_cli.files import reading
 from resnest_cli.paths import resnest_home
 from resnest_cli.text import did_you_mean
-
-if TYPE_CHECKING:
-    from resnest_cli.model.loading import Model
 
 LABELS_FILE = "imagenet_classes.txt"
 LABELS_SHA256 = "1f386e0d1cb6e28b9c2dac651c3dea6801e98ad1b41a14ce6bb1a093d72069f5"
@@ -35,6 +32,19 @@ KEYS = (
 )  # fmt: skip
 _INSIDE = ("meta", "dataset_meta", "hyper_parameters", "hparams", "config")
 NAMED_FROM = "class names from "  # begins the note that says where they were found
+
+
+class Classes(Protocol):
+    """Whatever has classes, such as `loading.Model`; see there."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def class_ids(self) -> tuple[str, ...] | None: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
 
 
 @cache
@@ -105,7 +115,7 @@ def _loosened(name: str) -> str:
 
 
 def look_up(
-    labels: Iterable[str], model: "Model", *, remedy: str
+    labels: Iterable[str], model: Classes, *, remedy: str
 ) -> tuple[dict[str, int], list[str]]:
     """The index of each label's class, and the labels that the model does not know, sorted.
 
@@ -154,7 +164,7 @@ def _fitting(label: str, tables: Iterable[_Table]) -> list[int]:
     return next((found for key, table in tables if (found := table.get(key(label)))), [])
 
 
-def unknown_classes(unknown: Sequence[str], model: "Model") -> str:
+def unknown_classes(unknown: Sequence[str], model: Classes) -> str:
     """A sentence or two about labels that the model does not know, at least one."""
     known = [*(model.class_ids or ()), *model.class_names]
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

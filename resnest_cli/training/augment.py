@@ -133,12 +133,14 @@ def _drawing(seed: int) -> Iterator[None]:
 class Mixing:
     """Mixes the photos of a batch, and their labels, by torchvision's MixUp or CutMix.
 
-    With both on, each batch takes one or the other with equal probability (as timm's switch).
+    With both on, each batch takes one or the other with equal probability (as timm's switch). What
+    torchvision is given as labels are the photos' numbers in the batch: what becomes of them are
+    the shares of the photos in each mixture, with which labels and a teacher's answers are mixed.
     """
 
     def __init__(self, config: Config, num_classes: int) -> None:
         kinds = [(v2.MixUp, config.mixup), (v2.CutMix, config.cutmix)] if num_classes > 1 else []
-        self._choices = [kind(alpha=a, num_classes=num_classes) for kind, a in kinds if a > 0]
+        self._choices = [(kind, alpha) for kind, alpha in kinds if alpha > 0]
         self._smoothing, self._classes = config.smoothing, num_classes
 
     @property
@@ -146,19 +148,28 @@ class Mixing:
         """Whether there is anything to mix."""
         return bool(self._choices)
 
-    def __call__(self, photos: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) and int64 (B,) -> mixed photos and targets, float32 (B, num_classes).
+    def __call__(
+        self, photos: Tensor, labels: Tensor, seed: int, answers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, 3, H, W), int64 (B,), float32 (B, num_classes) -> mixed photos, targets and answers.
 
-        All draws come from `seed`; torch's own generator is left as it was. Targets are smoothed.
+        Targets are float32 (B, num_classes), smoothed; a label of -1 adds nothing to them. All
+        draws come from `seed`; torch's own generator is left as it was.
         """
         with torch.random.fork_rng([photos.device] if photos.device.type == "cuda" else []):
             torch.manual_seed(seed ^ _MIX)  # the step draws its dropout from `seed` itself
-            choice = self._choices[int(torch.randint(len(self._choices), ()))]
-            mixed, targets = choice(photos, labels)
-        smoothed = targets * (1 - self._smoothing) + self._smoothing / self._classes
+            kind, alpha = self._choices[int(torch.randint(len(self._choices), ()))]
+            numbers = torch.arange(len(photos), device=photos.device)
+            mixed, shares = kind(alpha=alpha, num_classes=len(photos))(photos, numbers)
+        known = (labels[:, None] == torch.arange(self._classes, device=labels.device)).float()
+        targets = shares @ known  # (B, B) @ (B, num_classes)
+        labelled = 1 - shares @ (labels < 0).float()
+        rest = self._smoothing / self._classes * labelled[:, None]
+        smoothed = targets * (1 - self._smoothing) + rest
         last = photos.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
-        return mixed.contiguous(memory_format=layout), smoothed.float()
+        both = None if answers is None else shares @ answers
+        return mixed.contiguous(memory_format=layout), smoothed, both
 
 
 def train_size(config: Config, epoch: int) -> int:

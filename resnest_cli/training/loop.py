@@ -66,7 +66,12 @@ class Trainer:
         self._world = world or World()
         self._keeper, self._display, self._stop = keeper, display, stop
         self.stepper = Stepper(
-            config, task.network, task.num_classes, task.class_weights, self._world
+            config,
+            task.network,
+            task.num_classes,
+            task.class_weights,
+            self._world,
+            task.teacher,
         )
         self._network = self.stepper.network
         self._accumulated = config.grad_accum_steps

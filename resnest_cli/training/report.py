@@ -57,7 +57,7 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     mixing = Mixing(config, len(names))
     if mixing.active and not ready.config.cached:
         seed = derived_seed(config.seed, "step", 0, 0)
-        photos, targets = mixing(photos, batch.labels, seed)
+        photos, targets, _ = mixing(photos, batch.labels, seed)
         titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
     pixels = _pixels(photos.numpy(), ready)
     _drawn(

@@ -20,6 +20,7 @@ from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.files import reading, write_text, writing
 from resnest_cli.model.names import find_named
+from resnest_cli.model.variants import MAX_SCALE
 from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, flag_of, setting, settings_of
 from resnest_cli.text import did_you_mean, parse_duration
@@ -31,6 +32,18 @@ RECIPES = (
     "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "paper",
     "a1", "a2", "a3",
 )  # fmt: skip
+
+
+def parse_channels(text: str) -> tuple[float, float, float] | None:
+    """Numbers for red, green and blue, such as "0.485,0.456,0.406", or one for all; or None."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        return None
+    if len(values) not in {1, 3} or not all(abs(value) <= MAX_SCALE for value in values):
+        return None
+    red, green, blue = values * 3 if len(values) == 1 else values
+    return red, green, blue
 
 
 def parse_aa(text: str) -> tuple[int, int] | str | None:
@@ -57,7 +70,12 @@ _photos = partial(setting, panel="What the network sees")
 _learning = partial(setting, panel="How it learns")
 _rate = partial(setting, panel="Learning rate")
 _loss = partial(setting, panel="Loss and regularisation")
+_teacher = partial(setting, panel="Teacher")
 _machine = partial(setting, panel="Where it runs")
+_CHANNELS = (
+    lambda text: parse_channels(text) is not None,
+    "three numbers such as 0.485,0.456,0.406, or one for all channels",
+)
 _FREEZE = {"auto", "none", "backbone", *(f"stages:{n}" for n in range(5))}
 
 
@@ -169,6 +187,46 @@ class Config:
     )
     unfreeze_every: int = _learning(
         0, "finetune: first the classifier alone, a stage more every N epochs.", "[0, inf)"
+    )
+    teacher: str | None = _teacher(
+        None,
+        "Learn from this network's answers, too: anything that --model takes, or a classifier as "
+        ".onnx.",
+        "MODEL",
+    )
+    teacher_weight: float = _teacher(
+        0.5, "Share of the loss that compares with the teacher's answers; labels have the rest.",
+        "[0, 1]",
+    )  # fmt: skip
+    teacher_temperature: float = _teacher(
+        4.0, "Softens the answers of both: logits are divided by it.", "[1, 20]"
+    )
+    teacher_labels: str | None = _teacher(
+        None, "The teacher's classes in order, an id or a name on each line.", "FILE"
+    )
+    teacher_size: int | None = _teacher(
+        None, "Side of the teacher's input in pixels, where its file does not say.", "[8, 8192]"
+    )
+    teacher_mean: str | None = _teacher(
+        None, "What it subtracts from pixels in [0, 1], likewise.", "R,G,B", check=_CHANNELS
+    )
+    teacher_std: str | None = _teacher(
+        None, "What it divides them by then, likewise.", "R,G,B", check=_CHANNELS
+    )
+    teacher_classes: bool = _teacher(
+        False, "Answer with all classes of the teacher, in its order, not with those of the data."
+    )
+    teacher_crops: int = _teacher(
+        0,
+        "Keep the teacher's answers for N crops of each photo on disk, and train on these crops; "
+        "0 asks it anew for every crop.",
+        "[0, 1000]",
+    )
+    unlabelled: str | None = _teacher(
+        None, "A folder of more photos, which the teacher alone labels.", "DIR"
+    )
+    trust_onnx: bool = _teacher(
+        False, "Run a teacher's .onnx unlike those of `resnest export`, if you trust it."
     )
     device: str = _machine("auto", "Where the network runs.", "auto|cpu|cuda|cuda:1|mps", env=True)
     devices: int = _machine(

@@ -41,6 +41,7 @@ from resnest_cli.training.loader import Batches, read_all
 from resnest_cli.training.order import Draw, ShardPhotos
 from resnest_cli.training.settings import Config
 from resnest_cli.training.step import Task
+from resnest_cli.training.teacher import Teacher, load_teacher, with_classes_of
 
 _VALIDATED = 1024  # rows of features in a batch that validates
 
@@ -50,7 +51,7 @@ class Ready:
     """Everything about a run but its folder. `config` is resolved.
 
     `frozen` are the modules in evaluation mode, `origin` is the hash of the weights that it starts
-    from, "" for none; `class_weights` are float32 (classes,).
+    from, "" for none; `class_weights` are float32 (classes,). `teacher` is ready to be asked.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class Ready:
     origin: str
     class_weights: Tensor | None
     model: Model | None
+    teacher: Teacher | None = None
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -71,11 +73,18 @@ class Ready:
         provenance: dict[str, Any] = {
             "command": config.command,
             "recipe": config.recipe,
-            "data": Path(config.data).resolve().name,
+            "data": Path(config.data or config.unlabelled or "").resolve().name,
             "photos": data.train_photos,
             "seed": config.seed,
             "resnest_cli": __version__,
         }
+        if self.teacher is not None:
+            provenance["teacher"] = {
+                "name": self.teacher.name,
+                "sha256": self.teacher.sha256,
+                "weight": config.teacher_weight,
+                "temperature": config.teacher_temperature,
+            }
         if data.class_ids != data.class_names:
             provenance["class_ids"] = list(data.class_ids)
         trained_on = data.trained_on
@@ -102,6 +111,8 @@ class Ready:
             class_weights=self.class_weights,
             train_counts=data.train_counts,
             val_photos=data.val_photos,
+            unlabelled=len(data.unlabelled),
+            teacher=self.teacher if config.teacher_crops == 0 else None,
         )
         draw = replace(self.draw, rank=rank)
         if config.cached:
@@ -132,7 +143,7 @@ class Ready:
     ) -> tuple[Batches, Batches]:
         """Photos to learn from and to validate with; `--cache` decodes all of them now."""
         config, data = self.config, self.dataset
-        train: Sequence[Sample] | ShardPhotos = data.train
+        train: Sequence[Sample] | ShardPhotos = data.learned
         val: Sequence[Sample] | ShardPhotos = data.val
         if data.shards is not None:
             train, val = (
@@ -141,8 +152,8 @@ class Ready:
         photos: list[Any] = []
         if config.cache:
             show = checking(display.progress("Decoding photos"), stop.check)
-            photos = read_all([*data.train, *data.val], show)
-        first = len(data.train)
+            photos = read_all([*data.learned, *data.val], show)
+        first = len(data.learned)
         how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
         augment = Augment(config, self.preprocessing)
         learning = Batches(train, augment, draw, photos=photos[:first], **how)
@@ -210,6 +221,11 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     """Decides what is undecided and makes the network; weights are fetched where needed."""
     check_device_name(config.device)
     model = _source(config, access)
+    teacher = None
+    if config.teacher is not None:
+        teacher = load_teacher(replace(config, device=resolve_device(config.device)), access)
+        if config.teacher_classes:
+            dataset = with_classes_of(teacher, dataset)
     variant = model.variant if model is not None else get_named(config.model)
     preprocessing = model.preprocessing if model is not None else variant.preprocessing
     changes = {
@@ -231,6 +247,10 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     )
     variant = replace(variant, preprocessing=preprocessing)
     made, kept_classifier = network.create_network(config, variant, model, dataset)
+    weights = class_weights(config.class_weights, dataset)
+    if teacher is not None:
+        teacher = teacher.of_student(dataset.class_ids, dataset.class_names, preprocessing)
+        weights = _with_mean_1(weights, dataset)
     ready = Ready(
         config=config,
         dataset=dataset,
@@ -239,8 +259,9 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         kept_classifier=kept_classifier,
         frozen=network.freeze(made, config.freeze),
         origin=known_sha256(model.path) if model is not None else "",
-        class_weights=class_weights(config.class_weights, dataset),
+        class_weights=weights,
         model=model,
+        teacher=teacher,
     )
     _check_batches(ready)
     return ready
@@ -293,7 +314,7 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
     if what == "none":
         return None
     if what == "balanced":
-        number, photos = len(dataset.class_ids), dataset.train_photos
+        number, photos = len(dataset.class_ids), sum(dataset.train_counts)
         shares = [photos / (number * max(1, count)) for count in dataset.train_counts]
         return torch.tensor(shares, dtype=torch.float32)
     found = _read_class_weights(Path(what))
@@ -306,6 +327,14 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
     if unknown := sorted(set(found) - set(ids)):
         raise UsageError(f"--class-weights {what}: {unknown[0]!r} is no class of these data.")
     return torch.tensor([found[id_] for id_ in ids], dtype=torch.float32)
+
+
+def _with_mean_1(weights: Tensor | None, dataset: DataSet) -> Tensor | None:
+    """The same proportions with a mean of 1 over the labelled training photos; see `step.Loss`."""
+    counts = torch.tensor(dataset.train_counts, dtype=torch.float32)
+    if weights is None or not counts.sum():
+        return weights
+    return weights * (counts.sum() / (weights * counts).sum())
 
 
 def _read_class_weights(path: Path) -> dict[str, float]:

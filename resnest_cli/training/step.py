@@ -25,6 +25,7 @@ from resnest_cli.training.distributed import World, interleaved
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.optim import create_optimizer
 from resnest_cli.training.settings import Config
+from resnest_cli.training.teacher import Teacher
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), <malloc.h>
@@ -49,7 +50,7 @@ class Task:
     `network` maps the photos of a batch to logits (B, num_classes). `thawing` are modules that
     begin to learn one after the other, every `config.unfreeze_every` epochs. `class_weights`,
     float32 (num_classes,), weigh the classes in the loss. `train_counts` are the training photos of
-    each class, `val_photos` how many validate.
+    each class that have a label, `unlabelled` is how many have none, `val_photos` how many validate. The `teacher` answers what batches do not answer.
     """
 
     config: Config
@@ -62,6 +63,8 @@ class Task:
     class_weights: Tensor | None = None
     train_counts: Sequence[int] = ()
     val_photos: int = 0
+    unlabelled: int = 0
+    teacher: Teacher | None = None
 
 
 class MemoryUsedError(ResnestError):
@@ -81,15 +84,26 @@ class Loss:
     ("ResNet strikes back", arXiv 2110.00476); with a threshold, every class that has more than that
     share of a mixed photo counts in full. Soft targets, (B, num_classes), are taken as they are:
     mixing smooths them; hard labels, int64 (B,), are smoothed here.
+
+    With a teacher, whose `answers` are its probabilities at the temperature T, it is
+
+        (1 - a) * cross entropy with the labels  +  a * T^2 * KL(teacher || student at T)
+
+    ("Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2), a mean over
+    photos, for which class weights have a mean of 1. A photo without a label, -1, or without a part
+    of one, of a mixture, has so much less of the first term. KL, not the paper's cross entropy:
+    that has the same gradient, and does not end at 0.
     """
 
     def __init__(self, config: Config, class_weights: Tensor | None = None) -> None:
         self._config, self._weights = config, class_weights
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor, answers: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of any float type; a scalar."""
         logits = logits.float() if logits.dtype != torch.float64 else logits
         weights = None if self._weights is None else self._weights.to(logits)
+        if answers is not None:
+            return self._taught(logits, targets, answers, weights)
         soft, smoothing = targets.is_floating_point(), self._config.smoothing
         if not self._config.bce_loss:
             smoothing = 0.0 if soft else smoothing
@@ -105,8 +119,22 @@ class Loss:
             wanted = wanted.gt(self._config.bce_target_thresh).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, wanted, weights)
 
+    def _taught(
+        self, logits: Tensor, targets: Tensor, answers: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        a, temperature = self._config.teacher_weight, self._config.teacher_temperature
+        how: dict[str, Any] = {"weight": weights, "reduction": "none"}
+        if not targets.is_floating_point():
+            how |= {"ignore_index": -1, "label_smoothing": self._config.smoothing}
+        labels = F.cross_entropy(logits, targets, **how).mean()
+        softened = F.log_softmax(logits / temperature, dim=1)
+        teacher = F.kl_div(softened, answers.to(logits.dtype), reduction="batchmean")
+        return (1 - a) * labels + a * temperature**2 * teacher
+
     def share(self, targets: Tensor) -> float:
         """What the mean was divided by, so that means of several batches can be put together."""
+        if self._config.teacher is not None:
+            return float(len(targets))
         if self._weights is None or self._config.bce_loss or targets.is_floating_point():
             return float(len(targets))
         return float(self._weights.to(targets.device)[targets].sum(dtype=torch.float64))
@@ -133,8 +161,9 @@ class Stepper:
         num_classes: int,
         class_weights: Tensor | None = None,
         world: World | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        self._config, self._world = config, world or World()
+        self._config, self._world, self._teacher = config, world or World(), teacher
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._kind = config.device.partition(":")[0]
         self.network = network.to(config.device).to(memory_format=self._format)
@@ -166,10 +195,11 @@ class Stepper:
         torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
         with memory_errors(config), world.adding(self._learner, last):
             photos, targets = self.on_device(batch)
+            answers = self._answers(batch, photos)
             if self._mixing.active:
-                photos, targets = self._mixing(photos, targets, seed)
+                photos, targets, answers = self._mixing(photos, targets, seed, answers)
             with self.autocast():
-                loss = self._loss(self._learner(photos), targets)
+                loss = self._loss(self._learner(photos), targets, answers)
             if not self._parts:
                 self.optimizer.zero_grad(set_to_none=True)
             share = self._loss.share(targets)
@@ -183,6 +213,19 @@ class Stepper:
             if self._summed:
                 loss = loss * (share / self._nominal)
             torch.autograd.backward(self.scaler.scale(loss))
+
+    def _answers(self, batch: Batch, photos: Tensor) -> Tensor | None:
+        """The teacher's probabilities at the temperature, float32 (B, num_classes); before mixing,
+        as it is to see each photo alone. None without a teacher.
+        """
+        if self._config.teacher is None:
+            return None
+        logits = batch.answers
+        if logits is None:
+            assert self._teacher is not None
+            logits = self._teacher.answers(photos)
+        logits = logits.to(photos.device, non_blocking=True)
+        return F.softmax(logits / self._config.teacher_temperature, dim=1)
 
     def pass_over(self) -> None:
         """Nothing is to be learned from this step; to be called in all processes."""

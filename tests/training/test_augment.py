@@ -148,7 +148,7 @@ def mix(seed: int = 1, smoothing: float = 0.0, **more: float) -> tuple[torch.Ten
     generator = torch.Generator().manual_seed(0)
     photos = torch.randn(4, 3, 8, 8, generator=generator)
     config = Config(command="train", data="d", model="m", recipe="q", smoothing=smoothing, **more)  # type: ignore[arg-type]
-    return Mixing(config, 5)(photos, torch.tensor([0, 1, 2, 3]), seed)
+    return Mixing(config, 5)(photos, torch.tensor([0, 1, 2, 3]), seed)[:2]
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -185,7 +185,7 @@ def test_targets_are_smoothed() -> None:
 def test_mixing_keeps_channels_last_and_takes_one_photo() -> None:
     config = Config(command="train", data="d", model="m", recipe="q", mixup=0.2)
     photos = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    mixed, _ = Mixing(config, 5)(photos, torch.tensor([0, 1]), 0)
+    mixed, *_ = Mixing(config, 5)(photos, torch.tensor([0, 1]), 0)
     assert mixed.is_contiguous(memory_format=torch.channels_last)
     assert Mixing(config, 5)(photos[:1], torch.tensor([0]), 0)[1].shape == (1, 5)
     assert not Mixing(STILL, 5).active
