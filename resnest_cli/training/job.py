@@ -27,7 +27,13 @@ from resnest_cli.training.distributed import PeerLostError, World, is_worker, jo
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
-from resnest_cli.training.plan import Estimate, estimated, lines_of_the_rest, plan_lines
+from resnest_cli.training.plan import (
+    Estimate,
+    answers_plan,
+    estimated,
+    lines_of_the_rest,
+    plan_lines,
+)
 from resnest_cli.training.report import final_pictures, picture_of_training
 from resnest_cli.training.resumed_run import anchored, last_state, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
@@ -36,7 +42,7 @@ from resnest_cli.training.setup import Ready, digest, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
-from resnest_cli.training.time_budget import budget_seconds, fitted
+from resnest_cli.training.time_budget import Clock, budget_seconds, fitted
 
 
 def run_on_devices(job: TrainingJob, display: TrainingDisplay, arguments: Sequence[str]) -> int:
@@ -130,9 +136,13 @@ class _Run:
             dataset = load_data(config, progress)
         ready = get_ready(config, dataset, job.access)
         display.data(dataset)
-        display.plan(plan_lines(ready, self._estimate(ready)))
+        questions = ready.questions(job.output / "teacher")
+        first, seconds = answers_plan(questions)
+        display.plan([*plan_lines(ready, self._estimate(ready, seconds)), *first])
         for text in without_effect(job.flags, ready.config):
             display.message(text)
+        if questions is not None:
+            questions.check_room()
         if job.dry_run:
             return 0
         check_tensorboard(ready.config)
@@ -150,12 +160,16 @@ class _Run:
             picture_of_training(run.path, ready, display.message)
             return self._train(run, ready, last_state(run, ready, display))
 
-    def _estimate(self, ready: Ready) -> Estimate:
-        """What the run will cost. Epochs that were not asked for are cut to the time budget."""
+    def _estimate(self, ready: Ready, before: float) -> Estimate:
+        """What the run will cost. Epochs that were not asked for are cut to the time budget.
+
+        `before` are seconds that are needed before the first epoch.
+        """
         job, found = self.job, estimated(ready)
         if "epochs" in {*job.flags, *settings.named(job.config)}:
             return found
-        ready.config = fitted(ready.config, found.epoch_seconds, time.monotonic() - job.began)
+        used = time.monotonic() - job.began + before
+        ready.config = fitted(ready.config, found.epoch_seconds, used)
         if not found.epoch_seconds:
             return found
         return replace(found, total_seconds=found.epoch_seconds * (ready.config.epochs or 0))
@@ -170,7 +184,8 @@ class _Run:
             return 0
         state = last_state(run, ready, display)
         if job.dry_run:
-            display.plan(lines_of_the_rest(run, ready, run.record()))
+            first, _ = answers_plan(ready.questions(run.teacher))
+            display.plan([*lines_of_the_rest(run, ready, run.record()), *first])
             return 0
         old, new = resumed_run.kept_settings(job, run), ready.config
         if any(getattr(new, n) != getattr(old, n) for n in ("epochs", *resumed_run.PLACES)):
@@ -182,12 +197,13 @@ class _Run:
         return self._train(run, ready, state)
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
-        display, world = self.display, self.world
-        if world.main:
-            world.begin((run, ready.config, ready.dataset, state))
+        display, world, trainer = self.display, self.world, None
         with StopRequest() as stop, display:
             try:
-                task = ready.task(run.states, stop, display, world.rank)
+                if world.main:
+                    self._ask_teacher(run, ready, state, stop)
+                    world.begin((run, ready.config, ready.dataset, state))
+                task = ready.task(run, stop, display, world.rank)
                 keeper = None
                 if world.main:
                     frozen = ready.network.state_dict() if ready.config.cached else {}
@@ -223,16 +239,38 @@ class _Run:
             self._summarize(run, ready, trainer.record)
         return 0
 
-    def _end_of_budget(self, run: RunFolder, ready: Ready, trainer: Trainer) -> None:
+    def _ask_teacher(
+        self, run: RunFolder, ready: Ready, state: State | None, stop: StopRequest
+    ) -> None:
+        """Has the answers that the run learns from computed, before the other devices begin."""
+        used = 0.0 if state is None else state.record.used
+        clock = Clock(budget_seconds(ready.config), used, self.job.began)
+
+        def check() -> None:
+            stop.check()
+            if clock.late():
+                raise BudgetUsedError("the time budget is used up")
+
+        ready.ask_teacher(run, check, self.display)
+
+    def _end_of_budget(self, run: RunFolder, ready: Ready, trainer: Trainer | None) -> None:
         """The run ends here, as was asked for, and could go on."""
-        record, config = trainer.record, ready.config
+        config = ready.config
+        longer = f"  {self._again(run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
+        if trainer is None:
+            self.display.message(
+                f"The time budget of {config.time_budget} is used up, and the teacher has not yet "
+                f"answered to all photos; its answers so far are saved. To go on:\n{longer}"
+            )
+            return
+        record = trainer.record
         if record.rows and self.world.main:
             final_pictures(run, ready, record, trainer.best, self.display.message)
             self._summarize(run, ready, record)
         self.display.message(
             f"The time budget of {config.time_budget} is used up after {record.epoch} of "
             f"{config.epochs} epochs and {record.step:,} steps; everything is saved. To go on:\n"
-            f"  {self._again(run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
+            f"{longer}"
         )
 
     def _again(self, run: RunFolder) -> str:

@@ -78,7 +78,8 @@ def find_learning_rate(base: Path, name: str | None, ready: Ready, display: Trai
     run = new_run(base, name, stem="lr-finder")
     with StopRequest() as stop, display:
         try:
-            task = ready.task(run.states, stop, display)
+            ready.ask_teacher(run, stop.check, display)
+            task = ready.task(run, stop, display)
             rates, losses = sweep(Trainer(task, None, display, stop, None), stop)
         except StoppedError:
             return stop.exit_code

@@ -20,7 +20,7 @@ from resnest_cli.errors import ImageError
 from resnest_cli.images.decode import decode
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.resnest import ResNeSt
-from resnest_cli.text import duration, megabytes
+from resnest_cli.text import count, duration, megabytes
 from resnest_cli.training.augment import Augment, largest_size, train_size, work
 from resnest_cli.training.loader import BYTES_PER_PIXEL, Batch
 from resnest_cli.training.runs import RunFolder
@@ -28,6 +28,7 @@ from resnest_cli.training.settings import Config, needs
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import RunRecord
 from resnest_cli.training.step import MemoryUsedError, Stepper
+from resnest_cli.training.teacher_answers import Questions
 
 _TIMED, _TIMED_ENOUGH = 8, 1.0  # photos that are loaded, and seconds after which fewer do
 _PROBED = 4  # photos given to the engine
@@ -80,6 +81,22 @@ def lines_of_the_rest(run: RunFolder, ready: Ready, record: RunRecord) -> list[t
         ("next", f"epoch {min(record.epoch + 1, epochs)} of {epochs}{inside}; done: {done}"),
         *plan_lines(ready, replace(found, total_seconds=left * found.epoch_seconds)),
     ]
+
+
+def answers_plan(questions: Questions | None) -> tuple[list[tuple[str, str]], float]:
+    """The line of a teacher's answers that are to be computed first, and the seconds for it."""
+    if questions is None:
+        return [], 0.0
+    answers, found = questions.answers, questions.estimate()
+    what = (
+        f"the teacher's to {count(answers.crops.count, 'crop')} of each of {answers.photos:,} "
+        f"photos, {megabytes(answers.size)} in {answers.folder}"
+    )
+    if not found.photos:
+        return [("answers", f"{what}: there already")], 0.0
+    rest = "" if found.photos == answers.photos else f" for the other {found.photos:,} photos"
+    once = f"once, before the first epoch: about {duration(found.seconds)}{rest}"
+    return [("answers", f"{what}; {once}")], found.seconds
 
 
 def _joined(*parts: tuple[object, str]) -> str:
@@ -273,7 +290,8 @@ def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
     config = replace(config, batch_size=count, grad_accum_steps=1)
     stepper = Stepper(config, copy.deepcopy(network).train(), classes)
     labels = torch.zeros(count, dtype=torch.int64)
-    batch = Batch(torch.randn(count, 3, size, size), labels, list(range(count)))
+    answers = None if config.teacher is None else torch.zeros(count, classes)
+    batch = Batch(torch.randn(count, 3, size, size), labels, list(range(count)), answers=answers)
     seconds, most = list[float](), 0
     while len(seconds) < 3 and sum(seconds) < _ENOUGH:
         kept = _Kept(stepper.network)

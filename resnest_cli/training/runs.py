@@ -5,6 +5,7 @@ runs/<command>/<name>/       exp, exp2, ... unless named
                              last_ema, best_raw and best_ema
     resume/                  the training state, see `state`; cached features
     args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
+runs/teacher/                a teacher's answers, for all runs, see `teacher_answers`
 """
 
 import contextlib
@@ -58,6 +59,7 @@ class RunFolder:
         self.split = path / "split.csv"  # which photo trains and which validates
         self.shards = path / "shards.json"  # in place of `split`: which shards
         self.states = path / "resume"  # training states and cached features
+        self.teacher = path.parent.parent / "teacher"  # its answers, for all runs
 
     def weights(self, name: str) -> Path:
         """`best`, `last`, ..."""
@@ -69,11 +71,21 @@ class RunFolder:
             with _creating(self.path):
                 write_text(self.states / "job", job)
 
+    def note_begun(self, answers: str) -> None:
+        """Remembers that the run is under way, before it has a state: what it waits for is kept.
+
+        `answers` names those of a teacher that it learns from.
+        """
+        with _creating(self.path):
+            self.states.mkdir(parents=True, exist_ok=True)
+            write_text(self.states / "teacher", answers + "\n")
+
     @property
     def started(self) -> bool:
         """Whether there is anything to resume."""
         known = self.split.exists() or self.shards.exists()
-        return self.args.exists() and known and bool(states(self.states))
+        begun = (self.states / "teacher").exists() or bool(states(self.states))
+        return self.args.exists() and known and begun
 
     def record(self) -> RunRecord:
         """Where the run stands, from its newest readable state; at its beginning without one."""

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnest_cli import __version__
 from resnest_cli.data.dataset import DataSet, Sample, load_dataset, sharded_dataset
-from resnest_cli.data.shards import SHARD_SIDES, find_shards, is_shards
+from resnest_cli.data.shards import SHARD_SIDES, ShardSide, find_shards, is_shards
 from resnest_cli.data.table_file import decoded
 from resnest_cli.errors import UsageError
 from resnest_cli.files import reading
@@ -39,9 +39,11 @@ from resnest_cli.training.cached_features import Extractor, FeatureBatches, Feat
 from resnest_cli.training.defaults import resolve
 from resnest_cli.training.loader import Batches, read_all
 from resnest_cli.training.order import Draw, ShardPhotos
+from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config
 from resnest_cli.training.step import Task
 from resnest_cli.training.teacher import Teacher, load_teacher, with_classes_of
+from resnest_cli.training.teacher_answers import Questions
 
 _VALIDATED = 1024  # rows of features in a batch that validates
 
@@ -100,9 +102,9 @@ class Ready:
         )
 
     def task(
-        self, folder: Path, stop: StopRequest, display: TrainingDisplay, rank: int = 0
+        self, run: RunFolder, stop: StopRequest, display: TrainingDisplay, rank: int = 0
     ) -> Task:
-        """What the loop trains, on device `rank`; cached features are kept in `folder`."""
+        """What the loop trains, on device `rank`; a teacher's answers must be there by then."""
         config, data = self.config, self.dataset
         task = partial(
             Task,
@@ -116,8 +118,9 @@ class Ready:
         )
         draw = replace(self.draw, rank=rank)
         if config.cached:
-            return task(network.head(self.network), *self._features(folder, draw, stop, display))
-        train, val = self._batches(draw, stop, display)
+            found = self._features(run.states, draw, stop, display)
+            return task(network.head(self.network), *found)
+        train, val = self._batches(run, draw, stop, display)
         if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
             self.frozen = network.freeze(self.network, config.freeze)
@@ -138,25 +141,49 @@ class Ready:
             accumulated=config.grad_accum_steps,
         )
 
+    def _side(self, side: ShardSide) -> Sequence[Sample] | ShardPhotos:
+        """The photos of a side; those without a label train, too."""
+        data = self.dataset
+        if data.shards is not None:
+            return ShardPhotos(data.shards.side(side), len(data.class_ids))
+        return data.learned if side == "train" else data.val
+
+    def questions(self, folder: Path) -> Questions | None:
+        """What a teacher is to be asked before the first epoch, if anything; see `teacher_answers`.
+
+        The answers lie in a folder of `folder`. Only a copy of the teacher becomes ready to answer,
+        so that the memory for it is free again when that was done.
+        """
+        if self.teacher is None or not self.config.teacher_crops:
+            return None
+        return Questions.of(replace(self.teacher), self._side("train"), self.config, folder)
+
+    def ask_teacher(
+        self, run: RunFolder, check: Callable[[], None], display: TrainingDisplay
+    ) -> None:
+        """Computes the answers that the run learns from, where any are missing; `check` may raise.
+
+        For the first of several devices alone.
+        """
+        if (questions := self.questions(run.teacher)) is not None:
+            run.note_begun(questions.answers.folder.name)
+            questions.answer(display.progress("Asking the teacher"), check, display.message)
+
     def _batches(
-        self, draw: Draw, stop: StopRequest, display: TrainingDisplay
+        self, run: RunFolder, draw: Draw, stop: StopRequest, display: TrainingDisplay
     ) -> tuple[Batches, Batches]:
         """Photos to learn from and to validate with; `--cache` decodes all of them now."""
         config, data = self.config, self.dataset
-        train: Sequence[Sample] | ShardPhotos = data.learned
-        val: Sequence[Sample] | ShardPhotos = data.val
-        if data.shards is not None:
-            train, val = (
-                ShardPhotos(data.shards.side(s), len(data.class_ids)) for s in SHARD_SIDES
-            )
+        train, val = map(self._side, SHARD_SIDES)
         photos: list[Any] = []
         if config.cache:
             show = checking(display.progress("Decoding photos"), stop.check)
             photos = read_all([*data.learned, *data.val], show)
         first = len(data.learned)
         how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
-        augment = Augment(config, self.preprocessing)
-        learning = Batches(train, augment, draw, photos=photos[:first], **how)
+        questions, augment = self.questions(run.teacher), Augment(config, self.preprocessing)
+        answers = None if questions is None else questions.answers
+        learning = Batches(train, augment, draw, photos=photos[:first], answers=answers, **how)
         self._open.callback(learning.close)
         draw = Draw(draw.batch_size, rank=draw.rank, ranks=draw.ranks)
         validating = Batches(val, self.preprocessing, draw, photos=photos[first:], **how)

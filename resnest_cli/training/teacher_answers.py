@@ -272,7 +272,7 @@ class Questions:
             answers.folder.mkdir(parents=True, exist_ok=True)
         with _held(answers.folder / "lock", check, notify):
             if missing := answers.missing():
-                self._check_room()
+                self.check_room()
                 self._answer(missing, progress, check)
 
     def estimate(self) -> Estimate:
@@ -297,11 +297,14 @@ class Questions:
         seconds = (time.perf_counter() - begin) / timed * photos
         return Estimate(photos, seconds, self.answers.size)
 
-    def _check_room(self) -> None:
-        folder, needed = self.answers.folder, self.answers.size
-        path, free = folder / "answers", free_bytes(folder)
-        there = 512 * getattr(path.stat(), "st_blocks", 0) if path.exists() else 0  # it has holes
-        if free is not None and free < needed - there:
+    def check_room(self) -> None:
+        """Raises ResnestError where the disk has no room for what is missing."""
+        folder = self.answers.folder
+        path = folder / "answers"
+        there = 512 * path.stat().st_blocks if path.exists() and os.name == "posix" else 0  # holes
+        free = free_bytes(next(place for place in folder.parents if place.exists()))
+        needed = self.answers.size - there
+        if self.answers.missing(looked_into=False) and free is not None and free < needed:
             raise ResnestError(
                 f"{folder}: the teacher's answers need {megabytes(needed)}, and the disk has "
                 f"{megabytes(free)} left. Lower --teacher-crops, or give an --output elsewhere."

@@ -213,7 +213,7 @@ class Slow:
     seconds: float
     size: int = 32
 
-    def __call__(self, image: object, seed: int, epoch: int) -> torch.Tensor:
+    def __call__(self, image: object, seed: int, epoch: int, crop_seed: int | None) -> torch.Tensor:
         time.sleep(self.seconds)
         return torch.zeros(3, 32, 32)
 
