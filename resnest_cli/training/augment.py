@@ -11,8 +11,7 @@ Deviations from timm's training transform: the crop is resized with the model's 
 steps (timm's has 10: m9 there is m27 or so here).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,24 +52,47 @@ class Crop(NamedTuple):
 
 
 class RandomCrop:
-    """Draws crops and mirrors as torchvision's RandomResizedCrop and RandomHorizontalFlip do."""
+    """Draws crops and mirrors, number for number as torchvision's RandomResizedCrop does
+    (`make_params` of v2) and its RandomHorizontalFlip after it.
+
+    Unlike them it also draws from another generator than torch's own, which all threads share.
+    """
 
     def __init__(self, config: Config) -> None:
-        self._law = v2.RandomResizedCrop(
-            1, scale=(config.scale, 1.0), ratio=(1 / config.ratio, config.ratio)
-        )
-        self._hflip = config.hflip
+        self._scale, self._hflip = config.scale, config.hflip
+        self._ratio = 1 / config.ratio, config.ratio
+        least, most = torch.log(torch.tensor(self._ratio)).tolist()
+        self._log_ratio = least, most
 
-    def __call__(self, image: Image.Image) -> Crop:
-        """A crop of the image, drawn from torch's generator."""
-        box = self._law.make_params([image])
-        mirrored = self._hflip > 0 and bool(torch.rand(1) < self._hflip)
-        return Crop(box["top"], box["left"], box["height"], box["width"], mirrored)
+    def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Crop:
+        """A crop of the image, drawn from the generator; None is torch's own."""
+        top, left, height, width = self._box(image.width, image.height, generator)
+        mirrored = self._hflip > 0 and bool(torch.rand(1, generator=generator) < self._hflip)
+        return Crop(top, left, height, width, mirrored)
 
     def drawn(self, image: Image.Image, seed: int) -> Crop:
-        """The crop that a seed stands for; torch's generator is left as it was."""
-        with _drawing(seed):
-            return self(image)
+        """The crop that a seed stands for."""
+        return self(image, torch.Generator().manual_seed(seed))
+
+    def _box(
+        self, width: int, height: int, generator: torch.Generator | None
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width."""
+        for _ in range(10):
+            share = torch.empty(1).uniform_(self._scale, 1.0, generator=generator).item()
+            drawn = torch.empty(1).uniform_(*self._log_ratio, generator=generator)
+            area, ratio = width * height * share, torch.exp(drawn).item()
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top = torch.randint(0, height - h + 1, (1,), generator=generator).item()
+                left = torch.randint(0, width - w + 1, (1,), generator=generator).item()
+                return int(top), int(left), h, w
+        w, h, (narrowest, widest) = width, height, self._ratio  # the middle of a strip
+        if width / height < narrowest:
+            h = round(w / narrowest)
+        elif width / height > widest:
+            w = round(h * widest)
+        return (height - h) // 2, (width - w) // 2, h, w
 
 
 class Augment:
@@ -106,28 +128,19 @@ class Augment:
         as it was.
         """
         size = train_size(self._config, epoch)
-        with _drawing(seed if crop_seed is None else crop_seed):
-            crop = self._crop(image)
-            if crop_seed is not None:
-                torch.default_generator.manual_seed(seed)
-            image = crop.of(image, self._preprocessing, size)
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            drawn = self._crop(image) if crop_seed is None else self._crop.drawn(image, crop_seed)
+            image = drawn.of(image, self._preprocessing, size)
             for step in self._steps:
                 image = step(image)
             photo = np.empty((3, size, size), np.float32)
             normalise(np.asarray(image), self._preprocessing, photo)
             tensor = torch.from_numpy(photo)
             return tensor if self._erase is None else self._erase(tensor)
-
-
-@contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Inside, torch's generator on the CPU is seeded; afterwards it is as it was before."""
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
+        finally:
+            torch.set_rng_state(before)
 
 
 class Mixing:

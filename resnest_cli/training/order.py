@@ -33,6 +33,7 @@ from resnest_cli.data.dataset import Sample
 from resnest_cli.data.seeds import Purpose, derived_seed, drawn
 from resnest_cli.data.shard_files import EncodedPhoto, Files, Shard, read_photos
 from resnest_cli.data.shards import photos as photos_of
+from resnest_cli.model.training_photos import DIGEST_BYTES
 
 WINDOW_BYTES = 256 * 2**20  # two windows are in memory: the one in use, and the next
 MOST_PHOTOS = 16_384
@@ -70,8 +71,8 @@ class FixedCrops(NamedTuple):
 
     def drawn_from(self, photo: Sample | EncodedPhoto, number: int) -> int:
         """The seed of a crop."""
-        if isinstance(photo, EncodedPhoto):
-            name = hashlib.sha256(photo.data).hexdigest()
+        if isinstance(photo, EncodedPhoto):  # as the photo would have it as a file
+            name = hashlib.sha256(photo.data).digest()[:DIGEST_BYTES].hex()
         else:
             name = photo.digest.hex() or photo.name
         return int.from_bytes(drawn(self.seed, "crop", name, str(number))[:8], "little") >> 1
