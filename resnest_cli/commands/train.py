@@ -19,11 +19,11 @@ resnest train --config runs/train/exp/args.toml
 
 
 @command
-def train(*, job: TrainingJob, flags: Flags) -> None:
+def train(*, job: TrainingJob, access: Access, flags: Flags) -> None:
     """Train a network on your own classes, from nothing.
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. The best
     weights end in runs/train/exp/weights/best.safetensors, which every other command takes as
     --model. A run that was interrupted goes on with --resume. For few photos use finetune.
     """
-    training.train(replace(job, command="train", flags=flags, access=Access(offline=True)))
+    training.train(replace(job, command="train", flags=flags, access=access))

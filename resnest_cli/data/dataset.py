@@ -143,7 +143,8 @@ def load_dataset(
     found = list_data(data, reading)
     _check_text(found, data)
     check_classes(found, data)
-    good, bad = _check(found, data, workers, progress)
+    there = [photo for photo in found.photos if photo.side != "test"]
+    good, bad = check_photos(there, data, workers, progress)
     counts = Counter(photo.label for photo in good if photo.side != "val")
     check_count(counts, classes, data)
     good = [photo for photo in good if photo.label in counts]
@@ -204,11 +205,10 @@ def _check_text(found: LabelledData, data: str) -> None:
             ) from None
 
 
-def _check(
-    found: LabelledData, data: str, workers: int, progress: Progress
+def check_photos(
+    photos: Sequence[LabelledPhoto], data: str, workers: int, progress: Progress
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """Decodes and hashes every photo that is not held out: the good ones, and the bad ones."""
-    photos = [photo for photo in found.photos if photo.side != "test"]
+    """Decodes and hashes photos: the good ones, and the bad ones. UsageError if all are bad."""
     checked = [photo for _, photo in in_threads(_checked, photos, workers, progress)]
     good, bad = [p for p in checked if not p.error], [p for p in checked if p.error]
     if bad and not good:
@@ -341,6 +341,9 @@ def write_split(path: Path, dataset: DataSet) -> None:
         for one in samples
     ]
     rows += [
+        SplitRow(one.name, "", "", "unlabelled", digest=one.digest) for one in dataset.unlabelled
+    ]
+    rows += [
         SplitRow(one.name, one.label, "", why, one.error)
         for why, photos in (("bad", dataset.bad), ("same", dataset.left_out))
         for one in photos
@@ -348,8 +351,14 @@ def write_split(path: Path, dataset: DataSet) -> None:
     write_rows(path, rows)
 
 
-def read_split(file: Path, data: str, base: str | None = None) -> DataSet:
-    """The data set that `write_split` wrote; photos lie in `base`, the folder, or the table's."""
+def read_split(
+    file: Path, data: str, base: str | None = None, unlabelled: str | None = None
+) -> DataSet:
+    """The data set that `write_split` wrote; photos lie in `base`, the folder, or the table's.
+
+    Those without a label lie in the folder `unlabelled`; so do all where there are no other `data`.
+    """
+    data = data or unlabelled or ""
     rows = read_rows(file, "The run needs it to go on; start a new one without --resume.")
     names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
     ids = tuple(sorted(names))
@@ -368,7 +377,12 @@ def read_split(file: Path, data: str, base: str | None = None) -> DataSet:
         for why in ("bad", "same")
     )
     class_names = tuple(names[id_] for id_ in ids)
-    return DataSet(ids, class_names, train, val, bad, left_out, own_split=True)
+    loose = tuple(
+        Sample(as_found(unlabelled or "", row.name), row.name, UNLABELLED, row.digest)
+        for row in rows
+        if row.split == "unlabelled"
+    )
+    return DataSet(ids, class_names, train, val, bad, left_out, own_split=True, unlabelled=loose)
 
 
 def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:

@@ -25,7 +25,8 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.text import csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
-_LEFT_OUT = ("bad", "same")  # in the column split: not readable; the same file as one that trains
+# In the column split: not readable; the same file as one that trains; of another folder.
+_LEFT_OUT = ("bad", "same", "unlabelled")
 
 
 class SplitRow(NamedTuple):
@@ -103,10 +104,9 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
             f"{photos[0].path}. --base-folder says where the data are now."
         )
     found = LabelledData(photos, own_split=any(photo.side == "val" for photo in photos))
-    if len(used) < len(rows):
-        found.notes.append(
-            f"{path}: {len(rows) - len(used)} photo(s) that training left out are not taken"
-        )
+    out = sum(row.split in {"bad", "same"} for row in rows)
+    if out:
+        found.notes.append(f"{path}: {out} photo(s) that training left out are not taken")
     return found
 
 
@@ -124,8 +124,9 @@ def _base(path: Path, relative: Iterable[str], given: str | None) -> Path:
         )
     try:
         settings = tomllib.loads(args.read_text(encoding="utf-8", errors="surrogateescape"))
-        data = Path(str(settings.get("base_folder") or settings["data"]))
-    except (OSError, ValueError, KeyError, RecursionError) as error:
+        places = (settings.get("base_folder"), settings["data"], settings.get("unlabelled"))
+        data = Path(str(next(filter(None, places))))
+    except (OSError, ValueError, KeyError, StopIteration, RecursionError) as error:
         raise ResnestError(
             f"{args}: does not name the data of the run ({error!r:.200})."
         ) from error

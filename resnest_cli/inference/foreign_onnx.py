@@ -80,7 +80,7 @@ class ForeignOnnx:
         Of a network that gives probabilities, their logarithms.
         """
         size = len(batch) if self._input.batch is None else self._input.batch
-        photos = np.ascontiguousarray(batch, self._input.dtype)
+        photos: NDArray[Any] = np.ascontiguousarray(batch, self._input.dtype)
         parts = []
         for start in range(0, len(photos), max(1, size)):
             part = photos[start : start + size]

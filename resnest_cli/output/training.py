@@ -231,8 +231,11 @@ def _counts(dataset: "DataSet") -> str:
     split = "as the data have it" if dataset.own_split else "split by class"
     if (shards := dataset.shards) is not None:
         split = f"in {len(shards.train):,} and {len(shards.val):,} shards"
+    loose = f", {len(dataset.unlabelled):,} of them without a label" if dataset.unlabelled else ""
+    if dataset.unlabelled and not dataset.train:
+        split, loose = "by the teacher's first answers", ", none with a label"
     return (
-        f"{dataset.train_photos:,} photos to train on, {dataset.val_photos:,} to validate "
+        f"{dataset.train_photos:,} photos to train on{loose}, {dataset.val_photos:,} to validate "
         f"({split}); {len(names):,} classes: {shown}"
     )
 
@@ -244,7 +247,11 @@ def _show_classes(dataset: "DataSet") -> None:
     titles = ["Class", *(["Name"] if named else []), "Training", "Validation"]
     rows = []
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
-        rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
+        if train[label] or val[label]:  # of a teacher's classes most may have none
+            rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
+    if loose := len(dataset.unlabelled):
+        validating = f"{dataset.val_photos - sum(val):,}"
+        rows.append(["no label", *([""] if named else []), f"{loose:,}", validating])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
     show_table(titles, rows, "llr" if named else "lr")

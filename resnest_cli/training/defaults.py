@@ -23,6 +23,7 @@ def resolve(
     freeze = config.freeze
     if freeze == "auto":
         alone = config.command == "finetune" and device == "cpu" and not config.unfreeze_every
+        alone = alone and config.teacher is None  # who has to see the photos
         freeze = "backbone" if alone else "none"
     config = replace(config, freeze=freeze, device=device)
     _check_together(config, sharded)
@@ -47,6 +48,8 @@ def resolve(
         "interpolation": preprocessing.interpolation,
         "workers": default_workers(device) if config.workers is None else config.workers,
     }
+    if not config.data:  # there are no labels
+        changes["teacher_weight"] = 1.0
     if config.cached:
         changes |= _NOT_CACHED
     elif config.channels_last is None:
@@ -58,6 +61,7 @@ def _check_together(config: Config, sharded: bool) -> None:
     train, cached, frozen = config.command == "train", config.cached, config.freeze == "backbone"
     unfreezes = config.unfreeze_every > 0
     for contradiction, why in (
+        *_about_the_teacher(config, sharded),
         (
             config.amp == "float16" and config.device == "cpu",
             "--amp float16 needs a GPU; on a CPU use --amp bfloat16, or off.",
@@ -104,6 +108,39 @@ def _check_together(config: Config, sharded: bool) -> None:
     ):
         if contradiction:
             raise UsageError(why)
+
+
+def _about_the_teacher(config: Config, sharded: bool) -> list[tuple[bool, str]]:
+    """What does not go with a teacher, or without one."""
+    taught, more = config.teacher is not None, config.unlabelled is not None
+    return [
+        (
+            config.teacher_classes and sharded,
+            "--teacher-classes: shards have labels in an order of their own. Leave it out, or give "
+            "the folder that they were packed from.",
+        ),
+        (
+            taught and config.bce_loss,
+            "--bce-loss asks of each class by itself, and a teacher's answers are shares of one "
+            "whole: leave out --bce-loss, or write bce_loss = false in a file for --config.",
+        ),
+        (
+            taught and config.cached,
+            "--teacher with --freeze backbone: on a CPU the features of all photos are computed "
+            "once, and the teacher has no photos to look at. Use --freeze stages:4, which trains "
+            "the same classifier, or none.",
+        ),
+        (
+            more and sharded,
+            "--unlabelled: its photos come in any order, and shards are read from one end to the "
+            "other. Give DATA as a folder.",
+        ),
+        (
+            more and config.balanced,
+            "--balanced draws every class equally often, and photos without labels are of none. "
+            "Leave out one of the two.",
+        ),
+    ]
 
 
 def default_workers(device: str, processes: int = 1) -> int:
@@ -158,6 +195,23 @@ _NOT_CACHED: dict[str, Any] = {
 }  # fmt: skip
 
 
+_OF_A_TEACHER = (
+    "teacher_weight", "teacher_temperature", "teacher_labels", "teacher_size", "teacher_mean",
+    "teacher_std", "teacher_crops", "trust_onnx",
+)  # fmt: skip
+
+
+def _without_labels_or_teacher(config: Config) -> dict[str, str]:
+    if config.teacher is None:
+        return dict.fromkeys(_OF_A_TEACHER, "there is no --teacher")
+    if config.teacher_weight < 1:
+        return {}
+    why = dict.fromkeys(("smoothing", "class_weights"), "the teacher has all of the loss")
+    if not config.data:
+        why["teacher_weight"] = "there are no labels, so the teacher has all of the loss"
+    return why
+
+
 def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
     """Sentences about flags that were given but do not act with the other settings, resolved."""
     from resnest_cli.data.shards import is_shards
@@ -182,6 +236,7 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
         why["warmup_epochs"] = "one cycle has a rise of its own"
     if config.sched != "step":
         why |= dict.fromkeys(("decay_epochs", "decay_rate"), "it is for --sched step")
+    why |= _without_labels_or_teacher(config)
     if not config.bce_loss:
         why["bce_target_thresh"] = "it is for --bce-loss"
     elif config.bce_target_thresh and not (config.mixup or config.cutmix):

@@ -135,7 +135,7 @@ class _Run:
         with display.showing("Checking photos") as progress:
             dataset = load_data(config, progress)
         ready = get_ready(config, dataset, job.access)
-        display.data(dataset)
+        display.data(ready.dataset)
         questions = ready.questions(job.output / "teacher")
         first, seconds = answers_plan(questions)
         display.plan([*plan_lines(ready, self._estimate(ready, seconds)), *first])
@@ -154,7 +154,9 @@ class _Run:
             run = runs.new_run(job.base, job.run)
         with run.locked():
             run.note_job(world.job)
-            write_data(run, dataset)
+            with display.showing("Asking the teacher") as progress:
+                ready.label_validation(progress)
+            write_data(run, ready.dataset)
             write_args(run.args, anchored(ready.config))
             display.message(f"Run folder: {run.path}")
             picture_of_training(run.path, ready, display.message)
@@ -214,6 +216,7 @@ class _Run:
                     trainer = Trainer(task, keeper, watched, stop, state, self.job.began, world)
                     trainer.record.origin = ready.origin
                     trainer.record.class_weights = digest(ready.class_weights)
+                    trainer.record.teacher = ready.teacher.digest if ready.teacher else ""
                     trainer.run()
             except BudgetUsedError:
                 self._end_of_budget(run, ready, trainer)

@@ -83,7 +83,9 @@ class Trainer:
         self._sides = {"raw": self._network, **ema}
         if state is not None:
             self._restore(state)
-        self._lost = LostPhotos(self.record.lost, task.train_counts, task.val_photos)
+        self._lost = LostPhotos(
+            self.record.lost, task.train_counts, task.val_photos, task.unlabelled
+        )
         self._lost_in_a_row = 0  # training photos
         self._learned: tuple[int, int] | None = None  # position and step before steps passed over
         self._saved = time.monotonic()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from resnest_cli.data.dataset import DataSet
+from resnest_cli.data.dataset import UNLABELLED, DataSet, Sample
 from resnest_cli.data.labelled_photos import Side
 from resnest_cli.errors import ResnestError
 
@@ -62,20 +62,24 @@ class LostPhotos:
     """Those of a run, in the list that the state keeps; the rest as in `step.Task`."""
 
     def __init__(
-        self, photos: list[LostPhoto], train_counts: Sequence[int], val_photos: int
+        self,
+        photos: list[LostPhoto],
+        train_counts: Sequence[int],
+        val_photos: int,
+        unlabelled: int = 0,
     ) -> None:
         self.photos = photos
-        self._counts, self._val_photos = train_counts, val_photos
-        self._known = {(photo.side, photo.name): photo for photo in photos}
+        self._counts, self._val_photos, self._unlabelled = train_counts, val_photos, unlabelled
+        self._known = {_key(photo.side, photo): photo for photo in photos}
 
     def add(self, side: Side, found: Iterable[Lost], epoch: int) -> list[LostPhoto]:
         """Those that were not known to be lost, and are from now on."""
         new = []
         for lost in found:
-            known = self._known.get((side, lost.name))
+            known = self._known.get(_key(side, lost))
             if known is None:
                 known = LostPhoto(side, lost.name, lost.label, epoch, lost.error)
-                self._known[side, lost.name] = known
+                self._known[_key(side, lost)] = known
                 self.photos.append(known)
             elif not known.back:
                 continue
@@ -88,31 +92,37 @@ class LostPhotos:
         photos cannot be read, or fewer than two classes have any to learn from.
         """
         gone = [photo for photo in self.photos if not photo.back]
-        totals = {"train": ("training", sum(self._counts)), "val": ("validation", self._val_photos)}
+        train = sum(self._counts) + self._unlabelled
+        totals = {"train": ("training", train), "val": ("validation", self._val_photos)}
         for side, (kind, total) in totals.items():
             lost = [photo for photo in gone if photo.side == side]
             if 2 * len(lost) > total > 0:
                 raise DataLostError(f"{len(lost):,} of {total:,} {kind} photos", lost[-1])
         labels = self._lost_labels()
         there = [label for label, count in enumerate(self._counts) if count > labels[label]]
-        if labels and len(there) < 2 <= sum(map(bool, self._counts)):
+        if labels and not self._unlabelled and len(there) < 2 <= sum(map(bool, self._counts)):
             raise DataLostError("the training photos of all classes but one", gone[-1])
 
     def emptied(self, new: Sequence[LostPhoto]) -> list[LostPhoto]:
         """Of the new ones those that were the last training photos of their classes."""
         lost = self._lost_labels()
-        last = {photo.label: photo for photo in new if photo.side == "train"}
+        last = {p.label: p for p in new if p.side == "train" and p.label != UNLABELLED}
         return [p for label, p in sorted(last.items()) if lost[label] >= self._counts[label] > 0]
 
     def _lost_labels(self) -> Counter[int]:
         return Counter(p.label for p in self.photos if p.side == "train" and not p.back)
 
 
+def _key(side: Side, photo: Lost | LostPhoto | Sample) -> tuple[Side, str, bool]:
+    """What tells a photo from all others; names without a label are relative to another folder."""
+    return side, photo.name, photo.label == UNLABELLED
+
+
 def found_again(photos: Sequence[LostPhoto], dataset: DataSet) -> int:
     """Marks those whose files are there now, broken or not, as back; how many there are."""
-    paths = {("train", s.name): s.path for s in dataset.train}
-    paths |= {("val", s.name): s.path for s in dataset.val}
+    paths = {_key("train", s): s.path for s in dataset.learned}
+    paths |= {_key("val", s): s.path for s in dataset.val}
     for photo in photos:
-        path = paths.get((photo.side, photo.name))
+        path = paths.get(_key(photo.side, photo))
         photo.back = path is None or Path(path).exists()  # of a shard: to be seen
     return sum(photo.back for photo in photos)

@@ -32,6 +32,7 @@ from resnest_cli.training.teacher_answers import Questions
 
 _TIMED, _TIMED_ENOUGH = 8, 1.0  # photos that are loaded, and seconds after which fewer do
 _PROBED = 4  # photos given to the engine
+_ASKED = 16  # photos given to a teacher at most
 # Photos given to the network: of small ones and on a GPU, fewer mostly time the calls of kernels.
 _FEWEST, _MOST_PROBED, _PROBED_PIXELS = 2, 32, 200_000
 # Scratch memory and gradients on their way, measured against the peak of real steps on a CPU:
@@ -44,11 +45,15 @@ _SHARE_FORWARD = 1 / 3  # of a training step; the backward pass costs about two 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of an epoch and of all, bytes at the peak; an estimate, not a promise."""
+    """Seconds of an epoch and of all, bytes at the peak; an estimate, not a promise.
+
+    `teacher_seconds` are those of an epoch's that go to the teacher.
+    """
 
     epoch_seconds: float
     total_seconds: float
     memory_bytes: int
+    teacher_seconds: float = 0.0
 
 
 def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
@@ -64,6 +69,7 @@ def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
         ("start", _start(ready)),
         ("training", _learning(config)),
         ("photos", _photos(ready)),
+        *([("teacher", _teacher(ready, measured))] if ready.teacher is not None else []),
         ("machine", _machine(config)),
         ("estimate", f"{times}; {memory}"),
     ]
@@ -181,6 +187,25 @@ def _photos(ready: Ready) -> str:
     )
 
 
+def _teacher(ready: Ready, measured: Estimate) -> str:
+    """Who it is, what it answers, how much that counts, and what it costs."""
+    config, teacher = ready.config, ready.teacher
+    assert teacher is not None
+    size, epochs = teacher.preprocessing.size, config.epochs or 0
+    mapped = len(teacher.columns)
+    classes = f"{teacher.num_classes:,} classes"
+    if config.teacher_classes:
+        classes += ", all of which the network learns"
+    elif mapped < teacher.num_classes:
+        classes += f", {mapped:,} of which count"
+    seconds = measured.teacher_seconds
+    cost = f"; it takes {duration(seconds)} of an epoch, {duration(seconds * epochs)} of all"
+    return (
+        f"{teacher.name}, {size} x {size} pixels, {classes}; {config.teacher_weight:.0%} of the "
+        f"loss at temperature {config.teacher_temperature:g}{cost if seconds else ''}"
+    )
+
+
 def _machine(config: Config) -> str:
     frozen = f"; frozen: {config.freeze}" if config.freeze != "none" else ""
     loaders = f"{config.workers} loader process(es)" if config.workers else "no loader process"
@@ -205,7 +230,23 @@ def estimated(ready: Ready) -> Estimate:
         return estimate_cached(ready.engine, config, **given)
     found = estimate(ready.network, config, cores=usable_cores(), **given)
     kept = round(decoded * sum(photos)) if config.cache else 0
-    return replace(found, memory_bytes=found.memory_bytes + kept)
+    asked = train * _asking(ready) if config.teacher_crops == 0 else 0.0
+    epoch = found.epoch_seconds + asked
+    return Estimate(epoch, epoch * (config.epochs or 1), found.memory_bytes + kept, asked)
+
+
+def _asking(ready: Ready) -> float:
+    """Seconds in which the teacher answers a photo; 0 without one."""
+    if ready.teacher is None:
+        return 0.0
+    size, config = largest_size(ready.config), ready.config
+    count = max(1, min(_ASKED, config.batch_size or 1))
+    photos, seconds = torch.zeros(count, 3, size, size, device=config.device), list[float]()
+    while len(seconds) < 3 and sum(seconds) < _ENOUGH:  # the first makes it ready
+        begin = time.perf_counter()
+        ready.teacher.answers(photos).sum().item()  # waits for an accelerator
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds[1:] or seconds) / count
 
 
 def _loading(ready: Ready) -> tuple[float, float]:
@@ -214,7 +255,7 @@ def _loading(ready: Ready) -> tuple[float, float]:
     if ready.dataset.shards is not None:
         chosen = [photo.data for photo in first_photos(ready.dataset.shards, "train", _TIMED)]
     else:
-        paths = [sample.path for sample in ready.dataset.train]
+        paths = [sample.path for sample in ready.dataset.learned]
         chosen = paths[:: max(1, len(paths) // _TIMED)][:_TIMED]
     augment = Augment(ready.config, ready.preprocessing)
     done, decoded, begin = 0, 0, time.perf_counter()
@@ -290,8 +331,9 @@ def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
     config = replace(config, batch_size=count, grad_accum_steps=1)
     stepper = Stepper(config, copy.deepcopy(network).train(), classes)
     labels = torch.zeros(count, dtype=torch.int64)
-    answers = None if config.teacher is None else torch.zeros(count, classes)
-    batch = Batch(torch.randn(count, 3, size, size), labels, list(range(count)), answers=answers)
+    answers = torch.zeros(count, classes) if config.teacher is not None else None
+    photos = torch.randn(count, 3, size, size)
+    batch = Batch(photos, labels, list(range(count)), answers=answers)
     seconds, most = list[float](), 0
     while len(seconds) < 3 and sum(seconds) < _ENOUGH:
         kept = _Kept(stepper.network)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnest_cli.data.dataset import UNLABELLED
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import ShardSide, first_photos
 from resnest_cli.errors import ResnestError
@@ -48,12 +49,15 @@ def _drawn(path: Path, draw: Callable[[Path], None], notify: Notify) -> None:
 def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     """`train_batch.jpg`: the first photos of the first epoch as the network sees them."""
     config, names = ready.config, ready.dataset.class_names
-    order = FolderOrder([sample.label for sample in ready.dataset.train], ready.draw)
+    order = FolderOrder([sample.label for sample in ready.dataset.learned], ready.draw)
     prepare = ready.preprocessing if ready.config.cached else Augment(config, ready.preprocessing)
     batch = _batch(ready, "train", order.keys(0)[:_SHOWN], prepare)
     if not batch.indices:
         return
-    photos, titles = batch.photos, [names[label] for label in batch.labels]
+    photos, titles = (
+        batch.photos,
+        ["no label" if label == UNLABELLED else names[label] for label in batch.labels.tolist()],
+    )
     mixing = Mixing(config, len(names))
     if mixing.active and not ready.config.cached:
         seed = derived_seed(config.seed, "step", 0, 0)
@@ -73,18 +77,20 @@ def _batch(
     if data.shards is not None:
         shown = first_photos(data.shards, side, _SHOWN)
         keys = [Key(0, place, photo=photo) for place, photo in enumerate(shown)]
-    samples = data.train if side == "train" else data.val
+    samples = data.learned if side == "train" else data.val
     config, crops = ready.config, None
-    if side == "train" and config.teacher_crops:
+    if side == "train" and config.teacher and config.teacher_crops:
         crops = FixedCrops(config.seed, config.teacher_crops)
     return batch_of(samples, prepare, keys, config.seed, crops)
 
 
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
     """A label such as "cat 0.7 + dog 0.3"."""
-    rest = smoothing / len(names)
+    rest = smoothing / len(names) * float(targets.sum())
     shares = [(float((one - rest) / (1 - smoothing)), index) for index, one in enumerate(targets)]
     parts = sorted((part for part in shares if part[0] > 0.01), reverse=True)
+    if not parts:
+        return "no label"
     if len(parts) == 1:
         return names[parts[0][1]]
     return " + ".join(f"{names[index]} {share:.2f}" for share, index in parts)

@@ -45,8 +45,8 @@ CHANGEABLE = (
     "epochs", "workers", "cache", "save_every", "keep_epochs", "time_budget", "tensorboard",
 )  # fmt: skip
 # Where something lies; the same may lie elsewhere now.
-DATA_PLACES = ("data", "val_data", "base_folder")
-PLACES = (*DATA_PLACES, "model", "weights", "class_weights")
+DATA_PLACES = ("data", "val_data", "base_folder", "unlabelled")
+PLACES = (*DATA_PLACES, "model", "weights", "class_weights", "teacher", "teacher_labels")
 
 _LOOKED_FOR = 1000  # photos, before a run goes on
 _NAMED = 5  # that differ
@@ -194,6 +194,8 @@ def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State 
         raise _others(config.model, "weights", run)
     if record.class_weights not in {"", digest(ready.class_weights)}:  # "" of an earlier version
         raise _others(f"--class-weights {config.class_weights}", "weights of classes", run)
+    if record.teacher not in {"", ready.teacher.digest if ready.teacher is not None else ""}:
+        raise _others(f"--teacher {config.teacher}", "teacher's weights and classes", run)
     if found := found_again(state.record.lost, ready.dataset):
         display.message(f"{found:,} photo(s) that were lost are back.")
     return state
@@ -216,7 +218,7 @@ def write_data(run: RunFolder, dataset: DataSet) -> None:
 def _read_data(run: RunFolder, config: Config) -> DataSet:
     """The data set that `write_data` kept; `config` says where photos of folders lie."""
     if not run.shards.exists():
-        return read_split(run.split, config.data, config.base_folder)
+        return read_split(run.split, config.data, config.base_folder, config.unlabelled)
     with reading(run.shards):
         text = run.shards.read_bytes()
     index = from_text(text, str(run.shards))
@@ -227,13 +229,14 @@ def _read_data(run: RunFolder, config: Config) -> DataSet:
 
 def anchored(config: Config) -> Config:
     """The settings with absolute paths in place of those that are relative to this folder."""
-    perhaps = ["weights", "class_names", "class_weights"]  # words that name no file stay
-    perhaps += [] if find_variant(config.model) else ["model"]
-    places = {name: getattr(config, name) for name in ("data", "val_data", *perhaps)}
+    # Words that name no file stay.
+    perhaps = ["weights", "class_names", "class_weights", "teacher_labels"]
+    perhaps += [n for n in ("model", "teacher") if not find_variant(getattr(config, n) or "")]
+    places = {n: getattr(config, n) for n in ("data", "val_data", "unlabelled", *perhaps)}
     changes: dict[str, Any] = {
         name: _absolute(place)
         for name, place in places.items()
-        if place is not None and (name not in perhaps or os.path.exists(place))  # noqa: PTH110
+        if place and (name not in perhaps or os.path.exists(place))  # noqa: PTH110
     }
     if config.base_folder is not None:
         changes["base_folder"] = _absolute(base_place(config.base_folder, Path(config.data)))
@@ -246,7 +249,7 @@ def _absolute(place: str) -> str:
 
 def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
     """Raises UsageError where no shard is there, or none of the photos, or of many of them."""
-    what, paths = "photos", [sample.path for sample in (*dataset.train, *dataset.val)]
+    what, paths = "photos", [sample.path for sample in (*dataset.learned, *dataset.val)]
     if dataset.shards is not None:
         what = "shards"
         shards = (*dataset.shards.train, *dataset.shards.val)
@@ -254,17 +257,23 @@ def _check_there(dataset: DataSet, config: Config, run: RunFolder) -> None:
     looked_for = paths[:: max(1, len(paths) // _LOOKED_FOR)]
     if looked_for and not any(map(os.path.exists, looked_for)):
         flag = "DATA" if config.base_folder is None else "--base-folder DIR"
+        flag = flag if config.data else "--unlabelled DIR"
         raise UsageError(
-            f"{run.path}: its {what} are not in {config.base_folder or config.data} any more. Say "
-            f"where they lie now: --resume {flag}."
+            f"{run.path}: its {what} are not in {_place(config)} any more. Say where they lie now: "
+            f"--resume {flag}."
         )
+
+
+def _place(config: Config) -> str:
+    """Where the photos are said to lie; those without labels may lie elsewhere."""
+    return config.base_folder or config.data or config.unlabelled or ""
 
 
 def _check_same(
     dataset: DataSet, config: Config, run: RunFolder, lost: set[str], progress: Progress
 ) -> None:
     """Compares the photos in a new place with those of the run; `lost` were gone in the old one."""
-    samples, wrong = [*dataset.train, *dataset.val], []
+    samples, wrong = [*dataset.learned, *dataset.val], []
     for sample, error in in_threads(_difference, samples, usable_cores(), progress):
         if error is not None and not (error == _MISSING and sample.name in lost):
             wrong.append(f"{sample.name} {error}")
@@ -272,7 +281,7 @@ def _check_same(
         more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
         also = "" if config.base_folder is None else ", or the --base-folder,"
         raise _others(
-            config.base_folder or config.data,
+            _place(config),
             "photos",
             run,
             f"Of {len(samples):,}, {len(wrong):,} differ: {'; '.join(wrong[:_NAMED])}{more}. Name "

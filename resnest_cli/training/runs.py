@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
+from resnest_cli.data.dataset import UNLABELLED
 from resnest_cli.errors import UsageError
 from resnest_cli.files import atomic_path, lock_file, remove_leftovers, write_text, writing
 from resnest_cli.model import checkpoint
@@ -232,7 +233,8 @@ class RunKeeper:
         names, path = self.info.class_names or (), self.run.path / "lost.csv"
         rows: list[Sequence[Cell]] = [["path", "class_name", "split", "epoch", "error"]]
         for photo in photos:
-            name = names[photo.label] if photo.label < len(names) else photo.label
+            name: Cell = names[photo.label] if photo.label < len(names) else photo.label
+            name = "" if photo.label == UNLABELLED else name
             rows.append([photo.name, name, photo.side, photo.epoch, photo.error])
         with saving(path):
             write_text(path, csv_rows(rows))

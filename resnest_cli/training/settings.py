@@ -86,7 +86,10 @@ def _reading(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The settings of one run, in the order of `args.toml`; None is not decided yet."""
+    """The settings of one run, in the order of `args.toml`; None is not decided yet.
+
+    `data` is "" where there are `unlabelled` photos alone.
+    """
 
     command: Command
     data: str
@@ -349,7 +352,15 @@ def load_settings(job: TrainingJob) -> Config:
     if job.data is not None:
         settings["data"] = job.data
     if "data" not in settings:
-        raise UsageError(f"name the DATA: resnest {command} FOLDER")
+        if not (settings.get("unlabelled") and settings.get("teacher_classes")):
+            raise UsageError(
+                f"name the DATA: resnest {command} FOLDER. Photos without labels alone do with "
+                "--unlabelled DIR --teacher MODEL --teacher-classes."
+            )
+        settings["data"] = ""
+    for name in ("unlabelled", "teacher_classes"):
+        if settings.get(name) and not settings.get("teacher"):
+            raise UsageError(f"{flag_of(name)} needs a --teacher: name one, or leave it out.")
     if command == "train" and settings.get("weights"):
         raise UsageError("--weights: train starts from nothing; use `resnest finetune`.")
     return Config(**settings)

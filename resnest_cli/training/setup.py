@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli import __version__
-from resnest_cli.data.dataset import DataSet, Sample, load_dataset, sharded_dataset
+from resnest_cli.data.dataset import UNLABELLED, DataSet, Sample, load_dataset, sharded_dataset
 from resnest_cli.data.shards import SHARD_SIDES, ShardSide, find_shards, is_shards
 from resnest_cli.data.table_file import decoded
+from resnest_cli.data.unlabelled import only_unlabelled, with_unlabelled
 from resnest_cli.errors import UsageError
 from resnest_cli.files import reading
 from resnest_cli.inference.engine import Engine, check_device_name, create_engine
@@ -45,6 +46,7 @@ from resnest_cli.training.step import Task
 from resnest_cli.training.teacher import Teacher, load_teacher, with_classes_of
 from resnest_cli.training.teacher_answers import Questions
 
+_LABELLED = 32  # photos that a teacher labels at once
 _VALIDATED = 1024  # rows of features in a batch that validates
 
 
@@ -215,13 +217,48 @@ class Ready:
         sized = replace(self.model, preprocessing=self.preprocessing)
         return create_engine(sized, "cpu", output="features")
 
+    def label_validation(self, progress: Progress) -> None:
+        """Gives photos that validate without a label the teacher's first answer for one.
+
+        To the whole photo, prepared as the teacher wants it. Photos that cannot be read any more
+        do not validate.
+        """
+        data, teacher, found = self.dataset, self.teacher, list[Sample]()
+        if teacher is None or all(sample.label != UNLABELLED for sample in data.val):
+            return
+        with contextlib.closing(
+            Batches(
+                data.val, teacher.preprocessing, Draw(_LABELLED), workers=self.config.workers or 0
+            )
+        ) as batches:
+            for batch in batches.epoch():
+                if batch.indices:
+                    labels = teacher.first_answers(batch.photos.to(self.config.device)).tolist()
+                    pairs = zip(batch.indices, labels, strict=True)
+                    found += [replace(data.val[place], label=label) for place, label in pairs]
+                progress(len(found), len(data.val))
+        self.dataset = replace(data, val=tuple(found))
+
     def close(self) -> None:
         """Ends the processes that load photos."""
         self._open.close()
 
 
 def load_data(config: Config, progress: Progress = silent) -> DataSet:
-    """The photos of a folder or a table, checked and split; or the shards that are named."""
+    """The photos of a folder or a table, checked and split; or the shards that are named.
+
+    Those of `--unlabelled` come to them; there may be none but these.
+    """
+    more = config.unlabelled
+    if not config.data and more is not None:
+        return only_unlabelled(
+            more, val_split=config.val_split, seed=config.seed, progress=progress
+        )
+    found = _labelled(config, progress)
+    return found if more is None else with_unlabelled(found, more, progress=progress)
+
+
+def _labelled(config: Config, progress: Progress) -> DataSet:
     if is_shards(config.data):
         config.reading.check_only({"split_names"}, config.data, "shards")
         found = find_shards(
@@ -248,11 +285,6 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     """Decides what is undecided and makes the network; weights are fetched where needed."""
     check_device_name(config.device)
     model = _source(config, access)
-    teacher = None
-    if config.teacher is not None:
-        teacher = load_teacher(replace(config, device=resolve_device(config.device)), access)
-        if config.teacher_classes:
-            dataset = with_classes_of(teacher, dataset)
     variant = model.variant if model is not None else get_named(config.model)
     preprocessing = model.preprocessing if model is not None else variant.preprocessing
     changes = {
@@ -272,11 +304,16 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         device=resolve_device(config.device),
         sharded=dataset.shards is not None,
     )
+    teacher = None
+    if config.teacher is not None:
+        teacher = load_teacher(config, access)
+        if config.teacher_classes:
+            dataset = with_classes_of(teacher, dataset)
+        teacher = teacher.of_student(dataset.class_ids, dataset.class_names, preprocessing)
     variant = replace(variant, preprocessing=preprocessing)
     made, kept_classifier = network.create_network(config, variant, model, dataset)
     weights = class_weights(config.class_weights, dataset)
     if teacher is not None:
-        teacher = teacher.of_student(dataset.class_ids, dataset.class_names, preprocessing)
         weights = _with_mean_1(weights, dataset)
     ready = Ready(
         config=config,

@@ -50,7 +50,8 @@ class Task:
     `network` maps the photos of a batch to logits (B, num_classes). `thawing` are modules that
     begin to learn one after the other, every `config.unfreeze_every` epochs. `class_weights`,
     float32 (num_classes,), weigh the classes in the loss. `train_counts` are the training photos of
-    each class that have a label, `unlabelled` is how many have none, `val_photos` how many validate. The `teacher` answers what batches do not answer.
+    each class, `unlabelled` is how many have none, `val_photos` how many validate. The `teacher`
+    answers for batches that come without its answers.
     """
 
     config: Config

@@ -43,6 +43,7 @@ from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.onnx_file import needed, read_metadata
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict, preprocessing_to_dict
 from resnest_cli.net import Access
+from resnest_cli.options import Amp
 from resnest_cli.text import did_you_mean, some
 from resnest_cli.training.settings import Config, parse_channels
 
@@ -166,7 +167,8 @@ def columns_of(
     if unknown:
         hint = did_you_mean(unknown[0], [*(teacher.class_ids or ()), *teacher.class_names], 1)
         raise UsageError(
-            f"--teacher {teacher.name} does not know {some(unknown, 3)}.{hint} Its {teacher.num_classes:,} classes begin with {', '.join(teacher.class_names[:3])}. "
+            f"--teacher {teacher.name} does not know {some(unknown, 3)}.{hint} Its "
+            f"{teacher.num_classes:,} classes begin with {', '.join(teacher.class_names[:3])}. "
             "Name the classes as it does, by folders or with --class-names; name its own with "
             "--teacher-labels; or take a teacher that has learned these classes."
         )
@@ -176,14 +178,8 @@ def columns_of(
 def with_classes_of(teacher: Teacher, dataset: DataSet) -> DataSet:
     """`--teacher-classes`: the same photos with all of the teacher's classes, in its order.
 
-    A data set that has them already stays what it is. UsageError as of `columns_of`, or of shards,
-    whose labels are numbers of their own.
+    A data set that has them already stays what it is. UsageError as of `columns_of`.
     """
-    if dataset.shards is not None:
-        raise UsageError(
-            "--teacher-classes: shards have labels in an order of their own. Leave it out, or give "
-            "the folder that they were packed from."
-        )
     columns = columns_of(teacher, dataset.class_ids, dataset.class_names)
 
     def relabelled(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -260,7 +256,7 @@ def _ours(config: Config, access: Access) -> Teacher:
     )
 
 
-def _engine(model: Model, device: str, amp: str) -> Answer:
+def _engine(model: Model, device: str, amp: Amp) -> Answer:
     """The fast engine on a CPU, else torch, where photos stay on the device.
 
     A calibrated network's logits are divided by its temperature, as for its probabilities.

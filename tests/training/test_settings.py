@@ -68,6 +68,12 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
 
 
 _OPTIONAL = {
+    "teacher",
+    "teacher_labels",
+    "teacher_size",
+    "teacher_mean",
+    "teacher_std",
+    "unlabelled",
     "val_data",
     "weights",
     "classes",
