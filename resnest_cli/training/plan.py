@@ -94,15 +94,16 @@ def answers_plan(questions: Questions | None) -> tuple[list[tuple[str, str]], fl
     if questions is None:
         return [], 0.0
     answers, found = questions.answers, questions.estimate()
+    crops = count(answers.crops.count, "crop")
     what = (
-        f"the teacher's to {count(answers.crops.count, 'crop')} of each of {answers.photos:,} "
-        f"photos, {megabytes(answers.size)} in {answers.folder}"
+        f"to {crops} of each of {answers.photos:,} photos: {megabytes(answers.size)} in "
+        f"{answers.folder}"
     )
     if not found.photos:
-        return [("answers", f"{what}: there already")], 0.0
-    rest = "" if found.photos == answers.photos else f" for the other {found.photos:,} photos"
-    once = f"once, before the first epoch: about {duration(found.seconds)}{rest}"
-    return [("answers", f"{what}; {once}")], found.seconds
+        return [("answers", f"{what}, there already")], 0.0
+    rest = "" if found.photos == answers.photos else f" (of {found.photos:,} photos still)"
+    once = f"computed before the first epoch{rest} in about {duration(found.seconds)}"
+    return [("answers", f"{what}, {once}")], found.seconds
 
 
 def _joined(*parts: tuple[object, str]) -> str:
@@ -176,8 +177,10 @@ def _photos(ready: Ready) -> str:
         grown = f"{first} growing to {last}" if first != last else str(last)
         size = f"{grown} pixels a side, validated at {config.img_size}"
     policies = {"auto": "AutoAugment", "trivial": "TrivialAugment"}
+    fixed = config.teacher_crops if config.teacher is not None else 0
     return _joined(
         (True, f"{size}, crops of {config.scale:.0%} to 100% of the area"),
+        (fixed, f"{count(config.teacher_crops, 'crop')} of each photo"),
         (config.hflip, f"mirrored with probability {config.hflip:g}"),
         (config.aa != "none", policies.get(config.aa, f"RandAugment {config.aa}")),
         (config.aug_repeats > 1, f"each {config.aug_repeats} times in an epoch of as many"),
