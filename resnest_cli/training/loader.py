@@ -114,14 +114,13 @@ class Batches:
             self._order, samples = ShardOrder(samples, draw), ()
         else:
             self._order = FolderOrder([sample.label for sample in samples], draw)
+        crops, numbers = (None, 0) if answers is None else (answers.crops, answers.classes)
         self._workers: Workers[Key, Batch] = Workers(
-            _Photos(samples, prepare, draw.seed or 0, photos, answers and answers.crops, answers),
+            _Photos(samples, prepare, draw.seed or 0, photos, crops, answers),
             _collated,
             count=workers,
             pin_memory=pin_memory,
-            batch_bytes=draw.batch_size
-            * 4
-            * (3 * prepare.size**2 + getattr(answers, "classes", 0)),
+            batch_bytes=draw.batch_size * 4 * (3 * prepare.size**2 + numbers),
         )
 
     def __len__(self) -> int:

@@ -55,7 +55,8 @@ class Key(NamedTuple):
         return derived_seed(seed, "sample", self.epoch, self.place, *repeat)
 
 
-class FixedCrops(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FixedCrops:
     """A photo is only ever seen in `count` crops, mirrored or not, which `seed`, the run's, draws.
 
     A crop follows from the seed, the photo's content (its name where that is unknown) and the

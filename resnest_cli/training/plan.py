@@ -28,7 +28,7 @@ from resnest_cli.training.settings import Config, needs
 from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import RunRecord
 from resnest_cli.training.step import MemoryUsedError, Stepper
-from resnest_cli.training.teacher_answers import Questions
+from resnest_cli.training.teacher_crops import Questions
 
 _TIMED, _TIMED_ENOUGH = 8, 1.0  # photos that are loaded, and seconds after which fewer do
 _PROBED = 4  # photos given to the engine

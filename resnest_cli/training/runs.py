@@ -5,7 +5,7 @@ runs/<command>/<name>/       exp, exp2, ... unless named
                              last_ema, best_raw and best_ema
     resume/                  the training state, see `state`; cached features
     args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
-runs/teacher/                a teacher's answers, for all runs, see `teacher_answers`
+runs/teacher/                a teacher's answers, for all runs, see `teacher_crops`
 """
 
 import contextlib

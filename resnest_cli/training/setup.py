@@ -44,7 +44,7 @@ from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config
 from resnest_cli.training.step import Task
 from resnest_cli.training.teacher import Teacher, load_teacher, with_classes_of
-from resnest_cli.training.teacher_answers import Questions
+from resnest_cli.training.teacher_crops import Questions
 
 _LABELLED = 32  # photos that a teacher labels at once
 _VALIDATED = 1024  # rows of features in a batch that validates
@@ -151,7 +151,7 @@ class Ready:
         return data.learned if side == "train" else data.val
 
     def questions(self, folder: Path) -> Questions | None:
-        """What a teacher is to be asked before the first epoch, if anything; see `teacher_answers`.
+        """What a teacher is to be asked before the first epoch, if anything; see `teacher_crops`.
 
         The answers lie in a folder of `folder`. Only a copy of the teacher becomes ready to answer,
         so that the memory for it is free again when that was done.

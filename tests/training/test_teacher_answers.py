@@ -21,14 +21,15 @@ from resnest_cli.model.training_photos import DIGEST_BYTES, digest_of
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import ignore, silent
 from resnest_cli.signals import StoppedError
-from resnest_cli.training import teacher_answers
+from resnest_cli.training import teacher_answers, teacher_crops
 from resnest_cli.training.augment import Augment, RandomCrop
 from resnest_cli.training.loader import Batches
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.order import Draw, FixedCrops, Key, ShardPhotos
 from resnest_cli.training.settings import Config
 from resnest_cli.training.teacher import Teacher
-from resnest_cli.training.teacher_answers import Questions, TeacherAnswers, packed, unpacked
+from resnest_cli.training.teacher_answers import TeacherAnswers, packed, unpacked
+from resnest_cli.training.teacher_crops import Questions
 from tests.conftest import make_photo
 
 SIZE, CLASSES, PHOTOS, CHUNK = 16, 3, 20, 8
@@ -321,7 +322,7 @@ def test_a_photo_that_is_gone_is_left_out_until_it_is_back(
 def test_a_disk_that_is_gone_ends_the_pass(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_answers, "MOST_IN_A_ROW", 6)
+    monkeypatch.setattr(teacher_crops, "MOST_IN_A_ROW", 6)
     for one in samples[5:]:
         Path(one.path).unlink()
     with pytest.raises(DataLostError, match="6 training photos, one after the other, cannot be"):
@@ -347,7 +348,7 @@ def test_answers_that_are_no_numbers(samples: list[Sample], tmp_path: Path) -> N
 def test_another_run_that_asks_the_same_is_waited_for(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_answers, "_POLL", 0.01)
+    monkeypatch.setattr(teacher_crops, "_POLL", 0.01)
     questions, said = asked(samples, tmp_path / "t"), list[str]()
     questions.answers.folder.mkdir(parents=True)
     with (
