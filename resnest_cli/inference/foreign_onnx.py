@@ -86,7 +86,7 @@ class ForeignOnnx:
             part = photos[start : start + size]
             if missing := size - len(part):  # a network for batches of one size
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            with runtime_errors():
+            with runtime_errors(self.path):
                 (found,) = self._session.run(None, {self._input.name: part})
             parts.append(np.asarray(found))
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -119,7 +119,7 @@ def _opened(path: Path, *, trusted: bool) -> ort.InferenceSession:
         with reading(path, CheckpointError):
             source = path.read_bytes()
         check_structure(path, source)
-    with runtime_errors():
+    with runtime_errors(path):
         return ort.InferenceSession(source, session_options(packed=True), ["CPUExecutionProvider"])
 
 

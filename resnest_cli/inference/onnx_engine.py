@@ -55,7 +55,7 @@ _said: set[str] = set()
 
 
 @contextmanager
-def runtime_errors() -> Iterator[None]:
+def runtime_errors(network: object = "the network") -> Iterator[None]:
     """Raises EngineError for whatever the runtime refuses, in a dozen kinds of its own."""
     try:
         yield
@@ -63,7 +63,7 @@ def runtime_errors() -> Iterator[None]:
         raise
     except Exception as error:
         reason = one_line(str(error)).rstrip(".")
-        raise EngineError(f"ONNX Runtime cannot run the network: {reason}.") from error
+        raise EngineError(f"ONNX Runtime cannot run {network}: {reason}.") from error
 
 
 class OnnxEngine:

@@ -49,7 +49,7 @@ def resolve(
         "workers": default_workers(device) if config.workers is None else config.workers,
     }
     if not config.data:  # there are no labels
-        changes["teacher_weight"] = 1.0
+        changes |= {"teacher_weight": 1.0, "smoothing": 0.0, "class_weights": "none"}
     if config.cached:
         changes |= _NOT_CACHED
     elif config.channels_last is None:
@@ -122,7 +122,7 @@ def _about_the_teacher(config: Config, sharded: bool) -> list[tuple[bool, str]]:
         (
             taught and config.bce_loss,
             "--bce-loss asks of each class by itself, and a teacher's answers are shares of one "
-            "whole: leave out --bce-loss, or write bce_loss = false in a file for --config.",
+            "whole: use --no-bce-loss.",
         ),
         (
             taught and config.cached,

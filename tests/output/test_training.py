@@ -34,6 +34,7 @@ class Data:
     notes: tuple[str, ...] = ("n03 has no photo to validate.",)
     own_split: bool = False
     shards = None
+    unlabelled: tuple[Photo, ...] = ()
     train_counts, val_counts = DataSet.train_counts, DataSet.val_counts
     train_photos, val_photos = DataSet.train_photos, DataSet.val_photos
     _counts = DataSet._counts
