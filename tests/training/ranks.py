@@ -19,6 +19,7 @@ from resnest_cli.data.dataset import Sample
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.model.resnest import ResNeSt, build
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.progress import ignore, silent
 from resnest_cli.signals import StopRequest
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.distributed import World, join
@@ -29,6 +30,9 @@ from resnest_cli.training.order import Draw
 from resnest_cli.training.settings import Config
 from resnest_cli.training.state import EpochRow
 from resnest_cli.training.step import Task
+from resnest_cli.training.teacher import Teacher
+from resnest_cli.training.teacher_answers import TeacherAnswers
+from resnest_cli.training.teacher_crops import Questions
 from tests.conftest import make_photo
 from tests.networks import TINY
 
@@ -73,6 +77,12 @@ CASES = {
         }
     ),
     "thawing": Case({"unfreeze_every": 1, "freeze": "stages:1", "momentum": 0.0}),
+    "crops": Case(
+        {
+            "teacher": "t", "teacher_crops": 2, "teacher_weight": 0.7, "teacher_temperature": 2.0,
+            "mixup": 0.4,
+        }
+    ),
 }  # fmt: skip
 
 
@@ -90,8 +100,10 @@ def in_double(config: Config) -> ResNeSt:
 class AllBatches(Batches):
     """The batches of all devices, one after the other."""
 
-    def __init__(self, samples: Sequence[Sample], prepare: Augment, draw: Draw) -> None:
-        super().__init__(samples, prepare, replace(draw, ranks=1, accumulated=1))
+    def __init__(
+        self, samples: Sequence[Sample], prepare: Augment, draw: Draw, **more: Any
+    ) -> None:
+        super().__init__(samples, prepare, replace(draw, ranks=1, accumulated=1), **more)
         self._order.bounds = draw.bounds(len(samples))
         self._order._length = len(self._order.bounds)
 
@@ -147,6 +159,22 @@ def clones(named: Sequence[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in named if tensor is not None}
 
 
+def answered(
+    folder: Path, samples: list[Sample], config: Config, world: World
+) -> TeacherAnswers | None:
+    """A teacher's answers, which the first process has computed; it goes by the mean colours."""
+    if not config.teacher_crops:
+        return None
+    names, how = ("red", "green", "blue"), Preprocessing(16, 1.0, "bilinear")
+    made = Teacher("t", "", "", None, names, how, lambda: lambda photos: photos.mean(dim=(2, 3)))
+    known = made.of_student(names, names, PREPROCESSING)
+    questions = Questions.of(known, samples, config, folder / f"teacher{world.size}")
+    if world.main:
+        questions.answer(silent, lambda: None, ignore)
+    world.meet()
+    return questions.answers
+
+
 def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     """What one process of `world` has; of a world of one, the work of `RANKS` processes."""
     ranks = world.size
@@ -158,7 +186,8 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
         case.accumulated,
     )  # fmt: skip
     kind = Batches if ranks > 1 else AllBatches
-    source = Seen(kind(train, Augment(config, PREPROCESSING), draw))
+    answers = answered(folder, train, config, world)
+    source = Seen(kind(train, Augment(config, PREPROCESSING), draw, answers=answers))
     validation = Batches(val, PREPROCESSING, Draw(BATCH, rank=world.rank, ranks=ranks))
     network = in_double(config)
     frozen = freeze(network, config.freeze)
