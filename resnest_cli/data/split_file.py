@@ -124,9 +124,9 @@ def _base(path: Path, relative: Iterable[str], given: str | None) -> Path:
         )
     try:
         settings = tomllib.loads(args.read_text(encoding="utf-8", errors="surrogateescape"))
-        places = (settings.get("base_folder"), settings["data"], settings.get("unlabelled"))
+        places = (settings.get("base_folder"), settings.get("data"), settings.get("unlabelled"))
         data = Path(str(next(filter(None, places))))
-    except (OSError, ValueError, KeyError, StopIteration, RecursionError) as error:
+    except (OSError, ValueError, StopIteration, RecursionError) as error:
         raise ResnestError(
             f"{args}: does not name the data of the run ({error!r:.200})."
         ) from error

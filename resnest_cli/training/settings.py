@@ -401,10 +401,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def write_args(path: Path, config: Config) -> None:
-    """Writes every setting that is not None; `load_settings(config=path)` reads them back."""
+    """Writes every setting that is decided; `load_settings(config=path)` reads them back."""
     import tomli_w
 
-    record = {name: value for name, value in asdict(config).items() if value is not None}
+    record = {name: value for name, value in asdict(config).items() if value not in {None, ""}}
     head = f"# Repeats this run: resnest {config.command} --config args.toml\n"
     with writing(path):
         write_text(path, head + tomli_w.dumps(record))

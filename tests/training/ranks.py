@@ -34,7 +34,7 @@ from resnest_cli.training.teacher import Teacher
 from resnest_cli.training.teacher_answers import TeacherAnswers
 from resnest_cli.training.teacher_crops import Questions
 from tests.conftest import make_photo
-from tests.networks import TINY
+from tests.networks import TINY, lively
 
 CLASSES, RANKS, BATCH = 3, 2, 4
 PREPROCESSING = Preprocessing(32, 0.9, "bilinear")
@@ -76,6 +76,11 @@ CASES = {
             "model_ema_decay": 0.5,
         }
     ),
+    "taught": Case(
+        {"teacher": "t", "teacher_weight": 0.7, "teacher_temperature": 3.0, "mixup": 0.4},
+        accumulated=2,
+        class_weights=True,
+    ),
     "thawing": Case({"unfreeze_every": 1, "freeze": "stages:1", "momentum": 0.0}),
     "crops": Case(
         {
@@ -95,6 +100,14 @@ def in_double(config: Config) -> ResNeSt:
     ).double()  # fmt: skip
     network.register_forward_pre_hook(lambda _, given: (given[0].double(),))
     return network
+
+
+def teacher() -> Teacher:
+    """A small network, of photos of 24 pixels."""
+    network = lively(TINY, num_classes=CLASSES, seed=5).eval()
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    found = Teacher("t", "d", "s", None, names, Preprocessing(24), lambda: network)
+    return found.of_student(names, names, PREPROCESSING)
 
 
 class AllBatches(Batches):
@@ -195,6 +208,7 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
         config, network, source, validation, CLASSES, frozen=frozen,
         thawing=thawing(network, config.freeze) if config.unfreeze_every else (),
         class_weights=torch.tensor([0.2, 1.0, 3.0]) if case.class_weights else None,
+        teacher=teacher() if config.teacher is not None else None,
     )  # fmt: skip
     first: dict[str, Any] = {}
 
