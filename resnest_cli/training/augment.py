@@ -129,10 +129,12 @@ class Augment:
         """
         size = train_size(self._config, epoch)
         before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed if crop_seed is None else crop_seed)
         try:
-            drawn = self._crop(image) if crop_seed is None else self._crop.drawn(image, crop_seed)
-            image = drawn.of(image, self._preprocessing, size)
+            crop = self._crop(image)
+            if crop_seed is not None:
+                torch.default_generator.manual_seed(seed)
+            image = crop.of(image, self._preprocessing, size)
             for step in self._steps:
                 image = step(image)
             photo = np.empty((3, size, size), np.float32)

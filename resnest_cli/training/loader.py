@@ -149,31 +149,28 @@ class _Photos(Dataset[Any]):
     answers: "TeacherAnswers | None" = None
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
-        index, answer = key.place, None
+        index = key.place
         source = self.samples[index] if key.photo is None else key.photo
         try:
             image = self.photos[index] if self.photos else photo_or_error(source)
             if isinstance(image, ImageError):
                 return Lost(index, source.label, source.name, str(image))
-            if self.answers is not None:
-                answer = self.answers.of(index, self.answers.crops.number(key))
-                if answer is None:
-                    return Lost(index, source.label, source.name, _UNANSWERED)
+            crop, answer = None, None
+            if self.crops is not None:
+                number = self.crops.number(key)
+                crop = self.crops.drawn_from(source, number)
+                if self.answers is not None:
+                    answer = self.answers.of(index, number)
+                    if answer is None:
+                        return Lost(index, source.label, source.name, _UNANSWERED)
             with limits_apart(_place(source)):
                 if isinstance(self.prepare, Preprocessing):
                     photo = torch.from_numpy(preprocess(image, self.prepare))
                 else:
-                    seed, crop = key.seed(self.seed), self._crop(key, source)
-                    photo = self.prepare(image, seed, key.epoch, crop)
+                    photo = self.prepare(image, key.seed(self.seed), key.epoch, crop)
         except ResnestError as error:
             return Failure(str(error))
         return _Prepared(photo, source.label, index, answer)
-
-    def _crop(self, key: Key, source: Sample | EncodedPhoto) -> int | None:
-        """The seed of the photo's crop, where that has one of its own."""
-        if self.crops is None:
-            return None
-        return self.crops.drawn_from(source, self.crops.number(key))
 
 
 def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:

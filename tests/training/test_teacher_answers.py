@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,6 +188,20 @@ def test_answers_are_those_of_the_teacher_that_is_asked_in_training(
             assert found is not None
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert answers.size == len(written(answers)) == PHOTOS * 4 * (2 * 3 + 2 * 3 + 2)
+
+
+def test_answers_travel_without_their_file(samples: list[Sample], tmp_path: Path) -> None:
+    answers = answered(samples, tmp_path / "t")
+    first = answers.of(3, 1)
+    data = pickle.dumps(answers)
+    assert len(data) < 1000
+    found = pickle.loads(data).of(3, 1)
+    assert found is not None
+    assert first is not None
+    assert torch.equal(found, first)
+    (answers.folder / "answers").unlink()
+    with pytest.raises(ResnestError, match="answers: the teacher's answers cannot be read"):
+        pickle.loads(data).of(3, 1)
 
 
 def test_what_was_stopped_goes_on_to_the_same_bytes(samples: list[Sample], tmp_path: Path) -> None:
