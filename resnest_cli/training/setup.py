@@ -31,6 +31,7 @@ from resnest_cli.model.training_photos import joined
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.net import Access
 from resnest_cli.output.training import TrainingDisplay
+from resnest_cli.paths import is_file
 from resnest_cli.progress import Progress, checking, silent
 from resnest_cli.signals import StopRequest
 from resnest_cli.text import some
@@ -81,8 +82,9 @@ class Ready:
             "resnest_cli": __version__,
         }
         if self.teacher is not None:
+            name = self.teacher.name
             provenance["teacher"] = {
-                "name": self.teacher.name,
+                "name": Path(name).name if is_file(name) else name,
                 "sha256": self.teacher.sha256,
                 "weight": config.teacher_weight,
                 "temperature": config.teacher_temperature,
