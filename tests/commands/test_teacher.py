@@ -80,7 +80,7 @@ def test_every_option_acts(
     info = checkpoint_header.read_info(place / "runs/finetune/classes/weights/best.safetensors")
     assert info.class_names == NAMES
     info = checkpoint_header.read_info(place / "runs/finetune/unlabelled/weights/best.safetensors")
-    assert info.provenance["teacher"]["name"] == str(wise)
+    assert info.provenance["teacher"]["name"] == wise.name
     assert len(info.provenance["teacher"]["sha256"]) == 64
     assert info.trained_on is not None
     assert info.trained_on.photos == 24 + 6
