@@ -12,6 +12,7 @@ EXAMPLES = """
 resnest finetune data/ --classes 10
 resnest finetune data/ --model resnest101e --freeze none --epochs 20
 resnest finetune data/ --model runs/train/exp/weights/best.safetensors
+resnest finetune data/ --teacher runs/finetune/exp/weights/best.safetensors --unlabelled more/
 resnest finetune data/ --dry-run
 resnest finetune data/ --resume
 """

@@ -14,6 +14,8 @@ resnest train data/ --dry-run
 resnest train data/ --epochs 50 --mixup 0.2 --cutmix 1 --aa rand-m9-n2 --patience 10
 resnest train data/ --resume
 resnest train --data 'shards/train-{000000..000127}.tar'
+resnest train data/ --model resnest14d --teacher resnest101e
+resnest train --unlabelled photos/ --teacher big.onnx --teacher-classes
 resnest train --config runs/train/exp/args.toml
 """
 

@@ -28,6 +28,7 @@ from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
 
 _SHOWN, _MISTAKES = 16, 60
+_NO_LABEL = "no label"
 _PICTURES = {
     "curves.png": "Losses, accuracy and learning rate",
     "confusion_matrix.png": "Which classes are taken for which",
@@ -56,7 +57,7 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
         return
     photos, titles = (
         batch.photos,
-        ["no label" if label == UNLABELLED else names[label] for label in batch.labels.tolist()],
+        [_NO_LABEL if label == UNLABELLED else names[label] for label in batch.labels.tolist()],
     )
     mixing = Mixing(config, len(names))
     if mixing.active and not ready.config.cached:
@@ -85,15 +86,15 @@ def _batch(
 
 
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
-    """A label such as "cat 0.7 + dog 0.3"."""
-    rest = smoothing / len(names) * float(targets.sum())
+    """A label such as "cat 0.7 + dog 0.3", or "cat 0.7 + no label 0.3"."""
+    labelled = float(targets.sum())
+    rest = smoothing / len(names) * labelled
     shares = [(float((one - rest) / (1 - smoothing)), index) for index, one in enumerate(targets)]
-    parts = sorted((part for part in shares if part[0] > 0.01), reverse=True)
-    if not parts:
-        return "no label"
+    named = [(share, names[index]) for share, index in shares] + [(1 - labelled, _NO_LABEL)]
+    parts = sorted((part for part in named if part[0] > 0.01), reverse=True)
     if len(parts) == 1:
-        return names[parts[0][1]]
-    return " + ".join(f"{names[index]} {share:.2f}" for share, index in parts)
+        return parts[0][1]
+    return " + ".join(f"{name} {share:.2f}" for share, name in parts)
 
 
 def _pixels(photos: Float32, ready: Ready) -> Float32:

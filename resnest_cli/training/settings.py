@@ -198,11 +198,12 @@ class Config:
         "MODEL",
     )
     teacher_weight: float = _teacher(
-        0.5, "Share of the loss that compares with the teacher's answers; labels have the rest.",
+        0.5,
+        "Share of the loss that compares with the teacher's answers (0.5); labels have the rest.",
         "[0, 1]",
-    )  # fmt: skip
+    )
     teacher_temperature: float = _teacher(
-        4.0, "Softens the answers of both: logits are divided by it.", "[1, 20]"
+        4.0, "Softens the answers of both: logits are divided by it (4).", "[1, 20]"
     )
     teacher_labels: str | None = _teacher(
         None, "The teacher's classes in order, an id or a name on each line.", "FILE"

@@ -7,11 +7,13 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnest_cli.model import checkpoint, checkpoint_header
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.training.report import _mixed
 from tests.commands.test_training import COLOURS, data, place, rows_of
 from tests.conftest import Cli, make_photo
 from tests.inference.test_foreign_onnx import made
@@ -222,3 +224,14 @@ def test_what_does_not_fit(
 def test_data_may_be_left_out_with_the_teachers_classes_only(cli: Cli, wise: Path) -> None:
     done = cli("train", "--unlabelled", "loose", "--teacher", wise)
     assert (done.code, "name the DATA" in done.err) == (2, True), done.err
+
+
+def test_titles_of_mixtures() -> None:
+    names = ("cat", "dog")
+    for targets, title in (
+        ([0.0, 0.0], "no label"),
+        ([0.9, 0.1], "cat"),
+        ([0.0 + 0.03, 0.24 + 0.03], "no label 0.70 + dog 0.30"),
+        ([0.56 + 0.1, 0.24 + 0.1], "cat 0.70 + dog 0.30"),
+    ):
+        assert _mixed(np.array(targets, np.float32), names, 0.2) == title
