@@ -42,7 +42,11 @@ class OnnxInput:
 
 
 class ForeignOnnx:
-    """A foreign classifier, on the CPU. `size` is the side of its input in pixels."""
+    """A foreign classifier, on the CPU.
+
+    `size` is the side of its input in pixels, `batch` how many photos it takes at once where that
+    is fixed.
+    """
 
     def __init__(self, path: Path, *, size: int | None = None, trusted: bool = False) -> None:
         """Opens the file; `size` is needed where it takes any, and must fit where it does not.
@@ -56,6 +60,7 @@ class ForeignOnnx:
         metadata = read_metadata(path)
         self._session = _opened(path, trusted=trusted)
         self._input = _only_input(path, self._session)
+        self.batch = self._input.batch
         self.size = _side(path, self._input.side, size)
         self._log = False
         found = self._probed()
@@ -79,7 +84,7 @@ class ForeignOnnx:
 
         Of a network that gives probabilities, their logarithms.
         """
-        size = len(batch) if self._input.batch is None else self._input.batch
+        size = len(batch) if self.batch is None else self.batch
         photos: NDArray[Any] = np.ascontiguousarray(batch, self._input.dtype)
         parts = []
         for start in range(0, len(photos), max(1, size)):

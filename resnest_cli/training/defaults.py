@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from resnest_cli.cpu import usable_cores
+from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
-from resnest_cli.options import flag_of
+from resnest_cli.options import flag_of, settings_of
 from resnest_cli.training.settings import Config
 
 
@@ -195,6 +196,7 @@ _NOT_CACHED: dict[str, Any] = {
 }  # fmt: skip
 
 
+_OF_DATA = ("classes", "class_names", "val_data", *settings_of(Reading))
 _OF_A_TEACHER = (
     "teacher_weight", "teacher_temperature", "teacher_labels", "teacher_size", "teacher_mean",
     "teacher_std", "teacher_crops", "trust_onnx",
@@ -209,6 +211,7 @@ def _without_labels_or_teacher(config: Config) -> dict[str, str]:
     why = dict.fromkeys(("smoothing", "class_weights"), "the teacher has all of the loss")
     if not config.data:
         why["teacher_weight"] = "there are no labels, so the teacher has all of the loss"
+        why |= dict.fromkeys(_OF_DATA, "there is no DATA")
     return why
 
 

@@ -288,17 +288,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     check_device_name(config.device)
     model = _source(config, access)
     variant = model.variant if model is not None else get_named(config.model)
-    preprocessing = model.preprocessing if model is not None else variant.preprocessing
-    changes = {
-        "size": config.img_size,
-        "crop_pct": config.crop_pct,
-        "interpolation": config.interpolation,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    try:
-        preprocessing = preprocessing_from_dict(asdict(preprocessing) | given)
-    except ValueError as error:
-        raise UsageError(f"{error}.") from error
+    preprocessing = _fed(config, (model or variant).preprocessing)
     config = resolve(
         config,
         photos=dataset.train_photos,
@@ -315,8 +305,6 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     variant = replace(variant, preprocessing=preprocessing)
     made, kept_classifier = network.create_network(config, variant, model, dataset)
     weights = class_weights(config.class_weights, dataset)
-    if teacher is not None:
-        weights = _with_mean_1(weights, dataset)
     ready = Ready(
         config=config,
         dataset=dataset,
@@ -325,12 +313,26 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         kept_classifier=kept_classifier,
         frozen=network.freeze(made, config.freeze),
         origin=known_sha256(model.path) if model is not None else "",
-        class_weights=weights,
+        class_weights=weights if teacher is None else _with_mean_1(weights, dataset),
         model=model,
         teacher=teacher,
     )
     _check_batches(ready)
     return ready
+
+
+def _fed(config: Config, preprocessing: Preprocessing) -> Preprocessing:
+    """How the network is fed: as it was, but for what the settings say."""
+    changes = {
+        "size": config.img_size,
+        "crop_pct": config.crop_pct,
+        "interpolation": config.interpolation,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return preprocessing_from_dict(asdict(preprocessing) | given)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
 
 
 def _source(config: Config, access: Access) -> Model | None:
@@ -354,10 +356,9 @@ def _source(config: Config, access: Access) -> Model | None:
 def _check_batches(ready: Ready) -> None:
     """Raises UsageError for batches of one photo while batch norms learn their statistics."""
     config, photos, devices = ready.config, ready.dataset.train_photos, ready.config.devices
+    where = config.data or config.unlabelled
     if devices > 1 and photos < 2 * devices:
-        raise UsageError(
-            f"{config.data}: {photos} photos to train on are too few for {devices} devices."
-        )
+        raise UsageError(f"{where}: {photos} photos to train on are too few for {devices} devices.")
     if config.cached or not network.has_live_norms(ready.network, ready.frozen):
         return
     remedy = "or freeze the norms with --freeze backbone."
@@ -367,7 +368,7 @@ def _check_batches(ready: Ready) -> None:
         )
     if photos == 1:
         raise UsageError(
-            f"{config.data}: batch norm cannot learn from a single photo. Add photos, {remedy}"
+            f"{where}: batch norm cannot learn from a single photo. Add photos, {remedy}"
         )
 
 

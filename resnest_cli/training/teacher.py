@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnest_cli import paths
@@ -50,7 +52,10 @@ from resnest_cli.training.settings import Config, parse_channels
 _STUDENT = Preprocessing()  # until it is known
 _CROP_PCT = 0.875  # of a foreign file's whole photos: that of most networks for ImageNet
 
+_AT_ONCE = 16  # photos on a CPU, where more take memory and no less time
+
 Answer = Callable[[Tensor], Tensor]
+Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -264,14 +269,16 @@ def _engine(model: Model, device: str, amp: Amp) -> Answer:
     temperature = model.temperature
     if device == "cpu":
         engine = create_engine(model, device)
-        return lambda photos: _through_numpy(engine.logits, photos) / temperature
+        return lambda photos: _in_parts(engine.logits, photos) / temperature
     torch_engine = TorchEngine(model.network(), device, amp=amp)
     return lambda photos: torch_engine.on_device(photos) / temperature
 
 
-def _through_numpy(run: Callable[..., object], photos: Tensor) -> Tensor:
-    batch = photos.detach().to("cpu", torch.float32).contiguous().numpy()
-    return torch.from_numpy(run(batch)).to(photos.device)
+def _in_parts(run: Callable[[Float32], Float32], photos: Tensor, size: int = _AT_ONCE) -> Tensor:
+    """The logits of photos on any device by an engine of the CPU, so many photos at once."""
+    batch = photos.to("cpu", torch.float32).contiguous().numpy()
+    parts = [run(batch[start : start + size]) for start in range(0, len(batch), size)]
+    return torch.from_numpy(np.concatenate(parts)).to(photos.device)
 
 
 def _foreign(config: Config, path: Path, access: Access) -> Teacher:
@@ -298,7 +305,7 @@ def _foreign(config: Config, path: Path, access: Access) -> Teacher:
         class_ids=ids,
         class_names=names,
         preprocessing=_preprocessing(config, said),
-        make=lambda: lambda photos: _through_numpy(found.logits, photos),
+        make=lambda: lambda photos: _in_parts(found.logits, photos, found.batch or _AT_ONCE),
     )
 
 

@@ -115,7 +115,9 @@ def test_photos_without_any_label(
     more = ("--unlabelled", "loose", "--teacher", wise, "--teacher-classes", "--val-split", "0.34",
             "--sched", "constant")  # fmt: skip
     how = ("--model", tiny_checkpoint, *SHORT, *more)
-    done = cli("finetune", *how, "--dry-run")
+    done = cli("finetune", *how, "--dry-run", "--classes", "3", "--teacher-weight", "0.2")
+    assert "--classes does nothing here: there is no DATA." in done.err
+    assert "--teacher-weight does nothing here: there are no labels" in done.err
     assert "4 photos to train on, none with a label, 2 to validate" in " ".join(done.out.split())
     done = cli("finetune", *how, "--epochs", "2", "--run", "whole")
     assert done.code == 0, done.err
