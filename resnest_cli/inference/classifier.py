@@ -49,7 +49,7 @@ DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
 
 
-class Reading(TypedDict, total=False):
+class BatchOptions(TypedDict, total=False):
     """How sources are read, in batches of `batch_size` while the network runs on others.
 
     `workers` threads decode, or wait for `decoders` where there are such: with as many workers. A
@@ -323,7 +323,7 @@ class Classifier:
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error. For the rest, see `Reading`.
+        A photo whose row is not finite becomes one with an error. See `BatchOptions`, too.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
         elsewhere = None if self.preparation.on_gpu else decoders
@@ -357,7 +357,7 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
-        **reading: Unpack[Reading],
+        **reading: Unpack[BatchOptions],
     ) -> Iterator[Record]:
         """One record per source, in order, as batches finish while the next photos are decoded.
 
@@ -373,7 +373,7 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
-        **reading: Unpack[Reading],
+        **reading: Unpack[BatchOptions],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
         model, head = self.model, Extraction(head="logits")

@@ -22,7 +22,7 @@ from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.predict import Ranking
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.classifier import Classifier, Reading
+    from resnest_cli.inference.classifier import BatchOptions, Classifier
 
 Result = Item | Record  # what one input gives
 
@@ -66,7 +66,7 @@ class Computer:
 
     def _results(self, sources: Iterator[Source]) -> Iterator[list[Result]]:
         wanted, options = self._job.wanted, self._job.options
-        reading: Reading = {
+        reading: BatchOptions = {
             "batch_size": options.batch_size,
             "workers": options.workers,
             "decoders": self._decoders,

@@ -11,8 +11,9 @@ import os
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from resnest_cli.errors import ErrorKind, UsageError
@@ -101,6 +102,7 @@ class _Named(Protocol):
 
 
 N = TypeVar("N", bound=_Named)
+K = TypeVar("K")  # what is known of an input
 
 
 class Chain:
@@ -128,7 +130,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ListShard:
     """One of `count` parts of the list: the batches b, counted from 0, with b % count == index - 1.
 
     So a shard's batches are those of the whole run, and its rows have the same bits; no shard needs
@@ -153,7 +155,7 @@ class Shard:
         return (item for i, item in enumerate(inputs) if self.owns(i // batch_size))
 
 
-WHOLE = Shard(1, 1)
+WHOLE = ListShard(1, 1)
 
 
 class LocalInputs:
@@ -230,17 +232,24 @@ def check_same_list(
     Raises:
         UsageError: it is another list; says where it differs.
     """
-    known, number = iter(names), 0
-    for number, item in enumerate(inputs, start=1):
-        was = next(known, None)
-        if was is None:
-            raise _different(target, f"input {number} is new: {item.name!r}")
-        if escaped(was) != escaped(item.name):
-            raise _different(target, f"input {number} was {was!r} and is {item.name!r}")
-    if (was := next(known, None)) is not None:
-        raise _different(target, f"{was!r} is missing after input {number}")
+    for _ in side_by_side(target, inputs, names):
+        pass
     if chain.mark != mark:
         raise _different(target, "they differ where other shards read, or in odd bytes")
+
+
+def side_by_side(
+    target: object, inputs: Iterable[Input], known: Iterable[K], name: Callable[[K], str] = str
+) -> Iterator[tuple[Input, K]]:
+    """Each input with what is known of it, which had this `name`; UsageError where they differ."""
+    for number, (item, one) in enumerate(zip_longest(inputs, known), start=1):
+        if one is None:
+            raise _different(target, f"input {number} is new: {item.name!r}")
+        if item is None:
+            raise _different(target, f"{name(one)!r} is missing after input {number - 1}")
+        if escaped(name(one)) != escaped(item.name):
+            raise _different(target, f"input {number} was {name(one)!r} and is {item.name!r}")
+        yield item, one
 
 
 def _different(target: object, what: str) -> UsageError:

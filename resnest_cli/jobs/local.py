@@ -146,7 +146,7 @@ def inputs_in_time(classifier: "Classifier") -> int:
     return max(1, int(_SECONDS / (scale * published.gmacs / _GMACS + _DECODING)))
 
 
-def run_command(job: Job, **how: bool) -> None:
+def run_command(job: Job, **how: Any) -> None:
     """Runs `features` and says how it went; see `features` and `carry_out`."""
     carry_out(
         lambda progress: features(job, progress, **how),
@@ -155,7 +155,7 @@ def run_command(job: Job, **how: bool) -> None:
     )
 
 
-def features(job: Job, progress: Progress, *, resume: bool, overwrite: bool, **how: bool) -> Report:
+def features(job: Job, progress: Progress, *, resume: bool, overwrite: bool, **how: Any) -> Report:
     """Computes what is missing of the files of an output, and writes them; see `run.run`."""
     target = FileOutput(job)
     with closing(LocalRunner(job, target)) as runner:
