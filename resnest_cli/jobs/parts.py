@@ -289,7 +289,9 @@ class Parts:
 
     def _info(self, part: int, inputs: int) -> PartInfo | None:
         """What a part says of itself; None where it is not there, not whole, or another run's."""
-        expected = {"part": part, "identity": self.identity, "inputs": inputs}
+        expected: dict[str, Any] = {
+            "part": part, "identity": self.identity, "inputs": inputs
+        }  # fmt: skip
         try:
             with self._system.open_input_file(self.part_path(part)) as file:
                 about = about_part(file, self.suffix)
@@ -297,9 +299,8 @@ class Parts:
             return None
         if self.suffix == "jsonl" and about is not None:  # which says nothing of its run
             about = expected | about
-            kinds = self._kinds_of_failures(part) if about["failures"] else {}
-            if sum(kinds.values()) == sum(about["failures"].values()):
-                about["failures"] = kinds
+            if about["failures"]:
+                about["failures"] = self._noted_failures(part, about["failures"])
         if about is None or about != about | expected:
             return None
         return PartInfo(part, inputs, about["failures"])
@@ -325,13 +326,13 @@ class Parts:
     def _failures_name(part: int) -> str:
         return f"_failures/{part:05}.json"
 
-    def _kinds_of_failures(self, part: int) -> dict[str, int]:
-        """Of a part in .jsonl, as far as that is noted."""
+    def _noted_failures(self, part: int, found: dict[str, int]) -> dict[str, int]:
+        """Those of a part in .jsonl with their kinds, if these were noted of as many."""
         data = read(self._system, self.path(self._failures_name(part)))
         with suppress(ValueError):
-            kinds: dict[str, int] = json.loads(data or b"{}")
-            return kinds
-        return {}
+            noted: dict[str, int] = json.loads(data or b"{}")
+            return noted if sum(noted.values()) == sum(found.values()) else found
+        return found
 
     def remove_part(self, part: int) -> None:
         """Removes a part, so that it is missing."""

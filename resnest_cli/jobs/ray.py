@@ -108,9 +108,10 @@ def run_command(
     )
     target = FolderOutput(output_, job.format)
     runner = RayRunner(job, target, debug=output.debug_wanted())
-    how = {"resume": resume, "overwrite": overwrite, "retry": retry}
     carry_out(
-        lambda progress: run(job, target, runner, progress, **how),
+        lambda progress: run(
+            job, target, runner, progress, resume=resume, overwrite=overwrite, retry=retry
+        ),
         job.go_on,
         target.summary_text,
     )
