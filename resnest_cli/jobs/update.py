@@ -33,6 +33,7 @@ from resnest_cli.jobs.listing import (
     photo_stat,
 )
 from resnest_cli.paths import is_http
+from resnest_cli.text import count
 
 Numbers = NDArray[np.int64]
 Prune = Literal["photos", "folders"]  # what is dropped: with folders, what lay in such, too
@@ -213,7 +214,7 @@ def _check_folders(gone: Iterable[str], there: set[str]) -> None:
     In those that are `there` photos have been found.
     """
     names = (name for name in gone if name != "-" and not is_http(name))
-    for folder, count in Counter(map(os.path.dirname, names)).items():
+    for folder, inputs in Counter(map(os.path.dirname, names)).items():
         if folder in there:
             continue
         why = "is empty"
@@ -223,7 +224,8 @@ def _check_folders(gone: Iterable[str], there: set[str]) -> None:
                     continue
         except OSError as error:
             why = reason(error)
+        rows = f"the rows of {count(inputs, 'input')} that lay there"
         raise ResnestError(
-            f"{folder}: {why}, and {count:,} of the inputs were in it: --prune would drop their "
-            "rows. Is a disk not mounted? Bring it back, or drop them with --prune-folders."
+            f"{folder or os.curdir}: {why}: --prune would drop {rows}. Is a disk not mounted? If "
+            "not, --prune-folders drops them."
         )

@@ -370,7 +370,7 @@ def test_update_computes_what_is_new_and_says_so(
     (tmp_path / "one").mkdir()
     make_photo(tmp_path / "one" / "1.png")
     refused = features(tmp_path / "one", folder, *out, "--update", "--prune")
-    assert (refused.code, "with --prune-folders" in refused.err) == (1, True)
+    assert (refused.code, "--prune-folders drops them" in refused.err) == (1, True)
     pruned = features(tmp_path / "one", folder, *out, "--update", "--prune-folders")
     assert (pruned.code, "1 new, 0 changed, 13 gone (dropped), 0 kept." in pruned.err) == (0, True)
 

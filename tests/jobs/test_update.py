@@ -425,7 +425,7 @@ def test_a_folder_that_is_empty_or_gone_is_pruned_only_when_that_is_said(
         why = "Not a directory"
     job = replace(job, options=replace(job.options, inputs=inputs[:1], from_file=None))
     before = photos.content
-    with pytest.raises(ResnestError, match=f"disk: {why}, and 2 of the .* with --prune-folders"):
+    with pytest.raises(ResnestError, match=f"disk: {why}: .* of 2 inputs .* --prune-folders drops"):
         fake.run(job, update=True, prune="photos")
     assert photos.content == before
     assert fake.run(job, update=True).info["counts"]["inputs"] == 4
