@@ -17,7 +17,7 @@ from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.job import Item, Job, failures_of, identity, without
+from resnest_cli.jobs.job import Item, Job, identity, without
 from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.predict import Ranking
 
@@ -89,11 +89,6 @@ def entries_of(group: list[Prepared], rows: Any) -> Iterator[Item]:
     for item in group:
         row = None if item.error is not None else next(found).tobytes()
         yield Item(item.source.name, item.error, row, item.kind)
-
-
-def failures_in(results: Iterable[Result]) -> dict[str, int]:
-    """Failures by kind."""
-    return failures_of((result.error, result.kind) for result in results)
 
 
 def described(job: Job, classifier: "Classifier") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from itertools import zip_longest
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from resnest_cli.errors import ErrorKind, UsageError
-from resnest_cli.images.sources import Source, SourceStats, iter_sources
+from resnest_cli.images.sources import Source, SourceStats, iter_sources, listed
 from resnest_cli.options import RunOptions
 from resnest_cli.paths import is_address
 
@@ -167,16 +167,9 @@ class LocalInputs:
 
     def __call__(self, stats: SourceStats) -> Iterator[Input]:
         """The inputs in order, from the first; UsageError where a list cannot be read."""
-        options = self._options
-        for source in iter_sources(
-            options.inputs,
-            recursive=options.recursive,
-            from_file=options.from_file,
-            null_separated=options.null_separated,
-            stdin=self._from_start() if "-" in (*options.inputs, options.from_file) else None,
-            stats=stats,
-        ):
-            yield Input.of(source)
+        wanted = "-" in (*self._options.inputs, self._options.from_file)
+        stdin = self._from_start() if wanted else None
+        yield from map(Input.of, listed(self._options, stats, stdin))
 
     def close(self) -> None:
         """Lets go of what came on stdin."""

@@ -91,7 +91,7 @@ class LocalRunner:
         self, manifest: Manifest, missing: list[int], advance: Advance
     ) -> Iterator[PartInfo]:
         """Computes these parts in order; each is written while the network is at the next one."""
-        from resnest_cli.jobs.compute import Computer, failures_in
+        from resnest_cli.jobs.compute import Computer
 
         assert self._classifier is not None
         committed: Future[PartInfo] | None = None
@@ -105,7 +105,7 @@ class LocalRunner:
             in_hand, failed = list[Any](), 0
             for number, results in computer.batches(parts):
                 in_hand += results
-                failed += sum(failures_in(results).values())
+                failed += sum(result.error is not None for result in results)
                 if len(in_hand) == sizes[number]:
                     if committed is not None:
                         yield committed.result()
