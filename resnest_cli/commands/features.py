@@ -23,7 +23,7 @@ from resnest_cli.options import (
 from resnest_cli.paths import check_not_read
 
 if TYPE_CHECKING:
-    from resnest_cli.jobs.listing import Shard
+    from resnest_cli.jobs.listing import ListShard
 
 EXAMPLES = """
 resnest features photos/ -o feats.npy
@@ -66,7 +66,12 @@ def features(
     update: Annotated[
         bool, Option("Add rows of new photos, and compute those of changed ones again.")
     ] = False,
-    prune: Annotated[bool, Option("With --update: drop rows of photos that are gone.")] = False,
+    prune: Annotated[
+        bool, Option("With --update: drop rows of photos that are gone, not of whole folders.")
+    ] = False,
+    prune_folders: Annotated[
+        bool, Option("The same, and of folders that are empty or gone: no disk is missing.")
+    ] = False,
     shard: Annotated[
         str | None, Option("Only one of N parts of the inputs; `resnest merge` joins them.", "I/N")
     ] = None,
@@ -98,8 +103,8 @@ def features(
         raise UsageError(
             "--overwrite starts afresh: it excludes --resume, --retry-failed and --update."
         )
-    if prune and not update:
-        raise UsageError("--prune goes with --update.")
+    if (prune or prune_folders) and not update:
+        raise UsageError("--prune and --prune-folders go with --update.")
     if update and retry_failed:
         raise UsageError("--update and --retry-failed exclude each other: one after the other.")
     if update and shard is not None:
@@ -143,17 +148,18 @@ def features(
         go_on=go_on("features"),
     )
     run_here(
-        job, resume=resume, overwrite=overwrite, retry=retry_failed, update=update, prune=prune
-    )
+        job, resume=resume, overwrite=overwrite, retry=retry_failed, update=update,
+        prune="folders" if prune_folders else "photos" if prune else None,
+    )  # fmt: skip
 
 
-def _shard(text: str | None) -> "Shard":
+def _shard(text: str | None) -> "ListShard":
     """`2/8` as a shard; all of the list without one."""
-    from resnest_cli.jobs.listing import WHOLE, Shard
+    from resnest_cli.jobs.listing import WHOLE, ListShard
 
     if text is None:
         return WHOLE
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard {text}: write 1/4 for the first of four, up to 4/4.")
-    return Shard(int(index), int(count))
+    return ListShard(int(index), int(count))

@@ -8,10 +8,10 @@ replaced when they die: the photo in hand is to blame. A worker shares nothing w
 the pools of pebble and multiprocessing all share two pipes and their locks, which a crash can leave
 locked; multiprocessing also runs the program's main script again, and leaves semaphores behind.)
 
-Messages are pickles, which lie with their arrays (protocol 5) in memory that both ends map; pipes
-carry the sizes, and what does not fit. A worker ends with its parent, `kill -9` included: a thread
-sees the end of the pipe, and Linux kills the worker even while its decoder holds the GIL. Its
-process group is its own: Ctrl-C is for the parent to answer.
+Messages are pickles of protocol 5, through pipes. An array of 600 kB comes back in 0.18 ms; memory
+that both processes mapped, out of which it had to be copied, took 0.56 ms. A worker ends with its
+parent, `kill -9` included: a thread sees the end of the pipe, and Linux kills the worker even while
+its decoder holds the GIL. Its process group is its own: Ctrl-C is for the parent to answer.
 
 Limits. Time: by the clock, everywhere; while our process is stopped (Ctrl-Z) or asleep it does not
 count. Memory: on Linux, of the private data of the worker beyond what it had when idle
@@ -19,8 +19,6 @@ count. Memory: on Linux, of the private data of the worker beyond what it had wh
 """
 
 import importlib
-import itertools
-import mmap
 import os
 import pickle
 import signal
@@ -28,12 +26,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, NoReturn, ParamSpec, Self, TypeVar
+from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from resnest_cli.errors import ImageError, ResnestError
 from resnest_cli.images import leave_note, memory_for, take_note
@@ -45,7 +43,6 @@ R = TypeVar("R")
 
 MEMORY_LIMIT = 2 * 10**9  # bytes that every photo may need
 _KEPT = 2**26  # bytes that a worker does not give back between two photos
-_SHARED = 2**24  # bytes that both processes map; pages that nobody writes cost nothing
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
 # What nearly every photo needs: imported before memory is limited and time counts.
 _PRELOADED = ("images.batches", "images.decode", "images.preprocess")
@@ -93,17 +90,15 @@ class Decoders:
             ResnestError: no worker can be started, or the pool is closed.
             Exception: whatever the function raised.
         """
-        request = _packed((function, args, kwargs))  # an error in pickling is the caller's
+        # An error in pickling is the caller's.
+        request = pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL)
         with self._slots:
             worker, answer = self._take(), None
             try:
                 if not worker.ready:  # it has imported all that photos need, and knows its limits
-                    worker.channel.send(_packed(self._limits))
-                    worker.channel.receive()
-                    worker.ready = True
+                    worker.ready = worker.ask(pickle.dumps(self._limits))
                 worker.age, worker.begun = 0.0, time.monotonic()
-                worker.channel.send(request)
-                answer = worker.channel.receive()
+                answer = worker.ask(request)
             except _BROKEN as error:
                 if self._closed.is_set():
                     raise ResnestError(_CANCELLED) from None
@@ -118,7 +113,7 @@ class Decoders:
                         self._workers.discard(worker)
                 if not fit:
                     worker.discard()
-        ok, value, note = pickle.loads(answer[0], buffers=answer[1:])
+        ok, value, note = answer
         if note is not None:
             leave_note(note)
         if ok:
@@ -209,34 +204,28 @@ def begin() -> None:
 class _Worker:
     """One process; used by one thread at a time."""
 
-    _numbers = itertools.count()
-
     def __init__(self) -> None:
         self.begun: float | None = None  # when it got the photo in hand
         self.age = 0.0  # of that photo, in seconds
         self.overdue = self.ready = False
-        name = f"resnest-{os.getpid()}-{next(self._numbers)}"
-        shared, fd = _new_memory(name)
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
-            f"serve({name if sys.platform == 'win32' else fd!r})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD},
+            process_group=0 if os.name == "posix" else None,
         )
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, **_ONE_THREAD},
-                pass_fds=() if fd is None else (fd,),
-                process_group=0 if os.name == "posix" else None,
-            )
-        finally:
-            if fd is not None:
-                os.close(fd)
+
+    def ask(self, request: bytes) -> Any:
+        """The answer to a request; one of `_BROKEN` where none comes."""
         outgoing, incoming = self.process.stdin, self.process.stdout
         assert outgoing is not None
         assert incoming is not None
-        self.channel = _Channel(incoming, outgoing, shared)
+        pickle.dump(request, outgoing, pickle.HIGHEST_PROTOCOL)
+        outgoing.flush()
+        data, *buffers = pickle.load(incoming)
+        return pickle.loads(data, buffers=buffers)
 
     def failure(self, error: Exception, time_limit: float) -> ResnestError:
         """Why there is no answer."""
@@ -258,77 +247,16 @@ class _Worker:
         """Kills the process and gives back all that it took."""
         self.process.kill()
         self.process.wait()
-        self.channel.close()
-
-
-class _Channel:
-    """One end: messages of several parts, in the memory that both ends map or through a pipe."""
-
-    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], shared: mmap.mmap | None) -> None:
-        self._incoming, self._outgoing, self._shared = incoming, outgoing, shared
-
-    def send(self, parts: Sequence[memoryview]) -> None:
-        """The other end must have received all that was sent before."""
-        sizes = [part.nbytes for part in parts]
-        if self._shared is None or sum(sizes) > _SHARED:
-            self._outgoing.writelines([pickle.dumps(sizes), *parts])
-        else:
-            self._shared.seek(0)
-            for part in parts:
-                self._shared.write(part)
-            pickle.dump(sizes, self._outgoing)  # what is shared is there by now
-        self._outgoing.flush()
-
-    def receive(self) -> list[bytearray]:
-        """The parts, copied; one of `_BROKEN` where none come."""
-        sizes = pickle.load(self._incoming)
-        source: mmap.mmap | IO[bytes] = self._incoming
-        if self._shared is not None and sum(sizes) <= _SHARED:
-            source = self._shared
-            source.seek(0)
-        parts = [bytearray(source.read(size)) for size in sizes]
-        if [len(part) for part in parts] != sizes:
-            raise EOFError
-        return parts
-
-    def close(self) -> None:
-        """Closes this end."""
-        for resource in (self._incoming, self._outgoing, self._shared):
+        for pipe in (self.process.stdin, self.process.stdout):
             with suppress(OSError):  # a request that nobody read
-                if resource is not None:
-                    resource.close()
-
-
-def _packed(value: object) -> list[memoryview]:
-    """A pickle, and the large buffers that belong to it."""
-    buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
-    return [memoryview(data), *(buffer.raw() for buffer in buffers)]
-
-
-def _new_memory(name: str) -> tuple[mmap.mmap | None, int | None]:
-    """Memory to share, and its file, if files may be so large; on Windows it has a name instead."""
-    if sys.platform == "win32":
-        return mmap.mmap(-1, _SHARED, tagname=name), None
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create(name)
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    try:
-        os.ftruncate(fd, _SHARED)
-        return mmap.mmap(fd, _SHARED), fd
-    except OSError:
-        os.close(fd)
-        return None, None
+                if pipe is not None:
+                    pipe.close()
 
 
 # In the worker
 
 
-def serve(memory: int | str | None) -> NoReturn:
+def serve() -> NoReturn:
     """Answers requests on stdin until the parent closes it, or dies; the first one sets limits."""
     if sys.platform == "linux":
         import ctypes
@@ -339,58 +267,62 @@ def serve(memory: int | str | None) -> NoReturn:
             # the time of decoding a large one.
             for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of mallopt(3)
                 ctypes.CDLL(None).mallopt(parameter, _KEPT)
-    shared = None
-    if sys.platform == "win32":
-        shared = mmap.mmap(-1, _SHARED, tagname=str(memory))
-    elif memory is not None:
-        shared = mmap.mmap(int(memory), _SHARED)
-    channel = _Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), shared)
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What a decoder prints must not get between the answers.
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    requests = SimpleQueue[list[bytearray]]()
-    threading.Thread(target=_take_in, args=(channel, requests), daemon=True).start()
+    requests = SimpleQueue[bytes]()
+    threading.Thread(target=_take_in, args=(incoming, requests), daemon=True).start()
     for name in _PRELOADED:
         importlib.import_module(f"resnest_cli.{name}")
     importlib.import_module("PIL.JpegImagePlugin")
     with suppress(BrokenPipeError):
-        time_limit, memory_limit = pickle.loads(requests.get()[0])
+        time_limit, memory_limit = pickle.loads(requests.get())
         _limit_memory(memory_limit)
-        channel.send(())
+        answer: list[Any] = [pickle.dumps(True)]
         while True:
+            pickle.dump(answer, outgoing, pickle.HIGHEST_PROTOCOL)
+            outgoing.flush()
             request = requests.get()
             _alarm(time_limit + 1)
             answer = _answer(request, memory_limit)
             _alarm(0)
-            channel.send(answer)
     os._exit(0)
 
 
-def _take_in(channel: _Channel, requests: SimpleQueue[list[bytearray]]) -> None:
+def _take_in(incoming: IO[bytes], requests: SimpleQueue[bytes]) -> None:
     """Hands on requests, and ends the process with the last one: the parent is gone."""
     try:
         while True:
-            requests.put(channel.receive())
+            requests.put(pickle.load(incoming))
     finally:
         os._exit(0)
 
 
-def _answer(request: list[bytearray], memory_limit: int) -> list[memoryview]:
-    """Whether it went well, what the function returned or raised, and the note that it left."""
+def _answer(request: bytes, memory_limit: int) -> list[Any]:
+    """Whether it went well, what the function returned or raised, and the note that it left.
+
+    As a pickle, behind which the buffers of arrays stand.
+    """
     take_note()
     try:
-        function, args, kwargs = pickle.loads(request[0], buffers=request[1:])
-        return _packed((True, function(*args, **kwargs), take_note()))
+        function, args, kwargs = pickle.loads(request)
+        del request  # may be large
+        found, buffers = function(*args, **kwargs), list[pickle.PickleBuffer]()
+        answer = True, found, take_note()
+        packed = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
     except Exception as error:
         failure = error
+    else:
+        return [packed, *buffers]
     if isinstance(failure, MemoryError) or isinstance(failure.__cause__, MemoryError):
         text = f"cannot be read: decoding needed more than {gigabytes(memory_limit)} of memory"
         failure = ImageError(text, kind="unreadable")
     with suppress(Exception):
-        answer = _packed((False, failure, None))
-        pickle.loads(answer[0], buffers=answer[1:])  # some errors can be written but not read
-        return answer
-    return _packed((False, RuntimeError(f"{type(failure).__name__}: {failure}"), None))
+        packed = pickle.dumps((False, failure, None))
+        pickle.loads(packed)  # some errors can be written but not read
+        return [packed]
+    return [pickle.dumps((False, RuntimeError(f"{type(failure).__name__}: {failure}"), None))]
 
 
 def _alarm(seconds: float) -> None:

@@ -101,13 +101,16 @@ def iter_sources(
     return reader.sources(inputs, from_file, null_separated)
 
 
-def listed(options: RunOptions, stats: SourceStats) -> Iterator[Source]:
+def listed(
+    options: RunOptions, stats: SourceStats, stdin: BinaryIO | None = None
+) -> Iterator[Source]:
     """The images that the options name, in order; see `iter_sources`."""
     return iter_sources(
         options.inputs,
         recursive=options.recursive,
         from_file=options.from_file,
         null_separated=options.null_separated,
+        stdin=stdin,
         stats=stats,
     )
 

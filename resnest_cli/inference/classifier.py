@@ -3,11 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Union, Unpack, cast, overload
 
@@ -49,7 +48,7 @@ DEFAULT_BATCH_SIZE = 8
 DEFAULT_WORKERS = 1
 
 
-class Reading(TypedDict, total=False):
+class BatchOptions(TypedDict, total=False):
     """How sources are read, in batches of `batch_size` while the network runs on others.
 
     `workers` threads decode, or wait for `decoders` where there are such: with as many workers. A
@@ -145,7 +144,8 @@ class Classifier:
         sized = replace(self.model, preprocessing=self.preprocessing)
         how = sized, device, engine, self.notify, ready_for
         self._create_engine = partial(create_engine, *how, **special)
-        self._thread = ThreadPoolExecutor(1) if background else None
+        # As `map` does it; a signal need not wait for what runs in a thread of its own.
+        self._map = ThreadPoolExecutor(1).map if background else map
         if self.model.exported:
             self._feed_what_it_takes(img_size)
         elif gpu_decode or not background:
@@ -323,7 +323,7 @@ class Classifier:
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error. For the rest, see `Reading`.
+        A photo whose row is not finite becomes one with an error. See `BatchOptions`, too.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
         elsewhere = None if self.preparation.on_gpu else decoders
@@ -331,7 +331,8 @@ class Classifier:
         # One batch waits ready while the network runs on another and a third is decoded.
         ahead = 2 * batch_size + workers
         found = prepared_batches(sources, prepare, size=batch_size, workers=workers, ahead=ahead)
-        _ = self.engine  # it gets ready while the first photo is decoded
+        # The engine gets ready while the first photo is decoded.
+        network = partial(mean_with_mirrored, self.engine.output) if tta else self.engine.output
         for group in found:
             for item in group:
                 if item.note is not None:
@@ -341,7 +342,7 @@ class Classifier:
                 yield group, np.empty((0, *shape), extraction.dtype)
                 continue
             start = time.perf_counter()
-            out = self._network(np.stack(arrays), extraction.output, tta=tta)
+            (out,) = self._map(network, [np.stack(arrays)], [extraction.output])
             rows = extraction.rows(out, self.model.temperature)
             if stopwatch is not None:
                 stopwatch.add("network", time.perf_counter() - start)
@@ -357,7 +358,7 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
-        **reading: Unpack[Reading],
+        **reading: Unpack[BatchOptions],
     ) -> Iterator[Record]:
         """One record per source, in order, as batches finish while the next photos are decoded.
 
@@ -373,7 +374,7 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
-        **reading: Unpack[Reading],
+        **reading: Unpack[BatchOptions],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
         model, head = self.model, Extraction(head="logits")
@@ -389,16 +390,6 @@ class Classifier:
                 unsure = found[0].probability < reject_below if reject_below > 0 else None
                 found = tuple(one for one in found if one.probability >= threshold)
                 yield Record(name, model.name, predictions=found, unsure=unsure), row
-
-    def _network(self, batch: Float32, output: Output, *, tta: bool) -> Float32:
-        """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
-        views = [batch, np.ascontiguousarray(batch[..., ::-1])] if tta else [batch]
-        run = map if self._thread is None else self._thread.map
-        found, *mirrored = run(self.engine.output, views, repeat(output))
-        if mirrored:
-            with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
-                found = (found + mirrored[0]) / np.float32(2)
-        return found
 
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad source."""
@@ -446,6 +437,15 @@ class Classifier:
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
+
+
+def mean_with_mirrored(
+    network: Callable[[Float32, Output], Float32], batch: Float32, output: Output
+) -> Float32:
+    """What a network gives for photos (N, 3, H, W), averaged with that for their mirror images."""
+    mirrored = np.ascontiguousarray(batch[..., ::-1])
+    with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
+        return (network(batch, output) + network(mirrored, output)) / np.float32(2)
 
 
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:

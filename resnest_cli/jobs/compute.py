@@ -17,12 +17,12 @@ from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.job import Item, Job, failures_of, identity, without
+from resnest_cli.jobs.job import Item, Job, identity, without
 from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.predict import Ranking
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.classifier import Classifier, Reading
+    from resnest_cli.inference.classifier import BatchOptions, Classifier
 
 Result = Item | Record  # what one input gives
 
@@ -66,7 +66,7 @@ class Computer:
 
     def _results(self, sources: Iterator[Source]) -> Iterator[list[Result]]:
         wanted, options = self._job.wanted, self._job.options
-        reading: Reading = {
+        reading: BatchOptions = {
             "batch_size": options.batch_size,
             "workers": options.workers,
             "decoders": self._decoders,
@@ -89,11 +89,6 @@ def entries_of(group: list[Prepared], rows: Any) -> Iterator[Item]:
     for item in group:
         row = None if item.error is not None else next(found).tobytes()
         yield Item(item.source.name, item.error, row, item.kind)
-
-
-def failures_in(results: Iterable[Result]) -> dict[str, int]:
-    """Failures by kind."""
-    return failures_of((result.error, result.kind) for result in results)
 
 
 def described(job: Job, classifier: "Classifier") -> dict[str, Any]:

@@ -25,9 +25,9 @@ from resnest_cli.jobs.assemble import (
 )
 from resnest_cli.jobs.formats import SUFFIXES, EntriesByNumber, read_entries, read_info
 from resnest_cli.jobs.job import Job, Report, check_same, refused, without
-from resnest_cli.jobs.listing import Input, Mark
+from resnest_cli.jobs.listing import Input, Mark, side_by_side
 from resnest_cli.jobs.parts import Info, Manifest, PartInfo
-from resnest_cli.jobs.update import Plan
+from resnest_cli.jobs.update import Plan, Prune
 from resnest_cli.paths import check_place
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class FileOutput(FileParts):
         """Begins with the failed ones of a finished output's `inputs`; an unfinished one goes on.
 
         Raises:
-            UsageError: it was made with another engine, or by another version.
+            UsageError: it was made with another engine, or by another version, or the inputs have
+                changed by now.
         """
         if not manifest.finished:
             self._retrying = manifest.kind != "retry"
@@ -120,7 +121,8 @@ class FileOutput(FileParts):
         check_same(self._job.output, *(without(one, "class_names") for one in
                                        (manifest.identity, identity)))  # fmt: skip
         lines = read_entries(self.target, info, rows=False)
-        failed = (i for i, line in zip(inputs, lines, strict=True) if line.error is not None)
+        both = side_by_side(self._job.output, inputs, lines, lambda line: line.name)
+        failed = (item for item, line in both if line.error is not None)
         count = self.write_listing(failed, manifest.part_size)
         begun = replace(manifest, identity=identity, inputs=count, finished=False, kind="retry")
         self.begin(begun)
@@ -132,7 +134,7 @@ class FileOutput(FileParts):
         inputs: Callable[[SourceStats], Iterator[Input]],
         size: int,
         *,
-        prune: bool,
+        prune: Prune | None,
     ) -> Manifest:
         """Begins with what is new or changed since an output was finished, and says how much.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resnest_cli import __version__, output
 from resnest_cli.errors import CheckpointError, ErrorKind, UsageError
 from resnest_cli.inference.extraction import Extraction
-from resnest_cli.jobs.listing import WHOLE, Shard
+from resnest_cli.jobs.listing import WHOLE, ListShard
 from resnest_cli.jobs.predict import Ranking
 from resnest_cli.model.names import understand
 from resnest_cli.options import AUTO, ModelOptions, RunOptions
@@ -43,7 +43,7 @@ class Job:
     wanted: Extraction | Ranking
     format: str = "parquet"
     name: str = ""  # of the model, in records
-    shard: Shard = WHOLE
+    shard: ListShard = WHOLE
     path_column: str = "path"
     address: str | None = None  # of a cluster of Ray
     gpus: float | None = None  # of each worker; None: one where the cluster has any
@@ -95,7 +95,11 @@ def go_on(command: str) -> str:
 
 
 def identity(
-    classifier: "Classifier", batch_size: int, extraction: Extraction, format_: str, shard: Shard
+    classifier: "Classifier",
+    batch_size: int,
+    extraction: Extraction,
+    format_: str,
+    shard: ListShard,
 ) -> dict[str, Any]:
     """All that decides the bytes of the output beside the inputs; plain data, as JSON holds it."""
     model, preparation = classifier.model, classifier.preparation

@@ -11,12 +11,13 @@ import os
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from resnest_cli.errors import ErrorKind, UsageError
-from resnest_cli.images.sources import Source, SourceStats, iter_sources
+from resnest_cli.images.sources import Source, SourceStats, iter_sources, listed
 from resnest_cli.options import RunOptions
 from resnest_cli.paths import is_address
 
@@ -101,6 +102,7 @@ class _Named(Protocol):
 
 
 N = TypeVar("N", bound=_Named)
+K = TypeVar("K")  # what is known of an input
 
 
 class Chain:
@@ -128,7 +130,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ListShard:
     """One of `count` parts of the list: the batches b, counted from 0, with b % count == index - 1.
 
     So a shard's batches are those of the whole run, and its rows have the same bits; no shard needs
@@ -153,7 +155,7 @@ class Shard:
         return (item for i, item in enumerate(inputs) if self.owns(i // batch_size))
 
 
-WHOLE = Shard(1, 1)
+WHOLE = ListShard(1, 1)
 
 
 class LocalInputs:
@@ -165,16 +167,9 @@ class LocalInputs:
 
     def __call__(self, stats: SourceStats) -> Iterator[Input]:
         """The inputs in order, from the first; UsageError where a list cannot be read."""
-        options = self._options
-        for source in iter_sources(
-            options.inputs,
-            recursive=options.recursive,
-            from_file=options.from_file,
-            null_separated=options.null_separated,
-            stdin=self._from_start() if "-" in (*options.inputs, options.from_file) else None,
-            stats=stats,
-        ):
-            yield Input.of(source)
+        wanted = "-" in (*self._options.inputs, self._options.from_file)
+        stdin = self._from_start() if wanted else None
+        yield from map(Input.of, listed(self._options, stats, stdin))
 
     def close(self) -> None:
         """Lets go of what came on stdin."""
@@ -230,17 +225,24 @@ def check_same_list(
     Raises:
         UsageError: it is another list; says where it differs.
     """
-    known, number = iter(names), 0
-    for number, item in enumerate(inputs, start=1):
-        was = next(known, None)
-        if was is None:
-            raise _different(target, f"input {number} is new: {item.name!r}")
-        if escaped(was) != escaped(item.name):
-            raise _different(target, f"input {number} was {was!r} and is {item.name!r}")
-    if (was := next(known, None)) is not None:
-        raise _different(target, f"{was!r} is missing after input {number}")
+    for _ in side_by_side(target, inputs, names):
+        pass
     if chain.mark != mark:
         raise _different(target, "they differ where other shards read, or in odd bytes")
+
+
+def side_by_side(
+    target: object, inputs: Iterable[Input], known: Iterable[K], name: Callable[[K], str] = str
+) -> Iterator[tuple[Input, K]]:
+    """Each input with what is known of it, which had this `name`; UsageError where they differ."""
+    for number, (item, one) in enumerate(zip_longest(inputs, known), start=1):
+        if one is None:
+            raise _different(target, f"input {number} is new: {item.name!r}")
+        if item is None:
+            raise _different(target, f"{name(one)!r} is missing after input {number - 1}")
+        if escaped(name(one)) != escaped(item.name):
+            raise _different(target, f"input {number} was {name(one)!r} and is {item.name!r}")
+        yield item, one
 
 
 def _different(target: object, what: str) -> UsageError:

@@ -91,7 +91,7 @@ class LocalRunner:
         self, manifest: Manifest, missing: list[int], advance: Advance
     ) -> Iterator[PartInfo]:
         """Computes these parts in order; each is written while the network is at the next one."""
-        from resnest_cli.jobs.compute import Computer, failures_in
+        from resnest_cli.jobs.compute import Computer
 
         assert self._classifier is not None
         committed: Future[PartInfo] | None = None
@@ -105,7 +105,7 @@ class LocalRunner:
             in_hand, failed = list[Any](), 0
             for number, results in computer.batches(parts):
                 in_hand += results
-                failed += sum(failures_in(results).values())
+                failed += sum(result.error is not None for result in results)
                 if len(in_hand) == sizes[number]:
                     if committed is not None:
                         yield committed.result()
@@ -146,7 +146,7 @@ def inputs_in_time(classifier: "Classifier") -> int:
     return max(1, int(_SECONDS / (scale * published.gmacs / _GMACS + _DECODING)))
 
 
-def run_command(job: Job, **how: bool) -> None:
+def run_command(job: Job, **how: Any) -> None:
     """Runs `features` and says how it went; see `features` and `carry_out`."""
     carry_out(
         lambda progress: features(job, progress, **how),
@@ -155,7 +155,7 @@ def run_command(job: Job, **how: bool) -> None:
     )
 
 
-def features(job: Job, progress: Progress, *, resume: bool, overwrite: bool, **how: bool) -> Report:
+def features(job: Job, progress: Progress, *, resume: bool, overwrite: bool, **how: Any) -> Report:
     """Computes what is missing of the files of an output, and writes them; see `run.run`."""
     target = FileOutput(job)
     with closing(LocalRunner(job, target)) as runner:

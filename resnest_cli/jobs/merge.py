@@ -8,7 +8,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.jobs.assemble import FileParts, check_others, from_entries, outputs
 from resnest_cli.jobs.formats import read_entries, read_info
 from resnest_cli.jobs.job import Item, differences, without
-from resnest_cli.jobs.listing import Chain, Mark, Shard
+from resnest_cli.jobs.listing import Chain, ListShard, Mark
 from resnest_cli.jobs.parts import Info, Manifest, info_of
 from resnest_cli.jobs.update import digest
 
@@ -111,7 +111,7 @@ def _in_order(found: list[tuple[Path, Info]]) -> list[tuple[Path, Info]]:
             other, name = by_index[shard["index"]][0], f"{shard['index']}/{shard['count']}"
             raise UsageError(f"{other} and {path} are both shard {name}.")
         by_index[shard["index"]] = path, info
-        own = Shard(**shard).size(info["list"]["inputs"], info["engine"]["batch_size"])
+        own = ListShard(**shard).size(info["list"]["inputs"], info["engine"]["batch_size"])
         if own != info["counts"]["inputs"]:
             raise ResnestError(
                 f"{path} has {info['counts']['inputs']} inputs instead of its share of {own}."

@@ -3,6 +3,7 @@
     _manifest.json          what decides the content; written when the listing is whole
     _listing/00000.jsonl    the inputs of 64 parts, a line for each
     part-00000.EXT          the rows of a part, and what says whose they are; see `part_files`
+    _failures/00000.json    of a part in .jsonl with failures: how many there are of each kind
 
 The inputs are written down once, cut into parts of a fixed number. Who computes a part reads its
 line, so that nobody ever holds the list. Each file appears as a whole. A part that is whole, and of
@@ -201,11 +202,24 @@ class Parts:
     def _listed(self, part: int) -> tuple[list[Input], bytes]:
         """The inputs of a part, with their sizes and times."""
         path = self._listing_path(part)
-        with reading(path, damage=(ValueError, IndexError)):
-            data = self._retried(lambda: read(self._system, path)) or b""
-            short, stats = json.loads(data.splitlines()[part % _LISTED])
-        inputs = [Input(i, "file", i) if isinstance(i, str) else Input(*i) for i in short]
-        return inputs, bytes.fromhex(stats)
+        with reading(path):
+            data = self._retried(lambda: read(self._system, path))
+        try:
+            short, stats = json.loads((data or b"").splitlines()[part % _LISTED])
+            inputs = [Input(i, "file", i) if isinstance(i, str) else Input(*i) for i in short]
+            return inputs, bytes.fromhex(stats)
+        except (ValueError, IndexError, TypeError) as error:
+            what = (
+                "does not exist"
+                if data is None
+                else "is cut off or damaged"
+                if data
+                else "is empty"
+            )
+            raise ResnestError(
+                f"{path} {what}, so that the inputs of part {part} are not known any more: "
+                "--overwrite starts afresh."
+            ) from error
 
     def inputs_of(self, part: int) -> list[Input]:
         """The inputs of a part, in order."""
@@ -240,7 +254,8 @@ class Parts:
             for name in sorted(names, key=_removed_at):
                 if self.ours.fullmatch(name) and name not in {keep, ".lock"}:
                     remove(self._system, self.path(name))
-            for folder in ("_listing", "_attempts"):  # earlier versions noted attempts at parts
+            # Earlier versions noted attempts at parts.
+            for folder in ("_listing", "_failures", "_attempts"):
                 with suppress(OSError):  # it was never there
                     self._system.delete_dir(self.path(folder))
         self.manifest = None
@@ -274,7 +289,9 @@ class Parts:
 
     def _info(self, part: int, inputs: int) -> PartInfo | None:
         """What a part says of itself; None where it is not there, not whole, or another run's."""
-        expected = {"part": part, "identity": self.identity, "inputs": inputs}
+        expected: dict[str, Any] = {
+            "part": part, "identity": self.identity, "inputs": inputs
+        }  # fmt: skip
         try:
             with self._system.open_input_file(self.part_path(part)) as file:
                 about = about_part(file, self.suffix)
@@ -282,6 +299,8 @@ class Parts:
             return None
         if self.suffix == "jsonl" and about is not None:  # which says nothing of its run
             about = expected | about
+            if about["failures"]:
+                about["failures"] = self._noted_failures(part, about["failures"])
         if about is None or about != about | expected:
             return None
         return PartInfo(part, inputs, about["failures"])
@@ -295,9 +314,25 @@ class Parts:
         stats = self._listed(part)[1] if self.suffix == "rows" else b""
         data = part_file(results, self.suffix, self.manifest.identity, about, stats)
         path = self.part_path(part)
+        if self.suffix == "jsonl" and failures:
+            with self.writing():
+                self._system.create_dir(self.path("_failures"), recursive=True)
+            self.put_json(self._failures_name(part), failures)
         with self.writing(path):
             self._retried(lambda: put(self._system, path, data))
         return PartInfo(part, len(results), failures)
+
+    @staticmethod
+    def _failures_name(part: int) -> str:
+        return f"_failures/{part:05}.json"
+
+    def _noted_failures(self, part: int, found: dict[str, int]) -> dict[str, int]:
+        """Those of a part in .jsonl with their kinds, if these were noted of as many."""
+        data = read(self._system, self.path(self._failures_name(part)))
+        with suppress(ValueError):
+            noted: dict[str, int] = json.loads(data or b"{}")
+            return noted if sum(noted.values()) == sum(found.values()) else found
+        return found
 
     def remove_part(self, part: int) -> None:
         """Removes a part, so that it is missing."""

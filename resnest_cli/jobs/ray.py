@@ -108,9 +108,10 @@ def run_command(
     )
     target = FolderOutput(output_, job.format)
     runner = RayRunner(job, target, debug=output.debug_wanted())
-    how = {"resume": resume, "overwrite": overwrite, "retry": retry}
     carry_out(
-        lambda progress: run(job, target, runner, progress, **how),
+        lambda progress: run(
+            job, target, runner, progress, resume=resume, overwrite=overwrite, retry=retry
+        ),
         job.go_on,
         target.summary_text,
     )
@@ -183,9 +184,9 @@ class RayRunner:
         left, rounds = dict.fromkeys(missing), _ROUNDS
         while left:
             before = len(left)
-            workers = Workers(self._job, self._folder, manifest, self._pool, left)
+            actors = Actors(self._job, self._folder, manifest, self._pool, left)
             try:
-                with closing(workers.computed()) as computed:
+                with closing(actors.computed()) as computed:
                     for info in computed:
                         del left[info.part]
                         yield info
@@ -216,7 +217,7 @@ class NodesLostError(Exception):
 _NODE_GONE = "A node is gone: going on without it."
 
 
-class Workers:
+class Actors:
     """The actors of a round, and the parts that each has been given.
 
     Ray would restart actors by itself; but what it cannot know is which part has ended them, and

@@ -19,6 +19,7 @@ from resnest_cli.jobs.folder import FolderOutput
 from resnest_cli.jobs.job import Job, Report, as_begun, check_same, say_going_on, summed, without
 from resnest_cli.jobs.listing import Chain, Input, check_same_list
 from resnest_cli.jobs.parts import Manifest, PartInfo
+from resnest_cli.jobs.update import Prune
 from resnest_cli.progress import Progress
 from resnest_cli.signals import PatientStop
 
@@ -56,12 +57,12 @@ class Runner(Protocol):
 def run(
     job: Job, target: Output, runner: Runner, progress: Progress,
     *, resume: bool, overwrite: bool, retry: bool = False, update: bool = False,
-    prune: bool = False,
+    prune: Prune | None = None,
 ) -> Report:  # fmt: skip
     """Computes what is missing of the output, and finishes it.
 
     `retry` reads failed inputs again; `update` finishes an unfinished output, and then computes
-    what is new or changed; `prune` drops what is gone.
+    what is new or changed; `prune` drops photos that are gone, and perhaps whole folders.
 
     Raises:
         UsageError: the output exists, or was begun with other options or inputs.

@@ -9,14 +9,16 @@ inputs that takes about 300 MB.
 import hashlib
 import os
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, reason
+from resnest_cli.images.folders import is_hidden
 from resnest_cli.images.sources import SourceStats, is_photo
 from resnest_cli.jobs.formats import EntriesByNumber, read_entries
 from resnest_cli.jobs.job import Item
@@ -30,8 +32,11 @@ from resnest_cli.jobs.listing import (
     encoded,
     photo_stat,
 )
+from resnest_cli.paths import is_http
+from resnest_cli.text import count
 
 Numbers = NDArray[np.int64]
+Prune = Literal["photos", "folders"]  # what is dropped: with folders, what lay in such, too
 
 _COMPUTED = -1
 _RECORD = 8 + STAT_BYTES
@@ -63,12 +68,13 @@ class Plan:
         inputs: Callable[[SourceStats], Iterator[Input]],
         write: Callable[[Iterator[Input]], int],
         *,
-        prune: bool,
+        prune: Prune | None,
     ) -> None:
         """Writes the plan; `write` lists what is to be computed.
 
         Raises:
-            ResnestError: nothing is named, or what is named cannot be read, with `prune`.
+            ResnestError: nothing is named; with `prune`: what is named cannot be read, or a folder
+                is empty or gone, unless such are dropped, too.
         """
         index: dict[bytes, int] = {}
         first = array("q")  # of each old entry, the first one of its name
@@ -80,7 +86,7 @@ class Plan:
             stats += stat
             self.undated += stat != NO_STAT and STAT.unpack(stat)[0] == -1
         places = array("q", [-1]) * len(first)  # of those first ones, in the new list
-        origins, new_stats = array("q"), bytearray()
+        origins, new_stats, folders = array("q"), bytearray(), set[str]()
         chain, found = Chain(), SourceStats()
 
         def computed() -> Iterator[Input]:
@@ -88,6 +94,7 @@ class Plan:
                 stat = photo_stat(item)
                 if prune:
                     _check_is_there(item, stat)
+                    folders.add(os.path.dirname(item.name))  # noqa: PTH120 - keeps odd bytes
                 number = index.get(digest(item.name), -1)
                 if number < 0:
                     self._new += 1
@@ -109,7 +116,11 @@ class Plan:
         write(computed())
         if not origins:
             raise ResnestError("no photo found in what was named.")
-        self.listing, self.skipped, self._prune = chain.mark, found.skipped, prune
+        if prune == "photos":
+            old = enumerate(read_entries(target, info, rows=False))
+            gone = (e.name for i, e in old if e.error is None and places[first[i]] < 0)
+            _check_folders(gone, folders)
+        self.listing, self.skipped, self._prune = chain.mark, found.skipped, bool(prune)
         self._write(
             np.array(first, np.int64), np.array(places, np.int64), _pairs(stats),
             np.array(origins, np.int64), _pairs(new_stats),
@@ -194,4 +205,27 @@ def _check_is_there(item: Input, stat: bytes) -> None:
         raise ResnestError(
             f"{item.name}: {why}: --prune would drop the rows of the photos there. Mend that, or "
             "leave out --prune."
+        )
+
+
+def _check_folders(gone: Iterable[str], there: set[str]) -> None:
+    """Whether no folder of what is gone has vanished as a whole, as where a disk is not mounted.
+
+    In those that are `there` photos have been found.
+    """
+    names = (name for name in gone if name != "-" and not is_http(name))
+    for folder, inputs in Counter(map(os.path.dirname, names)).items():
+        if folder in there:
+            continue
+        why = "is empty"
+        try:
+            with os.scandir(folder or os.curdir) as entries:
+                if any(not is_hidden(entry.name) for entry in entries):
+                    continue
+        except OSError as error:
+            why = reason(error)
+        rows = f"the rows of {count(inputs, 'input')} that lay there"
+        raise ResnestError(
+            f"{folder or os.curdir}: {why}: --prune would drop {rows}. Is a disk not mounted? If "
+            "not, --prune-folders drops them."
         )

@@ -16,8 +16,8 @@ from resnest_cli.errors import UsageError
 from resnest_cli.explanation import Target
 from resnest_cli.explanation.explain import target
 from resnest_cli.model.checkpoint_header import set_temperature
-from tests.commands.test_predict_hazards import ROOT
 from tests.conftest import CLASSES, Cli, make_photo
+from tests.planted_photos import program
 from tests.server import File, Server
 
 DATA = Path(__file__).parents[1] / "data"
@@ -367,17 +367,8 @@ def test_a_decoder_with_bugs(tmp_path: Path) -> None:
         path = make_photo(tmp_path / f"{name}.png")
         path.write_bytes(path.read_bytes() + b"CRASH" * (name == "2"))
     arguments = [str(tmp_path), "-m", "demo", "-o", str(tmp_path.with_suffix(".heat"))]
-    program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"sys.argv = ['resnest', 'explain', *{arguments!r}, '--format', 'json']\n"
-        "import resnest_cli.inference.classifier as module\n"
-        "from tests.commands.hazardous import HazardousPreparation\n"
-        "module.Preparation = HazardousPreparation\n"
-        "from resnest_cli.__main__ import main\nmain()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
-    )
+    command = program("explain", *arguments, "--format", "json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 3, done.stderr
     found = json.loads(done.stdout)
     assert [one["status"] for one in found] == ["ok", "error", "ok"]

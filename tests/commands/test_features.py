@@ -363,7 +363,16 @@ def test_update_computes_what_is_new_and_says_so(
     ):
         refused = features(folder, *out, "--update", *options)
         assert (refused.code, what in refused.err) == (2, True), refused.err
-    assert "--prune goes with --update" in features(folder, *out, "--prune").err
+    for prune in ("--prune", "--prune-folders"):
+        assert "go with --update" in features(folder, *out, prune).err
+    folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    (tmp_path / "one").mkdir()
+    make_photo(tmp_path / "one" / "1.png")
+    refused = features(tmp_path / "one", folder, *out, "--update", "--prune")
+    assert (refused.code, "--prune-folders drops them" in refused.err) == (1, True)
+    pruned = features(tmp_path / "one", folder, *out, "--update", "--prune-folders")
+    assert (pruned.code, "1 new, 0 changed, 13 gone (dropped), 0 kept." in pruned.err) == (0, True)
 
 
 def test_merge_refuses_what_is_no_whole(features, cli: Cli, folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`resnest features` when it is killed, interrupted, out of disk, or its decoder crashes."""
 
+import csv
 import os
 import random
 import re
@@ -14,31 +15,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import Cli, make_photo
+from tests.planted_photos import KINDS, planted_photos
+from tests.planted_photos import program as program_of
 from tests.processes import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork")
-ROOT = Path(__file__).parents[2]
-
-# Parts of one batch, and a decoder with bugs.
-PROGRAM = """
-import os, sys
-os.environ["SLOW"] = "{slow}"
-sys.path.insert(0, {root!r})
-sys.argv = ["resnest", "features", *{arguments!r}]
-from resnest_cli.jobs import local
-local.MOST_INPUTS = 4
-import resnest_cli.inference.classifier as module
-from tests.commands.hazardous import HazardousContent
-module.Preparation = HazardousContent
-{more}
-from resnest_cli.__main__ import main
-main()
-"""
 
 
 def program(*arguments: str | Path, slow: float = 0.0, more: str = "") -> list[str]:
-    code = PROGRAM.format(root=str(ROOT), arguments=[*map(str, arguments)], slow=slow, more=more)
-    return [sys.executable, "-c", code]
+    more = f"import os; os.environ['SLOW'] = '{slow}'\n{more}"
+    return program_of("features", *arguments, more=more)
 
 
 def run(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
@@ -180,22 +166,23 @@ def test_patience_with_the_batch_in_hand_ends(common: list[str | Path], tmp_path
     assert "Go on with" in err
 
 
-def test_crashes_of_the_decoder_cost_one_row_each_and_no_bit(
-    common: list[str | Path], photos: Path, tmp_path: Path
-) -> None:
-    for name in ("3-crash.png", "12-crash.png"):
-        (photos / name).write_bytes((photos / "1.png").read_bytes() + b"CRASH")
+def test_planted_photos_cost_one_row_each_and_no_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    planted = planted_photos(tmp_path / "photos")
+    common = [tmp_path / "photos", "-m", tiny_checkpoint, "-b", "4"]
     out, calm = tmp_path / "feats.npy", tmp_path / "calm.npy"
     result = run(*common, "-o", out)
     assert result.returncode == 3
-    assert "2 crashed the decoder, 1 empty" in result.stderr
-    for name in ("3-crash.png", "12-crash.png"):  # unreadable without a crash: the same batches
-        (photos / name).write_bytes(b"")
+    assert "3 of 15 input(s) could not be read (" in result.stderr
+    for kind in KINDS.values():
+        assert f"1 {kind}" in result.stderr
+    for name in planted:  # unreadable without a crash: the same batches
+        (tmp_path / "photos" / name).write_bytes(b"")
     assert run(*common, "-o", calm).returncode == 3
     assert np.array_equal(np.load(out), np.load(calm))
-    lines = out.with_suffix(".csv").read_text().splitlines()
-    assert len(lines) == 29
-    assert sum("crashed" in line for line in lines) == 2
+    with out.with_suffix(".csv").open(newline="") as file:
+        lines = [*csv.DictReader(file)]
+    assert {Path(x["input"]).name: x["error"] for x in lines if x["error"]} == planted
+    assert len(lines) == 15
 
 
 FULL = """

@@ -13,7 +13,7 @@ from resnest_cli.files import locked
 from resnest_cli.jobs import local
 from resnest_cli.jobs.assemble import FileParts, outputs
 from resnest_cli.jobs.file_output import FileOutput, held
-from resnest_cli.jobs.listing import Shard
+from resnest_cli.jobs.listing import ListShard
 from resnest_cli.jobs.merge import merge
 from tests.conftest import Cli, make_photo
 from tests.jobs import fake
@@ -114,7 +114,7 @@ def test_names_that_could_not_be_given_are_given_by_the_next(
     target = tmp_path / "out.npy"
     shards = [tmp_path / f"shard{i}.npy" for i in (1, 2)]
     for number, shard in enumerate(shards, start=1):
-        fake.run(fake.job_for(shard, listed, shard=Shard(number, 2)))
+        fake.run(fake.job_for(shard, listed, shard=ListShard(number, 2)))
     original = Path.replace
 
     def replace(self: Path, to: Path) -> Path:

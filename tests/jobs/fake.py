@@ -9,6 +9,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -17,7 +18,7 @@ from resnest_cli.images.batches import Prepared
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import local
 from resnest_cli.jobs.job import Job, Report
-from resnest_cli.jobs.listing import WHOLE, Shard
+from resnest_cli.jobs.listing import WHOLE, ListShard
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import silent
 
@@ -30,7 +31,7 @@ MODEL = ModelOptions(
 
 
 def job_for(
-    target: Path, listed: Path, *, batch_size: int = 4, shard: Shard = WHOLE, **extraction: str
+    target: Path, listed: Path, *, batch_size: int = 4, shard: ListShard = WHOLE, **extraction: str
 ) -> Job:
     options = RunOptions((), str(listed), batch_size=batch_size, workers=0)
     wanted = Extraction(**extraction)
@@ -67,7 +68,7 @@ class FakeClassifier:
 
 
 def identity(
-    _: object, batch_size: int, extraction: Extraction, format_: str, shard: Shard
+    _: object, batch_size: int, extraction: Extraction, format_: str, shard: ListShard
 ) -> dict:
     return {
         "format": format_,
@@ -80,7 +81,7 @@ def identity(
     }  # fmt: skip
 
 
-def run(job: Job, **flags: bool) -> Report:
+def run(job: Job, **flags: Any) -> Report:
     flags = {"resume": False, "overwrite": False} | flags
     with (  # others of this process have a real network
         patch.object(local, "identity", identity),

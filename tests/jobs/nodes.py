@@ -29,7 +29,7 @@ PATIENCE = 240.0  # seconds for something that has to come
 class Nodes:
     """A cluster whose nodes have one CPU each; a context manager.
 
-    `slow` seconds are what each photo takes to decode; a photo that holds CRASH crashes.
+    `slow` seconds are what each photo takes to decode, as `planted_photos` has it.
     """
 
     def __init__(self, home: Path, count: int = 2, *, slow: float = 0.0) -> None:
@@ -82,17 +82,18 @@ class Nodes:
         """A node dies, without a word."""
         self._cluster.remove_node(self.others.pop(), allow_graceful=False)
 
-    def command(self, name: str, *arguments: object) -> list[str]:
-        words = map(str, arguments)
-        return [sys.executable, "-m", "resnest_cli", name, *words, "--runner", "ray",
-                "--ray-address", self.address]  # fmt: skip
+    def words(self, name: str, *arguments: object) -> list[str]:
+        """A command on this cluster."""
+        return [name, *map(str, arguments), "--runner", "ray", "--ray-address", self.address]
 
     def start(self, name: str, *arguments: object) -> subprocess.Popen[str]:
+        return self.popen([sys.executable, "-m", "resnest_cli", *self.words(name, *arguments)])
+
+    def popen(self, command: list[str]) -> subprocess.Popen[str]:
         env = self.env | {"PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
-            self.command(name, *arguments), env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
     def run(self, name: str, *arguments: object, code: int = 0) -> str:
         """Runs a command to its end, which must be `code`; what it said."""

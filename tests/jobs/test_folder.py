@@ -88,9 +88,13 @@ def test_a_write_that_fails_leaves_the_old_part(
 
 def test_lines(tmp_path: Path) -> None:
     target, path = folder(tmp_path, "jsonl", RANKING), tmp_path / "part-00000.jsonl"
-    target.commit(0, RECORDS)
+    target.commit(0, [RECORDS[0], replace(RECORDS[1], kind="damaged")])
     data = path.read_bytes()
-    assert target.part(0, 2) == PartInfo(0, 2, {"other": 1})
+    assert target.part(0, 2) == PartInfo(0, 2, {"damaged": 1})
+    kinds = tmp_path / "_failures" / "00000.json"
+    for no_use in (b'{"damaged": 2}', b"{", None):  # another number, cut, an earlier version's
+        kinds.write_bytes(no_use) if no_use else kinds.unlink()
+        assert target.part(0, 2) == PartInfo(0, 2, {"other": 1})
     assert [json.loads(line)["unsure"] for line in data.splitlines()[:1]] == [True]
     for bad in (data[:-1], data.splitlines(keepends=True)[0], b""):
         path.write_bytes(bad)
@@ -156,9 +160,17 @@ def test_a_part_of_the_listing_is_read_without_the_others(tmp_path: Path, suffix
     assert target.write_listing(listed, 4) == 12
     parts = [Parts(str(tmp_path), suffix).inputs_of(number) for number in (2, 0, 1)]
     assert parts == [listed[8:], listed[:4], listed[4:8]]
-    with pytest.raises(ResnestError, match=r"00000\.jsonl: cannot be read"):
+    path = tmp_path / "_listing" / "00000.jsonl"
+    cut = r"cut off or damaged, .* inputs of part 3 are not known any more: --overwrite starts"
+    with pytest.raises(ResnestError, match=cut):
         target.inputs_of(3)
-    with pytest.raises(ResnestError, match=r"00001\.jsonl: cannot be read"):
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ResnestError, match=r"00000\.jsonl is cut off or damaged"):
+        target.inputs_of(2)
+    path.write_bytes(b"")
+    with pytest.raises(ResnestError, match=r"00000\.jsonl is empty"):
+        target.inputs_of(0)
+    with pytest.raises(ResnestError, match=r"00001\.jsonl does not exist"):
         target.inputs_of(64)
 
 

@@ -17,8 +17,8 @@ from resnest_cli.jobs.job import Report, differences, failures_of, summed
 from resnest_cli.jobs.listing import (
     Chain,
     Input,
+    ListShard,
     LocalInputs,
-    Shard,
     check_same_list,
     photo_stat,
 )
@@ -33,7 +33,7 @@ from tests.jobs import fake
 def test_shards_share_the_list_by_whole_batches(count: int, batch_size: int, total: int) -> None:
     seen = []
     for index in range(1, count + 1):
-        shard = Shard(index, count)
+        shard = ListShard(index, count)
         own = [i for i in range(total) if shard.owns(i // batch_size)]
         assert len(own) == shard.size(total, batch_size)
         seen += own
@@ -75,7 +75,7 @@ def test_what_differs_between_two_lists_is_said(names: str, what: str | None) ->
 
 
 def test_a_shard_sees_what_differs_in_the_others() -> None:
-    first, chain, shard = Chain(), Chain(), Shard(2, 2)
+    first, chain, shard = Chain(), Chain(), ListShard(2, 2)
     known = [item.name for item in shard.own(first(inputs(*"abcde")), 2)]
     assert known == ["c", "d"]
     own = shard.own(chain(inputs(*"aXcde")), 2)

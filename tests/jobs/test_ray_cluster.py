@@ -11,7 +11,7 @@ from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import ray as runner
 from resnest_cli.jobs.job import Job
 from resnest_cli.jobs.parts import PartInfo
-from resnest_cli.jobs.ray import NodesLostError, Workers
+from resnest_cli.jobs.ray import Actors, NodesLostError
 from resnest_cli.jobs.ray_cluster import Pool, ours, pool_for
 from resnest_cli.options import ModelOptions
 
@@ -67,7 +67,7 @@ def test_our_own_errors_are_found_in_rays() -> None:
 
 
 class FakeRay:
-    """Actors that compute a part as soon as the driver waits, or die of it."""
+    """Workers that compute a part as soon as the driver waits, or die of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, nodes: int) -> None:
         import ray
@@ -128,12 +128,12 @@ class FakeActor:
         return {future}
 
 
-def workers(count: int, parts: int) -> Workers:
+def workers(count: int, parts: int) -> Actors:
     model = ModelOptions(
         "m", None, None, "cpu", "auto", None, None, None, "center", True, None, True
     )
     job = Job("out", None, model, Extraction())
-    return Workers(job, "/out", None, Pool(count, 2, 0), range(parts))
+    return Actors(job, "/out", None, Pool(count, 2, 0), range(parts))
 
 
 def numbers(found) -> list[int]:

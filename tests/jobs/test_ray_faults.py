@@ -17,6 +17,7 @@ from tests.jobs.nodes import (
     rows,
     wait_for,
 )
+from tests.planted_photos import KINDS, planted_photos, program
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -117,22 +118,17 @@ def test_a_signal_ends_with_the_command_to_go_on(
     check(out, local)
 
 
-def test_a_photo_that_crashes_workers_becomes_a_row(
-    nodes: Nodes, photos: Path, tiny_checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize("command", ["features", "predict"])
+def test_planted_photos_become_rows(
+    nodes: Nodes, tiny_checkpoint: Path, tmp_path: Path, command: str
 ) -> None:
-    few = tmp_path / "few"
-    few.mkdir()
-    for index in range(64):
-        (few / f"{index}.png").hardlink_to(photos / f"{index}.png")
-    (few / "40.png").unlink()
-    (few / "40.png").write_bytes(b"\x89PNG\r\n\x1a\nCRASH")
-    nodes.run("features", few, "-m", tiny_checkpoint, "-o", tmp_path / "out", code=3)
+    planted = planted_photos(tmp_path / "photos", 61)
+    words = nodes.words(command, tmp_path / "photos", "-m", tiny_checkpoint, "-o", tmp_path / "out")
+    said = ended(nodes.popen(program(*words)), 3)
+    assert all(f"1 {kind}" in said for kind in KINDS.values()), said
     found = rows(tmp_path / "out")
     assert len(found) == 64
-    errors = {Path(name).name: row["error"] for name, row in found.items() if row["error"]}
-    assert errors.keys() == {"13.png", "40.png", "63.png"}
-    assert errors["40.png"] == "cannot be read: the decoder crashed (SIGSEGV)"
-    assert not (tmp_path / "out" / "_attempts").exists()
+    assert {Path(name).name: row["error"] for name, row in found.items() if row["error"]} == planted
 
 
 @pytest.mark.parametrize("trial", [1, 2])

@@ -18,7 +18,7 @@ from resnest_cli.jobs import file_output, local
 from resnest_cli.jobs.assemble import FileParts, outputs
 from resnest_cli.jobs.file_output import FileOutput, held
 from resnest_cli.jobs.formats import read_entries, read_info
-from resnest_cli.jobs.listing import Shard
+from resnest_cli.jobs.listing import ListShard
 from resnest_cli.jobs.merge import merge
 from tests.jobs import fake
 
@@ -108,14 +108,14 @@ def test_new_and_changed_photos_are_computed_and_the_others_kept(
     assert "0 new, 0 changed, 1 gone (kept; --prune drops them), 8 kept." in capsys.readouterr().err
     assert nothing.finished_before
     assert (photos.content, photos.computed) == (again, [])
-    pruned = photos.run(update=True, prune=True)
+    pruned = photos.run(update=True, prune="photos")
     assert "1 gone (dropped), 8 kept." in capsys.readouterr().err
     assert (pruned.finished_before, pruned.photos) == (False, 0)
     assert pruned.text("", "feats.csv says", "made").startswith("2 of 8 input(s) could not be")
     del after["b"]
     assert photos.rows == after
     assert photos.run(resume=True).finished_before  # the list is now the one that is named
-    assert photos.run(update=True, prune=True).finished_before
+    assert photos.run(update=True, prune="photos").finished_before
 
 
 def test_gone_photos_keep_their_neighbours(photos: Photos) -> None:
@@ -141,7 +141,7 @@ def test_the_order_is_that_of_the_new_list(tmp_path: Path, suffix: str) -> None:
     ]  # fmt: skip
     assert {name: row for name, row in photos.rows.items() if name != "new"} == before
     assert photos.run(update=True).finished_before
-    photos.run(update=True, prune=True)
+    photos.run(update=True, prune="photos")
     assert photos.computed == []
     assert [*photos.rows] == ["f", "b", "new", "a", "bad"]
     assert photos.run(resume=True).finished_before
@@ -164,7 +164,7 @@ def test_an_empty_list_is_refused(photos: Photos) -> None:
     before = photos.content
     photos.listed.write_text("\n")
     with pytest.raises(ResnestError, match="no photo found"):
-        photos.run(update=True, prune=True)
+        photos.run(update=True, prune="photos")
     assert photos.content == before
 
 
@@ -333,7 +333,7 @@ def test_outputs_that_do_not_belong_together(
     with pytest.raises(UsageError, match="do not belong together: --dtype float32 there"):
         joined.merged(one, other.target)
     shard = tmp_path / "shard.npy"
-    fake.run(fake.job_for(shard, other.listed, shard=Shard(1, 2)))
+    fake.run(fake.job_for(shard, other.listed, shard=ListShard(1, 2)))
     with pytest.raises(UsageError, match=r"part1\.npy is no shard, and .*shard\.npy is one"):
         joined.merged(one, shard)
     assert not [path for path in outputs(joined.target) if path.exists()]
@@ -388,16 +388,85 @@ def test_prune_drops_nothing_where_what_is_named_is_out_of_reach(tmp_path: Path)
     before = photos.content
     folder.rename(tmp_path / "away")
     with pytest.raises(ResnestError, match=r"photos: does not exist: .* or leave out --prune"):
-        fake.run(whole, update=True, prune=True)
+        fake.run(whole, update=True, prune="photos")
     (tmp_path / "away" / "b.jpg").unlink()
     (tmp_path / "away").rename(folder)
     glob = str(tmp_path / "*.png")
     options = replace(whole.options, inputs=(str(folder), glob))
     with pytest.raises(ResnestError, match=r"png: is a pattern that matches no file: --prune"):
-        fake.run(replace(whole, options=options), update=True, prune=True)
+        fake.run(replace(whole, options=options), update=True, prune="photos")
     assert photos.content == before
     assert not FileParts(photos.target).beside.exists()
-    assert fake.run(whole, update=True, prune=True).info["counts"]["inputs"] == 1
+    assert fake.run(whole, update=True, prune="photos").info["counts"]["inputs"] == 1
+
+
+@pytest.mark.parametrize("left", ["empty", "hidden", "gone", "no folder"])
+def test_a_folder_that_is_empty_or_gone_is_pruned_only_when_that_is_said(
+    tmp_path: Path, left: str
+) -> None:
+    photos, disk = Photos(tmp_path), tmp_path / "all" / "disk"
+    disk.mkdir(parents=True)
+    for name in ("a.jpg", "disk/b.jpg", "disk/c.jpg"):
+        (tmp_path / "all" / name).write_text(name)
+    photos.listed.write_text("")
+    job = fake.job_for(photos.target, photos.listed)
+    inputs = (str(tmp_path / "all"), str(tmp_path / "none" / "bad.jpg"))  # no row to be lost
+    fake.run(replace(job, options=replace(job.options, inputs=inputs, from_file=None)))
+    shutil.rmtree(disk)
+    why = "is empty"
+    if left in {"empty", "hidden"}:
+        disk.mkdir()
+    if left == "hidden":
+        (disk / ".DS_Store").touch()
+    if left == "gone":
+        why = "No such file or directory"
+    if left == "no folder":
+        disk.touch()
+        why = "Not a directory"
+    job = replace(job, options=replace(job.options, inputs=inputs[:1], from_file=None))
+    before = photos.content
+    with pytest.raises(ResnestError, match=f"disk: {why}: .* of 2 inputs .* --prune-folders drops"):
+        fake.run(job, update=True, prune="photos")
+    assert photos.content == before
+    assert fake.run(job, update=True).info["counts"]["inputs"] == 4
+    assert fake.run(job, update=True, prune="folders").info["counts"]["inputs"] == 1
+
+
+def test_a_folder_with_something_left_in_it_is_no_missing_disk(tmp_path: Path) -> None:
+    photos = Photos(tmp_path)
+    (tmp_path / "sub").mkdir()
+    photos.name("a", "sub/b", "sub/c")
+    photos.run()
+    (tmp_path / "sub" / "b").unlink()
+    photos.name("a")  # c is there, and not named any more
+    assert photos.run(update=True, prune="photos").info["counts"]["inputs"] == 1
+
+
+def test_a_list_that_changes_while_failures_are_looked_for(
+    photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check and the listing."""
+    begin, names = FileOutput.retry, ["a", "b", "bad", "d", "e", "f"]
+    before = photos.content
+    for then, what in (
+        (names[:-1], "f' is missing after input 5"),
+        ([*names, "g"], "input 7 is new: .*g'"),
+        (["a", "x", *names[2:]], "input 2 was .*b' and is .*x'"),
+    ):
+
+        def changed(*arguments: object, then: list[str] = then) -> object:
+            photos.name(*then)
+            return begin(*arguments)
+
+        photos.name(*names)
+        with monkeypatch.context() as patch:
+            patch.setattr(FileOutput, "retry", changed)
+            with pytest.raises(UsageError, match=what):
+                photos.run(retry=True)
+        assert photos.content == before
+        assert not FileParts(photos.target).beside.exists()
+    photos.name(*names)
+    assert photos.run(retry=True).info["counts"]["failed"] == 1
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".csv"])

@@ -24,7 +24,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from resnest_cli import files
 from resnest_cli.jobs import local
 from resnest_cli.jobs.file_output import held
-from resnest_cli.jobs.listing import Shard
+from resnest_cli.jobs.listing import ListShard
 from resnest_cli.jobs.merge import merge
 from tests.jobs import fake
 
@@ -167,7 +167,7 @@ class Scenario:
                 part = folder / f"part{i}.npy"
                 self._in_fork(
                     lambda part=part, i=i: fake.run(
-                        fake.job_for(part, self.list, shard=Shard(i, 3))
+                        fake.job_for(part, self.list, shard=ListShard(i, 3))
                     )
                 )
         return target

@@ -1,9 +1,8 @@
-"""Gives Ray's workers, and them alone, a decoder that crashes and is slow; see `tests.commands`."""
+"""Gives Ray's workers, and them alone, a decoder that falls for planted photos, and is slow."""
 
 import sys
 
 if any("default_worker" in word for word in sys.orig_argv):
-    import resnest_cli.inference.classifier as module
-    from tests.commands.hazardous import HazardousContent
+    from tests.planted_photos import plant
 
-    module.Preparation = HazardousContent
+    plant()
