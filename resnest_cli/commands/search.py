@@ -89,8 +89,8 @@ def search(
     if model is not None and not photos:
         raise UsageError("--model goes with PHOTOs: rows of FEATURES need no model.")
     target = Path(output_) if output_ not in {None, "-"} else None
-    format_ = format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table")
-    if format_ == "npz" and not (self_ and target and html is None):
+    shown = format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table")
+    if shown == "npz" and not (self_ and target and html is None):
         raise UsageError("--format npz is for --self, with -o FILE and without --html.")
     for path in filter(None, (target, html)):
         check_written(path, _files_read(features, run, model))
@@ -100,7 +100,7 @@ def search(
         opened = Features.open(features)
         if not len(opened):
             raise UsageError(f"{features} has no rows: none of its inputs could be read.")
-        wanted = _Wanted(opened, metric, topk or _DEFAULT_K, format_, target, html, how)
+        wanted = _Wanted(opened, metric, topk or _DEFAULT_K, shown, target, html, how)
         if duplicates is not None:
             _show_groups(wanted, duplicates)
         elif self_:
@@ -219,7 +219,7 @@ def _show_groups(wanted: _Wanted, threshold: float) -> None:
         for group in groups(wanted.features, threshold, wanted.metric, bar):
             bar.clear()
             write(group)
-            found, photos = found + 1, photos + len(group.photos)
+            found, photos = found + 1, photos + len(group.neighbours)
     writer.close()
     what = (
         f"{count(found, 'group')} of {count(photos, 'photo')}, of {len(wanted.features):,} in all"

@@ -195,7 +195,7 @@ def _map(file: IO[bytes], matrix: Matrix, start: int = 0) -> NDArray[Any]:
     if not matrix.rows:
         return np.empty((0, matrix.columns), matrix.dtype)
     shape = matrix.rows, matrix.columns
-    return np.memmap(file, matrix.dtype, "r", start, shape)  # type: ignore[call-overload,no-any-return]
+    return np.memmap(file, matrix.dtype, "r", start, shape)
 
 
 def _copied(place: str, record: dict[str, Any], matrix: Matrix, entries: Iterator[Item]) -> Stored:

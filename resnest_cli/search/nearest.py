@@ -17,6 +17,7 @@ Memory: about 0.3 GB, and 4 bytes for each row; the rows themselves are only map
 is not finite matches nothing.
 """
 
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -28,18 +29,20 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.progress import Progress, silent
 
 Metric = Literal["cosine", "euclidean", "dot"]
-Float32, Float64 = NDArray[np.float32], NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 MOST_QUERIES = 4096  # that are searched for at once
 _BLOCK = 2**25  # bytes of a block in float32
 _PRODUCTS = 2**24  # similarities of a block
 _EXACT = 2**22  # numbers that are computed again at once
+_CACHED = 2**17  # numbers of float16 that are made float32 at once
+_NO_HALF = 65536.0  # the least that float16 cannot be
 _U = 2.0**-24  # of float32
 _TINY, _HUGE = 1e-30, 1e30  # sums of squares outside are left to float64
 _LOWEST = np.finfo(np.float32).min
 _NO_ROW = np.iinfo(np.int64).max
-_FEW_QUERIES = 16  # for which BLAS is quicker the other way round
 
 
 class Neighbours(NamedTuple):
@@ -184,7 +187,8 @@ class NearestRows:
     # Nearness: the larger the nearer, for all metrics.
 
     def _scores(self, near: Float64) -> Float64:
-        return np.sqrt(-near) if self._metric == "euclidean" else near
+        scores: Float64 = np.sqrt(-near) if self._metric == "euclidean" else near
+        return scores
 
     def _exact(self, one: NDArray[Any], other: NDArray[Any]) -> Float64:
         """Nearness of pairs (n, d) in float64: (n,); the same bits in whatever company."""
@@ -192,7 +196,8 @@ class NearestRows:
         with np.errstate(over="ignore", invalid="ignore"):
             if self._metric == "euclidean":
                 one -= other
-                return -np.square(one, out=one).sum(axis=1)
+                distances: Float64 = np.square(one).sum(axis=1)
+                return -distances
             dot: Float64 = (one * other).sum(axis=1)
             if self._metric == "dot":
                 return dot
@@ -216,8 +221,8 @@ class NearestRows:
         known = np.isfinite(squares)
         longest = float(np.sqrt(squares[known].max())) if known.any() else 0.0
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if len(queries.products) < _FEW_QUERIES:
-                near = (rows @ queries.products.T).T  # (m, B)
+            if len(queries.products) == 1:
+                near = (rows @ queries.products[0])[None]  # BLAS has a quicker way for it
             else:
                 near = queries.products @ rows.T
             if self._metric == "cosine":
@@ -304,25 +309,19 @@ class _Advice:
     """Asks the system to read rows of a mapped matrix before they are needed."""
 
     def __init__(self, rows: NDArray[Any]) -> None:
-        self._map = rows.base
-        while isinstance(self._map, np.ndarray):
-            self._map = self._map.base
+        found: Any = rows
+        while isinstance(found, np.ndarray):
+            found = found.base
+        self._map = found if hasattr(found, "madvise") and hasattr(mmap, "MADV_WILLNEED") else None
         self._row = rows.shape[1] * rows.itemsize
-        self._start = 0
-        if isinstance(self._map, memoryview):
-            self._map = self._map.obj
-        if hasattr(self._map, "madvise"):
-            whole = np.frombuffer(self._map, np.uint8)
-            self._start = _address(rows) - _address(whole)
+        if self._map is not None:
+            self._start = _address(rows) - _address(np.frombuffer(self._map, np.uint8))
 
     def __call__(self, start: int, stop: int) -> None:
         """Of these rows, as far as there are such."""
-        import mmap
-
-        if not hasattr(self._map, "madvise") or not hasattr(mmap, "MADV_WILLNEED"):
+        if self._map is None:
             return
-        page = mmap.PAGESIZE
-        begin = (self._start + start * self._row) // page * page
+        begin = (self._start + start * self._row) // mmap.PAGESIZE * mmap.PAGESIZE
         end = min(self._start + stop * self._row, len(self._map))
         if begin < end:
             self._map.madvise(mmap.MADV_WILLNEED, begin, end - begin)
@@ -337,19 +336,37 @@ def _as_float32(rows: NDArray[Any], pool: ThreadPoolExecutor) -> Float32:
     if rows.dtype == np.float32 and rows.flags.aligned and rows.flags.c_contiguous:
         return np.asarray(rows)
     made = np.empty(rows.shape, np.float32)
-    step = max(1, -(-len(rows) // usable_cores()))
+    convert = _widen if rows.dtype == np.float16 else np.copyto
+    share, step = max(1, -(-len(rows) // usable_cores())), max(1, _CACHED // rows.shape[1])
 
-    def convert(at: int) -> None:
-        made[at : at + step] = rows[at : at + step]
+    def widen(first: int) -> None:
+        end = min(first + share, len(rows))
+        for at in range(first, end, step):
+            part = slice(at, min(at + step, end))
+            convert(made[part], rows[part])
 
-    list(pool.map(convert, range(0, len(rows), step)))
+    list(pool.map(widen, range(0, len(rows), share)))
     return made
+
+
+def _widen(made: Float32, halves: NDArray[np.float16]) -> None:
+    """float16 (n, d) -> float32, five times as quick as numpy's: bits are moved.
+
+    The exponent is 112 too small then, which a product sets right, also of numbers near 0.
+    """
+    bits = made.view(np.int32)
+    bits[:] = halves.view(np.int16)
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, np.int32(-0x70002000), out=bits)  # sign, 5 bits of exponent, fraction
+    np.multiply(made, np.float32(2.0**112), out=made)
+    if max(made.max(), -made.min()) >= _NO_HALF:
+        made[:] = halves  # infinite or no number
 
 
 def _below(values: Float64) -> Float32:
     """As float32, rounded down; never so low that a row that matches nothing would pass."""
     with np.errstate(over="ignore"):
-        lower = np.nextafter(values.astype(np.float32), np.float32(-np.inf))
+        lower: Float32 = np.nextafter(values.astype(np.float32), np.float32(-np.inf))
     return np.maximum(lower, _LOWEST)
 
 
