@@ -92,7 +92,7 @@ class Features:
 
         `queries` are rows of the same model, floats (m, columns) or one (columns,), such as `of`
         makes and `rows` has; `without` (m,) names a row for each that is left out. Gives `rows`
-        int64 (m, k) and `scores` float64 (m, k); with k above N, (m, N). A query that is not
+        int64 (m, k) and `scores` float64 (m, k), or all where there are fewer. A query that is not
         finite has none: -1 and NaN.
 
         Raises:

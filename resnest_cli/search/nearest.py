@@ -48,8 +48,8 @@ _NO_ROW = np.iinfo(np.int64).max
 class Neighbours(NamedTuple):
     """The nearest rows of m queries, the nearest first.
 
-    `rows` int64 (m, k) and `scores` float64 (m, k): similarities, or distances for euclidean. Where
-    there are fewer than k, -1 and NaN stand at the end.
+    `rows` int64 (m, k) and `scores` float64 (m, k): similarities, or distances for euclidean. In
+    place of rows that are not finite, -1 and NaN stand at the end.
     """
 
     rows: Int64
@@ -89,7 +89,7 @@ class NearestRows:
         self._error = 1.5 * terms / (1 - terms) + 16 * _U if terms < 0.5 else np.inf
 
     def search(self, queries: NDArray[Any], k: int, *, without: Int64 | None = None) -> Neighbours:
-        """The `k` nearest rows of each of the queries (m, d), or as many as there are.
+        """The `k` nearest rows of each of the queries (m, d), or all where there are fewer.
 
         `without` names a row (m,) for each query that is left out, such as itself.
         """
@@ -99,13 +99,13 @@ class NearestRows:
             for at in range(0, len(queries), MOST_QUERIES)
         ]  # fmt: skip
         if not found:
-            none = np.empty((0, min(k, len(self._rows))))
+            none = np.empty((0, self._width(k, without)))
             return Neighbours(none.astype(np.int64), none)
         return Neighbours(*map(np.concatenate, zip(*found, strict=True)))
 
     def _search(self, given: NDArray[Any], k: int, without: Int64 | None) -> Neighbours:
-        queries, wanted = self._prepared(given), min(k, len(self._rows))
-        best = _Best(len(given), min(wanted + (without is not None), len(self._rows)))
+        queries, wanted = self._prepared(given), self._width(k, without)
+        best = _Best(len(given), wanted + (without is not None and len(self._rows) > 0))
         for block in self._blocks(len(given)):
             products, error = self._products(queries, block)
             floor = best.floor(products, error)
@@ -118,9 +118,11 @@ class NearestRows:
         rows, near = best.rows, best.nearness
         if without is not None:
             rows, near = _left_out(rows, near, without)
-        rows, near = rows[:, :wanted], near[:, :wanted]
         empty = rows == _NO_ROW
         return Neighbours(np.where(empty, -1, rows), np.where(empty, np.nan, self._scores(near)))
+
+    def _width(self, k: int, without: Int64 | None) -> int:
+        return max(0, min(k, len(self._rows) - (without is not None)))
 
     def nearest(self, k: int) -> Iterator[Neighbours]:
         """The `k` nearest other rows of every row, for some thousand rows at a time, in order."""

@@ -1,7 +1,9 @@
 """The nearest of every row as a file for other programs: neighbours.npz.
 
-    rows    int64 (N, k): the nearest rows of each row, the nearest first; -1 where there are fewer
-    scores  float64 (N, k): their similarities, or distances; NaN there
+    rows    int64 (N, k): the nearest other rows of each row, the nearest first
+    scores  float64 (N, k): their similarities, or distances
+
+With fewer than k other rows, k is their number. A row that is not finite has -1 and NaN.
 
 It is written as it is computed, so that memory does not grow with N, and appears when it is whole.
 """
@@ -25,7 +27,7 @@ def write_neighbours(
     path: Path, features: Features, k: int, metric: Metric, progress: Progress
 ) -> None:
     """Writes `path`; ResnestError where that is not possible."""
-    count, width = len(features), min(k, len(features))
+    count, width = len(features), max(0, min(k, len(features) - 1))
     with (
         writing(path),
         tempfile.TemporaryFile(dir=path.parent) as later,  # a ZIP takes one member at a time
