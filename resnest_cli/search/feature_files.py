@@ -8,6 +8,7 @@
 The record is `feats.json`, or `_summary.json` of a folder. Inputs that failed have no row.
 """
 
+import csv
 import json
 import os
 import tempfile
@@ -26,8 +27,9 @@ from resnest_cli.jobs.filesystems import names_in, opened, read
 from resnest_cli.jobs.formats import SUFFIXES, Matrix, matrix_of, read_entries, read_info
 from resnest_cli.jobs.job import Item
 from resnest_cli.paths import is_address
-from resnest_cli.text import one_line
+from resnest_cli.text import one_line, read_csv_rows
 
+_AGAIN = "Make the features again with `resnest features`."
 _CHUNK = 2**20
 _LOCAL_HEADER = 30  # bytes of a ZIP's member before its name; the lengths of that and more at 26
 
@@ -95,12 +97,9 @@ def read_features(place: str | os.PathLike[str]) -> Stored:
     suffix = target.suffix.lower()
     if suffix not in {".npy", ".npz"}:
         return _copied(place, record, matrix, read_entries(target, record))
-    with reading(place, damage=(ValueError, KeyError, zipfile.BadZipFile, EOFError)):
+    with reading(place, damage=(ValueError, KeyError, zipfile.BadZipFile, EOFError), then=_AGAIN):
         rows = _mapped(target, matrix)
-    names, failed = Names(), dict[str, str]()
-    for entry in read_entries(target, record, rows=False):
-        _note(entry, names, failed)
-    return Stored(place, record, rows, names, failed)
+    return Stored(place, record, rows, *_named(target, matrix))
 
 
 def _record_of_file(target: Path) -> dict[str, Any]:
@@ -149,8 +148,7 @@ def _matrix(place: str, record: dict[str, Any]) -> Matrix:
         head, _ = record["extraction"]["head"], (record["model"], record["weights_sha256"])
     except (KeyError, TypeError) as error:
         raise ResnestError(
-            f"the record of {place} is damaged: {one_line(str(error))} is missing. Make the "
-            "features again with `resnest features`."
+            f"the record of {place} is damaged: {one_line(str(error))} is missing. {_AGAIN}"
         ) from error
     if head:
         raise UsageError(
@@ -160,6 +158,29 @@ def _matrix(place: str, record: dict[str, Any]) -> Matrix:
     if matrix.columns < 1:
         raise ResnestError(f"{place} has rows without numbers.")
     return matrix
+
+
+def _named(target: Path, matrix: Matrix) -> tuple[Names, dict[str, str]]:
+    """The names of all rows, and inputs that have none, of the .csv beside."""
+    names, failed, count = Names(), dict[str, str](), 0
+    lines = target.with_suffix(".csv")
+    with (
+        reading(lines, damage=(ValueError, csv.Error), then=_AGAIN),
+        lines.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        rows = read_csv_rows(file)
+        next(rows, None)
+        for count, (name, _, status, error) in enumerate(rows, start=1):  # noqa: B007
+            if status == "ok":
+                names.append(name)
+            elif len(failed) < _MOST_FAILED:
+                failed[name] = error
+    if (count, len(names)) != (matrix.inputs, matrix.rows):
+        raise ResnestError(
+            f"{target} and {lines.name} do not fit: {count:,} lines, but {matrix.inputs:,} inputs; "
+            f"{len(names):,} of them with a row, but {matrix.rows:,} rows. {_AGAIN}"
+        )
+    return names, failed
 
 
 def _note(entry: Item, names: Names, failed: dict[str, str]) -> None:

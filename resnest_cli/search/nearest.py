@@ -82,6 +82,7 @@ class NearestRows:
     def __init__(self, rows: NDArray[Any], metric: Metric = "cosine", *, block: int = 0) -> None:
         """`block`: rows of a block, where not as many as are quick."""
         self._rows, self._metric, self._block = rows, metric, block
+        self._cores, self._advise = usable_cores(), _Advice(rows)
         self._squares = np.full(len(rows), -1, np.float32)  # below 0: not computed yet
         columns = rows.shape[1]
         terms = columns * _U
@@ -251,11 +252,10 @@ class NearestRows:
     def _blocks(self, queries: int, first: int = 0) -> Iterator[Block]:
         """All rows from `first` on, while the system reads the next ones from the disk."""
         size = self._block_size(queries)
-        advise = _Advice(self._rows)
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(self._cores) as pool:
             for start in range(first, len(self._rows), size):
-                advise(start + size, start + 2 * size)
-                rows = _as_float32(self._rows[start : start + size], pool)
+                self._advise(start + size, start + 2 * size)
+                rows = _as_float32(self._rows[start : start + size], pool, self._cores)
                 yield Block(start, rows, self._squares_of(start, rows))
 
     def _squares_of(self, start: int, rows: Float32) -> Float32:
@@ -333,13 +333,13 @@ def _address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def _as_float32(rows: NDArray[Any], pool: ThreadPoolExecutor) -> Float32:
+def _as_float32(rows: NDArray[Any], pool: ThreadPoolExecutor, cores: int) -> Float32:
     """The rows themselves where they are float32 and aligned, else a copy, made on all cores."""
     if rows.dtype == np.float32 and rows.flags.aligned and rows.flags.c_contiguous:
         return np.asarray(rows)
     made = np.empty(rows.shape, np.float32)
     convert = _widen if rows.dtype == np.float16 else np.copyto
-    share, step = max(1, -(-len(rows) // usable_cores())), max(1, _CACHED // rows.shape[1])
+    share, step = max(1, -(-len(rows) // cores)), max(1, _CACHED // rows.shape[1])
 
     def widen(first: int) -> None:
         end = min(first + share, len(rows))

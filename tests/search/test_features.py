@@ -62,7 +62,7 @@ def test_search_duplicates_and_nearest(tmp_path: Path) -> None:
     for bad in (lambda: features.search(rows[:3], 0), lambda: features.search(rows[:, :5]),
                 lambda: features.duplicates(0.9, "dot"), lambda: list(features.nearest(0)),
                 lambda: features.search(rows[0], 1, "manhattan")):  # fmt: skip
-        with pytest.raises(ValueError, match="bad|dot|duplicates|metric"):
+        with pytest.raises(ValueError, match=r"bad|dot|duplicates|metric"):
             bad()
 
 
@@ -76,7 +76,7 @@ def test_the_model_is_found_by_its_hash_and_no_other_is_taken(
     assert Features.open(place).of(photos[0]).shape == (1, 128)
     moved = model.rename(tmp_path / "moved.safetensors")
     sha256 = json.loads(place.with_suffix(".json").read_text())["weights_sha256"]
-    with pytest.raises(UsageError, match="say with --model where their file is now") as refusal:
+    with pytest.raises(UsageError, match=r"say with --model where their file is now") as refusal:
         Features.open(place).of(photos[0])
     assert f"made with weights {sha256[:8]} of " in str(refusal.value)
     refused = cli("search", place, photos[0])
