@@ -1,7 +1,8 @@
 """`resnest search` against faiss' flat index and scikit-learn, and against the machine's speed.
 
     python -m tests.benchmarks.search [--rows 20000] [--columns 512] [--dtype float32]
-        [--queries 1 16 256 4096] [--repeats 5] [--peers] [--memory] [--duplicates] [--folder DIR]
+        [--queries 1 16 256 4096] [--repeats 5] [--peers] [--memory] [--limit 60] [--duplicates]
+        [--folder DIR]
 
 Rows are seeded clusters, written as `resnest features` writes them. For each number of queries:
 seconds for their 10 nearest by cosine (the least of the repeats), queries/s, the bytes of rows that
@@ -11,8 +12,8 @@ the rows being in the page cache), and the multiply-adds of those that a matrix 
 same by faiss.IndexFlatIP and sklearn.neighbors.NearestNeighbors, whose rows are in memory as unit
 float32; a share of answers that are the same comes with it (they do not break ties, nor compute in
 float64). faiss is no dependency of ours: install faiss-cpu in an environment of its own. `--memory`
-runs `search --row` and `--self` as commands, and prints their largest RssAnon: memory that is not
-the page cache's.
+runs `search --row` and `--self` as commands, for `--limit` seconds at most, and prints their
+largest RssAnon: memory that is not the page cache's.
 """
 
 import argparse
@@ -147,8 +148,8 @@ def peers(path: Path, options: argparse.Namespace) -> None:
                   f"{count / seconds:10,.1f} queries/s, {same:.2%} the same")  # fmt: skip
 
 
-def memory(path: Path) -> None:
-    """The largest RssAnon of two commands."""
+def memory(path: Path, limit: float) -> None:
+    """The largest RssAnon of two commands, in so many seconds at most."""
     out = path.with_name("neighbours.npz")
     for words in (["--row", "7"], ["--self", "-k", "10", "-o", str(out)]):
         command = [sys.executable, "-m", "resnest_cli", "search", str(path), *words]
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--limit", type=float, default=60.0)
     parser.add_argument("--duplicates", action="store_true")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
@@ -197,7 +199,7 @@ def main() -> None:
             print(f"duplicates: {seconds:.1f} s, {options.rows**2 / 2 / seconds / 1e6:,.0f} "
                   "million pairs/s")  # fmt: skip
         if options.memory:
-            memory(path)
+            memory(path, options.limit)
 
 
 if __name__ == "__main__":
