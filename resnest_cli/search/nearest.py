@@ -206,8 +206,9 @@ class NearestRows:
                 return dot
             squares = (one * one).sum(axis=1) * (other * other).sum(axis=1)
             lengths = np.sqrt(squares)  # of equal rows, dot itself
-            near = np.divide(dot, lengths, out=np.zeros_like(dot), where=squares != 0)
-            return np.clip(near, -1, 1)
+            near: Float64 = np.zeros_like(dot)
+            np.divide(dot, lengths, out=near, where=squares != 0)
+            return np.clip(near, -1, 1, out=near)
 
     def _prepared(self, given: NDArray[Any]) -> _Queries:
         wide = given.astype(np.float64)  # (m, d)
@@ -330,7 +331,8 @@ class _Advice:
 
 
 def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _as_float32(rows: NDArray[Any], pool: ThreadPoolExecutor, cores: int) -> Float32:
