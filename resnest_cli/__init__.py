@@ -16,13 +16,23 @@ if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.ranking import Prediction, Record
     from resnest_cli.model.resnest import build
+    from resnest_cli.search.features import Features
 
 __version__ = "0.1.0"
 
-__all__ = ["Classifier", "Prediction", "Record", "ResnestError", "__version__", "build"]
+__all__ = [
+    "Classifier",
+    "Features",
+    "Prediction",
+    "Record",
+    "ResnestError",
+    "__version__",
+    "build",
+]
 
 _HOMES = {
     "Classifier": "resnest_cli.inference.classifier",
+    "Features": "resnest_cli.search.features",
     "Prediction": "resnest_cli.inference.ranking",
     "Record": "resnest_cli.inference.ranking",
     "ResnestError": "resnest_cli.errors",

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 # Commands that begin with a photo, and those whose threads C code may hold up when they end.
 _DECODING = {"predict", "features", "evaluate", "explain"}
-_THREADED = _DECODING | {"benchmark"}
+_THREADED = _DECODING | {"benchmark", "search"}
 
 
 def main() -> NoReturn:

@@ -17,6 +17,7 @@ COMMANDS = {
     "features": "Turn photos into features: a matrix with a row for each, in the order of the "
     "inputs.",
     "merge": "Join finished outputs of `resnest features`: all shards of a list, or any others.",
+    "search": "Find the nearest photos, or groups of alike ones, by what `resnest features` wrote.",
     "evaluate": "Say how good a model is on labelled photos, and where it fails.",
     "benchmark": "Say how fast a network is on this machine, and where its time goes.",
     "explain": "Show where in photos the network looked for a class (Grad-CAM).",

@@ -76,6 +76,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
+def score(metric: str, value: float) -> str:
+    """How near two rows of features are: four decimals of a cosine, five digits of others."""
+    return f"{value:.4f}" if metric == "cosine" else f"{value:.5g}"
+
+
 def some(names: Iterable[str], most: int = 5, *, total: bool = False) -> str:
     """The first names of a list: "a, b and 3 more", "a, b, ... (5 in all)" where `total` is set."""
     every = list(names)

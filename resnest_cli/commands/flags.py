@@ -134,7 +134,10 @@ def _not_given(setting: Setting) -> Setting:
 def _in_order(own: list[Setting], shared: list[Setting]) -> list[Setting]:
     shared = sorted(shared, key=lambda setting: _ORDER[setting.name])
     first = [setting for setting in shared if _ORDER[setting.name] < _ORDER["OWN"]]
-    listed = [*first, *own, *shared[len(first) :]]
+    # A command's own come before PHOTO..., which takes all that follow.
+    arguments = [setting for setting in own if setting.option.argument]
+    own = [setting for setting in own if not setting.option.argument]
+    listed = [*arguments, *first, *own, *shared[len(first) :]]
     for setting in own:
         after = setting.option.after.split()
         names = [other.name for other in listed if other is not setting]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import typer
 
@@ -13,9 +13,6 @@ from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
 from resnest_cli.text import printable_name
-
-if TYPE_CHECKING:
-    from resnest_cli.report.pages import Page
 
 T = TypeVar("T")
 
@@ -128,7 +125,11 @@ def show_summary(
         show_table(summary)
 
 
-def write_page(page: "Page", path: Path) -> None:
+class _Page(Protocol):
+    def write(self, path: Path) -> None: ...
+
+
+def write_page(page: _Page, path: Path) -> None:
     """Writes a page, and says where."""
     with writing(path):
         page.write(path)

@@ -230,7 +230,7 @@ class Classifier:
             if record.error is not None:
                 raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             return record
-        answers = self.records(_as_sources(_several(photos)), topk=topk, threshold=threshold)
+        answers = self.records(as_sources(photos), topk=topk, threshold=threshold)
         return list(answers) if isinstance(photos, list | tuple) else answers
 
     def logits(self, photos: Photo | Iterable[Photo]) -> Float32:
@@ -241,7 +241,7 @@ class Classifier:
             CheckpointError: the network has no classifier.
         """
         rows = []
-        for record, logits in self.answers(_as_sources(_several(photos)), topk=1):
+        for record, logits in self.answers(as_sources(photos), topk=1):
             if logits is None:
                 raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             rows.append(logits)
@@ -304,7 +304,7 @@ class Classifier:
     def _feature_rows(
         self, photos: Iterable[Photo], extraction: Extraction
     ) -> Iterator[Float32 | ImageError]:
-        for group, rows in self.feature_groups(_as_sources(photos), extraction):
+        for group, rows in self.feature_groups(as_sources(photos), extraction):
             found = iter(rows)
             for item in group:
                 error = f"{item.source.name}: {item.error}"
@@ -474,8 +474,9 @@ def _is_image(photo: object) -> "TypeGuard[Image.Image]":
 _NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"
 
 
-def _as_sources(photos: Iterable[Photo]) -> Iterator[Source]:
-    if not isinstance(photos, Iterable):
+def as_sources(photos: Photo | Iterable[Photo]) -> Iterator[Source]:
+    """One photo or several as sources; TypeError for what is none."""
+    if not isinstance(photos := _several(photos), Iterable):
         raise TypeError(_NO_PHOTO.format(type(photos)))
     return (as_source(photo, index) for index, photo in enumerate(photos))
 

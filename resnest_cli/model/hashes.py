@@ -41,6 +41,16 @@ def known_sha256(path: Path) -> str:
     return sha256
 
 
+def files_with(sha256: str) -> list[Path]:
+    """The files that were of this hash when they were hashed, and are unchanged."""
+    found = []
+    for path, entry in _load().items():
+        with contextlib.suppress(OSError):
+            if isinstance(entry, dict) and entry == _entry(Path(path), sha256):
+                found.append(Path(path))
+    return found
+
+
 def remember(path: Path, sha256: str) -> None:
     """Note a file's hash in the memory; silently nothing where that cannot be written."""
     with contextlib.suppress(OSError):

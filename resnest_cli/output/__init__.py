@@ -3,6 +3,7 @@
     messages.py   lines on stderr, live ones too; what `--quiet` and `--debug` mean
     sink.py       stdout or a file: whole records, tables of anything else, JSON
     records.py    records and explanations as table, JSON, JSON lines or CSV
+    search.py     what `search` found, in the same formats
     results.py    what `evaluate`, `export` and `benchmark` found, as tables
     training.py   what the training commands print
 

@@ -47,11 +47,11 @@ def record_writer(
     """
     sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
     if format_ == "jsonl":
-        return _JsonLines(sink)
+        return JsonLines(sink)
     if format_ == "json":
-        return _Json(sink, single=single)
+        return Json(sink, single=single)
     if format_ == "csv":
-        return _Csv(sink, topk, rejecting=rejecting)
+        return Csv(sink, topk, rejecting=rejecting)
     console = stdout_console(to_file=path is not None)
     return _Lines(sink, console) if many else _Tables(sink, console)
 
@@ -59,18 +59,19 @@ def record_writer(
 def explanation_writer(format_: Literal["table", "json"], *, single: bool) -> RecordWriter:
     """To stdout: lines for people, or the JSON object of a `single` photo, else an array."""
     if format_ == "json":
-        return _Json(Sink(), single=single)
+        return Json(Sink(), single=single)
     return _Explanations(Sink(), stdout_console())
 
 
-class _JsonLines(RecordWriter):
+class JsonLines(RecordWriter):
     """One JSON object a line."""
 
     def write(self, record: "Record") -> None:
+        """One record."""
         self._sink.write(json.dumps(record.as_dict()) + "\n")
 
 
-class _Json(RecordWriter):
+class Json(RecordWriter):
     """One JSON document: the object of a single input, else an array, streamed."""
 
     def __init__(self, sink: Sink, *, single: bool) -> None:
@@ -78,6 +79,7 @@ class _Json(RecordWriter):
         self._single, self._count = single, 0
 
     def write(self, record: Any) -> None:
+        """One record."""
         text = json.dumps(record.as_dict(), indent=2)
         if not self._single:
             text = ("[\n" if self._count == 0 else ",\n") + text
@@ -85,13 +87,14 @@ class _Json(RecordWriter):
         self._count += 1
 
     def close(self) -> None:
+        """No record follows."""
         if self._single:
             self._sink.write("\n" if self._count else "")
         else:
             self._sink.write("\n]\n" if self._count else "[]\n")
 
 
-class _Csv(RecordWriter):
+class Csv(RecordWriter):
     """One row for each input: input, status, error, model, and for each rank three columns.
 
     The header is written in any case, also where there is no record.
@@ -106,6 +109,7 @@ class _Csv(RecordWriter):
         self._header = header + (["unsure"] if rejecting else [])
 
     def write(self, record: "Record") -> None:
+        """One record."""
         self.close()  # the header comes first
         row: list[Cell] = [record.input, record.status, record.error, record.model]
         for prediction in record.predictions:
@@ -121,12 +125,13 @@ class _Csv(RecordWriter):
         self._sink.write(printable(text) if self._sink.terminal else text)
 
     def close(self) -> None:
+        """No record follows."""
         if self._header:
             header, self._header = self._header, []
             self._row(header)
 
 
-class _Drawn(RecordWriter):
+class Drawn(RecordWriter):
     """What rich draws."""
 
     def __init__(self, sink: Sink, console: "Console") -> None:
@@ -134,6 +139,7 @@ class _Drawn(RecordWriter):
         self._console, self._first = console, True
 
     def write(self, record: Any) -> None:
+        """One record."""
         with self._console.capture() as capture:
             self._print(record)
         self._first = False
@@ -152,7 +158,7 @@ class _Drawn(RecordWriter):
             self._console.print(Text(error, style="red"), soft_wrap=True)
 
 
-class _Tables(_Drawn):
+class _Tables(Drawn):
     """A table for each photo: rank, class, probability with a bar; or its error."""
 
     def _print(self, record: "Record") -> None:
@@ -182,7 +188,7 @@ class _Tables(_Drawn):
         self._console.print(table)
 
 
-class _Lines(_Drawn):
+class _Lines(Drawn):
     """One line for each photo: its name, the best class, its probability; or the error.
 
     The columns have fixed widths, since the lines are written before the next photos are known.
@@ -211,7 +217,7 @@ class _Lines(_Drawn):
         from rich.cells import set_cell_size
         from rich.text import Text
 
-        name, label = _shortened(printable_name(name), self._widths[0]), printable_name(label)
+        name, label = shortened_name(printable_name(name), self._widths[0]), printable_name(label)
         text = f"{set_cell_size(name, self._widths[0])}  "
         if probability:
             text += f"{set_cell_size(label, self._widths[1])}  {probability:>11}"
@@ -220,7 +226,7 @@ class _Lines(_Drawn):
         self._console.print(Text(text.rstrip(), style=style), soft_wrap=True)
 
 
-class _Explanations(_Drawn):
+class _Explanations(Drawn):
     """A photo, and a line for each class: rank, name, probability, and where it is hot."""
 
     def _print(self, found: Any) -> None:
@@ -241,7 +247,7 @@ class _Explanations(_Drawn):
             self._console.print(Text(line), soft_wrap=True)
 
 
-def _shortened(name: str, width: int) -> str:
+def shortened_name(name: str, width: int) -> str:
     """The end of a name that is too long: paths differ there."""
     from rich.cells import cell_len
 

@@ -110,21 +110,27 @@ class Page:
         write_text(path, self._rendered())
 
     def _rendered(self) -> str:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("resnest_cli.report"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True,
-        )  # fmt: skip
-        environment.filters["printable"] = printable_name
         more = f"{self.left_out:,} more are left out here, to keep the page quick."
-        return environment.get_template("page.html").render(
+        return rendered(
+            "page.html",
             page=self,
             classes=sorted({card["label"] for card in self.cards if card["label"]}),
             states=sorted({card["state"] for card in self.cards}),
             left_out=more if self.left_out else "",
-            footer=f"Made by resnest-cli {__version__}.",
         )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of this template of ours, with what it shows and a footer."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("resnest_cli.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True,
+    )  # fmt: skip
+    environment.filters["printable"] = printable_name
+    footer = f"Made by resnest-cli {__version__}."
+    return environment.get_template(template).render(footer=footer, **values)
 
 
 def _state(record: "Record", right: bool | None) -> str:
