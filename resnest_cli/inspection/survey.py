@@ -154,7 +154,6 @@ class Surveyor:
                 progress(done, len(missing), failed=failed, title="Looking at photos")
                 check()
         finally:
-            batches.close()
             kept.add(chunk)
 
     def _prepare(self, facts: dict[str, Facts], source: Source) -> tuple[Float32, str | None]:
@@ -211,7 +210,7 @@ def _survey(
             replace(photos[place], error=found["error"][place].decode("utf-8", "replace")),
             cast("ErrorKind", found["kind"][place].decode()),
         )
-        for place in np.flatnonzero(~good)
+        for place in np.flatnonzero(~good).tolist()
     ]
     class_names = tuple(sorted({photo.label for photo in photos}))
     index = {name: place for place, name in enumerate(class_names)}
