@@ -1,0 +1,15 @@
+"""Photos that are no use as they are: not readable, tiny, dark, blurred, and the like."""
+
+from resnest_cli.inspection.issues import Issue, Kind
+from resnest_cli.inspection.survey import Survey
+
+
+def file_issues(survey: Survey) -> list[Issue]:
+    """What is wrong with single files; see the table of limits above."""
+    found = []
+    for photo, kind in survey.bad:
+        what: Kind = "truncated" if kind == "truncated" else "unreadable"
+        found.append(
+            Issue(photo.name, what, 1.0, detail=photo.error, label=photo.label, side=photo.side)
+        )
+    return found
