@@ -9,10 +9,10 @@ import typer
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import show_summary
+from resnest_cli.data.issue_kinds import kinds_of
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.files import check_folder, locked
 from resnest_cli.inspection.check import CheckJob, Findings, check_data, summary
-from resnest_cli.inspection.issues import kinds_of
 from resnest_cli.inspection.report import write_all
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.model.variants import BUNDLED_MODEL

@@ -362,12 +362,12 @@ def read_split(file: Path, data: str, base: str | None = None) -> DataSet:
         tuple(Sample(path, row.name, index[row.label], row.digest) for path, row in of(side))
         for side in ("train", "val")
     )
-    not_used = (
+    bad, left_out, excluded = (
         tuple(LabelledPhoto(path, r.name, r.label, None, error=r.error) for path, r in of(why))
         for why in LEFT_OUT
     )
     class_names = tuple(names[id_] for id_ in ids)
-    return DataSet(ids, class_names, train, val, *not_used, own_split=True)
+    return DataSet(ids, class_names, train, val, bad, left_out, excluded, own_split=True)
 
 
 def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:

@@ -1,9 +1,10 @@
 """`--exclude FILE`: photos that a list of issues names are left out, as if they were not there.
 
 The list is what `resnest check` writes, `issues.csv`, or a part of it: columns path, kind and
-partner. All rows count, or those of `--exclude-kinds`. Of copies one photo stays: of a group whose
-rows are `copy` or `leak`, one that no row of another kind names; of those one that trains, then
-the first. Photos whose copies lie in several classes (`contradiction`) all go.
+partner. All rows count, or those of `--exclude-kinds`; but those about whole classes. Of copies
+one photo stays: of a group whose rows are `copy`, `near-copy` or `leak`, one that no row of
+another kind names; of those one that trains, then the first. Photos whose copies lie in several
+classes (`contradiction`) all go.
 
 A path is a photo's name in the data, or a path that leads to it.
 """
@@ -11,30 +12,28 @@ A path is a photo's name in the data, or a path that leads to it.
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from resnest_cli.data.issue_kinds import KINDS, Kind, kinds_of
 from resnest_cli.data.labelled_photos import SIDES, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.table_file import read_table_file, shown
 from resnest_cli.errors import UsageError
 from resnest_cli.files import reading as reading_file
 from resnest_cli.model.labels import canonical
-from resnest_cli.text import count, did_you_mean, joined, printable_name, some
+from resnest_cli.text import count, joined, printable_name, some
 
-KINDS = (
-    "unreadable", "truncated", "placeholder", "tiny", "shape", "uniform", "dark", "bright",
-    "blurred", "copy", "contradiction", "leak", "label", "outlier",
-)  # fmt: skip
-_ONE_STAYS = frozenset(("copy", "leak"))
+_ONE_STAYS = frozenset(("copy", "near-copy", "leak"))
+_OF_CLASSES = "class"  # the kind whose rows name classes
 
 
 class IssueRow(NamedTuple):
     """A row of the list: a photo, what is wrong with it, and the photo that it is like, or ""."""
 
     path: str
-    kind: str
+    kind: Kind
     partner: str
 
 
@@ -91,15 +90,17 @@ def read_issues(file: Path) -> list[IssueRow]:
     partner = names.index("partner") if "partner" in names else None
     rows = []
     for number, cells in table.rows:
-        row = IssueRow(cells[path], cells[kind].strip(), "" if partner is None else cells[partner])
-        if not row.path.strip():
+        name = cells[kind].strip()
+        if not cells[path].strip():
             raise UsageError(f"--exclude {file}: {table.unit} {number} has no path.")
-        if row.kind not in KINDS:
+        if name not in KINDS:
             raise UsageError(
-                f"--exclude {file}: {table.unit} {number}: {row.kind!r} is no kind of issue. There "
+                f"--exclude {file}: {table.unit} {number}: {name!r} is no kind of issue. There "
                 f"are {', '.join(KINDS)}."
             )
-        rows.append(row)
+        if name != _OF_CLASSES:
+            other = "" if partner is None else cells[partner]
+            rows.append(IssueRow(cells[path], cast("Kind", name), other))
     return rows
 
 
@@ -109,16 +110,9 @@ def _of_kinds(
     """The rows of the kinds that are asked for; of all where none are."""
     if asked is None:
         return list(rows)
-    kinds = dict.fromkeys(kind.strip() for kind in asked.split(","))
-    if unknown := next((kind for kind in kinds if kind not in KINDS), None):
-        hint = did_you_mean(unknown, KINDS, 1)
-        raise UsageError(
-            f"--exclude-kinds {asked}: {unknown!r} is no kind of issue.{hint} Give some of "
-            f"{', '.join(KINDS)}, with commas between them."
-        )
-    there = {row.kind for row in rows}
-    if absent := [kind for kind in kinds if kind not in there]:
-        notes.append(f"{file}: has no issue of the kind {joined(absent, 'or')}")
+    kinds = kinds_of(asked, "--exclude-kinds") - {_OF_CLASSES}
+    if not any(row.kind in kinds for row in rows):
+        notes.append(f"{file}: has no issue of the kind {joined(sorted(kinds), 'or')}")
     return [row for row in rows if row.kind in kinds]
 
 
@@ -158,9 +152,9 @@ def _spellings(text: str) -> Iterator[str]:
 
 def _placed(
     rows: Iterable[IssueRow], places: _Places
-) -> tuple[list[tuple[int, str, int | None]], list[str]]:
+) -> tuple[list[tuple[int, Kind, int | None]], list[str]]:
     """The place of each row's photo with its kind and its partner's; and paths without a photo."""
-    placed, missing = list[tuple[int, str, int | None]](), dict[str, None]()
+    placed, missing = list[tuple[int, Kind, int | None]](), dict[str, None]()
     for row in rows:
         place = places.find(row.path)
         if place is None:
@@ -190,10 +184,10 @@ def _check_found(
 
 
 def _without_one_of_each(
-    placed: Sequence[tuple[int, str, int | None]], photos: Sequence[LabelledPhoto]
-) -> tuple[dict[int, str], int]:
+    placed: Sequence[tuple[int, Kind, int | None]], photos: Sequence[LabelledPhoto]
+) -> tuple[dict[int, Kind], int]:
     """The photos that go, each with its first kind; and how many stay, one of a group of copies."""
-    kinds: dict[int, str] = {}
+    kinds: dict[int, Kind] = {}
     others = {place for place, kind, _ in placed if kind not in _ONE_STAYS}
     parent: dict[int, int] = {}
 
@@ -244,7 +238,7 @@ def _check_classes(
 
 
 def _note(
-    file: Path, kinds: dict[int, str], excluded: Sequence[LabelledPhoto], kept: int, rows: int
+    file: Path, kinds: Mapping[int, Kind], excluded: Sequence[LabelledPhoto], kept: int, rows: int
 ) -> str:
     """Such as: issues.csv: 120 photos left out: 80 label, 40 copy."""
     if not kinds:

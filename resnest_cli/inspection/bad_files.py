@@ -1,7 +1,12 @@
 """Photos that are no use as they are: not readable, tiny, dark, blurred, and the like."""
 
-from resnest_cli.inspection.issues import Issue, Kind
+from typing import TYPE_CHECKING
+
+from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.survey import Survey
+
+if TYPE_CHECKING:
+    from resnest_cli.data.issue_kinds import Kind
 
 
 def file_issues(survey: Survey) -> list[Issue]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
 from resnest_cli.data.class_folders import list_data
+from resnest_cli.data.issue_kinds import KINDS
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.data.shards import is_shards
 from resnest_cli.errors import UsageError
 from resnest_cli.images.pool import Decoders
-from resnest_cli.inspection.issues import KINDS, Issue, counts, ranked
+from resnest_cli.inspection.issues import Issue, counts, ranked
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
 
