@@ -26,7 +26,7 @@ from resnest_cli.progress import Progress, silent
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.inspection.survey import Survey
+    from resnest_cli.inspection.survey import Int64, Survey
 
 Make = Callable[..., "Classifier"]  # of a model
 
@@ -74,12 +74,11 @@ def check_data(
     listing = listed(job)
     # Only now: these import numpy.
     from resnest_cli.inspection.bad_files import file_issues
-    from resnest_cli.inspection.classes import class_issues
     from resnest_cli.inspection.copies import find_copies
-    from resnest_cli.inspection.labels import label_issues
-    from resnest_cli.inspection.outliers import outlier_issues
+    from resnest_cli.inspection.labels import need_scikit_learn
     from resnest_cli.inspection.survey import Surveyor
 
+    need_scikit_learn()
     classifier = make(job.model, ready_for="features")
     with Decoders.of(job.options, job.model) as decoders:
         how = job.options.batch_size, job.options.workers
@@ -88,10 +87,31 @@ def check_data(
     issues = file_issues(survey)
     copies = find_copies(survey, progress, check)
     issues += copies.issues
-    rows = survey.features, survey.labels, survey.class_names, survey.photos
-    for find in (label_issues, outlier_issues, class_issues):
-        issues += find(*rows, groups=copies.groups, seed=job.seed, progress=progress, check=check)
+    issues += _of_features(survey, copies.groups, job.seed, progress, check)
     return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(listing.notes))
+
+
+def _of_features(
+    survey: "Survey",
+    groups: "Int64",
+    seed: int,
+    progress: Progress,
+    check: Callable[[], None],
+) -> list[Issue]:
+    """What the features say of labels, odd photos and classes."""
+    from resnest_cli.inspection.classes import class_issues
+    from resnest_cli.inspection.labels import label_issues, out_of_sample
+    from resnest_cli.inspection.outliers import outlier_issues
+
+    features, labels, names, photos = (
+        survey.features, survey.labels, survey.class_names, survey.photos,
+    )  # fmt: skip
+    how: dict[str, Any] = {"groups": groups, "seed": seed, "progress": progress, "check": check}
+    probabilities = out_of_sample(features, labels, len(names), **how)
+    wrong = label_issues(probabilities, labels, names, photos, groups)
+    apart_from = {issue.path for issue in wrong}
+    odd = outlier_issues(features, labels, names, photos, apart_from=apart_from, **how)
+    return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]
 
 
 def listed(job: CheckJob) -> "LabelledData":
