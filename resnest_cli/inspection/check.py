@@ -108,7 +108,7 @@ def _of_features(
     )  # fmt: skip
     how: dict[str, Any] = {"groups": groups, "seed": seed, "progress": progress, "check": check}
     probabilities = out_of_sample(features, labels, len(names), **how)
-    wrong = label_issues(probabilities, labels, names, photos, groups)
+    wrong = label_issues(probabilities, features, labels, names, photos, groups)
     apart_from = {issue.path for issue in wrong}
     odd = outlier_issues(features, labels, names, photos, apart_from=apart_from, **how)
     return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnest_cli.data.issue_kinds import KINDS, Kind
 from resnest_cli.data.labelled_photos import Side
-from resnest_cli.text import csv_rows
+from resnest_cli.text import csv_row
 
 COLUMNS = ("path", "kind", "score", "partner", "suggestion", "detail")  # of issues.csv
 
@@ -52,11 +52,13 @@ def counts(issues: Iterable[Issue]) -> dict[Kind, int]:
 
 def csv_text(issues: Sequence[Issue]) -> str:
     """`issues.csv`: a row for each issue, as they are ranked."""
-    rows = [
-        (one.path, one.kind, round(one.score, 4), one.partner, one.suggestion, one.detail)
-        for one in issues
-    ]
-    return csv_rows([COLUMNS, *rows])
+    return csv_row(COLUMNS) + "".join(map(csv_row_of, issues))
+
+
+def csv_row_of(issue: Issue) -> str:
+    """The row of an issue, with its line break."""
+    score = round(issue.score, 4)
+    return csv_row((issue.path, issue.kind, score, issue.partner, issue.suggestion, issue.detail))
 
 
 def json_text(summary: Mapping[str, Any]) -> str:

@@ -116,9 +116,10 @@ def wrong_labels(probabilities: Float32, labels: Int64) -> Int64:
         labels: int64 (N,), as given.
     """
     score = label_scores(probabilities, labels)
-    best = np.concatenate([probabilities[part].argmax(1) for part in _parts(np.arange(len(score)))])
+    best = probabilities.argmax(1)
     order = np.argsort(-score, kind="stable")[: wrong_count(probabilities, labels)]
-    return order[(score[order] >= LEAST) & (best[order] != labels[order])]
+    wrong: Int64 = order[(score[order] >= LEAST) & (best[order] != labels[order])]
+    return wrong
 
 
 def wrong_count(probabilities: Float32, labels: Int64) -> int:
@@ -156,15 +157,17 @@ def label_scores(probabilities: Float32, labels: Int64) -> NDArray[np.float64]:
 
 def label_issues(
     probabilities: Float32,
+    features: Float32,
     labels: Int64,
     class_names: Sequence[str],
     photos: Sequence[LabelledPhoto],
     groups: Int64,
 ) -> list[Issue]:
-    """Photos whose class looks wrong, each with the class that fits better.
+    """Photos whose class looks wrong, each with the class that fits better, and a photo of that.
 
     Args:
         probabilities: float32 (N, K), of `out_of_sample`.
+        features: float32 (N, D), from which they are.
         labels: int64 (N,), indices into `class_names`.
         class_names: of K classes.
         photos: N of them, in the order of rows.
@@ -173,24 +176,43 @@ def label_issues(
     judged = np.flatnonzero(can_be_judged(labels, groups, len(class_names))[labels])
     if not judged.size:
         return []
-    scores = label_scores(probabilities[judged], labels[judged])
+    scores = np.zeros(len(labels))
+    scores[judged] = label_scores(probabilities[judged], labels[judged])
+    wrong = judged[wrong_labels(probabilities[judged], labels[judged])]
+    others = probabilities[wrong].argmax(1)
+    alike = _most_alike(features, wrong, labels, others)
     found = []
-    for place in wrong_labels(probabilities[judged], labels[judged]).tolist():
-        row = int(judged[place])
-        other = int(probabilities[row].argmax())
+    for row, other, partner in zip(wrong.tolist(), others.tolist(), alike.tolist(), strict=True):
         given, fits = probabilities[row, [labels[row], other]].tolist()
         photo = photos[row]
         found.append(
             Issue(
                 photo.name,
                 "label",
-                float(scores[place]),
+                float(scores[row]),
+                partner=photos[partner].name,
                 suggestion=class_names[other],
                 detail=f"{fits:.0%} {class_names[other]}, {given:.0%} {photo.label}",
                 label=photo.label,
                 side=photo.side,
             )
         )
+    return found
+
+
+def _most_alike(features: Float32, places: Int64, labels: Int64, classes: Int64) -> Int64:
+    """For each place the photo of another class, of which one is given for each, most like it."""
+    found = places.copy()
+    for label in np.unique(classes):
+        asked, there = np.flatnonzero(classes == label), np.flatnonzero(labels == label)
+        best = np.full(len(asked), -np.inf, np.float32)
+        for part in _parts(there):
+            rows = features[part] / np.linalg.norm(features[part], axis=1, keepdims=True)
+            cosines = features[places[asked]] @ rows.T
+            nearest = cosines.argmax(1)
+            largest = cosines[np.arange(len(asked)), nearest]
+            nearer = largest > best
+            found[asked[nearer]], best[nearer] = part[nearest[nearer]], largest[nearer]
     return found
 
 

@@ -156,7 +156,8 @@ def _deviations(distance: Float32, typical: Float32) -> Float32:
     above = distance - typical
     known = above[np.isfinite(above)]
     spread = _TO_NORMAL * float(np.median(np.abs(known))) if known.size else 0.0
-    return np.nan_to_num(above / np.float32(max(spread, _TINY))).astype(np.float32)
+    found: Float32 = np.nan_to_num(above / np.float32(max(spread, _TINY)))
+    return found
 
 
 def _nearest_of_all(
