@@ -57,7 +57,7 @@ def _similarity(thumbnails: Float32, pairs: NDArray[np.int64], least: float) -> 
     warp = _fitted(_halved(still), _halved(moving), warp, _COARSE)
     warp = _fitted(_blurred(still), _blurred(moving), warp, _FINE)
     rows, columns, mask = _sampling(warp, THUMBNAIL)
-    moved = rows @ moving @ columns
+    moved: Float32 = rows @ moving @ columns
     bands = [_correlation(_band(still, *b), _band(moved, *b), mask) for b in _BANDS]
     found[likely] = np.mean(bands, axis=0)
     return found
@@ -107,7 +107,8 @@ def _crop_sampling() -> tuple[Float32, Float32]:
 def _crops(halves: Float32) -> Float32:
     """All crops of thumbnails of half the size, as unit vectors (P, K, D)."""
     rows, columns = _crop_sampling()
-    return _unit(rows @ halves[:, None] @ columns)
+    crops: Float32 = rows @ halves[:, None] @ columns
+    return _unit(crops)
 
 
 def _sampling(warp: Float32, size: int) -> tuple[Float32, Float32, Float32]:
@@ -133,7 +134,7 @@ def _fitted(still: Float32, moving: Float32, warp: Float32, steps: int) -> Float
     ridge = np.eye(4, dtype=np.float32)
     for _ in range(steps):
         rows, columns, mask = _sampling(warp, size)
-        moved = rows @ moving @ columns
+        moved: Float32 = rows @ moving @ columns
         down, across = np.gradient(moved, np.float32(2 / size), axis=(1, 2))
         across /= warp[:, 0, None, None]  # of the picture, not of the warped one
         down /= warp[:, 2, None, None]
@@ -178,7 +179,9 @@ def _unit(pictures: Float32) -> Float32:
     """Pictures (..., S, S) as vectors (..., S * S) of mean 0 and length 1."""
     flat = pictures.reshape(*pictures.shape[:-2], -1)
     flat = flat - flat.mean(-1, keepdims=True)
-    return flat / (np.linalg.norm(flat, axis=-1, keepdims=True) + np.float32(_SMALL))
+    length = np.linalg.norm(flat, axis=-1, keepdims=True).astype(np.float32)
+    found: Float32 = flat / (length + np.float32(_SMALL))
+    return found
 
 
 def _halved(thumbnails: Float32) -> Float32:
@@ -192,7 +195,8 @@ def _blurred(thumbnails: Float32, times: int = 1) -> Float32:
     if not times:
         return thumbnails
     blur = _blur(times)
-    return blur @ thumbnails @ blur.T
+    found: Float32 = blur @ thumbnails @ blur.T
+    return found
 
 
 def _band(thumbnails: Float32, fine: int, coarse: int) -> Float32:

@@ -84,13 +84,15 @@ def check_data(
         how = job.options.batch_size, job.options.workers
         surveyor = Surveyor(classifier, decoders, *how)
         survey = surveyor.survey(job.data, listing.photos, progress, check)
-    issues = file_issues(survey)
+    issues, notes = file_issues(survey)
     copies = find_copies(survey, progress, check)
     issues += copies.issues
     rows = survey.features, survey.labels, survey.class_names, survey.photos
     for find in (label_issues, outlier_issues, class_issues):
         issues += find(*rows, groups=copies.groups, seed=job.seed, progress=progress, check=check)
-    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(listing.notes))
+    return Findings(
+        job, tuple(ranked(issues)), survey, classifier.model.name, (*listing.notes, *notes)
+    )
 
 
 def listed(job: CheckJob) -> "LabelledData":

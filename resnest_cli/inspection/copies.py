@@ -222,7 +222,7 @@ class _Groups:
                 yield self._issue("leak", number, place, members[0], score, detail)
 
     def _class(self, place: int) -> str:
-        return self.survey.class_names[self.survey.labels[place]]
+        return self.survey.photos[place].label
 
     def _score(self, place: int, other: int) -> float:
         """1 for the same pixels, else the similarity to the nearest photo of the group."""

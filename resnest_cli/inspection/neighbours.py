@@ -50,7 +50,8 @@ def candidates(
             progress(done + int(rows[-1]) + 1, total, title="Looking for copies")
             check()
     every = np.unique(np.concatenate(found), axis=0)
-    return places[every[every[:, 0] != every[:, 1]]]
+    pairs = places[every[every[:, 0] != every[:, 1]]]
+    return pairs
 
 
 def _nearest(from_: Float32, kinds: list[Float32], rows: Int64) -> Int64:
@@ -124,4 +125,6 @@ def _pictures(thumbnails: NDArray[np.uint8], places: Int64) -> tuple[Float32, Fl
 
 def _of_length_1(rows: Float32) -> Float32:
     """Rows (N, D), each of length 1; one of zeros, or nearly, stays short."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-6))
+    length = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    found: Float32 = rows / np.maximum(length, np.float32(1e-6))
+    return found
