@@ -57,7 +57,7 @@ def _similarity(thumbnails: Float32, pairs: NDArray[np.int64], least: float) -> 
     warp = _fitted(_halved(still), _halved(moving), warp, _COARSE)
     warp = _fitted(_blurred(still), _blurred(moving), warp, _FINE)
     rows, columns, mask = _sampling(warp, THUMBNAIL)
-    moved: Float32 = rows @ moving @ columns
+    moved = _sampled(moving, rows, columns)
     bands = [_correlation(_band(still, *b), _band(moved, *b), mask) for b in _BANDS]
     found[likely] = np.mean(bands, axis=0)
     return found
@@ -107,8 +107,7 @@ def _crop_sampling() -> tuple[Float32, Float32]:
 def _crops(halves: Float32) -> Float32:
     """All crops of thumbnails of half the size, as unit vectors (P, K, D)."""
     rows, columns = _crop_sampling()
-    crops: Float32 = rows @ halves[:, None] @ columns
-    return _unit(crops)
+    return _unit(_sampled(halves[:, None], rows, columns))
 
 
 def _sampling(warp: Float32, size: int) -> tuple[Float32, Float32, Float32]:
@@ -127,6 +126,11 @@ def _sampling(warp: Float32, size: int) -> tuple[Float32, Float32, Float32]:
     return weights[1], weights[0].transpose(0, 2, 1), mask.astype(np.float32)
 
 
+def _sampled(pictures: Float32, rows: Float32, columns: Float32) -> Float32:
+    """rows @ picture @ columns, of each picture."""
+    return np.asarray(rows @ pictures @ columns, np.float32)
+
+
 def _fitted(still: Float32, moving: Float32, warp: Float32, steps: int) -> Float32:
     """Better warps (P, 4), by Gauss-Newton steps on the correlation of pictures (P, S, S)."""
     pairs, size, _ = still.shape
@@ -134,7 +138,7 @@ def _fitted(still: Float32, moving: Float32, warp: Float32, steps: int) -> Float
     ridge = np.eye(4, dtype=np.float32)
     for _ in range(steps):
         rows, columns, mask = _sampling(warp, size)
-        moved: Float32 = rows @ moving @ columns
+        moved = _sampled(moving, rows, columns)
         down, across = np.gradient(moved, np.float32(2 / size), axis=(1, 2))
         across /= warp[:, 0, None, None]  # of the picture, not of the warped one
         down /= warp[:, 2, None, None]
@@ -194,9 +198,7 @@ def _blurred(thumbnails: Float32, times: int = 1) -> Float32:
     """Thumbnails under a Gaussian of one pixel, so many times over."""
     if not times:
         return thumbnails
-    blur = _blur(times)
-    found: Float32 = blur @ thumbnails @ blur.T
-    return found
+    return _sampled(thumbnails, _blur(times), _blur(times).T)
 
 
 def _band(thumbnails: Float32, fine: int, coarse: int) -> Float32:

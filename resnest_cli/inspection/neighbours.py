@@ -50,8 +50,7 @@ def candidates(
             progress(done + int(rows[-1]) + 1, total, title="Looking for copies")
             check()
     every = np.unique(np.concatenate(found), axis=0)
-    pairs = places[every[every[:, 0] != every[:, 1]]]
-    return pairs
+    return np.asarray(places[every[every[:, 0] != every[:, 1]]], np.int64)
 
 
 def _nearest(from_: Float32, kinds: list[Float32], rows: Int64) -> Int64:
