@@ -8,21 +8,29 @@ import typer
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
-from resnest_cli.commands.inputs import show_summary
+from resnest_cli.commands.inputs import check_written, show_summary, write_page
+from resnest_cli.data.issue_kinds import kinds_of
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.files import check_folder, locked
 from resnest_cli.inspection.check import CheckJob, Findings, check_data, summary
-from resnest_cli.inspection.issues import kinds_of
 from resnest_cli.inspection.report import write_all
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.model.variants import BUNDLED_MODEL
-from resnest_cli.options import BatchSize, ModelName, ModelOptions, Option, RunOptions, TableFormat
+from resnest_cli.options import (
+    BatchSize,
+    Html,
+    ModelName,
+    ModelOptions,
+    Option,
+    RunOptions,
+    TableFormat,
+)
 from resnest_cli.output.issues import show_issues
 from resnest_cli.signals import StoppedError, StopRequest
 
 EXAMPLES = """
 resnest check data/
-resnest check data/ -o checked/
+resnest check data/ -o checked/ --html checked.html
 resnest check data/ --model resnest50d
 resnest check photos.csv --format json | jq .issues
 resnest check data/ --fail-on leak,contradiction,unreadable
@@ -46,6 +54,7 @@ def check(
     output_: Annotated[
         Path | None, Option("Also write issues.csv and summary.json there.", "-o DIR")
     ] = None,
+    html: Html = None,
     fail_on: Annotated[
         str | None,
         Option(
@@ -67,13 +76,19 @@ def check(
         data, replace(run, batch_size=batch_size), replace(network, model=model), reading
     )
     wanted = None if fail_on is None else kinds_of(fail_on, "--fail-on")
+    if html is not None:
+        check_written(html, (data, model, network.weights))
     if output_ is not None:
         check_folder(output_, "-o")
-    with locked(folder=output_):
+    with locked(html, folder=output_):
         found = _findings(job)
         if output_ is not None:
             write_all(output_, found)
             output.message(f"Written to {output_}.")
+        if html is not None:
+            from resnest_cli.inspection.page import issues_page
+
+            write_page(issues_page(found), html)
         show_summary(summary(found), format_, show_issues)
     if wanted is not None and any(issue.kind in wanted for issue in found.issues):
         raise typer.Exit(3)

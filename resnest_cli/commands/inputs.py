@@ -15,6 +15,7 @@ from resnest_cli.paths import check_not_read, check_place, is_address, is_file_u
 from resnest_cli.text import printable_name
 
 if TYPE_CHECKING:
+    from resnest_cli.report.issues_page import IssuesPage
     from resnest_cli.report.pages import Page
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def show_summary(
         show_table(summary)
 
 
-def write_page(page: "Page", path: Path) -> None:
+def write_page(page: "Page | IssuesPage", path: Path) -> None:
     """Writes a page, and says where."""
     with writing(path):
         page.write(path)

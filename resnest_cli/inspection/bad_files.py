@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.inspection.issues import Issue, Kind
+from resnest_cli.data.issue_kinds import Kind
+from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.photo_facts import Facts
 from resnest_cli.inspection.survey import Survey
 

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
 from resnest_cli.data.class_folders import list_data
+from resnest_cli.data.issue_kinds import KINDS
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.data.shards import is_shards
 from resnest_cli.errors import UsageError
 from resnest_cli.images.pool import Decoders
-from resnest_cli.inspection.issues import KINDS, Issue, counts, ranked
+from resnest_cli.inspection.issues import Issue, counts, ranked
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData
     from resnest_cli.inference.classifier import Classifier
-    from resnest_cli.inspection.survey import Survey
+    from resnest_cli.inspection.survey import Int64, Survey
 
 Make = Callable[..., "Classifier"]  # of a model
 
@@ -73,26 +74,46 @@ def check_data(
     listing = listed(job)
     # Only now: these import numpy.
     from resnest_cli.inspection.bad_files import file_issues
-    from resnest_cli.inspection.classes import class_issues
     from resnest_cli.inspection.copies import find_copies
-    from resnest_cli.inspection.labels import label_issues
-    from resnest_cli.inspection.outliers import outlier_issues
+    from resnest_cli.inspection.labels import need_scikit_learn
     from resnest_cli.inspection.survey import Surveyor
 
+    need_scikit_learn()
     classifier = make(job.model, ready_for="features")
     with Decoders.of(job.options, job.model) as decoders:
         how = job.options.batch_size, job.options.workers
         surveyor = Surveyor(classifier, decoders, *how)
         survey = surveyor.survey(job.data, listing.photos, progress, check)
     issues, notes = file_issues(survey)
-    copies = find_copies(survey, progress, check)
-    issues += copies.issues
-    rows = survey.features, survey.labels, survey.class_names, survey.photos
-    for find in (label_issues, outlier_issues, class_issues):
-        issues += find(*rows, groups=copies.groups, seed=job.seed, progress=progress, check=check)
-    return Findings(
-        job, tuple(ranked(issues)), survey, classifier.model.name, (*listing.notes, *notes)
-    )
+    if survey.photos:
+        copies = find_copies(survey, progress, check)
+        issues += copies.issues
+        issues += _of_features(survey, copies.groups, job.seed, progress, check)
+    notes = [*listing.notes, *notes]
+    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
+
+
+def _of_features(
+    survey: "Survey",
+    groups: "Int64",
+    seed: int,
+    progress: Progress,
+    check: Callable[[], None],
+) -> list[Issue]:
+    """What the features say of labels, odd photos and classes."""
+    from resnest_cli.inspection.classes import class_issues
+    from resnest_cli.inspection.labels import label_issues, out_of_sample
+    from resnest_cli.inspection.outliers import outlier_issues
+
+    features, labels, names, photos = (
+        survey.features, survey.labels, survey.class_names, survey.photos,
+    )  # fmt: skip
+    how: dict[str, Any] = {"groups": groups, "seed": seed, "progress": progress, "check": check}
+    probabilities = out_of_sample(features, labels, len(names), **how)
+    wrong = label_issues(probabilities, features, labels, names, photos, groups)
+    apart_from = {issue.path for issue in wrong}
+    odd = outlier_issues(features, labels, names, photos, apart_from=apart_from, **how)
+    return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]
 
 
 def listed(job: CheckJob) -> "LabelledData":

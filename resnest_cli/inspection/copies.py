@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.cpu import usable_cores
+from resnest_cli.data.issue_kinds import Kind
 from resnest_cli.data.labelled_photos import SIDES, LabelledPhoto
 from resnest_cli.inspection.alignment import similarity
-from resnest_cli.inspection.issues import Issue, Kind
+from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.neighbours import candidates
 from resnest_cli.inspection.survey import Survey
 from resnest_cli.progress import Progress, silent

@@ -110,21 +110,27 @@ class Page:
         write_text(path, self._rendered())
 
     def _rendered(self) -> str:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        environment = Environment(
-            loader=PackageLoader("resnest_cli.report"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True,
-        )  # fmt: skip
-        environment.filters["printable"] = printable_name
         more = f"{self.left_out:,} more are left out here, to keep the page quick."
-        return environment.get_template("page.html").render(
+        return rendered(
+            "page.html",
             page=self,
             classes=sorted({card["label"] for card in self.cards if card["label"]}),
             states=sorted({card["state"] for card in self.cards}),
             left_out=more if self.left_out else "",
-            footer=f"Made by resnest-cli {__version__}.",
         )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of one of our templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("resnest_cli.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True,
+    )  # fmt: skip
+    environment.filters["printable"] = printable_name
+    footer = f"Made by resnest-cli {__version__}."
+    return environment.get_template(template).render(**values, footer=footer)
 
 
 def _state(record: "Record", right: bool | None) -> str:
@@ -135,19 +141,24 @@ def _state(record: "Record", right: bool | None) -> str:
     return "unsure" if record.unsure else "answered"
 
 
-def thumbnail(path: str, max_pixels: int | None = None) -> str | None:
-    """A small JPEG of a local photo as a data URI; None where there is no such file any more."""
+def thumbnail(
+    path: str, max_pixels: int | None = None, *, side: int = _SIDE, quality: int = _QUALITY
+) -> str | None:
+    """A small JPEG of a local photo as a data URI; None where there is no such file any more.
+
+    Its longer side has at most `side` pixels.
+    """
     from resnest_cli.images.decode import decode
 
     if "://" in path or not Path(path).is_file():
         return None
     try:
-        image = decode(path, max_pixels=max_pixels)
+        image = decode(path, max_pixels=max_pixels, at_least=side)
     except (ImageError, MemoryError):
         return None
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY)
+    image.save(file, "JPEG", quality=quality)
     return jpeg_uri(file.getvalue())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -76,6 +77,8 @@ class Ready:
             "seed": config.seed,
             "resnest_cli": __version__,
         }
+        if data.excluded:
+            provenance["excluded"] = dict(Counter(photo.error for photo in data.excluded))
         if data.class_ids != data.class_names:
             provenance["class_ids"] = list(data.class_ids)
         trained_on = data.trained_on
@@ -186,6 +189,11 @@ def load_data(config: Config, progress: Progress = silent) -> DataSet:
     """The photos of a folder or a table, checked and split; or the shards that are named."""
     if is_shards(config.data):
         config.reading.check_only({"split_names"}, config.data, "shards")
+        if config.exclude is not None:
+            raise UsageError(
+                f"--exclude: {config.data} is shards, which are read whole and in order. Pack them "
+                f"anew without these photos: resnest pack DATA -o DIR --exclude {config.exclude}"
+            )
         found = find_shards(
             config.data, val_data=config.val_data, classes=config.classes, progress=progress
         )

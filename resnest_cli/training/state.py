@@ -88,7 +88,8 @@ class RunRecord:
     `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
     all its parts. `origin` names the weights that the run began with, by their hash,
-    `class_weights` those of the classes. `lost` are the photos that could not be read any more.
+    `class_weights` those of the classes, `exclude` the list of photos that were left out. `lost`
+    are the photos that could not be read any more.
     """
 
     epoch: int = 0
@@ -102,6 +103,7 @@ class RunRecord:
     finished: bool = False
     origin: str = ""
     class_weights: str = ""
+    exclude: str = ""
     lost: list[LostPhoto] = field(default_factory=list)
 
     @property

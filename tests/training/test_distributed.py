@@ -99,7 +99,7 @@ APART = {
     "val_split", "img_size", "interpolation", "epochs", "batch_size", "lr_base", "device", "amp",
     "workers", "cache", "channels_last", "save_every", "keep_epochs", "time_budget", "tensorboard",
     "patience", "sync_bn", "split_names", "path_column", "label_column", "split_column",
-    "base_folder", "extension",
+    "base_folder", "extension", "exclude", "exclude_kinds",
 }  # fmt: skip
 
 
