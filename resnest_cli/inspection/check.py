@@ -84,11 +84,13 @@ def check_data(
         how = job.options.batch_size, job.options.workers
         surveyor = Surveyor(classifier, decoders, *how)
         survey = surveyor.survey(job.data, listing.photos, progress, check)
-    issues = file_issues(survey)
-    copies = find_copies(survey, progress, check)
-    issues += copies.issues
-    issues += _of_features(survey, copies.groups, job.seed, progress, check)
-    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(listing.notes))
+    issues, notes = file_issues(survey)
+    if survey.photos:
+        copies = find_copies(survey, progress, check)
+        issues += copies.issues
+        issues += _of_features(survey, copies.groups, job.seed, progress, check)
+    notes = [*listing.notes, *notes]
+    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
 
 
 def _of_features(

@@ -18,6 +18,7 @@ from resnest_cli.images.preprocess import preprocess
 VERSION = 1  # of what is noted; another one computes all photos anew
 THUMBNAIL = 32  # pixels of a side
 _SIDE = 256
+_BILINEAR = Image.Resampling.BILINEAR  # which averages where it reduces
 _NEAR = 2  # levels of 256 that still count as the same grey
 
 # All that is kept of a photo beside its features. `pixels` hashes its upright RGB pixels; `low` and
@@ -59,8 +60,7 @@ def facts_of(rgb: Image.Image) -> Facts:
     counts = np.bincount(grey.astype(np.uint8).ravel(), minlength=256)
     near = np.convolve(counts, np.ones(2 * _NEAR + 1, np.int64))
     low, high = np.percentile(grey, (5, 95))
-    box = Image.Resampling.BOX
-    thumbnail = rgb.resize((THUMBNAIL, THUMBNAIL), box, reducing_gap=4.0).convert("L")
+    thumbnail = rgb.resize((THUMBNAIL, THUMBNAIL), _BILINEAR, reducing_gap=4.0).convert("L")
     facts = np.zeros((), FACTS)
     facts["width"], facts["height"] = rgb.size
     facts["pixels"] = np.void(digest.digest())
@@ -78,7 +78,7 @@ def _reduced(rgb: Image.Image) -> Image.Image:
     if scale >= 1:
         return rgb
     width, height = (max(1, round(scale * side)) for side in rgb.size)
-    return rgb.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return rgb.resize((width, height), _BILINEAR, reducing_gap=2.0)
 
 
 def _sharpness(grey: NDArray[np.float32]) -> float:
