@@ -109,7 +109,9 @@ def test_the_count_is_that_of_the_paper() -> None:
 def test_scores() -> None:
     probabilities = np.array([[0.98, 0.01, 0.01], [0.01, 0.98, 0.01], [0.2, 0.4, 0.4]], np.float32)
     scores = label_scores(probabilities, np.zeros(3, np.int64))
-    assert scores[0] < 0.2 < scores[2] < module.LEAST < scores[1] <= 1
+    assert scores[0] < 0.2 < 0.5 < module.LEAST < scores[2] < scores[1] <= 1
+    expected = np.log(5) / (np.log(5) + 0.2 * np.log(5) + 0.8 * np.log(2.5))
+    assert scores[2] == pytest.approx(expected, abs=1e-5)
     hard = np.array([[0, 1.0], [1.0, 0]], np.float32)  # no logarithm of 0
     assert label_scores(hard, np.zeros(2, np.int64)).tolist() == pytest.approx([1, 0], abs=0.05)
 
