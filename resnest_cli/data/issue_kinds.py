@@ -40,7 +40,9 @@ KINDS: Mapping[Kind, KindInfo] = {
     "near-copy": KindInfo("copies", "nearly the same as another", "correlation of the two"),
     "contradiction": KindInfo("copies", "copies under several classes", "as of the copy"),
     "leak": KindInfo("copies", "copies on both sides of the split", "as of the copy"),
-    "label": KindInfo("labels", "the class looks wrong", "1 - probability of its own class"),
+    "label": KindInfo(
+        "labels", "the class looks wrong", "surprise at it / (that + the expected surprise)"
+    ),
     "outlier": KindInfo("outliers", "unlike all others of its class", "how far it lies"),
     "class": KindInfo("classes", "classes with few photos, or too alike", "how bad it is"),
 }

@@ -77,8 +77,9 @@ def distances(
                 check()
                 done += len(part)
                 progress(done, len(labels), title="Looking for outliers")
-            typical[places] = np.median(found[places])
-    return Distances(found, typical, _deviations(found, typical))
+            typical[places] = np.median(found[others])
+    _, first = np.unique(groups, return_index=True)
+    return Distances(found, typical, _deviations(found - typical, first))
 
 
 def outlier_issues(
@@ -151,10 +152,9 @@ def _mean_distance(cosines: Float32, same: NDArray[np.bool_]) -> Float32:
     return found
 
 
-def _deviations(distance: Float32, typical: Float32) -> Float32:
-    """How many deviations each distance lies above the median of its class."""
-    above = distance - typical
-    known = above[np.isfinite(above)]
+def _deviations(above: Float32, first: Int64) -> Float32:
+    """What each distance is above the median of its class, in deviations of the `first` photos."""
+    known = above[first][np.isfinite(above[first])]
     spread = _TO_NORMAL * float(np.median(np.abs(known))) if known.size else 0.0
     found: Float32 = np.nan_to_num(above / np.float32(max(spread, _TINY)))
     return found
