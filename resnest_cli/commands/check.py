@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,8 +25,11 @@ from resnest_cli.options import (
     RunOptions,
     TableFormat,
 )
-from resnest_cli.output.issues import show_issues
-from resnest_cli.signals import StoppedError, StopRequest
+from resnest_cli.output.issues import show_issues, what_next
+from resnest_cli.signals import PatientStop, StoppedError
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
 
 EXAMPLES = """
 resnest check data/
@@ -90,17 +93,26 @@ def check(
 
             write_page(issues_page(found), html)
         show_summary(summary(found), format_, show_issues)
+    folder = None if output_ is None else str(output_)
+    output.message(what_next(bool(found.issues), data, folder))
     if wanted is not None and any(issue.kind in wanted for issue in found.issues):
         raise typer.Exit(3)
 
 
 def _findings(job: CheckJob) -> Findings:
-    with StopRequest() as stop, output.Bar() as progress:
+    with PatientStop() as stop, output.Bar() as progress:
+
+        def make(options: ModelOptions, **how: Any) -> "Classifier":
+            classifier = predict_job.classifier(options, **how)
+            stop.patient = True  # from here on there is something to keep
+            return classifier
+
         try:
-            found = check_data(job, predict_job.classifier, progress, stop.check)
+            found = check_data(job, make, progress, stop.check)
         except StoppedError as end:
             progress.clear()
-            output.message(f"{end}: what was found is kept; the same command goes on.")
+            kept = ": what was seen of photos is kept; the same command goes on" * stop.patient
+            output.message(f"{end}{kept}.")
             raise typer.Exit(end.exit_code) from None
     for note in found.notes:
         output.message(note)

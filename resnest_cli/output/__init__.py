@@ -4,6 +4,7 @@
     sink.py       stdout or a file: whole records, tables of anything else, JSON
     records.py    records and explanations as table, JSON, JSON lines or CSV
     results.py    what `evaluate`, `export` and `benchmark` found, as tables
+    issues.py     what `check` found
     training.py   what the training commands print
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,
