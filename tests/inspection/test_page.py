@@ -43,7 +43,7 @@ def test_checked_looked_at_and_left_out(cli: Cli, data: Path, tmp_path: Path) ->
     label = {row["path"]: row["suggestion"] for row in rows if row["kind"] == "label"}
     assert label["green/stray.png"] == "red"
     page = (tmp_path / "page.html").read_text()
-    assert "61 photos of 3 classes" in page
+    assert "62 photos of 3 classes" in page
     assert ",".join(COLUMNS) in page
     assert page.count("data:image/jpeg") >= len(rows)
     assert "Rather red?" in page
