@@ -5,13 +5,13 @@
 
 DATA are folders of class folders, or `digits`: scikit-learn's. A copy of each is made in which a
 share of the labels is wrong (any other class), and a share of photos has a near copy, by six kinds
-of change in turn: half of them in a class drawn at random, which counts as a wrong label. The command runs as a user would run it. Of copies
-the pairs count: recall is the share of planted copies that stand in a row with their original or
-another copy of it, precision the share of such rows among all rows `copy` and `near-copy`; copies
-that the data have themselves count as wrong, and `--show` prints some of them. imagededup runs in
-an interpreter of its own (`--imagededup /tmp/venv/bin/python`), with perceptual and difference
-hashes at its own limit of 10 bits of 64; its CNN needs weights from the network. For labels beside
-cleanlab, see `check_labels`.
+of change in turn: half of them in a class drawn at random, which counts as a wrong label. The
+command runs as a user would run it. Of copies the pairs count: recall is the share of planted
+copies that stand in a row with their original or another copy of it, precision the share of such
+rows among all rows `copy` and `near-copy`; copies that the data have themselves count as wrong, and
+`--show` prints some of them. imagededup runs in an interpreter of its own (`--imagededup
+/tmp/venv/bin/python`), with perceptual and difference hashes at its own limit of 10 bits of 64; its
+CNN needs weights from the network. For labels beside cleanlab, see `check_labels`.
 """
 
 import argparse
