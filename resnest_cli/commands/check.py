@@ -9,6 +9,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import check_written, show_summary, write_page
+from resnest_cli.cpu import usable_cores
 from resnest_cli.data.issue_kinds import kinds_of
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.files import check_folder, locked
@@ -17,6 +18,7 @@ from resnest_cli.inspection.report import write_all
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.model.variants import BUNDLED_MODEL
 from resnest_cli.options import (
+    AutoWorkers,
     BatchSize,
     Html,
     ModelName,
@@ -67,7 +69,10 @@ def check(
     ] = None,
     reading: Reading,
     batch_size: BatchSize = 8,
-    run: Annotated[RunOptions, Without("inputs from_file null_separated recursive batch_size")],
+    workers: AutoWorkers = None,
+    run: Annotated[
+        RunOptions, Without("inputs from_file null_separated recursive batch_size workers")
+    ],
 ) -> None:
     """Look over labelled photos: bad files, copies, wrong labels, leaks, odd ones.
 
@@ -75,9 +80,9 @@ def check(
     at. Each photo is decoded once, and what was found is kept: a second run looks at what is new or
     changed, and Ctrl-C loses nothing. Nothing is deleted or moved.
     """
-    job = CheckJob(
-        data, replace(run, batch_size=batch_size), replace(network, model=model), reading
-    )
+    threads = usable_cores() if workers is None else workers
+    options = replace(run, batch_size=batch_size, workers=threads)
+    job = CheckJob(data, options, replace(network, model=model), reading)
     wanted = None if fail_on is None else kinds_of(fail_on, "--fail-on")
     if html is not None:
         check_written(html, (data, model, network.weights))

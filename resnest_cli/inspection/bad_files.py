@@ -9,8 +9,8 @@ may be 8 pixels wide, and X-rays dark, without being worse than the others.
     shape     longer side / shorter side                  4       twice the 95th percentile
     uniform   contrast: standard deviation of grey        8       a quarter of the median
               or share of the commonest grey              0.9     half of the rest beyond the 95th
-    dark      grey of its lightest parts (95 % below)     60      a third of the median
-    bright    255 less that of its darkest (5 % below)    60      a third of the median
+    dark      grey of its lightest parts (95 % below)     50      a third of the median
+    bright    255 less that of its darkest (5 % below)    50      a third of the median
     blurred   variance of the Laplacian / contrast²       0.3     4 robust deviations in logarithms
 
 Greys are from 0 to 255. Of each of these kinds at most `_SHARE` of the photos are flagged, the
@@ -96,7 +96,7 @@ def _measures(facts: Facts) -> Iterator[_Measure]:
     ):
         shown = values if kind == "dark" else 255 - values
         detail = [word.format(value) for value in shown]
-        limit = min(60.0, float(np.median(values)) / 3)
+        limit = min(50.0, float(np.median(values)) / 3)
         yield _Measure("dark" if kind == "dark" else "bright", values, limit, detail)
     sharp = facts["sharpness"] / (contrast**2 + _NOISE)
     logs = np.log(sharp + 1e-6)

@@ -89,8 +89,27 @@ def check_data(
         copies = find_copies(survey, progress, check)
         issues += copies.issues
         issues += _of_features(survey, copies.groups, job.seed, progress, check)
-    notes = [*listing.notes, *notes]
+    issues, notes = _without_consequences(issues), [*listing.notes, *notes]
     return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
+
+
+def _without_consequences(issues: list[Issue]) -> list[Issue]:
+    """The issues less those that another of the photo explains.
+
+    A placeholder is of one colour, unlike its class, and so on; what is of one colour is bright, or
+    dark, as well.
+    """
+    placeholders = {issue.path for issue in issues if issue.kind == "placeholder"}
+    uniform = {issue.path for issue in issues if issue.kind == "uniform"}
+    return [
+        issue
+        for issue in issues
+        if issue.kind in {"placeholder", "leak", "class"}
+        or not (
+            issue.path in placeholders
+            or (issue.path in uniform and issue.kind in {"dark", "bright", "outlier"})
+        )
+    ]
 
 
 def _of_features(

@@ -10,7 +10,7 @@ Of a group the photo to keep comes first: one that trains, then the largest, the
 bytes. The others are copies of it. Where the group has several classes, photos of the rarer ones
 are contradictions (all of them where none is the commonest); where it has several sides of a split,
 those that do not train are leaks. One content under many classes is a placeholder, such as "image
-not found".
+not found", and neither a copy nor a contradiction.
 """
 
 from collections import Counter, defaultdict
@@ -70,7 +70,8 @@ def _preferred(survey: Survey) -> Int64:
     photos, facts = survey.photos, survey.facts
     side = np.array([SIDES.index(p.side) if p.side else len(SIDES) for p in photos], np.int64)
     pixels = facts["width"].astype(np.int64) * facts["height"]
-    by_name = np.argsort(np.argsort(np.array([photo.name for photo in photos], object)))
+    names = sorted(range(len(photos)), key=lambda at: (len(photos[at].name), photos[at].name))
+    by_name = np.argsort(names)  # shorter ones first: copies are called "1 (copy).jpg"
     return np.lexsort((by_name, -facts["bytes"], -pixels, side))
 
 
@@ -183,7 +184,7 @@ class _Groups:
             ]
         else:
             found += [self._copy(number, place, members) for place in members[1:]]
-        found += self._contradictions(number, members, classes)
+            found += self._contradictions(number, members, classes)
         found += self._leaks(number, members)
         return found
 

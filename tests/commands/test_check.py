@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import Cli
 from tests.inspection.making import changed, picture, save
@@ -146,3 +147,18 @@ def test_ctrl_c_keeps_what_was_seen(cli: Cli, data: Path, homes: Path) -> None:
     (folder,) = (homes / "resnest_home" / "check").iterdir()
     assert list(folder.glob("*.npy"))
     assert cli("check", data, "-b", "1").code == 0
+
+
+def test_a_placeholder_is_nothing_else(cli: Cli, data: Path, tmp_path: Path) -> None:
+    page = Image.new("RGB", (90, 60), "white")
+    page.paste((0, 0, 0), (20, 28, 70, 30))
+    names = ["train/a/x.png", "train/b/y.png", "train/b/z.png", "val/a/v.png"]
+    for name in names:
+        save(page, data / name)
+    save(Image.new("RGB", (90, 60), (252, 253, 254)), data / "train/a/blank.png")
+    assert cli("check", data, "-o", tmp_path / "out").code == 0
+    kinds = {name: {row["kind"] for row in rows_of(tmp_path / "out") if row["path"] == name}
+             for name in (*names, "train/a/blank.png")}  # fmt: skip
+    assert kinds.pop("val/a/v.png") == {"placeholder", "leak"}
+    assert kinds.pop("train/a/blank.png") - {"label"} == {"uniform"}  # and not bright as well
+    assert all(found == {"placeholder"} for found in kinds.values())
