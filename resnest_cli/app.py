@@ -19,6 +19,7 @@ COMMANDS = {
     "merge": "Join finished outputs of `resnest features`: all shards of a list, or any others.",
     "search": "Find the nearest photos, or groups of alike ones, by what `resnest features` wrote.",
     "evaluate": "Say how good a model is on labelled photos, and where it fails.",
+    "check": "Look over labelled photos: bad files, copies, wrong labels, leaks, odd ones.",
     "benchmark": "Say how fast a network is on this machine, and where its time goes.",
     "explain": "Show where in photos the network looked for a class (Grad-CAM).",
     "finetune": "Teach learned weights your own classes.",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnest_cli import files
+from resnest_cli.data.exclusion import leave_out
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
@@ -41,10 +42,16 @@ def list_data(data: str, reading: Reading = AS_FOUND) -> LabelledData:
     """Finds the photos of a folder or a table; `reading` says what the data cannot say.
 
     Raises:
-        UsageError: no such folder or file, nothing in it that could be classes, or folders that
-            could be classes or sides of a split.
+        UsageError: no such folder or file, nothing in it that could be classes, folders that could
+            be classes or sides of a split, or a list of other photos to exclude.
         ResnestError: a folder or the table cannot be read.
     """
+    found = _listed(data, reading)
+    leave_out(found, data, reading)
+    return found
+
+
+def _listed(data: str, reading: Reading) -> LabelledData:
     path = Path(data)
     if path.is_file():
         from resnest_cli.data.split_file import is_run_split, list_run_split

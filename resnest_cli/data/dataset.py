@@ -22,7 +22,7 @@ from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPho
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.shards import Index
-from resnest_cli.data.split_file import SplitRow, read_rows, write_rows
+from resnest_cli.data.split_file import LEFT_OUT, UNLABELLED_SIDE, SplitRow, read_rows, write_rows
 from resnest_cli.data.table_file import csv_lines, decoded
 from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached, reason
 from resnest_cli.images.decode import decode
@@ -58,8 +58,9 @@ class DataSet:
 
     `class_ids` are folder names or labels, `class_names` readable ones; `duplicates` counts photos
     whose bytes another one has, too; `own_split` says that the data brought their split. `bad`
-    photos cannot be read; `left_out` neither train nor validate: training has the same file.
-    `unlabelled` photos train, too, with a teacher; their names are relative to another folder.
+    photos cannot be read; `left_out` neither train nor validate: training has the same file;
+    `excluded` were left out on request. `unlabelled` photos train, too, with a teacher; their names
+    are relative to another folder.
     Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
     """
 
@@ -69,6 +70,7 @@ class DataSet:
     val: tuple[Sample, ...]
     bad: tuple[LabelledPhoto, ...] = ()
     left_out: tuple[LabelledPhoto, ...] = ()
+    excluded: tuple[LabelledPhoto, ...] = ()
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     own_split: bool = False
@@ -99,6 +101,11 @@ class DataSet:
     def val_photos(self) -> int:
         """How many photos validate."""
         return sum(self.val_counts) if self.shards else len(self.val)
+
+    @property
+    def not_used(self) -> tuple[tuple[LabelledPhoto, ...], ...]:
+        """Photos that neither train nor validate, by the reasons of `split_file.LEFT_OUT`."""
+        return self.bad, self.left_out, self.excluded
 
     @property
     def trained_on(self) -> TrainingPhotos | None:
@@ -172,6 +179,7 @@ def load_dataset(
         validating,
         bad=tuple(bad),
         left_out=tuple(left_out),
+        excluded=tuple(photo for photo in found.excluded if photo.side != "test"),
         notes=(*notes, *more),
         duplicates=len(good) - len({photo.digest for photo in good}),
         own_split=found.own_split,
@@ -341,11 +349,11 @@ def write_split(path: Path, dataset: DataSet) -> None:
         for one in samples
     ]
     rows += [
-        SplitRow(one.name, "", "", "unlabelled", digest=one.digest) for one in dataset.unlabelled
+        SplitRow(one.name, "", "", UNLABELLED_SIDE, digest=one.digest) for one in dataset.unlabelled
     ]
     rows += [
         SplitRow(one.name, one.label, "", why, one.error)
-        for why, photos in (("bad", dataset.bad), ("same", dataset.left_out))
+        for why, photos in zip(LEFT_OUT, dataset.not_used, strict=True)
         for one in photos
     ]
     write_rows(path, rows)
@@ -372,17 +380,19 @@ def read_split(
         tuple(Sample(path, row.name, index[row.label], row.digest) for path, row in of(side))
         for side in ("train", "val")
     )
-    bad, left_out = (
+    bad, left_out, excluded = (
         tuple(LabelledPhoto(path, r.name, r.label, None, error=r.error) for path, r in of(why))
-        for why in ("bad", "same")
+        for why in LEFT_OUT
     )
     class_names = tuple(names[id_] for id_ in ids)
     loose = tuple(
         Sample(as_found(unlabelled or "", row.name), row.name, UNLABELLED, row.digest)
         for row in rows
-        if row.split == "unlabelled"
+        if row.split == UNLABELLED_SIDE
     )
-    return DataSet(ids, class_names, train, val, bad, left_out, own_split=True, unlabelled=loose)
+    return DataSet(
+        ids, class_names, train, val, bad, left_out, excluded, own_split=True, unlabelled=loose
+    )
 
 
 def sharded_dataset(index: Index, class_names: str | None = None) -> DataSet:

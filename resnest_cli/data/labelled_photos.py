@@ -7,7 +7,7 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -53,19 +53,24 @@ class LabelledData:
     own_split: bool
     empty: list[str] = field(default_factory=list)  # class folders without a photo
     notes: list[str] = field(default_factory=list)
+    excluded: list[LabelledPhoto] = field(default_factory=list)  # with `Reading.exclude`
 
     def side(self, side: Side) -> list[LabelledPhoto]:
         """The photos of one side."""
         return [photo for photo in self.photos if photo.side == side]
 
 
+_ANY_DATA = ("exclude", "exclude_kinds")  # settings that are for folders, too
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How to read a data set, where it cannot say so itself; None is found out.
+    """How to read a data set, where it cannot say so itself (None is found out), and what of it.
 
     `split_names` are the data's own names of train, val and test, with commas between them, or
     "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths
-    are relative to, and the extension of names that have none.
+    are relative to, and the extension of names that have none. `exclude` is a list of issues whose
+    photos are left out, see `exclusion`; `exclude_kinds` are those that count, with commas.
     """
 
     split_names: str | None = setting(
@@ -86,11 +91,17 @@ class Reading:
     extension: str | None = setting(
         None, "Of a table: what paths without an extension lack, such as .jpg.", "EXT"
     )
+    exclude: str | None = setting(
+        None, "Leave out the photos that an issues.csv of `resnest check` names.", "FILE"
+    )
+    exclude_kinds: str | None = setting(
+        None, "Only those with such issues: label,copy (all that FILE has).", "KIND,..."
+    )
 
-    def check_only(self, names: Container[str], data: str, what: str) -> None:
+    def check_only(self, names: Iterable[str], data: str, what: str) -> None:
         """Raises UsageError for a setting without one of these names: data are no plain table."""
         for name, value in asdict(self).items():
-            if name not in names and value is not None:
+            if name not in {*names, *_ANY_DATA} and value is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a table of photos (CSV, JSON lines, "
                     f"Parquet), and {data} is {what}."

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -167,7 +168,7 @@ def _pack(
         val,
         class_counts(train, classes),
         class_counts(val, classes),
-        left_out=tuple((p.name, p.label, p.error) for p in (*dataset.bad, *dataset.left_out)),
+        left_out=tuple((p.name, p.label, p.error) for p in chain(*dataset.not_used)),
         made=job.made,
     )
     write_text(folder / INDEX, to_text(index))

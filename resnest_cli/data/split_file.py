@@ -25,8 +25,9 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.text import csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
-# In the column split: not readable; the same file as one that trains; of another folder.
-_LEFT_OUT = ("bad", "same", "unlabelled")
+# In the column split: not readable; the same file as one that trains; left out with --exclude.
+LEFT_OUT = ("bad", "same", "excluded")
+UNLABELLED_SIDE = "unlabelled"  # trains, without a label
 
 
 class SplitRow(NamedTuple):
@@ -56,7 +57,7 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
             if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1]):
                 raise ValueError("it has other columns")
             for number, row in enumerate(reader, 2):
-                splits = (*SIDES, *_LEFT_OUT)
+                splits = (*SIDES, *LEFT_OUT, UNLABELLED_SIDE)
                 if len(row) not in {5, 6} or row[3] not in splits:
                     raise ValueError(f"row {number} is damaged: none of {', '.join(splits)}")
                 name, label, class_name, split, error, *digest = row
@@ -83,7 +84,7 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     """
     reading.check_only({"base_folder"}, str(path), "the split of a run, which says it itself")
     rows = read_rows(path)
-    used = [row for row in rows if row.split not in _LEFT_OUT]
+    used = [row for row in rows if row.split in SIDES]
     if not used:
         raise UsageError(f"{path}: lists no photo.")
     relative = [row.name for row in used if not Path(row.name).is_absolute()]
@@ -104,7 +105,7 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
             f"{photos[0].path}. --base-folder says where the data are now."
         )
     found = LabelledData(photos, own_split=any(photo.side == "val" for photo in photos))
-    out = sum(row.split in {"bad", "same"} for row in rows)
+    out = sum(row.split in LEFT_OUT for row in rows)
     if out:
         found.notes.append(f"{path}: {out} photo(s) that training left out are not taken")
     return found

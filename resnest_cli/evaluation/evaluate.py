@@ -75,7 +75,8 @@ class Gathered:
     """What a model answered to all photos.
 
     `split` is the side of the data that was judged, "all" for all of several, None without a split.
-    `trained_on` is how many photos the model has learned from, None where that is not known.
+    `trained_on` is how many photos the model has learned from, None where that is not known;
+    `excluded` how many of this side were left out with --exclude.
     """
 
     items: tuple[Answered, ...]
@@ -87,6 +88,7 @@ class Gathered:
     class_ids: tuple[str, ...] | None
     temperature: float
     notes: tuple[str, ...]
+    excluded: int = 0
 
     @property
     def trained(self) -> int:
@@ -156,6 +158,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         class_ids=model.class_ids,
         temperature=model.temperature,
         notes=tuple(notes),
+        excluded=sum(split in {None, "all", photo.side} for photo in listing.excluded),
     )
 
 

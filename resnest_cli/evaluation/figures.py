@@ -78,6 +78,7 @@ def summary(found: Evaluated) -> dict[str, Any]:
     return {
         "model": gathered.model,
         "split": gathered.split,
+        "excluded": gathered.excluded,
         "photos": figures.photos,
         "trained_on": None if gathered.trained_on is None else trained,
         "unreadable": len(found.judged) - figures.photos,

@@ -5,6 +5,7 @@
     records.py    records and explanations as table, JSON, JSON lines or CSV
     search.py     what `search` found, in the same formats
     results.py    what `evaluate`, `export` and `benchmark` found, as tables
+    issues.py     what `check` found
     training.py   what the training commands print
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,

@@ -121,7 +121,7 @@ class Page:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page of this template of ours, with what it shows and a footer."""
+    """A page of one of our templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -130,7 +130,7 @@ def rendered(template: str, **values: Any) -> str:
     )  # fmt: skip
     environment.filters["printable"] = printable_name
     footer = f"Made by resnest-cli {__version__}."
-    return environment.get_template(template).render(footer=footer, **values)
+    return environment.get_template(template).render(**values, footer=footer)
 
 
 def _state(record: "Record", right: bool | None) -> str:
@@ -141,19 +141,24 @@ def _state(record: "Record", right: bool | None) -> str:
     return "unsure" if record.unsure else "answered"
 
 
-def thumbnail(path: str, max_pixels: int | None = None) -> str | None:
-    """A small JPEG of a local photo as a data URI; None where there is no such file any more."""
+def thumbnail(
+    path: str, max_pixels: int | None = None, *, side: int = _SIDE, quality: int = _QUALITY
+) -> str | None:
+    """A small JPEG of a local photo as a data URI; None where there is no such file any more.
+
+    Its longer side has at most `side` pixels.
+    """
     from resnest_cli.images.decode import decode
 
     if "://" in path or not Path(path).is_file():
         return None
     try:
-        image = decode(path, max_pixels=max_pixels)
+        image = decode(path, max_pixels=max_pixels, at_least=side)
     except (ImageError, MemoryError):
         return None
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY)
+    image.save(file, "JPEG", quality=quality)
     return jpeg_uri(file.getvalue())
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from resnest_cli.cpu import usable_cores
+from resnest_cli.data.exclusion import digest_of_list
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
@@ -217,6 +218,9 @@ class _Run:
                     trainer.record.origin = ready.origin
                     trainer.record.class_weights = digest(ready.class_weights)
                     trainer.record.teacher = ready.teacher.digest if ready.teacher else ""
+                    trainer.record.exclude = (
+                        digest_of_list(ready.config.exclude) or trainer.record.exclude
+                    )
                     trainer.run()
             except BudgetUsedError:
                 self._end_of_budget(run, ready, trainer)

@@ -21,6 +21,7 @@ from resnest_cli.data.dataset import (
     sharded_dataset,
     write_split,
 )
+from resnest_cli.data.exclusion import digest_of_list
 from resnest_cli.data.photo_paths import base_place
 from resnest_cli.data.shards import SHARD_SIDES, find_shards, from_text, is_shards, to_text
 from resnest_cli.errors import ResnestError, UnknownModelError, UsageError, reason
@@ -46,7 +47,9 @@ CHANGEABLE = (
 )  # fmt: skip
 # Where something lies; the same may lie elsewhere now.
 DATA_PLACES = ("data", "val_data", "base_folder", "unlabelled")
-PLACES = (*DATA_PLACES, "model", "weights", "class_weights", "teacher", "teacher_labels")
+PLACES = (
+    *DATA_PLACES, "model", "weights", "class_weights", "exclude", "teacher", "teacher_labels",
+)  # fmt: skip
 
 _LOOKED_FOR = 1000  # photos, before a run goes on
 _NAMED = 5  # that differ
@@ -196,6 +199,9 @@ def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State 
         raise _others(f"--class-weights {config.class_weights}", "weights of classes", run)
     if record.teacher not in {"", ready.teacher.digest if ready.teacher is not None else ""}:
         raise _others(f"--teacher {config.teacher}", "teacher's weights and classes", run)
+    now = digest_of_list(config.exclude)
+    if now and record.exclude not in {"", now}:
+        raise _others(f"--exclude {config.exclude}", "photos to leave out", run)
     if found := found_again(state.record.lost, ready.dataset):
         display.message(f"{found:,} photo(s) that were lost are back.")
     return state
@@ -230,7 +236,7 @@ def _read_data(run: RunFolder, config: Config) -> DataSet:
 def anchored(config: Config) -> Config:
     """The settings with absolute paths in place of those that are relative to this folder."""
     # Words that name no file stay.
-    perhaps = ["weights", "class_names", "class_weights", "teacher_labels"]
+    perhaps = ["weights", "class_names", "class_weights", "exclude", "teacher_labels"]
     perhaps += [n for n in ("model", "teacher") if not find_variant(getattr(config, n) or "")]
     places = {n: getattr(config, n) for n in ("data", "val_data", "unlabelled", *perhaps)}
     changes: dict[str, Any] = {

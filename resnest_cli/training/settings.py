@@ -111,6 +111,8 @@ class Config:
     split_column: str | None = _reading("split_column")
     base_folder: str | None = _reading("base_folder")
     extension: str | None = _reading("extension")
+    exclude: str | None = _reading("exclude")
+    exclude_kinds: str | None = _reading("exclude_kinds")
     val_split: float = _data(
         0.2, "Share of each class that validates, where the data have no split (0.2).", "(0, 1)"
     )

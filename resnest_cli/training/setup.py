@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -91,6 +92,8 @@ class Ready:
                 "weight": config.teacher_weight,
                 "temperature": config.teacher_temperature,
             }
+        if data.excluded:
+            provenance["excluded"] = dict(Counter(photo.error for photo in data.excluded))
         if data.class_ids != data.class_names:
             provenance["class_ids"] = list(data.class_ids)
         trained_on = data.trained_on
@@ -263,6 +266,11 @@ def load_data(config: Config, progress: Progress = silent) -> DataSet:
 def _labelled(config: Config, progress: Progress) -> DataSet:
     if is_shards(config.data):
         config.reading.check_only({"split_names"}, config.data, "shards")
+        if config.exclude is not None:
+            raise UsageError(
+                f"--exclude: {config.data} is shards, which are read whole and in order. Pack them "
+                f"anew without these photos: resnest pack DATA -o DIR --exclude {config.exclude}"
+            )
         found = find_shards(
             config.data, val_data=config.val_data, classes=config.classes, progress=progress
         )

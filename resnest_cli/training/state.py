@@ -88,8 +88,8 @@ class RunRecord:
     `step` the optimiser steps of the whole run. `loss_sum` is over the `loss_photos` photos of this
     epoch so far; `seconds` is the time that the epoch took so far, `used` that of the whole run in
     all its parts. `origin` names the weights that the run began with, by their hash,
-    `class_weights` those of the classes, `teacher` the teacher, by its `digest`. `lost` are the
-    photos that could not be read any more.
+    `class_weights` those of the classes, `exclude` the list of photos that were left out, `teacher`
+    the teacher, by its `digest`. `lost` are the photos that could not be read any more.
     """
 
     epoch: int = 0
@@ -104,6 +104,7 @@ class RunRecord:
     origin: str = ""
     class_weights: str = ""
     teacher: str = ""
+    exclude: str = ""
     lost: list[LostPhoto] = field(default_factory=list)
 
     @property

@@ -99,8 +99,8 @@ APART = {
     "val_split", "img_size", "interpolation", "epochs", "batch_size", "lr_base", "device", "amp",
     "workers", "cache", "channels_last", "save_every", "keep_epochs", "time_budget", "tensorboard",
     "patience", "sync_bn", "split_names", "path_column", "label_column", "split_column",
-    "base_folder", "extension", "teacher_labels", "teacher_size", "teacher_mean", "teacher_std",
-    "teacher_classes", "unlabelled", "trust_onnx",
+    "base_folder", "extension", "exclude", "exclude_kinds", "teacher_labels", "teacher_size",
+    "teacher_mean", "teacher_std", "teacher_classes", "unlabelled", "trust_onnx",
 }  # fmt: skip
 
 

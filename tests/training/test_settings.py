@@ -84,6 +84,8 @@ _OPTIONAL = {
     "split_column",
     "base_folder",
     "extension",
+    "exclude",
+    "exclude_kinds",
     "train_size",
     "start_size",
     "decay_epochs",

@@ -1,0 +1,175 @@
+"""What `resnest check` does: labelled photos -> issues, ranked.
+
+    list the photos    as `finetune` does (`data.class_folders`), all sides of a split
+    look at each       once (`survey`): facts, thumbnail, features; kept in the cache
+    then               files, copies, labels, outliers, classes: each a list of `Issue`
+
+Whatever can be computed from what is kept is computed again each time: it takes a moment beside
+decoding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnest_cli import __version__
+from resnest_cli.data.class_folders import list_data
+from resnest_cli.data.issue_kinds import KINDS
+from resnest_cli.data.labelled_photos import AS_FOUND, Reading
+from resnest_cli.data.shards import is_shards
+from resnest_cli.errors import UsageError
+from resnest_cli.images.pool import Decoders
+from resnest_cli.inspection.issues import Issue, counts, ranked
+from resnest_cli.options import ModelOptions, RunOptions
+from resnest_cli.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from resnest_cli.data.labelled_photos import LabelledData
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inspection.survey import Int64, Survey
+
+Make = Callable[..., "Classifier"]  # of a model
+
+
+@dataclass(frozen=True, slots=True)
+class CheckJob:
+    """What was asked for; see the options of `resnest check`."""
+
+    data: str
+    options: RunOptions
+    model: ModelOptions
+    reading: Reading = AS_FOUND
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The issues, ranked; what the data are; and notes for the user to read."""
+
+    job: CheckJob
+    issues: tuple[Issue, ...]
+    survey: "Survey"
+    model: str
+    notes: tuple[str, ...]
+
+    @property
+    def photos(self) -> int:
+        """How many photos there are, readable or not."""
+        return len(self.survey.photos) + len(self.survey.bad)
+
+
+def check_data(
+    job: CheckJob,
+    make: Make,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+) -> Findings:
+    """Looks over labelled photos. `make` gives a classifier; `check` may raise to stop.
+
+    Raises:
+        UsageError: the data have no photos, or are tar shards.
+        ResnestError: the model or the data cannot be had.
+        StoppedError: as `check` raised it; what was found of photos is kept.
+    """
+    listing = listed(job)
+    # Only now: these import numpy.
+    from resnest_cli.inspection.bad_files import file_issues
+    from resnest_cli.inspection.copies import find_copies
+    from resnest_cli.inspection.labels import need_scikit_learn
+    from resnest_cli.inspection.survey import Surveyor
+
+    need_scikit_learn()
+    classifier = make(job.model, ready_for="features")
+    with Decoders.of(job.options, job.model) as decoders:
+        how = job.options.batch_size, job.options.workers
+        surveyor = Surveyor(classifier, decoders, *how)
+        survey = surveyor.survey(job.data, listing.photos, progress, check)
+    issues, notes = file_issues(survey)
+    if survey.photos:
+        copies = find_copies(survey, progress, check)
+        issues += copies.issues
+        issues += _of_features(survey, copies.groups, job.seed, progress, check)
+    issues, notes = _without_consequences(issues), [*listing.notes, *notes]
+    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
+
+
+def _without_consequences(issues: list[Issue]) -> list[Issue]:
+    """The issues less those that another of the photo explains.
+
+    A placeholder is of one colour, unlike its class, and so on; what is of one colour is bright, or
+    dark, as well.
+    """
+    placeholders = {issue.path for issue in issues if issue.kind == "placeholder"}
+    uniform = {issue.path for issue in issues if issue.kind == "uniform"}
+    return [
+        issue
+        for issue in issues
+        if issue.kind in {"placeholder", "leak", "class"}
+        or not (
+            issue.path in placeholders
+            or (issue.path in uniform and issue.kind in {"dark", "bright", "outlier"})
+        )
+    ]
+
+
+def _of_features(
+    survey: "Survey",
+    groups: "Int64",
+    seed: int,
+    progress: Progress,
+    check: Callable[[], None],
+) -> list[Issue]:
+    """What the features say of labels, odd photos and classes."""
+    from resnest_cli.inspection.classes import class_issues
+    from resnest_cli.inspection.labels import label_issues, out_of_sample
+    from resnest_cli.inspection.outliers import outlier_issues
+
+    features, labels, names, photos = (
+        survey.features, survey.labels, survey.class_names, survey.photos,
+    )  # fmt: skip
+    how: dict[str, Any] = {"groups": groups, "seed": seed, "progress": progress, "check": check}
+    probabilities = out_of_sample(features, labels, len(names), **how)
+    wrong = label_issues(probabilities, features, labels, names, photos, groups)
+    apart_from = {issue.path for issue in wrong}
+    odd = outlier_issues(features, labels, names, photos, apart_from=apart_from, **how)
+    return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]
+
+
+def listed(job: CheckJob) -> "LabelledData":
+    """The photos of the data, of all sides."""
+    if is_shards(job.data):
+        raise UsageError(
+            f"{job.data}: are tar shards; check looks at photos in files, which it can name and "
+            "you can mend. Give the class folders or the table that the shards were packed from."
+        )
+    return list_data(job.data, job.reading)
+
+
+def summary(findings: Findings) -> dict[str, Any]:
+    """`summary.json`, and `--format json`: counts, the worst of each kind, how it was made."""
+    survey = findings.survey
+    found = counts(findings.issues)
+    return {
+        "data": findings.job.data,
+        "photos": findings.photos,
+        "readable": len(survey.photos),
+        "classes": len(survey.class_names),
+        "model": findings.model,
+        "version": __version__,
+        "issues": {kind: number for kind, number in found.items() if number},
+        "flagged": len({one.path for one in findings.issues if one.kind != "class"}),
+        "worst": {
+            kind: [_record(one) for one in findings.issues if one.kind == kind][:5]
+            for kind in KINDS
+            if found[kind]
+        },
+        "notes": list(findings.notes),
+    }
+
+
+def _record(issue: Issue) -> dict[str, Any]:
+    return {
+        "path": issue.path, "score": round(issue.score, 4), "partner": issue.partner,
+        "suggestion": issue.suggestion, "detail": issue.detail,
+        "class": issue.label, "split": issue.side,
+    }  # fmt: skip

@@ -1,0 +1,178 @@
+"""Photos unlike all others of their class, by the distance to the nearest of these.
+
+The distance is 1 - the cosine of two photos' features, its mean over the 20 nearest photos of the
+class (Ramaswamy, Rastogi and Shim 2000, "Efficient algorithms for mining outliers", has the k-th).
+It is compared with the median of the class, in deviations that all classes share: the median
+absolute one, times 1.4826, a standard deviation where distances are normal (Leys et al. 2013). All
+of it is done in blocks of matrix products.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnest_cli.data.labelled_photos import LabelledPhoto
+from resnest_cli.inspection.issues import Issue
+from resnest_cli.progress import Progress, silent
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+LIMIT = 3.0  # deviations beyond which a photo is an outlier
+NEAREST = 20  # photos of its class that one is compared with
+FEWEST = 10  # photos of a class that can have outliers
+
+_MOST_COMPARED = 20_000  # photos of a class that each of its photos is compared with; of more, some
+_ROWS = 1024  # rows that are compared at once
+_TO_NORMAL = 1.4826
+_TINY = 1e-12
+
+
+class Distances(NamedTuple):
+    """Of N photos: the distance to the nearest of their class, and how unusual that is.
+
+    `distance` float32 (N,) in [0, 2], NaN of a class that has too few photos to say. `typical`
+    float32 (N,) is the median of the class. `deviations` float32 (N,), 0 where nothing is known.
+    """
+
+    distance: Float32
+    typical: Float32
+    deviations: Float32
+
+
+def distances(
+    features: Float32,
+    labels: Int64,
+    groups: Int64,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+) -> Distances:
+    """How far each photo lies from the nearest ones of its class, copies of it apart.
+
+    Args:
+        features: float32 (N, D), pooled; may be a memory map.
+        labels: int64 (N,).
+        groups: int64 (N,), the same number for copies of each other.
+        seed: of the photos that a very large class is compared with.
+        progress: counts photos.
+        check: raises to stop.
+    """
+    found = np.full(len(labels), np.nan, np.float32)
+    typical = np.full(len(labels), np.nan, np.float32)
+    done = 0
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        _, first = np.unique(groups[places], return_index=True)
+        others = places[first]  # one of each group
+        if len(others) >= FEWEST:
+            others = _some(others, seed)
+            near = _unit(features[others])
+            for part in _parts(places):
+                same = groups[part][:, None] == groups[others]
+                found[part] = _mean_distance(_unit(features[part]) @ near.T, same)
+                check()
+                done += len(part)
+                progress(done, len(labels), title="Looking for outliers")
+            typical[places] = np.median(found[others])
+    _, first = np.unique(groups, return_index=True)
+    return Distances(found, typical, _deviations(found - typical, first))
+
+
+def outlier_issues(
+    features: Float32,
+    labels: Int64,
+    class_names: Sequence[str],
+    photos: Sequence[LabelledPhoto],
+    *,
+    groups: Int64,
+    apart_from: Collection[str] = (),
+    seed: int = 0,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+) -> list[Issue]:
+    """Photos that are unlike all others of their class, each with the photo that is nearest.
+
+    `apart_from` are names of photos whose label looks wrong, which says why they are unlike. For
+    the rest see `distances`.
+    """
+    found = distances(features, labels, groups, seed=seed, progress=progress, check=check)
+    far = [
+        place
+        for place in np.flatnonzero(found.deviations > LIMIT).tolist()
+        if photos[place].name not in apart_from
+    ]
+    nearest = _nearest_of_all(features, np.array(far, np.int64), groups, check)
+    issues = []
+    for place, other in zip(far, nearest.tolist(), strict=True):
+        photo, deviations = photos[place], float(found.deviations[place])
+        issues.append(
+            Issue(
+                photo.name,
+                "outlier",
+                1 - LIMIT / deviations,
+                partner=photos[other].name,
+                detail=(
+                    f"{found.distance[place]:.2f} from its class, usual {found.typical[place]:.2f};"
+                    f" the nearest photo is of {class_names[labels[other]]}"
+                ),
+                label=photo.label,
+                side=photo.side,
+            )
+        )
+    return issues
+
+
+def _parts(places: Int64) -> Iterator[Int64]:
+    return (places[start : start + _ROWS] for start in range(0, len(places), _ROWS))
+
+
+def _some(places: Int64, seed: int) -> Int64:
+    if len(places) <= _MOST_COMPARED:
+        return places
+    return np.random.default_rng(seed).choice(places, _MOST_COMPARED, replace=False)
+
+
+def _unit(rows: Float32) -> Float32:
+    """Rows (N, D) of length 1."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Float32 = rows / np.maximum(length, np.float32(_TINY))
+    return unit
+
+
+def _mean_distance(cosines: Float32, same: NDArray[np.bool_]) -> Float32:
+    """Of cosines (B, M): 1 - the mean of the largest of each row, but for those of the `same`."""
+    nearest = min(NEAREST, cosines.shape[1] - 1)  # a row is the same as one at most
+    cosines[same] = -np.inf
+    largest = np.partition(cosines, -nearest, axis=1)[:, -nearest:]
+    found: Float32 = 1 - largest.mean(1)
+    return found
+
+
+def _deviations(above: Float32, first: Int64) -> Float32:
+    """What each distance is above the median of its class, in deviations of the `first` photos."""
+    known = above[first][np.isfinite(above[first])]
+    spread = _TO_NORMAL * float(np.median(np.abs(known))) if known.size else 0.0
+    found: Float32 = np.nan_to_num(above / np.float32(max(spread, _TINY)))
+    return found
+
+
+def _nearest_of_all(
+    features: Float32, places: Int64, groups: Int64, check: Callable[[], None]
+) -> Int64:
+    """The photo that is most like each of these places, of whatever class; no copy of it."""
+    asked = _unit(features[places])
+    best = np.full(len(places), -np.inf, np.float32)
+    nearest = places.copy()
+    for part in _parts(np.arange(len(features) if len(places) else 0)):
+        cosines = asked @ _unit(features[part]).T
+        cosines[groups[places][:, None] == groups[part]] = -np.inf
+        here = cosines.argmax(1)
+        largest = cosines[np.arange(len(places)), here]
+        nearer = largest > best
+        nearest[nearer], best[nearer] = part[here[nearer]], largest[nearer]
+        check()
+    return nearest

@@ -1,0 +1,220 @@
+"""Every photo of a data set looked at once: its facts, its features, or why it cannot be read.
+
+What was found is kept below `$RESNEST_HOME/check/`, a folder for each data set and network; see
+`kept_photos`. A photo is known by its path, size and time of change: a later run looks at what is
+new or changed, and at what could not be read; one that was stopped goes on.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnest_cli import paths
+from resnest_cli.data.labelled_photos import LabelledPhoto
+from resnest_cli.errors import CheckpointError, ErrorKind, ImageError, reason
+from resnest_cli.files import lock_file, writing
+from resnest_cli.images import take_note
+from resnest_cli.images.batches import Prepared, prepared_batches
+from resnest_cli.images.sources import Source
+from resnest_cli.inference.ranking import NOT_FINITE
+from resnest_cli.inspection import photo_facts
+from resnest_cli.inspection.kept_photos import KEPT, KEY_BYTES, KeptPhotos
+from resnest_cli.inspection.photo_facts import Facts, look
+from resnest_cli.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from resnest_cli.images.pool import Decoders
+    from resnest_cli.inference.classifier import Classifier
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+CHUNK = 512  # photos that a kill may lose, about
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """N readable photos of K classes, row by row, and those that cannot be read.
+
+    `labels` int64 (N,) are indices into `class_names`, which are sorted; `facts` FACTS (N,);
+    `features` float32 (N, D), pooled, a memory map. Each of `bad` has its error, and its kind
+    beside it. `computed` counts the photos that were looked at now.
+    """
+
+    photos: tuple[LabelledPhoto, ...]
+    labels: Int64
+    class_names: tuple[str, ...]
+    facts: Facts
+    features: Float32
+    bad: tuple[tuple[LabelledPhoto, ErrorKind], ...] = ()
+    computed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyor:
+    """Looks at photos: `workers` decoders, then the network in batches."""
+
+    classifier: "Classifier"
+    decoders: "Decoders"
+    batch_size: int
+    workers: int
+
+    def survey(
+        self,
+        data: str,
+        photos: Sequence[LabelledPhoto],
+        progress: Progress = silent,
+        check: Callable[[], None] = lambda: None,
+    ) -> Survey:
+        """What there is to say of these photos of `data`; `check` may raise to stop.
+
+        Raises:
+            ResnestError: the folder of the cache cannot be written.
+            StoppedError: as `check` raised it; what was done is kept.
+        """
+        folder = self.folder(data)
+        busy = f"{data}: another `resnest check` is at work on these data. Wait for that."
+        with writing(folder, then="RESNEST_HOME names another place."):
+            paths.private_folder(folder)
+            with lock_file(folder / ".lock", busy=busy):
+                kept = KeptPhotos(folder, self._width)
+                stats = [_stat(photo.path) for photo in photos]
+                keys = [_key(photo.path, *stat) for photo, stat in zip(photos, stats, strict=True)]
+                missing = [place for place, key in enumerate(keys) if not kept.has(key)]
+                self._look(photos, keys, missing, kept, progress, check)
+                found, features = kept.in_order(keys)
+        sizes = [size for size, _ in stats]
+        return _survey(photos, sizes, found, features, len(missing))
+
+    @property
+    def _width(self) -> int:
+        from resnest_cli.inference.extraction import Extraction
+
+        model, size = self.classifier.model, self.classifier.preprocessing.size
+        return Extraction().row_shape(model, size)[0]
+
+    def folder(self, data: str) -> Path:
+        """Where what was found in these data by this network is kept."""
+        model, preparation = self.classifier.model, self.classifier.preparation
+        try:
+            weights = model.sha256()
+        except OSError as error:
+            raise CheckpointError(f"{model.path} cannot be read: {reason(error)}.") from error
+        how = {
+            "version": photo_facts.VERSION,
+            "data": os.path.realpath(data),
+            "weights": weights,
+            "preparation": asdict(preparation) | {"max_pixels": None},
+            "engine": asdict(self.classifier.engine.fingerprint(self.batch_size)),
+        }
+        digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode("utf-8", "surrogateescape"))
+        return paths.resnest_home() / "check" / digest.hexdigest()[:16]
+
+    def _look(
+        self,
+        photos: Sequence[LabelledPhoto],
+        keys: Sequence[bytes],
+        missing: Sequence[int],
+        kept: KeptPhotos,
+        progress: Progress,
+        check: Callable[[], None],
+    ) -> None:
+        """Looks at the photos of these places and keeps what it finds, whatever ends it."""
+        facts: dict[str, Facts] = {}
+        sources = (Source(str(place), path=photos[place].path) for place in missing)
+        prepare = partial(self._prepare, facts)
+        size, done, failed = self.batch_size, 0, 0
+        ahead = 2 * size + self.workers
+        chunk: list[tuple[Facts, Float32 | None]] = []
+        batches = prepared_batches(sources, prepare, size=size, workers=self.workers, ahead=ahead)
+        try:
+            for group in batches:
+                rows = self._rows(group)
+                for item, (row, error) in zip(group, rows, strict=True):
+                    record = np.zeros((), KEPT)
+                    record["key"] = np.void(keys[int(item.source.name)])
+                    record["error"] = error.encode("utf-8", "surrogateescape")[:256]
+                    record["kind"] = (item.kind or "other").encode() if error else b""
+                    if (known := facts.pop(item.source.name, None)) is not None:
+                        record["facts"] = known
+                    chunk.append((record, row))
+                    failed += bool(error)
+                done += len(group)
+                if len(chunk) >= CHUNK:
+                    kept.add(chunk)
+                    chunk = []
+                progress(done, len(missing), failed=failed, title="Looking at photos")
+                check()
+        finally:
+            kept.add(chunk)
+
+    def _prepare(self, facts: dict[str, Facts], source: Source) -> tuple[Float32, str | None]:
+        assert source.path is not None
+        if source.path.startswith(("/dev/", "/proc/")):
+            raise ImageError("is no regular file", kind="not an image")
+        looked = self.decoders.run(look, self.classifier.preparation, source.path)
+        facts[source.name] = looked.facts
+        return looked.array, take_note()
+
+    def _rows(self, group: list[Prepared]) -> list[tuple[Float32 | None, str]]:
+        """The features (D,) of each photo, or why it has none."""
+        arrays = [item.photo for item in group if item.photo is not None]
+        if not arrays:
+            return [(None, item.error or "") for item in group]
+        found = iter(self.classifier.engine.output(np.stack(arrays), "features"))
+        rows: list[tuple[Float32 | None, str]] = []
+        for item in group:
+            if item.photo is None:
+                rows.append((None, item.error or ""))
+                continue
+            row = next(found)
+            rows.append((row, "") if np.isfinite(row).all() else (None, NOT_FINITE))
+        return rows
+
+
+def _stat(path: str) -> tuple[int, int]:
+    """The size of a file in bytes, and its time of change in ns; -1 where nobody can say."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - quicker, and there may be a million of them
+    except (OSError, ValueError):
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _key(path: str, size: int, changed: int) -> bytes:
+    text = f"{size} {changed} {os.path.abspath(path)}"  # noqa: PTH100 - links are not followed
+    data = text.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
+
+
+def _survey(
+    photos: Sequence[LabelledPhoto],
+    sizes: Sequence[int],
+    found: NDArray[np.void],
+    features: Float32,
+    computed: int,
+) -> Survey:
+    """What was found, KEPT in the order of the photos, as records."""
+    good = found["kind"] == b""
+    readable = [photo for photo, well in zip(photos, good, strict=True) if well]
+    bad = [
+        (
+            replace(photos[place], error=found["error"][place].decode("utf-8", "replace")),
+            cast("ErrorKind", found["kind"][place].decode()),
+        )
+        for place in np.flatnonzero(~good).tolist()
+    ]
+    class_names = tuple(sorted({photo.label for photo in photos}))
+    index = {name: place for place, name in enumerate(class_names)}
+    facts = found["facts"][good]
+    facts["bytes"] = np.array(sizes, np.int64)[good]
+    labels = np.array([index[photo.label] for photo in readable], np.int64)
+    return Survey(tuple(readable), labels, class_names, facts, features, tuple(bad), computed)

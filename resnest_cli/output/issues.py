@@ -1,0 +1,52 @@
+"""What `resnest check` found, as people read it; on stdout."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from resnest_cli.data.issue_kinds import KINDS, Kind
+from resnest_cli.output.sink import emit
+from resnest_cli.text import count, printable, printable_name, shortened
+
+_FEW = 3  # of each kind
+_KIND, _FOUND, _NAME, _WHAT = 13, 7, 37, 37  # columns; 80 with the spaces between
+
+
+def show_issues(summary: Mapping[str, Any]) -> None:
+    """How many photos and issues there are, and of each kind the worst."""
+    photos = count(summary["photos"], "photo")
+    classes = count(summary["classes"], "class", "classes")
+    flagged = f"{summary['flagged']:,} with an issue" if summary["issues"] else "nothing was found"
+    lines = [f"{printable_name(summary['data'])}: {photos} of {classes}, {flagged}"]
+    for kind, number in summary["issues"].items():
+        lines.append(f"\n{kind:<{_KIND}}{number:>{_FOUND},}  {KINDS[kind].title}")
+        for one in summary["worst"][kind][:_FEW]:
+            name = shortened(one["path"], _NAME)
+            line = f"  {name:<{_NAME}}  {_what(kind, one)}"
+            lines.append(line.rstrip())
+    emit(printable("\n".join(lines)) + "\n")
+
+
+def _what(kind: Kind, one: Mapping[str, Any]) -> str:
+    """What was seen, or the photo or class that it is like, in a few words."""
+    if KINDS[kind].group == "files":
+        text = one["detail"]
+    elif kind == "label":
+        text = f"looks like {one['suggestion']}"
+    else:
+        text = one["partner"] or one["detail"]
+    return shortened(text, _WHAT)
+
+
+def what_next(found: bool, data: str, folder: str | None) -> str:
+    """What to do with issues, or with none."""
+    if not found:
+        return f"Train on them: resnest finetune {data}"
+    if folder is None:
+        return (
+            "-o DIR writes all of them to DIR/issues.csv; --html FILE shows the photos. "
+            "`resnest finetune` leaves out what stands in such a list: --exclude DIR/issues.csv"
+        )
+    return (
+        "Look through issues.csv and take out what is fine; leave out the rest with:\n"
+        f"  resnest finetune {data} --exclude {folder}/issues.csv"
+    )

@@ -1,0 +1,164 @@
+"""`resnest check`: what it finds in folders, splits and tables; files, exit codes, bad input."""
+
+import csv
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Cli
+from tests.inspection.making import changed, picture, save
+from tests.processes import wait_for
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes on two sides, with a copy of each kind, a dark photo and a bad file."""
+    folder = tmp_path / "data"
+    for side, seeds in (("train", range(12)), ("val", range(20, 26))):
+        for seed in seeds:
+            save(picture(seed), folder / side / "ab"[seed % 2] / f"{seed:02}.jpg")
+    save(changed(picture(0), "mirrored"), folder / "train" / "a" / "mirrored.jpg")  # near-copy
+    (folder / "val" / "b" / "same.jpg").write_bytes((folder / "train/b/03.jpg").read_bytes())
+    save(changed(picture(5), "scaled"), folder / "train" / "a" / "scaled.jpg")  # of b/05.jpg
+    save(picture(40).point(lambda value: value // 12), folder / "train" / "b" / "dark.jpg")
+    (folder / "train" / "a" / "bad.jpg").write_bytes(b"\xff\xd8\xff no photo")
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "issues.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def found(rows: list[dict[str, str]], kind: str) -> dict[str, str]:
+    return {row["path"]: row["partner"] for row in rows if row["kind"] == kind}
+
+
+def test_what_it_finds(cli: Cli, data: Path, tmp_path: Path) -> None:
+    result = cli("check", data, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    rows = rows_of(tmp_path / "out")
+    assert list(rows[0]) == ["path", "kind", "score", "partner", "suggestion", "detail"]
+    assert found(rows, "unreadable") == {"train/a/bad.jpg": ""}
+    assert found(rows, "dark") == {"train/b/dark.jpg": ""}
+    assert found(rows, "near-copy")["train/a/mirrored.jpg"] == "train/a/00.jpg"
+    assert found(rows, "copy") == {"val/b/same.jpg": "train/b/03.jpg"}
+    assert found(rows, "leak") == {"val/b/same.jpg": "train/b/03.jpg"}
+    assert set(found(rows, "contradiction")) == {"train/a/scaled.jpg", "train/b/05.jpg"}
+    assert all(0 <= float(row["score"]) <= 1 for row in rows)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["photos"], summary["readable"], summary["classes"]) == (23, 22, 2)
+    kinds = [row["kind"] for row in rows]
+    assert summary["issues"] == {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    assert "--exclude" in result.err
+    again = cli("check", data, "--format", "json")
+    assert json.loads(again.out) == summary
+
+
+def test_the_table_within_80_columns(cli: Cli, data: Path) -> None:
+    result = cli("check", data)
+    lines = result.out.splitlines()
+    assert lines[0].endswith("23 photos of 2 classes, " + lines[0].split(", ")[-1])
+    assert "with an issue" in lines[0]
+    assert any(line.split() == ["leak", "1", "copies", "on", "both", "sides", "of", "the", "split"]
+               for line in lines)  # fmt: skip
+    assert max(map(len, lines[1:])) <= 80
+    assert cli("check", data, "--quiet").err == ""
+
+
+def test_fail_on(cli: Cli, data: Path) -> None:
+    assert cli("check", data, "--fail-on", "leak,tiny").code == 3
+    assert cli("check", data, "--fail-on", "copies").code == 3
+    assert cli("check", data, "--fail-on", "tiny,shape").code == 0
+    wrong = cli("check", data, "--fail-on", "leek")
+    assert wrong.code == 2
+    assert "Did you mean leak" in wrong.err
+
+
+def test_nothing_is_found_in_good_data(cli: Cli, tmp_path: Path) -> None:
+    for seed in range(8):
+        save(picture(seed), tmp_path / "data" / "ab"[seed % 2] / f"{seed}.jpg")
+    result = cli("check", tmp_path / "data", "--fail-on", "files,copies")
+    assert result.code == 0, result.out
+
+
+def test_a_table_of_photos(cli: Cli, data: Path, tmp_path: Path) -> None:
+    names = ["train/a/00.jpg,cat", "train/a/mirrored.jpg,dog", "train/b/01.jpg,dog"]
+    table = data / "photos.csv"
+    table.write_text("file,species\n" + "\n".join(names) + "\n")
+    result = cli("check", table, "--label-column", "species", "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    contradiction = found(rows_of(tmp_path / "out"), "contradiction")
+    assert set(contradiction) == {"train/a/00.jpg", "train/a/mirrored.jpg"}
+
+
+def test_another_model_and_batch_size(cli: Cli, data: Path, tiny_checkpoint: Path) -> None:
+    summaries = [
+        json.loads(cli("check", data, "--format", "json", *more).out)
+        for more in ([], ["-m", tiny_checkpoint], ["-m", tiny_checkpoint, "-b", "3"])
+    ]
+    assert summaries[0]["model"] == "resnest14t"
+    assert summaries[1]["model"] == str(tiny_checkpoint)
+    assert summaries[1]["issues"]["copy"] == summaries[2]["issues"]["copy"] == 1
+
+
+def test_nothing_readable(cli: Cli, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "1.jpg").write_bytes(b"")
+    result = cli("check", tmp_path / "data", "--fail-on", "unreadable")
+    assert result.code == 3
+    assert "is empty" in result.out
+
+
+def test_bad_input(cli: Cli, data: Path, tmp_path: Path) -> None:
+    result = cli("check", tmp_path / "nowhere")
+    assert result.code == 2
+    assert "no such folder" in result.err
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "index.json").write_text("{}")
+    (shards / "train-0.tar").write_bytes(b"")
+    result = cli("check", shards)
+    assert result.code == 2
+    assert "tar shards" in result.err
+    (tmp_path / "file").write_text("")
+    result = cli("check", data, "-o", tmp_path / "file")
+    assert result.code == 1
+    assert "-o a folder" in result.err
+
+
+def test_ctrl_c_keeps_what_was_seen(cli: Cli, data: Path, homes: Path) -> None:
+    def interrupt() -> None:
+        wait_for(lambda: list((homes / "resnest_home" / "check").glob("*/.lock")))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    result = cli("check", data, "-b", "1")
+    other.join()
+    assert result.code == 130
+    assert "what was seen of photos is kept; the same command goes on" in result.err
+    (folder,) = (homes / "resnest_home" / "check").iterdir()
+    assert list(folder.glob("*.npy"))
+    assert cli("check", data, "-b", "1").code == 0
+
+
+def test_a_placeholder_is_nothing_else(cli: Cli, data: Path, tmp_path: Path) -> None:
+    page = Image.new("RGB", (90, 60), "white")
+    page.paste((0, 0, 0), (20, 28, 70, 30))
+    names = ["train/a/x.png", "train/b/y.png", "train/b/z.png", "val/a/v.png"]
+    for name in names:
+        save(page, data / name)
+    save(Image.new("RGB", (90, 60), (252, 253, 254)), data / "train/a/blank.png")
+    assert cli("check", data, "-o", tmp_path / "out").code == 0
+    kinds = {name: {row["kind"] for row in rows_of(tmp_path / "out") if row["path"] == name}
+             for name in (*names, "train/a/blank.png")}  # fmt: skip
+    assert kinds.pop("val/a/v.png") == {"placeholder", "leak"}
+    assert kinds.pop("train/a/blank.png") - {"label"} == {"uniform"}  # and not bright as well
+    assert all(found == {"placeholder"} for found in kinds.values())
