@@ -89,6 +89,8 @@ class Ready:
                 "weight": config.teacher_weight,
                 "temperature": config.teacher_temperature,
             }
+            if not config.data:  # top-1 is how often both agree
+                provenance["validated_by"] = "the teacher's first answers"
         if data.class_ids != data.class_names:
             provenance["class_ids"] = list(data.class_ids)
         trained_on = data.trained_on
