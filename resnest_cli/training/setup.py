@@ -92,6 +92,8 @@ class Ready:
                 "weight": config.teacher_weight,
                 "temperature": config.teacher_temperature,
             }
+            if not config.data:  # top-1 is how often both agree
+                provenance["validated_by"] = "the teacher's first answers"
         if data.excluded:
             provenance["excluded"] = dict(Counter(photo.error for photo in data.excluded))
         if data.class_ids != data.class_names:

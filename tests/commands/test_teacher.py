@@ -135,6 +135,8 @@ def test_photos_without_any_label(
     assert last(place, "parts") == last(place, "whole")
     written = tomllib.loads((run / "args.toml").read_text())
     assert ("data" in written, written["teacher_weight"]) == (False, 1.0)
+    info = checkpoint_header.read_info(run / "weights" / "last.safetensors")
+    assert info.provenance["validated_by"] == "the teacher's first answers"
     assert rows_of(run)[0]["top1"] in {"0.0", "0.5", "1.0"}
     # Its validation photos are data that others take; and all can be moved.
     assert cli("evaluate", run / "split.csv", "--model", wise).code == 0

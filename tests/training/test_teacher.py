@@ -372,7 +372,7 @@ def test_a_student_of_random_photos_alone_knows_most_digits(
     done = cli("train", *more, *how, "--epochs", "6", "--run", "student")
     assert done.code == 0, done.err
     scores = cli("evaluate", "digits", "--model", weights.format("student"), "--format", "json")
-    assert json.loads(scores.out)["top1"] > 0.7, scores.out
+    assert json.loads(scores.out)["top1"] > 0.6, scores.out[:400]
 
 
 def strokes(folder: Path, count: int) -> None:
