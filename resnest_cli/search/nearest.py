@@ -248,8 +248,8 @@ class NearestRows:
     def _block_size(self, queries: int) -> int:
         if self._block:
             return self._block
-        width: int = self._rows.shape[1]
-        return max(64, min(_BLOCK // (4 * width), _PRODUCTS // max(1, queries)))
+        columns: int = self._rows.shape[1]
+        return max(64, min(_BLOCK // (4 * columns), _PRODUCTS // max(1, queries)))
 
     def _blocks(self, queries: int, first: int = 0) -> Iterator[Block]:
         """All rows from `first` on, while the system reads the next ones from the disk."""
