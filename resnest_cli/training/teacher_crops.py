@@ -6,7 +6,7 @@ size, through the fast engine; the student draws among the crops in every epoch,
 and erasing still vary. So an epoch costs what it costs without a teacher.
 
 The answers are kept in a folder that is named by their key, see `teacher_answers`: a digest of what
-decides them. That are the teacher (its weights' hash, preprocessing and classes), its precision and
+decides them, namely the teacher (its weights' hash, preprocessing and classes), its precision and
 kind of device, the crops (seed, number, scale, ratio, mirror), and the photos in their order by
 their content (the SHA-256 that the check of the photos has computed; names where it is unknown; of
 shards their names, sizes and hashes). Another run with the same key, such as one of another network
@@ -249,11 +249,18 @@ class Questions:
         """Crops (N, size, size, 3) -> the teacher's logits of the classes learned, for a batch."""
         batch = np.zeros((self._batch, *crops.shape[1:]), np.uint8)
         batch[: len(crops)] = crops
-        with torch.inference_mode():
-            pixels = torch.from_numpy(batch).to(self.config.device).permute(0, 3, 1, 2)
-            logits = self.teacher.of_classes(self.teacher.logits(pixels.contiguous() / 255))
-            found: Float32 = logits.float().cpu().numpy()
-            return found
+        device = self.config.device
+        try:
+            with torch.inference_mode():
+                pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
+                logits = self.teacher.of_classes(self.teacher.logits(pixels.contiguous() / 255))
+                found: Float32 = logits.float().cpu().numpy()
+                return found
+        except torch.OutOfMemoryError as error:
+            raise ResnestError(
+                f"--teacher {self.teacher.name}: {len(batch)} photos at once do not fit into the "
+                f"memory of {device}. Free it, or take a smaller --teacher-size or --teacher."
+            ) from error
 
     @property
     def _batch(self) -> int:
