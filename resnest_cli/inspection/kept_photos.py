@@ -91,8 +91,9 @@ class KeptPhotos:
         kept = np.zeros(len(where), KEPT)
         for places, known, _, _ in self._chunks(where):
             kept[places] = known
-        if self._has_features(kept):  # only what cannot be read was looked at again
-            return kept
+        whole = self._read_whole()
+        if whole is not None and _features_name(whole) == _features_name(kept):
+            return kept  # only what cannot be read was looked at again
         good = kept["kind"] == b""
         row_of = np.cumsum(good) - 1
         with atomic_path(self._folder / _features_name(kept)) as path:
