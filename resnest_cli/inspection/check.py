@@ -96,8 +96,7 @@ def check_data(
 def _without_consequences(issues: list[Issue]) -> list[Issue]:
     """The issues less those that another of the photo explains.
 
-    A placeholder is of one colour, unlike its class, and so on; what is of one colour is bright, or
-    dark, as well.
+    A placeholder is of one colour, unlike its class, and so on; a blank page is bright as well.
     """
     placeholders = {issue.path for issue in issues if issue.kind == "placeholder"}
     uniform = {issue.path for issue in issues if issue.kind == "uniform"}
@@ -107,7 +106,7 @@ def _without_consequences(issues: list[Issue]) -> list[Issue]:
         if issue.kind in {"placeholder", "leak", "class"}
         or not (
             issue.path in placeholders
-            or (issue.path in uniform and issue.kind in {"dark", "bright", "outlier"})
+            or (issue.path in uniform and issue.kind in {"bright", "outlier"})
         )
     ]
 

@@ -78,7 +78,8 @@ def _nearest(from_: Float32, kinds: list[Float32], rows: Int64) -> Int64:
 def _merged(best: Float32, which: Int64, block: Float32, at: int) -> tuple[Float32, Int64]:
     """The best k of each row, of those before and those in a block whose columns begin at `at`."""
     k = best.shape[1]
-    row, column = np.nonzero(block > best.min(axis=1)[:, None])
+    nearer = np.flatnonzero(block > best.min(axis=1)[:, None])  # quicker than in two dimensions
+    row, column = np.divmod(nearer, block.shape[1])
     if not len(row):
         return best, which
     rows = np.concatenate((np.repeat(np.arange(len(best)), k), row))
