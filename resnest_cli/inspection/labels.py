@@ -12,7 +12,8 @@ class is, -log of its probability, beside how surprising the classifier expects 
 be, its entropy. The paper ranks by the probability of the given class, or by its distance to the
 most probable one; of planted errors the first misses those between classes that are alike, and the
 second finds fewer of all others (`tests/benchmarks/check_labels.py`). A surprise less than 1.25
-times the expected one is none: without that limit a hard data set without errors has many.
+times the expected one is none: without that limit a hard data set without errors has many. One of
+twice as much always counts: of few photos no class is sure enough for the joint.
 """
 
 import threading
@@ -35,10 +36,13 @@ Bool = NDArray[np.bool_]
 
 FOLDS = 5
 LEAST = 1.25 / 2.25  # of the score of a label that looks wrong: 1.25 times as surprising as usual
+SURE = 2 / 3  # of the score of one that counts whatever the joint says: twice as surprising
 
 _MOST_FITTED = 100_000  # photos that one classifier learns from; of more, a sample
 _MOST_STEPS = 100  # of L-BFGS; most end after 20 to 50
-_REGULARISATION = 1.0  # scikit-learn's C, for rows of length 1
+# scikit-learn's C, for rows of length 1: 1, but more where classes have fewer than 100 photos: it
+# weighs the sum over photos, and without that what learns from few is sure of nothing.
+_REGULARISATION, _USUAL_PHOTOS, _LARGEST_C = 1.0, 100, 10.0
 _LEAST_PROBABILITY = 1e-7  # smaller ones are rounding
 _ROWS = 4096  # rows that are worked on at once
 _POLL = 0.2  # seconds between two looks at Ctrl-C
@@ -120,7 +124,9 @@ def wrong_labels(probabilities: Float32, labels: Int64) -> Int64:
     """
     score = label_scores(probabilities, labels)
     best = probabilities.argmax(1)
-    order = np.argsort(-score, kind="stable")[: wrong_count(probabilities, labels)]
+    order = np.argsort(-score, kind="stable")
+    most = max(wrong_count(probabilities, labels), int((score >= SURE).sum()))
+    order = order[:most]
     wrong: Int64 = order[(score[order] >= LEAST) & (best[order] != labels[order])]
     return wrong
 
@@ -272,7 +278,9 @@ def _fitted(rows: Float32, labels: Int64, check: Callable[[], None]) -> Any:
     """A linear classifier of these rows. It learns in a thread, so that `check` is heard."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=_REGULARISATION, max_iter=_MOST_STEPS)
+    photos = FOLDS / (FOLDS - 1) * len(labels) / len(np.unique(labels))  # of a class, in all folds
+    strength = _REGULARISATION * float(np.clip(_USUAL_PHOTOS / photos, 1, _LARGEST_C))
+    model = LogisticRegression(C=strength, max_iter=_MOST_STEPS)
     errors = list[BaseException]()
 
     def fit() -> None:

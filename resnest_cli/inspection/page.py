@@ -78,6 +78,6 @@ def _card(issue: Issue, paths: dict[str, str], labels: dict[str, str]) -> IssueC
         partner,
         issue.label,
         issue.side or "",
-        suggested + (issue.detail or issue.suggestion),
+        suggested + (issue.detail or f"score {issue.score:.3f}"),
         row,
     )
