@@ -91,6 +91,9 @@ class KeptPhotos:
         kept = np.zeros(len(where), KEPT)
         for places, known, _, _ in self._chunks(where):
             kept[places] = known
+        whole = self._read_whole()
+        if whole is not None and _features_name(whole) == _features_name(kept):
+            return kept  # only what cannot be read was looked at again
         good = kept["kind"] == b""
         row_of = np.cumsum(good) - 1
         with atomic_path(self._folder / _features_name(kept)) as path:
@@ -133,12 +136,12 @@ class KeptPhotos:
     def _read_whole(self) -> NDArray[np.void] | None:
         """The photos of the last whole run, if their features are there, too."""
         kept = _read(self._folder / _PHOTOS, KEPT)
-        if kept is None:
-            return None
+        return np.array(kept) if kept is not None and self._has_features(kept) else None
+
+    def _has_features(self, kept: NDArray[np.void]) -> bool:
         features = _read(self._folder / _features_name(kept), np.dtype(np.float32))
         good = int((kept["kind"] == b"").sum())
-        fits = features is not None and features.shape == (max(1, good), self._width)
-        return np.array(kept) if fits else None
+        return features is not None and features.shape == (max(1, good), self._width)
 
 
 def _features_name(kept: NDArray[np.void]) -> str:

@@ -8,6 +8,7 @@ new or changed, and at what could not be read; one that was stopped goes on.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-CHUNK = 512  # photos that a kill may lose, about
+# What a kill may lose: so many photos, about, or seconds of work.
+CHUNK = 512
+_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +134,14 @@ class Surveyor:
         facts: dict[str, Facts] = {}
         sources = (Source(str(place), path=photos[place].path) for place in missing)
         prepare = partial(self._prepare, facts)
-        size, done, failed = self.batch_size, 0, 0
+        size, done, failed = min(self.batch_size, len(photos)), 0, 0
         ahead = 2 * size + self.workers
         chunk: list[tuple[Facts, Float32 | None]] = []
+        begun = time.monotonic()
         batches = prepared_batches(sources, prepare, size=size, workers=self.workers, ahead=ahead)
         try:
             for group in batches:
-                rows = self._rows(group)
+                rows = self._rows(group, size)
                 for item, (row, error) in zip(group, rows, strict=True):
                     record = np.zeros((), KEPT)
                     record["key"] = np.void(keys[int(item.source.name)])
@@ -148,9 +152,9 @@ class Surveyor:
                     chunk.append((record, row))
                     failed += bool(error)
                 done += len(group)
-                if len(chunk) >= CHUNK:
+                if len(chunk) >= CHUNK or time.monotonic() - begun > _SECONDS:
                     kept.add(chunk)
-                    chunk = []
+                    chunk, begun = [], time.monotonic()
                 progress(done, len(missing), failed=failed, title="Looking at photos")
                 check()
         finally:
@@ -164,12 +168,18 @@ class Surveyor:
         facts[source.name] = looked.facts
         return looked.array, take_note()
 
-    def _rows(self, group: list[Prepared]) -> list[tuple[Float32 | None, str]]:
-        """The features (D,) of each photo, or why it has none."""
+    def _rows(self, group: list[Prepared], size: int) -> list[tuple[Float32 | None, str]]:
+        """The features (D,) of each photo, or why it has none.
+
+        The network always sees `size` photos, so that a row has the same bits whatever else was
+        left to be looked at.
+        """
         arrays = [item.photo for item in group if item.photo is not None]
         if not arrays:
             return [(None, item.error or "") for item in group]
-        found = iter(self.classifier.engine.output(np.stack(arrays), "features"))
+        batch = np.zeros((size, *arrays[0].shape), np.float32)
+        batch[: len(arrays)] = arrays
+        found = iter(self.classifier.engine.output(batch, "features"))
         rows: list[tuple[Float32 | None, str]] = []
         for item in group:
             if item.photo is None:

@@ -68,8 +68,12 @@ def test_facts_features_and_bad_photos(look: Look, data: Path, classifier: Class
 
 def test_a_second_run_looks_at_what_changed_alone(look: Look, data: Path) -> None:
     first = look()
+    assert isinstance(first.features, np.memmap)
+    features = Path(str(first.features.filename))
+    written = features.stat().st_mtime_ns
     again = look()
     assert again.computed == 2  # those that cannot be read may be mended
+    assert features.stat().st_mtime_ns == written
     assert np.array_equal(first.features, again.features)
     assert np.array_equal(first.facts, again.facts)
     save(picture(77, (64, 48)), data / "a" / "02.jpg")
