@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from resnest_cli.images.pool import Decoders
+    from resnest_cli.inference.unknown import Unknown
 
 Float32 = NDArray[np.float32]
 Photo = Union[str, "os.PathLike[str]", bytes, "Image.Image", NDArray[np.uint8]]  # of the library
@@ -196,41 +197,52 @@ class Classifier:
         return self.model.class_names
 
     @overload
-    def predict(self, photos: Photo, *, topk: int = ..., threshold: float = ...) -> Record: ...
+    def predict(
+        self, photos: Photo, *, topk: int = ..., threshold: float = ...,
+        unknown: float | None = ...,
+    ) -> Record: ...  # fmt: skip
 
     @overload
     def predict(
-        self, photos: list[Photo] | tuple[Photo, ...], *, topk: int = ..., threshold: float = ...
-    ) -> list[Record]: ...
+        self, photos: list[Photo] | tuple[Photo, ...], *, topk: int = ..., threshold: float = ...,
+        unknown: float | None = ...,
+    ) -> list[Record]: ...  # fmt: skip
 
     @overload
     def predict(
-        self, photos: Iterator[Photo], *, topk: int = ..., threshold: float = ...
-    ) -> Iterator[Record]: ...
+        self, photos: Iterator[Photo], *, topk: int = ..., threshold: float = ...,
+        unknown: float | None = ...,
+    ) -> Iterator[Record]: ...  # fmt: skip
 
     def predict(
-        self, photos: Photo | Iterable[Photo], *, topk: int = 5, threshold: float = 0.0
-    ) -> Record | list[Record] | Iterator[Record]:
+        self, photos: Photo | Iterable[Photo], *, topk: int = 5, threshold: float = 0.0,
+        unknown: float | None = None,
+    ) -> Record | list[Record] | Iterator[Record]:  # fmt: skip
         """The `topk` most probable classes of one photo, a list of them, or an iterator.
 
         A photo is a path, a URL, the bytes of an image file, a PIL image, or an array uint8
         (H, W, 3) in RGB or (H, W) in grey. Classes less probable than `threshold` are left out. One
         photo gives a record, a list a list, an iterator an iterator that reads on as it is asked.
+        With `unknown`, an accepted share of false alarms such as 0.05, records have `unknown`,
+        whether the photo shows something else than the training photos, and `distance`.
 
         Raises:
             ValueError: `topk` is below 1, or `threshold` outside of [0, 1].
+            UsageError: `unknown` is outside of (0, 0.5], or too small for the checkpoint.
+            CheckpointError: the checkpoint keeps nothing that `unknown` could use.
             TypeError: something that is no photo.
             ImageError: the one photo cannot be read. In a list or an iterator such a photo gives a
                 record with its error, and the others are not affected.
         """
         if topk < 1 or not 0 <= threshold <= 1:
             raise ValueError(f"bad topk {topk} or threshold {threshold}")
+        how: dict[str, Any] = {"topk": topk, "threshold": threshold, "unknown": unknown}
         if _is_one(photos):
-            record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
+            record = next(self.records([as_source(photos)], **how))
             if record.error is not None:
                 raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             return record
-        answers = self.records(_as_sources(_several(photos)), topk=topk, threshold=threshold)
+        answers = self.records(_as_sources(_several(photos)), **how)
         return list(answers) if isinstance(photos, list | tuple) else answers
 
     def logits(self, photos: Photo | Iterable[Photo]) -> Float32:
@@ -357,14 +369,16 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
+        unknown: float | None = None,
         **reading: Unpack[Reading],
     ) -> Iterator[Record]:
         """One record per source, in order, as batches finish while the next photos are decoded.
 
         Classes less probable than `threshold` are left out; with `reject_below` above 0 a record
-        says whether its best class is less probable than that.
+        says whether its best class is less probable than that, with `unknown`, a share of false
+        alarms, whether the photo is farther from the training photos than that allows.
         """
-        how = topk, threshold, reject_below
+        how = topk, threshold, reject_below, unknown
         return (record for record, _ in self.answers(sources, *how, **reading))
 
     def answers(
@@ -373,22 +387,46 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
+        unknown: float | None = None,
         **reading: Unpack[Reading],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
+        strange = None if unknown is None else self._strangeness(unknown)
+        return self._answers(sources, topk, threshold, reject_below, strange, reading)
+
+    def _strangeness(self, share: float) -> "tuple[Unknown, float]":
+        """What the checkpoint keeps of its training photos, and the threshold for this share."""
+        from resnest_cli.inference.unknown import Unknown, share_of
+
+        kept = Unknown.of(self.model)
+        return kept, kept.threshold(share_of(share))
+
+    def _answers(
+        self, sources: Iterable[Source], topk: int, threshold: float, reject_below: float,
+        strange: "tuple[Unknown, float] | None", reading: Reading,
+    ) -> Iterator[tuple[Record, Float32 | None]]:  # fmt: skip
         model, head = self.model, Extraction(head="logits")
-        for group, logits in self.feature_groups(sources, head, tta=self._tta, **reading):
+        if strange is not None:
+            from resnest_cli.inference.unknown import FeaturesAndLogits
+
+            head = FeaturesAndLogits()
+        for group, rows in self.feature_groups(sources, head, tta=self._tta, **reading):
+            logits = rows
+            about: Iterator[dict[str, Any]] = repeat({})
+            if strange is not None:
+                features, logits = np.split(rows, [-model.num_classes], axis=1)
+                about = iter(_told(strange, features, logits))
             ranked = rank(logits, model.class_names, topk, model.temperature)
-            answers = zip(ranked, logits, strict=True)
+            answers = zip(ranked, logits, about)  # noqa: B905 - the last may have no end
             for item in group:
                 name = item.source.name
                 if item.error is not None:
                     yield Record(name, model.name, item.error, kind=item.kind or "other"), None
                     continue
-                found, row = next(answers)
+                found, row, more = next(answers)
                 unsure = found[0].probability < reject_below if reject_below > 0 else None
                 found = tuple(one for one in found if one.probability >= threshold)
-                yield Record(name, model.name, predictions=found, unsure=unsure), row
+                yield Record(name, model.name, predictions=found, unsure=unsure, **more), row
 
     def _network(self, batch: Float32, output: Output, *, tta: bool) -> Float32:
         """Photos (N, 3, H, W) -> the engine's output, or its mean over them and mirrored ones."""
@@ -446,6 +484,15 @@ class Classifier:
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
+
+
+def _told(
+    strange: "tuple[Unknown, float]", features: Float32, logits: Float32
+) -> list[dict[str, Any]]:
+    """What a record says of each photo's distance."""
+    kept, threshold = strange
+    distances = map(float, kept.distance(features, logits).astype(np.float32))
+    return [{"unknown": found > threshold, "distance": found} for found in distances]
 
 
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:

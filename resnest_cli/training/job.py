@@ -21,7 +21,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
-from resnest_cli.training import resumed_run, runs, settings
+from resnest_cli.training import resumed_run, runs, settings, unknown
 from resnest_cli.training.defaults import default_workers, without_effect
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loop import Trainer
@@ -34,7 +34,7 @@ from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import Config, TrainingJob, load_settings, write_args
 from resnest_cli.training.setup import Ready, digest, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
-from resnest_cli.training.step import DivergedError, keep_memory
+from resnest_cli.training.step import DivergedError, Task, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import budget_seconds, fitted
 
@@ -199,8 +199,9 @@ class _Run:
                     trainer.record.origin = ready.origin
                     trainer.record.class_weights = digest(ready.class_weights)
                     trainer.run()
+                self._keep_unknown(run, ready, task, stop)
             except BudgetUsedError:
-                self._end_of_budget(run, ready, trainer)
+                self._end_of_budget(run, ready, task, trainer, stop)
                 return 0
             except StoppedError:
                 assert stop.signal is not None
@@ -223,10 +224,23 @@ class _Run:
             self._summarize(run, ready, trainer.record)
         return 0
 
-    def _end_of_budget(self, run: RunFolder, ready: Ready, trainer: Trainer) -> None:
+    def _keep_unknown(self, run: RunFolder, ready: Ready, task: Task, stop: StopRequest) -> None:
+        """What `predict --unknown` needs, in `best`; one device measures it, the others wait."""
+        if self.world.main:
+            with contextlib.suppress(StoppedError):  # answered below, by all
+                unknown.keep(run, ready, task, stop, self.display)
+        self.world.meet()
+        self.world.decide(stop)
+        stop.check()
+
+    def _end_of_budget(
+        self, run: RunFolder, ready: Ready, task: Task, trainer: Trainer, stop: StopRequest
+    ) -> None:
         """The run ends here, as was asked for, and could go on."""
         record, config = trainer.record, ready.config
         if record.rows and self.world.main:
+            with contextlib.suppress(StoppedError):  # it ends anyway
+                unknown.keep(run, ready, task, stop, self.display)
             final_pictures(run, ready, record, trainer.best, self.display.message)
             self._summarize(run, ready, record)
         self.display.message(
