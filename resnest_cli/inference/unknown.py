@@ -13,8 +13,8 @@ and for `scale` the largest logit is taken from the mean of all, so that it is n
 
 Chosen by measurement, see tests/benchmarks/unknown.py: against class means with a shared covariance
 (Mahalanobis, plain and relative), nearest neighbours and the classifier's own probability or energy
-it has the best AUROC and the fewest misses, and takes least room: no more than the directions, 64 KB
-for 2,048 features whatever the number of classes.
+it has the best AUROC and the fewest misses, and takes least room: little more than the directions,
+64 KB for 2,048 features whatever the number of classes.
 
 A threshold is a quantile of the distances of validation photos, which a checkpoint keeps. Of n of
 them the share p has the ceil((n + 1) * (1 - p))-th smallest: a photo like them is beyond it with a

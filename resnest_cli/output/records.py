@@ -44,7 +44,8 @@ def record_writer(
 
     `single`: there is one input, for which JSON is one object instead of an array. `many`: one line
     for each photo instead of a table. `topk` is the number of classes that a CSV row has room for;
-    with `rejecting` it has a column `unsure`, too, with `doubting` columns `unknown` and `distance`.
+    with `rejecting` it has a column `unsure`, too, and with `doubting` columns `unknown` and
+    `distance`.
     """
     sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
     if format_ == "jsonl":

@@ -91,8 +91,27 @@ def show_evaluation(figures: Figures) -> None:
                 name=printable_name(figures["calibrated"]["file"]), **figures["calibrated"]
             )
         )
+    if "unknown" in figures:
+        about = figures["unknown"]
+        unread = f" ({about['unreadable']:,} unreadable)" if about["unreadable"] else ""
+        emit(
+            f"\n{about['photos']:,} photos of something else, of {printable_name(about['data'])}"
+            f"{unread}, at --unknown {about['share']:.3g}\n\n"
+        )
+        show_table(UNKNOWN_TITLES, unknown_rows(about))
     if "comparison" in figures:
         _show_comparison(figures["comparison"])
+
+
+UNKNOWN_TITLES = ("Told by", "AUROC", "Found", "False alarms")
+
+
+def unknown_rows(about: Figures) -> list[list[str]]:
+    """How well photos of something else are found, by distance and by the largest probability."""
+    return [
+        [name, *(percent(one[key]) for key in ("auroc", "found", "false_alarms"))]
+        for name, one in (("distance", about), ("largest probability", about["probability"]))
+    ]
 
 
 def _show_comparison(record: Figures) -> None:
