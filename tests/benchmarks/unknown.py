@@ -1,259 +1,214 @@
-"""How well photos of something else are found: AUROC and FPR95 of seven scores, on four pairs.
+"""How well photos of something else are found: AUROC and FPR95 of nine scores on pairs of sets.
 
     python -m tests.benchmarks.unknown TINY-IMAGENET [--work DIR] [--clothing DIR --animals DIR]
 
-Pairs of known and other photos: scikit-learn's digits and Tiny ImageNet; 20 classes of Tiny
-ImageNet and 20 others; its food and its animals; its clothing and its animals (with --clothing and
---animals folders of class folders of larger photos, too). `resnest14t` learns the known classes, once
-with a frozen backbone and once whole; then each score ranks validation photos of the known classes
-and as many others. AUROC is the chance that another photo has the higher score (50 % is a guess),
-FPR95 the share of others that are missed where 95 % of them ... of the known are let pass.
+Known and other photos: scikit-learn's digits and Tiny ImageNet; 20 of its classes and 20 others;
+its food and its animals; its clothing and its animals, or the folders that are given: --clothing
+has train/CLASS/ and validation/CLASS/, --animals photos at any depth. resnest14t (`demo`), which
+has learned all of Tiny ImageNet, learns the known classes, with a frozen backbone and as a whole;
+then each score is asked about the known classes' validation photos and 1,000 others.
+
+AUROC is the chance that one of the others has the higher score: 50 % is a guess. FPR95 is the share
+of the others that pass where 95 % of the known ones pass. Bytes are those of float16 in a file.
 """
 
 import argparse
 import random
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.evaluation.scores import auroc
 from resnest_cli.inference.classifier import Classifier
+from resnest_cli.inference.unknown import fitted
 from tests.benchmarks.digits import write_digits
 from tests.benchmarks.runs import best_top1
 from tests.benchmarks.transfer import photos_of, write_manifest
 
 Float = NDArray[np.float64]
+Rows = list[tuple[Path, str, str]]  # photo, class, side
+Score = Callable[[Float, Float], Float]  # features and logits -> higher for other photos
+
 RUNS = {
     "frozen": ["--freeze", "backbone"],
     "whole": ["--freeze", "none", "--recipe", "quick", "--lr", "0.02", "--epochs", "6", "-b", "32"],
 }
 OTHERS = 1000
+ANIMALS = ("n01", "n020", "n021", "n022", "n023", "n024", "n0250")
+FOOD = ("n075", "n076", "n077", "n078", "n079")
+CLOTHES = ("n02669723", "n02730930", "n02837789", "n02883205", "n02963159", "n03404251",
+           "n03617480", "n03763968", "n03770439", "n03980874", "n04133789", "n04254777",
+           "n04259630", "n04371430")  # fmt: skip
 
 
-def whitened(train: Float, labels: NDArray[np.int64], rank: int | None, shrink: float = 0.0):
-    classes = np.unique(labels)
-    means = np.stack([train[labels == c].mean(0) for c in classes])
-    rest = train - means[np.searchsorted(classes, labels)]
-    cov = rest.T @ rest / max(1, len(rest) - len(classes))
-    values, vectors = np.linalg.eigh(cov)
-    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    d = len(values)
-    if rank is None:
-        floor = shrink * values.mean() if shrink else 1e-6 * values.mean()
-        values = (1 - shrink) * values + floor
-        w = vectors / np.sqrt(values)
-        return lambda x: (x @ w)[:, None] - (means @ w)[None]
-    rest_value = max(values[rank:].mean(), 1e-9)
-    u, s = vectors[:, :rank], values[:rank]
-
-    def f(x):
-        diff = x[:, None] - means[None]
-        p = diff @ u
-        first = np.square(p / np.sqrt(s)).sum(-1)
-        second = (np.square(diff).sum(-1) - np.square(p).sum(-1)) / rest_value
-        return first + second
-
-    return f
+def unit(rows: Float) -> Float:
+    """Rows of length 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def squared(z, means):
-    return np.maximum((z**2).sum(1)[:, None] + (means**2).sum(1)[None] - 2 * z @ means.T, 0)
+def evidence(logits: Float) -> Float:
+    """log(sum(exp(logits)))."""
+    most = logits.max(1)
+    return most + np.log(np.exp(logits - most[:, None]).sum(1))
 
 
-def scores(train, labels, logits_of, sets):
-    """name -> scores of each set."""
-    found = {}
-    x = {k: v[0].astype(np.float64) for k, v in sets.items()}
-    lg = {k: v[1].astype(np.float64) for k, v in sets.items()}
-    train = train.astype(np.float64)
+def probability(_: Float, logits: Float) -> Float:
+    """One minus the largest probability."""
+    return 1 - np.exp(logits.max(1) - evidence(logits))
 
-    def put(name, f):
-        found[name] = {k: f(k) for k in sets}
 
-    def prob(k):
-        z = lg[k] - lg[k].max(1, keepdims=True)
-        e = np.exp(z)
-        return -(e.max(1) / e.sum(1))
+def squared(one: Float, two: Float) -> Float:
+    """Squared distances (N, M)."""
+    return (one**2).sum(1)[:, None] + (two**2).sum(1)[None] - 2 * one @ two.T
 
-    put("probability", prob)
-    put("largest logit", lambda k: -lg[k].max(1))
-    put(
-        "energy",
-        lambda k: -(lg[k].max(1) + np.log(np.exp(lg[k] - lg[k].max(1, keepdims=True)).sum(1))),
-    )
-    classes = np.unique(labels)
 
-    def gaussian(t, rank, shrink):
-        means = np.stack([t[labels == c].mean(0) for c in classes])
-        rest = t - means[np.searchsorted(classes, labels)]
-        return means, *decomposed(rest, rank, shrink)
-
-    def decomposed(rest, rank, shrink):
-        cov = rest.T @ rest / len(rest)
-        values, vectors = np.linalg.eigh(cov)
-        values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-        if rank is None:
-            values = (1 - shrink) * values + shrink * values.mean()
-            return vectors / np.sqrt(values), 0.0
-        rank = min(rank, len(rest) // 2, len(values) - 1)
-        left = max(values[rank:].mean(), 1e-9)
-        # x^T (U (1/s - 1/left) U^T + I / left) x
-        return vectors[:, :rank] * np.sqrt(np.maximum(1 / left - 1 / values[:rank], 0)), 1 / left
-
-    def dist(x, means, w, inv):
-        if inv == 0.0:
-            return squared(x @ w, means @ w)
-        return np.maximum(inv * squared(x, means) - squared(x @ w, means @ w), 0)
-
-    norm = lambda v: v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)
-    for title, tr in (("", lambda v: v), ("norm ", norm)):
-        t = tr(train)
-        back = t.mean(0, keepdims=True)
-        for name, rank, shrink in (
-            ("full", None, 1e-6),
-            ("shrunk .01", None, 0.01),
-            ("shrunk .1", None, 0.1),
-            ("rank 16", 16, 0),
-            ("rank 64", 64, 0),
-            ("rank 256", 256, 0),
-        ):
-            means, w, inv = gaussian(t, rank, shrink)
-            put(f"{title}maha {name}", lambda k: dist(tr(x[k]), means, w, inv).min(1))
-            w0, inv0 = decomposed(t - back, rank, shrink)
-            put(
-                f"{title}relative {name}",
-                lambda k: (
-                    dist(tr(x[k]), means, w, inv).min(1) - dist(tr(x[k]), back, w0, inv0)[:, 0]
-                ),
-            )
-    t = norm(train)
-    rng = np.random.default_rng(0)
-    for most in (10**9, 1000, 200):
-        sub = t[rng.permutation(len(t))[:most]]
-        for k_ in (1, 10):
-            put(f"knn {k_} of {len(sub)}", lambda k: -np.sort(norm(x[k]) @ sub.T, axis=1)[:, -k_])
-    # kNN on centred features
-    put(
-        "class mean cosine",
-        lambda k: (
-            -(norm(x[k]) @ norm(np.stack([t[labels == c].mean(0) for c in classes])).T).max(1)
-        ),
-    )
+def whitening(rest: Float, shrink: float) -> Float:
+    """Turns a Mahalanobis distance into a Euclidean one; the covariance is shrunk to its mean."""
+    values, vectors = np.linalg.eigh(rest.T @ rest / len(rest))
+    values = np.maximum(values, 0)
+    found: Float = vectors / np.sqrt((1 - shrink) * values + shrink * values.mean())
     return found
 
 
-def figures(known, other):
-    both = np.concatenate([known, other])
-    order = np.argsort(both, kind="stable")
-    ranks = np.empty(len(both))
-    ranks[order] = np.arange(1, len(both) + 1)
-    # ties
-    u, inv, cnt = np.unique(both, return_inverse=True, return_counts=True)
-    mean = np.bincount(inv, ranks) / cnt
-    ranks = mean[inv]
-    n, m = len(known), len(other)
-    auroc = (ranks[n:].sum() - m * (m + 1) / 2) / (n * m)
-    fpr95 = (other <= np.quantile(known, 0.95)).mean()
-    return auroc, fpr95
+def scores(train: Float, labels: NDArray[np.int64], logits: Float, val: tuple[Float, Float],
+           ) -> dict[str, tuple[Score, int]]:  # fmt: skip
+    """Each score and the bytes that it keeps."""
+    classes, width = len(np.unique(labels)), train.shape[1]
+    means = np.stack([train[labels == one].mean(0) for one in range(classes)])
+    inside = whitening(train - means[labels], 0.1)
+    middle = train.mean(0, keepdims=True)
+    outside = whitening(train - middle, 0.1)
+    directions = unit(np.stack([unit(train)[labels == one].mean(0) for one in range(classes)]))
+    few = np.random.default_rng(0).permutation(len(train))[:200]
+    ours = fitted((train.astype(np.float32), logits.astype(np.float32)),
+                  (val[0].astype(np.float32), val[1].astype(np.float32)))  # fmt: skip
+
+    def mahalanobis(features: Float, _: Float) -> Float:
+        return squared(features @ inside, means @ inside).min(1)
+
+    def relative(features: Float, found: Float) -> Float:
+        return mahalanobis(features, found) - squared(features @ outside, middle @ outside)[:, 0]
+
+    def neighbours(kept: Float, k: int) -> Score:
+        return lambda features, _: -np.sort(unit(features) @ unit(kept).T, axis=1)[:, -k]
+
+    gaussian = 2 * width * (classes + width)
+    return {
+        "largest probability": (probability, 0),
+        "energy": (lambda _, found: -evidence(found), 0),
+        "Mahalanobis": (mahalanobis, gaussian),
+        "relative Mahalanobis": (relative, gaussian + 2 * width * (width + 1)),
+        "10th neighbour of all": (neighbours(train, 10), 2 * train.size),
+        "10th neighbour of 200": (neighbours(train[few], 10), 2 * 200 * width),
+        "nearest class mean, cosine": (
+            lambda features, _: -(unit(features) @ directions.T).max(1), 2 * directions.size,
+        ),
+        "virtual logit (ours)": (
+            lambda features, found: ours.distance(
+                features.astype(np.float32), found.astype(np.float32)
+            ), 2 * ours.directions.size,
+        ),
+    }  # fmt: skip
 
 
-def names_with(data, *starts):
-    return [p.name for p in sorted((data / "val").iterdir()) if p.name.startswith(starts)]
+def figures(known: Float, other: Float) -> tuple[float, float]:
+    """AUROC and FPR95."""
+    return auroc(known, other), float((other <= np.quantile(known, 0.95)).mean())
 
 
-CLOTHES = "n02669723 n02730930 n02837789 n02883205 n02963159 n03404251 n03617480 n03763968 n03770439 n03980874 n04133789 n04254777 n04259630 n04371430".split()
-
-
-def pairs(data, work):
-    names = sorted(p.name for p in (data / "val").iterdir())
+def pairs(options: argparse.Namespace, work: Path) -> Iterator[tuple[str, Rows, list[Path]]]:
+    """Name, known photos and others."""
+    data = options.data.resolve()
+    names = sorted(path.name for path in (data / "val").iterdir())
     chosen = random.Random(0)
 
-    def some(known, other, count):
-        rows = [(p, n, "val") for n in known for p in photos_of(data, "val", n)]
-        rows += [
-            (p, n, "train")
-            for n in known
-            for p in chosen.sample(photos_of(data, "train", n), count)
-        ]
-        o = [p for n in other for p in photos_of(data, "val", n)]
-        return rows, chosen.sample(o, min(OTHERS, len(o)))
+    def some(known: list[str], count: int) -> Rows:
+        rows = [(p, name, "val") for name in known for p in photos_of(data, "val", name)]
+        picked = ((chosen.sample(photos_of(data, "train", name), count), name) for name in known)
+        return rows + [(photo, name, "train") for photos, name in picked for photo in photos]
 
+    def others(known: list[str]) -> list[Path]:
+        every = [photo for name in known for photo in photos_of(data, "val", name)]
+        return chosen.sample(every, min(OTHERS, len(every)))
+
+    animals = [name for name in names if name.startswith(ANIMALS)]
     digits = write_digits(work / "digits", range(10), 100)
-    rows = [
-        (p, n, s)
-        for s in ("train", "val")
-        for n in map(str, range(10))
-        for p in photos_of(digits, s, n)
-    ]
-    yield "digits / Tiny", rows, some([], names, 0)[1]
-    yield "20 Tiny / 20 other", *some(names[::10], names[5::10], 200)
-    animals = names_with(data, "n01", "n020", "n021", "n022", "n023", "n024", "n0250")
-    yield (
-        "food / animals",
-        *some(names_with(data, "n075", "n076", "n077", "n078", "n079"), animals, 200),
-    )
-    yield "clothing / animals", *some(CLOTHES, animals, 200)
+    rows = [(photo, name, side) for side in ("train", "val") for name in map(str, range(10))
+            for photo in photos_of(digits, side, name)]  # fmt: skip
+    yield "digits", rows, others(names)
+    yield "20 of Tiny", some(names[::10], 200), others(names[5::10])
+    food = [name for name in names if name.startswith(FOOD)]
+    yield "food", some(food, 200), others(animals)
+    if options.clothing is None:
+        yield "clothing", some([name for name in names if name in CLOTHES], 200), others(animals)
+        return
+    known = [(photo, photo.parent.name, side)
+             for folder, side in (("train", "train"), ("validation", "val"), ("test", "val"))
+             for photo in sorted((options.clothing / folder).rglob("*.jpg"))]  # fmt: skip
+    every = sorted(path for path in options.animals.rglob("*") if path.is_file())
+    yield "clothing", known, chosen.sample(every, min(OTHERS, len(every)))
 
 
-def main():
+def measured(name: str, how: str, rows: Rows, others: list[Path], work: Path) -> dict[str, Float]:
+    """Features of all sides, computed once, and the classifier's weights."""
+    cache = work / f"{name}-{how}.npz"
+    if not cache.exists():
+        manifest = write_manifest(work / f"{name}.csv", rows)
+        mirror = ["--hflip", "0"] if name == "digits" else []
+        top1, seconds = best_top1(
+            work, "finetune", f"{name}-{how}", manifest, "--model", "demo", *RUNS[how], *mirror
+        )
+        print(f"{name}, {how}: top-1 {top1:.2%}, {seconds:.0f} s", flush=True)
+        best = Classifier(work / "finetune" / f"{name}-{how}" / "weights" / "best.safetensors")
+        arrays = best.model.arrays()
+        found = {"weight": arrays["fc.weight"], "bias": arrays["fc.bias"]}
+        for side in ("train", "val", "other"):
+            photos = [p for p, _, where in rows if where == side] or others
+            found[side] = np.stack(list(best.features(iter(photos))))
+        labels = [best.class_names.index(label) for _, label, side in rows if side == "train"]
+        np.savez(cache, **found, labels=np.array(labels))
+    with np.load(cache) as file:
+        return {key: file[key] for key in file.files}
+
+
+def main() -> None:
+    """Measures and prints everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path)
-    o = parser.parse_args()
-    work = o.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    data = o.data.resolve()
-    table = {}
-    for pair, rows, others in pairs(data, work):
-        slug = pair.replace(" ", "").replace("/", "-")
-        manifest = write_manifest(work / f"{slug}.csv", rows)
-        for how, args in RUNS.items():
-            run = work / "finetune" / f"{slug}-{how}"
-            if not (run / "weights/best.safetensors").exists():
-                top1, seconds = best_top1(
-                    work,
-                    "finetune",
-                    f"{slug}-{how}",
-                    manifest,
-                    "--model",
-                    "demo",
-                    *args,
-                    "--hflip",
-                    "0" if "digits" in pair else "0.5",
-                )
-                print(pair, how, f"top-1 {top1:.2%} {seconds:.0f} s", file=sys.stderr, flush=True)
-            cache = work / f"{slug}-{how}.npz"
-            if not cache.exists():
-                c = Classifier(run / "weights/best.safetensors")
-                fc = c.model.arrays()
-                w, b = fc["fc.weight"], fc["fc.bias"]
-                names = list(c.class_names)
-                arr = {}
-                for side in ("train", "val"):
-                    ps = [(p, n) for p, n, s in rows if s == side]
-                    arr[side] = np.stack(list(c.features(iter([p for p, _ in ps]))))
-                    arr[side + "_labels"] = np.array([names.index(n) for _, n in ps])
-                arr["other"] = np.stack(list(c.features(iter(others))))
-                np.savez(cache, **arr, w=w, b=b)
-            z = np.load(cache)
-            lo = lambda f: f @ z["w"].T + z["b"]
-            found = scores(
-                z["train"], z["train_labels"], lo, {k: (z[k], lo(z[k])) for k in ("val", "other")}
-            )
-            for name, s in found.items():
-                table.setdefault(name.replace(str(len(z["train"])), "all"), []).append(
-                    figures(s["val"], s["other"])
-                )
-            print(pair, how, "done", file=sys.stderr, flush=True)
-    for name, row in table.items():
-        print(
-            f"{name:<24}"
-            + " ".join(f"{a:6.1%}/{f:4.0%}" for a, f in row)
-            + f"   mean {np.mean([a for a, _ in row]):.2%}/{np.mean([f for _, f in row]):.1%}"
-        )
+    parser.add_argument("--clothing", type=Path)
+    parser.add_argument("--animals", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (options.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        table = dict[str, list[tuple[float, float]]]()
+        weights, titles = dict[str, int](), list[str]()
+        for name, rows, others in pairs(options, work):
+            for how in RUNS:
+                arrays = measured(name, how, rows, others, work)
+                labels = arrays.pop("labels").astype(np.int64)
+                weight, bias = arrays.pop("weight"), arrays.pop("bias")
+                both = {
+                    side: (one.astype(np.float64), (one @ weight.T + bias).astype(np.float64))
+                    for side, one in arrays.items()
+                }
+                train, logits = both["train"]
+                for title, (score, size) in scores(train, labels, logits, both["val"]).items():
+                    found = figures(score(*both["val"]), score(*both["other"]))
+                    table.setdefault(title, []).append(found)
+                    weights[title] = max(size, weights.get(title, 0))
+                titles.append(f"{name}, {how}")
+    print(f"\n{'AUROC / FPR95, %':<28}" + "".join(f"{title:>20}" for title in titles)
+          + f"{'mean':>16}{'kB':>8}")  # fmt: skip
+    for title, found in table.items():
+        cells = "".join(f"{f'{100 * a:.1f} / {100 * f:.0f}':>20}" for a, f in found)
+        mean = "{:.1f} / {:.1f}".format(*(100 * np.mean(found, axis=0)))
+        print(f"{title:<28}{cells}{mean:>16}{weights[title] / 1000:>8,.0f}")
 
 
-main()
+if __name__ == "__main__":
+    main()
