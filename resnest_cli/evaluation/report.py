@@ -17,6 +17,7 @@ from resnest_cli.output.results import (
     headline,
     photos_of,
     unknown_rows,
+    unknown_title,
     with_trained,
 )
 from resnest_cli.report import plots
@@ -110,8 +111,10 @@ def evaluation_page(
         ],
     )
     if about := figures.get("unknown"):
-        title = f"{about['photos']:,} photos of something else, of {about['data']}"
-        page.tables = [PageTable(title, UNKNOWN_TITLES, unknown_rows(about)), *page.tables]
+        table = PageTable(
+            unknown_title(about), UNKNOWN_TITLES, unknown_rows(about), frozenset({1, 2, 3})
+        )
+        page.tables = [table, *page.tables]
     names = found.gathered.class_names
     for item in found.judged:
         answers = item.record.predictions

@@ -166,6 +166,17 @@ class Unknown:
         return cls(directions.reshape(rank, -1), scale, distances, photos, validated)
 
     @classmethod
+    def read(cls, path: "Path", text: str, num_features: int) -> Self:
+        """The inverse of `text`, of a file; CheckpointError where it is damaged."""
+        try:
+            return cls.from_text(text, num_features)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path}: what it keeps for --unknown is damaged ({error}). Get the file again, or "
+                "go on without --unknown."
+            ) from error
+
+    @classmethod
     def of(cls, model: "Model") -> Self:
         """What a model's file keeps.
 
@@ -174,13 +185,7 @@ class Unknown:
         """
         if model.unknown is None:
             raise none_kept(model.path)
-        try:
-            return cls.from_text(model.unknown, model.variant.num_features)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(
-                f"{model.path}: what it keeps for --unknown is damaged ({error}). Get the file "
-                "again, or go on without --unknown."
-            ) from error
+        return cls.read(model.path, model.unknown, model.variant.num_features)
 
 
 def none_kept(path: "Path") -> CheckpointError:
@@ -227,7 +232,8 @@ def _unit(features: "Float32") -> "Float64":
     import numpy as np
 
     found = features.astype(np.float64)
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _TINY)
+    unit: Float64 = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _TINY)
+    return unit
 
 
 def _residual(features: "Float32", directions: "NDArray[np.float16]") -> "Float64":
@@ -237,7 +243,8 @@ def _residual(features: "Float32", directions: "NDArray[np.float16]") -> "Float6
     unit = _unit(features)
     inside = unit @ directions.astype(np.float64).T  # (N, rank)
     left = np.square(unit).sum(axis=1) - np.square(inside).sum(axis=1)
-    return np.sqrt(np.maximum(left, 0.0))
+    length: Float64 = np.sqrt(np.maximum(left, 0.0))
+    return length
 
 
 def _evidence(logits: "Float32") -> "Float64":
@@ -255,7 +262,8 @@ def _signed(vectors: "Float64") -> "Float64":
     import numpy as np
 
     largest = np.abs(vectors).argmax(axis=1)
-    return vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
+    signed: Float64 = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
+    return signed
 
 
 def _encoded(array: "NDArray[Any]", dtype: str) -> str:

@@ -92,18 +92,22 @@ def show_evaluation(figures: Figures) -> None:
             )
         )
     if "unknown" in figures:
-        about = figures["unknown"]
-        unread = f" ({about['unreadable']:,} unreadable)" if about["unreadable"] else ""
-        emit(
-            f"\n{about['photos']:,} photos of something else, of {printable_name(about['data'])}"
-            f"{unread}, at --unknown {about['share']:.3g}\n\n"
-        )
-        show_table(UNKNOWN_TITLES, unknown_rows(about))
+        emit(f"\n{unknown_title(figures['unknown'])}\n\n")
+        show_table(UNKNOWN_TITLES, unknown_rows(figures["unknown"]))
     if "comparison" in figures:
         _show_comparison(figures["comparison"])
 
 
 UNKNOWN_TITLES = ("Told by", "AUROC", "Found", "False alarms")
+
+
+def unknown_title(about: Figures) -> str:
+    """Which photos of something else, and at which share of false alarms."""
+    unread = f" ({about['unreadable']:,} more unreadable)" if about["unreadable"] else ""
+    return (
+        f"{about['photos']:,} photos of something else, of {printable_name(about['data'])}"
+        f"{unread}, at --unknown {100 * about['share']:.3g}%"
+    )
 
 
 def unknown_rows(about: Figures) -> list[list[str]]:

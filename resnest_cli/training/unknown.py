@@ -101,19 +101,18 @@ def _of_photos(
     if ready.dataset.shards is not None:
         samples = ShardPhotos(ready.dataset.shards.side(side), len(ready.dataset.class_ids))
     else:
-        samples = chosen(ready.dataset.train if train else ready.dataset.val, counts[not train])
-    network = network.to(config.device)
-    batches = Batches(
-        samples, ready.preprocessing, Draw(config.batch_size or 1), workers=config.workers or 0
-    )
-    features, logits = (
-        [np.empty((0, network.variant.num_features), np.float32)],
-        [np.empty((0, len(ready.dataset.class_ids)), np.float32)],
-    )
+        every = ready.dataset.train if train else ready.dataset.val
+        samples = chosen(every, counts[not train])
+    network, most = network.to(config.device), counts[not train]
+    how = Draw(config.batch_size or 1)
+    batches = Batches(samples, ready.preprocessing, how, workers=config.workers or 0)
+    features = [np.empty((0, network.variant.num_features), np.float32)]
+    logits = [np.empty((0, len(ready.dataset.class_ids)), np.float32)]
     try:
         with torch.inference_mode(), memory_errors(config):
-            for photos in _photos(batches, counts[not train]):
-                rows = network.forward_features(photos.to(config.device)).mean(dim=(2, 3))
+            for photos in _photos(batches, most):
+                maps = network.forward_features(photos.to(config.device))
+                rows = network.forward_head(maps, pre_logits=True)
                 features.append(rows.cpu().numpy())
                 logits.append(network.fc(rows).cpu().numpy())
                 done = sum(map(len, features))

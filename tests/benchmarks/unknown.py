@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.errors import ImageError
 from resnest_cli.evaluation.scores import auroc
 from resnest_cli.inference.classifier import Classifier
 from resnest_cli.inference.unknown import fitted
@@ -158,18 +159,26 @@ def measured(name: str, how: str, rows: Rows, others: list[Path], work: Path) ->
     if not cache.exists():
         manifest = write_manifest(work / f"{name}.csv", rows)
         mirror = ["--hflip", "0"] if name == "digits" else []
-        top1, seconds = best_top1(
-            work, "finetune", f"{name}-{how}", manifest, "--model", "demo", *RUNS[how], *mirror
-        )
-        print(f"{name}, {how}: top-1 {top1:.2%}, {seconds:.0f} s", flush=True)
-        best = Classifier(work / "finetune" / f"{name}-{how}" / "weights" / "best.safetensors")
+        path = work / "finetune" / f"{name}-{how}" / "weights" / "best.safetensors"
+        if not path.exists():
+            top1, seconds = best_top1(
+                work, "finetune", f"{name}-{how}", manifest, "--model", "demo", *RUNS[how], *mirror
+            )
+            print(f"{name}, {how}: top-1 {top1:.2%}, {seconds:.0f} s", flush=True)
+        best = Classifier(path)
         arrays = best.model.arrays()
         found = {"weight": arrays["fc.weight"], "bias": arrays["fc.bias"]}
         for side in ("train", "val", "other"):
-            photos = [p for p, _, where in rows if where == side] or others
-            found[side] = np.stack(list(best.features(iter(photos))))
-        labels = [best.class_names.index(label) for _, label, side in rows if side == "train"]
-        np.savez(cache, **found, labels=np.array(labels))
+            known = [(p, label) for p, label, where in rows if where == side]
+            asked = known or [(photo, "") for photo in others]
+            answers = list(best.features(photo for photo, _ in asked))
+            good = [not isinstance(answer, ImageError) for answer in answers]
+            found[side] = np.stack([row for row, fine in zip(answers, good, strict=True) if fine])
+            if side == "train":
+                labels = [label for (_, label), fine in zip(known, good, strict=True) if fine]
+                places = [best.class_names.index(label) for label in labels]
+                found["labels"] = np.array(places)
+        np.savez(cache, **found)
     with np.load(cache) as file:
         return {key: file[key] for key in file.files}
 

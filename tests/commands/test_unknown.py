@@ -144,7 +144,9 @@ def test_average_drops_it(cli: Cli, own: Path, others: Path, tmp_path: Path) -> 
     assert "does not keep how far" in refused.err
 
 
-def test_calibration_keeps_it(own: Path) -> None:
+def test_calibration_keeps_it(cli: Cli, own: Path) -> None:
+    shown = json.loads(cli("models", "show", own, "--format", "json").out)
+    assert shown["unknown"] == {"photos": 25, "validated": 25, "least_share": 1 / 26}
     before = read_info(own).unknown
     set_metadata(own, "temperature", "2.0")
     assert read_info(own).unknown == before
@@ -174,7 +176,7 @@ def test_evaluation(cli: Cli, own: Path, others: Path, tmp_path: Path) -> None:
     assert "6 photos of something else" in page.read_text(encoding="utf-8")
     table = cli(*asked).out
     assert "largest probability" in table
-    assert "at --unknown 0.05" in table
+    assert "at --unknown 5%" in table
     assert "unknown" not in json.loads(cli("evaluate", judged, "-m", own, "--format", "json").out)
     assert "goes with --unknown-data" in cli("evaluate", judged, "-m", own, *SHARE).err
     assert cli("evaluate", judged, "-m", own, "--unknown-data", tmp_path / "none").code == 2
