@@ -124,8 +124,8 @@ class Unknown:
             if needed > KEPT:
                 more = f"No more than {KEPT:,} distances are kept."
             raise UsageError(
-                f"--unknown {share:.3g}: {self.validated:,} validation photo(s) give no threshold "
-                f"for so few false alarms; {can} here. {more}"
+                f"--unknown {100 * share:.3g}%: {self.validated:,} validation photo(s) give no "
+                f"threshold for so few false alarms; {can} here. {more}"
             )
         return float(self.distances[max(place, 1) - 1])
 
