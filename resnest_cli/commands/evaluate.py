@@ -8,10 +8,11 @@ from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
 from resnest_cli.commands.inputs import check_written, finish, show_summary, write_page
 from resnest_cli.data.labelled_photos import Reading
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation import evaluate as evaluation
 from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split
 from resnest_cli.files import check_folder, locked
+from resnest_cli.inference.unknown import share_of
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
 from resnest_cli.output.results import show_evaluation
@@ -24,6 +25,7 @@ resnest evaluate data/ --model best.safetensors --html page.html
 resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
 resnest evaluate data/ --model best.safetensors --split test
 resnest evaluate data/ --model best.safetensors --compare resnest50d
+resnest evaluate data/ --model best.safetensors --unknown-data others/
 """
 
 
@@ -64,6 +66,14 @@ def evaluate(
     compare: Annotated[
         str | None, Option("Ask another model, too: which photos change?", "MODEL")
     ] = None,
+    unknown_data: Annotated[
+        str | None,
+        Option("Photos of something else: how well are they told from DATA?", "DIR"),
+    ] = None,
+    unknown: Annotated[
+        float | None,
+        Option("With --unknown-data, the share of false alarms: 5%.", "SHARE", parser=share_of),
+    ] = None,
     batch_size: BatchSize = 8,
     tta: Tta = False,
     run: Annotated[RunOptions, Without("inputs from_file null_separated recursive batch_size")],
@@ -78,8 +88,13 @@ def evaluate(
     """
     options = replace(run, batch_size=batch_size)
     job = EvaluateJob(
-        data, split, known_only, options, model, tta, calibrate, folder_numbers, reading
-    )
+        data, split, known_only, options, model, tta, calibrate, folder_numbers, reading,
+        unknown_data,
+    )  # fmt: skip
+    if unknown is not None:
+        if unknown_data is None:
+            raise UsageError("--unknown goes with --unknown-data DIR.")
+        job = replace(job, unknown=unknown)
     if html is not None:
         check_written(html, (model.model, model.weights, model.labels))
     if output_ is not None:
@@ -93,7 +108,7 @@ def evaluate(
     with locked(html, Path(model.model) if calibrate else None, folder=output_):
         first = _answers(job)
         second = None if compare is None else _answers(evaluation.other_job(job, compare))
-        _show(first, second, calibrate, format_, output_, html)
+        _show(job, first, second, format_, output_, html)
 
 
 def _answers(job: EvaluateJob) -> Gathered:
@@ -105,7 +120,7 @@ def _answers(job: EvaluateJob) -> Gathered:
 
 
 def _show(
-    first: Gathered, second: Gathered | None, calibrate: bool,
+    job: EvaluateJob, first: Gathered, second: Gathered | None,
     format_: TableFormat, folder: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     # Only now: these import numpy.
@@ -113,7 +128,9 @@ def _show(
 
     found = figures.evaluated(first)
     summary, refused = figures.summary(found), None
-    if calibrate:
+    if job.unknown_data is not None:
+        summary["unknown"] = figures.unknown(found, job)
+    if job.keep_logits:
         try:
             summary["calibrated"] = figures.calibrate(found)
         except ResnestError as error:  # said when everything else is out

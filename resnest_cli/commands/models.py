@@ -227,6 +227,16 @@ def _file(name: str, access: Access) -> dict[str, Any]:
     }
 
 
+def _kept(path: Path, info: "CheckpointInfo") -> dict[str, Any] | None:
+    """What the file keeps for --unknown, if anything: photos, and the least share."""
+    if info.unknown is None or info.variant is None:
+        return None
+    from resnest_cli.inference.unknown import Unknown
+
+    kept = Unknown.read(path, info.unknown, info.variant.num_features)
+    return {"photos": kept.photos, "validated": kept.validated, "least_share": kept.least}
+
+
 def _of_table(variant: Variant) -> dict[str, Any]:
     return {
         "architecture": variant.architecture,
@@ -252,6 +262,7 @@ def _content(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
         "class_names": list(info.class_names) if info.class_names else None,
         "preprocessing": asdict(info.preprocessing) if info.preprocessing else None,
         "trained_on": {"photos": info.trained_on.photos} if info.trained_on else None,
+        "unknown": _kept(file, info),
         "metrics": dict(info.metrics),
         "provenance": dict(info.provenance),
         "versions": dict(info.versions),

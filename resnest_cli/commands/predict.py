@@ -24,6 +24,7 @@ from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
+from resnest_cli.inference.unknown import share_of
 from resnest_cli.jobs.predict import Ranking, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
 from resnest_cli.paths import check_not_read, check_place
@@ -37,6 +38,7 @@ resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
+resnest predict photos/ --model best.safetensors --unknown 5%
 resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
 """
 
@@ -73,6 +75,15 @@ def predict(
         float,
         Option("Answer `unsure` where the best class is less probable than this.", "SHARE [0, 1]"),
     ] = 0.0,
+    unknown: Annotated[
+        float | None,
+        Option(
+            "Answer `unknown` where a photo is far from those that the model was trained on; as "
+            "many of those like them are taken for unknown.",
+            "SHARE",
+            parser=share_of,
+        ),
+    ] = None,
     tta: Tta = False,
     workers: Annotated[
         int | None,
@@ -103,7 +114,7 @@ def predict(
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
-    wanted = Ranking(topk, threshold, reject_below, tta)
+    wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
         if html is not None:
             raise UsageError("--html is for --runner local.")
@@ -195,6 +206,7 @@ def _show(
         single=total == 1,
         many=total is None or total > _FEW,
         rejecting=wanted.reject_below > 0,
+        doubting=wanted.unknown is not None,
     )
     page, write = None, writer.write
     if html is not None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import Source
+from resnest_cli.images.sources import Source, iter_sources
 from resnest_cli.inference.ranking import Record
 from resnest_cli.model.labels import labels_for, look_up, unknown_classes
 from resnest_cli.options import ModelOptions, RunOptions
@@ -54,6 +54,8 @@ class EvaluateJob:
     keep_logits: bool = False
     folder_numbers: FolderNumbers = "auto"
     reading: Reading = AS_FOUND
+    unknown_data: str | None = None
+    unknown: float = 0.05  # accepted share of false alarms, with `unknown_data`
 
 
 class Answered(NamedTuple):
@@ -76,7 +78,8 @@ class Gathered:
 
     `split` is the side of the data that was judged, "all" for all of several, None without a split.
     `trained_on` is how many photos the model has learned from, None where that is not known;
-    `excluded` how many of this side were left out with --exclude.
+    `excluded` how many of this side were left out with --exclude. `others` are the records of
+    photos of something else, where such were asked about.
     """
 
     items: tuple[Answered, ...]
@@ -89,6 +92,7 @@ class Gathered:
     temperature: float
     notes: tuple[str, ...]
     excluded: int = 0
+    others: tuple[Record, ...] = ()
 
     @property
     def trained(self) -> int:
@@ -112,7 +116,8 @@ def other_job(job: EvaluateJob, model: str) -> EvaluateJob:
     """The same photos for another model, fed as it wants to be."""
     names = ("weights", "labels", "img_size", "crop_pct", "interpolation")
     fed: dict[str, Any] = dict.fromkeys(names)
-    return replace(job, model=replace(job.model, model=model, **fed), keep_logits=False)
+    theirs = replace(job.model, model=model, **fed)
+    return replace(job, model=theirs, keep_logits=False, unknown_data=None)
 
 
 def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathered:
@@ -126,7 +131,8 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
 
     listing = list_data(job.data, job.reading)
     photos, split = _chosen(job, listing)
-    classifier = make(job.model, tta=job.tta)
+    others = _others(job)
+    classifier = make(job.model, tta=job.tta, ready_for="features+logits" if others else "logits")
     model = classifier.model
     model.need_classifier()
     photos, indices, notes = _with_classes(job, listing, photos, model)
@@ -137,18 +143,25 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
             "make the figures too good."
         )
     items: list[Answered] = []
-    failed = 0
+    failed, total = 0, len(photos) + len(others)
     for item in _answered(job, classifier, photos, indices):
         items.append(item)
         failed += item.record.error is not None
-        progress(len(items), len(photos), failed=failed)
+        progress(len(items), total, failed=failed)
     if failed == len(items):
         first = items[0].record
         raise ResnestError(
             f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
             f"{first.error}."
         )
+    strange: list[Record] = []
+    for record in _strange(job, classifier, others) if others else ():
+        strange.append(record)
+        progress(len(items) + len(strange), total, failed=failed)
+    if others and all(record.error is not None for record in strange):
+        raise ResnestError(f"--unknown-data {job.unknown_data}: no photo in it can be read.")
     return Gathered(
+        others=tuple(strange),
         items=tuple(items),
         model=model.name,
         path=str(model.path),
@@ -178,6 +191,7 @@ def _answered(
         answers = classifier.answers(
             (Source(photo.path, path=photo.path) for photo in photos),
             topk=TOPK,
+            unknown=None if job.unknown_data is None else job.unknown,
             batch_size=options.batch_size,
             workers=options.workers,
             decoders=decoders,
@@ -192,6 +206,32 @@ def _answered(
                 kept = logits if job.keep_logits else None
                 item = item._replace(place=place, loss=loss, logits=kept, trained=trained)
             yield item
+
+
+def _others(job: EvaluateJob) -> list[Source]:
+    """The photos of something else; UsageError where there are none."""
+    if job.unknown_data is None:
+        return []
+    if not Path(job.unknown_data).is_dir():
+        raise UsageError(f"--unknown-data {job.unknown_data}: there is no such folder of photos.")
+    found = list(iter_sources([job.unknown_data]))
+    if not found:
+        raise UsageError(f"--unknown-data {job.unknown_data}: has no photo.")
+    return found
+
+
+def _strange(job: EvaluateJob, classifier: "Classifier", others: list[Source]) -> Iterator[Record]:
+    """What the model says of photos of something else."""
+    options = job.options
+    with Decoders.of(options, job.model) as decoders:
+        yield from classifier.records(
+            others,
+            topk=TOPK,
+            unknown=job.unknown,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            decoders=decoders,
+        )
 
 
 def _chosen(job: EvaluateJob, listing: "LabelledData") -> "tuple[list[LabelledPhoto], str | None]":

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation.calibration import Calibration, calibration, fit_temperature
-from resnest_cli.evaluation.evaluate import Answered, Gathered
-from resnest_cli.evaluation.scores import Answers, Scores, confusions, scores, worst
+from resnest_cli.evaluation.evaluate import Answered, EvaluateJob, Gathered
+from resnest_cli.evaluation.scores import Answers, Scores, auroc, confusions, scores, worst
 from resnest_cli.inference.ranking import Record, softmax
 from resnest_cli.model.checkpoint_header import set_temperature
 
@@ -118,6 +118,36 @@ def _overall(found: Evaluated) -> dict[str, Any]:
         "mean_recall": figures.mean_recall,
         "mean_f1": figures.mean_f1,
         "ece": found.calibration.ece,
+    }
+
+
+def unknown(found: Evaluated, job: EvaluateJob) -> dict[str, Any]:
+    """How well photos of something else are told from the judged ones, as JSON has it.
+
+    AUROC is the chance that one of the others is farther than one of these (equal ones count half);
+    `found` the share of the others that is beyond the threshold, `false_alarms` that of these. The
+    same of the largest probability, with the threshold that gives it as many false alarms.
+    """
+    others = [record for record in found.gathered.others if record.error is None]
+    ours, theirs = (np.array([r.distance for r in rs]) for rs in (found.records, others))
+    alarms = sum(bool(record.unknown) for record in found.records)
+    beyond = sum(bool(record.unknown) for record in others)
+    doubt = [np.array([1 - r.predictions[0].probability for r in rs])
+             for rs in (found.records, others)]  # fmt: skip
+    limit = np.sort(doubt[0])[::-1][min(alarms, len(ours) - 1)]
+    return {
+        "data": job.unknown_data,
+        "photos": len(others),
+        "unreadable": len(found.gathered.others) - len(others),
+        "share": job.unknown,
+        "auroc": auroc(ours, theirs),
+        "found": beyond / len(theirs),
+        "false_alarms": alarms / len(ours),
+        "probability": {
+            "auroc": auroc(*doubt),
+            "found": float((doubt[1] > limit).mean()),
+            "false_alarms": float((doubt[0] > limit).mean()),
+        },
     }
 
 

@@ -12,7 +12,14 @@ import numpy as np
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import writing
-from resnest_cli.output.results import headline, photos_of, with_trained
+from resnest_cli.output.results import (
+    UNKNOWN_TITLES,
+    headline,
+    photos_of,
+    unknown_rows,
+    unknown_title,
+    with_trained,
+)
 from resnest_cli.report import plots
 from resnest_cli.report.pages import Page, PageTable, picture_of, rows_of, write_texts
 from resnest_cli.text import csv_rows
@@ -21,8 +28,9 @@ from resnest_cli.text import csv_rows
 def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
     """Writes `metrics.json`, `classes.csv`, `confusion.csv`, `records.jsonl` and the pictures.
 
-    Each appears whole or not at all; `figures` are those of `figures.summary`. Records are of all
-    photos, everything else of those that were judged.
+    Photos of something else, where there are such, get `unknown.jsonl`. Each file appears whole or
+    not at all; `figures` are those of `figures.summary`. Records are of all photos, everything else
+    of those that were judged.
     """
     names = found.gathered.class_names
     columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
@@ -35,6 +43,8 @@ def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> Non
         "confusion.csv": csv_rows(counts),
         "records.jsonl": "".join(_lines(found.gathered)),
     }
+    if others := found.gathered.others:
+        texts["unknown.jsonl"] = "".join(json.dumps(one.as_dict()) + "\n" for one in others)
     write_texts(folder, texts)
     with writing(folder):
         _write_pictures(folder, found)
@@ -100,6 +110,11 @@ def evaluation_page(
             ),
         ],
     )
+    if about := figures.get("unknown"):
+        table = PageTable(
+            unknown_title(about), UNKNOWN_TITLES, unknown_rows(about), frozenset({1, 2, 3})
+        )
+        page.tables = [table, *page.tables]
     names = found.gathered.class_names
     for item in found.judged:
         answers = item.record.predictions

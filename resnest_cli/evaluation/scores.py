@@ -92,6 +92,16 @@ def sort_key(top1: float, loss: float) -> tuple[float, float]:
     return top1, -math.inf if math.isnan(loss) else -loss
 
 
+def auroc(low: Float, high: Float) -> float:
+    """Area under the ROC curve: the chance that one of `high` is above one of `low`.
+
+    float64 (N,) and (M,), at least one each; equal numbers count half (Mann and Whitney, 1947).
+    """
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.mean() / (2 * len(low)))
+
+
 def answer(logits: NDArray[np.float32], truth: int, temperature: float) -> tuple[int, float]:
     """Place of the true class among all, and its loss in nats, from logits (K,).
 

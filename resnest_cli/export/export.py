@@ -187,7 +187,12 @@ def _to_int8(
     used = len(plan.calibration) - len(found.unreadable)
     how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
     versions = {**info.versions, "onnxruntime": onnxruntime.__version__}
-    info = replace(info, provenance={**info.provenance, "export": how}, versions=versions)
+    if info.unknown is not None:
+        found.notes.append(
+            "The 8-bit file does not keep what --unknown needs: its thresholds are of float32."
+        )
+    origin = {**info.provenance, "export": how}
+    info = replace(info, provenance=origin, versions=versions, unknown=None)
     before, found.data = found.data, formats.onnx_bytes(small, info)
     made = {"float32": before, "int8": found.data}
     runs = {name: open_exported(data, name).logits for name, data in made.items()}

@@ -75,6 +75,7 @@ def described(model: Model, versions: Mapping[str, str], **facts: Any) -> Checkp
         versions={"resnest-cli": __version__, **versions},
         temperature=model.temperature,
         trained_on=known.trained_on,
+        unknown=known.unknown,
         num_classes=model.num_classes,
         in_channels=model.in_channels,
     )

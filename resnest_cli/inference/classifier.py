@@ -1,14 +1,13 @@
 """From inputs to records: decode, preprocess, run the engine, rank. The command is built on it."""
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, Union, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import take_note
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches
-from resnest_cli.images.sources import Source, from_name
+from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import (
     Engine,
     Output,
@@ -28,6 +27,7 @@ from resnest_cli.inference.engine import (
     create_engine,
 )
 from resnest_cli.inference.extraction import Extraction, Head, Pool, without_infinite
+from resnest_cli.inference.photos import Photo, as_source, as_sources, is_one, several
 from resnest_cli.inference.ranking import Record, rank
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
@@ -35,12 +35,11 @@ from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, MAX_PIXELS, Amp, CropMode, EngineName, Interpolation
 
 if TYPE_CHECKING:
-    from PIL import Image
 
     from resnest_cli.images.pool import Decoders
+    from resnest_cli.inference.unknown import Unknown
 
 Float32 = NDArray[np.float32]
-Photo = Union[str, "os.PathLike[str]", bytes, "Image.Image", NDArray[np.uint8]]  # of the library
 
 # ONNX Runtime on two cores, resnest50d, ms per photo in batches of 1, 2, 4, 8, 16 and 32: 45, 42,
 # 40, 40, 41 and 43; memory grows with the batch.
@@ -196,41 +195,52 @@ class Classifier:
         return self.model.class_names
 
     @overload
-    def predict(self, photos: Photo, *, topk: int = ..., threshold: float = ...) -> Record: ...
+    def predict(
+        self, photos: Photo, *, topk: int = ..., threshold: float = ...,
+        unknown: float | None = ...,
+    ) -> Record: ...  # fmt: skip
 
     @overload
     def predict(
-        self, photos: list[Photo] | tuple[Photo, ...], *, topk: int = ..., threshold: float = ...
-    ) -> list[Record]: ...
+        self, photos: list[Photo] | tuple[Photo, ...], *, topk: int = ..., threshold: float = ...,
+        unknown: float | None = ...,
+    ) -> list[Record]: ...  # fmt: skip
 
     @overload
     def predict(
-        self, photos: Iterator[Photo], *, topk: int = ..., threshold: float = ...
-    ) -> Iterator[Record]: ...
+        self, photos: Iterator[Photo], *, topk: int = ..., threshold: float = ...,
+        unknown: float | None = ...,
+    ) -> Iterator[Record]: ...  # fmt: skip
 
     def predict(
-        self, photos: Photo | Iterable[Photo], *, topk: int = 5, threshold: float = 0.0
-    ) -> Record | list[Record] | Iterator[Record]:
+        self, photos: Photo | Iterable[Photo], *, topk: int = 5, threshold: float = 0.0,
+        unknown: float | None = None,
+    ) -> Record | list[Record] | Iterator[Record]:  # fmt: skip
         """The `topk` most probable classes of one photo, a list of them, or an iterator.
 
         A photo is a path, a URL, the bytes of an image file, a PIL image, or an array uint8
         (H, W, 3) in RGB or (H, W) in grey. Classes less probable than `threshold` are left out. One
         photo gives a record, a list a list, an iterator an iterator that reads on as it is asked.
+        With `unknown`, an accepted share of false alarms such as 0.05, records have `unknown`,
+        whether the photo shows something else than the training photos, and `distance`.
 
         Raises:
             ValueError: `topk` is below 1, or `threshold` outside of [0, 1].
+            UsageError: `unknown` is outside of (0, 0.5], or too small for the checkpoint.
+            CheckpointError: the checkpoint keeps nothing that `unknown` could use.
             TypeError: something that is no photo.
             ImageError: the one photo cannot be read. In a list or an iterator such a photo gives a
                 record with its error, and the others are not affected.
         """
         if topk < 1 or not 0 <= threshold <= 1:
             raise ValueError(f"bad topk {topk} or threshold {threshold}")
-        if _is_one(photos):
-            record = next(self.records([as_source(photos)], topk=topk, threshold=threshold))
+        how: dict[str, Any] = {"topk": topk, "threshold": threshold, "unknown": unknown}
+        if is_one(photos):
+            record = next(self.records([as_source(photos)], **how))
             if record.error is not None:
                 raise ImageError(f"{record.input}: {record.error}", kind=record.kind)
             return record
-        answers = self.records(as_sources(photos), topk=topk, threshold=threshold)
+        answers = self.records(as_sources(photos), **how)
         return list(answers) if isinstance(photos, list | tuple) else answers
 
     def logits(self, photos: Photo | Iterable[Photo]) -> Float32:
@@ -289,7 +299,7 @@ class Classifier:
             UsageError: a stage that does not exist, or options that exclude each other.
         """
         extraction = Extraction(pool, stage, head)
-        photos = _several(photos)
+        photos = several(photos)
         found = self._feature_rows(photos, extraction)
         if not isinstance(photos, list | tuple):
             return found
@@ -358,14 +368,16 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
+        unknown: float | None = None,
         **reading: Unpack[BatchOptions],
     ) -> Iterator[Record]:
         """One record per source, in order, as batches finish while the next photos are decoded.
 
         Classes less probable than `threshold` are left out; with `reject_below` above 0 a record
-        says whether its best class is less probable than that.
+        says whether its best class is less probable than that, with `unknown`, a share of false
+        alarms, whether the photo is farther from the training photos than that allows.
         """
-        how = topk, threshold, reject_below
+        how = topk, threshold, reject_below, unknown
         return (record for record, _ in self.answers(sources, *how, **reading))
 
     def answers(
@@ -374,22 +386,46 @@ class Classifier:
         topk: int = 5,
         threshold: float = 0.0,
         reject_below: float = 0.0,
+        unknown: float | None = None,
         **reading: Unpack[BatchOptions],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
+        strange = None if unknown is None else self._strangeness(unknown)
+        return self._answers(sources, topk, threshold, reject_below, strange, reading)
+
+    def _strangeness(self, share: float) -> "tuple[Unknown, float]":
+        """What the checkpoint keeps of its training photos, and the threshold for this share."""
+        from resnest_cli.inference.unknown import Unknown, share_of
+
+        kept = Unknown.of(self.model)
+        return kept, kept.threshold(share_of(share))
+
+    def _answers(
+        self, sources: Iterable[Source], topk: int, threshold: float, reject_below: float,
+        strange: "tuple[Unknown, float] | None", reading: BatchOptions,
+    ) -> Iterator[tuple[Record, Float32 | None]]:  # fmt: skip
         model, head = self.model, Extraction(head="logits")
-        for group, logits in self.feature_groups(sources, head, tta=self._tta, **reading):
+        if strange is not None:
+            from resnest_cli.inference.unknown import FeaturesAndLogits
+
+            head = FeaturesAndLogits()
+        for group, rows in self.feature_groups(sources, head, tta=self._tta, **reading):
+            logits = rows
+            about: Iterator[dict[str, Any]] = repeat({})
+            if strange is not None:
+                features, logits = np.split(rows, [-model.num_classes], axis=1)
+                about = iter(_told(strange, features, logits))
             ranked = rank(logits, model.class_names, topk, model.temperature)
-            answers = zip(ranked, logits, strict=True)
+            answers = zip(ranked, logits, about)  # noqa: B905 - the last may have no end
             for item in group:
                 name = item.source.name
                 if item.error is not None:
                     yield Record(name, model.name, item.error, kind=item.kind or "other"), None
                     continue
-                found, row = next(answers)
+                found, row, more = next(answers)
                 unsure = found[0].probability < reject_below if reject_below > 0 else None
                 found = tuple(one for one in found if one.probability >= threshold)
-                yield Record(name, model.name, predictions=found, unsure=unsure), row
+                yield Record(name, model.name, predictions=found, unsure=unsure, **more), row
 
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad source."""
@@ -448,6 +484,15 @@ def mean_with_mirrored(
         return (network(batch, output) + network(mirrored, output)) / np.float32(2)
 
 
+def _told(
+    strange: "tuple[Unknown, float]", features: Float32, logits: Float32
+) -> list[dict[str, Any]]:
+    """What a record says of each photo's distance."""
+    kept, threshold = strange
+    distances = map(float, kept.distance(features, logits).astype(np.float32))
+    return [{"unknown": found > threshold, "distance": found} for found in distances]
+
+
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:
     """The preprocessing with what is not None changed; UsageError where that is out of range."""
     wanted = {name: value for name, value in changes.items() if value is not None}
@@ -455,46 +500,3 @@ def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preproces
         return preprocessing_from_dict(asdict(preprocessing) | wanted)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
-
-
-def _several(photos: Photo | Iterable[Photo]) -> Iterable[Photo]:
-    return [photos] if _is_one(photos) else cast("Iterable[Photo]", photos)
-
-
-def _is_one(photos: Photo | Iterable[Photo]) -> TypeGuard[Photo]:
-    return isinstance(photos, str | os.PathLike | bytes | np.ndarray) or _is_image(photos)
-
-
-def _is_image(photo: object) -> "TypeGuard[Image.Image]":
-    """Whether it is one of Pillow's, which then has been imported."""
-    pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(photo, pillow.Image)
-
-
-_NO_PHOTO = "a photo is a path, bytes, a PIL image or an array, not {}"
-
-
-def as_sources(photos: Photo | Iterable[Photo]) -> Iterator[Source]:
-    """One photo or several as sources; TypeError for what is none."""
-    if not isinstance(photos := _several(photos), Iterable):
-        raise TypeError(_NO_PHOTO.format(type(photos)))
-    return (as_source(photo, index) for index, photo in enumerate(photos))
-
-
-def as_source(photo: Photo, index: int = 0) -> Source:
-    """A photo of any kind as a source; what has no name is called `photo <index>`."""
-    if isinstance(photo, str | os.PathLike):
-        return from_name(os.fspath(photo))
-    if isinstance(photo, bytes):
-        return Source(f"photo {index}", data=photo)
-    if _is_image(photo):
-        return Source(getattr(photo, "filename", "") or f"photo {index}", image=photo)
-    if isinstance(photo, np.ndarray):
-        grey, colour = photo.ndim == 2, photo.ndim == 3 and photo.shape[2] == 3
-        if photo.dtype != np.uint8 or not (grey or colour) or photo.size == 0:
-            error = f"is an array {photo.dtype} {photo.shape}, not uint8 (H, W, 3) or (H, W)"
-            return Source(f"photo {index}", error=error, kind="not an image")
-        from PIL import Image
-
-        return Source(f"photo {index}", image=Image.fromarray(photo))
-    raise TypeError(_NO_PHOTO.format(type(photo)))

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
     Float32 = NDArray[np.float32]
 
-# What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes.
-Output = Literal["map0", "map1", "map2", "map3", "map4", "features", "logits"]
+# What a network can give; as `onnx_graph.OUTPUTS`, which says the shapes. The last has both of each
+# photo in one row, (N, num_features + classes).
+Output = Literal[
+    "map0", "map1", "map2", "map3", "map4", "features", "logits", "features+logits"
+]  # fmt: skip
 
 _TORCH_ONLY = "--amp, --compile and --cuda-graphs"
 

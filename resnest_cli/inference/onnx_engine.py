@@ -92,11 +92,13 @@ class OnnxEngine:
     def output(self, batch: Float32, name: str) -> Float32:
         """Preprocessed photos (N, 3, H, W) -> one output of `onnx_graph.OUTPUTS`, float32.
 
+        Of several, joined by "+", each row has them one after the other.
+
         Other outputs and other sizes than the compiled model has get one of their own, once.
         """
         fits = self.side is None or batch.shape[2:] == (self.side, self.side)
-        engine = self
-        if self._model is not None and not (fits and name in self._names):
+        engine, names = self, name.split("+")
+        if self._model is not None and not (fits and self._names.issuperset(names)):
             engine = self._other(self._model, name, any_size=not fits)
         photos = np.ascontiguousarray(batch, np.float32)
         # A network for batches of one size gets its photos in such batches, the last filled up.
@@ -107,7 +109,8 @@ class OnnxEngine:
             if missing := size - len(part):
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.float32)])
             with runtime_errors():
-                parts += engine._session.run([name], {"photos": part})
+                found = engine._session.run(names, {"photos": part})
+            parts.append(found[0] if len(found) == 1 else np.concatenate(found, axis=1))
         if len(parts) == 1 and len(photos) == size:
             return parts[0]
         return np.concatenate(parts)[: len(photos)]
@@ -148,7 +151,7 @@ def create(
         CheckpointError: the weights cannot be used.
         UsageError: an exported network lacks an output.
     """
-    if model.exported and output not in EXPORTED:
+    if model.exported and not set(output.split("+")) <= set(EXPORTED):
         raise UsageError(
             f"{model.name} is an exported network, which gives {' and '.join(EXPORTED)} only. "
             "Give the checkpoint that it was exported from."
@@ -187,7 +190,7 @@ class _Compilation:
     def __init__(self, model: "Model", output: str, *, any_size: bool = False) -> None:
         self._model = model
         self._size = None if any_size else model.preprocessing.size
-        self._outputs = EXPORTED if model.exported else (output,)
+        self._outputs = EXPORTED if model.exported else tuple(output.split("+"))
         self._packed = model.exported == "int8"
         self._graph: Graph | None = None
         with reading(model.path, EngineError):

@@ -31,7 +31,9 @@ class Record:
     """The answer for one input: ranked classes, or the reason why there are none.
 
     `unsure` says whether the best class is less probable than what the user accepts as an answer;
-    None where nothing was said, or there is an error. `kind` is that of the error.
+    None where nothing was said, or there is an error. `unknown` says in the same way whether the
+    photo is farther from the training photos than the user accepts, `distance` how far it is; see
+    `inference.unknown`. `kind` is that of the error.
     """
 
     input: str
@@ -40,14 +42,24 @@ class Record:
     predictions: tuple[Prediction, ...] = ()
     unsure: bool | None = None
     kind: ErrorKind = "other"
+    unknown: bool | None = None
+    distance: float | None = None
 
     @property
     def status(self) -> Literal["ok", "error"]:
         """`ok`, or `error` where the input could not be read."""
         return "ok" if self.error is None else "error"
 
+    @property
+    def verdict(self) -> Literal["unknown", "unsure", ""]:
+        """What is said in place of the best class, if anything."""
+        return "unknown" if self.unknown else "unsure" if self.unsure else ""
+
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it; the order of the keys is fixed, `unsure` last, if at all."""
+        """The record as JSON has it; the order of the keys is fixed.
+
+        Last, where they were asked for, `unsure`, then `unknown` and `distance`.
+        """
         record: dict[str, Any] = {
             "input": self.input,
             "status": self.status,
@@ -55,7 +67,10 @@ class Record:
             "model": self.model,
             "predictions": [asdict(prediction) for prediction in self.predictions],
         }
-        return record if self.unsure is None else record | {"unsure": self.unsure}
+        record |= {} if self.unsure is None else {"unsure": self.unsure}
+        if self.unknown is not None:
+            record |= {"unknown": self.unknown, "distance": self.distance}
+        return record
 
 
 def softmax(logits: "NDArray[np.float32]", temperature: float = 1.0) -> "NDArray[np.float64]":

@@ -105,6 +105,8 @@ class TorchEngine:
             return network
         if name == "features":
             return lambda x: network.forward_head(network.forward_features(x), pre_logits=True)
+        if name == "features+logits":
+            return partial(_both, network)
         return lambda x: network.forward_intermediates(x, [int(name[-1])])[0]
 
     def autocast(self) -> torch.autocast:
@@ -128,6 +130,12 @@ class TorchEngine:
             device=device,
             batch_size=batch_size,
         )
+
+
+def _both(network: ResNeSt, photos: Tensor) -> Tensor:
+    """Features and logits in one row: (N, num_features + classes)."""
+    features = network.forward_head(network.forward_features(photos), pre_logits=True)
+    return torch.cat([features, network.fc(features)], dim=1)
 
 
 def resolve_device(device: str) -> str:

@@ -108,5 +108,7 @@ def described(job: Job, classifier: "Classifier") -> dict[str, Any]:
         del found["extraction"]
         found["class_names_sha256"] = hashlib.sha256(names).hexdigest()
         found["ranking"] = asdict(ranking)
+        if ranking.unknown is None:  # as earlier versions had it
+            del found["ranking"]["unknown"]
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain

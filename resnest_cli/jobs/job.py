@@ -160,7 +160,7 @@ def refused(what: object, *, unfinished: bool, done: str = "") -> UsageError:
 _OPTIONS = {
     "pool", "stage", "head", "dtype", "normalize", "batch_size", "crop_pct", "interpolation",
     "crop_mode", "exif", "fast_decode", "gpu_decode", "shard", "topk", "threshold", "reject_below",
-    "tta",
+    "tta", "unknown",
 }  # fmt: skip
 _NAMES = {
     "weights_sha256": "weights",

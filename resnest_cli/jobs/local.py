@@ -126,7 +126,7 @@ class LocalRunner:
 def load(job: Job) -> "Classifier":
     """The classifier that a job asks for."""
     if isinstance(job.wanted, Ranking):
-        return classifier(job.model, tta=job.wanted.tta)
+        return classifier(job.model, tta=job.wanted.tta, ready_for=job.wanted.output)
     return classifier(job.model, ready_for=job.wanted.output)
 
 

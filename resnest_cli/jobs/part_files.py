@@ -5,7 +5,7 @@
               and the length of that, 8 bytes little-endian
     .parquet  features: as above, in a column `feature`; predictions: input, status, error, model,
               predictions: a list of rank, index, label and probability; with --reject-below also
-              unsure
+              unsure, with --unknown also unknown and distance
     .jsonl    predictions: the lines that `predict --format jsonl` writes, without a footer
 
 Names that are no UTF-8 have those bytes escaped, as everywhere in Parquet.
@@ -46,7 +46,7 @@ def part_file(
     if suffix == "jsonl":
         return "".join(json.dumps(r.as_dict()) + "\n" for r in results).encode("ascii")
     if "ranking" in identity:
-        return _records_file(results, about, rejecting=identity["ranking"]["reject_below"] > 0)
+        return _records_file(results, about, identity["ranking"])
     extraction, count = identity["extraction"], len(results)
     matrix = Matrix(count, count, tuple(extraction["row_shape"]), extraction["dtype"])
     table = parquet_table(results, matrix, parquet_schema(matrix, "feature"))
@@ -111,7 +111,7 @@ def read_part(path: Path, row_bytes: int) -> Iterator[Item]:
             yield line._replace(row=row, stat=stats.read(STAT_BYTES))
 
 
-def _records_file(records: list["Record"], about: dict[str, Any], *, rejecting: bool) -> bytes:
+def _records_file(records: list["Record"], about: dict[str, Any], ranking: dict[str, Any]) -> bytes:
     import pyarrow as pa
 
     numbers = [("rank", pa.int32()), ("index", pa.int32())]
@@ -124,8 +124,11 @@ def _records_file(records: list["Record"], about: dict[str, Any], *, rejecting: 
         "model": pa.array([escaped(record.model) for record in records], pa.string()),
         "predictions": pa.array(predictions, pa.list_(ranked)),
     }
-    if rejecting:
+    if ranking["reject_below"] > 0:
         columns["unsure"] = pa.array([record.unsure for record in records], pa.bool_())
+    if ranking.get("unknown") is not None:
+        columns["unknown"] = pa.array([record.unknown for record in records], pa.bool_())
+        columns["distance"] = pa.array([record.distance for record in records], pa.float64())
     return _parquet_bytes(pa.table(columns), about)
 
 

@@ -24,6 +24,12 @@ class Ranking:
     threshold: float
     reject_below: float
     tta: bool
+    unknown: float | None = None  # accepted share of false alarms
+
+    @property
+    def output(self) -> "Output":
+        """The engine's output that answers are made of."""
+        return "logits" if self.unknown is None else "features+logits"
 
 
 def records(
@@ -41,14 +47,15 @@ def records(
     """
     from resnest_cli.inference.batch_size import batch_size_for
 
-    found = classifier(model, tta=ranking.tta)
+    found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
     return found.records(
         listed(options, stats),
         topk=ranking.topk,
         threshold=ranking.threshold,
         reject_below=ranking.reject_below,
-        batch_size=batch_size_for(found, "logits", options.batch_size),
+        unknown=ranking.unknown,
+        batch_size=batch_size_for(found, ranking.output, options.batch_size),
         workers=options.workers,
         decoders=decoders,
     )

@@ -14,6 +14,8 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
                           from, see `training_photos`; those of the weights that a fine-tuning began
                           with count, too, where they are known. Absent when unknown: of published
                           weights, of runs on tar shards, and of more than 2 million photos
+    unknown               JSON object: how far photos are from those that it was trained on, see
+                          `inference.unknown`; absent where nothing is kept
     metrics, provenance   JSON objects, free, nested up to 32 levels
     versions              JSON object: library -> version that wrote the file
 
@@ -92,7 +94,7 @@ class CheckpointInfo:
     variant, or several.
 
     To `save`, give `variant` and whatever is known of `class_names`, `temperature`, `trained_on`,
-    `metrics` and `provenance` (JSON-ready); the rest is found out.
+    `unknown` (its text), `metrics` and `provenance` (JSON-ready); the rest is found out.
 
     `num_classes` is 0 for a network without a classifier, None where that is not known. `notes` say
     in words what was taken of a file that holds more, or other names, than a network's.
@@ -105,6 +107,7 @@ class CheckpointInfo:
     versions: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     trained_on: TrainingPhotos | None = None
+    unknown: str | None = field(default=None, repr=False)
     num_classes: int | None = None
     in_channels: int | None = None
     format: Literal["resnest", "safetensors", "pickle", "onnx"] = "resnest"
@@ -304,6 +307,7 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         "class_names": None if names is None else tuple(names),
         "temperature": temperature,
         "trained_on": None if photos is None else TrainingPhotos.from_record(photos),
+        "unknown": metadata.get("unknown"),  # read where it is wanted
         **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
     }
 
@@ -359,6 +363,8 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
     }
     if info.temperature != 1:
         metadata["temperature"] = repr(float(info.temperature))
+    if info.unknown is not None:
+        metadata["unknown"] = info.unknown
     for key, value in records.items():
         if value is not None:
             try:
@@ -449,10 +455,15 @@ def set_temperature(path: Path, temperature: float) -> None:
         raise CheckpointError(
             f"{path} is not a checkpoint of ours, which could hold a temperature."
         )
+    set_metadata(path, "temperature", repr(float(temperature)))
+
+
+def set_metadata(path: Path, key: str, text: str) -> None:
+    """Writes an entry into the header of a checkpoint of ours; as `set_temperature` does."""
     try:
         with writing(path, CheckpointError), path.open("rb") as source, atomic_file(path) as target:
             header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-            header["__metadata__"]["temperature"] = repr(float(temperature))
+            header["__metadata__"][key] = text
             target.write(_encoded(header))
             shutil.copyfileobj(source, target)
     except ValueError as error:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,7 +65,8 @@ class Model:
     of logit i; a network without a classifier has none. `noted_ids` are the folder names that a
     training noted, `imagenet` says that the classes are ImageNet's. Logits are divided by
     `temperature` before they become probabilities.
-    `trained_on` are the photos that it learned from, None where that is not known.
+    `trained_on` are the photos that it learned from, None where that is not known. `unknown` is the
+    text that `inference.unknown` reads, None where the file keeps nothing of the kind.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
     be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
     what ours never do, and `data_files` are those beside it that hold its tensors. `config` is the
@@ -83,6 +84,7 @@ class Model:
     imagenet: bool = False
     temperature: float = 1.0
     trained_on: "TrainingPhotos | None" = None
+    unknown: str | None = field(default=None, repr=False)
     exported: str | None = None
     trusted: bool = False
     data_files: tuple[Path, ...] = ()
@@ -233,6 +235,7 @@ def _model(
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
         trained_on=known.trained_on,
+        unknown=known.unknown,
         exported=precision if known.format == "onnx" else None,
         trusted=trusted,
         data_files=data_files,

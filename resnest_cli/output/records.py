@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Format = Literal["table", "json", "jsonl", "csv"]
 
 _BARS_FROM = 66  # columns; a narrower terminal has room for the names only
+_WORDS = {None: "", True: "true", False: "false"}
 _WIDEST = 40  # columns for a class's name in an explanation; a longer one runs over
 
 
@@ -37,13 +38,14 @@ class RecordWriter:
 
 def record_writer(
     format_: Format, path: Path | None, *, topk: int, single: bool, many: bool,
-    rejecting: bool = False,
+    rejecting: bool = False, doubting: bool = False,
 ) -> RecordWriter:  # fmt: skip
     """The writer for a format, to a file or, without `path`, to stdout.
 
     `single`: there is one input, for which JSON is one object instead of an array. `many`: one line
     for each photo instead of a table. `topk` is the number of classes that a CSV row has room for;
-    with `rejecting` it has a column `unsure`, too.
+    with `rejecting` it has a column `unsure`, too, and with `doubting` columns `unknown` and
+    `distance`.
     """
     sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
     if format_ == "jsonl":
@@ -51,7 +53,7 @@ def record_writer(
     if format_ == "json":
         return Json(sink, single=single)
     if format_ == "csv":
-        return Csv(sink, topk, rejecting=rejecting)
+        return Csv(sink, topk, rejecting=rejecting, doubting=doubting)
     console = stdout_console(to_file=path is not None)
     return _Lines(sink, console) if many else _Tables(sink, console)
 
@@ -100,13 +102,16 @@ class Csv(RecordWriter):
     The header is written in any case, also where there is no record.
     """
 
-    def __init__(self, sink: Sink, topk: int, *, rejecting: bool) -> None:
+    def __init__(
+        self, sink: Sink, topk: int, *, rejecting: bool = False, doubting: bool = False
+    ) -> None:
         super().__init__(sink)
-        self._topk, self._rejecting = topk, rejecting
+        self._topk, self._rejecting, self._doubting = topk, rejecting, doubting
         header: list[Cell] = ["input", "status", "error", "model"]
         for rank in range(1, topk + 1):
             header += [f"index_{rank}", f"label_{rank}", f"probability_{rank}"]
-        self._header = header + (["unsure"] if rejecting else [])
+        header += ["unsure"] if rejecting else []
+        self._header = header + (["unknown", "distance"] if doubting else [])
 
     def write(self, record: "Record") -> None:
         """One record."""
@@ -116,7 +121,9 @@ class Csv(RecordWriter):
             row += [prediction.index, prediction.label, prediction.probability]
         row += [None] * (3 * (self._topk - len(record.predictions)))  # ranks that it does not have
         if self._rejecting:
-            row.append({None: "", True: "true", False: "false"}[record.unsure])
+            row.append(_WORDS[record.unsure])
+        if self._doubting:
+            row += [_WORDS[record.unknown], record.distance]
         self._row(row)
 
     def _row(self, cells: list[Cell]) -> None:
@@ -172,8 +179,8 @@ class _Tables(Drawn):
         self._heading(record)
         if record.error is not None:
             return
-        if record.unsure:
-            self._console.print(Text("unsure", style="yellow"), soft_wrap=True)
+        if verdict := record.verdict:
+            self._console.print(Text(verdict, style="yellow"), soft_wrap=True)
         table = Table(expand=False)
         table.add_column("Rank", justify="right")
         table.add_column("Class", overflow="fold")
@@ -207,10 +214,11 @@ class _Lines(Drawn):
         if record.error is not None:
             self._line(record.input, f"error: {record.error}", "", "red")
         elif not record.predictions:
-            self._line(record.input, "-", "", "")
+            self._line(record.input, record.verdict or "-", "", "")
         else:
             best = record.predictions[0]
-            label = f"unsure ({best.label})" if record.unsure else best.label
+            verdict = record.verdict
+            label = f"{verdict} ({best.label})" if verdict else best.label
             self._line(record.input, label, f"{best.probability:.2%}", "")
 
     def _line(self, name: str, label: str, probability: str, style: str) -> None:

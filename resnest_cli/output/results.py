@@ -91,8 +91,31 @@ def show_evaluation(figures: Figures) -> None:
                 name=printable_name(figures["calibrated"]["file"]), **figures["calibrated"]
             )
         )
+    if "unknown" in figures:
+        emit(f"\n{unknown_title(figures['unknown'])}\n\n")
+        show_table(UNKNOWN_TITLES, unknown_rows(figures["unknown"]))
     if "comparison" in figures:
         _show_comparison(figures["comparison"])
+
+
+UNKNOWN_TITLES = ("Told by", "AUROC", "Found", "False alarms")
+
+
+def unknown_title(about: Figures) -> str:
+    """Which photos of something else, and at which share of false alarms."""
+    unread = f" ({about['unreadable']:,} more unreadable)" if about["unreadable"] else ""
+    return (
+        f"{about['photos']:,} photos of something else, of {printable_name(about['data'])}"
+        f"{unread}, at --unknown {100 * about['share']:.3g}%"
+    )
+
+
+def unknown_rows(about: Figures) -> list[list[str]]:
+    """How well photos of something else are found, by distance and by the largest probability."""
+    return [
+        [name, *(percent(one[key]) for key in ("auroc", "found", "false_alarms"))]
+        for name, one in (("distance", about), ("largest probability", about["probability"]))
+    ]
 
 
 def _show_comparison(record: Figures) -> None:

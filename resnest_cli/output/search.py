@@ -55,7 +55,7 @@ class _FoundCsv(Csv):
     """A row for each query: what it is, and for each rank three columns."""
 
     def __init__(self, sink: Sink, topk: int) -> None:
-        super().__init__(sink, topk, rejecting=False)
+        super().__init__(sink, topk)
         self._header = ["input", "row", "status", "error", "model", "metric"]
         for rank in range(1, topk + 1):
             self._header += [f"row_{rank}", f"input_{rank}", f"score_{rank}"]

@@ -138,7 +138,7 @@ def _state(record: "Record", right: bool | None) -> str:
         return "error"
     if right is not None:
         return "right" if right else "wrong"
-    return "unsure" if record.unsure else "answered"
+    return record.verdict or "answered"
 
 
 def thumbnail(

@@ -15,7 +15,8 @@ from resnest_cli.search.nearest import Metric, NearestRows, Neighbours
 from resnest_cli.search.recorded_model import arguments, check, extraction_of
 
 if TYPE_CHECKING:
-    from resnest_cli.inference.classifier import Classifier, Photo
+    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inference.photos import Photo
 
 
 class Features:
@@ -143,7 +144,7 @@ class Features:
             ImageError: a photo cannot be read; names it.
             UsageError: the model is not found, or is another one now.
         """
-        from resnest_cli.inference.classifier import as_sources
+        from resnest_cli.inference.photos import as_sources
 
         made: list[NDArray[Any]] = [self.rows[:0]]
         sources = as_sources(photos)

@@ -102,13 +102,17 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         provenance=provenance,
         notes=notes,
         trained_on=trained_on,
+        unknown=None,
     )
     return Checkpoint(info, tensors)
 
 
 def _notes(path: Path, found: Checkpoint) -> tuple[str, ...]:
-    """That a file holds more, or other names, than a network's."""
-    return (f"{path}: {'; '.join(found.info.notes)}.",) if found.info.notes else ()
+    """That a file holds more, or other names, than a network's; or what is not averaged."""
+    notes = [f"{path}: {'; '.join(found.info.notes)}."] if found.info.notes else []
+    if found.info.unknown is not None:
+        notes.append(f"{path}: what it keeps for --unknown is not averaged; the result has none.")
+    return tuple(notes)
 
 
 def _check_alike(one_path: Path, one: CheckpointInfo, path: Path, other: CheckpointInfo) -> None:

@@ -152,6 +152,11 @@ class FeatureBatches:
         """Batches in an epoch."""
         return len(self._order)
 
+    @property
+    def plain(self) -> Features:
+        """All rows of photos that are not mirrored: (N, 1, num_features)."""
+        return self._features._replace(values=self._features.values[:, :1])
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
         values, labels, lost = self._features

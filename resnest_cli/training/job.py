@@ -22,7 +22,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
-from resnest_cli.training import resumed_run, runs, settings
+from resnest_cli.training import resumed_run, runs, settings, unknown
 from resnest_cli.training.defaults import default_workers, without_effect
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loop import Trainer
@@ -41,7 +41,7 @@ from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import Config, TrainingJob, load_settings, write_args
 from resnest_cli.training.setup import Ready, digest, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
-from resnest_cli.training.step import DivergedError, keep_memory
+from resnest_cli.training.step import DivergedError, Task, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import Clock, budget_seconds, fitted
 
@@ -200,7 +200,9 @@ class _Run:
         return self._train(run, ready, state)
 
     def _train(self, run: RunFolder, ready: Ready, state: State | None) -> int:
-        display, world, trainer = self.display, self.world, None
+        display, world = self.display, self.world
+        task: Task | None = None
+        trainer: Trainer | None = None
         with StopRequest() as stop, display:
             try:
                 if world.main:
@@ -222,8 +224,9 @@ class _Run:
                         digest_of_list(ready.config.exclude) or trainer.record.exclude
                     )
                     trainer.run()
+                self._keep_unknown(run, ready, task, stop)
             except BudgetUsedError:
-                self._end_of_budget(run, ready, trainer)
+                self._end_of_budget(run, ready, task, trainer, stop)
                 return 0
             except StoppedError:
                 assert stop.signal is not None
@@ -260,11 +263,27 @@ class _Run:
 
         ready.ask_teacher(run, check, self.display)
 
-    def _end_of_budget(self, run: RunFolder, ready: Ready, trainer: Trainer | None) -> None:
+    def _keep_unknown(self, run: RunFolder, ready: Ready, task: Task, stop: StopRequest) -> None:
+        """What `predict --unknown` needs, in `best`; one device measures it, the others wait."""
+        if self.world.main:
+            with contextlib.suppress(StoppedError):  # answered below, by all
+                unknown.keep(run, ready, task, stop, self.display)
+        self.world.meet()
+        self.world.decide(stop)
+        stop.check()
+
+    def _end_of_budget(
+        self,
+        run: RunFolder,
+        ready: Ready,
+        task: Task | None,
+        trainer: Trainer | None,
+        stop: StopRequest,
+    ) -> None:
         """The run ends here, as was asked for, and could go on."""
         config = ready.config
         longer = f"  {self._again(run)} --time-budget {2 * math.ceil(budget_seconds(config))}s"
-        if trainer is None:
+        if task is None or trainer is None:
             self.display.message(
                 f"The time budget of {config.time_budget} is used up, and the teacher has not yet "
                 f"answered to all photos; its answers so far are saved. To go on:\n{longer}"
@@ -272,6 +291,8 @@ class _Run:
             return
         record = trainer.record
         if record.rows and self.world.main:
+            with contextlib.suppress(StoppedError):  # it ends anyway
+                unknown.keep(run, ready, task, stop, self.display)
             final_pictures(run, ready, record, trainer.best, self.display.message)
             self._summarize(run, ready, record)
         self.display.message(

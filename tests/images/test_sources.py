@@ -11,7 +11,7 @@ from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.decode import decode
 from resnest_cli.images.sources import EXTENSIONS, Source, SourceStats, is_one, iter_sources
-from resnest_cli.inference.classifier import as_source
+from resnest_cli.inference.photos import as_source
 
 posix_names = pytest.mark.skipif(
     sys.platform in ("win32", "darwin"), reason="such names do not exist there"
