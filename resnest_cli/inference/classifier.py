@@ -35,7 +35,6 @@ from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, MAX_PIXELS, Amp, CropMode, EngineName, Interpolation
 
 if TYPE_CHECKING:
-
     from resnest_cli.images.pool import Decoders
     from resnest_cli.inference.unknown import Unknown
 
@@ -414,7 +413,7 @@ class Classifier:
             about: Iterator[dict[str, Any]] = repeat({})
             if strange is not None:
                 features, logits = np.split(rows, [-model.num_classes], axis=1)
-                about = iter(_told(strange, features, logits))
+                about = iter(strange[0].told(features, logits, strange[1]))
             ranked = rank(logits, model.class_names, topk, model.temperature)
             answers = zip(ranked, logits, about)  # noqa: B905 - the last may have no end
             for item in group:
@@ -482,15 +481,6 @@ def mean_with_mirrored(
     mirrored = np.ascontiguousarray(batch[..., ::-1])
     with np.errstate(over="ignore", invalid="ignore"):  # shows as no finite number
         return (network(batch, output) + network(mirrored, output)) / np.float32(2)
-
-
-def _told(
-    strange: "tuple[Unknown, float]", features: Float32, logits: Float32
-) -> list[dict[str, Any]]:
-    """What a record says of each photo's distance."""
-    kept, threshold = strange
-    distances = map(float, kept.distance(features, logits).astype(np.float32))
-    return [{"unknown": found > threshold, "distance": found} for found in distances]
 
 
 def _changed(preprocessing: Preprocessing, changes: dict[str, Any]) -> Preprocessing:

@@ -106,6 +106,13 @@ class Unknown:
         """Distances (N,) from features (N, num_features) and logits (N, classes)."""
         return self.scale * _residual(features, self.directions) - _evidence(logits)
 
+    def told(
+        self, features: "Float32", logits: "Float32", threshold: float
+    ) -> list[dict[str, bool | float]]:
+        """What the record of each photo says: `distance`, float32, and whether it is `unknown`."""
+        found = map(float, self.distance(features, logits).astype("float32"))
+        return [{"unknown": distance > threshold, "distance": distance} for distance in found]
+
     @property
     def least(self) -> float:
         """The smallest share of false alarms that has a threshold."""
