@@ -26,6 +26,7 @@ _COARSE, _FINE = 5, 4  # steps at half and at full size
 _MOST_STEP, _LEAST_SCALE, _MOST_SCALE, _MOST_SHIFT = 0.1, 0.6, 1.1, 0.45  # of half a side: [-1, 1]
 _BANDS = ((1, 4), (0, 2))  # blurred so often, less blurred so often
 _AT_ONCE = 64  # pairs: more of them leave the processor's cache
+_MOST_BENT = 0.22  # logarithm of the two scales' ratio: else one bar fits every other
 _SMALL = 1e-3
 
 
@@ -59,7 +60,8 @@ def _similarity(thumbnails: Float32, pairs: NDArray[np.int64], least: float) -> 
     rows, columns, mask = _sampling(warp, THUMBNAIL)
     moved = _sampled(moving, rows, columns)
     bands = [_correlation(_band(still, *b), _band(moved, *b), mask) for b in _BANDS]
-    found[likely] = np.mean(bands, axis=0)
+    bent = np.abs(np.log(warp[:, 0] / warp[:, 2])) > _MOST_BENT
+    found[likely] = np.where(bent, -1, np.mean(bands, axis=0))
     return found
 
 

@@ -35,7 +35,7 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 Check = Callable[[], None]
 
-_LEAST, _MOST = 0.84, 0.975  # where the limit of similarity lies
+_LEAST, _MOST = 0.9, 0.975  # where the limit of similarity lies
 _BEYOND = 4.2  # times the way from the median to the 90th percentile of pairs that are no copies
 _DRAWN = 2000  # pairs that say what is usual
 _PAIRS = 4096  # that a thread looks at before it is asked to stop
@@ -175,7 +175,8 @@ class _Groups:
         photos, most = _PLACEHOLDER
         every = min(most, len(self.survey.class_names))
         found = []
-        if len(members) >= photos and len(classes) >= max(2, every):
+        alike = sum(self.same[place] == self.same[members[0]] for place in members)
+        if alike >= photos and len(classes) >= max(2, every):
             many = 1 - 1 / len(members)
             detail = f"{len(members)} photos of {len(classes)} classes"
             found += [

@@ -143,13 +143,10 @@ class Surveyor:
             for group in batches:
                 rows = self._rows(group, size)
                 for item, (row, error) in zip(group, rows, strict=True):
-                    record = np.zeros((), KEPT)
-                    record["key"] = np.void(keys[int(item.source.name)])
-                    record["error"] = error.encode("utf-8", "surrogateescape")[:256]
-                    record["kind"] = (item.kind or "other").encode() if error else b""
-                    if (known := facts.pop(item.source.name, None)) is not None:
-                        record["facts"] = known
-                    chunk.append((record, row))
+                    name = item.source.name
+                    chunk.append(
+                        (_record(keys[int(name)], item, facts.pop(name, None), error), row)
+                    )
                     failed += bool(error)
                 done += len(group)
                 if len(chunk) >= CHUNK or time.monotonic() - begun > _SECONDS:
@@ -188,6 +185,17 @@ class Surveyor:
             row = next(found)
             rows.append((row, "") if np.isfinite(row).all() else (None, NOT_FINITE))
         return rows
+
+
+def _record(key: bytes, item: Prepared, facts: Facts | None, error: str) -> Facts:
+    """A photo as it is kept, KEPT ()."""
+    record = np.zeros((), KEPT)
+    record["key"] = np.void(key)
+    record["error"] = error.encode("utf-8", "surrogateescape")[:256]
+    record["kind"] = (item.kind or "other").encode() if error else b""
+    if facts is not None:
+        record["facts"] = facts
+    return record
 
 
 def _stat(path: str) -> tuple[int, int]:
