@@ -11,6 +11,7 @@ torch's DataLoader does the work. What is added, each for something that was see
 - The base seed of the workers comes from a generator of its own; torch's is left as it was.
 """
 
+import contextlib
 import errno
 import gc
 import multiprocessing
@@ -127,7 +128,8 @@ class Workers(Generic[K, B]):
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         try:
             # The same iterator serves every pass, so that they start only once.
-            self._iterator = iter(self._loader)
+            with contextlib.nullcontext() if self._processes else _frozen():
+                self._iterator = iter(self._loader)
         except (OSError, RuntimeError) as error:
             _kill([p for p in multiprocessing.active_children() if p not in known])
             # The half of an iterator must not try to end what it never began.
@@ -189,6 +191,20 @@ def _begun(error: BaseException) -> _BaseDataLoaderIter | None:
             return half
         trace = trace.tb_next
     return None
+
+
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """In processes that are forked here, what is garbage now is never collected.
+
+    What has threads here, such as an engine's session, would wait for them there for ever.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _kill(processes: list[BaseProcess]) -> None:

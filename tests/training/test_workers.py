@@ -66,6 +66,41 @@ def test_a_death_is_told_where_the_next_batch_is_awaited_and_nowhere_else(
     loader.close()
 
 
+class _Collecting:
+    """A preparation that collects garbage, in the worker."""
+
+    size = 8
+
+    def __call__(self, *_: object) -> torch.Tensor:
+        gc.collect()
+        return torch.zeros(3, 8, 8)
+
+
+def test_a_worker_does_not_destroy_the_garbage_of_its_parent(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    """An engine's session, destroyed in a forked process, waits for threads that are not there."""
+    destroyed = tmp_path / "destroyed"
+
+    class InACircle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            with destroyed.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    gc.disable()
+    try:
+        InACircle()
+        loader = Batches(samples, _Collecting(), Draw(2, 0), workers=1)  # type: ignore[arg-type]
+        assert len(list(loader.epoch(0))) == 4
+    finally:
+        gc.enable()
+    loader.close()
+    assert destroyed.read_text() == f"{os.getpid()}\n"
+
+
 def test_a_bus_error_speaks_of_shared_memory(
     samples: list[Sample], capfd: pytest.CaptureFixture[str]
 ) -> None:
