@@ -177,9 +177,8 @@ class Workers(Generic[K, B]):
 
 
 def _begin(_: int) -> None:
-    """Once in each worker. Frozen, what the parent allocated is not touched, and stays shared."""
+    """Once in each worker."""
     leave_to_parent()
-    gc.freeze()
 
 
 def _begun(error: BaseException) -> _BaseDataLoaderIter | None:
@@ -195,9 +194,10 @@ def _begun(error: BaseException) -> _BaseDataLoaderIter | None:
 
 @contextlib.contextmanager
 def _frozen() -> Iterator[None]:
-    """In processes that are forked here, what is garbage now is never collected.
+    """In processes that are forked here, nothing that there is now is ever collected.
 
-    What has threads here, such as an engine's session, would wait for them there for ever.
+    What has threads here, such as an engine's session that is garbage, would wait for them there
+    for ever; and memory that is not touched stays shared.
     """
     gc.collect()
     gc.freeze()

@@ -66,18 +66,12 @@ def test_a_death_is_told_where_the_next_batch_is_awaited_and_nowhere_else(
     loader.close()
 
 
-class _Collecting:
-    """A preparation that collects garbage, in the worker."""
-
-    size = 8
-
-    def __call__(self, *_: object) -> torch.Tensor:
-        gc.collect()
-        return torch.zeros(3, 8, 8)
+_collecting: list[bool] = []  # whether a forked process is to collect garbage at once
+os.register_at_fork(after_in_child=lambda: _collecting and gc.collect())
 
 
 def test_a_worker_does_not_destroy_the_garbage_of_its_parent(
-    samples: list[Sample], tmp_path: Path
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine's session, destroyed in a forked process, waits for threads that are not there."""
     destroyed = tmp_path / "destroyed"
@@ -90,11 +84,13 @@ def test_a_worker_does_not_destroy_the_garbage_of_its_parent(
             with destroyed.open("a") as file:
                 file.write(f"{os.getpid()}\n")
 
+    loader = slow(samples, 0)
     gc.disable()
     try:
         InACircle()
-        loader = Batches(samples, _Collecting(), Draw(2, 0), workers=1)  # type: ignore[arg-type]
-        assert len(list(loader.epoch(0))) == 4
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "_collecting", [True])
+            assert len(list(loader.epoch(0))) == 4
     finally:
         gc.enable()
     loader.close()
