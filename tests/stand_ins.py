@@ -1,6 +1,6 @@
 """What stands in for published weights, which cannot be fetched here: those of a tiny network.
 
-Of named models only "demo" is itself; all others are `tiny.safetensors` in the present folder.
+The bundled model and files are themselves; all other names are `tiny.safetensors` in the present folder.
 """
 
 from pathlib import Path
@@ -15,7 +15,8 @@ _find_model, _ensure = loading.find_model, weights.ensure
 def find_model(name: str, *, source: object = None, **how: Any) -> Any:
     loading.understand(name)
     how.pop("trust_onnx", None)
-    return _find_model(name if name == "demo" else "tiny.safetensors", **how)
+    itself = name == "demo" or (Path(name).suffix == ".safetensors" and Path(name).is_file())
+    return _find_model(name if itself else "tiny.safetensors", **how)
 
 
 def ensure(variant: Variant, *more: Any, **how: Any) -> Path:

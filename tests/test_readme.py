@@ -11,23 +11,26 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnest_cli import Classifier, build
 from resnest_cli.benchmark import measure, timing
 from resnest_cli.export.hub_folder import timm_arguments
 from resnest_cli.inference import classifier
+from resnest_cli.inference.unknown import fitted
 from resnest_cli.model import checkpoint, loading, weights
-from resnest_cli.model.variants import VARIANTS
+from resnest_cli.model.variants import VARIANTS, Preprocessing
 from resnest_cli.training import setup
 from tests import stand_ins
 from tests.conftest import Cli, Result, make_photo
 from tests.data.making import packed
 from tests.hub_server import HubServer
-from tests.networks import TINY
+from tests.networks import TINY, enliven
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,7 +78,9 @@ def place(
     (work / "photos" / "2026").mkdir(parents=True)
     (work / "runs/finetune/exp/weights").mkdir(parents=True)
     shutil.copytree(ROOT / "tests" / "data", work / "tests" / "data")
-    make_photo(work / "dog.jpg")
+    for name in ("dog", "shoes"):
+        make_photo(work / f"{name}.jpg")
+    add_teacher_and_clothes(work)
     make_photo(work / "photos" / "2026" / "n02389026_sorrel.JPEG")
     make_photo(work / "photos" / "n07753592_banana.JPEG")
     (work / "runs/train/exp/weights").mkdir(parents=True)
@@ -122,6 +127,19 @@ def place(
     return work
 
 
+def add_teacher_and_clothes(work: Path) -> None:
+    """A network that knows the classes of data/, and one that knows what it was trained on."""
+    random = np.random.default_rng(0)
+    network = enliven(build(TINY, num_classes=10))
+    variant = replace(TINY, preprocessing=Preprocessing(48, 0.9, "bicubic"))
+    photos = random.normal(size=(40, TINY.num_features)), random.normal(size=(40, 10))
+    features, logits = (part.astype(np.float32) for part in photos)
+    kept = fitted((features, logits), (features, logits))
+    info = checkpoint.CheckpointInfo(variant=variant, class_names=tuple("0123456789"))
+    checkpoint.save(work / "teacher.safetensors", network, info)
+    checkpoint.save(work / "clothes.safetensors", network, replace(info, unknown=kept.text))
+
+
 def test_the_readme_has_commands_and_examples() -> None:
     assert len(COMMANDS) >= 15
     assert len(EXAMPLES) >= 3
@@ -139,6 +157,8 @@ def test_the_readme_has_commands_and_examples() -> None:
     ],
 )
 def test_command(command: str, place: Path, cli: Cli) -> None:
+    if command.startswith("resnest search"):
+        assert cli("features", "photos/", "-o", "feats.npy", "--model", "demo").code == 0
     if "| jq" in command and shutil.which("jq") is None:
         pytest.skip("no jq")
     if "example.org" in command:
@@ -202,7 +222,7 @@ def test_python_example(
     example: str, place: Path, cli: Cli, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if "feats.npy" in example:
-        assert cli("features", "photos/", "-o", "feats.npy").code == 0
+        assert cli("features", "photos/", "-o", "feats.npy", "--model", "demo").code == 0
     if "demo.onnx" in example:
         assert cli("export", "--model", "demo", "-o", "demo.onnx").code == 0
     if "timm.create_model" in example:  # shown as a line; test_checkpoint.py runs it in full
