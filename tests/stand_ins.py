@@ -1,6 +1,7 @@
 """What stands in for published weights, which cannot be fetched here: those of a tiny network.
 
-The bundled model and files are themselves; all other names are `tiny.safetensors` in the present folder.
+The bundled model and files are themselves; all other names are `tiny.safetensors` in the present
+folder.
 """
 
 from pathlib import Path
