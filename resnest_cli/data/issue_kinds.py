@@ -35,7 +35,7 @@ KINDS: Mapping[Kind, KindInfo] = {
     "uniform": KindInfo("files", "nearly one colour", "1 - contrast / limit"),
     "dark": KindInfo("files", "too dark", "1 - brightness of its lightest parts / limit"),
     "bright": KindInfo("files", "too bright", "the same, of its darkest parts"),
-    "blurred": KindInfo("files", "blurred", "1 - sharpness / limit"),
+    "blurred": KindInfo("files", "not sharp", "1 - sharpness / limit"),
     "copy": KindInfo("copies", "the same pixels as another", "1"),
     "near-copy": KindInfo("copies", "nearly the same as another", "correlation of the two"),
     "contradiction": KindInfo("copies", "copies under several classes", "as of the copy"),
