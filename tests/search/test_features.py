@@ -61,8 +61,9 @@ def test_search_duplicates_and_nearest(tmp_path: Path) -> None:
     assert found.rows[4, 0] == 30
     for bad in (lambda: features.search(rows[:3], 0), lambda: features.search(rows[:, :5]),
                 lambda: features.duplicates(0.9, "dot"), lambda: list(features.nearest(0)),
-                lambda: features.search(rows[0], 1, "manhattan")):  # fmt: skip
-        with pytest.raises(ValueError, match=r"bad|dot|duplicates|metric"):
+                lambda: features.search(rows[0], 1, "manhattan"),
+                lambda: features.search("dog.jpg")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"k must be|which `of` makes|duplicates|metric"):
             bad()
 
 
