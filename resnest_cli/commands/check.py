@@ -13,8 +13,13 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.data.issue_kinds import kinds_of
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.files import check_folder, locked
-from resnest_cli.inspection.check import CheckJob, Findings, check_data, summary
-from resnest_cli.inspection.report import write_all
+from resnest_cli.inspection.check import (
+    CheckJob,
+    Findings,
+    check_data,
+    summary,
+    write_findings,
+)
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.model.variants import BUNDLED_MODEL
 from resnest_cli.options import (
@@ -91,7 +96,7 @@ def check(
     with locked(html, folder=output_):
         found = _findings(job)
         if output_ is not None:
-            write_all(output_, found)
+            write_findings(output_, found)
             output.message(f"Written to {output_}.")
         if html is not None:
             from resnest_cli.inspection.page import issues_page

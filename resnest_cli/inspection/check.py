@@ -8,8 +8,10 @@ Whatever can be computed from what is kept is computed again each time: it takes
 decoding.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
@@ -19,9 +21,10 @@ from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.data.shards import is_shards
 from resnest_cli.errors import UsageError
 from resnest_cli.images.pool import Decoders
-from resnest_cli.inspection.issues import Issue, counts, ranked
+from resnest_cli.inspection.issues import Issue, counts, csv_text, ranked
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
+from resnest_cli.report.pages import write_texts
 
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData
@@ -39,7 +42,6 @@ class CheckJob:
     options: RunOptions
     model: ModelOptions
     reading: Reading = AS_FOUND
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def check_data(
         ResnestError: the model or the data cannot be had.
         StoppedError: as `check` raised it; what was found of photos is kept.
     """
-    listing = listed(job)
+    listing = _listed(job)
     # Only now: these import numpy.
     from resnest_cli.inspection.bad_files import file_issues
     from resnest_cli.inspection.copies import find_copies
@@ -88,7 +90,7 @@ def check_data(
     if survey.photos:
         copies = find_copies(survey, progress, check)
         issues += copies.issues
-        issues += _of_features(survey, copies.groups, job.seed, progress, check)
+        issues += _of_features(survey, copies.groups, progress, check)
     issues, notes = _without_consequences(issues), [*listing.notes, *notes]
     return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
 
@@ -114,7 +116,6 @@ def _without_consequences(issues: list[Issue]) -> list[Issue]:
 def _of_features(
     survey: "Survey",
     groups: "Int64",
-    seed: int,
     progress: Progress,
     check: Callable[[], None],
 ) -> list[Issue]:
@@ -126,7 +127,7 @@ def _of_features(
     features, labels, names, photos = (
         survey.features, survey.labels, survey.class_names, survey.photos,
     )  # fmt: skip
-    how: dict[str, Any] = {"groups": groups, "seed": seed, "progress": progress, "check": check}
+    how: dict[str, Any] = {"groups": groups, "progress": progress, "check": check}
     probabilities = out_of_sample(features, labels, len(names), **how)
     wrong = label_issues(probabilities, features, labels, names, photos, groups)
     apart_from = {issue.path for issue in wrong}
@@ -134,7 +135,7 @@ def _of_features(
     return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]
 
 
-def listed(job: CheckJob) -> "LabelledData":
+def _listed(job: CheckJob) -> "LabelledData":
     """The photos of the data, of all sides."""
     if is_shards(job.data):
         raise UsageError(
@@ -164,6 +165,12 @@ def summary(findings: Findings) -> dict[str, Any]:
         },
         "notes": list(findings.notes),
     }
+
+
+def write_findings(folder: Path, findings: Findings) -> None:
+    """Writes `issues.csv` and `summary.json`, each whole or not at all."""
+    as_json = json.dumps(summary(findings), indent=2) + "\n"
+    write_texts(folder, {"issues.csv": csv_text(findings.issues), "summary.json": as_json})
 
 
 def _record(issue: Issue) -> dict[str, Any]:
