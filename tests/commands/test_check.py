@@ -53,6 +53,7 @@ def test_what_it_finds(cli: Cli, data: Path, tmp_path: Path) -> None:
     assert all(0 <= float(row["score"]) <= 1 for row in rows)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["photos"], summary["readable"], summary["classes"]) == (23, 22, 2)
+    assert summary["model"] == "resnest14t"
     kinds = [row["kind"] for row in rows]
     assert summary["issues"] == {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     assert "--exclude" in result.err
@@ -77,8 +78,7 @@ def test_the_table_within_80_columns(cli: Cli, data: Path, monkeypatch: pytest.M
 
 
 def test_fail_on(cli: Cli, data: Path) -> None:
-    assert cli("check", data, "--fail-on", "leak,tiny").code == 3
-    assert cli("check", data, "--fail-on", "copies").code == 3
+    assert cli("check", data, "--fail-on", "copies,tiny").code == 3
     assert cli("check", data, "--fail-on", "tiny,shape").code == 0
     wrong = cli("check", data, "--fail-on", "leek")
     assert wrong.code == 2
@@ -103,13 +103,10 @@ def test_a_table_of_photos(cli: Cli, data: Path, tmp_path: Path) -> None:
 
 
 def test_another_model_and_batch_size(cli: Cli, data: Path, tiny_checkpoint: Path) -> None:
-    summaries = [
-        json.loads(cli("check", data, "--format", "json", *more).out)
-        for more in ([], ["-m", tiny_checkpoint], ["-m", tiny_checkpoint, "-b", "3"])
-    ]
-    assert summaries[0]["model"] == "resnest14t"
-    assert summaries[1]["model"] == str(tiny_checkpoint)
-    assert summaries[1]["issues"]["copy"] == summaries[2]["issues"]["copy"] == 1
+    given = ("check", data, "--format", "json", "-m", tiny_checkpoint)
+    first, other = (json.loads(cli(*given, *more).out) for more in ([], ["-b", "3"]))
+    assert first["model"] == str(tiny_checkpoint)
+    assert first["issues"]["copy"] == other["issues"]["copy"] == 1
 
 
 def test_nothing_readable(cli: Cli, tmp_path: Path) -> None:

@@ -26,10 +26,9 @@ def test_photos_find_themselves(
     cli: Cli, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     for number, how in enumerate((
-        ["--dtype", "float16", "--img-size", "64", "--crop-pct", "0.6"],
-        ["--normalize", "l2", "--interpolation", "bilinear", "--no-exif"],
-        ["--stage", "2", "--pool", "none", "--crop-mode", "squash"],
-        ["--crop-mode", "border", "--fast-decode"],
+        ["--dtype", "float16", "--img-size", "64", "--crop-pct", "0.6", "--no-exif"],
+        ["--stage", "2", "--pool", "none", "--crop-mode", "squash", "--interpolation", "bilinear"],
+        ["--normalize", "l2", "--crop-mode", "border", "--fast-decode"],
     )):  # fmt: skip
         place = tmp_path / f"{number}.npy"
         assert cli("features", *photos, "-m", tiny_checkpoint, "-o", place, *how).code == 0
