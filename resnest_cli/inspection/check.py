@@ -25,11 +25,14 @@ from resnest_cli.inspection.issues import Issue, counts, csv_text, ranked
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
 from resnest_cli.report.pages import write_texts
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inspection.survey import Int64, Survey
+
+_BELIEVED = 0.2  # of the photos may have labels that look wrong
 
 Make = Callable[..., "Classifier"]  # of a model
 
@@ -91,8 +94,20 @@ def check_data(
         copies = find_copies(survey, progress, check)
         issues += copies.issues
         issues += _of_features(survey, copies.groups, progress, check)
-    issues, notes = _without_consequences(issues), [*listing.notes, *notes]
-    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
+    issues, model = _without_consequences(issues), classifier.model.name
+    notes = [*listing.notes, *notes, *_doubts(issues, len(survey.photos), model)]
+    return Findings(job, tuple(ranked(issues)), survey, model, tuple(notes))
+
+
+def _doubts(issues: list[Issue], photos: int, model: str) -> list[str]:
+    """A note where so many labels look wrong that the features must be at fault."""
+    wrong = sum(issue.kind == "label" for issue in issues)
+    if wrong <= _BELIEVED * photos:
+        return []
+    return [
+        f"label: {wrong:,} of {count(photos, 'photo')} look wrong, too many to believe: features "
+        f"of {model} hardly tell these classes apart. Give another --model, or more photos."
+    ]
 
 
 def _without_consequences(issues: list[Issue]) -> list[Issue]:

@@ -109,6 +109,14 @@ def test_another_model_and_batch_size(cli: Cli, data: Path, tiny_checkpoint: Pat
     assert first["issues"]["copy"] == other["issues"]["copy"] == 1
 
 
+def test_labels_that_features_cannot_judge_are_doubted(cli: Cli, tmp_path: Path) -> None:
+    for seed in range(24):  # of no class at all
+        save(picture(seed, (48, 48)), tmp_path / "data" / "ab"[seed % 2] / f"{seed}.png")
+    result = cli("check", tmp_path / "data", "--html", tmp_path / "page.html")
+    assert "of 24 photos look wrong, too many to believe: features of resnest14t" in result.err
+    assert "too many to believe" in (tmp_path / "page.html").read_text()
+
+
 def test_nothing_readable(cli: Cli, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "data" / name).mkdir(parents=True)
