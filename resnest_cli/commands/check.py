@@ -89,11 +89,11 @@ def check(
     options = replace(run, batch_size=batch_size, workers=threads)
     job = CheckJob(data, options, replace(network, model=model), reading)
     wanted = None if fail_on is None else kinds_of(fail_on, "--fail-on")
-    if html is not None:
-        check_written(html, (data, model, network.weights))
     if output_ is not None:
         check_folder(output_, "-o")
     with locked(html, folder=output_):
+        if html is not None:  # perhaps in the folder
+            check_written(html, (data, model, network.weights))
         found = _findings(job)
         if output_ is not None:
             write_findings(output_, found)

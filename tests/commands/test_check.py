@@ -77,6 +77,21 @@ def test_the_table_within_80_columns(cli: Cli, data: Path, monkeypatch: pytest.M
     assert 0 < max(map(len, shown)) <= 44
 
 
+def test_the_page_may_lie_beside_the_list(cli: Cli, tmp_path: Path) -> None:
+    save(picture(0), tmp_path / "data" / "a" / "0.png")
+    out = tmp_path / "out"
+    refused = cli("check", tmp_path / "data", "-o", out, "--html", out)
+    assert (refused.code, out.exists()) == (1, False)
+    assert "is a folder" in refused.err
+    result = cli("check", tmp_path / "data", "-o", out, "--html", out / "page.html")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "issues.csv",
+        "page.html",
+        "summary.json",
+    ]
+
+
 def test_fail_on(cli: Cli, data: Path) -> None:
     assert cli("check", data, "--fail-on", "copies,tiny").code == 3
     assert cli("check", data, "--fail-on", "tiny,shape").code == 0
