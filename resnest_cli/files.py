@@ -29,6 +29,7 @@ from typing import BinaryIO
 from resnest_cli.errors import ResnestError, cannot_write, limit_reached, reason
 from resnest_cli.text import one_line
 
+_SPECIAL = "is a device or a pipe, no file"
 PATIENCE = 1.0  # seconds; a process that is being killed may hold a lock for an instant
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _DIGITS = len("01234567.tmp")
@@ -79,7 +80,14 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     It replaces one of that name. Nobody but its owner can read or write it if it is `private`, else
     the umask decides. Where the body raises, nothing is left behind; a kill may leave a hidden
     `.<name>.<digits>.tmp`, which the next one that writes this name removes. The folder must exist.
+    A device or a pipe of this name is written to, and stays.
     """
+    if _is_special(path):
+        if private:
+            raise OSError(errno.EINVAL, _SPECIAL)
+        with path.open("wb") as file:
+            yield file
+        return
     for left in _leftovers(path.parent).pop(_beginning(path), ()):
         _remove_left(left)
     temporary, opened = _begun(path, private=private)
@@ -105,8 +113,10 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _renamed(temporary: Path, path: Path, *, durable: bool = True) -> Iterator[None]:
-    """Gives a file its name at the end, or removes it."""
+    """Gives a file its name at the end, or removes it. A device or a pipe keeps its name."""
     try:
+        if _is_special(path):
+            raise OSError(errno.EINVAL, _SPECIAL)
         yield
         temporary.replace(path)
         if durable:
@@ -114,6 +124,11 @@ def _renamed(temporary: Path, path: Path, *, durable: bool = True) -> Iterator[N
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a device, a pipe or a socket, whose name no file may take."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def temporary_name(path: Path) -> Path:
@@ -223,15 +238,15 @@ def locked(*paths: Path | None, folder: Path | None = None) -> Iterator[None]:
         ResnestError: another process holds one, or its place cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        for path in filter(None, paths):
-            if path.is_file() or not path.exists():
-                real = Path(os.path.realpath(path))  # a file has one lock, whatever links to it
-                _hold(stack, path, real.with_name(f".{_short_name(real.name)}.lock"))
-        if folder is not None:
+        if folder is not None:  # first: files may lie in it
             with writing(folder):
                 folder.mkdir(exist_ok=True)
             stack.callback(_remove_empty, folder)
             _hold(stack, folder, folder / ".lock")
+        for path in filter(None, paths):
+            if path.is_file() or not path.exists():
+                real = Path(os.path.realpath(path))  # a file has one lock, whatever links to it
+                _hold(stack, path, real.with_name(f".{_short_name(real.name)}.lock"))
         yield
 
 

@@ -197,6 +197,23 @@ def test_devices_and_pipes_are_not_held(tmp_path: Path, name: str) -> None:
         assert [p.name for p in tmp_path.iterdir()] in ([], ["pipe"])
 
 
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_text(pipe, "a page")
+        assert os.read(reader, 100) == b"a page"
+    finally:
+        os.close(reader)
+    with pytest.raises(OSError, match="is a device or a pipe"), files.atomic_path(pipe) as path:
+        path.write_bytes(b"")
+    with pytest.raises(OSError, match="is a device or a pipe"):
+        files.write_private(pipe, b"")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_a_link_and_its_file_are_one(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     with (

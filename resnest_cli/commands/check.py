@@ -13,8 +13,13 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.data.issue_kinds import kinds_of
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.files import check_folder, locked
-from resnest_cli.inspection.check import CheckJob, Findings, check_data, summary
-from resnest_cli.inspection.report import write_all
+from resnest_cli.inspection.check import (
+    CheckJob,
+    Findings,
+    check_data,
+    summary,
+    write_findings,
+)
 from resnest_cli.jobs import predict as predict_job
 from resnest_cli.model.variants import BUNDLED_MODEL
 from resnest_cli.options import (
@@ -84,14 +89,14 @@ def check(
     options = replace(run, batch_size=batch_size, workers=threads)
     job = CheckJob(data, options, replace(network, model=model), reading)
     wanted = None if fail_on is None else kinds_of(fail_on, "--fail-on")
-    if html is not None:
-        check_written(html, (data, model, network.weights))
     if output_ is not None:
         check_folder(output_, "-o")
     with locked(html, folder=output_):
+        if html is not None:  # perhaps in the folder
+            check_written(html, (data, model, network.weights))
         found = _findings(job)
         if output_ is not None:
-            write_all(output_, found)
+            write_findings(output_, found)
             output.message(f"Written to {output_}.")
         if html is not None:
             from resnest_cli.inspection.page import issues_page

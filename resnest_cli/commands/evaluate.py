@@ -95,8 +95,6 @@ def evaluate(
         if unknown_data is None:
             raise UsageError("--unknown goes with --unknown-data DIR.")
         job = replace(job, unknown=unknown)
-    if html is not None:
-        check_written(html, (model.model, model.weights, model.labels))
     if output_ is not None:
         check_folder(output_, "-o")
     if calibrate:
@@ -106,6 +104,8 @@ def evaluate(
 
         understand(compare)
     with locked(html, Path(model.model) if calibrate else None, folder=output_):
+        if html is not None:  # perhaps in the folder
+            check_written(html, (model.model, model.weights, model.labels))
         first = _answers(job)
         second = None if compare is None else _answers(evaluation.other_job(job, compare))
         _show(job, first, second, format_, output_, html)

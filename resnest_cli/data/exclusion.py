@@ -74,12 +74,17 @@ def digest_of_list(path: str | None) -> str:
 
 def read_issues(file: Path) -> list[IssueRow]:
     """The rows of a list of issues."""
+    if file.is_dir():
+        raise UsageError(f"--exclude {file}: is a folder; name the list in it: {file}/issues.csv.")
     if not file.is_file():
         raise UsageError(
             f"--exclude {file}: there is no such file. `resnest check DATA -o DIR` writes one: "
             "DIR/issues.csv."
         )
-    table = read_table_file(file)
+    try:
+        table = read_table_file(file)
+    except UsageError as error:
+        raise UsageError(f"--exclude {error}") from error
     names = [name.strip().casefold() for name in table.columns]
     if not table.named or not {"path", "kind"} <= set(names):
         raise UsageError(

@@ -17,34 +17,30 @@ Group = Literal["files", "copies", "labels", "outliers", "classes"]
 
 
 class KindInfo(NamedTuple):
-    """The group that a kind belongs to, what it is in a few words, and what its score means."""
+    """The group that a kind belongs to, and what it is in a few words."""
 
     group: Group
     title: str
-    score: str
 
 
+# Behind each: what its score means.
 KINDS: Mapping[Kind, KindInfo] = {
-    "unreadable": KindInfo("files", "cannot be read", "1"),
-    "truncated": KindInfo("files", "the file ends too early", "1"),
-    "placeholder": KindInfo(
-        "files", "one picture under many names", "how many there are: 1 - 1 / copies"
-    ),
-    "tiny": KindInfo("files", "few pixels", "1 - shorter side / limit"),
-    "shape": KindInfo("files", "much longer than wide", "1 - limit / aspect ratio"),
-    "uniform": KindInfo("files", "nearly one colour", "1 - contrast / limit"),
-    "dark": KindInfo("files", "too dark", "1 - brightness of its lightest parts / limit"),
-    "bright": KindInfo("files", "too bright", "the same, of its darkest parts"),
-    "blurred": KindInfo("files", "blurred", "1 - sharpness / limit"),
-    "copy": KindInfo("copies", "the same pixels as another", "1"),
-    "near-copy": KindInfo("copies", "nearly the same as another", "correlation of the two"),
-    "contradiction": KindInfo("copies", "copies under several classes", "as of the copy"),
-    "leak": KindInfo("copies", "copies on both sides of the split", "as of the copy"),
-    "label": KindInfo(
-        "labels", "the class looks wrong", "surprise at it / (that + the expected surprise)"
-    ),
-    "outlier": KindInfo("outliers", "unlike all others of its class", "how far it lies"),
-    "class": KindInfo("classes", "classes with few photos, or too alike", "how bad it is"),
+    "unreadable": KindInfo("files", "cannot be read"),  # 1
+    "truncated": KindInfo("files", "the file ends too early"),  # 1
+    "placeholder": KindInfo("files", "one picture under many names"),  # 1 - 1 / copies
+    "tiny": KindInfo("files", "few pixels"),  # 1 - shorter side / limit
+    "shape": KindInfo("files", "much longer than wide"),  # 1 - limit / aspect ratio
+    "uniform": KindInfo("files", "nearly one colour"),  # 1 - contrast / limit
+    "dark": KindInfo("files", "too dark"),  # 1 - brightness of its lightest parts / limit
+    "bright": KindInfo("files", "too bright"),  # the same, of its darkest parts
+    "blurred": KindInfo("files", "not sharp"),  # 1 - sharpness / limit
+    "copy": KindInfo("copies", "the same pixels as another"),  # 1
+    "near-copy": KindInfo("copies", "nearly the same as another"),  # correlation of the two
+    "contradiction": KindInfo("copies", "copies under several classes"),  # as of the copy
+    "leak": KindInfo("copies", "copies on both sides of the split"),  # as of the copy
+    "label": KindInfo("labels", "the class looks wrong"),  # surprise / (that + the expected one)
+    "outlier": KindInfo("outliers", "unlike all others of its class"),  # how far it lies
+    "class": KindInfo("classes", "classes with few photos, or too alike"),  # how bad it is
 }
 assert tuple(KINDS) == get_args(Kind)
 

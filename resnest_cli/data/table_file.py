@@ -183,7 +183,7 @@ def _csv(text: str, path: Path, unnamed: bool) -> Table:
     form = {"delimiter": delimiter, "skipinitialspace": True}
     rows = list(csv_lines(lines, path, before=before, **form))
     if not rows:
-        raise UsageError(f"{path}: is empty. It needs lines path,label[,split].")
+        raise UsageError(f"{path}: is empty. It needs a line that names its columns.")
     first = [cell.strip() for cell in rows[0].cells]
     if unnamed or any(map(is_photo, first)):
         table = Table(path, [str(n) for n in range(1, len(first) + 1)], rows, named=False)
@@ -223,7 +223,7 @@ def _fit(row: Row, table: Table) -> None:
     if wanted == 1:
         raise UsageError(
             f"{table.file}: has one column only, called {shown(table.columns)}. The first line "
-            "names two or more, with commas, semicolons, tabs or bars between them: path,label."
+            "names two or more, with commas, semicolons, tabs or bars between them."
         )
     if any(cell.strip() for cell in cells[wanted:]):
         raise UsageError(

@@ -132,8 +132,9 @@ class Classifier:
         self._noted = False
         source = None if weights is None else str(weights)
         self.model = find_model(
-            str(model), source=source, labels=labels, access=access, trust_onnx=trust_onnx
-        )
+            str(model), source=source, labels=labels, access=access, trust_onnx=trust_onnx,
+            for_classes="logits" in ready_for,
+        )  # fmt: skip
         changes = {"size": img_size, "crop_pct": crop_pct, "interpolation": interpolation}
         self.preprocessing = _changed(self.model.preprocessing, changes)
         if ready_for == "logits" and not self.model.num_classes:

@@ -5,5 +5,6 @@ photo_facts.py, survey.py   every photo decoded once: facts, thumbnail, features
 bad_files.py  what cannot be read, is tiny, dark, blurred, ...
 copies.py     identical and nearly identical photos, in groups
 labels.py, outliers.py, classes.py   what the features say of the classes
-check.py      all of it in order; report.py, page.py: shown
+neighbours.py, alignment.py   photos that are alike, and how much
+check.py      all of it in order, and its files; page.py: its page
 """

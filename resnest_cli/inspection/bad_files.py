@@ -11,7 +11,8 @@ may be 8 pixels wide, and X-rays dark, without being worse than the others.
               or share of the commonest grey              0.9     half of the rest beyond the 95th
     dark      grey of its lightest parts (95 % below)     50      a third of the median
     bright    255 less that of its darkest (5 % below)    50      a third of the median
-    blurred   variance of the Laplacian / contrast²       0.3     4 robust deviations in logarithms
+    blurred   variance of the Laplacian / contrast²       0.3     a third of the median, and
+                                                                  4 robust deviations in logarithms
 
 Greys are from 0 to 255. Of each of these kinds at most `_SHARE` of the photos are flagged, the
 worst, and a note says so: what is usual is no issue.
@@ -102,7 +103,7 @@ def _measures(facts: Facts) -> Iterator[_Measure]:
     logs = np.log(sharp + 1e-6)
     middle = np.median(logs)
     spread = 1.4826 * np.median(np.abs(logs - middle))
-    limit = min(0.3, float(np.exp(middle - 4 * spread)))
+    limit = min(0.3, float(np.exp(middle)) * min(1 / 3, float(np.exp(-4 * spread))))
     flat = contrast < min(8, np.median(contrast) / 4)  # there is nothing to be sharp
     detail = [f"sharpness {value:.3g}, usual {np.exp(middle):.3g}" for value in sharp]
     yield _Measure("blurred", np.where(flat, np.inf, sharp), limit, detail)

@@ -8,8 +8,10 @@ Whatever can be computed from what is kept is computed again each time: it takes
 decoding.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
@@ -19,14 +21,18 @@ from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.data.shards import is_shards
 from resnest_cli.errors import UsageError
 from resnest_cli.images.pool import Decoders
-from resnest_cli.inspection.issues import Issue, counts, ranked
+from resnest_cli.inspection.issues import Issue, counts, csv_text, ranked
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
+from resnest_cli.report.pages import write_texts
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inspection.survey import Int64, Survey
+
+_BELIEVED = 0.2  # of the photos may have labels that look wrong
 
 Make = Callable[..., "Classifier"]  # of a model
 
@@ -39,7 +45,6 @@ class CheckJob:
     options: RunOptions
     model: ModelOptions
     reading: Reading = AS_FOUND
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ def check_data(
         ResnestError: the model or the data cannot be had.
         StoppedError: as `check` raised it; what was found of photos is kept.
     """
-    listing = listed(job)
+    listing = _listed(job)
     # Only now: these import numpy.
     from resnest_cli.inspection.bad_files import file_issues
     from resnest_cli.inspection.copies import find_copies
@@ -88,9 +93,21 @@ def check_data(
     if survey.photos:
         copies = find_copies(survey, progress, check)
         issues += copies.issues
-        issues += _of_features(survey, copies.groups, job.seed, progress, check)
-    issues, notes = _without_consequences(issues), [*listing.notes, *notes]
-    return Findings(job, tuple(ranked(issues)), survey, classifier.model.name, tuple(notes))
+        issues += _of_features(survey, copies.groups, progress, check)
+    issues, model = _without_consequences(issues), classifier.model.name
+    notes = [*listing.notes, *notes, *_doubts(issues, len(survey.photos), model)]
+    return Findings(job, tuple(ranked(issues)), survey, model, tuple(notes))
+
+
+def _doubts(issues: list[Issue], photos: int, model: str) -> list[str]:
+    """A note where so many labels look wrong that the features must be at fault."""
+    wrong = sum(issue.kind == "label" for issue in issues)
+    if wrong <= _BELIEVED * photos:
+        return []
+    return [
+        f"label: {wrong:,} of {count(photos, 'photo')} look wrong, too many to believe: features "
+        f"of {model} hardly tell these classes apart. Give another --model, or more photos."
+    ]
 
 
 def _without_consequences(issues: list[Issue]) -> list[Issue]:
@@ -114,7 +131,6 @@ def _without_consequences(issues: list[Issue]) -> list[Issue]:
 def _of_features(
     survey: "Survey",
     groups: "Int64",
-    seed: int,
     progress: Progress,
     check: Callable[[], None],
 ) -> list[Issue]:
@@ -126,7 +142,7 @@ def _of_features(
     features, labels, names, photos = (
         survey.features, survey.labels, survey.class_names, survey.photos,
     )  # fmt: skip
-    how: dict[str, Any] = {"groups": groups, "seed": seed, "progress": progress, "check": check}
+    how: dict[str, Any] = {"groups": groups, "progress": progress, "check": check}
     probabilities = out_of_sample(features, labels, len(names), **how)
     wrong = label_issues(probabilities, features, labels, names, photos, groups)
     apart_from = {issue.path for issue in wrong}
@@ -134,7 +150,7 @@ def _of_features(
     return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]
 
 
-def listed(job: CheckJob) -> "LabelledData":
+def _listed(job: CheckJob) -> "LabelledData":
     """The photos of the data, of all sides."""
     if is_shards(job.data):
         raise UsageError(
@@ -164,6 +180,12 @@ def summary(findings: Findings) -> dict[str, Any]:
         },
         "notes": list(findings.notes),
     }
+
+
+def write_findings(folder: Path, findings: Findings) -> None:
+    """Writes `issues.csv` and `summary.json`, each whole or not at all."""
+    as_json = json.dumps(summary(findings), indent=2) + "\n"
+    write_texts(folder, {"issues.csv": csv_text(findings.issues), "summary.json": as_json})
 
 
 def _record(issue: Issue) -> dict[str, Any]:

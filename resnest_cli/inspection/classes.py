@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.labels import can_be_judged
+from resnest_cli.inspection.neighbours import parts
 from resnest_cli.text import count
 
 Float32 = NDArray[np.float32]
@@ -22,7 +23,6 @@ IMBALANCE = 10.0  # times as many as the median class has, or as the smallest of
 ALIKE = 0.25  # share of a pair's photos taken for the other class
 
 _CHANCE = 0.5
-_ROWS = 4096  # rows that are worked on at once
 
 
 def class_issues(
@@ -92,8 +92,8 @@ def taken_for(probabilities: Float32, labels: Int64, judged: Int64) -> NDArray[n
     found = np.zeros((len(judged), len(judged)))
     for row, label in enumerate(judged.tolist()):
         places = np.flatnonzero(labels == label)
-        for start in range(0, len(places), _ROWS):
-            part = probabilities[places[start : start + _ROWS]]
-            found[row] += (part[:, judged] > part[:, [label]]).sum(0)
+        for part in parts(places):
+            rows = probabilities[part]
+            found[row] += (rows[:, judged] > rows[:, [label]]).sum(0)
         found[row] /= max(1, len(places))
     return found

@@ -136,19 +136,13 @@ def _limit(survey: Survey, places: Int64) -> float:
 
 
 def _components(same: Int64, pairs: Int64) -> Int64:
-    """The group of each photo: the lowest place in it."""
-    parent = np.arange(len(same)).tolist()
+    """The number of each photo's group, int64 (N,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = place = parent[parent[place]]
-        return place
-
-    twins = np.stack((np.arange(len(same)), same), axis=1)
-    for one, other in (*twins[twins[:, 0] != twins[:, 1]].tolist(), *pairs.tolist()):
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    return np.array([root(place) for place in range(len(same))], np.int64)
+    one, other = np.concatenate((np.stack((np.arange(len(same)), same), axis=1), pairs)).T
+    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(same), len(same)))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def _members(groups: Int64, order: Int64) -> Iterator[list[int]]:

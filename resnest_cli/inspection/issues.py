@@ -4,11 +4,9 @@ An `Issue` is one finding about one photo (or, of kind `class`, about a class). 
 [0, 1], 1 the surest or worst, and ranks issues of one kind; between kinds it says nothing.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from resnest_cli.data.issue_kinds import KINDS, Kind
 from resnest_cli.data.labelled_photos import Side
@@ -59,8 +57,3 @@ def csv_row_of(issue: Issue) -> str:
     """The row of an issue, with its line break."""
     score = round(issue.score, 4)
     return csv_row((issue.path, issue.kind, score, issue.partner, issue.suggestion, issue.detail))
-
-
-def json_text(summary: Mapping[str, Any]) -> str:
-    """`summary.json`."""
-    return json.dumps(summary, indent=2) + "\n"

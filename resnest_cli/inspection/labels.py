@@ -19,7 +19,7 @@ twice as much always counts: of few photos no class is sure enough for the joint
 import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.errors import ResnestError
 from resnest_cli.inspection.issues import Issue
+from resnest_cli.inspection.neighbours import most_alike, parts
 from resnest_cli.progress import Progress, silent
 
 Float32 = NDArray[np.float32]
@@ -44,7 +45,6 @@ _MOST_STEPS = 100  # of L-BFGS; most end after 20 to 50
 # weighs the sum over photos, and without that what learns from few is sure of nothing.
 _REGULARISATION, _USUAL_PHOTOS, _LARGEST_C = 1.0, 100, 10.0
 _LEAST_PROBABILITY = 1e-7  # smaller ones are rounding
-_ROWS = 4096  # rows that are worked on at once
 _POLL = 0.2  # seconds between two looks at Ctrl-C
 _LEAST_DEVIATION = 1e-6  # of a feature, as a share of its mean; less is rounding
 
@@ -95,7 +95,7 @@ def out_of_sample(
             found[asked, known[0]] = 1
         if asked.size and len(known) > 1:
             model = _fitted(rows[learned], labels[learned], check)
-            for part in _parts(asked):
+            for part in parts(asked):
                 found[np.ix_(part, model.classes_)] = model.predict_proba(rows[part])
         progress(number + 1, FOLDS, title="Judging labels")
     return found
@@ -139,7 +139,7 @@ def wrong_count(probabilities: Float32, labels: Int64) -> int:
     sums = np.bincount(labels, own, classes)
     thresholds = np.divide(sums, counts, out=np.ones(classes), where=counts > 0)
     joint = np.zeros((classes, classes), np.int64)
-    for part in _parts(np.arange(len(labels))):
+    for part in parts(np.arange(len(labels))):
         reached = np.where(probabilities[part] >= thresholds - 1e-6, probabilities[part], -1)
         sure = reached.max(1) >= 0
         np.add.at(joint, (labels[part][sure], reached.argmax(1)[sure]), 1)
@@ -156,7 +156,7 @@ def label_scores(probabilities: Float32, labels: Int64) -> NDArray[np.float64]:
     scores = np.empty(len(labels))
     own = _own(probabilities, labels).astype(np.float64)
     surprise = -np.log(np.clip(own, _LEAST_PROBABILITY, 1))
-    for part in _parts(np.arange(len(labels))):
+    for part in parts(np.arange(len(labels))):
         p = np.maximum(probabilities[part].astype(np.float64), _LEAST_PROBABILITY)
         entropy = -(p * np.log(p)).sum(1)
         scores[part] = surprise[part] / (surprise[part] + np.maximum(entropy, _LEAST_PROBABILITY))
@@ -188,7 +188,10 @@ def label_issues(
     scores[judged] = label_scores(probabilities[judged], labels[judged])
     wrong = judged[wrong_labels(probabilities[judged], labels[judged])]
     others = probabilities[wrong].argmax(1)
-    alike = _most_alike(features, wrong, labels, others)
+    alike = wrong.copy()
+    for label in np.unique(others):
+        asked = np.flatnonzero(others == label)
+        alike[asked] = most_alike(features, wrong[asked], np.flatnonzero(labels == label))
     found = []
     for row, other, partner in zip(wrong.tolist(), others.tolist(), alike.tolist(), strict=True):
         given, fits = probabilities[row, [labels[row], other]].tolist()
@@ -208,22 +211,6 @@ def label_issues(
     return found
 
 
-def _most_alike(features: Float32, places: Int64, labels: Int64, classes: Int64) -> Int64:
-    """For each place the photo of another class, of which one is given for each, most like it."""
-    found = places.copy()
-    for label in np.unique(classes):
-        asked, there = np.flatnonzero(classes == label), np.flatnonzero(labels == label)
-        best = np.full(len(asked), -np.inf, np.float32)
-        for part in _parts(there):
-            rows = features[part] / np.linalg.norm(features[part], axis=1, keepdims=True)
-            cosines = features[places[asked]] @ rows.T
-            nearest = cosines.argmax(1)
-            largest = cosines[np.arange(len(asked)), nearest]
-            nearer = largest > best
-            found[asked[nearer]], best[nearer] = part[nearest[nearer]], largest[nearer]
-    return found
-
-
 def can_be_judged(labels: Int64, groups: Int64, classes: int) -> Bool:
     """Of each class, bool (K,), whether there are photos of it in every fold, copies apart."""
     _, first = np.unique(groups, return_index=True)
@@ -236,16 +223,12 @@ def _own(probabilities: Float32, labels: Int64) -> Float32:
     return own
 
 
-def _parts(places: Int64) -> Iterator[Int64]:
-    return (places[start : start + _ROWS] for start in range(0, len(places), _ROWS))
-
-
 def _standardised(features: Float32) -> Float32:
     """Each column with mean 0 and deviation 1, then each row of length 1: (N, D), a copy."""
     total = np.zeros(features.shape[1])
     squares = np.zeros(features.shape[1])
     places = np.arange(len(features))
-    for part in _parts(places):
+    for part in parts(places):
         rows = features[part].astype(np.float64)
         total += rows.sum(0)
         squares += (rows**2).sum(0)
@@ -254,7 +237,7 @@ def _standardised(features: Float32) -> Float32:
     constant = deviation <= _LEAST_DEVIATION * np.abs(mean)
     scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
     found = np.empty(features.shape, np.float32)
-    for part in _parts(places):
+    for part in parts(places):
         rows = (features[part] - mean) * scale
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         found[part] = rows / np.maximum(length, np.finfo(np.float32).tiny)

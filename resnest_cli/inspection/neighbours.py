@@ -1,11 +1,12 @@
-"""Which photos may be copies: the nearest by features, and by a small picture of each.
+"""The nearest photos: of a few, among others; and of all, which may be copies of each other.
 
-Features see through crops and colours, pictures through scale and compression; what either finds is
-looked at more closely, see `alignment`. Both are unit vectors, compared in blocks of a matrix
-product; of each row the nearest are kept, so that memory stays flat: N x k places.
+Candidates for copies are the nearest by features, and by a small picture of each. Features see
+through crops and colours, pictures through scale and compression; what either finds is looked at
+more closely, see `alignment`. Both are unit vectors, compared in blocks of a matrix product; of
+each row the nearest are kept, so that memory stays flat: N x k places.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,45 @@ def candidates(
     return np.asarray(places[every[every[:, 0] != every[:, 1]]], np.int64)
 
 
+def most_alike(
+    features: Float32,
+    places: Int64,
+    among: Int64,
+    groups: Int64 | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Int64:
+    """The photo most like each of `places` int64 (P,), by cosine, of those at the places `among`.
+
+    `features` are float32 (N, D). With `groups` int64 (N,) no photo of the same number counts. A
+    photo that none is like stands for itself. `check` may raise to stop.
+    """
+    found = places.copy()
+    best = np.full(len(places), -np.inf, np.float32)
+    asked = of_length_1(features[places])
+    for part in parts(among if len(places) else among[:0]):
+        cosines = asked @ of_length_1(features[part]).T
+        if groups is not None:
+            cosines[groups[places][:, None] == groups[part]] = -np.inf
+        nearest = cosines.argmax(1)
+        largest = cosines[np.arange(len(places)), nearest]
+        nearer = largest > best
+        found[nearer], best[nearer] = part[nearest[nearer]], largest[nearer]
+        check()
+    return found
+
+
+def parts(places: Int64) -> Iterator[Int64]:
+    """Places in groups of as many rows as are worked on at once."""
+    return (places[at : at + _ROWS] for at in range(0, len(places), _ROWS))
+
+
+def of_length_1(rows: Float32) -> Float32:
+    """Rows (N, D), each of length 1; one of zeros, or nearly, stays short."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
+    found: Float32 = rows / np.maximum(length, np.float32(1e-6))
+    return found
+
+
 def _nearest(from_: Float32, kinds: list[Float32], rows: Int64) -> Int64:
     """The places (R, k) of the nearest rows of either of `kinds` to these rows of `from_`."""
     count = len(from_)
@@ -92,7 +132,13 @@ def _merged(best: Float32, which: Int64, block: Float32, at: int) -> tuple[Float
 
 
 def _principal(features: Float32, places: Int64) -> Float32:
-    """The photos' features along their main directions (M, at most `_AXES`), of length 1."""
+    """The photos' features along their main directions (M, at most `_AXES`), of length 1.
+
+    Of fewer photos than features along all directions: it is quicker than to find the main ones.
+    """
+    if len(places) <= features.shape[1]:
+        rows = _lengthened(features, places)
+        return of_length_1(rows - rows.mean(axis=0))
     step = -(-len(places) // _SAMPLE)
     sample = _lengthened(features, places[::step])
     mean = sample.mean(axis=0)
@@ -101,13 +147,13 @@ def _principal(features: Float32, places: Int64) -> Float32:
     found = np.empty((len(places), directions.shape[1]), np.float32)
     for at in range(0, len(places), _ROWS):
         rows = _lengthened(features, places[at : at + _ROWS])
-        found[at : at + _ROWS] = _of_length_1((rows - mean) @ directions)
+        found[at : at + _ROWS] = of_length_1((rows - mean) @ directions)
     return found
 
 
 def _lengthened(features: Float32, places: Int64) -> Float32:
     """Rows of a memory map, each of length 1."""
-    return _of_length_1(np.asarray(features[places], np.float32))
+    return of_length_1(np.asarray(features[places], np.float32))
 
 
 def _pictures(thumbnails: NDArray[np.uint8], places: Int64) -> tuple[Float32, Float32]:
@@ -119,12 +165,5 @@ def _pictures(thumbnails: NDArray[np.uint8], places: Int64) -> tuple[Float32, Fl
         small = grey.reshape(len(grey), _PICTURE, side, _PICTURE, side).mean((2, 4))
         for way, picture in enumerate((small, small[..., ::-1])):
             flat = picture.reshape(len(grey), -1)
-            found[way, at : at + _ROWS] = _of_length_1(flat - flat.mean(axis=1, keepdims=True))
+            found[way, at : at + _ROWS] = of_length_1(flat - flat.mean(axis=1, keepdims=True))
     return found[0], found[1]
-
-
-def _of_length_1(rows: Float32) -> Float32:
-    """Rows (N, D), each of length 1; one of zeros, or nearly, stays short."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
-    found: Float32 = rows / np.maximum(length, np.float32(1e-6))
-    return found

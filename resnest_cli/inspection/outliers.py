@@ -7,7 +7,7 @@ absolute one, times 1.4826, a standard deviation where distances are normal (Ley
 of it is done in blocks of matrix products.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.inspection.issues import Issue
+from resnest_cli.inspection.neighbours import most_alike, of_length_1, parts
 from resnest_cli.progress import Progress, silent
 
 Float32 = NDArray[np.float32]
@@ -25,7 +26,6 @@ NEAREST = 20  # photos of its class that one is compared with
 FEWEST = 10  # photos of a class that can have outliers
 
 _MOST_COMPARED = 20_000  # photos of a class that each of its photos is compared with; of more, some
-_ROWS = 1024  # rows that are compared at once
 _TO_NORMAL = 1.4826
 _TINY = 1e-12
 
@@ -47,7 +47,6 @@ def distances(
     labels: Int64,
     groups: Int64,
     *,
-    seed: int = 0,
     progress: Progress = silent,
     check: Callable[[], None] = lambda: None,
 ) -> Distances:
@@ -57,7 +56,6 @@ def distances(
         features: float32 (N, D), pooled; may be a memory map.
         labels: int64 (N,).
         groups: int64 (N,), the same number for copies of each other.
-        seed: of the photos that a very large class is compared with.
         progress: counts photos.
         check: raises to stop.
     """
@@ -69,11 +67,11 @@ def distances(
         _, first = np.unique(groups[places], return_index=True)
         others = places[first]  # one of each group
         if len(others) >= FEWEST:
-            others = _some(others, seed)
-            near = _unit(features[others])
-            for part in _parts(places):
+            others = _some(others)
+            near = of_length_1(features[others])
+            for part in parts(places):
                 same = groups[part][:, None] == groups[others]
-                found[part] = _mean_distance(_unit(features[part]) @ near.T, same)
+                found[part] = _mean_distance(of_length_1(features[part]) @ near.T, same)
                 check()
                 done += len(part)
                 progress(done, len(labels), title="Looking for outliers")
@@ -90,7 +88,6 @@ def outlier_issues(
     *,
     groups: Int64,
     apart_from: Collection[str] = (),
-    seed: int = 0,
     progress: Progress = silent,
     check: Callable[[], None] = lambda: None,
 ) -> list[Issue]:
@@ -99,13 +96,14 @@ def outlier_issues(
     `apart_from` are names of photos whose label looks wrong, which says why they are unlike. For
     the rest see `distances`.
     """
-    found = distances(features, labels, groups, seed=seed, progress=progress, check=check)
+    found = distances(features, labels, groups, progress=progress, check=check)
     far = [
         place
         for place in np.flatnonzero(found.deviations > LIMIT).tolist()
         if photos[place].name not in apart_from
     ]
-    nearest = _nearest_of_all(features, np.array(far, np.int64), groups, check)
+    every = np.arange(len(features))
+    nearest = most_alike(features, np.array(far, np.int64), every, groups, check)
     issues = []
     for place, other in zip(far, nearest.tolist(), strict=True):
         photo, deviations = photos[place], float(found.deviations[place])
@@ -126,21 +124,10 @@ def outlier_issues(
     return issues
 
 
-def _parts(places: Int64) -> Iterator[Int64]:
-    return (places[start : start + _ROWS] for start in range(0, len(places), _ROWS))
-
-
-def _some(places: Int64, seed: int) -> Int64:
+def _some(places: Int64) -> Int64:
     if len(places) <= _MOST_COMPARED:
         return places
-    return np.random.default_rng(seed).choice(places, _MOST_COMPARED, replace=False)
-
-
-def _unit(rows: Float32) -> Float32:
-    """Rows (N, D) of length 1."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Float32 = rows / np.maximum(length, np.float32(_TINY))
-    return unit
+    return np.random.default_rng(0).choice(places, _MOST_COMPARED, replace=False)
 
 
 def _mean_distance(cosines: Float32, same: NDArray[np.bool_]) -> Float32:
@@ -158,21 +145,3 @@ def _deviations(above: Float32, first: Int64) -> Float32:
     spread = _TO_NORMAL * float(np.median(np.abs(known))) if known.size else 0.0
     found: Float32 = np.nan_to_num(above / np.float32(max(spread, _TINY)))
     return found
-
-
-def _nearest_of_all(
-    features: Float32, places: Int64, groups: Int64, check: Callable[[], None]
-) -> Int64:
-    """The photo that is most like each of these places, of whatever class; no copy of it."""
-    asked = _unit(features[places])
-    best = np.full(len(places), -np.inf, np.float32)
-    nearest = places.copy()
-    for part in _parts(np.arange(len(features) if len(places) else 0)):
-        cosines = asked @ _unit(features[part]).T
-        cosines[groups[places][:, None] == groups[part]] = -np.inf
-        here = cosines.argmax(1)
-        largest = cosines[np.arange(len(places)), here]
-        nearer = largest > best
-        nearest[nearer], best[nearer] = part[here[nearer]], largest[nearer]
-        check()
-    return nearest

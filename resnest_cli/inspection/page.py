@@ -34,7 +34,7 @@ def issues_page(findings: Findings) -> IssuesPage:
             ("Photos with an issue", f"{flagged:,}", percent(flagged / max(1, findings.photos))),
             *_figures(findings.issues),
         ],
-        notes=[] if findings.issues else ["Nothing was found."],
+        notes=[*findings.notes, *([] if findings.issues else ["Nothing was found."])],
     )
     for kind in KINDS:
         found = [issue for issue in findings.issues if issue.kind == kind]

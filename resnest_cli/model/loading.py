@@ -158,12 +158,14 @@ def find_model(
     labels: str | Path | None = None,
     access: Access | None = None,
     trust_onnx: bool = False,
+    for_classes: bool = True,
 ) -> Model:
     """Finds a model by any name that `names` understands; fetches weights where needed.
 
     `source` names other weights for a named variant: a path, a URL, a folder or a repository.
     `labels` is a file of class names.
     With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_file`.
+    With `for_classes` a note says which classes the bundled model knows.
 
     Raises:
         UnknownModelError: `name` means no model.
@@ -182,7 +184,7 @@ def find_model(
         known, load = _described(variant, found)
     if found.config is not None:
         known = configured(known, found.config, found.path)
-    if variant is not None and source is None and variant.bundled:
+    if for_classes and variant is not None and source is None and variant.bundled:
         access.notify(
             f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
             f"{variant.top1:.1f}% ({variant.dataset}).\n"

@@ -1,5 +1,7 @@
 """What `resnest check` found, as people read it; on stdout."""
 
+import shlex
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +10,8 @@ from resnest_cli.output.sink import emit
 from resnest_cli.text import count, printable, printable_name, shortened
 
 _FEW = 3  # of each kind
-_KIND, _FOUND, _NAME, _WHAT = 13, 7, 37, 37  # columns; 80 with the spaces between
+_KIND, _FOUND = 13, 7  # columns
+_LEAST = 14  # columns of a name, and of what was seen
 
 
 def show_issues(summary: Mapping[str, Any]) -> None:
@@ -17,11 +20,12 @@ def show_issues(summary: Mapping[str, Any]) -> None:
     classes = count(summary["classes"], "class", "classes")
     flagged = f"{summary['flagged']:,} with an issue" if summary["issues"] else "nothing was found"
     lines = [f"{printable_name(summary['data'])}: {photos} of {classes}, {flagged}"]
+    width = max(_LEAST, (shutil.get_terminal_size().columns - 6) // 2)
     for kind, number in summary["issues"].items():
         lines.append(f"\n{kind:<{_KIND}}{number:>{_FOUND},}  {KINDS[kind].title}")
         for one in summary["worst"][kind][:_FEW]:
-            name = shortened(one["path"], _NAME)
-            line = f"  {name:<{_NAME}}  {_what(kind, one)}"
+            name, what = shortened(one["path"], width), shortened(_what(kind, one), width)
+            line = f"  {name:<{width}}  {what}"
             lines.append(line.rstrip())
     emit(printable("\n".join(lines)) + "\n")
 
@@ -29,18 +33,19 @@ def show_issues(summary: Mapping[str, Any]) -> None:
 def _what(kind: Kind, one: Mapping[str, Any]) -> str:
     """What was seen, or the photo or class that it is like, in a few words."""
     if KINDS[kind].group == "files":
-        text = one["detail"]
-    elif kind == "label":
-        text = f"looks like {one['suggestion']}"
-    else:
-        text = one["partner"] or one["detail"]
-    return shortened(text, _WHAT)
+        return str(one["detail"])
+    if kind == "label":
+        return f"looks like {one['suggestion']}"
+    if kind == "class" and one["partner"]:
+        return f"hard to tell from {one['partner']}"
+    return str(one["partner"] or one["detail"])
 
 
 def what_next(found: bool, data: str, folder: str | None) -> str:
     """What to do with issues, or with none."""
+    command = f"resnest finetune {shlex.quote(data)}"
     if not found:
-        return f"Train on them: resnest finetune {data}"
+        return f"Train on them: {command}"
     if folder is None:
         return (
             "-o DIR writes all of them to DIR/issues.csv; --html FILE shows the photos. "
@@ -48,5 +53,5 @@ def what_next(found: bool, data: str, folder: str | None) -> str:
         )
     return (
         "Look through issues.csv and take out what is fine; leave out the rest with:\n"
-        f"  resnest finetune {data} --exclude {folder}/issues.csv"
+        f"  {command} --exclude {shlex.quote(f'{folder}/issues.csv')}"
     )

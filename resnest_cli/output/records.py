@@ -4,6 +4,8 @@ JSON is ASCII: bytes of names that are not UTF-8 stand as surrogate escapes, `\\
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,15 +49,23 @@ def record_writer(
     with `rejecting` it has a column `unsure`, too, and with `doubting` columns `unknown` and
     `distance`.
     """
+    csv = partial(Csv, topk=topk, rejecting=rejecting, doubting=doubting)
+    return writer(format_, path, single=single, csv=csv, drawn=_Lines if many else _Tables)
+
+
+def writer(
+    format_: Format, path: Path | None, *, single: bool,
+    csv: Callable[[Sink], RecordWriter], drawn: "Callable[[Sink, Console], RecordWriter]",
+) -> RecordWriter:  # fmt: skip
+    """The writer for a format; `csv` and `drawn` make those that differ from record to record."""
     sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
     if format_ == "jsonl":
         return JsonLines(sink)
     if format_ == "json":
         return Json(sink, single=single)
     if format_ == "csv":
-        return Csv(sink, topk, rejecting=rejecting, doubting=doubting)
-    console = stdout_console(to_file=path is not None)
-    return _Lines(sink, console) if many else _Tables(sink, console)
+        return csv(sink)
+    return drawn(sink, stdout_console(to_file=path is not None))
 
 
 def explanation_writer(format_: Literal["table", "json"], *, single: bool) -> RecordWriter:
@@ -195,43 +205,55 @@ class _Tables(Drawn):
         self._console.print(table)
 
 
-class _Lines(Drawn):
-    """One line for each photo: its name, the best class, its probability; or the error.
+class DrawnLines(Drawn):
+    """One line for each record: a photo's name, what it is like, a number; or the error.
 
     The columns have fixed widths, since the lines are written before the next photos are known.
     """
 
-    def __init__(self, sink: Sink, console: "Console") -> None:
+    def __init__(self, sink: Sink, console: "Console", widths: tuple[int, int, int]) -> None:
         super().__init__(sink, console)
-        rest = console.width - len("  Probability  ")
-        self._widths = max(10, rest * 55 // 100), max(10, rest * 45 // 100)
+        self._widths = max(10, widths[0]), max(10, widths[1]), widths[2]
 
-    def _print(self, record: "Record") -> None:
+    def _titles(self, name: str, what: str, number: str) -> None:
         if self._first:
             rule = "-" if self._console.options.ascii_only else "─"
-            self._line("Photo", "Class", "Probability", "bold")
-            self._line(rule * self._widths[0], rule * self._widths[1], rule * 11, "dim")
+            self._line(name, what, number, "bold")
+            first, second, third = (rule * width for width in self._widths)
+            self._line(first, second, third, "dim")
+
+    def _line(self, name: str, what: str, number: str = "", style: str = "") -> None:
+        from rich.cells import set_cell_size
+        from rich.text import Text
+
+        first, second, third = self._widths
+        text = set_cell_size(shortened_name(printable_name(name), first), first) + "  "
+        what = printable_name(what)
+        if number:
+            text += f"{set_cell_size(what, second)}  {number:>{third}}"
+        else:
+            text += what  # an error may run on: it is the last thing on its line
+        self._console.print(Text(text.rstrip(), style=style), soft_wrap=True)
+
+
+class _Lines(DrawnLines):
+    """One line for each photo: its name, the best class, its probability; or the error."""
+
+    def __init__(self, sink: Sink, console: "Console") -> None:
+        rest = console.width - len("  Probability  ")
+        super().__init__(sink, console, (rest * 55 // 100, rest * 45 // 100, 11))
+
+    def _print(self, record: "Record") -> None:
+        self._titles("Photo", "Class", "Probability")
         if record.error is not None:
-            self._line(record.input, f"error: {record.error}", "", "red")
+            self._line(record.input, f"error: {record.error}", style="red")
         elif not record.predictions:
-            self._line(record.input, record.verdict or "-", "", "")
+            self._line(record.input, record.verdict or "-")
         else:
             best = record.predictions[0]
             verdict = record.verdict
             label = f"{verdict} ({best.label})" if verdict else best.label
-            self._line(record.input, label, f"{best.probability:.2%}", "")
-
-    def _line(self, name: str, label: str, probability: str, style: str) -> None:
-        from rich.cells import set_cell_size
-        from rich.text import Text
-
-        name, label = shortened_name(printable_name(name), self._widths[0]), printable_name(label)
-        text = f"{set_cell_size(name, self._widths[0])}  "
-        if probability:
-            text += f"{set_cell_size(label, self._widths[1])}  {probability:>11}"
-        else:
-            text += label  # an error may run on: it is the last thing on its line
-        self._console.print(Text(text.rstrip(), style=style), soft_wrap=True)
+            self._line(record.input, label, f"{best.probability:.2%}")
 
 
 class _Explanations(Drawn):

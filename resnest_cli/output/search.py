@@ -1,18 +1,19 @@
 """What `resnest search` found, as tables, JSON, JSON lines or CSV, written one by one."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli.output.records import (
     Csv,
     Drawn,
+    DrawnLines,
     Format,
-    Json,
-    JsonLines,
     RecordWriter,
     shortened_name,
+    writer,
 )
-from resnest_cli.output.sink import Sink, stdout_console
+from resnest_cli.output.sink import Sink
 from resnest_cli.text import Cell, printable_name, score
 
 if TYPE_CHECKING:
@@ -28,27 +29,13 @@ def found_writer(
     format_: Format, path: Path | None, *, topk: int, single: bool, many: bool
 ) -> RecordWriter:
     """For one record for each query; see `records.record_writer`."""
-    sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
-    if format_ == "jsonl":
-        return JsonLines(sink)
-    if format_ == "json":
-        return Json(sink, single=single)
-    if format_ == "csv":
-        return _FoundCsv(sink, topk)
-    console = stdout_console(to_file=path is not None)
-    return _FoundLines(sink, console) if many else _FoundTables(sink, console)
+    drawn = _FoundLines if many else _FoundTables
+    return writer(format_, path, single=single, csv=partial(_FoundCsv, topk=topk), drawn=drawn)
 
 
 def group_writer(format_: Format, path: Path | None) -> RecordWriter:
     """For groups of alike photos: JSON has an array of them, CSV a row for each photo."""
-    sink = Sink(path, errors="surrogateescape" if format_ == "csv" else "backslashreplace")
-    if format_ == "jsonl":
-        return JsonLines(sink)
-    if format_ == "json":
-        return Json(sink, single=False)
-    if format_ == "csv":
-        return _GroupCsv(sink)
-    return _Groups(sink, stdout_console(to_file=path is not None))
+    return writer(format_, path, single=False, csv=_GroupCsv, drawn=_Groups)
 
 
 class _FoundCsv(Csv):
@@ -85,6 +72,8 @@ class _GroupCsv(Csv):
 class _FoundTables(Drawn):
     """A table for each query: rank, row, photo, score with a bar; or its error."""
 
+    _ranks = True
+
     def _print(self, record: Any) -> None:
         if not self._first:
             self._console.print()
@@ -92,19 +81,15 @@ class _FoundTables(Drawn):
         if record.error is not None:
             return
         if record.neighbours:
-            _show(self._console, record.metric, record.neighbours, ranks=True)
+            _show(self._console, record.metric, record.neighbours, ranks=self._ranks)
         else:
             self._console.print("nothing is comparable with it", soft_wrap=True)
 
 
-class _Groups(Drawn):
+class _Groups(_FoundTables):
     """A table for each group."""
 
-    def _print(self, record: Any) -> None:
-        if not self._first:
-            self._console.print()
-        self._heading(record)
-        _show(self._console, record.metric, record.neighbours, ranks=False)
+    _ranks = False
 
 
 def _show(console: "Console", metric: str, photos: Any, *, ranks: bool) -> None:
@@ -128,34 +113,20 @@ def _show(console: "Console", metric: str, photos: Any, *, ranks: bool) -> None:
     console.print(table)
 
 
-class _FoundLines(Drawn):
+class _FoundLines(DrawnLines):
     """One line for each query: its name, the nearest photo, the score; or the error."""
 
     def __init__(self, sink: Sink, console: "Console") -> None:
-        super().__init__(sink, console)
-        self._width = max(10, (console.width - _SCORE - 4) // 2)
+        half = (console.width - _SCORE - 4) // 2
+        super().__init__(sink, console, (half, half, _SCORE))
 
     def _print(self, record: Any) -> None:
-        if self._first:
-            rule = "-" if self._console.options.ascii_only else "─"
-            self._line("Photo", "Nearest", SCORES[record.metric], "bold")
-            self._line(rule * self._width, rule * self._width, rule * _SCORE, "dim")
+        self._titles("Photo", "Nearest", SCORES[record.metric])
         if record.error is not None:
-            self._line(record.input, f"error: {record.error}", "", "red")
+            self._line(record.input, f"error: {record.error}", style="red")
         elif not record.neighbours:
-            self._line(record.input, "-", "", "")
+            self._line(record.input, "-")
         else:
             best = record.neighbours[0]
-            self._line(record.input, best.input, score(record.metric, best.score), "")
-
-    def _line(self, name: str, nearest: str, number: str, style: str) -> None:
-        from rich.cells import set_cell_size
-        from rich.text import Text
-
-        width = self._width
-        text = f"{set_cell_size(shortened_name(printable_name(name), width), width)}  "
-        nearest = printable_name(nearest)
-        if number:
-            nearest = set_cell_size(shortened_name(nearest, width), width)
-            nearest += f"  {number:>{_SCORE}}"
-        self._console.print(Text((text + nearest).rstrip(), style=style), soft_wrap=True)
+            name = shortened_name(printable_name(best.input), self._widths[1])
+            self._line(record.input, name, score(record.metric, best.score))

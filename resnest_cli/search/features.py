@@ -102,15 +102,17 @@ class Features:
         queries = np.asarray(queries)
         if queries.ndim == 1:
             queries = queries[None]
-        if k < 1 or queries.ndim != 2 or queries.shape[1] != self.rows.shape[1]:
-            expected = f"(m, {self.rows.shape[1]})"
-            raise ValueError(f"bad k {k}, or queries {queries.shape}, which must be {expected}")
+        if queries.ndim != 2 or queries.shape[1] != self.rows.shape[1]:
+            raise ValueError(
+                f"queries must be rows (m, {self.rows.shape[1]}), which `of` makes of photos; "
+                f"not {queries.shape}"
+            )
+        _check_k(k)
         return self._by(metric).search(queries, k, without=without)
 
     def nearest(self, k: int = 5, metric: Metric = "cosine") -> Iterator[Neighbours]:
         """The `k` nearest other rows of every row, in order, for at most 4,096 rows at a time."""
-        if k < 1:
-            raise ValueError(f"bad k {k}")
+        _check_k(k)
         return self._by(metric).nearest(k)
 
     def duplicates(
@@ -175,3 +177,8 @@ class Features:
         if metric not in self._nearest:
             self._nearest[metric] = NearestRows(self.rows, metric)
         return self._nearest[metric]
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, not {k}")

@@ -13,8 +13,6 @@ from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs.predict import classifier
 from resnest_cli.model.hashes import files_with
 from resnest_cli.model.variants import find_variant
-from resnest_cli.model.weights import ensure
-from resnest_cli.net import Access
 from resnest_cli.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -55,8 +53,7 @@ def _found(record: Record, place: str) -> str:
     if variant is not None:
         weights = variant.weights
         if weights is not None and sha256.startswith(weights.hash_prefix):
-            # The bundled one by its path: its note on other models is not for who searches.
-            return str(ensure(variant, Access())) if variant.bundled else variant.id
+            return variant.id
         if variant.hub is not None and variant.hub.sha256 == sha256:
             return variant.hub.name
     if files := files_with(sha256):

@@ -162,7 +162,7 @@ def of_photos(
         workers=run.workers,
         decoders=decoders,
     ):
-        items += group
+        items += (item._replace(photo=None) for item in group)  # which is 0.6 MB, and done with
         rows.append(found.reshape(len(found), features.rows.shape[1]))
         if len(items) >= together:
             yield from _of_prepared(features, items, np.concatenate(rows), k, metric)

@@ -53,6 +53,7 @@ def test_what_it_finds(cli: Cli, data: Path, tmp_path: Path) -> None:
     assert all(0 <= float(row["score"]) <= 1 for row in rows)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["photos"], summary["readable"], summary["classes"]) == (23, 22, 2)
+    assert summary["model"] == "resnest14t"
     kinds = [row["kind"] for row in rows]
     assert summary["issues"] == {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     assert "--exclude" in result.err
@@ -60,7 +61,7 @@ def test_what_it_finds(cli: Cli, data: Path, tmp_path: Path) -> None:
     assert json.loads(again.out) == summary
 
 
-def test_the_table_within_80_columns(cli: Cli, data: Path) -> None:
+def test_the_table_within_80_columns(cli: Cli, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = cli("check", data)
     lines = result.out.splitlines()
     assert lines[0].endswith("23 photos of 2 classes, " + lines[0].split(", ")[-1])
@@ -68,12 +69,31 @@ def test_the_table_within_80_columns(cli: Cli, data: Path) -> None:
     assert any(line.split() == ["leak", "1", "copies", "on", "both", "sides", "of", "the", "split"]
                for line in lines)  # fmt: skip
     assert max(map(len, lines[1:])) <= 80
-    assert cli("check", data, "--quiet").err == ""
+    assert "bundled model" not in result.err  # which classes it knows does not matter here
+    monkeypatch.setenv("COLUMNS", "44")
+    narrow = cli("check", data, "--quiet")
+    assert narrow.err == ""
+    shown = [line for line in narrow.out.splitlines() if line.startswith("  ")]
+    assert 0 < max(map(len, shown)) <= 44
+
+
+def test_the_page_may_lie_beside_the_list(cli: Cli, tmp_path: Path) -> None:
+    save(picture(0), tmp_path / "data" / "a" / "0.png")
+    out = tmp_path / "out"
+    refused = cli("check", tmp_path / "data", "-o", out, "--html", out)
+    assert (refused.code, out.exists()) == (1, False)
+    assert "is a folder" in refused.err
+    result = cli("check", tmp_path / "data", "-o", out, "--html", out / "page.html")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "issues.csv",
+        "page.html",
+        "summary.json",
+    ]
 
 
 def test_fail_on(cli: Cli, data: Path) -> None:
-    assert cli("check", data, "--fail-on", "leak,tiny").code == 3
-    assert cli("check", data, "--fail-on", "copies").code == 3
+    assert cli("check", data, "--fail-on", "copies,tiny").code == 3
     assert cli("check", data, "--fail-on", "tiny,shape").code == 0
     wrong = cli("check", data, "--fail-on", "leek")
     assert wrong.code == 2
@@ -98,13 +118,18 @@ def test_a_table_of_photos(cli: Cli, data: Path, tmp_path: Path) -> None:
 
 
 def test_another_model_and_batch_size(cli: Cli, data: Path, tiny_checkpoint: Path) -> None:
-    summaries = [
-        json.loads(cli("check", data, "--format", "json", *more).out)
-        for more in ([], ["-m", tiny_checkpoint], ["-m", tiny_checkpoint, "-b", "3"])
-    ]
-    assert summaries[0]["model"] == "resnest14t"
-    assert summaries[1]["model"] == str(tiny_checkpoint)
-    assert summaries[1]["issues"]["copy"] == summaries[2]["issues"]["copy"] == 1
+    given = ("check", data, "--format", "json", "-m", tiny_checkpoint)
+    first, other = (json.loads(cli(*given, *more).out) for more in ([], ["-b", "3"]))
+    assert first["model"] == str(tiny_checkpoint)
+    assert first["issues"]["copy"] == other["issues"]["copy"] == 1
+
+
+def test_labels_that_features_cannot_judge_are_doubted(cli: Cli, tmp_path: Path) -> None:
+    for seed in range(24):  # of no class at all
+        save(picture(seed, (48, 48)), tmp_path / "data" / "ab"[seed % 2] / f"{seed}.png")
+    result = cli("check", tmp_path / "data", "--html", tmp_path / "page.html")
+    assert "of 24 photos look wrong, too many to believe: features of resnest14t" in result.err
+    assert "too many to believe" in (tmp_path / "page.html").read_text()
 
 
 def test_nothing_readable(cli: Cli, tmp_path: Path) -> None:

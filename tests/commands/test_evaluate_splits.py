@@ -119,7 +119,7 @@ def test_what_is_known_of_training(
 def test_files_and_pages_say_the_same(cli: Cli, data: Path, model: Path, tmp_path: Path) -> None:
     own = trained_on(model, photos(data, 0, 1))
     (data / CLASSES[0] / "bad.jpg").write_bytes(b"\xff\xd8 no photo")
-    folder, page = tmp_path / "eval", tmp_path / "page.html"
+    folder, page = tmp_path / "eval", tmp_path / "eval" / "page.html"
     result = cli("evaluate", data, "-m", own, "-o", folder, "--html", page, "--format", "json")
     assert result.code == 3
     assert "1 of 41 photo(s) could not be read" in result.err

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resnest_cli.search import records as search_records
 from tests.conftest import Cli, Result, make_photo
 from tests.search.outputs import FAILED, brute_force, write_output
 from tests.server import File, Server
@@ -75,6 +76,25 @@ def test_photos_of_all_kinds_have_a_record_each(
     assert [line["status"] for line in lines].count("error") == 2
     assert all(len(line["neighbours"]) == 2 for line in lines if line["error"] is None)
     assert all(line["model"] == "resnest50d_2s2x40d" for line in lines)
+
+
+def test_photos_go_through_many_rows_together(
+    cli: Cli, made: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("search", made, photos, "-b", "2", "-k", "2", "--format", "jsonl")
+    one_by_one = cli(*given)
+    passes, answer = [], search_records._of_prepared
+
+    def answered(features, items, *more):
+        passes.append(len(items))
+        assert all(item.photo is None for item in items)  # a thousand of them fill the memory
+        return answer(features, items, *more)
+
+    monkeypatch.setattr(search_records, "_SMALL", 0)
+    monkeypatch.setattr(search_records, "_TOGETHER", 4)
+    monkeypatch.setattr(search_records, "_of_prepared", answered)
+    assert cli(*given).out == one_by_one.out
+    assert passes == [4, 2]
 
 
 def test_options_of_reading_act(cli: Cli, made: Path, photos: Path) -> None:

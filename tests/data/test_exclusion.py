@@ -149,6 +149,14 @@ def test_other_data_and_odd_lists_are_refused(tmp_path: Path, data: Path) -> Non
             listed(data, str(name))
 
 
+def test_what_is_no_list_says_so(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder; name the list in it: .*/issues\.csv"):
+        listed(data, str(tmp_path))
+    (tmp_path / "empty.csv").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"^--exclude .*empty\.csv: is empty"):
+        listed(data, str(tmp_path / "empty.csv"))
+
+
 def test_a_list_without_photos_leaves_all(tmp_path: Path, data: Path) -> None:
     file = issues(tmp_path, "a,class,0.5,b,")
     found = listed(data, file)

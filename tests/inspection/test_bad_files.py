@@ -63,6 +63,13 @@ def test_one_grey_nearly_everywhere_is_uniform() -> None:
     assert "uniform" in flagged([Image.fromarray(page)])[0]
 
 
+def test_photos_as_sharp_as_the_others_are_not_blurred() -> None:
+    assert not flagged([], [picture(0)] * 4)
+    assert not flagged([], [picture(0)])
+    sharp = [picture(0)] * 8
+    assert flagged([changed(picture(1), "blurred")], sharp) == {0: {"blurred"}}
+
+
 def test_what_cannot_be_read_and_what_ends_too_early() -> None:
     bad = [
         (LabelledPhoto("/d/x.jpg", "x.jpg", "a", None, error="is truncated: 3 bytes"), "truncated"),

@@ -103,9 +103,12 @@ def test_one_picture_under_many_classes_is_a_placeholder() -> None:
     assert not of_kind(found.issues, "placeholder")
 
 
-def test_blocks_of_any_size_give_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [24, 64])  # fewer than the photos, and more
+def test_blocks_of_any_size_give_the_same_neighbours(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
     draw = np.random.default_rng(3)
-    features = draw.normal(size=(90, 24)).astype(np.float32)
+    features = draw.normal(size=(90, width)).astype(np.float32)
     thumbnails = draw.integers(0, 256, (90, 32, 32), dtype=np.uint8)
     places = np.arange(0, 90, 2)
     whole = candidates(features, thumbnails, places)

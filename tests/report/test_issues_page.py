@@ -67,7 +67,7 @@ def test_filters(opened: Any, selector: str, value: str, count: int) -> None:
     else:
         field.fill(value)
     assert opened.locator(".card:not([hidden])").count() == count
-    assert opened.locator("#count").inner_text() == f"{count} of 4 issues"
+    assert opened.locator("#count").inner_text() == f"{count} of 4 issues on this page"
     empty = {"label": "unreadable"}.get(value, "")
     if empty:
         assert opened.locator(f"section[data-kind={empty}]").is_hidden()

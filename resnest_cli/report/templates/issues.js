@@ -43,7 +43,7 @@
       section.node.hidden = here === 0;
       shown += here;
     }
-    byId("count").textContent = `${shown} of ${cards.length} issues`;
+    byId("count").textContent = `${shown} of ${cards.length} issues on this page`;
   };
   const mark = (checked) => {
     for (const card of cards) if (card.box && !card.node.hidden) card.box.checked = checked;
