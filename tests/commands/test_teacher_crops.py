@@ -1,5 +1,6 @@
 """`--teacher-crops`: one pass of the teacher, stopped and gone on with, and epochs without it."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from resnest_cli.model.checkpoint_header import set_metadata
 from resnest_cli.training import teacher_answers
 from resnest_cli.training.step import Stepper
 from resnest_cli.training.teacher import Teacher
@@ -77,6 +79,10 @@ def test_a_run_that_is_stopped_in_either_part_ends_with_the_same_bytes(
     assert "resnest finetune data --output other --run exp --resume" in stopped.err
     assert len(Path(next(Path("other/teacher").iterdir()), "chunks").read_text().splitlines()) == 2
     restored()
+    other = Path(shutil.copy(given[3], "other.safetensors"))  # the same classes, other answers
+    set_metadata(other, "temperature", "2.0")
+    refused = cli("finetune", "-o", "other", "--resume", "--teacher", other)
+    assert (refused.code, "are not the teacher's weights" in refused.err) == (2, True), refused.err
     restored = signalled(monkeypatch, Stepper, "step", 3)
     stopped = cli("finetune", "data", "--output", "other", "--run", "exp", "--resume")
     assert stopped.code == 130, stopped.err
