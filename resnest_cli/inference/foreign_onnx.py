@@ -29,6 +29,7 @@ Float32 = NDArray[np.float32]
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _TINY = np.finfo(np.float32).tiny  # whose logarithm stands for that of a probability of 0
 _SIDES = range(1, 8193)  # of photos, in pixels
+_BYTES = 10.0  # from which a mean or a deviation is for pixels in [0, 255]
 _PROBED = 2  # photos, of which the first is black and the other noise
 _SUM = 1e-2  # how far from 1 probabilities may sum, as of float16
 
@@ -182,11 +183,14 @@ def _said_side(metadata: Mapping[str, str]) -> int | None:
 
 
 def _channels(text: str | None) -> tuple[float, float, float] | None:
-    """Numbers in the metadata, such as "[0.485, 0.456, 0.406]", "1,2,3", or "0.5" for all three."""
+    """Numbers in the metadata, such as "[0.485, 0.456, 0.406]", "1,2,3", or "0.5" for all three.
+
+    None of numbers for pixels in [0, 255], such as 123.675, since pixels here lie in [0, 1].
+    """
     value = _parsed(f"[{text}]" if text and not text.strip().startswith(("[", "(")) else text)
     with contextlib.suppress(TypeError, ValueError):
         red, green, blue = map(float, value * 3 if len(value) == 1 else value)
-        return red, green, blue
+        return (red, green, blue) if max(abs(red), abs(green), abs(blue)) < _BYTES else None
     return None
 
 

@@ -282,7 +282,7 @@ class _Run:
         if task is None or trainer is None:
             self.display.message(
                 f"The time budget of {config.time_budget} is used up, and the teacher has not yet "
-                f"answered to all photos; its answers so far are saved. To go on:\n{longer}"
+                f"seen all photos; its answers so far are saved. To go on:\n{longer}"
             )
             return
         record = trainer.record

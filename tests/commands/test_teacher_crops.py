@@ -144,7 +144,7 @@ def test_a_time_budget_ends_the_pass_too(
         patch.setattr(Clock, "late", lambda *_: True)
         found = cli(*given, "--time-budget", "10m")
     assert found.code == 0, found.err
-    assert "the teacher has not yet answered to all photos" in found.err
+    assert "the teacher has not yet seen all photos" in found.err
     assert "--run exp --resume --time-budget 1200s" in found.err
     assert not Path("runs/finetune/exp/weights").exists()
     ended = cli("finetune", "data", "--run", "exp", "--resume", "--time-budget", "1200s")

@@ -122,6 +122,8 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     found = ForeignOnnx(ours)
     assert found.class_names == tuple(names)
     assert (found.mean, found.std) == ((0.4, 0.5, 0.6), (1, 2, 3))
+    bytes_ = made(tmp_path / "e.onnx", mean="[123.675, 116.28, 103.53]", std="58.395,57.12,57.375")
+    assert (ForeignOnnx(bytes_).mean, ForeignOnnx(bytes_).std) == (None, None)
     grey = ForeignOnnx(made(tmp_path / "d.onnx", ("n", 3, "h", "w"), size="24", mean="0.498"))
     assert (grey.size, grey.mean) == (24, (0.498, 0.498, 0.498))
     python = made(tmp_path / "b.onnx", names=str(dict(enumerate(names))), mean="grey",
