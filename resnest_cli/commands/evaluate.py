@@ -72,7 +72,11 @@ def evaluate(
     ] = None,
     unknown: Annotated[
         float | None,
-        Option("With --unknown-data, the share of false alarms: 5%.", "SHARE", parser=share_of),
+        Option(
+            "With --unknown-data, the accepted share of false alarms (5%).",
+            "SHARE",
+            parser=share_of,
+        ),
     ] = None,
     batch_size: BatchSize = 8,
     tta: Tta = False,

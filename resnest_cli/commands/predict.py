@@ -78,8 +78,8 @@ def predict(
     unknown: Annotated[
         float | None,
         Option(
-            "Answer `unknown` where a photo is far from those that the model was trained on; as "
-            "many of those like them are taken for unknown.",
+            "Answer `unknown` for photos that are far from those that the model was trained on. "
+            "SHARE is how many photos like those may be called unknown by mistake, such as 5%.",
             "SHARE",
             parser=share_of,
         ),

@@ -41,7 +41,7 @@ def with_unlabelled(
     if twins := len(good) - len(samples):
         notes.append(f"{folder}: {twins:,} photo(s) left out, which are among the labelled ones")
     if not samples:
-        raise UsageError(f"{folder}: all of its photos are among the labelled ones.")
+        raise UsageError(f"--unlabelled {folder}: all of its photos are among the labelled ones.")
     return replace(
         dataset,
         unlabelled=tuple(samples),
@@ -63,7 +63,9 @@ def only_unlabelled(
     for sample in found.unlabelled:
         same.setdefault(sample.digest, []).append(sample)
     if len(same) < 2:
-        raise UsageError(f"{folder}: one photo is too few, since one has to validate. Add photos.")
+        raise UsageError(
+            f"--unlabelled {folder}: one photo is too few, since one has to validate. Add photos."
+        )
     groups = sorted(same.values(), key=lambda group: drawn(seed, "split", group[0].name))
     wanted = min(MOST_VALIDATING, max(1, round(val_split * len(groups))), len(groups) - 1)
     val = {sample.name for group in groups[:wanted] for sample in group}

@@ -398,6 +398,11 @@ class Classifier:
         from resnest_cli.inference.unknown import Unknown, share_of
 
         kept = Unknown.of(self.model)
+        if self.preprocessing != self.model.preprocessing:
+            self.notify(
+                "--unknown: photos are prepared otherwise than while training, so that the share "
+                "of false alarms may be another."
+            )
         return kept, kept.threshold(share_of(share))
 
     def _answers(

@@ -2,7 +2,8 @@
 
 It serves as a teacher. It takes one float input (N, 3, H, W) and gives one output (N, classes),
 logits or probabilities; whatever else it takes or gives is refused in words. What it needs to know
-beside that, such as the names of its classes, may stand in the file's metadata (`metadata_props`).
+beside that may stand in the file's metadata (`metadata_props`): the names of its classes, `size`
+(Ultralytics: `imgsz`), `mean` and `std`.
 """
 
 import ast
@@ -27,6 +28,8 @@ Float32 = NDArray[np.float32]
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _TINY = np.finfo(np.float32).tiny  # whose logarithm stands for that of a probability of 0
+_SIDES = range(1, 8193)  # of photos, in pixels
+_BYTES = 10.0  # from which a mean or a deviation is for pixels in [0, 255]
 _PROBED = 2  # photos, of which the first is black and the other noise
 _SUM = 1e-2  # how far from 1 probabilities may sum, as of float16
 
@@ -49,7 +52,7 @@ class ForeignOnnx:
     """
 
     def __init__(self, path: Path, *, size: int | None = None, trusted: bool = False) -> None:
-        """Opens the file; `size` is needed where it takes any, and must fit where it does not.
+        """Opens the file; `size` is for one that takes any, and must fit one that does not.
 
         Raises:
             CheckpointError: no classifier of photos, damaged, or unsafe while not `trusted`.
@@ -61,7 +64,7 @@ class ForeignOnnx:
         self._session = _opened(path, trusted=trusted)
         self._input = _only_input(path, self._session)
         self.batch = self._input.batch
-        self.size = _side(path, self._input.side, size)
+        self.size = _side(path, self._input.side, size, metadata)
         self._log = False
         found = self._probed()
         self.num_classes: int = found.shape[1]
@@ -155,7 +158,9 @@ def _only_input(path: Path, session: ort.InferenceSession) -> OnnxInput:
     return OnnxInput(node.name, _TYPES[node.type], numbers[0], numbers[2])
 
 
-def _side(path: Path, fixed: int | None, given: int | None) -> int:
+def _side(path: Path, fixed: int | None, given: int | None, metadata: Mapping[str, str]) -> int:
+    if fixed is None and given is None:
+        given = _said_side(metadata)
     if fixed is None and given is None:
         raise UsageError(
             f"{path} takes photos of any size and does not say for which it was trained: give "
@@ -168,12 +173,24 @@ def _side(path: Path, fixed: int | None, given: int | None) -> int:
     return fixed or given or 0
 
 
+def _said_side(metadata: Mapping[str, str]) -> int | None:
+    """The side of square photos in the metadata: "224", or "[224, 224]" as of Ultralytics."""
+    value = _parsed(metadata.get("size") or metadata.get("imgsz"))
+    sides = value if isinstance(value, list) else [value]
+    if not all(isinstance(side, int) and side == sides[0] and side in _SIDES for side in sides):
+        return None
+    return sides[0] if sides else None
+
+
 def _channels(text: str | None) -> tuple[float, float, float] | None:
-    """Three numbers in the metadata, such as "[0.485, 0.456, 0.406]" or "0.5,0.5,0.5"."""
+    """Numbers in the metadata, such as "[0.485, 0.456, 0.406]", "1,2,3", or "0.5" for all three.
+
+    None of numbers for pixels in [0, 255], such as 123.675, since pixels here lie in [0, 1].
+    """
     value = _parsed(f"[{text}]" if text and not text.strip().startswith(("[", "(")) else text)
     with contextlib.suppress(TypeError, ValueError):
-        red, green, blue = map(float, value)
-        return red, green, blue
+        red, green, blue = map(float, value * 3 if len(value) == 1 else value)
+        return (red, green, blue) if max(abs(red), abs(green), abs(blue)) < _BYTES else None
     return None
 
 

@@ -64,7 +64,8 @@ def share_of(text: object) -> float:
     except ValueError:
         share = math.nan
     if not 0 < share <= _LARGEST:
-        hint = f" For {word} percent write {word}%." if word.isdecimal() else ""
+        percent = word.isdecimal() and 1 <= int(word) <= 100 * _LARGEST
+        hint = f" For {word} percent write {word}%." if percent else ""
         raise UsageError(
             f"--unknown {word}: give the share of false alarms that is accepted, such as 5% or "
             f"0.05; at most 50%.{hint}"

@@ -138,8 +138,8 @@ def _about_the_teacher(config: Config, sharded: bool) -> list[tuple[bool, str]]:
         ),
         (
             more and config.balanced,
-            "--balanced draws every class equally often, and photos without labels are of none. "
-            "Leave out one of the two.",
+            "--balanced draws every class equally often, and the photos of --unlabelled belong to "
+            "no class. Leave out one of the two.",
         ),
     ]
 

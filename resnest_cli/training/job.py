@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from resnest_cli.cpu import usable_cores
-from resnest_cli.data.exclusion import digest_of_list
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
@@ -36,10 +35,10 @@ from resnest_cli.training.plan import (
     plan_lines,
 )
 from resnest_cli.training.report import final_pictures, picture_of_training
-from resnest_cli.training.resumed_run import anchored, last_state, write_data
+from resnest_cli.training.resumed_run import anchored, last_state, note_origins, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.settings import Config, TrainingJob, load_settings, write_args
-from resnest_cli.training.setup import Ready, digest, get_ready, load_data
+from resnest_cli.training.setup import Ready, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, Task, keep_memory
 from resnest_cli.training.tensorboard import check_tensorboard, logged
@@ -206,6 +205,8 @@ class _Run:
         with StopRequest() as stop, display:
             try:
                 if world.main:
+                    if state is None and (ready.config.cached or ready.config.teacher_crops):
+                        run.note_begun(note_origins(run.record(), ready))
                     self._ask_teacher(run, ready, state, stop)
                     world.begin((run, ready.config, ready.dataset, state))
                 task = ready.task(run, stop, display, world.rank)
@@ -217,12 +218,7 @@ class _Run:
                 done = state.record.step if state is not None else 0
                 with logged(display, run, world.main and ready.config.tensorboard, done) as watched:
                     trainer = Trainer(task, keeper, watched, stop, state, self.job.began, world)
-                    trainer.record.origin = ready.origin
-                    trainer.record.class_weights = digest(ready.class_weights)
-                    trainer.record.teacher = ready.teacher.digest if ready.teacher else ""
-                    trainer.record.exclude = (
-                        digest_of_list(ready.config.exclude) or trainer.record.exclude
-                    )
+                    note_origins(trainer.record, ready)
                     trainer.run()
                 self._keep_unknown(run, ready, task, stop)
             except BudgetUsedError:
@@ -286,7 +282,7 @@ class _Run:
         if task is None or trainer is None:
             self.display.message(
                 f"The time budget of {config.time_budget} is used up, and the teacher has not yet "
-                f"answered to all photos; its answers so far are saved. To go on:\n{longer}"
+                f"seen all photos; its answers so far are saved. To go on:\n{longer}"
             )
             return
         record = trainer.record

@@ -128,6 +128,7 @@ def _start(ready: Ready) -> str:
 
 
 def _learning(config: Config) -> str:
+    epochs = config.epochs or 0
     devices = f" on each of {config.devices} devices" if config.devices > 1 else ""
     above = f" of targets above {config.bce_target_thresh:g}" if config.bce_target_thresh else ""
     schedule: str = config.sched
@@ -138,7 +139,7 @@ def _learning(config: Config) -> str:
     else:
         schedule += f", {config.warmup_epochs:g} epochs of warm-up"
     return _joined(
-        (True, f"{config.epochs} epochs of batches of {config.batch_size}{devices}"),
+        (True, f"{count(epochs, 'epoch')} of batches of {config.batch_size}{devices}"),
         (config.grad_accum_steps > 1, f"{config.grad_accum_steps} of them a step"),
         (True, f"{config.opt} with learning rate {config.lr:.3g}"),
         (True, schedule),

@@ -38,7 +38,7 @@ from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config, TrainingJob, checked, load_settings
 from resnest_cli.training.setup import Ready, digest, get_ready
-from resnest_cli.training.state import State, load_state
+from resnest_cli.training.state import RunRecord, State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
 # What a resumed run may change; everything else would change what it computes.
@@ -95,7 +95,8 @@ def ready_again(
     try:
         ready = get_ready(config, dataset, job.access)
     except UnknownModelError as error:
-        raise UsageError(f"{error} Say with --model where the same weights lie now.") from error
+        flag = "--model" if config.teacher is None else "--model or --teacher"
+        raise UsageError(f"{error} Say with {flag} where the same weights lie now.") from error
     if not ready.config.cached:  # features that are computed need no photos
         _check_there(dataset, config, run)
     if epochs != old.epochs:
@@ -190,9 +191,24 @@ def _others(given: str, what: str, run: RunFolder, which: str = "Give the same o
 def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State | None:
     """What a run goes on from; None at its beginning."""
     state = load_state(run.states, display.message)
-    if state is None:
-        return None
-    config, record = ready.config, state.record
+    if state is not None or run.started:
+        _check_origins(run, run.record() if state is None else state.record, ready)
+    if state is not None and (found := found_again(state.record.lost, ready.dataset)):
+        display.message(f"{found:,} photo(s) that were lost are back.")
+    return state
+
+
+def note_origins(record: RunRecord, ready: Ready) -> RunRecord:
+    """Puts into a record, by their hashes, what the run rests on beside its settings and photos."""
+    record.origin, record.class_weights = ready.origin, digest(ready.class_weights)
+    record.teacher = ready.teacher.digest if ready.teacher is not None else ""
+    record.exclude = digest_of_list(ready.config.exclude) or record.exclude
+    return record
+
+
+def _check_origins(run: RunFolder, record: RunRecord, ready: Ready) -> None:
+    """Raises UsageError where any of it is not what it was."""
+    config = ready.config
     if record.origin != ready.origin:
         raise _others(config.model, "weights", run)
     if record.class_weights not in {"", digest(ready.class_weights)}:  # "" of an earlier version
@@ -202,9 +218,6 @@ def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State 
     now = digest_of_list(config.exclude)
     if now and record.exclude not in {"", now}:
         raise _others(f"--exclude {config.exclude}", "photos to leave out", run)
-    if found := found_again(state.record.lost, ready.dataset):
-        display.message(f"{found:,} photo(s) that were lost are back.")
-    return state
 
 
 def write_data(run: RunFolder, dataset: DataSet) -> None:

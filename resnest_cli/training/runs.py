@@ -3,7 +3,7 @@
 runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
-    resume/                  the training state, see `state`; cached features
+    resume/                  the training state, see `state`; cached features; begun.json
     args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
 runs/teacher/                a teacher's answers, for all runs, see `teacher_crops`
 """
@@ -60,6 +60,7 @@ class RunFolder:
         self.split = path / "split.csv"  # which photo trains and which validates
         self.shards = path / "shards.json"  # in place of `split`: which shards
         self.states = path / "resume"  # training states and cached features
+        self._begun = self.states / "begun.json"  # with what, before there is a state
         self.teacher = path.parent.parent / "teacher"  # its answers, for all runs
 
     def weights(self, name: str) -> Path:
@@ -72,27 +73,25 @@ class RunFolder:
             with _creating(self.path):
                 write_text(self.states / "job", job)
 
-    def note_begun(self, answers: str) -> None:
-        """Remembers that the run is under way, before it has a state: what it waits for is kept.
-
-        `answers` names those of a teacher that it learns from.
-        """
+    def note_begun(self, record: RunRecord) -> None:
+        """Remembers what the run begins with: until it has a state, `record` finds this."""
         with _creating(self.path):
             self.states.mkdir(parents=True, exist_ok=True)
-            write_text(self.states / "teacher", answers + "\n")
+            write_text(self._begun, record.to_json())
 
     @property
     def started(self) -> bool:
         """Whether there is anything to resume."""
         known = self.split.exists() or self.shards.exists()
-        begun = (self.states / "teacher").exists() or bool(states(self.states))
-        return self.args.exists() and known and begun
+        return self.args.exists() and known and any([*states(self.states), self._begun.exists()])
 
     def record(self) -> RunRecord:
         """Where the run stands, from its newest readable state; at its beginning without one."""
         for path in states(self.states):
             with contextlib.suppress(*DAMAGE):
                 return read_record(path)
+        with contextlib.suppress(*DAMAGE):
+            return RunRecord.from_json(self._begun.read_text(encoding="utf-8"))
         return RunRecord()
 
     @contextlib.contextmanager

@@ -202,7 +202,7 @@ class Config:
     teacher_weight: float = _teacher(
         0.5,
         "Share of the loss that compares with the teacher's answers (0.5); labels have the rest.",
-        "[0, 1]",
+        "(0, 1]",
     )
     teacher_temperature: float = _teacher(
         4.0, "Softens the answers of both: logits are divided by it (4).", "[1, 20]"

@@ -175,7 +175,6 @@ class Ready:
         For the first of several devices alone.
         """
         if (questions := self.questions(run.teacher)) is not None:
-            run.note_begun(questions.answers.folder.name)
             questions.answer(display.progress("Asking the teacher"), check, display.message)
 
     def _batches(

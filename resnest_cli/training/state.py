@@ -112,6 +112,20 @@ class RunRecord:
         """From 1; 0 before any has ended."""
         return next((row.epoch for row in reversed(self.rows) if row.best), 0)
 
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`; raises one of `DAMAGE`."""
+        fields = json.loads(text)
+        fields["rows"] = [EpochRow(**row) for row in fields["rows"]]
+        fields["lost"] = [LostPhoto(**photo) for photo in fields.get("lost", [])]
+        for told_by_rows in ("best", "best_loss", "best_epoch"):  # of an earlier version
+            fields.pop(told_by_rows, None)
+        return cls(**fields)
+
     def best_score(self, which: str) -> tuple[float, float]:
         """`Scores.sort_key` of the best epoch so far of the raw or the averaged weights."""
         return max((row.sort_key(which) for row in self.rows), default=(-1.0, -math.inf))
@@ -171,7 +185,7 @@ def save_state(folder: Path, state: State) -> Path:
     }
     metadata = {
         "format": FORMAT,
-        "progress": json.dumps(asdict(record)),
+        "progress": record.to_json(),
         "scaler": json.dumps(state.scaler),
         "digest": _digest(tensors),
     }
@@ -218,12 +232,7 @@ def read_record(path: Path) -> RunRecord:
 def _record(metadata: Mapping[str, str]) -> RunRecord:
     if metadata.get("format") != FORMAT:
         raise ValueError("not a training state of this version")
-    fields = json.loads(metadata["progress"])
-    fields["rows"] = [EpochRow(**row) for row in fields["rows"]]
-    fields["lost"] = [LostPhoto(**photo) for photo in fields.get("lost", [])]
-    for told_by_rows in ("best", "best_loss", "best_epoch"):  # of an earlier version
-        fields.pop(told_by_rows, None)
-    return RunRecord(**fields)
+    return RunRecord.from_json(metadata["progress"])
 
 
 def _read(path: Path) -> State:

@@ -170,7 +170,7 @@ def columns_of(
         else:
             found.append(column)
     if unknown:
-        hint = did_you_mean(unknown[0], [*(teacher.class_ids or ()), *teacher.class_names], 1)
+        hint = did_you_mean(unknown[0], teacher.class_names, 1)  # ids that are alike mean nothing
         raise UsageError(
             f"--teacher {teacher.name} does not know {some(unknown, 3)}.{hint} Its "
             f"{teacher.num_classes:,} classes begin with {', '.join(teacher.class_names[:3])}. "

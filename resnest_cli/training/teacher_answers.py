@@ -37,7 +37,7 @@ Float32 = NDArray[np.float32]
 Records = NDArray[Any]
 
 TOP = 50  # classes whose probabilities are kept
-CHUNK = 64  # photos
+CHUNK, _CHUNK_CROPS = 64, 1024  # photos at most, a power of two; crops, about
 _LEAST = -6e4  # of a logarithm; float16 ends a little below
 _LINE = re.compile(rb"(\d{1,12}) ([0-9a-f]{32})")
 
@@ -101,8 +101,12 @@ class TeacherAnswers:
 
     @property
     def chunk(self) -> int:
-        """Photos of a chunk, but perhaps of the last."""
-        return CHUNK
+        """Photos of a chunk, a power of two, so that it has whole groups; the last may have fewer.
+
+        Of many crops fewer photos, so that no more is lost when a pass is stopped.
+        """
+        fitting = max(1, _CHUNK_CROPS // self.crops.count)
+        return min(CHUNK, 1 << fitting.bit_length() - 1)
 
     @property
     def size(self) -> int:
@@ -116,7 +120,7 @@ class TeacherAnswers:
 
     def photos_of(self, chunk: int) -> int:
         """How many a chunk has: the last one may have fewer."""
-        return min(CHUNK, self.photos - CHUNK * chunk)
+        return min(self.chunk, self.photos - self.chunk * chunk)
 
     def of(self, place: int, crop: int) -> Tensor | None:
         """The teacher's log-probabilities, float32 (classes,), of a crop of the photo there.
@@ -147,7 +151,7 @@ class TeacherAnswers:
         Of all chunks that are there the bytes are read for that.
         """
         digests = self._digests()
-        every = range(-(-self.photos // CHUNK))
+        every = range(-(-self.photos // self.chunk))
         if not looked_into:
             return [chunk for chunk in every if chunk not in digests]
         try:
@@ -165,7 +169,7 @@ class TeacherAnswers:
             with path.open("r+b" if path.exists() else "xb") as file:
                 if file.seek(0, os.SEEK_END) != self.size:
                     file.truncate(self.size)
-                file.seek(chunk * CHUNK * self._each)
+                file.seek(chunk * self.chunk * self._each)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

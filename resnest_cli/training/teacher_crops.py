@@ -52,7 +52,7 @@ from resnest_cli.training.state import saving
 from resnest_cli.training.teacher import Teacher
 from resnest_cli.training.teacher_answers import TOP, Float32, Records, TeacherAnswers, packed
 
-_CPU_BATCH, _GPU_BATCH = 8, 64  # crops; a chunk of any number of crops is whole batches
+_CPU_BATCH, _GPU_BATCH = 8, 64  # crops, powers of two
 _MOST_THREADS = 16  # that decode for a GPU
 _FORMAT = 1
 _TIMED, _TIMED_ENOUGH = 256, 2.0  # photos of an estimate, and seconds after which fewer do
@@ -179,12 +179,14 @@ class Questions:
                 check()
 
     def _groups(self, first: int, last: int) -> Generator[list[Prepared], None, None]:
-        """The photos of chunks first .. last - 1, so many at a time as fill batches of crops.
+        """The photos of chunks first .. last - 1, so many at a time as fill batches of crops, but
+        none of two chunks.
 
         Of each the crops, uint8 (crops, size, size, 3); they are prepared while the teacher answers
         to others.
         """
-        size = self._batch // math.gcd(self._batch, self.answers.crops.count)
+        whole = self._batch // math.gcd(self._batch, self.answers.crops.count)
+        size = min(whole, self.answers.chunk)
         workers = max(1, usable_cores() // 2)
         if self._batch == _GPU_BATCH:
             workers = min(_MOST_THREADS, usable_cores())

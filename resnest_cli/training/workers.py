@@ -128,7 +128,8 @@ class Workers(Generic[K, B]):
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         try:
             # The same iterator serves every pass, so that they start only once.
-            with contextlib.nullcontext() if self._processes else _frozen():
+            forks = self._count > 0 and not self._processes
+            with _frozen() if forks else contextlib.nullcontext():
                 self._iterator = iter(self._loader)
         except (OSError, RuntimeError) as error:
             _kill([p for p in multiprocessing.active_children() if p not in known])

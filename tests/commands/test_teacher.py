@@ -202,7 +202,7 @@ def test_a_foreign_classifier_teaches(
         (("--teacher-classes",), "--teacher-classes needs a --teacher"),
         (("--teacher", "WISE", "--bce-loss"), "use --no-bce-loss"),
         (("--teacher", "WISE", "--freeze", "backbone"), "Use --freeze stages:4"),
-        (("--teacher", "WISE", "--unlabelled", "loose", "--balanced"), "are of none"),
+        (("--teacher", "WISE", "--unlabelled", "loose", "--balanced"), "belong to no class"),
         (("--teacher", "WISE", "--unlabelled", "nowhere"), "there is no such folder"),
         (("--teacher", "WISE", "--teacher-mean", "red"), "three numbers such as"),
         (("--teacher", "WISE", "--teacher-weight", "2"), "--teacher-weight must be"),

@@ -1,5 +1,6 @@
 """`--teacher-crops`: one pass of the teacher, stopped and gone on with, and epochs without it."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from resnest_cli.model.checkpoint_header import set_metadata
 from resnest_cli.training import teacher_answers
 from resnest_cli.training.step import Stepper
 from resnest_cli.training.teacher import Teacher
@@ -77,6 +79,10 @@ def test_a_run_that_is_stopped_in_either_part_ends_with_the_same_bytes(
     assert "resnest finetune data --output other --run exp --resume" in stopped.err
     assert len(Path(next(Path("other/teacher").iterdir()), "chunks").read_text().splitlines()) == 2
     restored()
+    other = Path(shutil.copy(given[3], "other.safetensors"))  # the same classes, other answers
+    set_metadata(other, "temperature", "2.0")
+    refused = cli("finetune", "-o", "other", "--resume", "--teacher", other)
+    assert (refused.code, "are not the teacher's weights" in refused.err) == (2, True), refused.err
     restored = signalled(monkeypatch, Stepper, "step", 3)
     stopped = cli("finetune", "data", "--output", "other", "--run", "exp", "--resume")
     assert stopped.code == 130, stopped.err
@@ -94,6 +100,7 @@ def _never(*_: object) -> None:
 def test_answers_serve_other_runs_and_the_option_acts(
     cli: Cli, given: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given = [*given, "--epochs", "1"]
     assert cli(*given).code == 0
     for name, crops in (("two", "2"), ("online", "0")):
         assert cli(*given, "--teacher-crops", crops, "--run", name).code == 0
@@ -137,7 +144,7 @@ def test_a_time_budget_ends_the_pass_too(
         patch.setattr(Clock, "late", lambda *_: True)
         found = cli(*given, "--time-budget", "10m")
     assert found.code == 0, found.err
-    assert "the teacher has not yet answered to all photos" in found.err
+    assert "the teacher has not yet seen all photos" in found.err
     assert "--run exp --resume --time-budget 1200s" in found.err
     assert not Path("runs/finetune/exp/weights").exists()
     ended = cli("finetune", "data", "--run", "exp", "--resume", "--time-budget", "1200s")

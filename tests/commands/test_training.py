@@ -10,6 +10,7 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from PIL import Image
 
 from resnest_cli import Classifier
 from resnest_cli.model import checkpoint, checkpoint_header
+from resnest_cli.model.checkpoint_header import set_metadata
 from resnest_cli.model.resnest import build
+from resnest_cli.training.cached_features import Extractor
 from tests.conftest import Cli
 from tests.processes import wait_for
 from tests.training import kills
@@ -130,6 +133,39 @@ def test_frozen_features_are_kept_and_used_again(
     monkeypatch.setattr("resnest_cli.training.cached_features.Extractor._compute", no_more)
     assert cli(*arguments, "--resume", "--epochs", "5").code == 0
     assert len(rows_of(place / "runs/finetune/exp")) == 5
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_is_stopped_before_all_features_are_there_keeps_its_settings(
+    cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = place / "model.safetensors"
+    shutil.copy(tiny_checkpoint, model)
+    arguments = ("finetune", data, "--model", model, "--epochs", "2", "--lr", "0.01", "--seed", "3")
+    assert cli(*arguments, "--run", "whole").code == 0
+    with monkeypatch.context() as patch:
+        computed = Extractor._compute
+
+        def stopping(*arguments: Any) -> Any:
+            signal.raise_signal(signal.SIGINT)
+            return computed(*arguments)
+
+        patch.setattr(Extractor, "_compute", stopping)
+        stopped = cli(*arguments, "--run", "parts")
+    assert stopped.code == 130, stopped.err
+    again = ("finetune", data, "--run", "parts", "--resume")
+    shutil.copy(tiny_checkpoint, model)
+    set_metadata(model, "temperature", "2.0")
+    refused = cli(*again)
+    assert (refused.code, "are not the weights" in refused.err) == (2, True), refused.err
+    shutil.copy(tiny_checkpoint, model)
+    done = cli(*again)
+    assert done.code == 0, done.err
+    parts, whole = (place / "runs/finetune" / name for name in ("parts", "whole"))
+    assert (parts / "args.toml").read_text() == (whole / "args.toml").read_text()
+    for name in ("best", "last"):
+        file = f"weights/{name}.safetensors"
+        assert (parts / file).read_bytes() == (whole / file).read_bytes()
 
 
 @pytest.mark.usefixtures("no_pictures")

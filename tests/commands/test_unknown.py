@@ -19,9 +19,13 @@ from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ResnestError
 from resnest_cli.export.hub_folder import timm_config
 from resnest_cli.inference.unknown import Unknown, fitted
+from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import read_info, set_metadata
 from resnest_cli.model.loading import find_model
 from resnest_cli.training import unknown
+from resnest_cli.training.cached_features import FeatureBatches, Features
+from resnest_cli.training.lost_photos import Lost
+from resnest_cli.training.order import Draw
 from tests.conftest import Cli, make_photo
 
 COLOURS = {"blue": (40, 60, 220), "red": (220, 50, 40)}
@@ -255,6 +259,20 @@ def test_shards(
     best = tmp_path / "finetune" / "a" / "weights" / "best.safetensors"
     kept = Unknown.of(find_model(str(best)))
     assert (kept.photos, kept.validated) == (30, 20)
+
+
+def test_of_many_features_some_serve(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = checkpoint.instantiate(checkpoint.load(tiny_checkpoint))
+    values = torch.arange(20.0)[:, None, None].expand(20, 2, network.variant.num_features)
+    lost = {place: Lost(place, 0, "", "") for place in (0, 1)}
+    batches = FeatureBatches(Features(values, torch.zeros(20, dtype=torch.int64), lost), Draw(4))
+    for most, step in ((18, 1), (17, 2), (6, 3)):
+        monkeypatch.setattr(unknown, "MOST_ROWS", most)
+        features, logits = unknown._of_rows(batches, network)
+        assert features[:, 0].tolist() == list(range(2, 20, step))
+        assert len(logits) == len(features)
 
 
 def test_a_draw_has_every_class() -> None:

@@ -108,7 +108,7 @@ def test_a_network_of_torchs_exporter(tmp_path: Path) -> None:
 
 
 def test_a_size_is_asked_for_where_the_file_takes_any(tmp_path: Path) -> None:
-    path = made(tmp_path / "any.onnx", ("n", 3, "h", "w"))
+    path = made(tmp_path / "any.onnx", ("n", 3, "h", "w"), size="[24, [32]]")
     with pytest.raises(UsageError, match="give --teacher-size"):
         ForeignOnnx(path)
     assert ForeignOnnx(path, size=24).size == 24
@@ -122,8 +122,14 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     found = ForeignOnnx(ours)
     assert found.class_names == tuple(names)
     assert (found.mean, found.std) == ((0.4, 0.5, 0.6), (1, 2, 3))
-    python = made(tmp_path / "b.onnx", names=str(dict(enumerate(names))), mean="grey")
+    bytes_ = made(tmp_path / "e.onnx", mean="[123.675, 116.28, 103.53]", std="58.395,57.12,57.375")
+    assert (ForeignOnnx(bytes_).mean, ForeignOnnx(bytes_).std) == (None, None)
+    grey = ForeignOnnx(made(tmp_path / "d.onnx", ("n", 3, "h", "w"), size="24", mean="0.498"))
+    assert (grey.size, grey.mean) == (24, (0.498, 0.498, 0.498))
+    python = made(tmp_path / "b.onnx", names=str(dict(enumerate(names))), mean="grey",
+                  shape=("n", 3, "h", "w"), imgsz="[32, 32]")  # fmt: skip
     found = ForeignOnnx(python)  # as Ultralytics writes them
+    assert found.size == 32
     assert found.class_names == tuple(names)
     assert (found.mean, found.std) == (None, None)
     assert ForeignOnnx(made(tmp_path / "c.onnx", names="7")).class_names is None

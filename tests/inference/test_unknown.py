@@ -15,6 +15,7 @@ from resnest_cli.inference.engine import create_engine
 from resnest_cli.inference.unknown import KEPT, RANK, Unknown, fitted, share_of
 from resnest_cli.model.checkpoint_header import read_info, set_metadata
 from resnest_cli.model.loading import find_model
+from resnest_cli.net import Access
 
 Float32 = NDArray[np.float32]
 WIDTH, CLASSES = 40, 3
@@ -111,10 +112,11 @@ def test_shares(text: str, share: float) -> None:
     assert share_of(text) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("text", ["5", "0", "-1%", "60%", "nan", "five", "5%%", ""])
+@pytest.mark.parametrize("text", ["5", "0", "60", "-1%", "60%", "nan", "five", "5%%", ""])
 def test_what_is_no_share(text: str) -> None:
-    with pytest.raises(UsageError, match=r"such as 5% or 0\.05"):
+    with pytest.raises(UsageError, match=r"such as 5% or 0\.05") as error:
         share_of(text)
+    assert ("write 5%" in str(error.value)) == ("percent" in str(error.value)) == (text == "5")
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
@@ -134,6 +136,19 @@ def test_a_checkpoint_without_it(tiny_checkpoint: Path, photo: Path) -> None:
     assert read_info(tiny_checkpoint).unknown is None
     with pytest.raises(CheckpointError, match=r"does not keep how far.*resnest finetune"):
         Classifier(tiny_checkpoint).predict(photo, unknown=0.05)
+
+
+def test_other_preprocessing_is_notified(tiny_checkpoint: Path, photo: Path) -> None:
+    said: list[str] = []
+    classifier = Classifier(tiny_checkpoint, img_size=64, access=Access(notify=said.append))
+    width, classes = classifier.model.variant.num_features, classifier.model.num_classes
+    random = np.random.default_rng(0)
+    both = random.random((30, width), np.float32), random.random((30, classes), np.float32)
+    classifier.model = replace(classifier.model, unknown=fitted(both, both).text)
+    classifier.predict(photo)
+    assert not said
+    classifier.predict(photo, unknown=0.1)
+    assert ["are prepared otherwise" in text for text in said] == [True]
 
 
 def test_only_who_asks_reads_it(tiny_checkpoint: Path, tmp_path: Path, photo: Path) -> None:

@@ -290,6 +290,26 @@ def test_a_damaged_chunk_is_computed_again_and_no_other(
     assert written(answered(samples, tmp_path / "t")) == expected
 
 
+def test_chunks_of_many_crops_have_fewer_photos(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, config = samples[:5], replace(CONFIG, teacher_crops=9)
+    expected = written(answered(samples, tmp_path / "whole", config))
+    monkeypatch.setattr(teacher_answers, "_CHUNK_CROPS", 20)
+    questions = asked(samples, tmp_path / "t", config)
+    with pytest.raises(StoppedError):
+        questions.answer(silent, stopping(1), ignore)
+    assert questions.answers.missing() == [2]  # of two photos each, the last of one
+    questions.answer(silent, lambda: None, ignore)
+    assert written(questions.answers) == expected
+    monkeypatch.undo()
+    chunks = {
+        count: TeacherAnswers(tmp_path, 1, 1, FixedCrops(0, count)).chunk
+        for count in (1, 16, 17, 80, 9999)
+    }
+    assert chunks == {1: 64, 16: 64, 17: 32, 80: 8, 9999: 1}
+
+
 def test_the_key_is_what_decides_the_answers(samples: list[Sample], tmp_path: Path) -> None:
     def key(of: Teacher, photos: list[Sample] = samples, **more: object) -> str:
         config = replace(CONFIG, **more)  # type: ignore[arg-type]

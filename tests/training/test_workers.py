@@ -1,5 +1,6 @@
 """Worker processes: whatever becomes of them, the main process is told and does not hang."""
 
+import contextlib
 import errno
 import gc
 import itertools
@@ -95,6 +96,15 @@ def test_a_worker_does_not_destroy_the_garbage_of_its_parent(
         gc.enable()
     loader.close()
     assert destroyed.read_text() == f"{os.getpid()}\n"
+
+
+def test_garbage_is_not_collected_where_nothing_is_forked(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as long as a small epoch, and would come before every one."""
+    monkeypatch.setattr(gc, "collect", lambda: pytest.fail("collected"))
+    with contextlib.closing(Batches(samples, PREPROCESSING, Draw(2, 0))) as loader:
+        assert len(list(loader.epoch(0))) == len(list(loader.epoch(1))) == 4
 
 
 def test_a_bus_error_speaks_of_shared_memory(
