@@ -20,6 +20,7 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
+from resnest_cli.progress import ignore
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import resumed_run, runs, settings, unknown
 from resnest_cli.training.defaults import default_workers, without_effect
@@ -41,6 +42,7 @@ from resnest_cli.training.settings import Config, TrainingJob, load_settings, wr
 from resnest_cli.training.setup import Ready, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, Task, keep_memory
+from resnest_cli.training.teacher import load_teacher
 from resnest_cli.training.tensorboard import check_tensorboard, logged
 from resnest_cli.training.time_budget import Clock, budget_seconds, fitted
 
@@ -132,6 +134,8 @@ class _Run:
             raise UsageError("--find-lr: looks on one device; leave out --devices.")
         if not job.dry_run and job.run is not None and not job.resume:
             runs.check_free(job.base / job.run)
+        if config.teacher is not None:  # what is wrong with it is said before photos are read
+            load_teacher(config, replace(job.access, notify=ignore))
         with display.showing("Checking photos") as progress:
             dataset = load_data(config, progress)
         ready = get_ready(config, dataset, job.access)

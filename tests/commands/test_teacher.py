@@ -55,6 +55,17 @@ def last(place: Path, name: str) -> bytes:
     return b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
 
 
+def test_a_teacher_is_looked_at_before_the_photos(
+    cli: Cli, data: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of thousands of photos take minutes to check."""
+    monkeypatch.setattr("resnest_cli.training.job.load_data", None)
+    (place / "cut.safetensors").write_bytes(b"half")
+    result = cli("train", data, "--teacher", place / "cut.safetensors")
+    assert result.code == 1
+    assert "cut.safetensors" in result.err
+
+
 def test_every_option_acts(
     cli: Cli, data: Path, place: Path, loose: Path, tiny_checkpoint: Path, wise: Path
 ) -> None:
