@@ -135,7 +135,7 @@ def test_a_time_budget(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path)
 
 
 def epochs(plan: str) -> int:
-    return int(plan.rsplit("training", maxsplit=1)[-1].split("epochs", maxsplit=1)[0].strip())
+    return int(plan.rsplit("training", maxsplit=1)[-1].split("epoch", maxsplit=1)[0].strip())
 
 
 @pytest.mark.parametrize("freeze", ["none", "backbone"])
