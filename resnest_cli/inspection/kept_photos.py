@@ -79,12 +79,13 @@ class KeptPhotos:
         )
         if whole is None or len(whole) != len(keys) or not as_whole:
             whole = self._put_in_order(where)
+        features = _features_name(whole)
         for path in self._folder.glob("*.npy"):
-            if path.name not in {_PHOTOS, _features_name(whole)}:
+            if path.name not in {_PHOTOS, features}:
                 path.unlink()
         if not (whole["kind"] == b"").any():
             return whole, np.zeros((0, self._width), np.float32)
-        return whole, np.load(self._folder / _features_name(whole), mmap_mode="r")
+        return whole, np.load(self._folder / features, mmap_mode="r")
 
     def _put_in_order(self, where: Int64) -> NDArray[np.void]:
         """Writes the files of a whole run; `where` (N, 2) has the chunk and row of each photo."""
