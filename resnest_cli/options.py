@@ -334,3 +334,27 @@ class RayOptions:
         "Column of a Parquet or CSV input that has the paths (ray): path, unless said.",
         "NAME",
     )
+
+
+_MOST_ALARMS = 0.5  # share of false alarms that anybody could want
+
+
+def share_of(text: object) -> float:
+    """A share of false alarms in (0, 0.5], of "5%" or 0.05.
+
+    Raises:
+        UsageError: anything else.
+    """
+    word = str(text).strip()
+    try:
+        share = float(word[:-1]) / 100 if word.endswith("%") else float(word)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= _MOST_ALARMS:
+        percent = word.isdecimal() and 1 <= int(word) <= 100 * _MOST_ALARMS
+        hint = f" For {word} percent write {word}%." if percent else ""
+        raise UsageError(
+            f"--unknown {word}: give the share of false alarms that is accepted, such as 5% or "
+            f"0.05; at most 50%.{hint}"
+        )
+    return share

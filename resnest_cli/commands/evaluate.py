@@ -12,9 +12,17 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation import evaluate as evaluation
 from resnest_cli.evaluation.evaluate import EvaluateJob, FolderNumbers, Gathered, Split
 from resnest_cli.files import check_folder, locked
-from resnest_cli.inference.unknown import share_of
 from resnest_cli.jobs import predict as predict_job
-from resnest_cli.options import BatchSize, Html, ModelOptions, Option, RunOptions, TableFormat, Tta
+from resnest_cli.options import (
+    BatchSize,
+    Html,
+    ModelOptions,
+    Option,
+    RunOptions,
+    TableFormat,
+    Tta,
+    share_of,
+)
 from resnest_cli.output.results import show_evaluation
 
 EXAMPLES = """

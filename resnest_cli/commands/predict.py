@@ -24,9 +24,8 @@ from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
-from resnest_cli.inference.unknown import share_of
 from resnest_cli.jobs.predict import Ranking, records
-from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta
+from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, share_of
 from resnest_cli.paths import check_not_read, check_place
 
 EXAMPLES = """

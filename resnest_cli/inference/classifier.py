@@ -395,7 +395,8 @@ class Classifier:
 
     def _strangeness(self, share: float) -> "tuple[Unknown, float]":
         """What the checkpoint keeps of its training photos, and the threshold for this share."""
-        from resnest_cli.inference.unknown import Unknown, share_of
+        from resnest_cli.inference.unknown import Unknown
+        from resnest_cli.options import share_of
 
         kept = Unknown.of(self.model)
         if self.preprocessing != self.model.preprocessing:

@@ -48,29 +48,7 @@ METHOD = "vim"
 RANK = 16  # directions
 KEPT = 1000  # distances of validation photos; of more, as many quantiles
 SHARES = (0.01, 0.05, 0.1)  # of which training says whether they have a threshold
-_LARGEST = 0.5  # share of false alarms that anybody could want
 _TINY = 1e-12
-
-
-def share_of(text: object) -> float:
-    """A share of false alarms in (0, 0.5], of "5%" or 0.05.
-
-    Raises:
-        UsageError: anything else.
-    """
-    word = str(text).strip()
-    try:
-        share = float(word[:-1]) / 100 if word.endswith("%") else float(word)
-    except ValueError:
-        share = math.nan
-    if not 0 < share <= _LARGEST:
-        percent = word.isdecimal() and 1 <= int(word) <= 100 * _LARGEST
-        hint = f" For {word} percent write {word}%." if percent else ""
-        raise UsageError(
-            f"--unknown {word}: give the share of false alarms that is accepted, such as 5% or "
-            f"0.05; at most 50%.{hint}"
-        )
-    return share
 
 
 @dataclass(frozen=True, slots=True)

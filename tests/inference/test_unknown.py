@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from resnest_cli import Classifier
 from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.inference.engine import create_engine
-from resnest_cli.inference.unknown import KEPT, RANK, Unknown, fitted, share_of
+from resnest_cli.inference.unknown import KEPT, RANK, Unknown, fitted
 from resnest_cli.model.checkpoint_header import read_info, set_metadata
 from resnest_cli.model.loading import find_model
 from resnest_cli.net import Access
+from resnest_cli.options import share_of
 
 Float32 = NDArray[np.float32]
 WIDTH, CLASSES = 40, 3
