@@ -130,6 +130,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     from resnest_cli.data.class_folders import list_data
 
     listing = list_data(job.data, job.reading)
+    listing.need_one_label(job.data, "evaluate")
     photos, split = _chosen(job, listing)
     others = _others(job)
     classifier = make(job.model, tta=job.tta, ready_for="features+logits" if others else "logits")

@@ -111,6 +111,7 @@ class Config:
     split_column: str | None = _reading("split_column")
     base_folder: str | None = _reading("base_folder")
     extension: str | None = _reading("extension")
+    multi_label: bool | None = _reading("multi_label")
     exclude: str | None = _reading("exclude")
     exclude_kinds: str | None = _reading("exclude_kinds")
     val_split: float = _data(

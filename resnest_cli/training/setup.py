@@ -282,7 +282,7 @@ def _labelled(config: Config, progress: Progress) -> DataSet:
             f"--val-data goes with shards; {config.data} has folders train and val, a CSV with a "
             "column split, or the share --val-split."
         )
-    return load_dataset(
+    found = load_dataset(
         config.data,
         val_split=config.val_split,
         seed=config.seed,
@@ -291,6 +291,9 @@ def _labelled(config: Config, progress: Progress) -> DataSet:
         reading=config.reading,
         progress=progress,
     )
+    if found.multi_label:
+        raise UsageError(f"{config.data}: training with several labels a photo is not ready yet.")
+    return found
 
 
 def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
