@@ -103,6 +103,13 @@ class DataSet:
         return self.shards.val_counts if self.shards else self._counts(self.val)
 
     @property
+    def label_columns(self) -> int:
+        """The classes where a photo may have several labels, a column of 0 and 1 for each; else 0,
+        for a single column of indices.
+        """
+        return len(self.class_ids) if self.multi_label else 0
+
+    @property
     def train_photos(self) -> int:
         """How many photos train, with a label or without one."""
         return sum(self.shards.train_counts) if self.shards else len(self.learned)

@@ -53,6 +53,7 @@ class Explainer:
         engine = classifier.engine
         assert isinstance(engine, TorchEngine)
         classifier.model.need_classifier()
+        classifier.model.need_one_label("explain")
         self._job, self._model = job, classifier.model
         self._shown = Path(classifier.model.name).name  # a checkpoint's file, in pictures
         found, unknown = look_up(job.classes, self._model, remedy="Give --class the index or id.")

@@ -404,6 +404,7 @@ class Classifier:
         strange: "tuple[Unknown, float] | None", reading: BatchOptions,
     ) -> Iterator[tuple[Record, Float32 | None]]:  # fmt: skip
         model, head = self.model, Extraction(head="logits")
+        model.need_one_label("predict")
         if strange is not None:
             from resnest_cli.inference.unknown import FeaturesAndLogits
 

@@ -66,6 +66,8 @@ class Extraction:
         """The shape of one photo's row, for photos of `size` x `size` pixels."""
         if self.head:
             model.need_classifier()
+            if self.head == "probabilities":
+                model.need_one_label("--head probabilities")
             return (model.num_classes,)
         stage = _LAST if self.stage is None else self.stage
         variant = model.variant
