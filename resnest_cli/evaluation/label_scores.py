@@ -65,13 +65,6 @@ class LabelScores:
         return sort_key(self.mean_average_precision, self.loss)
 
 
-def sigmoid(logits: Float32) -> Float:
-    """Probabilities float64 of logits, of any shape, without overflow."""
-    small = np.exp(-np.abs(logits.astype(np.float64)))
-    found: Float = np.where(logits >= 0, 1, small) / (1 + small)
-    return found
-
-
 def average_precision(truth: Bool, scores: NDArray[np.floating]) -> float | None:
     """Area under the steps of precision over recall; None where no photo has the label.
 

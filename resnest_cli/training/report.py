@@ -13,9 +13,9 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import ShardSide, first_photos
 from resnest_cli.errors import ResnestError
 from resnest_cli.evaluation import thresholds
-from resnest_cli.evaluation.label_scores import label_scores, sigmoid
+from resnest_cli.evaluation.label_scores import label_scores
 from resnest_cli.evaluation.scores import class_scores, surest_mistakes
-from resnest_cli.inference.ranking import Prediction, Record, softmax
+from resnest_cli.inference.ranking import Prediction, Record, sigmoid, softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Notify

@@ -1,7 +1,9 @@
 """`resnest finetune` and `train` on photos with several labels: from a table to a checkpoint."""
 
 import csv
+import io
 import itertools
+import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -11,10 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from resnest_cli import Classifier
 from resnest_cli.evaluation import thresholds
-from resnest_cli.model.checkpoint_header import read_info
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo, read_info
+from resnest_cli.model.resnest import build
 from resnest_cli.training.state import BestLabelAnswers, load_state
 from tests.conftest import Cli
+from tests.networks import TINY, enliven
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 UNFROZEN = ("--freeze", "none", "--epochs", "2", "--lr", "0.003", "-j", "0", "-b", "8")
@@ -138,6 +144,82 @@ def test_folders(cli: Cli, data: Path, tiny_checkpoint: Path) -> None:
     assert result.code == 0, result.err
     assert "lie in several class folders" in result.out
     assert "of which a photo may have several, or none" in result.out
+
+
+@pytest.fixture
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that gives photos some of three labels."""
+    path = tmp_path_factory.mktemp("several") / "several.safetensors"
+    names = ("blue", "green", "red")
+    network = enliven(build(TINY, num_classes=3))
+    limits = (0.0, 1.0, 0.0)  # all but the second
+    save(path, network, CheckpointInfo(variant=TINY, class_names=names, thresholds=limits))
+    return path
+
+
+def test_predict(cli: Cli, data: Path, several: Path) -> None:
+    photos = ("0.png", "missing.png", "1.png")
+    found = json.loads(cli("predict", *photos, "-m", several, "-k", "1", "--format", "json").out)
+    answers = [one["predictions"] for one in found]
+    assert answers[1] == []
+    for answer in (answers[0], answers[2]):
+        chosen = {one["label"] for one in answer if one["selected"]}
+        assert chosen == {"blue", "red"}
+        assert answer[0]["rank"] == 1
+        assert [one["probability"] for one in answer] == sorted(
+            (one["probability"] for one in answer), reverse=True
+        )
+    lines = list(csv.DictReader(io.StringIO(cli("predict", *photos, "-m", several, "-k", "1",
+                                                "--format", "csv").out)))  # fmt: skip
+    assert [set(line["labels"].split("|")) for line in lines] == [
+        {"blue", "red"}, {""}, {"blue", "red"}
+    ]  # fmt: skip
+    assert "label_2" not in lines[0]
+    table = cli("predict", "0.png", "-m", several).out
+    assert table.count("yes") == 2
+    many = cli("predict", *(f"{n}.png" for n in range(12)), "-m", several, "--html", "page.html")
+    assert "blue, red" in many.out or "red, blue" in many.out
+    assert Path("page.html").stat().st_size > 0
+    one = cli("predict", "0.png", "-m", several, "--threshold", "1")
+    assert one.code == 0
+    refused = cli("predict", "0.png", "-m", several, "--reject-below", "0.5")
+    assert refused.code == 2
+    assert "each by its own threshold" in " ".join(refused.err.split())
+    assert cli("predict", *photos, "-m", several, "-o", "found/", "--format", "jsonl").code == 3
+    written = [json.loads(line) for path in sorted(Path("found").glob("*.jsonl"))
+               for line in path.read_text().splitlines()]  # fmt: skip
+    assert written[0]["predictions"][0]["selected"] in {True, False}
+    assert cli("predict", *photos, "-m", several, "-o", "found.parquet").code == 3
+
+
+def test_probabilities_are_sigmoids(cli: Cli, data: Path, several: Path) -> None:
+    for head in ("logits", "probabilities"):
+        assert (
+            cli("features", "0.png", "-m", several, "--head", head, "-o", f"{head}.npy").code == 0
+        )
+    logits, found = np.load("logits.npy"), np.load("probabilities.npy")
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    answer = Classifier(several).predict("0.png")
+    np.testing.assert_allclose(
+        sorted(one.probability for one in answer.predictions), np.sort(found[0]), rtol=1e-5
+    )
+
+
+def test_explain(cli: Cli, data: Path, several: Path) -> None:
+    result = cli("explain", "0.png", "-m", several, "--class", "green", "--format", "json")
+    assert result.code == 0, result.err
+    (one,) = json.loads(result.out)["predictions"]
+    assert (one["label"], one["selected"]) == ("green", False)
+
+
+@pytest.mark.parametrize("command", [("export", "-o", "x.onnx"), ("evaluate", "folders")])
+def test_models_not_yet(cli: Cli, data: Path, several: Path, command: tuple[str, ...]) -> None:
+    for label in ("blue", "red"):
+        (data.parent / "folders" / label).mkdir(parents=True)
+        shutil.copy(data.parent / "0.png", data.parent / "folders" / label)
+    result = cli(*command, "-m", several)
+    assert result.code == 2
+    assert "several labels" in result.err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import torch
 from sklearn import metrics
 
 from resnest_cli.evaluation import thresholds
-from resnest_cli.evaluation.label_scores import LabelMeter, label_scores, sigmoid
+from resnest_cli.evaluation.label_scores import LabelMeter, label_scores
+from resnest_cli.inference.ranking import sigmoid
 
 PHOTOS, CLASSES = 200, 7
 
