@@ -4,6 +4,7 @@ All of it goes to stderr, but for `--dry-run`, whose output is what was asked fo
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -259,9 +260,32 @@ def _show_classes(dataset: "DataSet") -> None:
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         if train[label] or val[label]:  # of a teacher's classes most may have none
             rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
+    if dataset.multi_label:
+        none = [sum(not one.labels for one in side) for side in (dataset.train, dataset.val)]
+        rows.append(["no label", *([""] if named else []), *(f"{number:,}" for number in none)])
     if loose := len(dataset.unlabelled):
         validating = f"{dataset.val_photos - sum(val):,}"
         rows.append(["no label", *([""] if named else []), f"{loose:,}", validating])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
     show_table(titles, rows, "llr" if named else "lr")
+    if dataset.multi_label:
+        _show_pairs(dataset)
+
+
+def _show_pairs(dataset: "DataSet") -> None:
+    """A table on stdout: which labels a photo has together most often."""
+    from itertools import combinations
+
+    sides = [
+        Counter(pair for one in side for pair in combinations(one.labels, 2))
+        for side in (dataset.train, dataset.val)
+    ]
+    names, both = dataset.class_names, sides[0] + sides[1]
+    common = sorted(both, key=lambda pair: (-both[pair], pair))[:_FEW]
+    if common:
+        rows = [
+            [f"{names[a]}, {names[b]}", *(f"{side[a, b]:,}" for side in sides)] for a, b in common
+        ]
+        emit("\n")
+        show_table(["Together most often", "Training", "Validation"], rows, "lr")

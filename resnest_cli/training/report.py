@@ -77,7 +77,9 @@ def _titles(labels: torch.Tensor, names: Sequence[str]) -> list[str]:
     """The labels of a batch as text: "cat", "no label", "cat, dog", "cat 0.70, dog"."""
     if not labels.is_floating_point():
         return [_NO_LABEL if n == UNLABELLED else names[n] for n in labels.tolist()]
-    rows = (sorted(zip(row, names, strict=True), reverse=True) for row in labels.tolist())
+    rows = (
+        sorted(zip(row, names, strict=True), key=lambda pair: -pair[0]) for row in labels.tolist()
+    )
     return [
         ", ".join(
             name if share > _WHOLE else f"{name} {share:.2f}" for share, name in row if share > 0.01

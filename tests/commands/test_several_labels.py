@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -144,6 +145,8 @@ def test_folders(cli: Cli, data: Path, tiny_checkpoint: Path) -> None:
     assert result.code == 0, result.err
     assert "lie in several class folders" in result.out
     assert "of which a photo may have several, or none" in result.out
+    pairs = result.out.partition("Together most often")[2]
+    assert re.search(r"blue, red +\d+ +\d", pairs)
 
 
 @pytest.fixture
