@@ -98,7 +98,13 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     `reading.base_folder` says where they are, if it is not where they were. Their names are
     absolute paths, unless they lie in that folder, or in that of the file.
     """
-    reading.check_only({"base_folder"}, str(path), "the split of a run, which says it itself")
+    says_itself = "the split of a run, which says it itself"
+    reading.check_only({"base_folder", "multi_label"}, str(path), says_itself)
+    if reading.multi_label not in {None, several := has_label_sets(path)}:
+        flag, has = (
+            ("--no-multi-label", "may have") if several else ("--multi-label", "do not have")
+        )
+        raise UsageError(f"{flag}: {path} is {says_itself}: its photos {has} several labels.")
     rows = read_rows(path)
     used = [row for row in rows if row.split in SIDES]
     if not used:
@@ -121,7 +127,7 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
             f"{photos[0].path}. --base-folder says where the data are now."
         )
     own_split = any(photo.side == "val" for photo in photos)
-    found = LabelledData(photos, own_split, multi_label=has_label_sets(path))
+    found = LabelledData(photos, own_split, multi_label=several)
     out = sum(row.split in LEFT_OUT for row in rows)
     if out:
         found.notes.append(f"{path}: {out} photo(s) that training left out are not taken")

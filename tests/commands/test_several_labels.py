@@ -215,7 +215,26 @@ def test_explain(cli: Cli, data: Path, several: Path) -> None:
     assert (one["label"], one["selected"]) == ("green", False)
 
 
-@pytest.mark.parametrize("command", [("export", "-o", "x.onnx"), ("evaluate", "folders")])
+def test_export(cli: Cli, data: Path, several: Path) -> None:
+    """The file says what its logits mean, and predicts as the checkpoint does."""
+    result = cli("export", "-m", several, "-o", "x.onnx")
+    assert result.code == 0, result.err
+    known = read_info(Path("x.onnx"))
+    assert (known.thresholds, known.format_version) == ((0.0, 1.0, 0.0), 2)
+    one, other = (Classifier(model).predict("0.png").predictions for model in (several, "x.onnx"))
+    assert [(a.label, a.selected) for a in one] == [(b.label, b.selected) for b in other]
+    assert [a.probability for a in one] == pytest.approx([b.probability for b in other], abs=1e-5)
+    assert cli("export", "-m", several, "-o", "x.pt2").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "--hub", "hub"),
+        ("evaluate", "folders"),
+        ("export", "-o", "x.onnx", "--int8", "--calibrate", "folders"),
+    ],
+)
 def test_models_not_yet(cli: Cli, data: Path, several: Path, command: tuple[str, ...]) -> None:
     for label in ("blue", "red"):
         (data.parent / "folders" / label).mkdir(parents=True)

@@ -127,6 +127,9 @@ def test_split_is_kept_in_a_file(place: Path) -> None:
     shown = load_dataset(str(place / "split.csv"), val_split=0.1, seed=5,
                          reading=Reading(base_folder=str(place)))  # fmt: skip
     assert [s.labels for s in shown.val] == [s.labels for s in found.val]
+    with pytest.raises(UsageError, match="its photos may have several labels"):
+        load_dataset(str(place / "split.csv"), val_split=0.1, seed=5,
+                     reading=Reading(base_folder=str(place), multi_label=False))  # fmt: skip
 
 
 def test_the_same_bytes_are_on_one_side(place: Path) -> None:
