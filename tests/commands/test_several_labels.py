@@ -188,6 +188,11 @@ def test_predict(cli: Cli, data: Path, several: Path) -> None:
     refused = cli("predict", "0.png", "-m", several, "--reject-below", "0.5")
     assert refused.code == 2
     assert "each by its own threshold" in " ".join(refused.err.split())
+    strange = cli("predict", "0.png", "-m", several, "--unknown", "5%")
+    assert strange.code == 1
+    assert "not known of such models" in strange.err
+    shown = cli("models", "show", several)
+    assert "sigmoid" in shown.out
     assert cli("predict", *photos, "-m", several, "-o", "found/", "--format", "jsonl").code == 3
     written = [json.loads(line) for path in sorted(Path("found").glob("*.jsonl"))
                for line in path.read_text().splitlines()]  # fmt: skip
