@@ -80,6 +80,8 @@ def export(
         push, hub=hub, private=private, dry_run=dry_run, offline=access.offline
     )
     found = find_model(model, source=weights, labels=labels, access=access)
+    if hub is not None or job.calibrate is not None:
+        found.need_one_label("export --hub" if hub is not None else "export --calibrate")
     if hub is not None:
         check_folder(hub, "--hub")
     with locked(output_, folder=hub):

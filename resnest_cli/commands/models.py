@@ -248,6 +248,8 @@ def _of_table(variant: Variant) -> dict[str, Any]:
 
 
 def _content(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
+    from resnest_cli.model.checkpoint_header import SIGMOID
+
     return {
         "file": str(file),
         "bytes": file.stat().st_size,
@@ -261,6 +263,8 @@ def _content(file: Path, info: "CheckpointInfo") -> dict[str, Any]:
         "in_channels": info.in_channels,
         "class_names": list(info.class_names) if info.class_names else None,
         "preprocessing": asdict(info.preprocessing) if info.preprocessing else None,
+        "activation": SIGMOID if info.thresholds else None,
+        "thresholds": list(info.thresholds) if info.thresholds else None,
         "trained_on": {"photos": info.trained_on.photos} if info.trained_on else None,
         "unknown": _kept(file, info),
         "metrics": dict(info.metrics),

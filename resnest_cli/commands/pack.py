@@ -99,6 +99,11 @@ def pack(
                     workers=job.workers,
                     progress=checking(scanned, stop.check),
                 )
+            if dataset.multi_label:
+                raise UsageError(
+                    f"{data}: its photos have several labels, or none; shards hold one label for "
+                    "each photo. Train on the folder or the table itself."
+                )
             display.data(dataset, "index.json")
             with display.showing("") as progress:
                 packed = write(job, dataset, progress, stop.check)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from resnest_cli import files
 from resnest_cli.data.exclusion import leave_out
+from resnest_cli.data.label_sets import JOINT, refused_name
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     SIDES,
@@ -60,7 +61,18 @@ def _listed(data: str, reading: Reading) -> LabelledData:
         return (list_run_split if is_run_split(path) else read_table)(path, reading)
     if not path.is_dir():
         raise UsageError(f"{data}: there is no such folder or CSV file.")
-    reading.check_only({"split_names"}, data, "a folder")
+    reading.check_only({"split_names", "multi_label"}, data, "a folder")
+    found = _of_folder(path, reading)
+    found.multi_label = bool(reading.multi_label)
+    if found.multi_label and (wrong := refused_name(photo.label for photo in found.photos)):
+        raise UsageError(
+            f"{path}: the class folder {wrong} has {JOINT} in its name, which stands between the "
+            "labels of a photo in files of a run. Give it another name."
+        )
+    return found
+
+
+def _of_folder(path: Path, reading: Reading) -> LabelledData:
     names, _ = _inside(path)
     if sides := _sides_among(path, names, reading.split_names):
         return _split_folders(path, names, sides)
@@ -268,8 +280,14 @@ def check_classes(found: LabelledData, data: str) -> None:
             f"{data}: has {' and '.join(sorted({str(p.side) for p in found.photos}))}, but no "
             "photos to train on beside it."
         )
-    known = sorted({photo.label for photo in found.photos if photo.side in {None, "train"}})
-    unknown = sorted({photo.label for photo in found.side("val")} - set(known))
+    there, validating = (
+        {label for photo in photos for label in found.labels_of(photo)}
+        for photos in (
+            [photo for photo in found.photos if photo.side in {None, "train"}],
+            found.side("val"),
+        )
+    )
+    known, unknown = sorted(there), sorted(validating - there)
     if unknown:
         hint = did_you_mean(unknown[0], known)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

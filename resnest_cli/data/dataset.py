@@ -9,8 +9,8 @@ comes.
 
 import io
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,19 @@ from typing import TypeVar
 
 from resnest_cli import files
 from resnest_cli.data.class_folders import check_classes, check_count, list_data
+from resnest_cli.data.label_sets import JOINT, joined_labels, refused_name, split_labels
 from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.photo_paths import as_found
-from resnest_cli.data.seeds import drawn
 from resnest_cli.data.shards import Index
-from resnest_cli.data.split_file import LEFT_OUT, UNLABELLED_SIDE, SplitRow, read_rows, write_rows
+from resnest_cli.data.split import merged_copies, own_sides, split_by_class, split_by_labels
+from resnest_cli.data.split_file import (
+    LEFT_OUT,
+    UNLABELLED_SIDE,
+    SplitRow,
+    has_label_sets,
+    read_rows,
+    write_rows,
+)
 from resnest_cli.data.table_file import csv_lines, decoded
 from resnest_cli.errors import ImageError, ResnestError, UsageError, limit_reached, reason
 from resnest_cli.images.decode import decode
@@ -41,7 +49,7 @@ _WINDOW = 512  # photos in flight
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A readable photo: `path` can be opened, `name` is relative to the data, `label` an index, or
-    `UNLABELLED`.
+    `UNLABELLED`; where a photo may have several labels it is that, and `labels` are their indices.
 
     `digest` begins its file's SHA-256, in as many bytes as `training_photos` needs; b"" is unknown.
     """
@@ -50,6 +58,7 @@ class Sample:
     name: str
     label: int
     digest: bytes = b""
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class DataSet:
     whose bytes another one has, too; `own_split` says that the data brought their split. `bad`
     photos cannot be read; `left_out` neither train nor validate: training has the same file;
     `excluded` were left out on request. `unlabelled` photos train, too, with a teacher; their names
-    are relative to another folder.
+    are relative to another folder. With `multi_label` a photo may have several labels, or none.
     Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
     """
 
@@ -76,6 +85,7 @@ class DataSet:
     own_split: bool = False
     shards: Index | None = None
     unlabelled: tuple[Sample, ...] = ()
+    multi_label: bool = False
 
     @property
     def learned(self) -> tuple[Sample, ...]:
@@ -84,7 +94,7 @@ class DataSet:
 
     @property
     def train_counts(self) -> tuple[int, ...]:
-        """Training photos of each class."""
+        """Training photos of each class; one counts for each of its labels."""
         return self.shards.train_counts if self.shards else self._counts(self.train)
 
     @property
@@ -93,9 +103,16 @@ class DataSet:
         return self.shards.val_counts if self.shards else self._counts(self.val)
 
     @property
+    def label_columns(self) -> int:
+        """The classes where a photo may have several labels, a column of 0 and 1 for each; else 0,
+        for a single column of indices.
+        """
+        return len(self.class_ids) if self.multi_label else 0
+
+    @property
     def train_photos(self) -> int:
         """How many photos train, with a label or without one."""
-        return sum(self.train_counts) + len(self.unlabelled)
+        return sum(self.shards.train_counts) if self.shards else len(self.learned)
 
     @property
     def val_photos(self) -> int:
@@ -113,7 +130,8 @@ class DataSet:
         return None if self.shards else known_photos(self.learned)
 
     def _counts(self, samples: Iterable[Sample]) -> tuple[int, ...]:
-        counts = Counter(sample.label for sample in samples)
+        labels = (one.labels if self.multi_label else (one.label,) for one in samples)
+        counts = Counter(label for several in labels for label in several)
         return tuple(counts[label] for label in range(len(self.class_ids)))
 
 
@@ -152,26 +170,35 @@ def load_dataset(
     check_classes(found, data)
     there = [photo for photo in found.photos if photo.side != "test"]
     good, bad = check_photos(there, data, workers, progress)
-    counts = Counter(photo.label for photo in good if photo.side != "val")
+    notes = [*found.notes]
+    duplicates = len(good) - len({photo.digest for photo in good})
+    if found.multi_label and Path(data).is_dir():
+        good = merged_copies(good, found, notes)
+    learning = (photo for photo in good if photo.side != "val")
+    counts = Counter(label for photo in learning for label in found.labels_of(photo))
     check_count(counts, classes, data)
-    good = [photo for photo in good if photo.label in counts]
-    notes = [*found.notes, *_class_notes(found, counts)]
+    good = list(_of_classes(good, found, counts))
+    notes += _class_notes(found, counts)
     left_out: list[LabelledPhoto] = []
     if found.own_split:
-        train, val, left_out = _own_sides(good, notes)
+        train, val, left_out = own_sides(good, notes)
+    elif found.multi_label:
+        train, val = split_by_labels(good, found, val_split, seed, notes)
     else:
-        train, val = _split(good, val_split, seed, notes)
+        train, val = split_by_class(good, val_split, seed, notes)
     if not val:
         raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
-    if missing := sorted(set(ids) - {photo.label for photo in val}):
+    validated = {label for photo in val for label in found.labels_of(photo)}
+    if missing := sorted(set(ids) - validated):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
-    index = {id_: place for place, id_ in enumerate(ids)}
-    learned, validating = (
-        tuple(Sample(p.path, p.name, index[p.label], p.digest[:DIGEST_BYTES]) for p in photos)
-        for photos in (train, val)
-    )
+    if found.multi_label and (wrong := refused_name(names)) is not None:
+        raise UsageError(
+            f"{class_names}: the name {wrong!r} has {JOINT} in it, which stands between labels in "
+            "files of a run. Give the class another name."
+        )
+    learned, validating = (tuple(_samples(photos, found, ids)) for photos in (train, val))
     return DataSet(
         ids,
         names,
@@ -181,9 +208,36 @@ def load_dataset(
         left_out=tuple(left_out),
         excluded=tuple(photo for photo in found.excluded if photo.side != "test"),
         notes=(*notes, *more),
-        duplicates=len(good) - len({photo.digest for photo in good}),
+        duplicates=duplicates,
         own_split=found.own_split,
+        multi_label=found.multi_label,
     )
+
+
+def _samples(
+    photos: Iterable[LabelledPhoto], found: LabelledData, ids: Sequence[str]
+) -> Iterator[Sample]:
+    index = {id_: place for place, id_ in enumerate(ids)}
+    for photo in photos:
+        labels = tuple(index[label] for label in found.labels_of(photo))
+        digest = photo.digest[:DIGEST_BYTES]
+        if found.multi_label:
+            yield Sample(photo.path, photo.name, UNLABELLED, digest, tuple(sorted(labels)))
+        else:
+            yield Sample(photo.path, photo.name, labels[0], digest)
+
+
+def _of_classes(
+    good: Iterable[LabelledPhoto], found: LabelledData, classes: Container[str]
+) -> Iterator[LabelledPhoto]:
+    """The photos of these classes; of several labels those that are among them are kept."""
+    for photo in good:
+        labels = found.labels_of(photo)
+        if all(label in classes for label in labels):
+            yield photo
+        elif found.multi_label:
+            kept = (label for label in labels if label in classes)
+            yield replace(photo, label=joined_labels(kept))
 
 
 def _nothing_validates(data: str, found: LabelledData, same: int) -> UsageError:
@@ -252,9 +306,9 @@ def in_threads(
 
 def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
     notes = [f"{folder}: no photos; the class is left out" for folder in found.empty]
-    lost = Counter(
-        photo.label for photo in found.photos if photo.label not in counts and photo.side != "test"
-    )
+    there = (photo for photo in found.photos if photo.side != "test")
+    labels = (label for photo in there for label in found.labels_of(photo))
+    lost = Counter(label for label in labels if label not in counts)
     notes += [
         f"{label}: no readable photos to train on; the class is left out, with all {count} photo(s)"
         for label, count in sorted(lost.items())
@@ -262,64 +316,6 @@ def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
     if single := sorted(label for label, count in counts.items() if count == 1):
         notes.append(f"one photo only, which trains: {some(single)}")
     return notes
-
-
-def _own_sides(
-    good: list[LabelledPhoto], notes: list[str]
-) -> tuple[list[LabelledPhoto], list[LabelledPhoto], list[LabelledPhoto]]:
-    """The data's own split; validation photos that training has, too, are left out."""
-    train = [photo for photo in good if photo.side == "train"]
-    val = [photo for photo in good if photo.side == "val"]
-    twins = {photo.digest: photo.name for photo in reversed(train)}
-    left_out = [
-        replace(photo, error=f"is the same file as {twins[photo.digest]}, which trains")
-        for photo in val
-        if photo.digest in twins
-    ]
-    if left_out:
-        names = some(photo.name for photo in left_out)
-        notes.append(
-            f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
-        )
-    for side, photos in (("training", train), ("validation", val)):
-        conflicting = _conflicting(photos)
-        if shown := [photo.name for photo in photos if photo.digest in conflicting]:
-            notes.append(f"the same photo under several classes of {side} (kept): {some(shown)}")
-    return train, [photo for photo in val if photo.digest not in twins], left_out
-
-
-def _conflicting(photos: Iterable[LabelledPhoto]) -> set[bytes]:
-    """Digests of photos that lie under several classes."""
-    labels_of: dict[bytes, set[str]] = defaultdict(set)
-    for photo in photos:
-        labels_of[photo.digest].add(photo.label)
-    return {digest for digest, labels in labels_of.items() if len(labels) > 1}
-
-
-def _split(
-    good: list[LabelledPhoto], share: float, seed: int, notes: list[str]
-) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """A seeded split by class; photos with the same bytes stay together."""
-    if conflicting := _conflicting(good):
-        names = some(photo.name for photo in good if photo.digest in conflicting)
-        notes.append(f"the same photo under several classes (kept, to train on): {names}")
-    by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
-    for photo in good:
-        by_class[photo.label][photo.digest].append(photo)
-    chosen: set[str] = set()
-    for label, same in by_class.items():
-        count = sum(map(len, same.values()))
-        wanted = min(max(1, round(share * count)), count - 1)
-        groups = [group for digest, group in same.items() if digest not in conflicting]
-        groups.sort(key=lambda group: drawn(seed, "split", label, group[0].name))
-        if len(groups) == len(same) and groups:
-            groups.pop()  # something must be left to train on
-        for group in groups:
-            if len(group) <= wanted:
-                chosen |= {photo.path for photo in group}
-                wanted -= len(group)
-    train = [photo for photo in good if photo.path not in chosen]
-    return train, [photo for photo in good if photo.path in chosen]
 
 
 def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...], list[str]]:
@@ -342,9 +338,14 @@ def readable_names(ids: Sequence[str], path: str | None) -> tuple[tuple[str, ...
 
 def write_split(path: Path, dataset: DataSet) -> None:
     """Keeps in `split.csv` which photo trains, which validates, and which was left out."""
-    ids, names = dataset.class_ids, dataset.class_names
+
+    def texts(one: Sample) -> tuple[str, str]:
+        labels = one.labels if dataset.multi_label else (one.label,)
+        ids, names = dataset.class_ids, dataset.class_names
+        return joined_labels(ids[n] for n in labels), joined_labels(names[n] for n in labels)
+
     rows = [
-        SplitRow(one.name, ids[one.label], names[one.label], side, digest=one.digest)
+        SplitRow(one.name, *texts(one), side, digest=one.digest)
         for side, samples in (("train", dataset.train), ("val", dataset.val))
         for one in samples
     ]
@@ -356,7 +357,7 @@ def write_split(path: Path, dataset: DataSet) -> None:
         for why, photos in zip(LEFT_OUT, dataset.not_used, strict=True)
         for one in photos
     ]
-    write_rows(path, rows)
+    write_rows(path, rows, multi_label=dataset.multi_label)
 
 
 def read_split(
@@ -368,7 +369,12 @@ def read_split(
     """
     data = data or unlabelled or ""
     rows = read_rows(file, "The run needs it to go on; start a new one without --resume.")
-    names = {row.label: row.class_name for row in rows if row.split in {"train", "val"}}
+    several = has_label_sets(file)
+    used = [row for row in rows if row.split in {"train", "val"}]
+    names: dict[str, str] = {}
+    for row in used:
+        texts = (text.split(JOINT) if several else [text] for text in row[1:3])
+        names |= {id_: name for id_, name in zip(*texts, strict=True) if id_}
     ids = tuple(sorted(names))
     index = {id_: place for place, id_ in enumerate(ids)}
     folder = base or (data if Path(data).is_dir() else str(Path(data).parent))
@@ -376,22 +382,33 @@ def read_split(
     def of(split: str) -> Iterator[tuple[str, SplitRow]]:
         return ((as_found(folder, row.name), row) for row in rows if row.split == split)
 
-    train, val = (
-        tuple(Sample(path, row.name, index[row.label], row.digest) for path, row in of(side))
-        for side in ("train", "val")
-    )
+    def sample(path: str, row: SplitRow) -> Sample:
+        if not several:
+            return Sample(path, row.name, index[row.label], row.digest)
+        labels = tuple(index[label] for label in split_labels(row.label))
+        return Sample(path, row.name, UNLABELLED, row.digest, labels)
+
+    train, val = (tuple(sample(*found) for found in of(side)) for side in ("train", "val"))
     bad, left_out, excluded = (
         tuple(LabelledPhoto(path, r.name, r.label, None, error=r.error) for path, r in of(why))
         for why in LEFT_OUT
     )
-    class_names = tuple(names[id_] for id_ in ids)
     loose = tuple(
         Sample(as_found(unlabelled or "", row.name), row.name, UNLABELLED, row.digest)
         for row in rows
         if row.split == UNLABELLED_SIDE
     )
     return DataSet(
-        ids, class_names, train, val, bad, left_out, excluded, own_split=True, unlabelled=loose
+        ids,
+        tuple(names[id_] for id_ in ids),
+        train,
+        val,
+        bad,
+        left_out,
+        excluded,
+        own_split=True,
+        unlabelled=loose,
+        multi_label=several,
     )
 
 

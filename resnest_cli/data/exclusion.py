@@ -59,7 +59,7 @@ def leave_out(found: LabelledData, data: str, reading: Reading) -> None:
         if place in kinds
     ]
     left = [photo for place, photo in enumerate(found.photos) if place not in kinds]
-    _check_classes(file, found.photos, left)
+    _check_classes(file, found, left)
     found.photos, found.excluded = left, excluded
     found.notes.append(_note(file, kinds, excluded, kept, rows=len(rows)))
 
@@ -219,17 +219,16 @@ def _without_one_of_each(
     return kinds, kept
 
 
-def _check_classes(
-    file: Path, before: Sequence[LabelledPhoto], after: Sequence[LabelledPhoto]
-) -> None:
+def _check_classes(file: Path, found: LabelledData, after: Sequence[LabelledPhoto]) -> None:
     """Raises UsageError for a class that loses all of its photos, or all that would train."""
-    trains = any(photo.side in {None, "train"} for photo in before)
+    trains = any(photo.side in {None, "train"} for photo in found.photos)
 
     def counts(photos: Iterable[LabelledPhoto]) -> Counter[str]:
-        return Counter(p.label for p in photos if not trains or p.side in {None, "train"})
+        counted = (p for p in photos if not trains or p.side in {None, "train"})
+        return Counter(label for photo in counted for label in found.labels_of(photo))
 
     left = counts(after)
-    emptied = {label: number for label, number in counts(before).items() if not left[label]}
+    emptied = {label: n for label, n in counts(found.photos).items() if not left[label]}
     if not emptied:
         return
     label, number = min(emptied.items())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from resnest_cli.data.label_sets import split_labels
 from resnest_cli.errors import UsageError
 from resnest_cli.model.labels import canonical
 from resnest_cli.options import setting
@@ -34,7 +35,9 @@ _DECORATIONS = frozenset((
 class LabelledPhoto:
     """A photo as it was listed: where it lies, its name in the data, its label, its side if any.
 
-    Once it was read, `digest` is the SHA-256 of its file, or `error` says why it is not used.
+    In data with several labels for one photo, `label` is the text of all of them, which may be
+    empty; `LabelledData.labels_of` takes it apart. Once it was read, `digest` is the SHA-256 of its
+    file, or `error` says why it is not used.
     """
 
     path: str
@@ -47,13 +50,29 @@ class LabelledPhoto:
 
 @dataclass(slots=True)
 class LabelledData:
-    """All photos, and what was seen on the way. `own_split`: the data say which side validates."""
+    """All photos, and what was seen on the way. `own_split`: the data say which side validates.
+
+    `multi_label`: a photo may have several labels, or none; see `label_sets`.
+    """
 
     photos: list[LabelledPhoto]
     own_split: bool
     empty: list[str] = field(default_factory=list)  # class folders without a photo
     notes: list[str] = field(default_factory=list)
     excluded: list[LabelledPhoto] = field(default_factory=list)  # with `Reading.exclude`
+    multi_label: bool = False
+
+    def labels_of(self, photo: LabelledPhoto) -> tuple[str, ...]:
+        """The labels of one of the photos."""
+        return split_labels(photo.label) if self.multi_label else (photo.label,)
+
+    def need_one_label(self, data: str, what: str) -> None:
+        """Raises UsageError where photos may have several labels, which `what` does not know."""
+        if self.multi_label:
+            raise UsageError(
+                f"{data}: its photos have several labels, or none, which {what} does not know yet. "
+                "Give data with one label for each photo."
+            )
 
     def side(self, side: Side) -> list[LabelledPhoto]:
         """The photos of one side."""
@@ -90,6 +109,12 @@ class Reading:
     )
     extension: str | None = setting(
         None, "Of a table: what paths without an extension lack, such as .jpg.", "EXT"
+    )
+    multi_label: bool | None = setting(
+        None,
+        "A photo may have several labels, or none: a table's labels with | ; or , between them, "
+        "columns of 0 and 1, or copies of a photo in several class folders. Found out of a table "
+        "that cannot mean anything else.",
     )
     exclude: str | None = setting(
         None, "Leave out the photos that an issues.csv of `resnest check` names.", "FILE"

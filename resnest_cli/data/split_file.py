@@ -2,7 +2,9 @@
 
 A resumed run reads it instead of looking at the data again; other commands take it as data. Column
 `sha256` has the first bytes of a file's SHA-256, in hex; earlier versions wrote none. Paths are
-relative to the data of the run, which `args.toml` beside the file names.
+relative to the data of the run, which `args.toml` beside the file names. Where a photo may have
+several labels, the columns are called labels and class_names, and have `label_sets.JOINT` between
+them.
 """
 
 import csv
@@ -25,13 +27,17 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.text import csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
+_LABEL_SETS = ["path", "labels", "class_names", "split", "error", "sha256"]
 # In the column split: not readable; the same file as one that trains; left out with --exclude.
 LEFT_OUT = ("bad", "same", "excluded")
 UNLABELLED_SIDE = "unlabelled"  # trains, without a label
 
 
 class SplitRow(NamedTuple):
-    """A photo of a run. `split` is its side, or why it has none; `error` says more."""
+    """A photo of a run. `split` is its side, or why it has none; `error` says more.
+
+    Of several labels, `label` and `class_name` are the texts of all.
+    """
 
     name: str
     label: str
@@ -41,11 +47,12 @@ class SplitRow(NamedTuple):
     digest: bytes = b""
 
 
-def write_rows(path: Path, rows: Iterable[SplitRow]) -> None:
+def write_rows(path: Path, rows: Iterable[SplitRow], *, multi_label: bool = False) -> None:
     """Writes the file, atomically; names that are not UTF-8 keep their bytes."""
     cells = ([*row[:-1], row.digest.hex()] for row in rows)
+    columns = _LABEL_SETS if multi_label else _COLUMNS
     with files.writing(path):
-        files.write_text(path, csv_rows([_COLUMNS, *cells]))
+        files.write_text(path, csv_rows([columns, *cells]))
 
 
 def read_rows(path: Path, then: str = "") -> list[SplitRow]:
@@ -54,7 +61,7 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
     with files.reading(path, damage=(csv.Error, ValueError), then=then):  # noqa: SIM117 - the file's
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = read_csv_rows(file)
-            if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1]):
+            if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1], _LABEL_SETS):
                 raise ValueError("it has other columns")
             for number, row in enumerate(reader, 2):
                 splits = (*SIDES, *LEFT_OUT, UNLABELLED_SIDE)
@@ -68,12 +75,21 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
 
 def is_run_split(path: Path) -> bool:
     """Whether a file has the columns of a run's `split.csv`; False where it cannot be read."""
+    return _columns(path) in (_COLUMNS, _COLUMNS[:-1], _LABEL_SETS)
+
+
+def has_label_sets(path: Path) -> bool:
+    """Whether it is that of a run whose photos may have several labels."""
+    return _columns(path) == _LABEL_SETS
+
+
+def _columns(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             head = file.readline(200).decode("utf-8", "replace")
     except OSError:
-        return False
-    return [name.strip('"') for name in head.strip().split(",")] in (_COLUMNS, _COLUMNS[:-1])
+        return []
+    return [name.strip('"') for name in head.strip().split(",")]
 
 
 def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
@@ -82,7 +98,13 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     `reading.base_folder` says where they are, if it is not where they were. Their names are
     absolute paths, unless they lie in that folder, or in that of the file.
     """
-    reading.check_only({"base_folder"}, str(path), "the split of a run, which says it itself")
+    says_itself = "the split of a run, which says it itself"
+    reading.check_only({"base_folder", "multi_label"}, str(path), says_itself)
+    if reading.multi_label not in {None, several := has_label_sets(path)}:
+        flag, has = (
+            ("--no-multi-label", "may have") if several else ("--multi-label", "do not have")
+        )
+        raise UsageError(f"{flag}: {path} is {says_itself}: its photos {has} several labels.")
     rows = read_rows(path)
     used = [row for row in rows if row.split in SIDES]
     if not used:
@@ -104,7 +126,8 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
             f"{path}: none of its {len(photos)} photo(s) is there; the first would be "
             f"{photos[0].path}. --base-folder says where the data are now."
         )
-    found = LabelledData(photos, own_split=any(photo.side == "val" for photo in photos))
+    own_split = any(photo.side == "val" for photo in photos)
+    found = LabelledData(photos, own_split, multi_label=several)
     out = sum(row.split in LEFT_OUT for row in rows)
     if out:
         found.notes.append(f"{path}: {out} photo(s) that training left out are not taken")

@@ -12,10 +12,10 @@ Rows of a test split are held out.
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from resnest_cli.data.label_sets import flagged, is_flag
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
@@ -27,9 +27,9 @@ from resnest_cli.data.labelled_photos import (
 )
 from resnest_cli.data.photo_paths import find_photos
 from resnest_cli.data.table_file import Table, read_table_file, shown
+from resnest_cli.data.table_labels import joined_rows, label_sets, labels_of, may_have_several
 from resnest_cli.errors import UsageError
 from resnest_cli.images.sources import is_photo
-from resnest_cli.model.labels import canonical
 from resnest_cli.text import did_you_mean, some
 
 # The names of pandas, fastai, Keras, Hugging Face (file_name), Kaggle and medical data sets.
@@ -62,9 +62,6 @@ _TRUTH = {"true": 0, "1": 0, "1.0": 0, "yes": 0, "false": 1, "0": 1, "0.0": 1, "
 _INDEX = re.compile(r"|unnamed:[\d.]+|index|indexlevel0")  # pandas' row numbers
 _FEW = 20  # different values of a split
 
-_WHOLE = re.compile(r"(-?\d+)(\.0+)?")
-_MISSING = frozenset(("nan", "na", "n/a", "<na>", "#n/a", "null", "none"))
-_SEVERAL = re.compile(r"[|;,]")  # what stands between labels of one photo
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # a line break is a quote left open
 
 
@@ -77,10 +74,17 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     if not table.rows:
         raise UsageError(f"{path}: lists no photo. It needs lines path,label[,split].")
     columns = _Columns(table, reading)
-    _leave_out_unlabelled(table, columns)
-    _check_rows(table, columns)
+    multi_label = may_have_several(
+        table, columns.places.get("label"), columns.flags, reading.multi_label
+    )
+    if not multi_label:
+        _leave_out_unlabelled(table, columns)
+    _check_rows(table, columns, multi_label)
     places = find_photos(table, columns.places["path"], reading)
-    labels = _labels(table, columns.places["label"])
+    if multi_label:
+        labels = label_sets(table, columns.places.get("label"), columns.flags)
+    else:
+        labels = labels_of(table, columns.places["label"])
     sides: list[Side | None] = [None] * len(places)
     if "split" in columns.places:
         sides = [columns.sides[value] for value in table.values(columns.places["split"])]
@@ -88,9 +92,13 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
         LabelledPhoto(place.path, place.name, label, side)
         for place, label, side in zip(places, labels, sides, strict=True)
     ]
-    _check_once(table, photos)
-    _note_test(table, photos)
-    return LabelledData(photos, own_split="val" in sides, notes=table.notes)
+    if multi_label:
+        photos = joined_rows(table, photos)
+    else:
+        _check_once(table, photos)
+    found = LabelledData(photos, "val" in sides, notes=table.notes, multi_label=multi_label)
+    _note_test(table, found)
+    return found
 
 
 def _key(name: str) -> str:
@@ -100,7 +108,8 @@ def _key(name: str) -> str:
 class _Columns:
     """The columns of a table: `places` of the path, the label and the split, if there is one.
 
-    `sides` has the side of each value of the split.
+    `sides` has the side of each value of the split. `flags` are columns of 0 and 1 that are there
+    in place of a label, one for each class.
     """
 
     def __init__(self, table: Table, reading: Reading) -> None:
@@ -108,6 +117,7 @@ class _Columns:
         self.keys = [_key(name) for name in table.columns]
         self.places: dict[str, int] = {}
         self.sides: Mapping[str, Side] = {}
+        self.flags: list[int] = []
         no_split = (reading.split_names or "").strip().lower() == "none"
         if no_split and reading.split_column is not None:
             raise UsageError("--split-names none: then there is no --split-column; leave out one.")
@@ -211,13 +221,8 @@ class _Columns:
             if not any(self.keys[left[0]] in group for group in _NAMES[other]):
                 self._take(missing[0], left)
                 return
-        values = {value for place in left for value in self.table.values(place)}
-        if "path" in self.places and len(left) > 1 and values <= {"0", "1", "0.0", "1.0"}:
-            raise UsageError(
-                f"{self.file}: has a column of 0 and 1 for each class ({self._names(left)}). One "
-                "column must have the name of the class, in pandas: "
-                "df['label'] = df[COLUMNS].idxmax(axis=1)"
-            )
+        if "path" in self.places and self._take_flags(left):
+            return
         flags = " and ".join(f"--{kind}-column" for kind in missing)
         first = "" if self.table.named else ", which have no names and are called by their number"
         raise UsageError(
@@ -225,6 +230,29 @@ class _Columns:
             f"{shown(self.table.columns)}{first}. Name it with {flags}, or call the columns "
             "path,label[,split] in the first line."
         )
+
+    def _take_flags(self, left: list[int]) -> bool:
+        """Takes the columns of 0 and 1 in place of a label, if a photo may have several."""
+        asked, values = self.reading.multi_label, self.table.values
+        flags = [place for place in left if is_flag(values(place))]
+        if len(flags) < 2 or not (asked or flags == left):
+            return False
+        names = [self.table.columns[place] for place in flags]
+        rows = zip(*map(values, flags), strict=True)
+        if not asked and (asked is False or all(len(flagged(names, row)) == 1 for row in rows)):
+            raise UsageError(
+                f"{self.file}: has a column of 0 and 1 for each class ({self._names(left)}). One "
+                "column must have the name of the class, in pandas: "
+                "df['label'] = df[COLUMNS].idxmax(axis=1). Where a photo may have several: "
+                "--multi-label."
+            )
+        self.flags = flags
+        if unused := [place for place in left if place not in flags]:
+            self.table.notes.append(
+                f"{self.file}: not taken as labels, since they are not all 0 and 1: "
+                f"{self._names(unused)}"
+            )
+        return True
 
     def _take_split(self) -> None:
         """Takes the column that says who trains: by its name, or by all of its values."""
@@ -313,12 +341,14 @@ def _leave_out_unlabelled(table: Table, columns: _Columns) -> None:
         table.rows = used
 
 
-def _check_rows(table: Table, columns: _Columns) -> None:
+def _check_rows(table: Table, columns: _Columns, multi_label: bool) -> None:
     """Raises UsageError for the first row without a path, a label, or a split where others have."""
     path, unit, places = table.file, table.unit, columns.places
+    kinds = [kind for kind in _NAMES if kind in places]
     for row in table.rows:
-        for cell in (row.cells[places["path"]].strip(), row.cells[places["label"]].strip()):
-            if not cell:
+        for kind in kinds:
+            cell = row.cells[places[kind]].strip()
+            if not cell and not (multi_label and kind == "label"):
                 raise UsageError(f"{path}: {unit} {row.number} lacks a path or a label.")
             if _NO_TEXT.search(cell):
                 raise UsageError(
@@ -343,58 +373,21 @@ def _check_once(table: Table, photos: Sequence[LabelledPhoto]) -> None:
         first, second = rows[twice[0]][:2]
         raise UsageError(
             f"{table.file}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
-            f"({len(twice)} such)."
+            f"({len(twice)} such). If these are several labels of one photo, add --multi-label."
         )
 
 
-def _labels(table: Table, column: int) -> list[str]:
-    """The labels: 1.0 is 1 where all are whole numbers, and Unicode's two forms of a name are one.
-
-    Notes what those may mean that are taken as names of classes all the same.
-    """
-    path, notes, labels = table.file, table.notes, list(table.values(column))
-    whole = [_WHOLE.fullmatch(label) for label in labels]
-    if all(whole) and any(match and match[2] for match in whole):
-        labels = [match[1] for match in whole if match]
-        notes.append(f"{path}: labels such as 1.0 are read as 1")
-    first: dict[str, str] = {}
-    labels = [first.setdefault(canonical(label), label) for label in labels]
-    counts = Counter(labels)
-    missing = [label for label in counts if label.casefold() in _MISSING]
-    if missing:
-        photos = sum(counts[label] for label in missing)
-        notes.append(
-            f"{path}: {', '.join(missing)} is a class, of {photos} photo(s). If it means that they "
-            "have no label, take these rows away"
-        )
-    parts = {label: [part.strip() for part in _SEVERAL.split(label)] for label in counts}
-    words = Counter(part for several in parts.values() for part in set(several))
-    joint = [
-        label
-        for label, several in parts.items()
-        if several[1:] and any(words[part] > 1 for part in several)
-    ]
-    if joint:
-        notes.append(
-            f"{path}: a photo has one class here, so {joint[0]!r} is a class of its own "
-            f"({len(joint)} such label(s))"
-        )
-    by_case: dict[str, list[str]] = {}
-    for key, label in first.items():
-        by_case.setdefault(key.casefold(), []).append(label)
-    if alike := next((same for same in by_case.values() if len(same) > 1), None):
-        notes.append(f"{path}: classes that differ in case alone are several: {', '.join(alike)}")
-    return labels
-
-
-def _note_test(table: Table, photos: Sequence[LabelledPhoto]) -> None:
+def _note_test(table: Table, found: LabelledData) -> None:
     """Notes what the user should know of rows that are held out."""
-    count = sum(photo.side == "test" for photo in photos)
+    count = len(found.side("test"))
     if not count:
         return
     table.notes.append(f"{table.file}: {count} photo(s) of the test split are held out of training")
-    learned = {photo.label for photo in photos if photo.side != "test"}
-    if alone := sorted({photo.label for photo in photos} - learned):
+    known = {label for photo in found.photos for label in found.labels_of(photo)}
+    learned = {
+        label for photo in found.photos if photo.side != "test" for label in found.labels_of(photo)
+    }
+    if alone := sorted(known - learned):
         table.notes.append(
             f"{table.file}: {some(alone)}: in the test split only, so no class to learn"
         )

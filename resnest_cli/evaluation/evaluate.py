@@ -130,11 +130,13 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     from resnest_cli.data.class_folders import list_data
 
     listing = list_data(job.data, job.reading)
+    listing.need_one_label(job.data, "evaluate")
     photos, split = _chosen(job, listing)
     others = _others(job)
     classifier = make(job.model, tta=job.tta, ready_for="features+logits" if others else "logits")
     model = classifier.model
     model.need_classifier()
+    model.need_one_label("evaluate")
     photos, indices, notes = _with_classes(job, listing, photos, model)
     trained_on = model.trained_on
     if trained_on is None and Path(job.model.model).exists():

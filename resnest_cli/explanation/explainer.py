@@ -26,7 +26,7 @@ from resnest_cli.explanation.pictures import SIDE, Block, Panel, overlaid, windo
 from resnest_cli.files import writing
 from resnest_cli.images.batches import Float32
 from resnest_cli.inference.classifier import Classifier
-from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, softmax
+from resnest_cli.inference.ranking import NOT_FINITE, Prediction, Record, probabilities_of
 from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model.labels import look_up, unknown_classes
 from resnest_cli.model.resnest import ResNeSt, SplitAttention
@@ -97,12 +97,18 @@ class Explainer:
 
     def _ranked(self, logits: Float32) -> tuple[Prediction, ...]:
         """The classes that were asked for, or the most probable; ranks are among all classes."""
-        shares = softmax(logits, self._model.temperature)
+        shares = probabilities_of(logits, self._model)
         order = [int(index) for index in np.argsort(-shares, kind="stable")]
         ranks = {index: rank for rank, index in enumerate(order, start=1)}
-        names = self._model.class_names
+        names, limits = self._model.class_names, self._model.thresholds
         return tuple(
-            Prediction(ranks[index], index, names[index], float(shares[index]))
+            Prediction(
+                ranks[index],
+                index,
+                names[index],
+                float(shares[index]),
+                None if limits is None else float(shares[index]) >= limits[index],
+            )
             for index in self._classes or order[: self._job.topk]
         )
 

@@ -4,6 +4,7 @@ Everything is made in memory and checked there; only then `Exported.write` gives
 """
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,13 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.export import ExportJob, formats, parity
 from resnest_cli.files import atomic_file, writing
 from resnest_cli.images.batches import Float32
+from resnest_cli.inference.ranking import probabilities_of
 from resnest_cli.model.loading import Model
 from resnest_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -137,7 +141,7 @@ def _compare(
         del results[-1]["top1"]
 
     if job.calibrate is None:
-        add(NOISE, parity.compared([([], parity.noise(model))], *runs, model.temperature))
+        add(NOISE, parity.compared([([], parity.noise(model))], *runs, _meaning(model)))
     if job.check is not None:
         every = parity.photos_of(job.check)
         chosen = parity.evenly(every, CHECK_AT_MOST)
@@ -147,11 +151,16 @@ def _compare(
                 "checked."
             )
         photos = parity.batches(chosen, model.preprocessing, found.unreadable, progress)
-        result = parity.compared(photos, *runs, model.temperature)
+        result = parity.compared(photos, *runs, _meaning(model))
         if not result.photos:
             raise ResnestError(f"{job.check}: no photo in it can be read.")
         add(job.check, result, len(chosen) - result.photos)
     found.summary["parity"] = results
+
+
+def _meaning(model: Model) -> "partial[NDArray[float64]]":
+    """What makes probabilities of its logits."""
+    return partial(probabilities_of, model=model)
 
 
 def _plain(model: Model) -> parity.Run:
@@ -197,7 +206,7 @@ def _to_int8(
     made = {"float32": before, "int8": found.data}
     runs = {name: open_exported(data, name).logits for name, data in made.items()}
     photos = parity.batches(plan.held_out, model.preprocessing, found.unreadable, progress)
-    result = parity.compared(photos, runs["float32"], runs["int8"], model.temperature, plan.truth)
+    result = parity.compared(photos, runs["float32"], runs["int8"], _meaning(model), plan.truth)
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")
     found.summary |= {

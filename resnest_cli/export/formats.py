@@ -4,8 +4,9 @@
 channels, height, width), all but the channels free; outputs `features`, float32 (batch,
 num_features), pooled before the classifier, and `logits`, float32 (batch, num_classes), as the
 network gives them: probabilities are softmax(logits / temperature), with the metadata's temperature
-(1 where there is none). So a new temperature needs no new graph, and probabilities come out as
-`predict` rounds them.
+(1 where there is none); sigmoid(logits / temperature) where the metadata's `activation` says so,
+whose `thresholds` select labels. So a new temperature needs no new graph, and probabilities come
+out as `predict` rounds them.
 
 .pt2, for torch.export.load: ATen operators, the same input, and logits. Batch, height and width are
 free. What the file says about itself is the text `resnest.json` in it: one JSON object of texts,
@@ -74,6 +75,7 @@ def described(model: Model, versions: Mapping[str, str], **facts: Any) -> Checkp
         provenance=provenance,
         versions={"resnest-cli": __version__, **versions},
         temperature=model.temperature,
+        thresholds=model.thresholds,
         trained_on=known.trained_on,
         unknown=known.unknown,
         num_classes=model.num_classes,

@@ -118,6 +118,7 @@ def _class_folders(
 
     try:
         listing = list_data(folder)
+        listing.need_one_label(folder, "export")
     except UsageError:
         return None, None, []
     if len(listing.photos) != len(every):

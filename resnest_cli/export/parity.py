@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
 from resnest_cli.images.batches import Float32, Preparation, prepared_batches
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import Source, iter_sources
-from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Progress, silent
 
@@ -50,15 +50,18 @@ def compared(
     batches: Iterable[tuple[list[str], Float32]],
     original: Run,
     exported: Run,
-    temperature: float,
+    probabilities: Callable[[Float32], NDArray[np.float64]],
     truth: Mapping[str, int] | None = None,
 ) -> Agreement:
-    """Runs both on all batches, which have paths and arrays; `truth` is the class of each path."""
+    """Runs both on all batches, which have paths and arrays; `truth` is the class of each path.
+
+    `probabilities` says what logits mean.
+    """
     photos = same = 0
     right = [0, 0]
     largest = 0.0
     for paths, batch in batches:
-        ours, theirs = (softmax(run(batch), temperature) for run in (original, exported))
+        ours, theirs = (probabilities(run(batch)) for run in (original, exported))
         if ours.shape != theirs.shape or not np.isfinite(theirs).all():
             raise EngineError("the exported network gives no numbers for some photos.")
         largest = max(largest, float(np.abs(ours - theirs).max()))

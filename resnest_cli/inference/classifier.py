@@ -353,7 +353,7 @@ class Classifier:
                 continue
             start = time.perf_counter()
             (out,) = self._map(network, [np.stack(arrays)], [extraction.output])
-            rows = extraction.rows(out, self.model.temperature)
+            rows = extraction.rows(out, self.model)
             if stopwatch is not None:
                 stopwatch.add("network", time.perf_counter() - start)
             assert rows.shape == (len(arrays), *shape)
@@ -390,6 +390,11 @@ class Classifier:
         **reading: Unpack[BatchOptions],
     ) -> Iterator[tuple[Record, Float32 | None]]:
         """The records of `records`, each with its logits float32 (classes,); None for an error."""
+        if reject_below > 0 and self.model.thresholds is not None:
+            raise UsageError(
+                f"--reject-below: {self.model.name} gives a photo several labels, or none, each by "
+                "its own threshold. Leave it out."
+            )
         strange = None if unknown is None else self._strangeness(unknown)
         return self._answers(sources, topk, threshold, reject_below, strange, reading)
 
@@ -411,6 +416,7 @@ class Classifier:
         strange: "tuple[Unknown, float] | None", reading: BatchOptions,
     ) -> Iterator[tuple[Record, Float32 | None]]:  # fmt: skip
         model, head = self.model, Extraction(head="logits")
+        several = model.thresholds is not None
         if strange is not None:
             from resnest_cli.inference.unknown import FeaturesAndLogits
 
@@ -421,17 +427,19 @@ class Classifier:
             if strange is not None:
                 features, logits = np.split(rows, [-model.num_classes], axis=1)
                 about = iter(strange[0].told(features, logits, strange[1]))
-            ranked = rank(logits, model.class_names, topk, model.temperature)
+            ranked = rank(logits, model.class_names, topk, model.temperature, model.thresholds)
             answers = zip(ranked, logits, about)  # noqa: B905 - the last may have no end
             for item in group:
                 name = item.source.name
                 if item.error is not None:
-                    yield Record(name, model.name, item.error, kind=item.kind or "other"), None
+                    kind = item.kind or "other"
+                    yield Record(name, model.name, item.error, kind=kind, several=several), None
                     continue
                 found, row, more = next(answers)
                 unsure = found[0].probability < reject_below if reject_below > 0 else None
                 found = tuple(one for one in found if one.probability >= threshold)
-                yield Record(name, model.name, predictions=found, unsure=unsure, **more), row
+                more = {**more, "unsure": unsure, "several": several}
+                yield Record(name, model.name, predictions=found, **more), row
 
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad source."""

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnest_cli.errors import ErrorKind, UsageError
-from resnest_cli.inference.ranking import NOT_FINITE, softmax
+from resnest_cli.inference.ranking import NOT_FINITE, probabilities_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,17 +80,18 @@ class Extraction:
         return prod(shape) * (2 if self.dtype == "float16" else 4)
 
     def rows(
-        self, out: "NDArray[np.float32]", temperature: float = 1.0
+        self, out: "NDArray[np.float32]", model: "Model | None" = None
     ) -> "NDArray[np.float16] | NDArray[np.float32]":
         """An engine's `output` for N photos -> (N, *row_shape), C-contiguous, in `dtype`.
 
-        `temperature` is the model's, for probabilities. What float16 cannot hold becomes infinite.
+        The model says what probabilities are. What float16 cannot hold becomes infinite.
         """
         import numpy as np
 
         with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what comes out
             if self.head == "probabilities":
-                out = softmax(out, temperature).astype(np.float32)
+                assert model is not None
+                out = probabilities_of(out, model).astype(np.float32)
             elif out.ndim == 4 and self.pool == "avg":
                 out = out.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)  # (N, channels)
             if self.normalize == "l2":

@@ -171,6 +171,11 @@ class Unknown:
         Raises:
             CheckpointError: it keeps nothing of the kind, or it is damaged.
         """
+        if model.thresholds is not None:
+            raise CheckpointError(
+                f"{model.path} gives photos several labels, or none; how far a photo is from those "
+                "that it was trained on is not known of such models. Leave out --unknown."
+            )
         if model.unknown is None:
             raise none_kept(model.path)
         return cls.read(model.path, model.unknown, model.variant.num_features)

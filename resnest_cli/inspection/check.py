@@ -157,7 +157,9 @@ def _listed(job: CheckJob) -> "LabelledData":
             f"{job.data}: are tar shards; check looks at photos in files, which it can name and "
             "you can mend. Give the class folders or the table that the shards were packed from."
         )
-    return list_data(job.data, job.reading)
+    found = list_data(job.data, job.reading)
+    found.need_one_label(job.data, "check")
+    return found
 
 
 def summary(findings: Findings) -> dict[str, Any]:

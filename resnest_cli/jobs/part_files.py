@@ -4,7 +4,8 @@
               `feats.stat`; behind them as JSON what it is and how many bytes each of these has,
               and the length of that, 8 bytes little-endian
     .parquet  features: as above, in a column `feature`; predictions: input, status, error, model,
-              predictions: a list of rank, index, label and probability; with --reject-below also
+              predictions: a list of rank, index, label and probability (of several labels also
+              selected); with --reject-below also
               unsure, with --unknown also unknown and distance
     .jsonl    predictions: the lines that `predict --format jsonl` writes, without a footer
 
@@ -15,7 +16,6 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -115,8 +115,10 @@ def _records_file(records: list["Record"], about: dict[str, Any], ranking: dict[
     import pyarrow as pa
 
     numbers = [("rank", pa.int32()), ("index", pa.int32())]
-    ranked = pa.struct([*numbers, ("label", pa.string()), ("probability", pa.float64())])
-    predictions = [[asdict(p) for p in record.predictions] for record in records]
+    fields = [*numbers, ("label", pa.string()), ("probability", pa.float64())]
+    fields += [("selected", pa.bool_())] if any(record.several for record in records) else []
+    ranked = pa.struct(fields)
+    predictions = [[p.as_dict() for p in record.predictions] for record in records]
     columns = {
         "input": pa.array([escaped(record.input) for record in records], pa.string()),
         "status": pa.array([record.status for record in records], pa.string()),

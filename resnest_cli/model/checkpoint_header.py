@@ -3,13 +3,18 @@
 Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors) whose
 `__metadata__`, text to text, holds beside `format` ("pt", as other tools expect):
 
-    format_version        "1"; grows only when older programs would misread the file
+    format_version        "1", or "2" with `activation`: grows only when older programs would
+                          misread the file
     minimum_resnest_cli   first version of this program that reads that format
     variant               id in the table of variants
     overrides             JSON object: architecture fields that differ from the table
     preprocessing         JSON object, see `variants.Preprocessing`
     class_names           JSON list of as many names as fc.weight has rows; absent when unknown
     temperature           number; probabilities are softmax(logits / temperature); absent: 1
+    activation            "sigmoid": each class is a question of its own, since a photo may have
+                          several labels; absent: the probabilities are the softmax's
+    thresholds            with it: JSON list of a number in [0, 1] for each class; a photo has the
+                          labels whose probability is at least that
     trained_on            JSON object {"photos", "hashes"}: which photos the network has learned
                           from, see `training_photos`; those of the weights that a fine-tuning began
                           with count, too, where they are known. Absent when unknown: of published
@@ -64,8 +69,9 @@ from resnest_cli.text import quoted
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; files of one label are 1
 MINIMUM_RESNEST_CLI = "0.1.0"  # first version that reads FORMAT_VERSION
+SIGMOID = "sigmoid"
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
@@ -93,8 +99,12 @@ class CheckpointInfo:
     of the published weights, not of this file. It is None where a bare file fits no published
     variant, or several.
 
-    To `save`, give `variant` and whatever is known of `class_names`, `temperature`, `trained_on`,
-    `unknown` (its text), `metrics` and `provenance` (JSON-ready); the rest is found out.
+    `thresholds` are those of the classes where a photo may have several labels, whose probabilities
+    are then sigmoids; None is softmax.
+
+    To `save`, give `variant` and whatever is known of `class_names`, `temperature`, `thresholds`,
+    `trained_on`, `unknown` (its text), `metrics` and `provenance` (JSON-ready); the rest is found
+    out.
 
     `num_classes` is 0 for a network without a classifier, None where that is not known. `notes` say
     in words what was taken of a file that holds more, or other names, than a network's.
@@ -106,6 +116,7 @@ class CheckpointInfo:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    thresholds: tuple[float, ...] | None = None
     trained_on: TrainingPhotos | None = None
     unknown: str | None = field(default=None, repr=False)
     num_classes: int | None = None
@@ -303,6 +314,7 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         raise ValueError(f"temperature must be {allowed}, not {quoted(text)}")
     photos = _json(metadata, "trained_on", dict)
     return {
+        "thresholds": _thresholds(metadata, num_classes),
         "variant": variant,
         "class_names": None if names is None else tuple(names),
         "temperature": temperature,
@@ -310,6 +322,19 @@ def _described(metadata: Mapping[str, str], num_classes: int) -> dict[str, Any]:
         "unknown": metadata.get("unknown"),  # read where it is wanted
         **{key: _json(metadata, key, dict) or {} for key in ("metrics", "provenance", "versions")},
     }
+
+
+def _thresholds(metadata: Mapping[str, str], num_classes: int) -> tuple[float, ...] | None:
+    """Those of several labels; None of a softmax. ValueError says what is wrong."""
+    activation, found = metadata.get("activation"), _json(metadata, "thresholds", list)
+    if activation is None and found is None:
+        return None
+    if activation != SIGMOID:
+        raise ValueError(f"activation must be {SIGMOID}, not {quoted(activation or '')}")
+    numbers = [n for n in found or () if type(n) in {int, float} and 0 <= n <= 1]
+    if found is None or len(numbers) != len(found) or len(found) != num_classes:
+        raise ValueError(f"thresholds must be {num_classes} numbers from 0 to 1")
+    return tuple(map(float, numbers))
 
 
 def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
@@ -354,15 +379,18 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
         "provenance": dict(info.provenance),
         "versions": dict(info.versions),
         "trained_on": None if info.trained_on is None else info.trained_on.record,
+        "thresholds": None if info.thresholds is None else list(info.thresholds),
     }
     metadata = {
         "format": "pt",
-        "format_version": str(FORMAT_VERSION),
+        "format_version": "1" if info.thresholds is None else str(FORMAT_VERSION),
         "minimum_resnest_cli": MINIMUM_RESNEST_CLI,
         "variant": variant.id,
     }
     if info.temperature != 1:
         metadata["temperature"] = repr(float(info.temperature))
+    if info.thresholds is not None:
+        metadata["activation"] = SIGMOID
     if info.unknown is not None:
         metadata["unknown"] = info.unknown
     for key, value in records.items():

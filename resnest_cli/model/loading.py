@@ -64,7 +64,9 @@ class Model:
     `name` is the variant's id, or the path of the checkpoint as given; `class_names[i]` is the name
     of logit i; a network without a classifier has none. `noted_ids` are the folder names that a
     training noted, `imagenet` says that the classes are ImageNet's. Logits are divided by
-    `temperature` before they become probabilities.
+    `temperature` before they become probabilities. `thresholds` are there where a photo may have
+    several labels: probabilities are sigmoids, and those classes are selected whose probability is
+    at least their threshold.
     `trained_on` are the photos that it learned from, None where that is not known. `unknown` is the
     text that `inference.unknown` reads, None where the file keeps nothing of the kind.
     `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
@@ -83,6 +85,7 @@ class Model:
     noted_ids: tuple[str, ...] | None = None
     imagenet: bool = False
     temperature: float = 1.0
+    thresholds: tuple[float, ...] | None = None
     trained_on: "TrainingPhotos | None" = None
     unknown: str | None = field(default=None, repr=False)
     exported: str | None = None
@@ -110,6 +113,14 @@ class Model:
         """Raises CheckpointError where the file holds a network without a classifier."""
         if not self.num_classes:
             raise no_classifier(self.path)
+
+    def need_one_label(self, what: str) -> None:
+        """Raises UsageError where photos may have several labels, which `what` does not know."""
+        if self.thresholds is not None:
+            raise UsageError(
+                f"{self.name}: learned to give a photo several labels, or none, which {what} does "
+                "not know yet. Give a model that gives one."
+            )
 
     def network(self) -> "ResNeSt":
         """The torch network with its weights: evaluation mode, float32, on the CPU."""
@@ -236,6 +247,7 @@ def _model(
         noted_ids=tuple(map(str, ids or ())) if noted else None,
         imagenet=known.class_names is None and known.num_classes == IMAGENET_CLASSES,
         temperature=known.temperature,
+        thresholds=known.thresholds,
         trained_on=known.trained_on,
         unknown=known.unknown,
         exported=precision if known.format == "onnx" else None,

@@ -21,6 +21,7 @@ Format = Literal["table", "json", "jsonl", "csv"]
 
 _BARS_FROM = 66  # columns; a narrower terminal has room for the names only
 _WORDS = {None: "", True: "true", False: "false"}
+NO_LABEL = "no label"
 _WIDEST = 40  # columns for a class's name in an explanation; a longer one runs over
 
 
@@ -109,7 +110,8 @@ class Json(RecordWriter):
 class Csv(RecordWriter):
     """One row for each input: input, status, error, model, and for each rank three columns.
 
-    The header is written in any case, also where there is no record.
+    Where a photo may have several labels, a last column has those that are selected, with | between
+    them. The header is written in any case, also where there is no record.
     """
 
     def __init__(
@@ -125,15 +127,20 @@ class Csv(RecordWriter):
 
     def write(self, record: "Record") -> None:
         """One record."""
+        if record.several and self._header:
+            self._header.append("labels")
         self.close()  # the header comes first
         row: list[Cell] = [record.input, record.status, record.error, record.model]
-        for prediction in record.predictions:
+        shown = [one for one in record.predictions if one.rank <= self._topk]
+        for prediction in shown:
             row += [prediction.index, prediction.label, prediction.probability]
-        row += [None] * (3 * (self._topk - len(record.predictions)))  # ranks that it does not have
+        row += [None] * (3 * (self._topk - len(shown)))  # ranks that it does not have
         if self._rejecting:
             row.append(_WORDS[record.unsure])
         if self._doubting:
             row += [_WORDS[record.unknown], record.distance]
+        if record.several:
+            row.append("|".join(record.labels))
         self._row(row)
 
     def _row(self, cells: list[Cell]) -> None:
@@ -198,10 +205,14 @@ class _Tables(Drawn):
         bars = self._console.width >= _BARS_FROM
         if bars:
             table.add_column("", no_wrap=True, width=20)
+        if record.several:
+            table.add_column("Selected")
         for one in record.predictions:
             bar = ProgressBar(total=1, completed=one.probability, width=20)
             label = Text(printable_name(one.label))
-            table.add_row(str(one.rank), label, f"{one.probability:.2%}", *([bar] if bars else []))
+            more: list[Any] = [bar] if bars else []
+            more += ["yes" if one.selected else ""] if record.several else []
+            table.add_row(str(one.rank), label, f"{one.probability:.2%}", *more)
         self._console.print(table)
 
 
@@ -237,7 +248,10 @@ class DrawnLines(Drawn):
 
 
 class _Lines(DrawnLines):
-    """One line for each photo: its name, the best class, its probability; or the error."""
+    """One line for each photo: its name, the best class, its probability; or the error.
+
+    Of several labels all that are selected, and the probability of the last one.
+    """
 
     def __init__(self, sink: Sink, console: "Console") -> None:
         rest = console.width - len("  Probability  ")
@@ -247,6 +261,10 @@ class _Lines(DrawnLines):
         self._titles("Photo", "Class", "Probability")
         if record.error is not None:
             self._line(record.input, f"error: {record.error}", style="red")
+        elif record.several:
+            chosen = [one for one in record.predictions if one.selected]
+            least = f"{chosen[-1].probability:.2%}" if chosen else ""
+            self._line(record.input, ", ".join(record.labels) or NO_LABEL, least)
         elif not record.predictions:
             self._line(record.input, record.verdict or "-")
         else:

@@ -4,6 +4,7 @@ All of it goes to stderr, but for `--dry-run`, whose output is what was asked fo
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ _FILES = {
     "weights/last.safetensors": "the weights of the last epoch",
     "results.csv": "a row per epoch",
     "recall.csv": "the recall of each class, per epoch",
+    "average_precision.csv": "the average precision of each class, per epoch",
     "report.html": "all of it on one page",
     "curves.png": "losses, accuracy and learning rate",
     "confusion_matrix.png": "which classes are taken for which",
@@ -179,11 +181,13 @@ class TrainingDisplay:
         best = [row for row in rows if row.best]
         if best:
             row = best[-1]
-            ema = row.which == "ema" and row.ema_top1 is not None
-            top1 = f"{percent(row.ema_top1 if ema else row.top1)}{' (EMA)' if ema else ''}"
+            score = f"{percent(row.score(row.which))}{' (EMA)' if row.which == 'ema' else ''}"
+            text = f"Best top-1: {score}, mean recall {percent(row.recall)}"
+            if row.map is not None:
+                text = f"Best mAP: {score}, macro F1 {percent(row.macro_f1)}"
             message(
-                f"\nBest top-1: {top1}, mean recall {percent(row.recall)}, in epoch {row.epoch} of "
-                f"{len(rows)}. It took {duration(sum(row.seconds for row in rows))}."
+                f"\n{text}, in epoch {row.epoch} of {len(rows)}. It took "
+                f"{duration(sum(row.seconds for row in rows))}."
             )
         if lost:
             message(
@@ -214,6 +218,10 @@ def _columns(first: "EpochRow", epochs: int) -> list[_Column]:
         ("Top-5", 7, lambda row: percent(row.top5)),
         ("EMA top-1", 9, lambda row: percent(row.ema_top1)),
         ("Recall", 7, lambda row: percent(row.recall)),
+        ("mAP", 7, lambda row: percent(row.map)),
+        ("EMA mAP", 7, lambda row: percent(row.ema_map)),
+        ("Micro F1", 8, lambda row: percent(row.micro_f1)),
+        ("Macro F1", 8, lambda row: percent(row.macro_f1)),
         ("Time", 8, lambda row: duration(row.seconds)),
     ]
     return [column for column in columns if column[2](first) != percent(None)]
@@ -229,6 +237,8 @@ def _counts(dataset: "DataSet") -> str:
     names = dataset.class_names
     shown = ", ".join(map(printable_name, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
     split = "as the data have it" if dataset.own_split else "split by class"
+    if dataset.multi_label and not dataset.own_split:
+        split = "split by labels"
     if (shards := dataset.shards) is not None:
         split = f"in {len(shards.train):,} and {len(shards.val):,} shards"
     loose = f", {len(dataset.unlabelled):,} of them without a label" if dataset.unlabelled else ""
@@ -237,6 +247,7 @@ def _counts(dataset: "DataSet") -> str:
     return (
         f"{dataset.train_photos:,} photos to train on{loose}, {dataset.val_photos:,} to validate "
         f"({split}); {len(names):,} classes: {shown}"
+        f"{', of which a photo may have several, or none' if dataset.multi_label else ''}"
     )
 
 
@@ -249,9 +260,32 @@ def _show_classes(dataset: "DataSet") -> None:
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         if train[label] or val[label]:  # of a teacher's classes most may have none
             rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
+    if dataset.multi_label:
+        none = [sum(not one.labels for one in side) for side in (dataset.train, dataset.val)]
+        rows.append(["no label", *([""] if named else []), *(f"{number:,}" for number in none)])
     if loose := len(dataset.unlabelled):
         validating = f"{dataset.val_photos - sum(val):,}"
         rows.append(["no label", *([""] if named else []), f"{loose:,}", validating])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
     show_table(titles, rows, "llr" if named else "lr")
+    if dataset.multi_label:
+        _show_pairs(dataset)
+
+
+def _show_pairs(dataset: "DataSet") -> None:
+    """A table on stdout: which labels a photo has together most often."""
+    from itertools import combinations
+
+    sides = [
+        Counter(pair for one in side for pair in combinations(one.labels, 2))
+        for side in (dataset.train, dataset.val)
+    ]
+    names, both = dataset.class_names, sides[0] + sides[1]
+    common = sorted(both, key=lambda pair: (-both[pair], pair))[:_FEW]
+    if common:
+        rows = [
+            [f"{names[a]}, {names[b]}", *(f"{side[a, b]:,}" for side in sides)] for a, b in common
+        ]
+        emit("\n")
+        show_table(["Together most often", "Training", "Validation"], rows, "lr")

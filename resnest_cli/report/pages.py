@@ -86,6 +86,8 @@ class Page:
         ]
         best = record.predictions[0] if record.predictions else None
         label = printable_name(best.label) if best else ""
+        if record.several and best:
+            label = printable_name(", ".join(record.labels) or "no label")
         true = printable_name(truth or "")
         no_thumbnail = record.error is not None or tiles
         self.cards.append(

@@ -92,16 +92,24 @@ def _losses(axes: "Axes", rows: Sequence[Epoch]) -> None:
 
 
 def _accuracies(axes: "Axes", rows: Sequence[Epoch]) -> None:
-    """Top-1, top-5 (thin, dashed) and the best epoch; the axis spans what happened."""
+    """Top-1, top-5 (thin, dashed) and the best epoch; the axis spans what happened.
+
+    Where a photo may have several labels: mean average precision, and both kinds of F1.
+    """
     _line(axes, rows, "top1", _RAW, "top-1", factor=100)
     _line(axes, rows, "ema_top1", _EMA, "top-1, EMA", factor=100)
     _line(axes, rows, "top5", _RAW, "top-5", factor=100, thin=True)
     _line(axes, rows, "ema_top5", _EMA, "top-5, EMA", factor=100, thin=True)
+    _line(axes, rows, "map", _RAW, "mAP", factor=100)
+    _line(axes, rows, "ema_map", _EMA, "mAP, EMA", factor=100)
+    _line(axes, rows, "macro_f1", _TRAIN, "macro F1", factor=100, thin=True)
+    _line(axes, rows, "micro_f1", canvas.INK, "micro F1", factor=100, thin=True)
+    score = "top1" if rows[0]["map"] is None else "map"
     for row in [row for row in rows if row["best"]][-1:]:
         ema = row["which"] == "ema"
-        top1 = row["ema_top1"] if ema and row["ema_top1"] is not None else row["top1"]
-        label = f"best: {top1:.2%}\n({'EMA, ' * ema}epoch {row['epoch']})"
-        axes.plot(row["epoch"], 100 * top1, "*", color=_BEST, ms=13, mec="white", zorder=5,
+        best = row[f"ema_{score}"] if ema and row[f"ema_{score}"] is not None else row[score]
+        label = f"best: {best:.2%}\n({'EMA, ' * ema}epoch {row['epoch']})"
+        axes.plot(row["epoch"], 100 * best, "*", color=_BEST, ms=13, mec="white", zorder=5,
                   label=label, clip_on=False)  # fmt: skip
     axes.set_ylabel("validation accuracy (%)")
     low, high = axes.get_ylim()

@@ -168,7 +168,8 @@ class Mixing:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(B, 3, H, W), int64 (B,), float32 (B, num_classes) -> mixed photos, targets and answers.
 
-        Targets are float32 (B, num_classes), smoothed; a label of -1 adds nothing to them. All
+        Targets are float32 (B, num_classes), smoothed; a label of -1 adds nothing to them. Labels
+        that are several, float32 (B, num_classes), are only mixed: their loss smooths them. All
         draws come from `seed`; torch's own generator is left as it was.
         """
         with torch.random.fork_rng([photos.device] if photos.device.type == "cuda" else []):
@@ -176,11 +177,14 @@ class Mixing:
             kind, alpha = self._choices[int(torch.randint(len(self._choices), ()))]
             numbers = torch.arange(len(photos), device=photos.device)
             mixed, shares = kind(alpha=alpha, num_classes=len(photos))(photos, numbers)
-        known = (labels[:, None] == torch.arange(self._classes, device=labels.device)).float()
-        targets = shares @ known  # (B, B) @ (B, num_classes)
-        labelled = 1 - shares @ (labels < 0).float()
-        rest = self._smoothing / self._classes * labelled[:, None]
-        smoothed = targets * (1 - self._smoothing) + rest
+        if labels.is_floating_point():
+            smoothed = shares @ labels
+        else:
+            known = (labels[:, None] == torch.arange(self._classes, device=labels.device)).float()
+            targets = shares @ known  # (B, B) @ (B, num_classes)
+            labelled = 1 - shares @ (labels < 0).float()
+            rest = self._smoothing / self._classes * labelled[:, None]
+            smoothed = targets * (1 - self._smoothing) + rest
         last = photos.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         both = None if answers is None else shares @ answers

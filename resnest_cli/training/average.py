@@ -63,9 +63,10 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     """The mean of the checkpoints' tensors, all of one architecture and with the same classes.
 
     Means are taken in float64 and rounded once to float32; counters take the largest. Class names,
-    preprocessing and variant are those of the files; their metrics and temperature are not those of
-    the mean and are left out. Training photos are those of all, unknown where one does not know
-    its own. Memory: that of three networks, however many there are.
+    preprocessing and variant are those of the files, thresholds of several labels their means; the
+    files' metrics and temperature are not those of the mean and are left out. Training photos are
+    those of all, unknown where one does not know its own. Memory: that of three networks, however
+    many there are.
 
     Raises:
         UsageError: fewer than two files, or files that differ in architecture, classes or input.
@@ -77,11 +78,13 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     dtypes = {name: tensor.dtype for name, tensor in first.tensors.items()}
     sums = {name: tensor.double() for name, tensor in first.tensors.items()}
     trained_on, notes = first.info.trained_on, _notes(paths[0], first)
+    thresholds = [first.info.thresholds]
     for path in paths[1:]:
         found = checkpoint.load(path)
         notes += _notes(path, found)
         _check_alike(paths[0], first.info, path, found.info)
         trained_on = joined(path, trained_on, found.info.trained_on)
+        thresholds.append(found.info.thresholds)
         for name, tensor in found.tensors.items():
             if tensor.is_floating_point():
                 sums[name] += tensor
@@ -99,12 +102,21 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         first.info,
         metrics={},
         temperature=1.0,
+        thresholds=_mean_thresholds(thresholds),
         provenance=provenance,
         notes=notes,
         trained_on=trained_on,
         unknown=None,
     )
     return Checkpoint(info, tensors)
+
+
+def _mean_thresholds(
+    several: Sequence[tuple[float, ...] | None],
+) -> tuple[float, ...] | None:
+    """Those of several labels; None where photos have one."""
+    known = [one for one in several if one is not None]
+    return tuple(sum(column) / len(column) for column in zip(*known, strict=True)) or None
 
 
 def _notes(path: Path, found: Checkpoint) -> tuple[str, ...]:
@@ -124,6 +136,8 @@ def _check_alike(one_path: Path, one: CheckpointInfo, path: Path, other: Checkpo
         what = f"is a {other.variant.id}, {one_path} a {one.variant.id}, or an altered one"
     elif one.num_classes != other.num_classes:
         what = f"has {other.num_classes} classes, {one_path} {one.num_classes}"
+    elif (one.thresholds is None) != (other.thresholds is None):
+        what = f"answers otherwise (one label for a photo, or several) than {one_path}"
     elif one.class_names != other.class_names or ids[0] != ids[1]:
         what = f"has other classes, or in another order, than {one_path}"
     elif one.in_channels != other.in_channels or one.preprocessing != other.preprocessing:

@@ -25,7 +25,7 @@ from resnest_cli.images.batches import Preparation, prepared_batches
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.engine import Engine
 from resnest_cli.model.variants import Preprocessing, preprocessing_to_dict
-from resnest_cli.training.loader import Batch, limits_apart
+from resnest_cli.training.loader import Batch, labels_of, limits_apart
 from resnest_cli.training.lost_photos import Lost
 from resnest_cli.training.order import Draw, FolderOrder
 from resnest_cli.training.state import saving
@@ -37,7 +37,7 @@ _BATCH = 8  # photos; the engine is no faster with more
 
 
 class Features(NamedTuple):
-    """Features float32 (N, views, num_features) and labels int64 (N,) of N photos.
+    """Features float32 (N, views, num_features) of N photos, and labels as in `Batch`.
 
     The second view is the mirror's. Those of `lost`, by place, could not be read; theirs are NaN.
     """
@@ -51,13 +51,15 @@ class Features(NamedTuple):
 class Extractor:
     """Computes the features of photos; chunks of them are kept in `cache`.
 
-    `origin` names the weights, by their hash.
+    `origin` names the weights, by their hash. `classes` is their number where a photo may have
+    several labels, else 0.
     """
 
     engine: Engine
     preprocessing: Preprocessing
     origin: str
     cache: Path
+    classes: int = 0
 
     def features(
         self, samples: Sequence[Sample], *, mirrored: bool, progress: Callable[[int], None]
@@ -85,7 +87,7 @@ class Extractor:
                             np.save(file, found)
             rows.append(found)
             progress(start + len(chunk))
-        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        labels = torch.stack([labels_of(one.label, one.labels, self.classes) for one in samples])
         return Features(torch.from_numpy(np.concatenate(rows)), labels, lost)
 
     def _digest(self, samples: Sequence[Sample], views: int) -> str:
@@ -146,7 +148,7 @@ class FeatureBatches:
 
     def __init__(self, features: Features, draw: Draw, hflip: float = 0.0) -> None:
         self._features, self._seed, self._hflip = features, draw.seed, hflip
-        self._order = FolderOrder(features.labels.tolist(), draw)
+        self._order = FolderOrder(features.labels.tolist(), draw)  # as many, whatever they are
 
     def __len__(self) -> int:
         """Batches in an epoch."""

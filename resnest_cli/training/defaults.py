@@ -63,6 +63,7 @@ def _check_together(config: Config, sharded: bool) -> None:
     unfreezes = config.unfreeze_every > 0
     for contradiction, why in (
         *_about_the_teacher(config, sharded),
+        *_about_several_labels(config),
         (
             config.amp == "float16" and config.device == "cpu",
             "--amp float16 needs a GPU; on a CPU use --amp bfloat16, or off.",
@@ -144,6 +145,32 @@ def _about_the_teacher(config: Config, sharded: bool) -> list[tuple[bool, str]]:
     ]
 
 
+def _about_several_labels(config: Config) -> list[tuple[bool, str]]:
+    """What does not go with several labels for one photo, or without them."""
+    several = bool(config.multi_label)
+    return [
+        (
+            several and config.teacher is not None,
+            "--teacher: its answers are shares of one whole, and here each label is a question of "
+            "its own. Leave out --teacher.",
+        ),
+        (
+            several and config.balanced,
+            "--balanced draws every class equally often, and a photo with several labels is of no "
+            "single one. Use --class-weights balanced.",
+        ),
+        (
+            config.asl and config.bce_loss,
+            "--asl with --bce-loss: leave out one of the two.",
+        ),
+        (
+            config.asl and not several,
+            "--asl is for photos that may have several labels, and these have one each. Use "
+            "--bce-loss, or --multi-label where that is meant.",
+        ),
+    ]
+
+
 def default_workers(device: str, processes: int = 1) -> int:
     """Worker processes for a device; `processes` of this machine share its cores.
 
@@ -201,6 +228,7 @@ _OF_A_TEACHER = (
     "teacher_weight", "teacher_temperature", "teacher_labels", "teacher_size", "teacher_mean",
     "teacher_std", "teacher_crops", "trust_onnx",
 )  # fmt: skip
+_OF_ASL = ("asl_gamma_neg", "asl_gamma_pos", "asl_margin")
 
 
 def _without_labels_or_teacher(config: Config) -> dict[str, str]:
@@ -212,6 +240,24 @@ def _without_labels_or_teacher(config: Config) -> dict[str, str]:
     if not config.data:
         why["teacher_weight"] = "there are no labels, so the teacher has all of the loss"
         why |= dict.fromkeys(_OF_DATA, "there is no DATA")
+    return why
+
+
+def _of_the_loss(config: Config) -> dict[str, str]:
+    why: dict[str, str] = {}
+    several = bool(config.multi_label)
+    if not config.asl:
+        why |= dict.fromkeys(_OF_ASL, "there is no --asl")
+    if not several:
+        why["min_precision"] = "it is for photos with several labels"
+    elif config.bce_loss:
+        why["bce_loss"] = "several labels always have it"
+    if not (config.bce_loss or several):
+        why["bce_target_thresh"] = "it is for --bce-loss"
+    elif several and not (config.mixup or config.cutmix):
+        why["bce_target_thresh"] = "nothing is mixed"
+    elif not several and config.bce_target_thresh and not (config.mixup or config.cutmix):
+        why["smoothing"] = "--bce-target-thresh makes targets 0 or 1 again"
     return why
 
 
@@ -240,10 +286,7 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
     if config.sched != "step":
         why |= dict.fromkeys(("decay_epochs", "decay_rate"), "it is for --sched step")
     why |= _without_labels_or_teacher(config)
-    if not config.bce_loss:
-        why["bce_target_thresh"] = "it is for --bce-loss"
-    elif config.bce_target_thresh and not (config.mixup or config.cutmix):
-        why["smoothing"] = "--bce-target-thresh makes targets 0 or 1 again"
+    why |= _of_the_loss(config)
     return [
         f"{flag_of(key)} does nothing here: {reason}."
         for key, reason in why.items()

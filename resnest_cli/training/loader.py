@@ -60,7 +60,8 @@ _UNANSWERED = "could not be read when the teacher was asked about it"
 class Batch(NamedTuple):
     """Photos float32 (B, 3, H, W), labels int64 (B,), and their indices among the samples.
 
-    A photo that only the teacher labels has the label -1. `lost` were meant to be in it and cannot
+    A photo that only the teacher labels has the label -1. Where a photo may have several labels
+    they are float32 (B, num_classes) of 0 and 1. `lost` were meant to be in it and cannot
     be read; without any photo left the tensors are empty. `answers` are a teacher's where they were
     computed before: logits of the classes that are learned, float32 (B, num_classes).
     """
@@ -78,13 +79,13 @@ class Batch(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A photo float32 (3, H, W), its label, and its place among the samples.
+    """A photo float32 (3, H, W), its labels as a part of a `Batch`'s, and its place.
 
     `answer` is the teacher's, float32 (classes,), where there are such.
     """
 
     photo: Tensor
-    label: int
+    labels: Tensor
     place: int
     answer: Tensor | None = None
 
@@ -94,7 +95,8 @@ class Batches:
 
     `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `photos`
     are those of the samples, where they are in memory (`read_all`). With a teacher's `answers` only
-    the crops that it has answered to come, each with its answer. `workers` are processes; 0
+    the crops that it has answered to come, each with its answer. `classes` is their number where a
+    photo may have several labels, else 0. `workers` are processes; 0
     prepares photos in this one.
     """
 
@@ -107,6 +109,7 @@ class Batches:
         workers: int = 0,
         photos: Sequence[Image.Image | ImageError] = (),
         answers: "TeacherAnswers | None" = None,
+        classes: int = 0,
         pin_memory: bool = False,
     ) -> None:
         self._order: FolderOrder | ShardOrder
@@ -116,7 +119,7 @@ class Batches:
             self._order = FolderOrder([sample.label for sample in samples], draw)
         crops, numbers = (None, 0) if answers is None else (answers.crops, answers.classes)
         self._workers: Workers[Key, Batch] = Workers(
-            _Photos(samples, prepare, draw.seed or 0, photos, crops, answers),
+            _Photos(samples, prepare, draw.seed or 0, photos, crops, answers, classes),
             _collated,
             count=workers,
             pin_memory=pin_memory,
@@ -147,6 +150,7 @@ class _Photos(Dataset[Any]):
     photos: Sequence[Image.Image | ImageError] = ()
     crops: FixedCrops | None = None
     answers: "TeacherAnswers | None" = None
+    classes: int = 0
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
         index = key.place
@@ -170,7 +174,20 @@ class _Photos(Dataset[Any]):
                     photo = self.prepare(image, key.seed(self.seed), key.epoch, crop)
         except ResnestError as error:
             return Failure(str(error))
-        return _Prepared(photo, source.label, index, answer)
+        labels = source.labels if isinstance(source, Sample) else ()
+        return _Prepared(photo, labels_of(source.label, labels, self.classes), index, answer)
+
+
+def labels_of(label: int, labels: Sequence[int], classes: int) -> Tensor:
+    """A photo's part of a batch's labels: int64 (), or float32 (classes,) if it may have several.
+
+    `classes` is 0 where it may not.
+    """
+    if not classes:
+        return torch.tensor(label, dtype=torch.int64)
+    found = torch.zeros(classes)
+    found[list(labels)] = 1.0
+    return found
 
 
 def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
@@ -183,7 +200,7 @@ def _collated(items: list[_Prepared | Lost | Failure]) -> Batch | Failure:
     if not good:
         return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), [], lost)
     photos = torch.stack([item.photo for item in good])
-    labels = torch.tensor([item.label for item in good], dtype=torch.int64)
+    labels = torch.stack([item.labels for item in good])
     rows = [item.answer for item in good if item.answer is not None]
     answers = torch.stack(rows) if rows else None
     if (failure := share(photos, labels, *([] if answers is None else [answers]))) is not None:
@@ -197,9 +214,10 @@ def batch_of(
     keys: Sequence[Key],
     seed: int = 0,
     crops: FixedCrops | None = None,
+    classes: int = 0,
 ) -> Batch:
     """The photos of these keys as a batch of their own."""
-    photos = _Photos(samples, prepare, seed, crops=crops)
+    photos = _Photos(samples, prepare, seed, crops=crops, classes=classes)
     found = _collated([photos[key] for key in keys])
     if isinstance(found, Failure):
         raise ResnestError(found.text)

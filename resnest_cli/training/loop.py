@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from resnest_cli.data.labelled_photos import Side
-from resnest_cli.evaluation.scores import Evaluation, Meter
+from resnest_cli.evaluation import thresholds
+from resnest_cli.evaluation.label_scores import LabelEvaluation, LabelMeter, LabelScores
+from resnest_cli.evaluation.scores import Evaluation, Meter, Scores
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training.average import Ema
@@ -34,7 +36,9 @@ from resnest_cli.training.lost_photos import MOST_IN_A_ROW, DataLostError, Lost,
 from resnest_cli.training.optim import Schedule
 from resnest_cli.training.runs import RunKeeper
 from resnest_cli.training.state import (
+    Best,
     BestAnswers,
+    BestLabelAnswers,
     EpochRow,
     RunRecord,
     State,
@@ -43,6 +47,8 @@ from resnest_cli.training.state import (
 )
 from resnest_cli.training.step import Stepper, Task, memory_errors
 from resnest_cli.training.time_budget import Clock, budget_seconds
+
+Validated = Evaluation | LabelEvaluation
 
 
 class Trainer:
@@ -77,7 +83,9 @@ class Trainer:
         self._accumulated = config.grad_accum_steps
         self._steps = -(-len(task.train) // self._accumulated)  # of an epoch
         self._schedule = Schedule(config, self._steps)
-        self.record, self.best = RunRecord(), BestAnswers.none(task.num_classes)
+        self.record = RunRecord()
+        self._kind_of_best = BestLabelAnswers if config.multi_label else BestAnswers
+        self.best: Best = self._kind_of_best.none(task.num_classes)
         self._ema = Ema(self._network, config.model_ema_decay) if config.model_ema else None
         ema = {"ema": self._ema.network} if self._ema is not None else {}
         self._sides = {"raw": self._network, **ema}
@@ -101,7 +109,7 @@ class Trainer:
         restore_optimizer(self.stepper.optimizer, self._network, state.tensors.get("optimizer", {}))
         if state.scaler:
             self.stepper.scaler.load_state_dict(state.scaler)
-        self.best = BestAnswers.restored(state.tensors["best"], self.task.num_classes)
+        self.best = self._kind_of_best.restored(state.tensors["best"], self.task.num_classes)
 
     def run(self) -> RunRecord:
         """Trains to the last epoch, or until it no longer gets better; returns where it stands.
@@ -280,15 +288,15 @@ class Trainer:
         self._learned = None
         record.loss_sum = record.seconds = 0.0
         if self._keeper is not None:
-            recall = [one.recall for one in found[row.which].scores.classes]
-            self._keeper.save_rows(record.rows, recall)
+            self._keeper.save_rows(record.rows, _of_classes(found[row.which]))
         self.save()
         self._display.epoch(row)
 
-    def _validate(self, network: nn.Module) -> Evaluation:
+    def _validate(self, network: nn.Module) -> Validated:
         total = len(self.task.val)
         network.eval()
-        meter, lost = Meter(self.task.num_classes), list[Lost]()
+        kind = LabelMeter if self.config.multi_label else Meter
+        meter, lost = kind(self.task.num_classes), list[Lost]()
         with torch.inference_mode(), memory_errors(self.config):
             batches = self._begun(self.task.val.epoch(0))
             for done in range(1, total + 1):
@@ -303,7 +311,7 @@ class Trainer:
         self._leave_out("val", self._world.gathered(lost))
         return meter.result()
 
-    def _answer(self, network: nn.Module, batch: Batch, meter: Meter) -> None:
+    def _answer(self, network: nn.Module, batch: Batch, meter: Meter | LabelMeter) -> None:
         """The network's answers to a batch, in the places that its photos have in it."""
         places = np.sort([*batch.indices, *(lost.place for lost in batch.lost)])
         logits = torch.empty(0, self.task.num_classes)
@@ -313,35 +321,30 @@ class Trainer:
                 logits = network(photos)
         meter.update(logits.float(), labels, np.isin(places, batch.indices))
 
-    def _row(self, found: Mapping[str, Evaluation]) -> EpochRow:
+    def _row(self, found: Mapping[str, Validated]) -> EpochRow:
         record, raw = self.record, found["raw"].scores
         ema = found["ema"].scores if "ema" in found else None
         which = "ema" if ema is not None and ema.sort_key > raw.sort_key else "raw"
         winner = found[which].scores
         best = winner.sort_key > max(map(record.best_score, ("raw", "ema")))
         if best:
-            answers = found[which]
-            self.best = BestAnswers(winner.confusion, answers.predicted, answers.confidence)
+            self.best = _answers(found[which])
         return EpochRow(
             epoch=record.epoch + 1,
             step=record.step,
             lr=self._schedule.lr(max(0, record.step - 1)),
             train_loss=record.loss_sum / max(1, record.loss_photos),
             val_loss=raw.loss,
-            top1=raw.top1.value,
-            top5=raw.top5.value if raw.top5 else None,
             ema_loss=ema.loss if ema else None,
-            ema_top1=ema.top1.value if ema else None,
-            ema_top5=ema.top5.value if ema and ema.top5 else None,
-            recall=winner.mean_recall,
             which=which,
             best=best,
             photos_per_second=record.loss_photos / max(record.seconds, 1e-9),
             train_seconds=record.seconds,
             seconds=record.seconds + self._validation_seconds,
+            **_figures(raw, ema, winner),
         )
 
-    def _keep_weights(self, row: EpochRow, found: Mapping[str, Evaluation]) -> None:
+    def _keep_weights(self, row: EpochRow, found: Mapping[str, Validated]) -> None:
         """`last`, and with a moving average `last_ema`; `best` of either kind, and of both."""
         record = self.record
         for which, network in self._sides.items():
@@ -366,14 +369,69 @@ class Trainer:
             self._save_weights(names, network, self._validate(network), record.epoch + 1, which)
 
     def _save_weights(
-        self, names: Sequence[str], network: nn.Module, found: Evaluation, epoch: int, which: str
+        self, names: Sequence[str], network: nn.Module, found: Validated, epoch: int, which: str
     ) -> None:
         if self._keeper is None:
             return
-        scores = found.scores
-        metrics: dict[str, Any] = {
-            "epoch": epoch, "weights": which, "photos": scores.photos, "loss": scores.loss,
-            "top1": scores.top1.value, "mean_recall": scores.mean_recall,
-        }  # fmt: skip
-        metrics |= {"top5": scores.top5.value} if scores.top5 else {}
-        self._keeper.save_weights(names, network.state_dict(), metrics)
+        metrics = {"epoch": epoch, "weights": which, **_metrics(found)}
+        limits = None
+        if isinstance(found, LabelEvaluation):
+            there = found.there
+            limits = thresholds.fitted(
+                found.truth[there], found.probabilities[there], self.config.min_precision
+            )
+        self._keeper.save_weights(names, network.state_dict(), metrics, limits)
+
+
+# What depends on whether a photo may have several labels
+
+
+def _answers(found: Validated) -> Best:
+    if isinstance(found, LabelEvaluation):
+        return BestLabelAnswers(found.truth, found.probabilities)
+    return BestAnswers(found.scores.confusion, found.predicted, found.confidence)
+
+
+def _of_classes(found: Validated) -> list[float | None]:
+    """The average precision of each class, or its recall."""
+    if isinstance(found, LabelEvaluation):
+        return [one.average_precision for one in found.scores.classes]
+    return [one.recall for one in found.scores.classes]
+
+
+def _figures(
+    raw: Scores | LabelScores, ema: Scores | LabelScores | None, winner: Scores | LabelScores
+) -> dict[str, float | None]:
+    """The fields of an `EpochRow` that say how good it is; `winner` is one of the two."""
+    if isinstance(raw, LabelScores):
+        assert isinstance(winner, LabelScores)
+        averaged = ema.mean_average_precision if isinstance(ema, LabelScores) else None
+        return {
+            "map": raw.mean_average_precision,
+            "ema_map": averaged,
+            "micro_f1": winner.micro_f1,
+            "macro_f1": winner.macro_f1,
+        }
+    assert isinstance(winner, Scores)
+    found: dict[str, float | None] = {
+        "top1": raw.top1.value,
+        "top5": raw.top5.value if raw.top5 else None,
+        "recall": winner.mean_recall,
+    }
+    if isinstance(ema, Scores):
+        found |= {"ema_top1": ema.top1.value, "ema_top5": ema.top5.value if ema.top5 else None}
+    return found
+
+
+def _metrics(found: Validated) -> dict[str, Any]:
+    """What a checkpoint says of its validation."""
+    scores = found.scores
+    metrics: dict[str, Any] = {"photos": scores.photos, "loss": scores.loss}
+    if isinstance(scores, LabelScores):
+        return metrics | {
+            "map": scores.mean_average_precision,
+            "micro_f1": scores.micro_f1,
+            "macro_f1": scores.macro_f1,
+        }
+    metrics |= {"top1": scores.top1.value, "mean_recall": scores.mean_recall}
+    return metrics | ({"top5": scores.top5.value} if scores.top5 else {})

@@ -152,7 +152,11 @@ def _learning(config: Config) -> str:
         (config.drop_block, f"DropBlock {config.drop_block:g}"),
         (config.clip_grad, f"gradients clipped at {config.clip_grad:g}"),
         (config.layer_decay != 1, f"each block {config.layer_decay:g} times as fast as the next"),
-        (config.bce_loss, f"binary cross entropy{above}"),
+        (config.asl, f"asymmetric loss {config.asl_gamma_neg:g} / {config.asl_gamma_pos:g}"),
+        (
+            (config.bce_loss or config.multi_label) and not config.asl,
+            f"binary cross entropy{above}",
+        ),
         (config.class_weights != "none", f"class weights {config.class_weights}"),
         (
             config.unfreeze_every,
@@ -335,6 +339,8 @@ def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
     config = replace(config, batch_size=count, grad_accum_steps=1)
     stepper = Stepper(config, copy.deepcopy(network).train(), classes)
     labels = torch.zeros(count, dtype=torch.int64)
+    if config.multi_label:
+        labels = torch.zeros(count, classes)
     answers = torch.zeros(count, classes) if config.teacher is not None else None
     photos = torch.randn(count, 3, size, size)
     batch = Batch(photos, labels, list(range(count)), answers=answers)

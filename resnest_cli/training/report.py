@@ -12,8 +12,10 @@ from resnest_cli.data.dataset import UNLABELLED
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import ShardSide, first_photos
 from resnest_cli.errors import ResnestError
+from resnest_cli.evaluation import thresholds
+from resnest_cli.evaluation.label_scores import label_scores
 from resnest_cli.evaluation.scores import class_scores, surest_mistakes
-from resnest_cli.inference.ranking import Prediction, Record, softmax
+from resnest_cli.inference.ranking import Prediction, Record, sigmoid, softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Notify
@@ -25,10 +27,11 @@ from resnest_cli.training.loader import Batch, batch_of
 from resnest_cli.training.order import FixedCrops, FolderOrder, Key
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.setup import Ready
-from resnest_cli.training.state import BestAnswers, EpochRow, RunRecord
+from resnest_cli.training.state import Best, BestAnswers, BestLabelAnswers, EpochRow, RunRecord
 
 _SHOWN, _MISTAKES = 16, 60
 _NO_LABEL = "no label"
+_WHOLE = 0.995  # a share that is shown without its number
 _PICTURES = {
     "curves.png": "Losses, accuracy and learning rate",
     "confusion_matrix.png": "Which classes are taken for which",
@@ -55,19 +58,35 @@ def picture_of_training(folder: Path, ready: Ready, notify: Notify) -> None:
     batch = _batch(ready, "train", order.keys(0)[:_SHOWN], prepare)
     if not batch.indices:
         return
-    photos, titles = (
-        batch.photos,
-        [_NO_LABEL if label == UNLABELLED else names[label] for label in batch.labels.tolist()],
-    )
+    photos, titles = batch.photos, _titles(batch.labels, names)
     mixing = Mixing(config, len(names))
     if mixing.active and not ready.config.cached:
         seed = derived_seed(config.seed, "step", 0, 0)
         photos, targets, _ = mixing(photos, batch.labels, seed)
-        titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
+        if config.multi_label:
+            titles = _titles(targets, names)
+        else:
+            titles = [_mixed(row, names, config.smoothing) for row in targets.numpy()]
     pixels = _pixels(photos.numpy(), ready)
     _drawn(
         folder / "train_batch.jpg", lambda path: sheets.train_batch(path, pixels, titles), notify
     )
+
+
+def _titles(labels: torch.Tensor, names: Sequence[str]) -> list[str]:
+    """The labels of a batch as text: "cat", "no label", "cat, dog", "cat 0.70, dog"."""
+    if not labels.is_floating_point():
+        return [_NO_LABEL if n == UNLABELLED else names[n] for n in labels.tolist()]
+    rows = (
+        sorted(zip(row, names, strict=True), key=lambda pair: -pair[0]) for row in labels.tolist()
+    )
+    return [
+        ", ".join(
+            name if share > _WHOLE else f"{name} {share:.2f}" for share, name in row if share > 0.01
+        )
+        or _NO_LABEL
+        for row in rows
+    ]
 
 
 def _batch(
@@ -82,7 +101,7 @@ def _batch(
     config, crops = ready.config, None
     if side == "train" and config.teacher and config.teacher_crops:
         crops = FixedCrops(config.seed, config.teacher_crops)
-    return batch_of(samples, prepare, keys, config.seed, crops)
+    return batch_of(samples, prepare, keys, config.seed, crops, data.label_columns)
 
 
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
@@ -106,25 +125,28 @@ def _pixels(photos: Float32, ready: Ready) -> Float32:
 
 
 def final_pictures(
-    run: RunFolder, ready: Ready, record: RunRecord, best: BestAnswers, notify: Notify
+    run: RunFolder, ready: Ready, record: RunRecord, best: Best, notify: Notify
 ) -> None:
     """`curves.png`, `confusion_matrix.png` of the best epoch, `val_predictions.jpg`; `report.html`
-    with all of them.
+    with all of them. Where a photo may have several labels, there is no matrix.
     """
     names = ready.dataset.class_names
     draws: dict[str, Callable[[Path], None]] = {
         "curves.png": lambda path: plots.curves(path, list(map(asdict, record.rows))),
-        "confusion_matrix.png": lambda path: plots.confusion_matrix(path, best.confusion, names),
         "val_predictions.jpg": lambda path: _val_predictions(path, run, ready),
-        "report.html": lambda path: training_page(run, ready, record, best).write(path),
     }
+    if isinstance(best, BestAnswers):
+        matrix = best.confusion
+        draws["confusion_matrix.png"] = lambda path: plots.confusion_matrix(path, matrix, names)
+    draws["report.html"] = lambda path: training_page(run, ready, record, best).write(path)
     for name, draw in draws.items():
         _drawn(run.path / name, draw, notify)
 
 
 def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     """Of up to 16 photos, evenly over all and so over the classes; of shards the first ones."""
-    network = checkpoint.instantiate(checkpoint.load(run.weights("best")))
+    loaded = checkpoint.load(run.weights("best"))
+    network = checkpoint.instantiate(loaded)
     total, names = len(ready.dataset.val), ready.dataset.class_names
     count = min(_SHOWN, total)
     keys = [Key(0, number * total // count) for number in range(count)]
@@ -132,7 +154,14 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     if not batch.indices:
         raise ResnestError("none of its photos can be read any more")
     with torch.inference_mode():
-        probabilities = softmax(network(batch.photos).numpy())
+        logits = network(batch.photos).numpy()
+    if (limits := loaded.info.thresholds) is not None:
+        given = torch.from_numpy(sigmoid(logits) >= np.array(limits)).float()
+        pairs = zip(_titles(given, names), _titles(batch.labels, names), strict=True)
+        titles = [said if said == true else f"{said} (truth: {true})" for said, true in pairs]
+        sheets.train_batch(path, _pixels(batch.photos.numpy(), ready), titles)
+        return
+    probabilities = softmax(logits)
     best, labels = probabilities.argmax(axis=1), batch.labels.tolist()
     sheets.val_predictions(
         path,
@@ -144,7 +173,7 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
     )
 
 
-def training_page(run: RunFolder, ready: Ready, record: RunRecord, best: BestAnswers) -> Page:
+def training_page(run: RunFolder, ready: Ready, record: RunRecord, best: Best) -> Page:
     """The page of a run that has ended; photos are read for their thumbnails."""
     config, dataset, names = ready.config, ready.dataset, ready.dataset.class_names
     settings = [[key, str(value)] for key, value in asdict(config).items() if value is not None]
@@ -162,13 +191,13 @@ def training_page(run: RunFolder, ready: Ready, record: RunRecord, best: BestAns
         ],
         tables=[
             _epochs(record.rows),
-            _classes(names, best),
+            _classes(names, best, config.min_precision),
             PageTable("Settings", ["Setting", "Value"], settings),
         ],
         photos_title="The surest mistakes of the best epoch",
     )
     labels = np.array([sample.label for sample in dataset.val], np.int64)
-    if len(best.predicted) != len(labels):
+    if isinstance(best, BestLabelAnswers) or len(best.predicted) != len(labels):
         return page
     for index in surest_mistakes(labels, best.predicted, best.confidence, _MISTAKES):
         sample, predicted = dataset.val[index], int(best.predicted[index])
@@ -182,10 +211,19 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
     row = next((row for row in record.rows if row.epoch == record.best_epoch), None)
     if row is None:
         return []
+    which = f"epoch {row.epoch}, {'moving average' if row.which == 'ema' else 'raw'}"
+    if row.map is not None:
+        return [
+            ("best mAP", percent(row.score(row.which)), which),
+            ("micro F1", percent(row.micro_f1), "at 0.5"),
+            ("macro F1", percent(row.macro_f1), "at 0.5"),
+            ("epochs", str(record.epoch), f"{record.step:,} steps"),
+            ("training speed", f"{row.photos_per_second:,.0f}", "photos/s"),
+        ]
     ema = row.which == "ema" and row.ema_top1 is not None
     top1, top5 = (row.ema_top1, row.ema_top5) if ema else (row.top1, row.top5)
     figures = [
-        ("best top-1", percent(top1), f"epoch {row.epoch}, {'moving average' if ema else 'raw'}"),
+        ("best top-1", percent(top1), which),
         ("top-5", percent(top5), ""),
         ("mean recall", percent(row.recall), ""),
         ("epochs", str(record.epoch), f"{record.step:,} steps"),
@@ -195,6 +233,8 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _epochs(rows: list[EpochRow]) -> PageTable:
+    if rows and rows[0].map is not None:
+        return _label_epochs(rows)
     columns = ["Epoch", "Learning rate", "Training loss", "Validation loss", "Top-1", "Top-5",
                "EMA top-1", "Seconds"]  # fmt: skip
     cells = [
@@ -205,10 +245,41 @@ def _epochs(rows: list[EpochRow]) -> PageTable:
     return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))
 
 
-def _classes(names: Sequence[str], best: BestAnswers) -> PageTable:
+def _classes(names: Sequence[str], best: Best, min_precision: float | None) -> PageTable:
+    if isinstance(best, BestLabelAnswers):
+        return _label_classes(names, best, min_precision)
     cells = [
         [name, str(one.support), percent(one.precision), percent(one.recall), percent(one.f1)]
         for name, one in zip(names, class_scores(best.confusion), strict=True)
     ]
     columns = ["Class", "Validation photos", "Precision", "Recall", "F1"]
     return PageTable("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))
+
+
+def _label_epochs(rows: list[EpochRow]) -> PageTable:
+    columns = ["Epoch", "Learning rate", "Training loss", "Validation loss", "mAP", "EMA mAP",
+               "Micro F1", "Macro F1", "Seconds"]  # fmt: skip
+    cells = [
+        [str(row.epoch), f"{row.lr:.3g}", f"{row.train_loss:.4f}", f"{row.val_loss:.4f}",
+         percent(row.map), percent(row.ema_map), percent(row.micro_f1), percent(row.macro_f1),
+         f"{row.seconds:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))
+
+
+def _label_classes(
+    names: Sequence[str], best: BestLabelAnswers, min_precision: float | None
+) -> PageTable:
+    there = ~np.isnan(best.probabilities).any(axis=1)
+    answers = best.truth[there], best.probabilities[there]
+    limits = thresholds.fitted(*answers, min_precision)
+    found = label_scores(*answers, 0.0, limits)
+    cells = [
+        [name, str(one.support), percent(one.average_precision), f"{limit:.3f}",
+         percent(one.precision), percent(one.recall), percent(one.f1)]
+        for name, one, limit in zip(names, found.classes, limits, strict=True)
+    ]  # fmt: skip
+    columns = ["Class", "Validation photos", "Average precision", "Threshold", "Precision",
+               "Recall", "F1"]  # fmt: skip
+    return PageTable("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4, 5, 6}))

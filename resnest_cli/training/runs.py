@@ -13,7 +13,7 @@ import csv
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,11 +193,20 @@ class RunKeeper:
     keep_epochs: int = 0
 
     def save_weights(
-        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
+        self,
+        names: Sequence[str],
+        tensors: Mapping[str, Tensor],
+        metrics: Mapping[str, Any],
+        thresholds: tuple[float, ...] | None = None,
     ) -> None:
-        """One checkpoint under several names, which share its bytes where the disk can do that."""
+        """One checkpoint under several names, which share its bytes where the disk can do that.
+
+        `thresholds` are those of the classes where a photo may have several labels.
+        """
         provenance = {**self.info.provenance, "epoch": metrics["epoch"]}
-        info = replace(self.info, metrics=dict(metrics), provenance=provenance)
+        info = replace(
+            self.info, metrics=dict(metrics), provenance=provenance, thresholds=thresholds
+        )
         first = self.run.weights(names[0])
         with saving(first.parent):
             first.parent.mkdir(parents=True, exist_ok=True)
@@ -208,20 +217,23 @@ class RunKeeper:
             for old in sorted(first.parent.glob("epoch-*.safetensors"))[: -self.keep_epochs]:
                 old.unlink(missing_ok=True)
 
-    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        """`results.csv`, whose columns are the fields of `EpochRow`, and `recall.csv`: for each
-        epoch the recall of each class in [0, 1]. Both anew, atomically; what is not known is empty.
+    def save_rows(self, rows: Sequence[EpochRow], classes: Sequence[float | None]) -> None:
+        """`results.csv`, whose columns are those of `EpochRow`, and `recall.csv`: for each epoch
+        the recall of each class in [0, 1]; of several labels `average_precision.csv`, likewise.
+        Both anew, atomically; what is not known is empty.
         """
         path = self.run.path / "results.csv"
         with saving(path):
-            columns = [field.name for field in fields(EpochRow)]
-            write_text(path, csv_rows([columns, *map(astuple, rows)]))
-        path, epoch = path.with_name("recall.csv"), rows[-1].epoch
+            columns = rows[-1].columns
+            cells = ([getattr(row, name) for name in columns] for row in rows)
+            write_text(path, csv_rows([columns, *cells]))
+        name = "recall.csv" if rows[-1].map is None else "average_precision.csv"
+        path, epoch = path.with_name(name), rows[-1].epoch
         with saving(path):
             table: list[Sequence[Cell]] = [["epoch", *(self.info.class_names or ())]]
             # Rows from `epoch` on, of a run that was killed and is repeating them, are replaced.
             table += [row for row in _read_rows(path) if int(row[0]) < epoch]
-            write_text(path, csv_rows([*table, [epoch, *recall]]))
+            write_text(path, csv_rows([*table, [epoch, *classes]]))
 
     def save_state(self, state: State) -> None:
         """Everything that a resumed run needs."""

@@ -111,13 +111,18 @@ class Config:
     split_column: str | None = _reading("split_column")
     base_folder: str | None = _reading("base_folder")
     extension: str | None = _reading("extension")
+    multi_label: bool | None = _reading("multi_label")
     exclude: str | None = _reading("exclude")
     exclude_kinds: str | None = _reading("exclude_kinds")
     val_split: float = _data(
         0.2, "Share of each class that validates, where the data have no split (0.2).", "(0, 1)"
     )
     balanced: bool = _data(False, "Draw every class equally often.")
-    class_weights: str = _data("none", "In the loss: none, balanced, or a file id,weight.", "WHAT")
+    class_weights: str = _data(
+        "none",
+        "In the loss: none, balanced, or a file id,weight; several labels: of present ones.",
+        "WHAT",
+    )
     img_size: int | None = _photos(None, "Side of the network's input in pixels.", "[8, 8192]")
     train_size: int | None = _photos(
         None, "Side while training, where other than --img-size.", "[8, 8192]"
@@ -174,6 +179,21 @@ class Config:
     bce_loss: bool = _loss(False, "Binary cross entropy: each class by itself.")
     bce_target_thresh: float = _loss(
         0.0, "Of --bce-loss: targets above X count as 1; 0 is off.", "[0, 1)"
+    )
+    asl: bool = _loss(
+        False, "Several labels: asymmetric loss (arXiv 2009.14119), not binary cross entropy."
+    )
+    asl_gamma_neg: float = _loss(
+        4.0, "Of --asl: how little easy labels count that a photo does not have (4).", "[0, 20]"
+    )
+    asl_gamma_pos: float = _loss(1.0, "Of --asl: the same of those it has (1).", "[0, 20]")
+    asl_margin: float = _loss(
+        0.05, "Of --asl: probabilities of absent labels up to X count as 0 (0.05).", "[0, 1)"
+    )
+    min_precision: float | None = _loss(
+        None,
+        "Several labels: thresholds have this precision in validation, not the largest F1.",
+        "(0, 1]",
     )
     smoothing: float = _loss(0.0, "Label smoothing.", "[0, 1)")
     drop: float = _loss(0.0, "Dropout before the classifier.", "[0, 1)")

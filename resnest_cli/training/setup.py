@@ -115,14 +115,15 @@ class Ready:
     ) -> Task:
         """What the loop trains, on device `rank`; a teacher's answers must be there by then."""
         config, data = self.config, self.dataset
+        several = data.multi_label  # then no photo is of one class
         task = partial(
             Task,
             config,
             num_classes=len(data.class_ids),
             class_weights=self.class_weights,
-            train_counts=data.train_counts,
+            train_counts=() if several else data.train_counts,
             val_photos=data.val_photos,
-            unlabelled=len(data.unlabelled),
+            unlabelled=data.train_photos if several else len(data.unlabelled),
             teacher=self.teacher if config.teacher_crops == 0 else None,
         )
         draw = replace(self.draw, rank=rank)
@@ -189,6 +190,7 @@ class Ready:
             photos = read_all([*data.learned, *data.val], show)
         first = len(data.learned)
         how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
+        how["classes"] = data.label_columns
         questions, augment = self.questions(run.teacher), Augment(config, self.preprocessing)
         answers = None if questions is None else questions.answers
         learning = Batches(train, augment, draw, photos=photos[:first], answers=answers, **how)
@@ -203,7 +205,9 @@ class Ready:
     ) -> tuple[FeatureBatches, FeatureBatches]:
         config, data = self.config, self.dataset
         show = checking(display.progress("Computing features"), stop.check)
-        extractor = Extractor(self.engine, self.preprocessing, self.origin, folder / "features")
+        extractor = Extractor(
+            self.engine, self.preprocessing, self.origin, folder / "features", data.label_columns
+        )
         total = len(data.train) + len(data.val)
 
         def features(samples: Sequence[Sample], before: int, mirrored: bool) -> Features:
@@ -266,7 +270,12 @@ def load_data(config: Config, progress: Progress = silent) -> DataSet:
 
 def _labelled(config: Config, progress: Progress) -> DataSet:
     if is_shards(config.data):
-        config.reading.check_only({"split_names"}, config.data, "shards")
+        if config.multi_label:
+            raise UsageError(
+                f"--multi-label: {config.data} is shards, which hold one label for each photo. "
+                "Give the folder or the table that they were packed from."
+            )
+        config.reading.check_only({"split_names", "multi_label"}, config.data, "shards")
         if config.exclude is not None:
             raise UsageError(
                 f"--exclude: {config.data} is shards, which are read whole and in order. Pack them "
@@ -296,6 +305,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     """Decides what is undecided and makes the network; weights are fetched where needed."""
     check_device_name(config.device)
     model = _source(config, access)
+    config = replace(config, multi_label=dataset.multi_label)
     variant = model.variant if model is not None else get_named(config.model)
     preprocessing = _fed(config, (model or variant).preprocessing)
     config = resolve(
@@ -385,10 +395,15 @@ def class_weights(what: str, dataset: DataSet) -> Tensor | None:
     """`--class-weights`, what each class weighs in the loss: float32 (classes,); None for "none".
 
     "balanced" is scikit-learn's: photos / (classes * photos of the class), whose mean over the
-    photos is 1. Anything else names a file with a line `id,weight` for each class.
+    photos is 1. Where a photo may have several labels, it is how many photos lack a label for each
+    that has it. Anything else names a file with a line `id,weight` for each class.
     """
     if what == "none":
         return None
+    if what == "balanced" and dataset.multi_label:
+        photos = dataset.train_photos
+        shares = [(photos - count) / max(1, count) for count in dataset.train_counts]
+        return torch.tensor(shares, dtype=torch.float32)
     if what == "balanced":
         number, photos = len(dataset.class_ids), sum(dataset.train_counts)
         shares = [photos / (number * max(1, count)) for count in dataset.train_counts]

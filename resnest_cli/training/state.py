@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -44,6 +44,11 @@ saving = partial(writing, then="After that go on with --resume.")
 _NAME = re.compile(r"state-(\d{5})-(\d{8})\.safetensors")
 
 
+# Fields of an `EpochRow` where a photo has one label, and where it may have several.
+ONE_LABEL = frozenset(("top1", "top5", "ema_top1", "ema_top5", "recall"))
+SEVERAL_LABELS = frozenset(("map", "ema_map", "micro_f1", "macro_f1"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRow:
     """One finished epoch: a row of `results.csv`, whose columns are these fields.
@@ -54,6 +59,9 @@ class EpochRow:
     over classes of those weights that count (`which`). `best` says whether this epoch is the best
     so far, by the top-1 of these weights and of the same top-1 by their loss. Times in seconds,
     without and with validation.
+
+    Where a photo may have several labels, `map` (mean average precision) takes the place of top-1,
+    and `micro_f1` and `macro_f1`, at 0.5, that of recall: `columns` are the fields that count.
     """
 
     epoch: int
@@ -61,23 +69,39 @@ class EpochRow:
     lr: float
     train_loss: float
     val_loss: float
-    top1: float
-    top5: float | None
+    top1: float | None = None
+    top5: float | None = None
     ema_loss: float | None
-    ema_top1: float | None
-    ema_top5: float | None
-    recall: float
+    ema_top1: float | None = None
+    ema_top5: float | None = None
+    recall: float | None = None
+    map: float | None = None
+    ema_map: float | None = None
+    micro_f1: float | None = None
+    macro_f1: float | None = None
     which: str  # "raw" or "ema": whose top-1 is higher, or whose loss is lower
     best: bool
     photos_per_second: float
     train_seconds: float
     seconds: float
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The fields, in order, without those of the other kind of labels."""
+        other = ONE_LABEL if self.map is not None else SEVERAL_LABELS
+        return tuple(field.name for field in fields(self) if field.name not in other)
+
+    def score(self, which: str) -> float | None:
+        """Top-1, or mAP, of the raw or the averaged weights."""
+        raw = which == "raw"
+        if self.map is not None:
+            return self.map if raw else self.ema_map
+        return self.top1 if raw else self.ema_top1
+
     def sort_key(self, which: str) -> tuple[float, float]:
         """`Scores.sort_key` of the raw or the averaged weights."""
-        raw = which == "raw"
-        top1, loss = (self.top1, self.val_loss) if raw else (self.ema_top1, self.ema_loss)
-        return (-1.0, -math.inf) if top1 is None or loss is None else sort_key(top1, loss)
+        score, loss = self.score(which), self.val_loss if which == "raw" else self.ema_loss
+        return (-1.0, -math.inf) if score is None or loss is None else sort_key(score, loss)
 
 
 @dataclass(slots=True)
@@ -161,6 +185,38 @@ class BestAnswers(NamedTuple):
         cells = tensors["cells"].numpy()
         confusion[cells[:, 0], cells[:, 1]] = cells[:, 2]
         return cls(confusion, tensors["predicted"].numpy(), tensors["confidence"].numpy())
+
+
+class BestLabelAnswers(NamedTuple):
+    """The same where a photo may have several labels: see `LabelEvaluation`."""
+
+    truth: NDArray[np.bool_]
+    probabilities: NDArray[np.float32]
+
+    @classmethod
+    def none(cls, num_classes: int) -> Self:
+        """Before the first epoch has ended."""
+        empty = np.empty((0, num_classes), np.float32)
+        return cls(empty.astype(np.bool_), empty)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a state. Of the labels the places that are true: int64 (N, 2)."""
+        return {
+            "labels": torch.from_numpy(np.argwhere(self.truth)),
+            "probabilities": torch.from_numpy(self.probabilities),
+        }
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], num_classes: int) -> Self:
+        """The inverse of `tensors`."""
+        probabilities = tensors["probabilities"].numpy()
+        assert probabilities.shape[1] == num_classes
+        truth = np.zeros(probabilities.shape, np.bool_)
+        truth[tuple(tensors["labels"].numpy().T)] = True
+        return cls(truth, probabilities)
+
+
+Best = BestAnswers | BestLabelAnswers
 
 
 @dataclass(frozen=True, slots=True)

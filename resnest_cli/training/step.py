@@ -22,6 +22,7 @@ from resnest_cli.data.seeds import derived_seed
 from resnest_cli.errors import ResnestError
 from resnest_cli.training.augment import Mixing
 from resnest_cli.training.distributed import World, interleaved
+from resnest_cli.training.label_loss import LabelLoss
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.optim import create_optimizer
 from resnest_cli.training.settings import Config
@@ -50,8 +51,8 @@ class Task:
     `network` maps the photos of a batch to logits (B, num_classes). `thawing` are modules that
     begin to learn one after the other, every `config.unfreeze_every` epochs. `class_weights`,
     float32 (num_classes,), weigh the classes in the loss. `train_counts` are the training photos of
-    each class, `unlabelled` is how many have none, `val_photos` how many validate. The `teacher`
-    answers for batches that come without its answers.
+    each class, `unlabelled` is how many have no single one, `val_photos` how many validate. The
+    `teacher` answers for batches that come without its answers.
     """
 
     config: Config
@@ -172,7 +173,8 @@ class Stepper:
         self.optimizer = create_optimizer(self.network, config)
         self.scaler = torch.amp.GradScaler(self._kind, enabled=config.amp == "float16")
         self._mixing = Mixing(config, num_classes)
-        self._loss = Loss(config, class_weights)
+        kind = LabelLoss if config.multi_label else Loss
+        self._loss: Loss | LabelLoss = kind(config, class_weights)
         self._parts: list[_Part] = []
         self._passed_over = False
         self._place = (0, 0)  # epoch, and the batches of all devices before this step

@@ -246,6 +246,7 @@ def _ours(config: Config, access: Access) -> Teacher:
         config.teacher, labels=config.teacher_labels, access=access, trust_onnx=config.trust_onnx
     )
     model.need_classifier()
+    model.need_one_label("--teacher")
     if model.in_channels != 3:
         raise CheckpointError(f"{model.path}: takes {model.in_channels} channels; photos have 3.")
     model = replace(model, preprocessing=_preprocessing(config, asdict(model.preprocessing)))

@@ -68,6 +68,10 @@ class _Logged:
             "accuracy/top5": row.top5,
             "accuracy/top1_ema": row.ema_top1,
             "accuracy/recall": row.recall,
+            "accuracy/map": row.map,
+            "accuracy/map_ema": row.ema_map,
+            "accuracy/micro_f1": row.micro_f1,
+            "accuracy/macro_f1": row.macro_f1,
             "speed/photos_per_second": row.photos_per_second,
         }
         for name, value in scalars.items():

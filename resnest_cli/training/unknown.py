@@ -46,11 +46,14 @@ def keep(
 ) -> None:
     """Writes it into the header of `best`, and says for which shares there are too few photos.
 
-    Where that cannot be done, a message says so: it is worth less than the run.
+    Where that cannot be done, a message says so: it is worth less than the run. Where a photo may
+    have several labels nothing is kept: the distance takes the classes' softmax for granted.
 
     Raises:
         StoppedError: a signal.
     """
+    if ready.dataset.multi_label:
+        return
     best = run.weights("best")
     try:
         found = _measured(ready, task, checkpoint.instantiate(checkpoint.load(best)), stop, display)

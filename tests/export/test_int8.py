@@ -11,6 +11,7 @@ from resnest_cli.export import ExportJob
 from resnest_cli.export.export import Exported, export
 from resnest_cli.export.int8 import planned, speeds
 from resnest_cli.export.parity import Agreement, compared
+from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.loading import find_model
 from tests.conftest import CLASSES, make_photo
 
@@ -97,9 +98,9 @@ def test_true_top1_before_and_after() -> None:
         return np.tile(np.array([1, 0], np.float32), (len(batch), 1))
 
     batches = [(["0", "1", "2", "3"], photos[:4]), (["4", "5"], photos[4:])]
-    found = compared(batches, perfect, always_first, 1.0, right)
+    found = compared(batches, perfect, always_first, softmax, right)
     assert found == Agreement(6, pytest.approx(0.4621, abs=1e-4), 0.5, (1.0, 0.5))
-    assert compared(batches, perfect, perfect, 1.0) == Agreement(6, 0.0, 1.0, None)
+    assert compared(batches, perfect, perfect, softmax) == Agreement(6, 0.0, 1.0, None)
 
 
 def test_speeds_are_those_of_the_runs() -> None:

@@ -356,7 +356,7 @@ def test_instantiate_neither_draws_nor_copies(saved: Path) -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-# The golden checkpoint: files of format 1 stay loadable for ever.
+# The golden checkpoints: files of each format stay loadable for ever.
 
 GOLDEN_OVERRIDES = {
     "blocks": [1, 2, 1, 1], "widths": [8, 8, 8, 16], "stem_width": 4, "base_width": 32,
@@ -370,26 +370,35 @@ def golden_input() -> Tensor:
     return torch.from_numpy(np.concatenate([noise, 3 * noise[:, ::-1] - 2]).astype(np.float32))
 
 
-def write_golden(folder: Path = DATA) -> None:
-    """Made tests/model/data/golden-v1.*, once; run again only for a new format, as golden-v2."""
+# Format 2 is that of several labels for one photo.
+GOLDEN: dict[int, dict[str, Any]] = {
+    1: {"metrics": {"epoch": 3, "top1": 81.25}},
+    2: {"metrics": {"epoch": 3, "map": 0.8125}, "thresholds": (0.25, 0.5, 1.0)},
+}  # fmt: skip
+
+
+def write_golden(number: int, folder: Path = DATA) -> None:
+    """Made tests/model/data/golden-v<number>.*, once; run again only for a new format."""
     variant: Variant = get_variant("resnest50d_2s2x40d").overridden(GOLDEN_OVERRIDES)
     network = enliven(build(variant, num_classes=3), seed=20).eval()
     fed = Preprocessing(64, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
     info = CheckpointInfo(
         variant=replace(variant, preprocessing=fed),
         class_names=("crane", "Bärenkatze", "\u732b"),
-        metrics={"epoch": 3, "top1": 81.25},
         provenance={"command": "write_golden"},
+        **GOLDEN[number],
     )
     folder.mkdir(exist_ok=True)
-    save(folder / "golden-v1.safetensors", network, info)
+    save(folder / f"golden-v{number}.safetensors", network, info)
     expected = {"logits": logits(network, golden_input()).tolist()}
-    (folder / "golden-v1.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(expected, indent=1) + "\n"
+    (folder / f"golden-v{number}.json").write_text(text, encoding="utf-8")
 
 
-def test_the_golden_checkpoint_of_format_1_still_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", GOLDEN)
+def test_the_golden_checkpoint_of_each_format_still_loads(tmp_path: Path, number: int) -> None:
     path = tmp_path / "golden.safetensors"
-    shutil.copy(DATA / "golden-v1.safetensors", path)
+    shutil.copy(DATA / f"golden-v{number}.safetensors", path)
     found = load(path)
     assert found.info.variant is not None
     changed = {k: found.info.variant.architecture[k] for k in GOLDEN_OVERRIDES}
@@ -399,10 +408,11 @@ def test_the_golden_checkpoint_of_format_1_still_loads(tmp_path: Path) -> None:
     assert found.info.preprocessing == Preprocessing(
         64, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     )
-    assert found.info.metrics == {"epoch": 3, "top1": 81.25}
+    assert found.info.metrics == GOLDEN[number]["metrics"]
+    assert found.info.thresholds == GOLDEN[number].get("thresholds")
     assert found.info.provenance == {"command": "write_golden"}
-    assert found.info.format_version == 1
-    expected = json.loads((DATA / "golden-v1.json").read_text(encoding="utf-8"))["logits"]
+    assert found.info.format_version == number
+    expected = json.loads((DATA / f"golden-v{number}.json").read_text(encoding="utf-8"))["logits"]
     torch.testing.assert_close(
         logits(instantiate(found), golden_input()), torch.tensor(expected), rtol=1e-4, atol=1e-4
     )

@@ -11,7 +11,14 @@ import pytest
 
 from resnest_cli.errors import CheckpointError
 from resnest_cli.model.checkpoint import load, save
-from resnest_cli.model.checkpoint_header import MAX_HEADER, CheckpointInfo, file_kind, read_info
+from resnest_cli.model.checkpoint_header import (
+    MAX_HEADER,
+    CheckpointInfo,
+    file_kind,
+    read_header,
+    read_info,
+    set_metadata,
+)
 from resnest_cli.model.resnest import build
 from tests.networks import TINY
 
@@ -206,4 +213,36 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+        read_info(path)
+
+
+def test_thresholds_of_several_labels_come_back(tmp_path: Path) -> None:
+    """In a format of its own, which programs that know one label alone refuse; others stay."""
+    path, one = tmp_path / "several.safetensors", tmp_path / "one.safetensors"
+    network = build(TINY, num_classes=3)
+    save(path, network, CheckpointInfo(variant=TINY, thresholds=(0.25, 0.5, 1.0)))
+    save(one, network, CheckpointInfo(variant=TINY))
+    found = read_info(path)
+    assert (found.thresholds, found.format_version) == ((0.25, 0.5, 1.0), 2)
+    assert (read_info(one).thresholds, read_info(one).format_version) == (None, 1)
+    assert load(path).info.thresholds == found.thresholds
+    assert read_header(path).metadata["activation"] == "sigmoid"
+    assert not {"activation", "thresholds"} & set(read_header(one).metadata)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [
+        ("thresholds", "[0.5, 0.5]", "3 numbers from 0 to 1"),
+        ("thresholds", "[0.5, 0.5, 1.5]", "3 numbers from 0 to 1"),
+        ("thresholds", "[0.5, 0.5, true]", "3 numbers from 0 to 1"),
+        ("thresholds", "{}", "must be a JSON list"),
+        ("activation", "relu", "activation must be sigmoid"),
+    ],
+)
+def test_damaged_thresholds_are_an_error(tmp_path: Path, key: str, text: str, words: str) -> None:
+    path = tmp_path / "x.safetensors"
+    save(path, build(TINY, num_classes=3), CheckpointInfo(variant=TINY, thresholds=(0.5,) * 3))
+    set_metadata(path, key, text)
+    with pytest.raises(CheckpointError, match=words):
         read_info(path)

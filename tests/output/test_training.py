@@ -35,6 +35,8 @@ class Data:
     own_split: bool = False
     shards = None
     unlabelled: tuple[Photo, ...] = ()
+    multi_label = False
+    learned = DataSet.learned
     train_counts, val_counts = DataSet.train_counts, DataSet.val_counts
     train_photos, val_photos = DataSet.train_photos, DataSet.val_photos
     _counts = DataSet._counts

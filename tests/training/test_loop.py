@@ -71,14 +71,18 @@ class Kept:
     states: list[State] = field(default_factory=list)
 
     def save_weights(
-        self, names: Sequence[str], tensors: Mapping[str, Tensor], metrics: Mapping[str, Any]
+        self,
+        names: Sequence[str],
+        tensors: Mapping[str, Tensor],
+        metrics: Mapping[str, Any],
+        thresholds: tuple[float, ...] | None = None,
     ) -> None:
         for name in names:
             self.weights[name] = {key: value.clone() for key, value in tensors.items()}
             self.metrics[name] = metrics
 
-    def save_rows(self, rows: Sequence[EpochRow], recall: Sequence[float | None]) -> None:
-        assert len(recall) == CLASSES
+    def save_rows(self, rows: Sequence[EpochRow], classes: Sequence[float | None]) -> None:
+        assert len(classes) == CLASSES
         self.rows = list(rows)
 
     def save_state(self, state: State) -> None:
@@ -171,6 +175,44 @@ def test_killed_at_any_step_and_resumed_gives_the_same_bits(straight: Kept, step
     assert same(kept.weights["last_ema"], straight.weights["last_ema"])
     assert timeless(kept.rows) == timeless(straight.rows)
     assert kept.metrics == straight.metrics
+
+
+class Several:
+    """The same batches with one label more for each photo."""
+
+    def __init__(self, source: Photos) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self._source.epoch(epoch, start):
+            first = nn.functional.one_hot(batch.labels, CLASSES)
+            yield batch._replace(labels=(first + first.roll(1, 1)).float())
+
+
+@pytest.mark.parametrize("step", [1, STEPS + 2])
+def test_several_labels_and_resumed_give_the_same_bits(step: int) -> None:
+    def kill(done: int) -> None:
+        if done == step:
+            raise KilledError
+
+    config = replace(CONFIG, multi_label=True, epochs=2, save_every=1e-9)
+    task = Task(config, network(config), Several(Photos()), Several(Validation()), CLASSES)
+    whole, kept, stop = Kept(), Kept(), StopRequest()
+    Trainer(task, whole, Watch(), stop, None).run()
+    task = replace(task, network=network(config))
+    with pytest.raises(KilledError):
+        Trainer(task, kept, Watch(kill), stop, None).run()
+    task = replace(task, network=network(config))
+    Trainer(task, kept, Watch(), stop, kept.states[-1] if kept.states else None).run()
+    assert same(kept.weights["last"], whole.weights["last"])
+    assert timeless(kept.rows) == timeless(whole.rows)
+    assert kept.metrics == whole.metrics
+    assert all(row.map is not None and row.top1 is None for row in whole.rows)
+    best = whole.states[-1].tensors["best"]
+    assert (best["probabilities"].shape, len(best["labels"])) == ((12, CLASSES), 24)
 
 
 def test_every_setting_of_the_step_acts() -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -186,7 +186,8 @@ def test_rows_read_back(tmp_path: Path) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     for row, cells in zip(rows, found, strict=True):
-        for name, value in asdict(row).items():
+        assert tuple(cells) == row.columns
+        for name, value in ((name, getattr(row, name)) for name in row.columns):
             assert cells[name] == ("" if value is None else str(value))
     assert float(found[0]["lr"]) == 0.1 + 0.2
     assert float(found[0]["top1"]) == 1 / 3

@@ -68,6 +68,8 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
 
 
 _OPTIONAL = {
+    "multi_label",
+    "min_precision",
     "teacher",
     "teacher_labels",
     "teacher_size",

@@ -1,0 +1,68 @@
+"""Several labels for one photo: how data write them, and how it is found out that they do.
+
+    path,labels                     a column of labels with | ; or , between them
+    beach/1.jpg,"sun|sea"
+    beach/2.jpg,                    no label at all
+
+    path,sun,sea                    a column of 0 and 1 for each label
+    beach/1.jpg,1,1
+
+    path,label                      a row for each label (with --multi-label)
+    beach/1.jpg,sun
+    beach/1.jpg,sea
+
+A column of labels is found out by itself where the labels that stand together also stand alone in
+other rows: nobody has the classes `cat`, `dog` and `cat|dog`. A hierarchy (`animal|dog`) does not
+look like that, and neither do synonyms (`crane, bird`). Of separators the first in `SEPARATORS`
+counts that any cell has, so that a comma is a part of a label where bars separate them.
+
+The labels of a photo as one text have `|` between them, in the order in which they were written.
+"""
+
+from collections.abc import Iterable, Sequence
+
+SEPARATORS = "|;,"
+JOINT = SEPARATORS[0]
+_YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+
+def split_labels(text: str, separator: str = JOINT) -> tuple[str, ...]:
+    """The different labels in a text, in their order; none of an empty one."""
+    parts = (part.strip() for part in text.split(separator))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def joined_labels(labels: Iterable[str]) -> str:
+    """The inverse of `split_labels`."""
+    return JOINT.join(labels)
+
+
+def separator_of(texts: Iterable[str]) -> str:
+    """What stands between the labels in these texts; `JOINT` where nothing does."""
+    found = {sign for text in texts for sign in SEPARATORS if sign in text}
+    return next((sign for sign in SEPARATORS if sign in found), JOINT)
+
+
+def stand_alone(texts: Iterable[str]) -> bool:
+    """Whether these texts cannot be names of classes: the parts of them are, too."""
+    different = {text for text in texts if text}
+    separator = separator_of(different)
+    joint = [parts for text in different if len(parts := split_labels(text, separator)) > 1]
+    known = [parts for parts in joint if different.issuperset(parts)]
+    return bool(known) and 2 * len(known) >= len(joint)
+
+
+def is_flag(texts: Iterable[str]) -> bool:
+    """Whether a column has nothing but 0 and 1, or false and true."""
+    return all(text.casefold() in _YES_NO for text in set(texts))
+
+
+def flagged(names: Sequence[str], cells: Sequence[str]) -> tuple[str, ...]:
+    """The names whose cells say 1."""
+    pairs = zip(names, cells, strict=True)
+    return tuple(name for name, cell in pairs if _YES_NO[cell.strip().casefold()])
+
+
+def refused_name(names: Iterable[str]) -> str | None:
+    """The first name that cannot be one of several labels, since it has their separator in it."""
+    return next((name for name in names if JOINT in name), None)

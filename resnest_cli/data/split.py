@@ -1,0 +1,113 @@
+"""Who trains and who validates: the data's own split, or one that is drawn.
+
+Files with the same bytes are never on both sides. Which photos are drawn depends on the seed, the
+class and the names in it alone.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from resnest_cli.data.label_sets import joined_labels
+from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto, Side
+from resnest_cli.data.seeds import drawn
+from resnest_cli.data.stratification import Group, validating
+from resnest_cli.text import some
+
+
+def own_sides(
+    good: list[LabelledPhoto], notes: list[str]
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto], list[LabelledPhoto]]:
+    """The data's own split; validation photos that training has, too, are left out."""
+    train = [photo for photo in good if photo.side == "train"]
+    val = [photo for photo in good if photo.side == "val"]
+    twins = {photo.digest: photo.name for photo in reversed(train)}
+    left_out = [
+        replace(photo, error=f"is the same file as {twins[photo.digest]}, which trains")
+        for photo in val
+        if photo.digest in twins
+    ]
+    if left_out:
+        names = some(photo.name for photo in left_out)
+        notes.append(
+            f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
+        )
+    for side, photos in (("training", train), ("validation", val)):
+        conflicting = _conflicting(photos)
+        if shown := [photo.name for photo in photos if photo.digest in conflicting]:
+            notes.append(f"the same photo under several classes of {side} (kept): {some(shown)}")
+    return train, [photo for photo in val if photo.digest not in twins], left_out
+
+
+def _conflicting(photos: Iterable[LabelledPhoto]) -> set[bytes]:
+    """Digests of photos that lie under several classes."""
+    labels_of: dict[bytes, set[str]] = defaultdict(set)
+    for photo in photos:
+        labels_of[photo.digest].add(photo.label)
+    return {digest for digest, labels in labels_of.items() if len(labels) > 1}
+
+
+def split_by_class(
+    good: list[LabelledPhoto], share: float, seed: int, notes: list[str]
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """A seeded split by class; photos with the same bytes stay together."""
+    if conflicting := _conflicting(good):
+        names = some(photo.name for photo in good if photo.digest in conflicting)
+        notes.append(f"the same photo under several classes (kept, to train on): {names}")
+    by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
+    for photo in good:
+        by_class[photo.label][photo.digest].append(photo)
+    chosen: set[str] = set()
+    for label, same in by_class.items():
+        count = sum(map(len, same.values()))
+        wanted = min(max(1, round(share * count)), count - 1)
+        groups = [group for digest, group in same.items() if digest not in conflicting]
+        groups.sort(key=lambda group: drawn(seed, "split", label, group[0].name))
+        if len(groups) == len(same) and groups:
+            groups.pop()  # something must be left to train on
+        for group in groups:
+            if len(group) <= wanted:
+                chosen |= {photo.path for photo in group}
+                wanted -= len(group)
+    train = [photo for photo in good if photo.path not in chosen]
+    return train, [photo for photo in good if photo.path in chosen]
+
+
+def split_by_labels(
+    good: list[LabelledPhoto],
+    found: LabelledData,
+    share: float,
+    seed: int,
+    notes: list[str],
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """A seeded split that keeps the frequencies of labels; the same bytes stay together."""
+    if conflicting := _conflicting(good):
+        names = some(photo.name for photo in good if photo.digest in conflicting)
+        notes.append(f"the same photo with different labels (kept, on one side): {names}")
+    same: dict[bytes, list[LabelledPhoto]] = defaultdict(list)
+    for photo in good:
+        same[photo.digest].append(photo)
+    copies = sorted(same.values(), key=lambda group: drawn(seed, "split", group[0].name))
+    labels = (Counter(label for p in group for label in found.labels_of(p)) for group in copies)
+    groups = [Group(len(group), counts) for group, counts in zip(copies, labels, strict=True)]
+    chosen = {p.path for place in validating(groups, share) for p in copies[place]}
+    train = [photo for photo in good if photo.path not in chosen]
+    return train, [photo for photo in good if photo.path in chosen]
+
+
+def merged_copies(
+    good: Sequence[LabelledPhoto], found: LabelledData, notes: list[str]
+) -> list[LabelledPhoto]:
+    """One photo for all of the same bytes on a side, with the labels of all."""
+    merged: dict[tuple[bytes, Side | None], LabelledPhoto] = {}
+    for photo in good:
+        first = merged.setdefault((photo.digest, photo.side), photo)
+        labels = dict.fromkeys((*found.labels_of(first), *found.labels_of(photo)))
+        merged[photo.digest, photo.side] = replace(first, label=joined_labels(labels))
+    photos = list(merged.values())
+    several = sum(len(found.labels_of(photo)) > 1 for photo in photos)
+    notes.append(
+        f"{len(good):,} files are {len(photos):,} different photos; {several:,} lie in several "
+        "class folders and have the labels of all"
+    )
+    return photos

@@ -1,0 +1,160 @@
+"""Photos with several labels: tables and folders that have them, splits, and what is refused."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnest_cli.data.dataset import DataSet, load_dataset, read_split, write_split
+from resnest_cli.data.labelled_photos import Reading
+from resnest_cli.data.stratification import Group, validating
+from resnest_cli.errors import UsageError
+from tests.conftest import make_photo
+
+PHOTOS = 12
+ROWS = ["sun|sea", "sun", "sea", "", "sun|dog", "dog", "sun|sea|dog", "dog|sea"]
+EXPECTED = [{"sun", "sea"}, {"sun"}, {"sea"}, set(), {"sun", "dog"}, {"dog"},
+            {"sun", "sea", "dog"}, {"sea", "dog"}]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for number in range(PHOTOS):
+        make_photo(tmp_path / f"{number}.png", (12, 9), seed=number)
+    return tmp_path
+
+
+def load(place: Path, text: str, *, val_split: float = 0.25, **reading: object) -> DataSet:
+    (place / "t.csv").write_text(text)
+    how = Reading(**reading)  # type: ignore[arg-type]
+    return load_dataset(str(place / "t.csv"), val_split=val_split, seed=0, reading=how)
+
+
+def label_sets(dataset: DataSet) -> list[set[str]]:
+    """The labels of each photo, in the order of their names."""
+    ids = dataset.class_ids
+    samples = sorted((*dataset.train, *dataset.val), key=lambda one: one.name)
+    return [{ids[label] for label in sample.labels} for sample in samples]
+
+
+def column(labels: list[str], separator: str = "|") -> str:
+    rows = [f'{n}.png,"{text.replace("|", separator)}"' for n, text in enumerate(labels)]
+    return "\n".join(["path,labels", *rows])
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ",", " | "])
+def test_a_column_of_labels_is_found_out(place: Path, separator: str) -> None:
+    found = load(place, column(ROWS, separator))
+    assert found.multi_label
+    assert found.class_ids == ("dog", "sea", "sun")
+    assert label_sets(found) == EXPECTED
+    assert any("a photo may have several labels here" in note for note in found.notes)
+    assert any("1 photo(s) have no label" in note for note in found.notes)
+    totals = [a + b for a, b in zip(found.train_counts, found.val_counts, strict=True)]
+    assert totals == [4, 4, 4]
+    assert (found.train_photos, found.val_photos) == (len(found.train), len(found.val))
+
+
+def test_flags_decide(place: Path) -> None:
+    hierarchy = ["animal|dog", "animal|cat", "animal|dog", "animal|cat"]
+    assert not load(place, column(hierarchy)).multi_label
+    found = load(place, column(hierarchy), multi_label=True)
+    assert found.class_ids == ("animal", "cat", "dog")
+    plain = load(place, column([*ROWS[:3], *ROWS[:3]]), multi_label=False)
+    assert not plain.multi_label
+    assert plain.class_ids == ("sea", "sun", "sun|sea")
+
+
+def flags(*rows: str) -> str:
+    return "\n".join(["path,sun,sea,note", *(f"{n}.png,{row}" for n, row in enumerate(rows))])
+
+
+def test_columns_of_0_and_1(place: Path) -> None:
+    text = "path,sun,sea\n0.png,1,1\n1.png,0,1.0\n2.png,1,0\n3.png,0,0\n"
+    found = load(place, text)
+    assert found.multi_label
+    assert label_sets(found) == [{"sun", "sea"}, {"sea"}, {"sun"}, set()]
+    more = load(place, flags("1,1,a", "0,1,b", "1,0,c", "0,0,d"), multi_label=True)
+    assert label_sets(more) == label_sets(found)
+    assert any("not taken as labels" in note and "note" in note for note in more.notes)
+    one_each = "path,sun,sea\n0.png,1,0\n1.png,0,1\n2.png,1,0\n3.png,0,1\n"
+    with pytest.raises(UsageError, match=r"0 and 1 for each class .*--multi-label"):
+        load(place, one_each)
+    assert label_sets(load(place, one_each, multi_label=True)) == 2 * [{"sun"}, {"sea"}]
+    with pytest.raises(UsageError, match="0 and 1 for each class"):
+        load(place, text, multi_label=False)
+
+
+def test_a_row_for_each_label(place: Path) -> None:
+    text = "path,label\n0.png,sun\n0.png,sea\n1.png,sea\n2.png,sun\n3.png,sea\n"
+    with pytest.raises(UsageError, match=r"0.png more than once.*--multi-label"):
+        load(place, text)
+    assert label_sets(load(place, text, multi_label=True))[0] == {"sun", "sea"}
+    with pytest.raises(UsageError, match="of val here, and of train"):
+        load(place, "path,label,split\n0.png,sun,train\n0.png,sea,val\n1.png,sea,train\n",
+             multi_label=True)  # fmt: skip
+
+
+def test_copies_in_several_class_folders(place: Path) -> None:
+    data = place / "data"
+    for label, numbers in {"sun": range(6), "sea": range(4, 10)}.items():
+        (data / label).mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(place / f"{number}.png", data / label / f"{number}.png")
+    how = Reading(multi_label=True)
+    found = load_dataset(str(data), val_split=0.25, seed=0, reading=how)
+    assert Counter(map(frozenset, label_sets(found))) == {
+        frozenset({"sun"}): 4, frozenset({"sea"}): 4, frozenset({"sun", "sea"}): 2,
+    }  # fmt: skip
+    assert any("12 files are 10 different photos; 2 lie" in note for note in found.notes)
+    (data / "a|b").mkdir()
+    shutil.copy(place / "11.png", data / "a|b")
+    with pytest.raises(UsageError, match=r"a\|b has \| in its name"):
+        load_dataset(str(data), val_split=0.25, seed=0, reading=how)
+
+
+def test_split_is_kept_in_a_file(place: Path) -> None:
+    found = load(place, column(ROWS))
+    write_split(place / "split.csv", found)
+    assert (place / "split.csv").read_text().startswith("path,labels,class_names,split,")
+    again = read_split(place / "split.csv", str(place / "t.csv"))
+    assert again.multi_label
+    assert (again.class_ids, again.class_names) == (found.class_ids, found.class_names)
+    assert [(s.name, s.labels) for s in again.train] == [(s.name, s.labels) for s in found.train]
+    assert [(s.name, s.labels) for s in again.val] == [(s.name, s.labels) for s in found.val]
+    shown = load_dataset(str(place / "split.csv"), val_split=0.1, seed=5,
+                         reading=Reading(base_folder=str(place)))  # fmt: skip
+    assert [s.labels for s in shown.val] == [s.labels for s in found.val]
+    with pytest.raises(UsageError, match="its photos may have several labels"):
+        load_dataset(str(place / "split.csv"), val_split=0.1, seed=5,
+                     reading=Reading(base_folder=str(place), multi_label=False))  # fmt: skip
+
+
+def test_the_same_bytes_are_on_one_side(place: Path) -> None:
+    for number in range(0, 8, 2):
+        shutil.copy(place / f"{number}.png", place / f"{number + 1}.png")
+    found = load(place, column(ROWS), val_split=0.4)
+    assert found.val
+    assert not {s.digest for s in found.train} & {s.digest for s in found.val}
+
+
+def test_stratification_keeps_frequencies() -> None:
+    """Rare labels, too, where a random split is far off; each label has a photo that trains."""
+    random = np.random.default_rng(0)
+    often = np.array([0.5, 0.2, 0.1, 0.03, 0.01])
+    rows = random.random((1000, 5)) < often
+    groups = [Group(1, {str(n): 1 for n in np.flatnonzero(row)}) for row in rows]
+    chosen = validating(groups, 0.2)
+    assert abs(len(chosen) - 200) <= 3
+    val = rows[sorted(chosen)].sum(axis=0)
+    np.testing.assert_allclose(val, 0.2 * rows.sum(axis=0), atol=1)
+    pairs = [Group(1, {"a": 1, str(n // 2): 1}) for n in range(10)]
+    chosen = validating(pairs, 0.2)
+    for label in "01234":
+        assert sum(place in chosen for place in range(10) if label in pairs[place].labels) == 1
+    alone = validating([Group(1, {"a": 1, "b": 1}), Group(1, {"b": 1}), Group(3, {"c": 3})], 0.5)
+    assert not alone & {0, 2}
+    assert validating([Group(1, {})] * 10, 0.2) == validating([Group(1, {})] * 10, 0.2)
+    assert len(validating([Group(1, {})] * 10, 0.2)) == 2
