@@ -10,6 +10,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.options import Option
 
+PAGE = "recipes"
 EXAMPLES = """
 resnest train data/ --keep-epochs 5
 resnest average runs/train/exp/weights/epoch-*.safetensors -o average.safetensors

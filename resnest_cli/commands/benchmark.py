@@ -14,6 +14,7 @@ from resnest_cli.model.names import understand
 from resnest_cli.options import MOST_PHOTOS, TableFormat
 from resnest_cli.output.results import show_benchmark
 
+PAGE = "speed"
 EXAMPLES = """
 resnest benchmark --model resnest101e
 resnest benchmark --batch-size 1,8,32 --engine onnx

@@ -239,7 +239,8 @@ def load(name: str) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(found)
+    more = f"The manual: resnest guide {getattr(module, 'PAGE', name)}".rstrip()
+    app.command(name, cls=Command, epilog=f"{epilog(module.EXAMPLES)}\n\n{more}")(found)
     return typer.main.get_command(app)
 
 

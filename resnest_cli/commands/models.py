@@ -38,7 +38,8 @@ resnest models
 resnest models --format json
 resnest models verify
 resnest models show runs/finetune/exp/weights/best.safetensors
-"""),
+""")
+    + "\n\nThe manual: resnest guide models",
 )
 
 subcommand = partial(command, common=False)

@@ -12,6 +12,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.options import Option
 from resnest_cli.progress import checking
 
+PAGE = "shards"
 EXAMPLES = """
 resnest pack data/ -o shards/
 resnest pack photos.csv -o shards/ --shard-size 1000 --workers 16
