@@ -29,7 +29,7 @@ COMMANDS = {
     "export": "Write a network as a file for other programs, and check that it says the same.",
     "download": "Fetch and verify weights, so that the first run needs no network.",
     "models": "List the variants; verify, clean or look into files of weights.",
-    "guide": "Show a page of the manual.",
+    "guide": "Show a page of the manual, or the list of its pages.",
 }
 
 EXAMPLES = """

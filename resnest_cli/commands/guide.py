@@ -17,10 +17,11 @@ resnest guide predict | grep -n html
 """
 
 # As people meet them: photos, answers, own classes, what goes round them, and why.
-PAGES = (
-    "predict features search cluster data check finetune train recipes teacher unknown "
-    "distributed shards evaluate explain export models library speed development"
-).split()
+PAGES = [
+    *("predict", "features", "search", "cluster", "data", "check"),
+    *("finetune", "train", "recipes", "teacher", "unknown", "distributed", "shards"),
+    *("evaluate", "explain", "export", "models", "library", "speed", "development"),
+]
 
 
 @command
