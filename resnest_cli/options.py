@@ -101,6 +101,14 @@ class Setting(NamedTuple):
         number = isinstance(value, self.kind | int) and not isinstance(value, bool)
         return None if number and self._within(value) else self._numbers()
 
+    def wanted(self) -> str | None:
+        """After "it is": what a text that is refused is not; None where there are no words."""
+        if get_origin(self.kind) is Literal:
+            return "none of " + ", ".join(get_args(self.kind))
+        if self.kind in {int, float, bool}:
+            return f"not {self.refused('')}"
+        return None
+
     def _within(self, value: float) -> bool:
         bounds = self.option.bounds
         least, most = ends(bounds)
@@ -112,6 +120,8 @@ class Setting(NamedTuple):
     def _numbers(self) -> str:
         bounds = self.option.bounds
         least, most = ends(bounds)
+        if math.isinf(least):
+            return "a whole number" if self.kind is int else "a number"
         if self.kind is int:
             to = f" to {most:.0f}" if bounds[-1] == "]" else ""
             return f"a whole number from {least:g}{to}"

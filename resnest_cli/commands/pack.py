@@ -13,10 +13,11 @@ from resnest_cli.options import Option
 from resnest_cli.progress import checking
 
 PAGE = "shards"
+FIRST = "output_ photos_per_shard val_split classes workers overwrite quiet"
 EXAMPLES = """
 resnest pack data/ -o shards/
 resnest pack photos.csv -o shards/ --shard-size 1000 --workers 16
-resnest pack data/ -o shards/ --photos-per-shard 10000 --val-split 0.1 --seed 1
+resnest pack data/ -o shards/ --photos-per-shard 10000 --val-split 0.1
 resnest train shards/
 """
 

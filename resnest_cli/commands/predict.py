@@ -28,6 +28,7 @@ from resnest_cli.jobs.predict import Ranking, records
 from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, share_of
 from resnest_cli.paths import check_not_read, check_place
 
+FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
 resnest predict photos/ -o records.csv
@@ -38,7 +39,7 @@ find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
-resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
+resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
 """
 
 _FEW = 8  # explicit photos up to this number get a table each

@@ -63,6 +63,6 @@ def test_an_unknown_page_is_an_error_that_names_the_nearest(cli: Cli) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_ends_with_the_page_of_the_command(command: str, cli: Cli) -> None:
     last = cli(command, "--help").out.strip().splitlines()[-1]
-    assert last.startswith("  The manual: resnest guide")
+    assert last.startswith("The manual: resnest guide")
     page = last.partition("guide")[2].strip()
     assert page in guide.PAGES or command == "guide"
