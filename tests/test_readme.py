@@ -20,7 +20,7 @@ import pytest
 
 from resnest_cli import Classifier, build
 from resnest_cli.benchmark import measure, timing
-from resnest_cli.commands import guide
+from resnest_cli import guides
 from resnest_cli.export.hub_folder import timm_arguments
 from resnest_cli.inference import classifier
 from resnest_cli.inference.unknown import fitted
@@ -35,7 +35,7 @@ from tests.networks import TINY, enliven
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MANUAL = {page: guide.read(page) for page in guide.PAGES}
+MANUAL = {page: guides.read(page) for page in guides.PAGES}
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -149,7 +149,7 @@ def add_teacher_and_clothes(work: Path) -> None:
 
 
 def test_the_readme_has_commands_and_examples() -> None:
-    assert set(MANUAL) == {path.stem for path in Path(guide.__file__).parents[1].glob("guides/*")}
+    assert set(MANUAL) == {path.stem for path in Path(guides.__file__).parent.glob("*.md")}
     assert len(SHOWN) >= 40
     assert len(EXAMPLES) >= 4
     assert len(README.encode()) <= 12_000

@@ -54,7 +54,7 @@ def classes(context: typer.Context, incomplete: str) -> list[str]:
 
 def pages(incomplete: str) -> list[str]:
     """Pages of the manual."""
-    from resnest_cli.commands.guide import PAGES
+    from resnest_cli.guides import PAGES
 
     return _beginning(PAGES, incomplete)
 

@@ -34,7 +34,8 @@ from resnest_cli.options import (
 from resnest_cli.text import did_you_mean
 
 _ALL = "--help-all"
-_TYPERS = typer.BadParameter.__mro__[1]  # all that is wrong with a command line
+# All that Typer finds wrong with a command line: its UsageError, which it does not name.
+_TYPERS: Any = typer.BadParameter.__mro__[1]
 
 
 class Without(NamedTuple):
@@ -301,7 +302,7 @@ def load(name: str) -> Any:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name, cls=Command)(found)
         found = app
-    made = typer.main.get_command(found)
+    made: Any = typer.main.get_command(found)
     made.page, made.epilog = getattr(module, "PAGE", name), module.EXAMPLES
     made.first = tuple(getattr(module, "FIRST", "").split())
     return made
@@ -321,7 +322,8 @@ def in_our_words() -> Iterator[None]:
 def _said(error: Any) -> str:
     """What is wrong with a command line, and where help is."""
     help_ = f" `{error.ctx.command_path} --help` shows what there is." if error.ctx else ""
-    parameter, option = getattr(error, "param", None), getattr(error, "option_name", "")
+    option = getattr(error, "option_name", "")
+    parameter: Any = getattr(error, "param", None)
     if type(error).__name__ == "MissingParameter":
         return f"name the {(parameter.metavar or parameter.name.upper()).strip('[].')}.{help_}"
     words = error.format_message().rstrip(".")

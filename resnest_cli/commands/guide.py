@@ -1,11 +1,11 @@
-"""`resnest guide`: the pages of the manual, which lie in `guides/`."""
+"""`resnest guide`: the pages of the manual, see `guides`."""
 
-from importlib.resources import files
 from typing import Annotated
 
 from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.errors import UsageError
+from resnest_cli.guides import PAGES, read
 from resnest_cli.options import Option
 from resnest_cli.text import did_you_mean
 
@@ -15,13 +15,6 @@ resnest guide
 resnest guide finetune
 resnest guide predict | grep -n html
 """
-
-# As people meet them: photos, answers, own classes, what goes round them, and why.
-PAGES = [
-    *("predict", "features", "search", "cluster", "data", "check"),
-    *("finetune", "train", "recipes", "teacher", "unknown", "distributed", "shards"),
-    *("evaluate", "explain", "export", "models", "library", "speed", "development"),
-]
 
 
 @command
@@ -44,8 +37,3 @@ def guide(
         raise UsageError(
             f"no page {page!r}.{did_you_mean(page, PAGES) or ' `resnest guide` lists them.'}"
         )
-
-
-def read(page: str) -> str:
-    """The Markdown of one of `PAGES`."""
-    return files("resnest_cli").joinpath("guides", f"{page}.md").read_text(encoding="utf-8")

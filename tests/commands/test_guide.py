@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from resnest_cli.app import COMMANDS
-from resnest_cli.commands import guide
+from resnest_cli import guides
 from tests.conftest import Cli
 
-FILES = Path(guide.__file__).parents[1] / "guides"
+FILES = Path(guides.__file__).parent
 
 
 def test_the_list_has_every_page_with_what_it_is_about(cli: Cli) -> None:
     listed = cli("guide")
     assert listed.code == 0
     rows = {line.split()[0]: line for line in listed.out.splitlines()[2:]}
-    assert list(rows) == guide.PAGES
+    assert list(rows) == guides.PAGES
     assert "teach learned weights your own classes" in rows["finetune"]
 
 
@@ -65,4 +65,4 @@ def test_help_ends_with_the_page_of_the_command(command: str, cli: Cli) -> None:
     last = cli(command, "--help").out.strip().splitlines()[-1]
     assert last.startswith("The manual: resnest guide")
     page = last.partition("guide")[2].strip()
-    assert page in guide.PAGES or command == "guide"
+    assert page in guides.PAGES or command == "guide"
