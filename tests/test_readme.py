@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnest_cli import Classifier, build
+from resnest_cli import Classifier, build, guides
 from resnest_cli.benchmark import measure, timing
-from resnest_cli import guides
 from resnest_cli.export.hub_folder import timm_arguments
 from resnest_cli.inference import classifier
 from resnest_cli.inference.unknown import fitted

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resnest_cli.app import COMMANDS
 from resnest_cli import guides
+from resnest_cli.app import COMMANDS
 from tests.conftest import Cli
 
 FILES = Path(guides.__file__).parent
