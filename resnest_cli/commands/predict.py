@@ -1,10 +1,13 @@
 """`resnest predict`: photos -> ranked classes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
@@ -25,8 +28,21 @@ from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import Ranking, records
-from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, share_of
-from resnest_cli.paths import check_not_read, check_place
+from resnest_cli.options import (
+    Html,
+    ModelOptions,
+    Option,
+    RayOptions,
+    RunOptions,
+    Tta,
+    XmpOptions,
+    share_of,
+)
+from resnest_cli.paths import check_not_read, check_place, is_http
+from resnest_cli.text import one_line
+
+if TYPE_CHECKING:
+    from resnest_cli.report.sidecars import Sidecars
 
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
@@ -36,6 +52,8 @@ resnest predict photos/ --html page.html
 resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
+resnest predict photos/ --xmp -k 1 --threshold 0.5
+resnest predict photos/ --xmp --xmp-name x.xmp --xmp-parent "AI|animals" -o records.csv
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
 resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
@@ -83,6 +101,7 @@ def predict(
             parser=share_of,
         ),
     ] = None,
+    xmp: XmpOptions,
     tta: Tta = False,
     workers: Annotated[
         int | None,
@@ -113,10 +132,11 @@ def predict(
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    keywords = _sidecars(xmp, run)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
-        if html is not None:
-            raise UsageError("--html is for --runner local.")
+        if html is not None or keywords is not None:
+            raise UsageError("--html and --xmp are for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES if workers is None else workers)
@@ -125,8 +145,10 @@ def predict(
         )
         return
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
-        if html is not None:
-            raise UsageError("--html goes with records that are printed or written as text.")
+        if html is not None or keywords is not None:
+            raise UsageError(
+                "--html and --xmp go with records that are printed or written as text."
+            )
         run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
@@ -142,7 +164,7 @@ def predict(
         check_written(path, files_read(run, model))
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
-        _show(run, model, wanted, target, format_, html)
+        _show(run, model, wanted, target, format_, html, keywords)
 
 
 def _is_folder(name: str) -> bool:
@@ -196,6 +218,7 @@ def _show(
     target: Path | None,
     format_: output.Format | None,
     html: Path | None,
+    keywords: "Sidecars | None",
 ) -> None:
     total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
@@ -207,15 +230,18 @@ def _show(
         rejecting=wanted.reject_below > 0,
         doubting=wanted.unknown is not None,
     )
-    page, write = None, writer.write
+    page, takers = None, list[Callable[[Record], None]]([writer.write])
+    if keywords is not None:
+        takers.append(keywords.add)
     if html is not None:
         from resnest_cli.report.pages import Page
 
         page = Page(f"Predictions of {model.model}", "", max_pixels=model.max_pixels)
+        takers.append(page.add)
 
-        def write(record: Record) -> None:
-            writer.write(record)
-            page.add(record)
+    def write(record: Record) -> None:
+        for take in takers:
+            take(record)
 
     with Decoders.of(run, model) as decoders:
         found = records(run, model, wanted, decoders, stats)
@@ -223,4 +249,30 @@ def _show(
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)
+    if keywords is not None:
+        for line in keywords.summary():
+            output.message(line)
+        if keywords.failed:
+            output.error(keywords.complaint())
     finish(failed, done, "input(s)")
+    if keywords is not None and keywords.failed:
+        raise typer.Exit(3)
+
+
+def _sidecars(options: XmpOptions, run: RunOptions) -> "Sidecars | None":
+    """What writes keywords; None where nobody asks for them."""
+    parents = [one_line(name) for name in (options.xmp_parent or "").split("|")]
+    if not options.xmp:
+        if options.xmp_name is not None or options.xmp_parent is not None:
+            raise UsageError("--xmp-name and --xmp-parent go with --xmp.")
+        return None
+    for name in run.inputs:
+        if name == "-" or is_http(name):
+            raise UsageError(f"{name}: --xmp writes files beside photos; save this one first.")
+    if options.xmp_parent is not None and not all(parents):
+        raise UsageError(
+            f'--xmp-parent {options.xmp_parent}: give keywords, such as AI or "AI|animals".'
+        )
+    from resnest_cli.report.sidecars import Sidecars
+
+    return Sidecars(options.xmp_name or "x.jpg.xmp", "|".join(parents))
