@@ -53,7 +53,7 @@ resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photos/ --xmp -k 1 --threshold 0.5
-resnest predict photos/ --xmp --xmp-name x.xmp --xmp-parent "AI|animals" -o records.csv
+resnest predict photos/ --xmp --xmp-name x.xmp --xmp-parent AI
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
 resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
