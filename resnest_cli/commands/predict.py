@@ -38,8 +38,7 @@ from resnest_cli.options import (
     XmpOptions,
     share_of,
 )
-from resnest_cli.paths import check_not_read, check_place, is_http
-from resnest_cli.text import one_line
+from resnest_cli.paths import check_not_read, check_place
 
 if TYPE_CHECKING:
     from resnest_cli.report.sidecars import Sidecars
@@ -132,7 +131,11 @@ def predict(
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
-    keywords = _sidecars(xmp, run)
+    keywords = None
+    if xmp != XmpOptions():
+        from resnest_cli.report.sidecars import Sidecars
+
+        keywords = Sidecars.of(xmp, run.inputs)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
         if html is not None or keywords is not None:
@@ -257,22 +260,3 @@ def _show(
     finish(failed, done, "input(s)")
     if keywords is not None and keywords.failed:
         raise typer.Exit(3)
-
-
-def _sidecars(options: XmpOptions, run: RunOptions) -> "Sidecars | None":
-    """What writes keywords; None where nobody asks for them."""
-    parents = [one_line(name) for name in (options.xmp_parent or "").split("|")]
-    if not options.xmp:
-        if options.xmp_name is not None or options.xmp_parent is not None:
-            raise UsageError("--xmp-name and --xmp-parent go with --xmp.")
-        return None
-    for name in run.inputs:
-        if name == "-" or is_http(name):
-            raise UsageError(f"{name}: --xmp writes files beside photos; save this one first.")
-    if options.xmp_parent is not None and not all(parents):
-        raise UsageError(
-            f'--xmp-parent {options.xmp_parent}: give keywords, such as AI or "AI|animals".'
-        )
-    from resnest_cli.report.sidecars import Sidecars
-
-    return Sidecars(options.xmp_name or "x.jpg.xmp", "|".join(parents))

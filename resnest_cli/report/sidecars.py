@@ -6,11 +6,13 @@ written is left as it is; the run goes on and ends with the list of those.
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import atomic_file, reading, writing
 from resnest_cli.images.xmp import (
     DAMAGE,
@@ -23,7 +25,9 @@ from resnest_cli.images.xmp import (
     sidecar,
 )
 from resnest_cli.inference.ranking import Record
-from resnest_cli.text import count, printable_name
+from resnest_cli.options import XmpOptions
+from resnest_cli.paths import is_http
+from resnest_cli.text import count, one_line, printable_name
 
 _MOST_BYTES = 2**27  # of a sidecar: darktable's, with many masks, have a few MB
 _KEPT = "It is left as it is: repair it, or move it away."
@@ -43,6 +47,25 @@ class Sidecars:
     failed: int = 0
     shadowed: int = 0  # photos with a sidecar of the other name, too
     failures: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, options: XmpOptions, inputs: Iterable[str]) -> Self:
+        """Where the sidecars of these inputs go, and what is written into them.
+
+        Raises:
+            UsageError: the options do not go together, or an input lies in no folder.
+        """
+        if not options.xmp:
+            raise UsageError("--xmp-name and --xmp-parent go with --xmp.")
+        for name in inputs:
+            if name == "-" or is_http(name):
+                raise UsageError(f"{name}: --xmp writes files beside photos; save this one first.")
+        parents = [one_line(name) for name in (options.xmp_parent or "").split("|")]
+        if options.xmp_parent is not None and not all(parents):
+            raise UsageError(
+                f'--xmp-parent {options.xmp_parent}: give keywords, such as AI or "AI|animals".'
+            )
+        return cls(options.xmp_name or "x.jpg.xmp", "|".join(parents))
 
     def add(self, record: Record) -> None:
         """Takes one answer; of a photo that could not be read the sidecar stays as it is."""
@@ -116,7 +139,7 @@ def _read(path: Path) -> bytes:
 
 def _check_owner(path: Path, data: bytes, photo: Path) -> None:
     """Raises ResnestError where dog.xmp holds what was said of another dog that is still there."""
-    other = photo.with_name(photo_of(data) or photo.name)
+    other = photo.with_name(Path(photo_of(data)).name or photo.name)
     if other.is_file() and not other.samefile(photo):
         raise ResnestError(
             f"{path}: holds the keywords of {other.name}, and cannot hold those of {photo.name}, "

@@ -15,7 +15,7 @@ from resnest_cli.model.checkpoint import save
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import build
 from tests.conftest import CLASSES, Cli, Result, make_photo
-from tests.images.test_xmp import HIERARCHY, OTHERS, OURS, SUBJECT, lists
+from tests.images.test_xmp import HIERARCHY, OTHERS, OURS, SUBJECT, keywords, lists
 from tests.networks import TINY, enliven
 from tests.server import File, Server
 
@@ -120,6 +120,9 @@ def test_photos_that_would_share_a_sidecar(cli: Cli, tiny_checkpoint: Path, phot
     assert (photos / "a.xmp").read_bytes() == before
     (photos / "a.jpg").unlink()  # it was renamed or converted
     assert cli("predict", *run[2:]).code == 0
+    elsewhere = keywords("dog", photo="../photos/b.png")  # whatever stands there, it is a name
+    (photos / "a.xmp").write_bytes(merged(begun(None), elsewhere))
+    assert "holds the keywords of b.png" in cli("predict", *run[2:]).err
 
 
 def test_sidecars_that_cannot_be_merged(
