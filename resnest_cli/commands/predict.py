@@ -1,7 +1,6 @@
 """`resnest predict`: photos -> ranked classes."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -233,21 +232,20 @@ def _show(
         rejecting=wanted.reject_below > 0,
         doubting=wanted.unknown is not None,
     )
-    page, takers = None, list[Callable[[Record], None]]([writer.write])
-    if keywords is not None:
-        takers.append(keywords.add)
+    page, write = None, writer.write
     if html is not None:
         from resnest_cli.report.pages import Page
 
         page = Page(f"Predictions of {model.model}", "", max_pixels=model.max_pixels)
-        takers.append(page.add)
 
-    def write(record: Record) -> None:
-        for take in takers:
-            take(record)
+        def write(record: Record) -> None:
+            writer.write(record)
+            page.add(record)
 
     with Decoders.of(run, model) as decoders:
         found = records(run, model, wanted, decoders, stats)
+        if keywords is not None:
+            found = keywords.written(found)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"

@@ -6,7 +6,7 @@ written is left as it is; the run goes on and ends with the list of those.
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,12 @@ class Sidecars:
                 f'--xmp-parent {options.xmp_parent}: give keywords, such as AI or "AI|animals".'
             )
         return cls(options.xmp_name or "x.jpg.xmp", "|".join(parents))
+
+    def written(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Passes records on, each once the sidecar of its photo is written."""
+        for record in records:
+            self.add(record)
+            yield record
 
     def add(self, record: Record) -> None:
         """Takes one answer; of a photo that could not be read the sidecar stays as it is."""
