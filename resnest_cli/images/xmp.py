@@ -150,24 +150,26 @@ def merged(data: bytes, keywords: Keywords) -> bytes:
     lists = _lists(rdf)
     held = {name: _texts(bag) for name, bag in lists.items()}
     wanted = keywords.lists()
+    # What of each list is ours; TagsList may have been made of the hierarchy by another program.
     ours = {_SUBJECT: held.get(_OUR_SUBJECT, []), _HIERARCHY: held.get(_OUR_HIERARCHY, [])}
-    ours[_TAGS] = [path.replace("/", "-").replace("|", "/") for path in ours[_HIERARCHY]]
-    if wanted[_SUBJECT] and _HIERARCHY not in held:
-        others = [word for word in held.get(_SUBJECT, ()) if word not in ours[_SUBJECT]]
-        held[_HIERARCHY], ours[_HIERARCHY] = others, []
-    if _TAGS not in held:
-        del wanted[_TAGS], ours[_TAGS]
+    if _TAGS in held:
+        ours[_TAGS] = [path.replace("/", "-").replace("|", "/") for path in ours[_HIERARCHY]]
+    else:
+        del wanted[_TAGS]
+    if wanted[_SUBJECT] and _HIERARCHY not in held:  # it would hide what dc:subject holds
+        held[_HIERARCHY] = [word for word in held.get(_SUBJECT, ()) if word not in ours[_SUBJECT]]
+        ours[_HIERARCHY] = []
     for name, before in ours.items():
-        there = [word for word in held.get(name, ()) if word not in set(before) - set(wanted[name])]
-        others = [word for word in there if word not in before]
+        gone = set(before) - set(wanted[name])
+        kept = [word for word in held.get(name, ()) if word not in gone]
+        others = {word for word in kept if word not in before}
+        put = [word for word in wanted[name] if word not in others]
         if name != _TAGS:
-            put = [word for word in wanted[name] if word not in others]
             wanted[_OUR_SUBJECT if name == _SUBJECT else _OUR_HIERARCHY] = put
-        wanted[name] = there + [word for word in wanted[name] if word not in there]
+        wanted[name] = kept + [word for word in put if word not in kept]
     edits = _begin_lists(data, rdf, {name: wanted[name] for name in wanted if name not in lists})
-    for name, texts in wanted.items():
-        if name in lists:
-            edits += _change_list(data, lists[name], texts)
+    for name in wanted.keys() & lists.keys():
+        edits += _change_list(data, lists[name], wanted[name])
     return _spliced(data, edits)
 
 

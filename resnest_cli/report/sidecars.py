@@ -92,7 +92,7 @@ class Sidecars:
         path = sidecar(record.input, self.name)
         keywords = self._keywords(record)
         old = _read(path)
-        with reading(record.input):
+        with reading(record.input, damage=(ValueError,)):  # it is empty by now
             new = old or (begun(packet_in(record.input)) if keywords.labels else b"")
         with reading(path, damage=DAMAGE, then=_KEPT):
             if old and keywords.photo:
