@@ -346,6 +346,27 @@ class RayOptions:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class XmpOptions:
+    """Whether classes become keywords in XMP sidecars, and how."""
+
+    xmp: bool = setting(
+        False,
+        "Also write the classes, as many as -k and --threshold leave, as keywords into XMP files "
+        "beside the photos. What others wrote into these stays; photos are never touched.",
+    )
+    xmp_name: Literal["x.jpg.xmp", "x.xmp"] | None = setting(
+        None,
+        "How the XMP file of x.jpg is called: x.jpg.xmp (digiKam, darktable, Immich, PhotoPrism), "
+        "unless said, or x.xmp (Adobe, Capture One, Immich).",
+    )
+    xmp_parent: str | None = setting(
+        None,
+        'Where the keywords hang in a hierarchy of keywords, such as AI or "AI|animals".',
+        "KEYWORD",
+    )
+
+
 _MOST_ALARMS = 0.5  # share of false alarms that anybody could want
 
 

@@ -4,7 +4,9 @@ import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
@@ -25,8 +27,20 @@ from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import Ranking, records
-from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, share_of
+from resnest_cli.options import (
+    Html,
+    ModelOptions,
+    Option,
+    RayOptions,
+    RunOptions,
+    Tta,
+    XmpOptions,
+    share_of,
+)
 from resnest_cli.paths import check_not_read, check_place
+
+if TYPE_CHECKING:
+    from resnest_cli.report.sidecars import Sidecars
 
 FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
 EXAMPLES = """
@@ -37,6 +51,7 @@ resnest predict photos/ --html page.html
 resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
+resnest predict photos/ --xmp -k 1 --threshold 0.5
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
 resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
@@ -84,6 +99,7 @@ def predict(
             parser=share_of,
         ),
     ] = None,
+    xmp: XmpOptions,
     tta: Tta = False,
     workers: Annotated[
         int | None,
@@ -114,10 +130,15 @@ def predict(
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    keywords = None
+    if xmp != XmpOptions():
+        from resnest_cli.report.sidecars import Sidecars
+
+        keywords = Sidecars.of(xmp, run.inputs)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
-        if html is not None:
-            raise UsageError("--html is for --runner local.")
+        if html is not None or keywords is not None:
+            raise UsageError("--html and --xmp are for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES if workers is None else workers)
@@ -126,8 +147,10 @@ def predict(
         )
         return
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
-        if html is not None:
-            raise UsageError("--html goes with records that are printed or written as text.")
+        if html is not None or keywords is not None:
+            raise UsageError(
+                "--html and --xmp go with records that are printed or written as text."
+            )
         run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
@@ -143,7 +166,7 @@ def predict(
         check_written(path, files_read(run, model))
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
-        _show(run, model, wanted, target, format_, html)
+        _show(run, model, wanted, target, format_, html, keywords)
 
 
 def _is_folder(name: str) -> bool:
@@ -197,6 +220,7 @@ def _show(
     target: Path | None,
     format_: output.Format | None,
     html: Path | None,
+    keywords: "Sidecars | None",
 ) -> None:
     total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
@@ -220,8 +244,17 @@ def _show(
 
     with Decoders.of(run, model) as decoders:
         found = records(run, model, wanted, decoders, stats)
+        if keywords is not None:
+            found = keywords.written(found)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)
+    if keywords is not None:
+        for line in keywords.summary():
+            output.message(line)
+        if keywords.failed:
+            output.error(keywords.complaint())
     finish(failed, done, "input(s)")
+    if keywords is not None and keywords.failed:
+        raise typer.Exit(3)
