@@ -4,7 +4,7 @@ from importlib.resources import files
 
 # As people meet them: photos, answers, own classes, what goes round them, and why.
 PAGES = [
-    *("predict", "features", "search", "cluster", "data", "check"),
+    *("predict", "xmp", "features", "search", "cluster", "data", "check"),
     *("finetune", "train", "recipes", "teacher", "unknown", "distributed", "shards"),
     *("evaluate", "explain", "export", "models", "library", "speed", "development"),
 ]
