@@ -97,17 +97,19 @@ class LabelFigures:
             ("micro_precision", figures.micro_precision, drawn.micro_precision),
             ("micro_recall", figures.micro_recall, drawn.micro_recall),
         ):
-            record |= {name: value if known else None, f"{name}_interval": interval(values)}
+            figure = value if known else None
+            record |= {name: figure, f"{name}_interval": interval(figure, values)}
         record |= {"exact_match": exact.value, "exact_match_interval": [exact.low, exact.high]}
         return record | {"loss": figures.loss, "ece": self.calibration.ece}
 
     def classes(self) -> list[dict[str, Any]]:
         """The figures of each class, its threshold, and the interval of its average precision."""
-        intervals = [interval(column) for column in self.drawn.average_precision.T]
-        limits = self.gathered.thresholds or ()
+        drawn, limits = self.drawn.average_precision.T, self.gathered.thresholds or ()
         return [
-            asdict(one) | {"average_precision_interval": about, "threshold": limit}
-            for one, about, limit in zip(self.scores.classes, intervals, limits, strict=True)
+            asdict(one)
+            | {"average_precision_interval": interval(one.average_precision, values)}
+            | {"threshold": limit}
+            for one, values, limit in zip(self.scores.classes, drawn, limits, strict=True)
         ]
 
     def worst(self, most: int) -> Iterator[tuple[Answered, dict[str, float]]]:
@@ -177,5 +179,5 @@ def compared_precision(
         "classes": len(names),
         "map": means[1],
         "this_map": means[0],
-        "map_difference_interval": interval(drawn[1] - drawn[0]),
+        "map_difference_interval": interval(means[1] - means[0], drawn[1] - drawn[0], least=-1.0),
     }

@@ -19,6 +19,7 @@ from resnest_cli.output.results import (
     unknown_rows,
     unknown_title,
     with_trained,
+    worst_table,
 )
 from resnest_cli.report.pages import Page, PageTable, picture_of, write_texts
 from resnest_cli.text import csv_rows
@@ -104,7 +105,7 @@ def evaluation_page(
         pictures=[
             picture_of(title, folder / name) for name, (title, _) in found.pictures().items()
         ],
-        tables=[PageTable(*class_table(figures)), PageTable(*mistakes_table(figures))],
+        tables=[PageTable(*table(figures)) for table in (class_table, mistakes_table, worst_table)],
     )
     if about := figures.get("unknown"):
         table = PageTable(

@@ -409,6 +409,8 @@ def reliability(
         lower.set_ylabel(counted)
         if several:  # most are near 0
             lower.set_yscale("log")
+            lower.set_ylim(bottom=0.5)
+            lower.yaxis.set_major_formatter("{x:,.0f}")
         lower.set_xlabel(confidence)
         warmed = "" if temperature == 1 else f", temperature {temperature:.3g}"
         figure.suptitle(
