@@ -335,7 +335,7 @@ def _check_kinds(job: EvaluateJob, listing: "LabelledData", model: "Model") -> I
         )
     if listing.multi_label and not several:
         raise UsageError(
-            f"{job.data}: a photo has several labels here, or none, and {model.name} gives each "
+            f"{job.data}: a photo has several labels here, or none, and {model.name} gives a photo "
             f"one. Give a model that gives several, as `resnest finetune {job.data}` makes them."
         )
     if several and not listing.multi_label:
