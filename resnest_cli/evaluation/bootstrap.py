@@ -48,32 +48,24 @@ class Drawn:
 
 
 def draws(truth: Bool, probabilities: NDArray[np.floating], thresholds: Sequence[float]) -> Drawn:
-    """Of bool (N, K), float (N, K) and a threshold for each class; N at least 1.
+    """Of bool (N, K), float (N, K) and a threshold for each class; N and K at least 1.
 
-    Memory beyond the answers themselves does not grow with N and K.
+    Beyond the answers themselves it takes a byte for each photo and draw.
     """
     photos, classes = truth.shape
     count = int(np.clip(_WORK // truth.size, FEWEST, MOST))
-    random = np.random.default_rng(0)
-    given = probabilities >= np.asarray(thresholds)
-    hit = truth & given
-    precision, sums = np.empty((count, classes)), np.empty((3, count, classes))
+    random, weights = np.random.default_rng(0), np.empty((count, photos), np.uint8)
+    for row in weights:  # how often each photo was drawn
+        row[:] = np.bincount(random.integers(photos, size=photos), minlength=photos)
+    found = np.empty((4, count, classes))
     step = max(1, _CELLS // photos)
-    for at in range(0, count, step):
-        part = slice(at, min(count, at + step))
-        weights = np.stack(
-            [
-                np.bincount(random.integers(photos, size=photos), minlength=photos).astype(
-                    np.float64
-                )
-                for _ in range(part.stop - at)
-            ]
-        )  # (b, N): how often a photo was drawn
-        for place, counted in enumerate((hit, given, truth)):
-            sums[place, part] = weights @ counted
-        for k in range(classes):
-            precision[part, k] = _average_precision(truth[:, k], probabilities[:, k], weights)
-    hits, selected, support = sums  # (B, K) each
+    for k in range(classes):
+        order = np.argsort(-probabilities[:, k], kind="stable")
+        answers = truth[order, k], probabilities[order, k], thresholds[k]
+        for at in range(0, count, step):
+            drawn = weights[at : at + step, order].astype(np.float64)
+            found[:, at : at + step, k] = _of_class(*answers, drawn)
+    precision, hits, selected, support = found  # (B, K) each
     f1 = np.where(support > 0, _share(2 * hits, selected + support), np.nan)
     return Drawn(
         average_precision=precision,
@@ -95,18 +87,24 @@ def interval(figure: float | None, values: Float, least: float = 0.0) -> Interva
     return Interval(float(low), float(high))
 
 
-def _average_precision(truth: Bool, scores: NDArray[np.floating], weights: Float) -> Float:
-    """As `label_scores.average_precision`, where photos count as often as they were drawn: (b,)."""
-    order = np.argsort(-scores, kind="stable")
-    ordered, places = scores[order], np.flatnonzero(truth[order])
+def _of_class(
+    truth: Bool, scores: NDArray[np.floating], threshold: float, drawn: Float
+) -> tuple[Float, ...]:
+    """Average precision, hits, photos selected and photos with the label, of each of b draws.
+
+    bool (N,) and float (N,), the highest score first, and how often each was drawn (b, N).
+    """
+    places = np.flatnonzero(truth)
+    own, before = drawn[:, places], np.cumsum(drawn, axis=1)
+    support, limit = own.sum(axis=1), np.searchsorted(-scores, -threshold, side="right")
+    selected = before[:, limit - 1] if limit else np.zeros(len(drawn))
+    hits = own[:, : np.searchsorted(places, limit)].sum(axis=1)
     if not len(places):
-        return np.full(len(weights), np.nan)
-    ends = np.searchsorted(-ordered, -ordered[places], side="right") - 1  # the last of equal ones
-    selected = np.cumsum(weights[:, order], axis=1)[:, ends]  # (b, photos with the label)
-    own = weights[:, order[places]]
-    last = np.searchsorted(places, ends, side="right") - 1
-    hits = np.cumsum(own, axis=1)[:, last]
-    return _share((own * _share(hits, selected)).sum(axis=1), own.sum(axis=1), nothing=np.nan)
+        return np.full(len(drawn), np.nan), hits, selected, support
+    ends = np.searchsorted(-scores, -scores[places], side="right") - 1  # the last of equal ones
+    found = np.cumsum(own, axis=1)[:, np.searchsorted(places, ends, side="right") - 1]
+    area = (own * _share(found, before[:, ends])).sum(axis=1)
+    return _share(area, support, nothing=np.nan), hits, selected, support
 
 
 def _share(part: Float, whole: Float, nothing: float = 0.0) -> Float:

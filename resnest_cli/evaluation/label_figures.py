@@ -78,7 +78,7 @@ class LabelFigures:
         """int64 (K, K): how many photos have label b (rows), and not a, and were given a; on the
         diagonal, how many have it and were given it.
         """
-        has, given = self.truth.astype(np.float64), self.given  # a product of integers is slow
+        has, given = self.truth.astype(np.float32), self.given  # a product of integers is slow
         counts = has.T @ (given & ~self.truth) + np.diag((self.truth & given).sum(axis=0))
         return counts.astype(np.int64)
 
@@ -164,9 +164,12 @@ def compared_precision(
     found: Gathered, ours: Sequence[Answered], other: Gathered, theirs: Sequence[Answered]
 ) -> dict[str, Any]:
     """The mean average precision of two models on the same photos, in the same order, of the
-    classes that both know by name; and how sure their difference is, of pairs of draws.
+    classes that both know by name; and how sure their difference is, of pairs of draws. Nothing
+    where they share no name.
     """
     names = [name for name in found.class_names if name in other.class_names]
+    if not names:
+        return {}
     drawn, means = [], []
     for gathered, items in ((found, ours), (other, theirs)):
         columns = [gathered.class_names.index(name) for name in names]
