@@ -78,14 +78,14 @@ def mistakes_table(figures: Figures) -> Table:
 
 def worst_table(figures: Figures) -> Table:
     """The photos that were answered worst, by probability or by loss."""
-    columns = ["input", "truth", "predicted", "probability", "loss"]
-    rows = [[_cell(one[key]) for key in columns if key in one] for one in figures["worst"]]
-    if "map" not in figures:
-        titles = ["Photo", "True class", "Taken for", ""]
-        return Table("The surest mistakes", titles, rows, _from(3, 4))
-    for one, row in zip(figures["worst"], rows, strict=True):
-        row[-1] = f"{one['loss']:.4f}"
-    return Table("The worst photos", ["Photo", "Has", "Was given", "Loss"], rows, _from(3, 4))
+    several, rows = "map" in figures, []
+    for one in figures["worst"]:
+        how_bad = f"{one['loss']:.4f}" if several else percent(one["probability"])
+        rows.append([one["input"], *map(labels_text, (one["truth"], one["predicted"])), how_bad])
+    if several:
+        return Table("The worst photos", ["Photo", "Has", "Was given", "Loss"], rows, _from(3, 4))
+    titles = ["Photo", "True class", "Taken for", "Probability"]
+    return Table("The surest mistakes", titles, rows, _from(3, 4))
 
 
 def _from(first: int, end: int) -> frozenset[int]:
@@ -93,11 +93,9 @@ def _from(first: int, end: int) -> frozenset[int]:
 
 
 def _cell(value: Any) -> str:
-    """Fractions as percentages, an interval, labels by name; None is a dash."""
+    """Fractions as percentages, an interval with both ends; None is a dash."""
     if isinstance(value, tuple):
         return _between(value)
-    if isinstance(value, list):
-        return labels_text(value)
     return percent(value) if value is None or isinstance(value, float) else str(value)
 
 
