@@ -236,7 +236,6 @@ def test_export(cli: Cli, data: Path, several: Path) -> None:
     "command",
     [
         ("export", "--hub", "hub"),
-        ("evaluate", "folders"),
         ("export", "-o", "x.onnx", "--int8", "--calibrate", "folders"),
     ],
 )
@@ -270,9 +269,7 @@ def test_refused(
     assert words in " ".join(result.err.split())
 
 
-@pytest.mark.parametrize(
-    "command", [("evaluate",), ("check", "-o", "found"), ("pack", "-o", "shards/")]
-)
+@pytest.mark.parametrize("command", [("check", "-o", "found"), ("pack", "-o", "shards/")])
 def test_not_yet(cli: Cli, data: Path, tiny_checkpoint: Path, command: tuple[str, ...]) -> None:
     model = () if command[0] == "pack" else ("--model", tiny_checkpoint)
     result = cli(command[0], data, *command[1:], *model)

@@ -1,6 +1,7 @@
 """Damaged and foreign files: each is one clear error, quick and small in memory."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from resnest_cli.model.checkpoint_header import (
     read_header,
     read_info,
     set_metadata,
+    set_temperature,
 )
 from resnest_cli.model.resnest import build
 from tests.networks import TINY
@@ -246,3 +248,21 @@ def test_damaged_thresholds_are_an_error(tmp_path: Path, key: str, text: str, wo
     set_metadata(path, key, text)
     with pytest.raises(CheckpointError, match=words):
         read_info(path)
+
+
+def test_thresholds_move_with_the_temperature(tmp_path: Path) -> None:
+    """The same logits are selected; 0 and 1 stay what they mean: always and never."""
+    path, limits = tmp_path / "x.safetensors", (0.0, 1.0, 0.2, 0.9, 1e-300)
+    network = build(TINY, num_classes=5)
+    info = CheckpointInfo(variant=TINY, thresholds=limits, temperature=2.0)
+    save(path, network, info)
+    set_temperature(path, 0.5)
+    found = read_info(path)
+    assert found.temperature == 0.5
+    assert found.thresholds is not None
+    assert found.thresholds[:2] == (0, 1)
+    for before, after in zip(limits[2:4], found.thresholds[2:4], strict=True):
+        assert math.log(after / (1 - after)) == pytest.approx(4 * math.log(before / (1 - before)))
+    assert 0 <= found.thresholds[4] < 1e-300
+    set_temperature(path, 0.5, thresholds=limits)
+    assert read_info(path).thresholds == limits
