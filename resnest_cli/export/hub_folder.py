@@ -231,6 +231,9 @@ def model_card(
         in_timm=config["architecture"] in TIMM_NAMES,
         described="label_descriptions" in config,
         warm=info.temperature != 1,
+        logits="model(photo[None])"
+        if info.temperature == 1
+        else f"(model(photo[None]) / {info.temperature:g})",
         license=license_,
         license_as_json=json.dumps(license_),  # JSON's text is YAML's, too
     )

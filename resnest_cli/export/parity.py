@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resnest_cli.errors import EngineError, ResnestError, UsageError
 from resnest_cli.images.batches import Float32, Preparation, prepared_batches
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import Source, iter_sources
+from resnest_cli.images.sources import Source, is_photo, iter_sources
 from resnest_cli.inference.ranking import probabilities_of
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Progress, silent
@@ -125,7 +125,7 @@ def listed(data: str, *, several: bool = False) -> "LabelledData":
 
 def photos_of(data: str, *, several: bool = False) -> list[str]:
     """The paths of all photos in a folder and below it, or of a table, in order."""
-    if Path(data).is_file():
+    if Path(data).is_file() and not is_photo(data):
         return [photo.path for photo in listed(data, several=several).photos]
     if not Path(data).is_dir():
         raise UsageError(f"{data}: there is no such folder of photos, or table of them.")
