@@ -131,7 +131,9 @@ def test_thresholds_are_averaged_without_their_temperature(tmp_path: Path) -> No
     found = average([one, two])
     assert found.info.thresholds == pytest.approx(((same + 0.7) / 2, 0, 1))
     assert found.info.temperature == 1
-    with pytest.raises(UsageError, match="answers otherwise .one label for a photo, or several"):
+    with pytest.raises(
+        UsageError, match=r"answers otherwise \(one label for a photo, or several\)"
+    ):
         average([one, write(tmp_path / "3.safetensors", 3)])
 
 
