@@ -86,8 +86,8 @@ def compared(
 def _answer(probabilities: Float64, model: "Model") -> NDArray[Any]:
     """(N, classes) -> what is said of each photo: its first class (N, 1), or its labels."""
     if model.thresholds is None:
-        return probabilities.argmax(axis=-1)[:, None]
-    return probabilities >= np.asarray(model.thresholds)
+        return np.asarray(probabilities.argmax(axis=-1)[:, None])
+    return np.asarray(probabilities >= np.asarray(model.thresholds))
 
 
 def _score(wanted: Sequence[Sequence[int]], probabilities: Float64, model: "Model") -> float:

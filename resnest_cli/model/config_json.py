@@ -306,10 +306,10 @@ def configured(known: "CheckpointInfo", config: ModelConfig, path: Path) -> "Che
                      f"{NAMED_FROM}{CONFIG_FILE}, which names others than the file")  # fmt: skip
     if config.class_ids is not None:
         provenance["class_ids"] = list(config.class_ids)
-    said, answers = config.thresholds, (known.thresholds, known.temperature)
-    if said is not None and known.num_classes and known.format != "resnest":
-        answers = said or (_HALF,) * known.num_classes, config.temperature
-    elif said is not None and said != known.thresholds and (said or known.thresholds is None):
+    limits, answers = config.thresholds, (known.thresholds, known.temperature)
+    if limits is not None and known.num_classes and known.format != "resnest":
+        answers = limits or (_HALF,) * known.num_classes, config.temperature
+    elif limits is not None and limits != known.thresholds and (limits or not known.thresholds):
         notes = (*notes, f"{CONFIG_FILE} has other thresholds than the file, whose own word counts")
     assert known.variant is not None
     return replace(
