@@ -124,7 +124,9 @@ def timm_config(info: CheckpointInfo) -> dict[str, Any]:
         "label_descriptions": dict(zip(ids, names, strict=True)) if ids else None,
         "problem_type": SEVERAL_LABELS if info.thresholds else None,
         "thresholds": list(info.thresholds or ()) or None,
-        "temperature": info.temperature if info.thresholds and info.temperature != 1 else None,
+        "logit_temperature": info.temperature
+        if info.thresholds and info.temperature != 1
+        else None,
         "model_args": args,
         "pretrained_cfg": {
             "tag": "resnest_cli",

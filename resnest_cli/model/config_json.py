@@ -7,7 +7,9 @@ missing has timm's defaults; what this program cannot do as asked is an error.
 
 That a photo may have several labels is said as transformers says it: `problem_type` is
 "multi_label_classification". Beside it we write `thresholds`, a number for each class, and the
-`temperature` where it is not 1. A checkpoint of ours says all this itself, see `configured`.
+`logit_temperature` where it is not 1 (of `temperature` transformers thinks that it is its own, and
+drops it); both stay where transformers saves the model anew. A checkpoint of ours says all this
+itself, see `configured`.
 
 Source: timm.models._hub._parse_model_cfg and _pretrained.PretrainedCfg; as in timm,
 `test_input_size` and `test_crop_pct` are not used unless asked for.
@@ -202,10 +204,10 @@ def _temperature(record: Mapping[str, Any]) -> float:
     """What probabilities need before thresholds are compared with them."""
     from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE
 
-    found = record.get("temperature", 1)
+    found = record.get("logit_temperature", 1)
     if type(found) not in {int, float} or not MIN_TEMPERATURE <= found <= MAX_TEMPERATURE:
         allowed = f"a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
-        raise ValueError(f"temperature must be {allowed}, not {quoted(found)}")
+        raise ValueError(f"logit_temperature must be {allowed}, not {quoted(found)}")
     return float(found)
 
 

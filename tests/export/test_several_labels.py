@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 from transformers import pipeline
 
@@ -75,7 +76,7 @@ def test_the_hub_folder_is_read_back(several: Path, hub: Path, tmp_path: Path) -
     config = json.loads((hub / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
     assert tuple(config["thresholds"]) == find_model(str(several)).thresholds
-    assert config["temperature"] == TEMPERATURE
+    assert config["logit_temperature"] == TEMPERATURE
 
 
 def test_timm_loads_the_folder(several: Path, hub: Path) -> None:
@@ -90,14 +91,18 @@ def test_timm_loads_the_folder(several: Path, hub: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of transformers' own
 def test_transformers_takes_the_sigmoid(several: Path, hub: Path, tmp_path: Path) -> None:
-    """It does not divide by the temperature."""
-    from PIL import Image
-
+    """It does not divide by the temperature; what it saves selects the same labels here."""
+    asked = pipeline("image-classification", model=str(hub))
     with Image.open(tmp_path / "photo.png") as photo:
-        found = pipeline("image-classification", model=str(hub))(photo)
+        found = asked(photo)
     (logits,) = Classifier(several).logits(tmp_path / "photo.png")
     expected = dict(zip(NAMES, 1 / (1 + np.exp(-logits.astype(np.float64))), strict=True))
     assert {one["label"]: one["score"] for one in found} == pytest.approx(expected, abs=1e-4)
+    asked.model.save_pretrained(tmp_path / "again")
+    assert [(one.label, one.selected) for one in answer(tmp_path / "again", tmp_path)] == [
+        (one.label, one.selected) for one in answer(several, tmp_path)
+    ]
+    assert find_model(str(tmp_path / "again")).temperature == TEMPERATURE
 
 
 @pytest.mark.filterwarnings("ignore")  # of timm's own
@@ -153,7 +158,7 @@ def test_weights_of_others_with_such_a_config(several: Path, hub: Path, tmp_path
         config.write_text(json.dumps(record | {"thresholds": wrong}))
         with pytest.raises(CheckpointError, match="thresholds must be a number from 0 to 1 for"):
             find_model(str(hub))
-    config.write_text(json.dumps(record | {"thresholds": [0.5, 0.5, 0.5], "temperature": 0}))
+    config.write_text(json.dumps(record | {"thresholds": [0.5, 0.5, 0.5], "logit_temperature": 0}))
     with pytest.raises(CheckpointError, match="temperature must be a number from"):
         find_model(str(hub))
     (hub / "model.safetensors").write_bytes(own)
