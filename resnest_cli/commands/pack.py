@@ -21,6 +21,8 @@ resnest pack data/ -o shards/ --photos-per-shard 10000 --val-split 0.1
 resnest train shards/
 """
 
+_ONE_LABEL = "shards hold one label of each photo. Train on the folder or the table itself."
+
 
 @command
 def pack(
@@ -98,13 +100,9 @@ def pack(
                     classes=classes,
                     class_names=class_names,
                     reading=reading,
+                    one_label=_ONE_LABEL,
                     workers=job.workers,
                     progress=checking(scanned, stop.check),
-                )
-            if dataset.multi_label:
-                raise UsageError(
-                    f"{data}: its photos have several labels, or none; shards hold one label for "
-                    "each photo. Train on the folder or the table itself."
                 )
             display.data(dataset, "index.json")
             with display.showing("") as progress:

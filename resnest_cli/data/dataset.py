@@ -150,6 +150,7 @@ def load_dataset(
     classes: int | None = None,
     class_names: str | None = None,
     reading: Reading = AS_FOUND,
+    one_label: str = "",
     workers: int = 2,
     progress: Progress = silent,
 ) -> DataSet:
@@ -158,14 +159,17 @@ def load_dataset(
     Where the data have no split, `val_split` of each class validates, at least one photo of a class
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
     in it alone. `classes` is how many the user expects, `class_names` a file of readable names;
-    `reading` says what the data cannot say. Photos of a test side are left alone.
+    `reading` says what the data cannot say, `one_label` why a photo may not have several labels,
+    where it may not. Photos of a test side are left alone.
 
     Raises:
         UsageError: the data are not there, have no or other classes, names that are no text, no
-            photo that can be read, or none to validate with.
+            photo that can be read, none to validate with, or several labels where that is refused.
         ResnestError: a folder cannot be read.
     """
     found = list_data(data, reading)
+    if one_label and found.multi_label:
+        raise UsageError(f"{data}: its photos have several labels, or none; {one_label}")
     _check_text(found, data)
     check_classes(found, data)
     there = [photo for photo in found.photos if photo.side != "test"]

@@ -65,6 +65,9 @@ class Classifier:
         classifier = Classifier("resnest101e")
         classifier.predict("dog.jpg", topk=5).predictions[0].label
 
+    Of a model that gives a photo several labels, or none, `model.thresholds` are not None, and
+    records have `labels`, those whose probability (a sigmoid) is at least the class's threshold.
+
     Args:
         model: id or alias of a variant, a name of the hub, or the path of a folder with a
             config.json, of a checkpoint or of an exported .onnx.
@@ -219,8 +222,9 @@ class Classifier:
         """The `topk` most probable classes of one photo, a list of them, or an iterator.
 
         A photo is a path, a URL, the bytes of an image file, a PIL image, or an array uint8
-        (H, W, 3) in RGB or (H, W) in grey. Classes less probable than `threshold` are left out. One
-        photo gives a record, a list a list, an iterator an iterator that reads on as it is asked.
+        (H, W, 3) in RGB or (H, W) in grey. Classes less probable than `threshold` are left out. Of
+        several labels those that are selected come whatever `topk` is. One photo gives a record, a
+        list a list, an iterator an iterator that reads on as it is asked.
         With `unknown`, an accepted share of false alarms such as 0.05, records have `unknown`,
         whether the photo shows something else than the training photos, and `distance`.
 

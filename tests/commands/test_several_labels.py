@@ -233,22 +233,6 @@ def test_export(cli: Cli, data: Path, several: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        ("export", "--hub", "hub"),
-        ("export", "-o", "x.onnx", "--int8", "--calibrate", "folders"),
-    ],
-)
-def test_models_not_yet(cli: Cli, data: Path, several: Path, command: tuple[str, ...]) -> None:
-    for label in ("blue", "red"):
-        (data.parent / "folders" / label).mkdir(parents=True)
-        shutil.copy(data.parent / "0.png", data.parent / "folders" / label)
-    result = cli(*command, "-m", several)
-    assert result.code == 2
-    assert "several labels" in result.err
-
-
-@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--balanced",), "Use --class-weights balanced"),
@@ -269,9 +253,17 @@ def test_refused(
     assert words in " ".join(result.err.split())
 
 
-@pytest.mark.parametrize("command", [("check", "-o", "found"), ("pack", "-o", "shards/")])
+def test_pack_refuses_before_it_reads_a_photo(cli: Cli, data: Path) -> None:
+    for path in data.parent.glob("*.png"):
+        path.write_bytes(b"")
+    result = cli("pack", data, "-o", "shards/")
+    assert result.code == 2
+    assert "several labels, or none; shards hold one label of each photo" in result.err
+    assert not Path("shards").exists()
+
+
+@pytest.mark.parametrize("command", [("check", "-o", "found")])
 def test_not_yet(cli: Cli, data: Path, tiny_checkpoint: Path, command: tuple[str, ...]) -> None:
-    model = () if command[0] == "pack" else ("--model", tiny_checkpoint)
-    result = cli(command[0], data, *command[1:], *model)
+    result = cli(command[0], data, *command[1:], "--model", tiny_checkpoint)
     assert result.code == 2
     assert "several labels" in result.err

@@ -1,6 +1,7 @@
 """The library: `from resnest_cli import Classifier`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from resnest_cli.images.preprocess import preprocess
 from resnest_cli.images.sources import Source
 from resnest_cli.model import checkpoint
 from tests.conftest import CLASSES, make_photo
+
+GOLDEN = Path(__file__).parents[1] / "model" / "data" / "golden-v2.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,37 @@ def test_images_are_left_as_they_are_and_turned_upright(
     before = palette.tobytes()
     classifier.predict(palette)
     assert palette.tobytes() == before
+
+
+def test_a_model_that_gives_several_labels(photo: Path) -> None:
+    """The golden one of format 2; its thresholds select nothing here, so that others follow."""
+    several = Classifier(GOLDEN)
+    assert several.model.thresholds == (0.25, 0.5, 1.0)
+    assert several.predict(photo).labels == ()
+    limits = (0.1, 0.5, 0.2)
+    several.model = replace(several.model, thresholds=limits)
+    (logits,) = several.logits(photo).astype(np.float64)
+    record = several.predict(photo, topk=1)
+    expected = {
+        name: 1 / (1 + np.exp(-logit))
+        for name, logit in zip(several.class_names, logits, strict=True)
+    }
+    chosen = {
+        name
+        for (name, share), limit in zip(expected.items(), limits, strict=True)
+        if share >= limit
+    }
+    assert set(record.labels) == chosen == {"crane", "\u732b"}
+    assert len(record.predictions) == 3
+    assert {one.label: one.probability for one in several.predict(photo).predictions} == (
+        pytest.approx(expected, rel=1e-6)
+    )
+    assert several.predict(photo, threshold=1.0).labels == ()
+    (shares,) = several.features(photo, head="probabilities")
+    assert shares == pytest.approx(list(expected.values()), rel=1e-5)
+    first, missing = several.predict([photo, "missing.png"])
+    assert first.labels == record.labels
+    assert (missing.status, missing.labels) == ("error", ())
 
 
 def test_settings(tiny_checkpoint: Path, photo: Path) -> None:
