@@ -342,7 +342,7 @@ def write_split(path: Path, dataset: DataSet) -> None:
     def texts(one: Sample) -> tuple[str, str]:
         labels = one.labels if dataset.multi_label else (one.label,)
         ids, names = dataset.class_ids, dataset.class_names
-        return joined_labels(ids[n] for n in labels), joined_labels(names[n] for n in labels)
+        return JOINT.join(ids[n] for n in labels), JOINT.join(names[n] for n in labels)
 
     rows = [
         SplitRow(one.name, *texts(one), side, digest=one.digest)

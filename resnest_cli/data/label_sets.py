@@ -16,10 +16,14 @@ other rows: nobody has the classes `cat`, `dog` and `cat|dog`. A hierarchy (`ani
 look like that, and neither do synonyms (`crane, bird`). Of separators the first in `SEPARATORS`
 counts that any cell has, so that a comma is a part of a label where bars separate them.
 
-The labels of a photo as one text have `|` between them, in the order in which they were written.
+The labels of a photo as one text have `|` between them and are sorted: photos with the same labels
+have the same text.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 SEPARATORS = "|;,"
 JOINT = SEPARATORS[0]
@@ -33,8 +37,38 @@ def split_labels(text: str, separator: str = JOINT) -> tuple[str, ...]:
 
 
 def joined_labels(labels: Iterable[str]) -> str:
-    """The inverse of `split_labels`."""
-    return JOINT.join(labels)
+    """These labels as one text, each once."""
+    return JOINT.join(sorted(set(labels)))
+
+
+def shown_label(text: str) -> str:
+    """A label, or the text of several, for people: a photo may have none."""
+    return text or "no label"
+
+
+class LabelCounts(NamedTuple):
+    """How many photos there are, how many without a label, with each, and with each two of them."""
+
+    photos: int
+    unlabelled: int
+    labels: Counter[str]
+    pairs: Counter[tuple[str, str]]
+
+
+def count_labels(sets: Iterable[Sequence[str]]) -> LabelCounts:
+    """Counts the labels of photos, a set for each, in any order."""
+    photos, labels, pairs = Counter[bool](), Counter[str](), Counter[tuple[str, str]]()
+    for of_photo in sets:
+        photos[bool(of_photo)] += 1
+        labels.update(of_photo)
+        pairs.update(combinations(sorted(of_photo), 2))
+    return LabelCounts(photos.total(), photos[False], labels, pairs)
+
+
+def most_together(sides: Iterable[LabelCounts], most: int = 10) -> list[tuple[str, str]]:
+    """The pairs of labels that the photos of all sides have most often."""
+    every = sum((side.pairs for side in sides), Counter[tuple[str, str]]())
+    return sorted(every, key=lambda pair: (-every[pair], pair))[:most]
 
 
 def separator_of(texts: Iterable[str]) -> str:

@@ -73,7 +73,7 @@ def label_sets(table: Table, place: int | None, flags: Sequence[int]) -> list[st
     sets = [tuple(first.setdefault(canonical(label), label) for label in labels) for labels in sets]
     _note_missing(table, Counter(label for labels in sets for label in labels))
     _note_alike(table, first)
-    return [joined_labels(dict.fromkeys(labels)) for labels in sets]
+    return [joined_labels(labels) for labels in sets]
 
 
 def joined_rows(table: Table, photos: Sequence[LabelledPhoto]) -> list[LabelledPhoto]:
@@ -87,7 +87,7 @@ def joined_rows(table: Table, photos: Sequence[LabelledPhoto]) -> list[LabelledP
                 f"{table.file}: {table.unit} {row.number}: {photo.name} is of {photo.side} here, "
                 f"and of {before.side} in an earlier {table.unit}. Give it one split."
             )
-        labels = dict.fromkeys((*split_labels(before.label), *split_labels(photo.label)))
+        labels = (*split_labels(before.label), *split_labels(photo.label))
         found[key] = replace(before, label=joined_labels(labels))
     if len(found) < len(photos):
         table.notes.append(

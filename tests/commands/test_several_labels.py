@@ -270,9 +270,7 @@ def test_refused(
     assert words in " ".join(result.err.split())
 
 
-@pytest.mark.parametrize(
-    "command", [("evaluate",), ("check", "-o", "found"), ("pack", "-o", "shards/")]
-)
+@pytest.mark.parametrize("command", [("evaluate",), ("pack", "-o", "shards/")])
 def test_not_yet(cli: Cli, data: Path, tiny_checkpoint: Path, command: tuple[str, ...]) -> None:
     model = () if command[0] == "pack" else ("--model", tiny_checkpoint)
     result = cli(command[0], data, *command[1:], *model)
