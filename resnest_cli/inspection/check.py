@@ -164,6 +164,7 @@ def _of_features(
     if survey.multi_label:
         probabilities = label_sets.out_of_sample(features, members, **how)
         wrong = list(label_sets.label_issues(probabilities, features, members, *about))
+        probabilities = label_sets.likelihood_ratios(probabilities, members)
     else:
         probabilities = labels.out_of_sample(features, survey.labels, len(names), **how)
         wrong = labels.label_issues(probabilities, features, survey.labels, *about)

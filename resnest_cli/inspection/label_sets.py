@@ -17,6 +17,7 @@ and names far fewer right labels than the confident joint does, class by class
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.labels import FOLDS, can_be_judged, fitted, folds, sample, standardised
-from resnest_cli.inspection.neighbours import most_alike
+from resnest_cli.inspection.neighbours import most_alike, parts
 from resnest_cli.progress import Progress, silent
 
 Float32 = NDArray[np.float32]
@@ -32,7 +33,8 @@ Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 WRONG = 0.1  # share of labels that might be wrong: what is named is surer than that
-_STRENGTH = 3.0  # scikit-learn's C, for rows of length 1
+# scikit-learn's C, for rows of length 1: 3, but up to 10 where a class has fewer than 100 photos.
+_REGULARISATION, _USUAL_PHOTOS, _LARGEST_C = 3.0, 100, 10.0
 _MOST_FITTED = 25_000  # photos that one classifier learns from: there are many of them
 _LEAST = 1e-7  # of a probability; less is rounding
 
@@ -71,7 +73,8 @@ def out_of_sample(
             if has.all() or not has.any():
                 found[asked, label] = has[:1].any()
             elif asked.size:
-                model = fitted(learning, has, _STRENGTH, check)
+                strength = min(_REGULARISATION * max(1, _USUAL_PHOTOS / has.sum()), _LARGEST_C)
+                model = fitted(learning, has, strength, check)
                 found[asked, label] = model.predict_proba(rows[asked])[:, 1]
             done += 1
             progress(done, FOLDS * len(members), title="Judging labels")
@@ -94,13 +97,26 @@ def label_scores(probabilities: Float32, has: Bool) -> NDArray[np.float64]:
         has: whether the photo has it, bool (N,), as given.
     """
 
-    def odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-        clipped = np.clip(probability, _LEAST, 1 - _LEAST)
-        return clipped / (1 - clipped)
-
-    own = odds(probabilities.astype(np.float64))
-    against = np.where(has, odds(has.mean(keepdims=True)) / own, own) * WRONG / (1 - WRONG)
+    own = _odds(probabilities)
+    against = np.where(has, _odds(has.mean(keepdims=True)) / own, own) * WRONG / (1 - WRONG)
     return np.asarray(against / (1 + against), np.float64)
+
+
+def likelihood_ratios(probabilities: Float32, members: Sequence[Int64]) -> Float32:
+    """How much likelier each photo is with a class than without it, float32 (N, K).
+
+    Unlike the probabilities of `out_of_sample`, those of a rare and a common class can be compared.
+    """
+    usual = np.array([len(places) for places in members]) / max(1, len(probabilities))
+    found = np.empty_like(probabilities)
+    for part in parts(np.arange(len(found))):
+        found[part] = _odds(probabilities[part]) / _odds(usual)
+    return found
+
+
+def _odds(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    clipped = np.clip(probability.astype(np.float64), _LEAST, 1 - _LEAST)
+    return clipped / (1 - clipped)
 
 
 def label_issues(

@@ -98,7 +98,7 @@ def _card(issue: Issue, photos: Mapping[str, LabelledPhoto], survey: Survey) -> 
     return IssueCard(
         PhotoTile(issue.path, f"{label}{side}", photos[issue.path].path),
         partner,
-        split_labels(issue.label) if survey.multi_label else (issue.label,),
+        (split_labels(issue.label) if survey.multi_label else ()) or (label,),
         issue.side or "",
         asked.format(issue.suggestion) + (issue.detail or f"score {issue.score:.3f}"),
         rows,

@@ -158,3 +158,35 @@ def test_stratification_keeps_frequencies() -> None:
     assert not alone & {0, 2}
     assert validating([Group(1, {})] * 10, 0.2) == validating([Group(1, {})] * 10, 0.2)
     assert len(validating([Group(1, {})] * 10, 0.2)) == 2
+
+
+def test_folders_with_their_own_split(place: Path) -> None:
+    """A validation photo that trains, too, is left out; what validation says of it is not used."""
+    data = place / "data"
+    for folder, numbers in {"train/sun": (0, 1, 2), "train/sea": (2, 3, 4), "val/sun": (5, 6),
+                            "val/sea": (0, 2, 6)}.items():  # fmt: skip
+        (data / folder).mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(place / f"{number}.png", data / folder / f"{number}.png")
+    found = load_dataset(str(data), val_split=0.1, seed=0, reading=Reading(multi_label=True))
+    ids = found.class_ids
+    of = {one.name: {ids[n] for n in one.labels} for one in (*found.train, *found.val)}
+    assert of == {
+        "train/sun/0.png": {"sun"}, "train/sun/1.png": {"sun"}, "train/sea/2.png": {"sun", "sea"},
+        "train/sea/3.png": {"sea"}, "train/sea/4.png": {"sea"},
+        "val/sun/5.png": {"sun"}, "val/sea/6.png": {"sun", "sea"},
+    }  # fmt: skip
+    assert [(one.name, one.label) for one in found.left_out] == [
+        ("val/sea/0.png", "sea"), ("val/sea/2.png", "sea"),
+    ]  # fmt: skip
+    assert "2 of these have other labels than in training, and those count: " in " ".join(
+        found.notes
+    )
+
+
+def test_the_same_labels_in_another_order_are_no_conflict(place: Path) -> None:
+    shutil.copy(place / "0.png", place / "4.png")
+    found = load(place, column(["sun|sea", "sun", "sea", "dog", "sea|sun", "dog"]))
+    assert not any("with different labels" in note for note in found.notes)
+    found = load(place, column(["sun|sea", "sun", "sea", "dog", "sun", "dog"]))
+    assert any("different labels (kept, on one side): 0.png, 4.png" in n for n in found.notes)
