@@ -190,6 +190,11 @@ def load_dataset(
         raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
     validated = {label for photo in val for label in found.labels_of(photo)}
+    if not validated:
+        raise UsageError(
+            f"{data}: none of its {len(val)} validation photo(s) has a label, so nothing can be "
+            "said of any class. Give some of them labels."
+        )
     if missing := sorted(set(ids) - validated):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)

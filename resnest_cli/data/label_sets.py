@@ -27,7 +27,10 @@ from typing import NamedTuple
 
 SEPARATORS = "|;,"
 JOINT = SEPARATORS[0]
-_YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+_YES_NO = {
+    "1": True, "1.0": True, "true": True, "yes": True,
+    "0": False, "0.0": False, "false": False, "no": False,
+}  # fmt: skip
 
 
 def split_labels(text: str, separator: str = JOINT) -> tuple[str, ...]:
@@ -77,18 +80,47 @@ def separator_of(texts: Iterable[str]) -> str:
     return next((sign for sign in SEPARATORS if sign in found), JOINT)
 
 
-def stand_alone(texts: Iterable[str]) -> bool:
-    """Whether these texts cannot be names of classes: the parts of them are, too."""
+def stand_alone(texts: Iterable[str], separator: str | None = None) -> bool:
+    """Whether these texts cannot be names of classes: the parts of them are, too.
+
+    The parts between their `separator`, unless another is given.
+    """
     different = {text for text in texts if text}
-    separator = separator_of(different)
+    separator = separator or separator_of(different)
     joint = [parts for text in different if len(parts := split_labels(text, separator)) > 1]
     known = [parts for parts in joint if different.issuperset(parts)]
     return bool(known) and 2 * len(known) >= len(joint)
 
 
-def is_flag(texts: Iterable[str]) -> bool:
-    """Whether a column has nothing but 0 and 1, or false and true."""
-    return all(text.casefold() in _YES_NO for text in set(texts))
+def mixed_separators(labels: Iterable[str]) -> str | None:
+    """The first label that is other ones with another separator between them."""
+    known = set(labels)
+    return next(
+        (
+            label
+            for label in sorted(known)
+            for sign in SEPARATORS
+            if len(parts := split_labels(label, sign)) > 1 and known.issuperset(parts)
+        ),
+        None,
+    )
+
+
+def is_list(texts: Iterable[str]) -> bool:
+    """Whether these are lists as Python writes them, such as ['sun', 'sea']."""
+    different = set(texts) - {""}
+    return bool(different) and all(text[0] == "[" and text[-1] == "]" for text in different)
+
+
+def no_flags(texts: Iterable[str]) -> list[str]:
+    """What a column has beside 0 and 1, or false and true, or no and yes; each once."""
+    return [text for text in dict.fromkeys(texts) if text.casefold() not in _YES_NO]
+
+
+def mostly_flags(texts: Sequence[str]) -> bool:
+    """Whether a column is meant as 0 and 1: more than half of its cells that are not blank."""
+    flags = sum(text.casefold() in _YES_NO for text in texts)
+    return 2 * flags > len(texts) - texts.count("")
 
 
 def flagged(names: Sequence[str], cells: Sequence[str]) -> tuple[str, ...]:
