@@ -33,6 +33,7 @@ from resnest_cli.options import (
     TableFormat,
 )
 from resnest_cli.output.issues import show_issues, what_next
+from resnest_cli.output.label_counts import show_label_counts
 from resnest_cli.signals import PatientStop, StoppedError
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ def check(
 
             write_page(issues_page(found), html)
         show_summary(summary(found), format_, show_issues)
+        if found.label_counts and format_ == "table":
+            output.emit("\n")
+            show_label_counts(found.survey.class_names, found.label_counts)
     folder = None if output_ is None else str(output_)
     output.message(what_next(bool(found.issues), data, folder))
     if wanted is not None and any(issue.kind in wanted for issue in found.issues):

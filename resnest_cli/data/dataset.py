@@ -194,6 +194,11 @@ def load_dataset(
         raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
     validated = {label for photo in val for label in found.labels_of(photo)}
+    if not validated:
+        raise UsageError(
+            f"{data}: none of its {len(val)} validation photo(s) has a label, so nothing can be "
+            "said of any class. Give some of them labels."
+        )
     if missing := sorted(set(ids) - validated):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
@@ -346,7 +351,7 @@ def write_split(path: Path, dataset: DataSet) -> None:
     def texts(one: Sample) -> tuple[str, str]:
         labels = one.labels if dataset.multi_label else (one.label,)
         ids, names = dataset.class_ids, dataset.class_names
-        return joined_labels(ids[n] for n in labels), joined_labels(names[n] for n in labels)
+        return JOINT.join(ids[n] for n in labels), JOINT.join(names[n] for n in labels)
 
     rows = [
         SplitRow(one.name, *texts(one), side, digest=one.digest)

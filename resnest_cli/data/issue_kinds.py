@@ -11,7 +11,8 @@ from resnest_cli.text import did_you_mean
 
 Kind = Literal[
     "unreadable", "truncated", "placeholder", "tiny", "shape", "uniform", "dark", "bright",
-    "blurred", "copy", "near-copy", "contradiction", "leak", "label", "outlier", "class",
+    "blurred", "copy", "near-copy", "contradiction", "leak", "label", "missing", "outlier",
+    "class",
 ]  # fmt: skip
 Group = Literal["files", "copies", "labels", "outliers", "classes"]
 
@@ -36,9 +37,10 @@ KINDS: Mapping[Kind, KindInfo] = {
     "blurred": KindInfo("files", "not sharp"),  # 1 - sharpness / limit
     "copy": KindInfo("copies", "the same pixels as another"),  # 1
     "near-copy": KindInfo("copies", "nearly the same as another"),  # correlation of the two
-    "contradiction": KindInfo("copies", "copies under several classes"),  # as of the copy
+    "contradiction": KindInfo("copies", "copies with different labels"),  # as of the copy
     "leak": KindInfo("copies", "copies on both sides of the split"),  # as of the copy
     "label": KindInfo("labels", "the class looks wrong"),  # surprise / (that + the expected one)
+    "missing": KindInfo("labels", "shows another class, too"),  # how probably it does
     "outlier": KindInfo("outliers", "unlike all others of its class"),  # how far it lies
     "class": KindInfo("classes", "classes with few photos, or too alike"),  # how bad it is
 }

@@ -16,14 +16,21 @@ other rows: nobody has the classes `cat`, `dog` and `cat|dog`. A hierarchy (`ani
 look like that, and neither do synonyms (`crane, bird`). Of separators the first in `SEPARATORS`
 counts that any cell has, so that a comma is a part of a label where bars separate them.
 
-The labels of a photo as one text have `|` between them, in the order in which they were written.
+The labels of a photo as one text have `|` between them and are sorted: photos with the same labels
+have the same text.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 SEPARATORS = "|;,"
 JOINT = SEPARATORS[0]
-_YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+_YES_NO = {
+    "1": True, "1.0": True, "true": True, "yes": True,
+    "0": False, "0.0": False, "false": False, "no": False,
+}  # fmt: skip
 
 
 def split_labels(text: str, separator: str = JOINT) -> tuple[str, ...]:
@@ -33,8 +40,38 @@ def split_labels(text: str, separator: str = JOINT) -> tuple[str, ...]:
 
 
 def joined_labels(labels: Iterable[str]) -> str:
-    """The inverse of `split_labels`."""
-    return JOINT.join(labels)
+    """These labels as one text, each once."""
+    return JOINT.join(sorted(set(labels)))
+
+
+def shown_label(text: str) -> str:
+    """A label, or the text of several, for people: a photo may have none."""
+    return text or "no label"
+
+
+class LabelCounts(NamedTuple):
+    """How many photos there are, how many without a label, with each, and with each two of them."""
+
+    photos: int
+    unlabelled: int
+    labels: Counter[str]
+    pairs: Counter[tuple[str, str]]
+
+
+def count_labels(sets: Iterable[Sequence[str]]) -> LabelCounts:
+    """Counts the labels of photos, a set for each, in any order."""
+    photos, labels, pairs = Counter[bool](), Counter[str](), Counter[tuple[str, str]]()
+    for of_photo in sets:
+        photos[bool(of_photo)] += 1
+        labels.update(of_photo)
+        pairs.update(combinations(sorted(of_photo), 2))
+    return LabelCounts(photos.total(), photos[False], labels, pairs)
+
+
+def most_together(sides: Iterable[LabelCounts], most: int = 10) -> list[tuple[str, str]]:
+    """The pairs of labels that the photos of all sides have most often."""
+    every = sum((side.pairs for side in sides), Counter[tuple[str, str]]())
+    return sorted(every, key=lambda pair: (-every[pair], pair))[:most]
 
 
 def separator_of(texts: Iterable[str]) -> str:
@@ -43,18 +80,47 @@ def separator_of(texts: Iterable[str]) -> str:
     return next((sign for sign in SEPARATORS if sign in found), JOINT)
 
 
-def stand_alone(texts: Iterable[str]) -> bool:
-    """Whether these texts cannot be names of classes: the parts of them are, too."""
+def stand_alone(texts: Iterable[str], separator: str | None = None) -> bool:
+    """Whether these texts cannot be names of classes: the parts of them are, too.
+
+    The parts between their `separator`, unless another is given.
+    """
     different = {text for text in texts if text}
-    separator = separator_of(different)
+    separator = separator or separator_of(different)
     joint = [parts for text in different if len(parts := split_labels(text, separator)) > 1]
     known = [parts for parts in joint if different.issuperset(parts)]
     return bool(known) and 2 * len(known) >= len(joint)
 
 
-def is_flag(texts: Iterable[str]) -> bool:
-    """Whether a column has nothing but 0 and 1, or false and true."""
-    return all(text.casefold() in _YES_NO for text in set(texts))
+def mixed_separators(labels: Iterable[str]) -> str | None:
+    """The first label that is other ones with another separator between them."""
+    known = set(labels)
+    return next(
+        (
+            label
+            for label in sorted(known)
+            for sign in SEPARATORS
+            if len(parts := split_labels(label, sign)) > 1 and known.issuperset(parts)
+        ),
+        None,
+    )
+
+
+def is_list(texts: Iterable[str]) -> bool:
+    """Whether these are lists as Python writes them, such as ['sun', 'sea']."""
+    different = set(texts) - {""}
+    return bool(different) and all(text[0] == "[" and text[-1] == "]" for text in different)
+
+
+def no_flags(texts: Iterable[str]) -> list[str]:
+    """What a column has beside 0 and 1, or false and true, or no and yes; each once."""
+    return [text for text in dict.fromkeys(texts) if text.casefold() not in _YES_NO]
+
+
+def mostly_flags(texts: Sequence[str]) -> bool:
+    """Whether a column is meant as 0 and 1: more than half of its cells that are not blank."""
+    flags = sum(text.casefold() in _YES_NO for text in texts)
+    return 2 * flags > len(texts) - texts.count("")
 
 
 def flagged(names: Sequence[str], cells: Sequence[str]) -> tuple[str, ...]:

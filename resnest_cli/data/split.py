@@ -18,12 +18,16 @@ from resnest_cli.text import some
 def own_sides(
     good: list[LabelledPhoto], notes: list[str]
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto], list[LabelledPhoto]]:
-    """The data's own split; validation photos that training has, too, are left out."""
+    """The data's own split; validation photos that training has, too, are left out.
+
+    The one that trains keeps the labels that it has there: what the validation side says of it must
+    not reach training.
+    """
     train = [photo for photo in good if photo.side == "train"]
     val = [photo for photo in good if photo.side == "val"]
-    twins = {photo.digest: photo.name for photo in reversed(train)}
+    twins = {photo.digest: photo for photo in reversed(train)}
     left_out = [
-        replace(photo, error=f"is the same file as {twins[photo.digest]}, which trains")
+        replace(photo, error=f"is the same file as {twins[photo.digest].name}, which trains")
         for photo in val
         if photo.digest in twins
     ]
@@ -31,6 +35,11 @@ def own_sides(
         names = some(photo.name for photo in left_out)
         notes.append(
             f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
+        )
+    if other := [photo.name for photo in left_out if photo.label != twins[photo.digest].label]:
+        notes.append(
+            f"{len(other)} of these have other labels than in training, and those count: "
+            f"{some(other)}"
         )
     for side, photos in (("training", train), ("validation", val)):
         conflicting = _conflicting(photos)
@@ -102,7 +111,7 @@ def merged_copies(
     merged: dict[tuple[bytes, Side | None], LabelledPhoto] = {}
     for photo in good:
         first = merged.setdefault((photo.digest, photo.side), photo)
-        labels = dict.fromkeys((*found.labels_of(first), *found.labels_of(photo)))
+        labels = (*found.labels_of(first), *found.labels_of(photo))
         merged[photo.digest, photo.side] = replace(first, label=joined_labels(labels))
     photos = list(merged.values())
     several = sum(len(found.labels_of(photo)) > 1 for photo in photos)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from resnest_cli.data.label_sets import flagged, is_flag
+from resnest_cli.data.label_sets import flagged, mostly_flags, no_flags
 from resnest_cli.data.labelled_photos import (
     AS_FOUND,
     LabelledData,
@@ -77,8 +77,8 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     multi_label = may_have_several(
         table, columns.places.get("label"), columns.flags, reading.multi_label
     )
-    if not multi_label:
-        _leave_out_unlabelled(table, columns)
+    if not columns.flags:
+        _leave_out_unlabelled(table, columns, multi_label)
     _check_rows(table, columns, multi_label)
     places = find_photos(table, columns.places["path"], reading)
     if multi_label:
@@ -134,6 +134,8 @@ class _Columns:
         self._take_only_left()
         if "split" in self.places:
             self.sides = self._all_sides(self.places["split"])
+        if reading.multi_label and not self.flags:
+            self._note_unused_flags()
         names = {kind: table.columns[place] for kind, place in self.places.items()}
         if any(kind != _key(name) for kind, name in names.items()):
             said = ", ".join(f"{names[kind]} ({kind})" for kind in _KINDS if kind in names)
@@ -168,9 +170,10 @@ class _Columns:
             )
         name = self.table.columns[places[0]]
         if name in self.table.odd:
+            joined = f" Lists of labels: df['{name}'].str.join('|')." if kind == "label" else ""
             raise UsageError(
                 f"{self.file}: the column {name} ({kind}) holds {self.table.odd[name]}; it must "
-                f"have one text in each row. --{kind}-column names another."
+                f"have one text in each row. --{kind}-column names another.{joined}"
             )
         self.places[kind] = places[0]
 
@@ -234,10 +237,11 @@ class _Columns:
     def _take_flags(self, left: list[int]) -> bool:
         """Takes the columns of 0 and 1 in place of a label, if a photo may have several."""
         asked, values = self.reading.multi_label, self.table.values
-        flags = [place for place in left if is_flag(values(place))]
+        flags = [place for place in left if mostly_flags(list(values(place)))]
         if len(flags) < 2 or not (asked or flags == left):
             return False
         names = [self.table.columns[place] for place in flags]
+        self._check_flags(flags, names)
         rows = zip(*map(values, flags), strict=True)
         if not asked and (asked is False or all(len(flagged(names, row)) == 1 for row in rows)):
             raise UsageError(
@@ -253,6 +257,21 @@ class _Columns:
                 f"{self._names(unused)}"
             )
         return True
+
+    def _check_flags(self, flags: Sequence[int], names: Sequence[str]) -> None:
+        """Raises UsageError for a cell that is not 0 or 1, and for two columns of one name."""
+        for place, name in zip(flags, names, strict=True):
+            if other := no_flags(self.table.values(place)):
+                row = next(r for r in self.table.rows if r.cells[place].strip() == other[0])
+                raise UsageError(
+                    f"{self.file}: {self.table.unit} {row.number}: the column {name} has "
+                    f"{other[0]!r} among its 0 and 1. Write 0 or 1 into each cell of {shown(names)}"
+                    "; in pandas, where blanks mean 0: df[COLUMNS].fillna(0).astype(int)."
+                )
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(
+                f"{self.file}: several columns are called {twice[0]}. Give each class one name."
+            )
 
     def _take_split(self) -> None:
         """Takes the column that says who trains: by its name, or by all of its values."""
@@ -311,6 +330,15 @@ class _Columns:
             )
         return known
 
+    def _note_unused_flags(self) -> None:
+        """Notes columns of 0 and 1 that may have been meant as labels, beside a column of these."""
+        flags = [place for place in self._left() if not no_flags(self.table.values(place))]
+        if len(flags) > 1:
+            self.table.notes.append(
+                f"{self.file}: the labels are those of the column "
+                f"{self.table.columns[self.places['label']]}, not those of {self._names(flags)}"
+            )
+
     def _note_unused_splits(self) -> None:
         """Notes columns that may have been meant as a split, where none was taken."""
         for place, key in enumerate(self.keys):
@@ -323,16 +351,19 @@ class _Columns:
                 )
 
 
-def _leave_out_unlabelled(table: Table, columns: _Columns) -> None:
-    """Takes away test rows without a label, as competitions have them."""
+def _leave_out_unlabelled(table: Table, columns: _Columns, multi_label: bool) -> None:
+    """Takes away test rows without a label, as competitions have them.
+
+    Where a photo may have several labels it may have none: then only if no test row has one.
+    """
     label, split = columns.places["label"], columns.places.get("split")
-    used = [
-        row
-        for row in table.rows
-        if row.cells[label].strip()
-        or split is None
-        or columns.sides.get(row.cells[split].strip()) != "test"
-    ]
+    if split is None:
+        return
+    test = {id(row) for row in table.rows if columns.sides.get(row.cells[split].strip()) == "test"}
+    labelled = {id(row) for row in table.rows if row.cells[label].strip()}
+    if multi_label and test & labelled:
+        return
+    used = [row for row in table.rows if id(row) not in test or id(row) in labelled]
     if left_out := len(table.rows) - len(used):
         table.notes.append(
             f"{table.file}: {left_out} photo(s) of the test split have no label; not used"
@@ -349,7 +380,10 @@ def _check_rows(table: Table, columns: _Columns, multi_label: bool) -> None:
         for kind in kinds:
             cell = row.cells[places[kind]].strip()
             if not cell and not (multi_label and kind == "label"):
-                raise UsageError(f"{path}: {unit} {row.number} lacks a path or a label.")
+                raise UsageError(
+                    f"{path}: {unit} {row.number} lacks a path or a label. If a photo may have no "
+                    "label, or several, add --multi-label."
+                )
             if _NO_TEXT.search(cell):
                 raise UsageError(
                     f"{path}: {unit} {row.number}: {cell[:40]!r} is no path and no label: it has a "

@@ -12,7 +12,9 @@ from dataclasses import replace
 from resnest_cli.data.label_sets import (
     JOINT,
     flagged,
+    is_list,
     joined_labels,
+    mixed_separators,
     refused_name,
     separator_of,
     split_labels,
@@ -60,10 +62,21 @@ def label_sets(table: Table, place: int | None, flags: Sequence[int]) -> list[st
         sets = [flagged(names, cells) for cells in rows]
     else:
         texts = list(table.values(place))
+        _refuse_lists(table, place)
         separator = separator_of(texts)
         sets = [split_labels(text, separator) for text in texts]
         if any(len(labels) > 1 for labels in sets):
             notes.append(f"{file}: labels of one photo have {separator} between them")
+        elif stand_alone(texts, " "):
+            notes.append(
+                f"{file}: spaces are a part of labels; several of one photo need | ; or , between "
+                "them"
+            )
+        if mixed := mixed_separators(label for labels in sets for label in labels):
+            raise UsageError(
+                f"{file}: {mixed!r} is several labels, but others have {separator} between them. "
+                f"Write {separator} everywhere."
+            )
     if (wrong := refused_name(label for labels in sets for label in labels)) is not None:
         raise UsageError(
             f"{file}: the label {wrong!r} has {JOINT} in it, which stands between labels in files "
@@ -71,9 +84,9 @@ def label_sets(table: Table, place: int | None, flags: Sequence[int]) -> list[st
         )
     first: dict[str, str] = {}
     sets = [tuple(first.setdefault(canonical(label), label) for label in labels) for labels in sets]
-    _note_missing(table, Counter(label for labels in sets for label in labels))
+    _note_missing(table, Counter(label for labels in sets for label in labels), "empty these cells")
     _note_alike(table, first)
-    return [joined_labels(dict.fromkeys(labels)) for labels in sets]
+    return [joined_labels(labels) for labels in sets]
 
 
 def joined_rows(table: Table, photos: Sequence[LabelledPhoto]) -> list[LabelledPhoto]:
@@ -87,7 +100,7 @@ def joined_rows(table: Table, photos: Sequence[LabelledPhoto]) -> list[LabelledP
                 f"{table.file}: {table.unit} {row.number}: {photo.name} is of {photo.side} here, "
                 f"and of {before.side} in an earlier {table.unit}. Give it one split."
             )
-        labels = dict.fromkeys((*split_labels(before.label), *split_labels(photo.label)))
+        labels = (*split_labels(before.label), *split_labels(photo.label))
         found[key] = replace(before, label=joined_labels(labels))
     if len(found) < len(photos):
         table.notes.append(
@@ -104,6 +117,7 @@ def labels_of(table: Table, column: int) -> list[str]:
 
     Notes what those may mean that are taken as names of classes all the same.
     """
+    _refuse_lists(table, column)
     path, notes, labels = table.file, table.notes, list(table.values(column))
     whole = [_WHOLE.fullmatch(label) for label in labels]
     if all(whole) and any(match and match[2] for match in whole):
@@ -112,7 +126,7 @@ def labels_of(table: Table, column: int) -> list[str]:
     first: dict[str, str] = {}
     labels = [first.setdefault(canonical(label), label) for label in labels]
     counts = Counter(labels)
-    _note_missing(table, counts)
+    _note_missing(table, counts, "take these rows away")
     parts = {label: [part.strip() for part in _SEVERAL.split(label)] for label in counts}
     words = Counter(part for several in parts.values() for part in set(several))
     joint = [
@@ -129,14 +143,24 @@ def labels_of(table: Table, column: int) -> list[str]:
     return labels
 
 
-def _note_missing(table: Table, counts: Counter[str]) -> None:
-    """Notes labels that may mean that there is none."""
+def _refuse_lists(table: Table, place: int) -> None:
+    """Raises UsageError for lists in place of labels, as pandas writes them into a CSV."""
+    if is_list(table.values(place)):
+        name = table.columns[place]
+        raise UsageError(
+            f"{table.file}: the column {name} has lists, such as {next(table.values(place))}. Put "
+            f"| between the labels; in pandas, before it is written: df['{name}'].str.join('|')."
+        )
+
+
+def _note_missing(table: Table, counts: Counter[str], then: str) -> None:
+    """Notes labels that may mean that there is none; `then` says what to do."""
     missing = [label for label in counts if label.casefold() in _MISSING]
     if missing:
         photos = sum(counts[label] for label in missing)
         table.notes.append(
             f"{table.file}: {', '.join(missing)} is a class, of {photos} photo(s). If it means "
-            "that they have no label, take these rows away"
+            f"that they have no label, {then}"
         )
 
 

@@ -9,14 +9,15 @@ decoding.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
 from resnest_cli.data.class_folders import list_data
 from resnest_cli.data.issue_kinds import KINDS
+from resnest_cli.data.label_sets import LabelCounts, count_labels, most_together
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.data.shards import is_shards
 from resnest_cli.errors import UsageError
@@ -49,13 +50,17 @@ class CheckJob:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The issues, ranked; what the data are; and notes for the user to read."""
+    """The issues, ranked; what the data are; and notes for the user to read.
+
+    `label_counts` has a side or all photos by its title, where a photo may have several labels.
+    """
 
     job: CheckJob
     issues: tuple[Issue, ...]
     survey: "Survey"
     model: str
     notes: tuple[str, ...]
+    label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
 
     @property
     def photos(self) -> int:
@@ -88,20 +93,34 @@ def check_data(
     with Decoders.of(job.options, job.model) as decoders:
         how = job.options.batch_size, job.options.workers
         surveyor = Surveyor(classifier, decoders, *how)
-        survey = surveyor.survey(job.data, listing.photos, progress, check)
+        survey = surveyor.survey(job.data, listing, progress, check)
     issues, notes = file_issues(survey)
     if survey.photos:
         copies = find_copies(survey, progress, check)
         issues += copies.issues
         issues += _of_features(survey, copies.groups, progress, check)
     issues, model = _without_consequences(issues), classifier.model.name
+    issues = [replace(issue, also=survey.also.get(issue.path, ())) for issue in issues]
     notes = [*listing.notes, *notes, *_doubts(issues, len(survey.photos), model)]
-    return Findings(job, tuple(ranked(issues)), survey, model, tuple(notes))
+    return Findings(
+        job, tuple(ranked(issues)), survey, model, tuple(notes), _counted(listing, survey)
+    )
+
+
+def _counted(listing: "LabelledData", survey: "Survey") -> Mapping[str, LabelCounts]:
+    """How often labels stand on each side, where a photo may have several."""
+    sides = dict.fromkeys(photo.side for photo in survey.photos) if listing.multi_label else {}
+    return {
+        (side or "photos").capitalize(): count_labels(
+            listing.labels_of(photo) for photo in survey.photos if photo.side == side
+        )
+        for side in sides
+    }
 
 
 def _doubts(issues: list[Issue], photos: int, model: str) -> list[str]:
     """A note where so many labels look wrong that the features must be at fault."""
-    wrong = sum(issue.kind == "label" for issue in issues)
+    wrong = len({issue.path for issue in issues if KINDS[issue.kind].group == "labels"})
     if wrong <= _BELIEVED * photos:
         return []
     return [
@@ -135,19 +154,23 @@ def _of_features(
     check: Callable[[], None],
 ) -> list[Issue]:
     """What the features say of labels, odd photos and classes."""
+    from resnest_cli.inspection import label_sets, labels
     from resnest_cli.inspection.classes import class_issues
-    from resnest_cli.inspection.labels import label_issues, out_of_sample
     from resnest_cli.inspection.outliers import outlier_issues
 
-    features, labels, names, photos = (
-        survey.features, survey.labels, survey.class_names, survey.photos,
-    )  # fmt: skip
+    features, members, names = survey.features, survey.members, survey.class_names
     how: dict[str, Any] = {"groups": groups, "progress": progress, "check": check}
-    probabilities = out_of_sample(features, labels, len(names), **how)
-    wrong = label_issues(probabilities, features, labels, names, photos, groups)
+    about = names, survey.photos, groups
+    if survey.multi_label:
+        probabilities = label_sets.out_of_sample(features, members, **how)
+        wrong = list(label_sets.label_issues(probabilities, features, members, *about))
+        probabilities = label_sets.likelihood_ratios(probabilities, members)
+    else:
+        probabilities = labels.out_of_sample(features, survey.labels, len(names), **how)
+        wrong = labels.label_issues(probabilities, features, survey.labels, *about)
     apart_from = {issue.path for issue in wrong}
-    odd = outlier_issues(features, labels, names, photos, apart_from=apart_from, **how)
-    return [*wrong, *odd, *class_issues(probabilities, labels, names, groups)]
+    odd = outlier_issues(features, members, survey.photos, apart_from=apart_from, **how)
+    return [*wrong, *odd, *class_issues(probabilities, members, names, groups)]
 
 
 def _listed(job: CheckJob) -> "LabelledData":
@@ -157,9 +180,7 @@ def _listed(job: CheckJob) -> "LabelledData":
             f"{job.data}: are tar shards; check looks at photos in files, which it can name and "
             "you can mend. Give the class folders or the table that the shards were packed from."
         )
-    found = list_data(job.data, job.reading)
-    found.need_one_label(job.data, "check")
-    return found
+    return list_data(job.data, job.reading)
 
 
 def summary(findings: Findings) -> dict[str, Any]:
@@ -171,6 +192,7 @@ def summary(findings: Findings) -> dict[str, Any]:
         "photos": findings.photos,
         "readable": len(survey.photos),
         "classes": len(survey.class_names),
+        **({"labels": _as_json(findings.label_counts)} if survey.multi_label else {}),
         "model": findings.model,
         "version": __version__,
         "issues": {kind: number for kind, number in found.items() if number},
@@ -181,6 +203,20 @@ def summary(findings: Findings) -> dict[str, Any]:
             if found[kind]
         },
         "notes": list(findings.notes),
+    }
+
+
+def _as_json(counts: Mapping[str, LabelCounts]) -> dict[str, Any]:
+    """Of each side how many photos there are of each label, and of the commonest pairs."""
+    pairs = most_together(counts.values())
+    return {
+        title.lower(): {
+            "photos": side.photos,
+            "unlabelled": side.unlabelled,
+            "counts": dict(sorted(side.labels.items())),
+            "together": [[*pair, side.pairs[pair]] for pair in pairs],
+        }
+        for title, side in counts.items()
     }
 
 

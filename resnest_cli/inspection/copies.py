@@ -7,10 +7,11 @@ without being copies. So pairs of one class are drawn at random, most of which a
 the limit lies far beyond what is usual among them, within `_LEAST` and `_MOST`.
 
 Of a group the photo to keep comes first: one that trains, then the largest, then the one of most
-bytes. The others are copies of it. Where the group has several classes, photos of the rarer ones
-are contradictions (all of them where none is the commonest); where it has several sides of a split,
-those that do not train are leaks. One content under many classes is a placeholder, such as "image
-not found", and neither a copy nor a contradiction.
+bytes. The others are copies of it. Where the group has several classes (or, where a photo may have
+several, different sets of them), photos of the rarer ones are contradictions (all of them where
+none is the commonest); where it has several sides of a split, those that do not train are leaks.
+One content under many classes is a placeholder, such as "image not found", and neither a copy nor a
+contradiction.
 """
 
 from collections import Counter, defaultdict
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.data.issue_kinds import Kind
+from resnest_cli.data.label_sets import shown_label
 from resnest_cli.data.labelled_photos import SIDES, LabelledPhoto
 from resnest_cli.inspection.alignment import similarity
 from resnest_cli.inspection.issues import Issue
@@ -116,17 +118,18 @@ def _similarities(
 
 def _limit(survey: Survey, places: Int64) -> float:
     """The similarity from which two photos count as copies in these data."""
-    if len(places) < 2:
+    classes = [np.intersect1d(of_class, places) for of_class in survey.members]
+    rows = np.concatenate(classes)
+    if len(rows) < 2:
         return _MOST
     draw = np.random.default_rng(0)  # the same pairs each time
-    labels = survey.labels[places]
-    order = np.argsort(labels, kind="stable")
-    _, begins, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    chosen = draw.integers(0, len(places), _DRAWN)
+    counts = np.array([len(of_class) for of_class in classes])
+    begins = np.cumsum(counts) - counts
+    chosen = draw.integers(0, len(rows), _DRAWN)
     own = np.searchsorted(begins, chosen, side="right") - 1
     other = begins[own] + draw.integers(0, counts[own])
-    pairs = np.stack((order[chosen], order[other]), axis=1)
-    pairs = places[pairs[pairs[:, 0] != pairs[:, 1]]]
+    pairs = np.stack((rows[chosen], rows[other]), axis=1)
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if not len(pairs):
         return _LEAST
     thumbnails = survey.facts["thumbnail"]
@@ -172,7 +175,8 @@ class _Groups:
         alike = sum(self.same[place] == self.same[members[0]] for place in members)
         if alike >= photos and len(classes) >= max(2, every):
             many = 1 - 1 / len(members)
-            detail = f"{len(members)} photos of {len(classes)} classes"
+            apart = "different sets of labels" if self.survey.multi_label else "classes"
+            detail = f"{len(members)} photos of {len(classes)} {apart}"
             found += [
                 self._issue("placeholder", number, place, members[0], many, detail)
                 for place in members
@@ -219,7 +223,7 @@ class _Groups:
                 yield self._issue("leak", number, place, members[0], score, detail)
 
     def _class(self, place: int) -> str:
-        return self.survey.photos[place].label
+        return shown_label(self.survey.photos[place].label)
 
     def _score(self, place: int, other: int) -> float:
         """1 for the same pixels, else the similarity to the nearest photo of the group."""

@@ -22,7 +22,8 @@ class Issue:
     `partner` is the name of the other photo, where there is one, `suggestion` what to do: for a
     label the class that fits better, else words. `detail` says what was seen. `label` and `side`
     are the photo's own. `group` numbers the groups of copies from 1; 0 is none. Of kind `class`
-    `path` and `partner` are classes.
+    `path` and `partner` are classes. `also` are names of files that are the same photo in other
+    class folders: they are left out together.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Issue:
     label: str = ""
     side: Side | None = None
     group: int = 0
+    also: Sequence[str] = ()
 
 
 def ranked(issues: Iterable[Issue]) -> list[Issue]:
@@ -49,11 +51,11 @@ def counts(issues: Iterable[Issue]) -> dict[Kind, int]:
 
 
 def csv_text(issues: Sequence[Issue]) -> str:
-    """`issues.csv`: a row for each issue, as they are ranked."""
-    return csv_row(COLUMNS) + "".join(map(csv_row_of, issues))
+    """`issues.csv`: a row for each issue, as they are ranked, and for each of its files."""
+    return csv_row(COLUMNS) + "".join(map(csv_rows_of, issues))
 
 
-def csv_row_of(issue: Issue) -> str:
-    """The row of an issue, with its line break."""
-    score = round(issue.score, 4)
-    return csv_row((issue.path, issue.kind, score, issue.partner, issue.suggestion, issue.detail))
+def csv_rows_of(issue: Issue) -> str:
+    """The row of an issue, or the rows of all files of its photo, with line breaks."""
+    what = (issue.kind, round(issue.score, 4), issue.partner, issue.suggestion, issue.detail)
+    return "".join(csv_row((path, *what)) for path in (issue.path, *issue.also))

@@ -85,16 +85,18 @@ def out_of_sample(
     """
     found = np.zeros((len(labels), classes), np.float32)
     fold = folds(labels, groups, seed)
-    rows = _standardised(features)
+    rows = standardised(features)
     for number in range(FOLDS):
         learned, asked = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        learned = learned[_sample(labels[learned], seed)]
+        learned = learned[sample(labels[learned], seed)]
         progress(number, FOLDS, title="Judging labels")
         known = np.unique(labels[learned])
         if len(known) == 1:
             found[asked, known[0]] = 1
         if asked.size and len(known) > 1:
-            model = _fitted(rows[learned], labels[learned], check)
+            photos = FOLDS / (FOLDS - 1) * len(learned) / len(known)  # of a class, in all folds
+            strength = _REGULARISATION * float(np.clip(_USUAL_PHOTOS / photos, 1, _LARGEST_C))
+            model = fitted(rows[learned], labels[learned], strength, check)
             for part in parts(asked):
                 found[np.ix_(part, model.classes_)] = model.predict_proba(rows[part])
         progress(number + 1, FOLDS, title="Judging labels")
@@ -181,7 +183,8 @@ def label_issues(
         photos: N of them, in the order of rows.
         groups: int64 (N,), the same number for copies of each other.
     """
-    judged = np.flatnonzero(can_be_judged(labels, groups, len(class_names))[labels])
+    members = [np.flatnonzero(labels == label) for label in range(len(class_names))]
+    judged = np.flatnonzero(can_be_judged(members, groups)[labels])
     if not judged.size:
         return []
     scores = np.zeros(len(labels))
@@ -191,7 +194,7 @@ def label_issues(
     alike = wrong.copy()
     for label in np.unique(others):
         asked = np.flatnonzero(others == label)
-        alike[asked] = most_alike(features, wrong[asked], np.flatnonzero(labels == label))
+        alike[asked] = most_alike(features, wrong[asked], members[label])
     found = []
     for row, other, partner in zip(wrong.tolist(), others.tolist(), alike.tolist(), strict=True):
         given, fits = probabilities[row, [labels[row], other]].tolist()
@@ -211,11 +214,12 @@ def label_issues(
     return found
 
 
-def can_be_judged(labels: Int64, groups: Int64, classes: int) -> Bool:
-    """Of each class, bool (K,), whether there are photos of it in every fold, copies apart."""
-    _, first = np.unique(groups, return_index=True)
-    enough: Bool = np.bincount(labels[first], minlength=classes) >= FOLDS
-    return enough
+def can_be_judged(members: Sequence[Int64], groups: Int64) -> Bool:
+    """Of each class, bool (K,), whether it has enough photos for every fold, copies apart.
+
+    `members` are the places of their photos.
+    """
+    return np.array([len(np.unique(groups[places])) >= FOLDS for places in members], np.bool_)
 
 
 def _own(probabilities: Float32, labels: Int64) -> Float32:
@@ -223,7 +227,7 @@ def _own(probabilities: Float32, labels: Int64) -> Float32:
     return own
 
 
-def _standardised(features: Float32) -> Float32:
+def standardised(features: Float32) -> Float32:
     """Each column with mean 0 and deviation 1, then each row of length 1: (N, D), a copy."""
     total = np.zeros(features.shape[1])
     squares = np.zeros(features.shape[1])
@@ -244,25 +248,26 @@ def _standardised(features: Float32) -> Float32:
     return found
 
 
-def _sample(labels: Int64, seed: int) -> Int64:
+def sample(labels: Int64, seed: int, most_fitted: int = _MOST_FITTED) -> Int64:
     """Places of as many photos as one classifier learns from; of more, the largest classes lose."""
-    if len(labels) <= _MOST_FITTED:
+    if len(labels) <= most_fitted:
         return np.arange(len(labels))
     counts = np.bincount(labels)
-    fitting = range(_MOST_FITTED + 1)  # photos of a class
-    most = bisect_right(fitting, _MOST_FITTED, key=lambda m: int(np.minimum(counts, m).sum())) - 1
+    fitting = range(most_fitted + 1)  # photos of a class
+    most = bisect_right(fitting, most_fitted, key=lambda m: int(np.minimum(counts, m).sum())) - 1
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     begin = np.searchsorted(labels[order], labels[order])
     return np.sort(order[np.arange(len(order)) - begin < most])
 
 
-def _fitted(rows: Float32, labels: Int64, check: Callable[[], None]) -> Any:
-    """A linear classifier of these rows. It learns in a thread, so that `check` is heard."""
+def fitted(rows: Float32, labels: Int64 | Bool, strength: float, check: Callable[[], None]) -> Any:
+    """A linear classifier of these rows; `strength` is scikit-learn's C.
+
+    It learns in a thread, so that `check` is heard.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    photos = FOLDS / (FOLDS - 1) * len(labels) / len(np.unique(labels))  # of a class, in all folds
-    strength = _REGULARISATION * float(np.clip(_USUAL_PHOTOS / photos, 1, _LARGEST_C))
     model = LogisticRegression(C=strength, max_iter=_MOST_STEPS)
     errors = list[BaseException]()
 

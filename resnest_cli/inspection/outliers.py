@@ -3,8 +3,9 @@
 The distance is 1 - the cosine of two photos' features, its mean over the 20 nearest photos of the
 class (Ramaswamy, Rastogi and Shim 2000, "Efficient algorithms for mining outliers", has the k-th).
 It is compared with the median of the class, in deviations that all classes share: the median
-absolute one, times 1.4826, a standard deviation where distances are normal (Leys et al. 2013). All
-of it is done in blocks of matrix products.
+absolute one, times 1.4826, a standard deviation where distances are normal (Leys et al. 2013). A
+photo of several classes is judged by the one in which it is least unusual; one of no class is none.
+All of it is done in blocks of matrix products.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.data.label_sets import shown_label
 from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.neighbours import most_alike, of_length_1, parts
@@ -44,7 +46,7 @@ class Distances(NamedTuple):
 
 def distances(
     features: Float32,
-    labels: Int64,
+    members: Sequence[Int64],
     groups: Int64,
     *,
     progress: Progress = silent,
@@ -54,36 +56,37 @@ def distances(
 
     Args:
         features: float32 (N, D), pooled; may be a memory map.
-        labels: int64 (N,).
+        members: of each class the places of its photos, int64, in order.
         groups: int64 (N,), the same number for copies of each other.
         progress: counts photos.
         check: raises to stop.
     """
-    found = np.full(len(labels), np.nan, np.float32)
-    typical = np.full(len(labels), np.nan, np.float32)
-    done = 0
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
+    found = np.full(len(groups), np.nan, np.float32)
+    typical = np.full(len(groups), np.nan, np.float32)
+    above = np.full(len(groups), np.inf, np.float32)
+    done, total = 0, sum(map(len, members))
+    for places in members:
         _, first = np.unique(groups[places], return_index=True)
         others = places[first]  # one of each group
         if len(others) >= FEWEST:
             others = _some(others)
-            near = of_length_1(features[others])
+            near, far = of_length_1(features[others]), np.empty(len(groups), np.float32)
             for part in parts(places):
                 same = groups[part][:, None] == groups[others]
-                found[part] = _mean_distance(of_length_1(features[part]) @ near.T, same)
+                far[part] = _mean_distance(of_length_1(features[part]) @ near.T, same)
                 check()
                 done += len(part)
-                progress(done, len(labels), title="Looking for outliers")
-            typical[places] = np.median(found[others])
+                progress(done, total, title="Looking for outliers")
+            usual = np.median(far[others])
+            here = places[far[places] - usual < above[places]]
+            found[here], typical[here], above[here] = far[here], usual, far[here] - usual
     _, first = np.unique(groups, return_index=True)
-    return Distances(found, typical, _deviations(found - typical, first))
+    return Distances(found, typical, _deviations(above, first))
 
 
 def outlier_issues(
     features: Float32,
-    labels: Int64,
-    class_names: Sequence[str],
+    members: Sequence[Int64],
     photos: Sequence[LabelledPhoto],
     *,
     groups: Int64,
@@ -96,7 +99,7 @@ def outlier_issues(
     `apart_from` are names of photos whose label looks wrong, which says why they are unlike. For
     the rest see `distances`.
     """
-    found = distances(features, labels, groups, progress=progress, check=check)
+    found = distances(features, members, groups, progress=progress, check=check)
     far = [
         place
         for place in np.flatnonzero(found.deviations > LIMIT).tolist()
@@ -115,7 +118,7 @@ def outlier_issues(
                 partner=photos[other].name,
                 detail=(
                     f"{found.distance[place]:.2f} from its class, usual {found.typical[place]:.2f};"
-                    f" the nearest photo is of {class_names[labels[other]]}"
+                    f" the nearest photo is of {shown_label(photos[other].label)}"
                 ),
                 label=photo.label,
                 side=photo.side,
@@ -140,8 +143,11 @@ def _mean_distance(cosines: Float32, same: NDArray[np.bool_]) -> Float32:
 
 
 def _deviations(above: Float32, first: Int64) -> Float32:
-    """What each distance is above the median of its class, in deviations of the `first` photos."""
+    """What each distance is above the median of its class, in deviations of the `first` photos.
+
+    0 where it is infinite: nothing is known.
+    """
     known = above[first][np.isfinite(above[first])]
     spread = _TO_NORMAL * float(np.median(np.abs(known))) if known.size else 0.0
-    found: Float32 = np.nan_to_num(above / np.float32(max(spread, _TINY)))
+    found: Float32 = np.where(np.isfinite(above), above / np.float32(max(spread, _TINY)), 0)
     return found

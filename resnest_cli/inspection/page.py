@@ -1,10 +1,13 @@
 """The page of `resnest check --html`: what was found, as pictures side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from resnest_cli.data.issue_kinds import KINDS, Kind
+from resnest_cli.data.label_sets import most_together, shown_label, split_labels
+from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.inspection.check import Findings
-from resnest_cli.inspection.issues import COLUMNS, Issue, counts, csv_row_of
+from resnest_cli.inspection.issues import COLUMNS, Issue, counts, csv_rows_of
+from resnest_cli.inspection.survey import Survey
 from resnest_cli.report.issues_page import (
     MOST_OF_A_KIND,
     IssueCard,
@@ -22,8 +25,6 @@ def issues_page(findings: Findings) -> IssuesPage:
     flagged = len({issue.path for issue in findings.issues if issue.kind != "class"})
     photos = {photo.name: photo for photo in survey.photos}
     photos |= {photo.name: photo for photo, _ in survey.bad}
-    paths = {name: photo.path for name, photo in photos.items()}
-    labels = {name: photo.label for name, photo in photos.items()}
     number = count(findings.photos, "photo")
     page = IssuesPage(
         title=f"{findings.job.data}: what is wrong with it",
@@ -39,13 +40,34 @@ def issues_page(findings: Findings) -> IssuesPage:
     for kind in KINDS:
         found = [issue for issue in findings.issues if issue.kind == kind]
         if found and kind != "class":
-            shown = [_card(issue, paths, labels) for issue in found[:MOST_OF_A_KIND]]
+            shown = [_card(issue, photos, survey) for issue in found[:MOST_OF_A_KIND]]
             page.sections.append(IssueSection(kind, KINDS[kind].title, shown, len(found)))
     if classes := [issue for issue in findings.issues if issue.kind == "class"]:
         rows = [[one.path, one.partner, one.detail, f"{one.score:.2f}"] for one in classes]
         columns = ["Class", "Other class", "What", "Score"]
         page.tables.append(PageTable("Classes", columns, rows, frozenset({3})))
+    page.tables += _label_tables(findings)
     return page
+
+
+def _label_tables(findings: Findings) -> Iterator[PageTable]:
+    """How often labels stand, alone and together, where a photo may have several."""
+    sides = findings.label_counts.values()
+    if not sides:
+        return
+    columns = list(findings.label_counts)
+    numbers = frozenset(range(1, len(columns) + 1))
+    rows = [
+        [name, *(f"{side.labels[name]:,}" for side in sides)]
+        for name in findings.survey.class_names
+    ]
+    rows.append([shown_label(""), *(f"{side.unlabelled:,}" for side in sides)])
+    yield PageTable("Labels", ["Class", *columns], rows, numbers)
+    pairs = [
+        [", ".join(pair), *(f"{side.pairs[pair]:,}" for side in sides)]
+        for pair in most_together(sides)
+    ]
+    yield PageTable("Together most often", ["Classes", *columns], pairs, numbers)
 
 
 def _figures(issues: Sequence[Issue]) -> list[tuple[str, str, str]]:
@@ -62,22 +84,22 @@ def _figures(issues: Sequence[Issue]) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _card(issue: Issue, paths: dict[str, str], labels: dict[str, str]) -> IssueCard:
-    partner = None
-    if issue.partner in paths:
-        partner = PhotoTile(issue.partner, labels[issue.partner], paths[issue.partner])
+def _card(issue: Issue, photos: Mapping[str, LabelledPhoto], survey: Survey) -> IssueCard:
+    partner, label = None, shown_label(issue.label)
+    if other := photos.get(issue.partner):
+        partner = PhotoTile(other.name, shown_label(other.label), other.path)
     side = f" ({issue.side})" if issue.side else ""
-    suggested = f"Rather {issue.suggestion}? " if issue.kind == "label" else ""
+    asked = {"label": "Rather {}? ", "missing": "Also {}? "}.get(issue.kind, "")
     try:
-        row = csv_row_of(issue).rstrip("\n")
-        row.encode("utf-8")
+        rows = csv_rows_of(issue).rstrip("\n")
+        rows.encode("utf-8")
     except UnicodeEncodeError:  # no page can hold such a name
-        row = ""
+        rows = ""
     return IssueCard(
-        PhotoTile(issue.path, f"{issue.label}{side}", paths.get(issue.path, "")),
+        PhotoTile(issue.path, f"{label}{side}", photos[issue.path].path),
         partner,
-        issue.label,
+        (split_labels(issue.label) if survey.multi_label else ()) or (label,),
         issue.side or "",
-        suggested + (issue.detail or f"score {issue.score:.3f}"),
-        row,
+        asked.format(issue.suggestion) + (issue.detail or f"score {issue.score:.3f}"),
+        rows,
     )

@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli import paths
-from resnest_cli.data.labelled_photos import LabelledPhoto
+from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto
+from resnest_cli.data.split import merged_copies
 from resnest_cli.errors import CheckpointError, ErrorKind, ImageError, reason
 from resnest_cli.files import lock_file, writing
 from resnest_cli.images import take_note
@@ -47,17 +49,23 @@ _SECONDS = 5.0
 class Survey:
     """N readable photos of K classes, row by row, and those that cannot be read.
 
-    `labels` int64 (N,) are indices into `class_names`, which are sorted; `facts` FACTS (N,);
-    `features` float32 (N, D), pooled, a memory map. Each of `bad` has its error, and its kind
-    beside it. `computed` counts the photos that were looked at now.
+    `labels` int64 (N,) are indices into `class_names`, which are sorted; where a photo may have
+    several (`multi_label`), the same number for photos with the same ones. `members` has the places
+    of the photos of each class, int64, in order; `facts` FACTS (N,); `features` float32 (N, D),
+    pooled, a memory map, or rows of one. Each of `bad` has its error, and its kind beside it.
+    `also` names, by a photo's name, files with its content in other class folders. `computed`
+    counts the photos that were looked at now.
     """
 
     photos: tuple[LabelledPhoto, ...]
     labels: Int64
     class_names: tuple[str, ...]
+    members: tuple[Int64, ...]
     facts: Facts
     features: Float32
+    multi_label: bool = False
     bad: tuple[tuple[LabelledPhoto, ErrorKind], ...] = ()
+    also: Mapping[str, Sequence[str]] = field(default_factory=dict)
     computed: int = 0
 
 
@@ -73,17 +81,20 @@ class Surveyor:
     def survey(
         self,
         data: str,
-        photos: Sequence[LabelledPhoto],
+        listing: LabelledData,
         progress: Progress = silent,
         check: Callable[[], None] = lambda: None,
     ) -> Survey:
-        """What there is to say of these photos of `data`; `check` may raise to stop.
+        """What there is to say of the photos of `data`; `check` may raise to stop.
+
+        Copies in several class folders are one photo with all of their labels where a photo may
+        have several, as for training; here the same pixels in as many bytes are copies.
 
         Raises:
             ResnestError: the folder of the cache cannot be written.
             StoppedError: as `check` raised it; what was done is kept.
         """
-        folder = self.folder(data)
+        folder, photos = self.folder(data), listing.photos
         busy = f"{data}: another `resnest check` is at work on these data. Wait for that."
         with writing(folder, then="RESNEST_HOME names another place."):
             paths.private_folder(folder)
@@ -94,8 +105,8 @@ class Surveyor:
                 missing = [place for place, key in enumerate(keys) if not kept.has(key)]
                 self._look(photos, keys, missing, kept, progress, check)
                 found, features = kept.in_order(keys)
-        sizes = [size for size, _ in stats]
-        return _survey(photos, sizes, found, features, len(missing))
+        found["facts"]["bytes"] = [size for size, _ in stats]
+        return _survey(listing, Path(data).is_dir(), found, features, len(missing))
 
     @property
     def _width(self) -> int:
@@ -214,25 +225,56 @@ def _key(path: str, size: int, changed: int) -> bytes:
 
 
 def _survey(
-    photos: Sequence[LabelledPhoto],
-    sizes: Sequence[int],
-    found: NDArray[np.void],
-    features: Float32,
-    computed: int,
+    listing: LabelledData, folder: bool, found: NDArray[np.void], features: Float32, computed: int
 ) -> Survey:
     """What was found, KEPT in the order of the photos, as records."""
     good = found["kind"] == b""
-    readable = [photo for photo, well in zip(photos, good, strict=True) if well]
+    readable = [photo for photo, well in zip(listing.photos, good, strict=True) if well]
     bad = [
         (
-            replace(photos[place], error=found["error"][place].decode("utf-8", "replace")),
+            replace(listing.photos[place], error=found["error"][place].decode("utf-8", "replace")),
             cast("ErrorKind", found["kind"][place].decode()),
         )
         for place in np.flatnonzero(~good).tolist()
     ]
-    class_names = tuple(sorted({photo.label for photo in photos}))
-    index = {name: place for place, name in enumerate(class_names)}
-    facts = found["facts"][good]
-    facts["bytes"] = np.array(sizes, np.int64)[good]
-    labels = np.array([index[photo.label] for photo in readable], np.int64)
-    return Survey(tuple(readable), labels, class_names, facts, features, tuple(bad), computed)
+    facts, also = found["facts"][good], dict[str, list[str]]()
+    if listing.multi_label and folder:
+        readable, rows, also = _merged(listing, readable, facts)
+        if len(rows) < len(facts):
+            facts, features = facts[rows], features[rows]
+    texts = sorted({photo.label for photo in (*readable, *(photo for photo, _ in bad))})
+    number = {text: place for place, text in enumerate(texts)}
+    names = {label for photo in listing.photos for label in listing.labels_of(photo)}
+    members: dict[str, list[int]] = {name: [] for name in sorted(names)}
+    for place, photo in enumerate(readable):
+        for label in listing.labels_of(photo):
+            members[label].append(place)
+    return Survey(
+        photos=tuple(readable),
+        labels=np.array([number[photo.label] for photo in readable], np.int64),
+        class_names=tuple(members),
+        members=tuple(np.array(places, np.int64) for places in members.values()),
+        facts=facts,
+        features=features,
+        multi_label=listing.multi_label,
+        bad=tuple(bad),
+        also=also,
+        computed=computed,
+    )
+
+
+def _merged(
+    listing: LabelledData, photos: Sequence[LabelledPhoto], facts: Facts
+) -> tuple[list[LabelledPhoto], list[int], dict[str, list[str]]]:
+    """One photo for all of the same content, its row among `facts`, and the names of the others."""
+    known = [
+        replace(photo, digest=one["pixels"].tobytes() + one["bytes"].tobytes())
+        for photo, one in zip(photos, facts, strict=True)
+    ]
+    names = defaultdict[tuple[bytes, str | None], list[str]](list)
+    for photo in known:
+        names[photo.digest, photo.side].append(photo.name)
+    merged = merged_copies(known, listing, listing.notes)
+    row = {photo.name: place for place, photo in enumerate(photos)}
+    also = {same[0]: same[1:] for same in names.values() if same[1:]}
+    return merged, [row[photo.name] for photo in merged], also

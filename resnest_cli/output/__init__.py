@@ -6,6 +6,7 @@
     search.py     what `search` found, in the same formats
     results.py    what `evaluate`, `export` and `benchmark` found, as tables
     issues.py     what `check` found
+    label_counts.py   how often labels stand, alone and together
     training.py   what the training commands print
 
 stdout carries records only. Rich is imported where a table or a bar is drawn. Not a terminal,

@@ -34,8 +34,12 @@ def _what(kind: Kind, one: Mapping[str, Any]) -> str:
     """What was seen, or the photo or class that it is like, in a few words."""
     if KINDS[kind].group == "files":
         return str(one["detail"])
-    if kind == "label":
+    if kind == "label" and one["partner"]:
         return f"looks like {one['suggestion']}"
+    if kind == "missing":
+        return f"looks like {one['suggestion']}, too"
+    if kind == "label":
+        return f"{one['suggestion']}: {one['detail']}"
     if kind == "class" and one["partner"]:
         return f"hard to tell from {one['partner']}"
     return str(one["partner"] or one["detail"])

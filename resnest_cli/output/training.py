@@ -4,12 +4,13 @@ All of it goes to stderr, but for `--dry-run`, whose output is what was asked fo
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from resnest_cli.data.label_sets import count_labels
+from resnest_cli.output.label_counts import show_label_counts
 from resnest_cli.output.messages import Bar, Line, message
 from resnest_cli.output.sink import emit, show_table
 from resnest_cli.progress import Progress
@@ -253,6 +254,15 @@ def _counts(dataset: "DataSet") -> str:
 
 def _show_classes(dataset: "DataSet") -> None:
     """A table on stdout: each class and how many photos it has on either side."""
+    if dataset.multi_label:
+        sides = {"Training": dataset.train, "Validation": dataset.val}
+        ids = dataset.class_ids
+        counted = {
+            title: count_labels([ids[label] for label in one.labels] for one in photos)
+            for title, photos in sides.items()
+        }
+        show_label_counts(ids, counted, dataset.class_names)
+        return
     train, val = dataset.train_counts, dataset.val_counts
     named = dataset.class_names != dataset.class_ids
     titles = ["Class", *(["Name"] if named else []), "Training", "Validation"]
@@ -260,32 +270,9 @@ def _show_classes(dataset: "DataSet") -> None:
     for label, (id_, name) in enumerate(zip(dataset.class_ids, dataset.class_names, strict=True)):
         if train[label] or val[label]:  # of a teacher's classes most may have none
             rows.append([id_, *([name] if named else []), f"{train[label]:,}", f"{val[label]:,}"])
-    if dataset.multi_label:
-        none = [sum(not one.labels for one in side) for side in (dataset.train, dataset.val)]
-        rows.append(["no label", *([""] if named else []), *(f"{number:,}" for number in none)])
     if loose := len(dataset.unlabelled):
         validating = f"{dataset.val_photos - sum(val):,}"
         rows.append(["no label", *([""] if named else []), f"{loose:,}", validating])
     total = ["all", *([""] if named else [])]
     rows.append([*total, f"{dataset.train_photos:,}", f"{dataset.val_photos:,}"])
     show_table(titles, rows, "llr" if named else "lr")
-    if dataset.multi_label:
-        _show_pairs(dataset)
-
-
-def _show_pairs(dataset: "DataSet") -> None:
-    """A table on stdout: which labels a photo has together most often."""
-    from itertools import combinations
-
-    sides = [
-        Counter(pair for one in side for pair in combinations(one.labels, 2))
-        for side in (dataset.train, dataset.val)
-    ]
-    names, both = dataset.class_names, sides[0] + sides[1]
-    common = sorted(both, key=lambda pair: (-both[pair], pair))[:_FEW]
-    if common:
-        rows = [
-            [f"{names[a]}, {names[b]}", *(f"{side[a, b]:,}" for side in sides)] for a, b in common
-        ]
-        emit("\n")
-        show_table(["Together most often", "Training", "Validation"], rows, "lr")

@@ -5,6 +5,7 @@ row into a box with the lines of an issues.csv, for `--exclude`. Thumbnails are 
 500 issues has less than 5 MB. What filters and copies is `templates/issues.js`.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,14 +35,15 @@ class PhotoTile:
 
 @dataclass(frozen=True, slots=True)
 class IssueCard:
-    """One issue: its photo and perhaps another, what was seen, and its row of issues.csv.
+    """One issue: its photo and perhaps another, what was seen, and its rows of issues.csv.
 
-    `row` has no line break at its end; "" where the row cannot stand in a page.
+    `labels` are the photo's. `row` has no line break at its end; "" where it cannot stand in a
+    page.
     """
 
     photo: PhotoTile
     partner: PhotoTile | None
-    label: str
+    labels: Sequence[str]
     side: str
     text: str
     row: str
@@ -49,8 +51,18 @@ class IssueCard:
     @property
     def words(self) -> str:
         """What the search looks through."""
-        names = (self.photo.name, self.partner.name if self.partner else "", self.label, self.text)
+        names = (
+            self.photo.name,
+            self.partner.name if self.partner else "",
+            *self.labels,
+            self.text,
+        )
         return printable_name(" ".join(names))
+
+    @property
+    def classes(self) -> str:
+        """The labels as JSON, for the filter."""
+        return json.dumps([printable_name(label) for label in self.labels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class IssuesPage:
             "issues.html",
             page=self,
             shown=len(cards),
-            classes=sorted({printable_name(card.label) for card in cards}),
+            classes=sorted({printable_name(label) for card in cards for label in card.labels}),
             sides=sorted({card.side for card in cards if card.side}),
         )
         _thumbnail.cache_clear()

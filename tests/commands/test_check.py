@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -187,3 +189,99 @@ def test_a_placeholder_is_nothing_else(cli: Cli, data: Path, tmp_path: Path) -> 
     assert kinds.pop("val/a/v.png") == {"placeholder", "leak"}
     assert kinds.pop("train/a/blank.png") - {"label"} == {"uniform"}  # and not bright as well
     assert all(found == {"placeholder"} for found in kinds.values())
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A table of photos with several labels: a copy with other ones, one without any."""
+    sets = ["sun|sea", "sea", "sun", "", "sea|sun", "dog|sun"]
+    rows = ["path,labels"]
+    for seed, labels in enumerate(sets * 3):
+        save(picture(seed), tmp_path / f"{seed:02}.jpg")
+        rows.append(f"{seed:02}.jpg,{labels}")
+    (tmp_path / "twin.jpg").write_bytes((tmp_path / "00.jpg").read_bytes())
+    (tmp_path / "same.jpg").write_bytes((tmp_path / "06.jpg").read_bytes())
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    rows += ["twin.jpg,sea", "same.jpg,sea|sun", "bad.jpg,dog"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    return tmp_path / "t.csv"
+
+
+def test_several_labels(cli: Cli, several: Path, tmp_path: Path) -> None:
+    result = cli("check", several, "-o", tmp_path / "out", "--html", tmp_path / "page.html")
+    assert result.code == 0, result.err
+    rows = rows_of(tmp_path / "out")
+    assert found(rows, "unreadable") == {"bad.jpg": ""}
+    assert found(rows, "copy") == {"twin.jpg": "00.jpg", "same.jpg": "06.jpg"}
+    assert found(rows, "contradiction") == {"twin.jpg": "00.jpg", "00.jpg": "twin.jpg"}
+    details = {row["path"]: row["detail"] for row in rows if row["kind"] == "contradiction"}
+    assert details["00.jpg"] == "sea|sun here, sea there"
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["classes"] == 3
+    assert summary["labels"] == {
+        "photos": {
+            "photos": 20, "unlabelled": 3, "counts": {"dog": 3, "sea": 11, "sun": 13},
+            "together": [["sea", "sun", 7], ["dog", "sun", 3]],
+        }
+    }  # fmt: skip
+    table = result.out.partition("Class ")[2].split()
+    assert table[table.index("label") + 1] == "3"
+    assert "Together most often" in result.out
+    page = (tmp_path / "page.html").read_text()
+    assert "Together most often" in page
+    assert "<option>sea</option>" in page  # a filter for each class, not for each set
+    planned = cli("finetune", several, "-m", "demo", "--exclude", tmp_path / "out/issues.csv",
+                  "--exclude-kinds", "copies,unreadable", "--dry-run")  # fmt: skip
+    assert planned.code == 0, planned.err
+    assert "4 photos left out: 1 unreadable, 2 copy, 1 contradiction" in planned.out
+
+
+def test_missing_and_wrong_labels(cli: Cli, tmp_path: Path) -> None:
+    """Stripes of two colours; of one photo the label is missing, one has a label too many."""
+    random, rows = np.random.default_rng(0), ["path,labels"]
+    for number in range(80):
+        labels = [label for label, on in (("red", number & 1), ("blue", number & 2)) if on]
+        pixels = random.integers(90, 160, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
+        if "red" in labels:
+            pixels[:24] = [220, 40, 40]
+        if "blue" in labels:
+            pixels[24:] = [40, 40, 220]
+        name = f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name)
+        labels = {"5.png": [], "10.png": ["red", "blue"]}.get(name, labels)
+        rows.append(f"{name},{';'.join(labels)}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    result = cli("check", tmp_path / "t.csv", "-o", tmp_path / "out", "--html", tmp_path / "p.html",
+                 "--fail-on", "missing")  # fmt: skip
+    assert result.code == 3, result.err
+    rows = [row for row in rows_of(tmp_path / "out") if row["kind"] in {"label", "missing"}]
+    told = {(row["path"], row["kind"], row["suggestion"]) for row in rows}
+    assert told == {("5.png", "missing", "red"), ("10.png", "label", "not red")}
+    assert "looks like red, too" in result.out
+    assert re.search(r"10.png +not red: .*% red", result.out)
+    page = (tmp_path / "p.html").read_text()
+    assert "Also red?" in page
+    assert "Rather not red?" in page
+
+
+def test_copies_in_class_folders_are_one_photo(cli: Cli, tmp_path: Path) -> None:
+    """Where a photo may have several labels; and they are left out together."""
+    data = tmp_path / "data"
+    for seed in range(6):
+        save(picture(seed), data / "sea" / f"{seed}.jpg")
+    for seed in range(4, 10):
+        save(picture(seed), data / "sun" / f"{seed}.jpg")
+    save(picture(40).point(lambda value: value // 12), data / "sea" / "dark.jpg")
+    (data / "sun" / "also.jpg").write_bytes((data / "sea" / "dark.jpg").read_bytes())
+    one = json.loads(cli("check", data, "--format", "json").out)
+    assert one["issues"]["contradiction"] == 6
+    result = cli("check", data, "--multi-label", "--format", "json", "-o", tmp_path / "out")
+    summary = json.loads(result.out)
+    assert summary["photos"] == 11
+    assert not {"copy", "near-copy", "contradiction"} & set(summary["issues"])
+    assert summary["labels"]["photos"]["together"] == [["sea", "sun", 3]]
+    assert found(rows_of(tmp_path / "out"), "dark") == {"sea/dark.jpg": "", "sun/also.jpg": ""}
+    planned = cli("finetune", data, "--multi-label", "-m", "demo", "--dry-run", "--exclude",
+                  tmp_path / "out/issues.csv", "--exclude-kinds", "dark")  # fmt: skip
+    assert "2 photos left out: 2 dark" in planned.out
+    assert "12 files are 10 different photos" in planned.out

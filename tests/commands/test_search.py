@@ -12,8 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resnest_cli import Classifier, Features
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.resnest import build
 from resnest_cli.search import records as search_records
 from tests.conftest import Cli, Result, make_photo
+from tests.networks import TINY, enliven
 from tests.search.outputs import FAILED, brute_force, write_output
 from tests.server import File, Server
 
@@ -296,3 +301,36 @@ def test_no_heavy_library_is_loaded_for_rows(tmp_path: Path, feats: Path) -> Non
     command = [sys.executable, "-c", code, "search", str(feats), "--row", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_a_model_of_several_labels(cli: Cli, photos: Path, tmp_path: Path) -> None:
+    """Its features are compared as any others; the library knows it, and `check` takes it, too."""
+    checkpoint = tmp_path / "several.safetensors"
+    info = CheckpointInfo(variant=TINY, class_names=("sea", "sun"), thresholds=(0.2, 0.9))
+    save(checkpoint, enliven(build(TINY, num_classes=2)), info)
+    feats = tmp_path / "several.npy"
+    assert cli("features", photos, "-m", checkpoint, "-o", feats).code == 0
+    found = cli("search", feats, photos / "3.png", "--row", "0", "-k", "2", "--format", "jsonl",
+                "--html", tmp_path / "page.html")  # fmt: skip
+    assert found.code == 0, found.err
+    row, photo = records(found.out)
+    assert photo["neighbours"][0]["input"].endswith("3.png")
+    assert photo["neighbours"][0]["score"] == pytest.approx(1, abs=1e-5)
+    rows = np.load(feats)
+    expected = brute_force(rows[:1], rows, 3, "cosine")[0][0, 1:]
+    assert [one["row"] for one in row["neighbours"]] == expected.tolist()
+    assert "Nearest photos" in (tmp_path / "page.html").read_text()
+    stored, classifier = Features.open(feats), Classifier(checkpoint, device="cpu")
+    nearest = stored.search(classifier.features([photos / "1.png"]), k=1)
+    assert stored.names[int(nearest.rows[0, 0])].endswith("1.png")
+    other = tmp_path / "probabilities.npy"
+    head = ("--head", "probabilities")
+    assert cli("features", photos, "-m", checkpoint, *head, "-o", other).code == 0
+    refused = cli("search", other, "--row", "0")
+    assert refused.code == 2
+    assert "probabilities" in refused.err
+    for label, number in (("sea", 0), ("sea", 1), ("sun", 2), ("sun", 3)):
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / f"{number}.png", tmp_path / "data" / label)
+    checked = cli("check", tmp_path / "data", "--multi-label", "--model", checkpoint)
+    assert checked.code == 0, checked.err

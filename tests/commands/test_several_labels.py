@@ -260,10 +260,3 @@ def test_pack_refuses_before_it_reads_a_photo(cli: Cli, data: Path) -> None:
     assert result.code == 2
     assert "several labels, or none; shards hold one label of each photo" in result.err
     assert not Path("shards").exists()
-
-
-@pytest.mark.parametrize("command", [("check", "-o", "found")])
-def test_not_yet(cli: Cli, data: Path, tiny_checkpoint: Path, command: tuple[str, ...]) -> None:
-    result = cli(command[0], data, *command[1:], "--model", tiny_checkpoint)
-    assert result.code == 2
-    assert "several labels" in result.err

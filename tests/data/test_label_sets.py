@@ -158,3 +158,77 @@ def test_stratification_keeps_frequencies() -> None:
     assert not alone & {0, 2}
     assert validating([Group(1, {})] * 10, 0.2) == validating([Group(1, {})] * 10, 0.2)
     assert len(validating([Group(1, {})] * 10, 0.2)) == 2
+
+
+def test_folders_with_their_own_split(place: Path) -> None:
+    """A validation photo that trains, too, is left out; what validation says of it is not used."""
+    data = place / "data"
+    for folder, numbers in {"train/sun": (0, 1, 2), "train/sea": (2, 3, 4), "val/sun": (5, 6),
+                            "val/sea": (0, 2, 6)}.items():  # fmt: skip
+        (data / folder).mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(place / f"{number}.png", data / folder / f"{number}.png")
+    found = load_dataset(str(data), val_split=0.1, seed=0, reading=Reading(multi_label=True))
+    ids = found.class_ids
+    of = {one.name: {ids[n] for n in one.labels} for one in (*found.train, *found.val)}
+    assert of == {
+        "train/sun/0.png": {"sun"}, "train/sun/1.png": {"sun"}, "train/sea/2.png": {"sun", "sea"},
+        "train/sea/3.png": {"sea"}, "train/sea/4.png": {"sea"},
+        "val/sun/5.png": {"sun"}, "val/sea/6.png": {"sun", "sea"},
+    }  # fmt: skip
+    assert [(one.name, one.label) for one in found.left_out] == [
+        ("val/sea/0.png", "sea"), ("val/sea/2.png", "sea"),
+    ]  # fmt: skip
+    assert "2 of these have other labels than in training, and those count: " in " ".join(
+        found.notes
+    )
+
+
+def test_the_same_labels_in_another_order_are_no_conflict(place: Path) -> None:
+    shutil.copy(place / "0.png", place / "4.png")
+    found = load(place, column(["sun|sea", "sun", "sea", "dog", "sea|sun", "dog"]))
+    assert not any("with different labels" in note for note in found.notes)
+    found = load(place, column(["sun|sea", "sun", "sea", "dog", "sun", "dog"]))
+    assert any("different labels (kept, on one side): 0.png, 4.png" in n for n in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (column(["sun|sea", "sun;dog", "sun", "dog"]), "'sun;dog' is several labels.*Write | ever"),
+        (column(["['sun', 'sea']", "['sun']"]), r"has lists, such as .*df\['labels'\]"),
+        ("path,sun,sea\n0.png,1,\n1.png,0,1\n2.png,1,1", "line 2: the column sea has ''.*fillna"),
+        ("path,sun,sea\n0.png,1,0\n1.png,-1,1\n2.png,1,1", "line 3: the column sun has '-1'"),
+        ("path,sun,sun\n0.png,1,0\n1.png,1,1", "several columns are called sun"),
+        ("path,sun|x,sea\n0.png,1,1\n1.png,1,0", r"the label 'sun\|x' has \| in it"),
+        (column(["", ""]), "one class only"),
+        (column(["sun", "", "sun"]), "one class only"),
+        ("path,labels,split\n0.png,sun|sea,train\n1.png,sea,train\n2.png,,val\n3.png,sun,train",
+         "none of its 1 validation photo.* has a label"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(place: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(place, text, multi_label=True)
+
+
+def test_what_is_noted(place: Path) -> None:
+    spaces = load(place, column(["sun sea", "sun", "sea", "sun sea"]), multi_label=True)
+    assert any("spaces are a part of labels" in note for note in spaces.notes)
+    both = "path,label,sun,sea\n0.png,x,1,1\n1.png,y,0,1\n2.png,x,1,0\n3.png,y,0,0"
+    found = load(place, both, multi_label=True)
+    assert found.class_ids == ("x", "y")
+    assert any("of the column label, not those of sun, sea" in note for note in found.notes)
+    missing = load(place, column(["sun|sea", "nan", "sun", "sea"]))
+    assert any("empty these cells" in note for note in missing.notes)
+    said = load(place, "path,sun,sea\n0.png,yes,no\n1.png,yes,yes\n2.png,no,yes\n3.png,no,no")
+    assert label_sets(said) == [{"sun"}, {"sun", "sea"}, {"sea"}, set()]
+
+
+def test_test_rows_without_any_label_are_not_used(place: Path) -> None:
+    """As competitions have them; where some have one, the others show no class."""
+    text = "path,labels,split\n0.png,sun|sea,train\n1.png,sea,train\n2.png,sun,val\n3.png,,test\n"
+    assert any("1 photo(s) of the test split have no label; not used" in note
+               for note in load(place, text, multi_label=True).notes)  # fmt: skip
+    found = load(place, text + "4.png,sun,test\n", multi_label=True)
+    assert any("2 photo(s) of the test split are held out" in note for note in found.notes)

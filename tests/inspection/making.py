@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from resnest_cli.data.labelled_photos import LabelledPhoto, Side
@@ -50,6 +51,11 @@ def save(photo: Image.Image, path: Path, *, quality: int = 92) -> Path:
     return path
 
 
+def members(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """The places of the photos of each class."""
+    return tuple(np.flatnonzero(labels == label) for label in range(labels.max(initial=-1) + 1))
+
+
 def survey_of(
     photos: Sequence[Image.Image],
     labels: Sequence[str] | None = None,
@@ -60,6 +66,7 @@ def survey_of(
     labels = labels or ["a"] * len(photos)
     sides = sides or [None] * len(photos)
     names = tuple(sorted(set(labels)))
+    numbers = np.array([names.index(label) for label in labels], np.int64)
     records = [
         LabelledPhoto(f"/data/{number}.jpg", f"{number}.jpg", label, side)
         for number, (label, side) in enumerate(zip(labels, sides, strict=True))
@@ -68,8 +75,9 @@ def survey_of(
         features = np.random.default_rng(0).normal(size=(len(photos), 16))
     return Survey(
         photos=tuple(records),
-        labels=np.array([names.index(label) for label in labels], np.int64),
+        labels=numbers,
         class_names=names,
+        members=members(numbers),
         facts=np.stack([facts_of(photo) for photo in photos]),
         features=features.astype(np.float32),
     )

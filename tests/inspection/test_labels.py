@@ -22,6 +22,7 @@ from resnest_cli.inspection.labels import (
     wrong_count,
     wrong_labels,
 )
+from tests.inspection.making import members
 
 Int64 = NDArray[np.int64]
 
@@ -120,10 +121,10 @@ def test_what_is_too_little_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters([30, 30, 4])
     labels[60] = 1  # of the third class, which has three left
     names = ["c0", "c1", "c2"]
-    assert can_be_judged(labels, apart(labels), 3).tolist() == [True, True, False]
+    assert can_be_judged(members(labels), apart(labels)).tolist() == [True, True, False]
     groups = apart(labels)
     groups[:28] = 0
-    assert can_be_judged(labels, groups, 3).tolist() == [False, True, False]
+    assert can_be_judged(members(labels), groups).tolist() == [False, True, False]
     found = out_of_sample(features, labels, 3, groups=apart(labels))
     issues = label_issues(found, features, labels, names, photos(labels), apart(labels))
     assert not any(one.label == "c2" for one in issues)
@@ -146,10 +147,9 @@ def test_a_class_that_a_fold_has_not_learned() -> None:
 
 def test_of_many_photos_a_sample_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.repeat(np.arange(3), [5, 100, 60])
-    monkeypatch.setattr(module, "_MOST_FITTED", 45)
-    chosen = module._sample(labels, 0)
+    chosen = module.sample(labels, 0, 45)
     assert np.bincount(labels[chosen]).tolist() == [5, 20, 20]
-    assert module._sample(labels[:40], 0).tolist() == list(range(40))
+    assert module.sample(labels[:40], 0, 45).tolist() == list(range(40))
     features, labels = clusters([60, 60])
     found = out_of_sample(features, labels, 2, groups=apart(labels))
     assert (found.argmax(1) == labels).all()

@@ -7,20 +7,20 @@ from resnest_cli.inspection import neighbours
 from resnest_cli.inspection import outliers as module
 from resnest_cli.inspection.classes import class_issues, taken_for
 from resnest_cli.inspection.outliers import distances, outlier_issues
+from tests.inspection.making import members
 from tests.inspection.test_labels import apart, clusters, photos
 
 
 def test_a_photo_unlike_all_others_is_found() -> None:
     features, labels = clusters([40, 40, 40])
     features[7] = features[7, ::-1] * np.linspace(3, 0, features.shape[1])
-    names = ["c0", "c1", "c2"]
-    issues = outlier_issues(features, labels, names, photos(labels), groups=apart(labels))
+    issues = outlier_issues(features, members(labels), photos(labels), groups=apart(labels))
     assert issues[0].path == "7.jpg"
     assert 0 < issues[0].score < 1
     assert issues[0].partner != "7.jpg"
     assert "from its class, usual" in issues[0].detail
     assert all(one.path != "7.jpg" for one in outlier_issues(
-        features, labels, names, photos(labels), groups=apart(labels), apart_from={"7.jpg"}
+        features, members(labels), photos(labels), groups=apart(labels), apart_from={"7.jpg"}
     ))  # fmt: skip
 
 
@@ -30,17 +30,17 @@ def test_a_copy_is_no_company() -> None:
     odd = features[7, ::-1] * np.linspace(3, 0, features.shape[1])
     features[:20] = odd
     groups = apart(labels)
-    company = distances(features, labels, groups).deviations
+    company = distances(features, members(labels), groups).deviations
     assert (company[:20] < 3).all()
     groups[:20] = 0
-    alone = distances(features, labels, groups).deviations
+    alone = distances(features, members(labels), groups).deviations
     assert (alone[:20] > 3).all()
 
 
 def test_distances_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters([30, 12, 5])
     monkeypatch.setattr(neighbours, "_ROWS", 7)
-    found = distances(features, labels, apart(labels))
+    found = distances(features, members(labels), apart(labels))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     for place in (0, 13, 29, 35):
         others = np.flatnonzero((labels == labels[place]) & (np.arange(47) != place))
@@ -52,9 +52,9 @@ def test_distances_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_of_a_large_class_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters([60])
-    whole = distances(features, labels, apart(labels)).distance.tolist()
+    whole = distances(features, members(labels), apart(labels)).distance.tolist()
     monkeypatch.setattr(module, "_MOST_COMPARED", 25)
-    some = [distances(features, labels, apart(labels)).distance.tolist() for _ in range(2)]
+    some = [distances(features, members(labels), apart(labels)).distance.tolist() for _ in range(2)]
     assert some[0] == some[1] != whole
 
 
@@ -62,7 +62,7 @@ def test_of_a_large_class_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> 
 def test_few_photos_and_equal_ones(count: int) -> None:
     labels = np.zeros(count, np.int64)
     features = np.ones((count, 8), np.float32)
-    assert outlier_issues(features, labels, ["c0"], photos(labels), groups=apart(labels)) == []
+    assert outlier_issues(features, members(labels), photos(labels), groups=apart(labels)) == []
 
 
 def test_classes() -> None:
@@ -73,7 +73,7 @@ def test_classes() -> None:
     probabilities[:15, :2] = [0.4, 0.5]  # half of the first class looks like the second
     probabilities[30:42, :2] = [0.5, 0.4]  # two fifths the other way
     found = {(one.path, one.partner): one for one in class_issues(
-        probabilities, labels, names, apart(labels)
+        probabilities, members(labels), names, apart(labels)
     )}  # fmt: skip
     assert set(found) == {("c2", ""), ("c4", ""), ("c0", "c1")}
     assert found["c2", ""].detail == "4 readable photos only"
@@ -82,10 +82,9 @@ def test_classes() -> None:
     pair = found["c0", "c1"]
     assert pair.detail == "hard to tell apart: 50% of c0 look more like c1, 40% the other way"
     assert pair.score == pytest.approx(0.9)
-    taken = taken_for(probabilities, labels, np.array([0, 1]))
+    taken = taken_for(probabilities, members(labels), np.array([0, 1]))
     assert taken.tolist() == [[0, 0.5], [pytest.approx(0.4), 0]]
 
 
 def test_classes_of_nothing() -> None:
-    none = np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
-    assert class_issues(*none, [], apart(none[1])) == []
+    assert class_issues(np.zeros((0, 0), np.float32), [], [], np.zeros(0, np.int64)) == []

@@ -43,8 +43,8 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def look(classifier: Classifier, decoders: Decoders, data: Path) -> Look:
     def run(check: Callable[[], None] = lambda: None) -> Survey:
-        photos = list_data(str(data)).photos
-        return Surveyor(classifier, decoders, 4, 2).survey(str(data), photos, check=check)
+        listing = list_data(str(data))
+        return Surveyor(classifier, decoders, 4, 2).survey(str(data), listing, check=check)
 
     return run
 
@@ -123,7 +123,7 @@ def test_a_stop_keeps_what_was_done_and_changes_no_bit(
 def test_another_network_has_its_own(look: Look, data: Path, decoders: Decoders) -> None:
     look()
     other = Classifier("demo", device="cpu", img_size=48)
-    photos = list_data(str(data)).photos
+    photos = list_data(str(data))
     found = Surveyor(other, decoders, 4, 2).survey(str(data), photos)
     assert found.computed == 13
     assert found.features.shape == (11, 1024)
@@ -134,7 +134,7 @@ def test_nothing_readable(classifier: Classifier, decoders: Decoders, tmp_path: 
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "1.jpg").write_bytes(b"no photo")
-    photos = list_data(str(tmp_path / "data")).photos
+    photos = list_data(str(tmp_path / "data"))
     for _ in range(2):
         found = Surveyor(classifier, decoders, 4, 2).survey(str(tmp_path / "data"), photos)
         assert len(found.bad) == 2

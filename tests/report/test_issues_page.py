@@ -21,7 +21,7 @@ def card(
     path: Path, label: str, row: str, partner: Path | None = None, side: str = ""
 ) -> IssueCard:
     other = None if partner is None else PhotoTile(partner.name, "dog", str(partner))
-    return IssueCard(PhotoTile(path.name, label, str(path)), other, label, side, "20% dog", row)
+    return IssueCard(PhotoTile(path.name, label, str(path)), other, (label,), side, "20% dog", row)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@
       node: card,
       box: card.querySelector(".pick input"),
       text: card.dataset.text.toLowerCase(),
-      label: card.dataset.class,
+      labels: JSON.parse(card.dataset.classes),
       side: card.dataset.side,
     })),
   }));
@@ -33,7 +33,7 @@
       for (const card of section.cards) {
         const fits =
           (!kind || section.kind === kind) &&
-          (!label || card.label === label) &&
+          (!label || card.labels.includes(label)) &&
           (!side || card.side === side) &&
           (!only || card.box?.checked) &&
           words.every((word) => card.text.includes(word));
