@@ -90,12 +90,12 @@ class LabelAnswers:
         given = self.given
         for row in worst_photos(self.truth, self.probabilities, given, most):
             shown = np.flatnonzero(given[row] | self.truth[row])
-            ranked = sorted(map(int, shown), key=lambda k, row=row: -self.probabilities[row, k])
+            order = np.argsort(-self.probabilities[row, shown], kind="stable")
             answer = tuple(
                 Prediction(
                     rank, k, self.names[k], float(self.probabilities[row, k]), bool(given[row, k])
                 )
-                for rank, k in enumerate(ranked, start=1)
+                for rank, k in enumerate(shown[order].tolist(), start=1)
             )
-            true = [self.names[k] for k in np.flatnonzero(self.truth[row])]
+            true = [self.names[k] for k in np.flatnonzero(self.truth[row]).tolist()]
             yield int(self.places[row]), answer, true
