@@ -10,8 +10,8 @@ Those that validate, half as many, are made of validation photos. Or `--table` n
 path,labels,split (labels joined by |) of other photos; then a seed is that of the training alone.
 
 Both sides start from the bundled network, whose tensors timm's `ResNet` takes strictly, and train
-the classifier alone: the same photos, size, batches, epochs, binary cross entropy, AdamW with the
-same rate and decay, one epoch of warm-up and then a cosine, mirroring. Labels of collages are
+the classifier alone: the same photos, size, batches, epochs, binary cross entropy without
+smoothing, AdamW with the same rate and decay, one epoch of warm-up, then a cosine, mirroring. Labels of collages are
 numbers, else ours would take over the rows of the classes that the network knows. As nothing of
 the backbone changes, the loop, too, computes the features of each photo and of its mirror once;
 scikit-learn has its figure. Of both the best epoch counts. Ours has what `finetune` has besides: a
@@ -160,7 +160,7 @@ def main() -> None:
                 work, "finetune", f"seed{seed}", table.resolve(), "--multi-label", "--model",
                 "demo", "--freeze", "backbone", "--img-size", str(options.size), "--crop-pct", "1",
                 "-b", str(BATCH), "--epochs", str(options.epochs), "--lr", str(options.lr),
-                "--seed", str(seed), *options.ours.split(), score="map",
+                "--seed", str(seed), "--smoothing", "0", *options.ours.split(), score="map",
             )  # fmt: skip
             theirs, looped = timm_map(table, options, seed)
             found.append((ours, theirs))
