@@ -21,6 +21,7 @@ from resnest_cli.evaluation.label_scores import (
     Float32,
     LabelScores,
     curve,
+    label_confusion,
     label_scores,
 )
 from resnest_cli.evaluation.scores import share
@@ -75,12 +76,8 @@ class LabelFigures:
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """int64 (K, K): how many photos have label b (rows), and not a, and were given a; on the
-        diagonal, how many have it and were given it.
-        """
-        has, given = self.truth.astype(np.float32), self.given  # a product of integers is slow
-        counts = has.T @ (given & ~self.truth) + np.diag((self.truth & given).sum(axis=0))
-        return counts.astype(np.int64)
+        """See `label_confusion`."""
+        return label_confusion(self.truth, self.given)
 
     def overall(self) -> dict[str, Any]:
         """The figures of all photos together, as JSON has them.

@@ -3,6 +3,7 @@
     curve(truth, scores)               of one class, what each threshold selects
     average_precision(truth, scores)   of one class, scikit-learn's `average_precision_score`
     label_scores(...)                  all figures of a set of photos
+    label_confusion, worst_photos      which labels are mistaken, and on which photos
     LabelMeter                         the same from the logits of batches, as training has them
 
 Every class is a question of its own, answered with a probability, the sigmoid of its logit. Means
@@ -140,6 +141,27 @@ def label_scores(
         macro_f1=_mean([one.f1 for one in classes]),
         classes=classes,
     )
+
+
+def label_confusion(truth: Bool, given: Bool) -> Int:
+    """How often a label is given in place of another: int64 (K, K) of bool (N, K), twice.
+
+    Of a row and another column, how many photos have the row's label and were given the column's,
+    which they do not have; on the diagonal, how many have the label and were given it.
+    """
+    has = truth.astype(np.float64)  # a product of integers is slow
+    counts = has.T @ (given & ~truth) + np.diag((truth & given).sum(axis=0))
+    return counts.astype(np.int64)
+
+
+def worst_photos(
+    truth: Bool, probabilities: NDArray[np.floating], given: Bool, most: int
+) -> list[int]:
+    """The photos that were given wrong labels, of (N, K), by their loss, the largest first."""
+    right = np.where(truth, probabilities, 1 - probabilities.astype(np.float64))
+    loss = -np.log(np.clip(right, 1e-12, 1)).sum(axis=1)
+    wrong = np.flatnonzero((truth != given).any(axis=1))
+    return [int(i) for i in wrong[np.argsort(-loss[wrong], kind="stable")][:most]]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -13,7 +13,6 @@ from resnest_cli.output.results import (
     UNKNOWN_TITLES,
     class_table,
     headline,
-    labels_text,
     mistakes_table,
     photos_of,
     unknown_rows,
@@ -113,6 +112,5 @@ def evaluation_page(
         )
         page.tables = [table, *page.tables]
     for item in found.judged:
-        truth = labels_text(found.gathered.named(item.truth))
-        page.add(item.record, truth, right=item.right)
+        page.add(item.record, found.gathered.named(item.truth), right=item.right)
     return page

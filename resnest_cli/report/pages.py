@@ -64,12 +64,13 @@ class Page:
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
 
     def add(
-        self, record: "Record", truth: str | None = None, *, right: bool = False,
+        self, record: "Record", truth: str | Sequence[str] | None = None, *, right: bool = False,
         tiles: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
 
-        `truth` is the name of its true class where that is known, `right` whether it stands first.
+        `truth` is the name of its true class where that is known, or a list of them where there may
+        be several; `right` says whether the answer is the same.
         `tiles` are data URIs of pictures, of the photo and of each of its classes, in place of the
         thumbnail and the bars.
         """
@@ -89,7 +90,10 @@ class Page:
         labels = [printable_name(best.label)] if best else []
         if record.several and best:
             labels = [*map(printable_name, record.labels)] or ["no label"]
-        true = printable_name(truth or "")
+        true, wrong = "" if truth is None else truth, ""
+        if not isinstance(true, str):
+            true, wrong = _several(true, record.labels)
+        true = printable_name(true)
         no_thumbnail = record.error is not None or tiles
         self.cards.append(
             {
@@ -99,6 +103,7 @@ class Page:
                 "labels": labels,
                 "several": record.several,
                 "truth": true if record.error is None else "",
+                "wrong": printable_name(wrong) if record.error is None else "",
                 "probability": repr(best.probability) if best else "",
                 "text": f"{name} {', '.join(labels)} {true}",
                 "ranked": ranked,
@@ -135,6 +140,13 @@ def rendered(template: str, **values: Any) -> str:
     environment.filters["printable"] = printable_name
     footer = f"Made by resnest-cli {__version__}."
     return environment.get_template(template).render(**values, footer=footer)
+
+
+def _several(truth: Sequence[str], given: Sequence[str]) -> tuple[str, str]:
+    """The labels of a photo as text, and which are missing in the answer, or too many."""
+    parts = [("missing", set(truth) - set(given)), ("too many", set(given) - set(truth))]
+    wrong = "; ".join(f"{what}: {', '.join(sorted(which))}" for what, which in parts if which)
+    return ", ".join(truth) or "no label", wrong
 
 
 def _state(record: "Record", right: bool | None) -> str:

@@ -50,25 +50,26 @@ def val_predictions(
     photos: Float32,
     truths: Sequence[str],
     predictions: Sequence[str],
-    probabilities: Sequence[float],
+    probabilities: Sequence[float] = (),
     right: Sequence[bool] | None = None,
 ) -> None:
     """A sheet of validation photos: prediction and probability, and the truth where they differ.
 
     `photos` as for `train_batch`. A right prediction has a green frame and a check mark, a wrong
     one a red frame and a cross. `right` says which is which, needed where two classes have one
-    name; by default equal names are right.
+    name; by default equal names are right. Predictions of several labels have no `probabilities`.
     """
     fonts, side = canvas.fonts_for([*truths, *predictions]), _size(photos)
     if right is None:
         right = [truth == predicted for truth, predicted in zip(truths, predictions, strict=True)]
-    captions = zip(truths, predictions, probabilities, right, strict=True)
+    shares = [f" {one:.0%}" for one in probabilities] or [""] * len(truths)
+    captions = zip(truths, predictions, shares, right, strict=True)
     tiles = []
-    for photo, (truth, predicted, probability, good) in zip(photos, captions, strict=True):
+    for photo, (truth, predicted, share, good) in zip(photos, captions, strict=True):
         if good:
-            lines = _wrapped(f"{_YES} {predicted} {probability:.0%}", side, fonts)
+            lines = _wrapped(f"{_YES} {predicted}{share}", side, fonts)
         else:
-            first = fonts.fitted(f"{_NO} {predicted}", f" {probability:.0%}", side, _TEXT)
+            first = fonts.fitted(f"{_NO} {predicted}", share, side, _TEXT)
             lines = first, fonts.fitted(f"truth: {truth}", "", side, _TEXT)
         tiles.append(_Tile(photo, lines, _RIGHT if good else _WRONG, framed=True))
     _write(path, tiles[:_MOST], side, fonts)

@@ -23,7 +23,8 @@ from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.progress import ignore
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.training import resumed_run, runs, settings, unknown
-from resnest_cli.training.defaults import default_workers, without_effect
+from resnest_cli.training.conflicts import without_effect
+from resnest_cli.training.defaults import default_workers
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError

@@ -33,7 +33,7 @@ class LabelLoss:
     def __call__(self, logits: Tensor, targets: Tensor, answers: Tensor | None = None) -> Tensor:
         """Logits (B, classes) of any float type, targets in [0, 1] of the same shape; a scalar.
 
-        A teacher has no `answers` here, see `defaults`.
+        A teacher has no `answers` here, see `conflicts`.
         """
         assert answers is None
         logits = logits.float() if logits.dtype != torch.float64 else logits

@@ -1,6 +1,6 @@
 """The pictures of a run and its page `report.html`, from its data, history and best weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnest_cli.data.dataset import UNLABELLED
+from resnest_cli.data.dataset import UNLABELLED, DataSet
 from resnest_cli.data.seeds import derived_seed
 from resnest_cli.data.shards import ShardSide, first_photos
 from resnest_cli.errors import ResnestError
-from resnest_cli.evaluation import thresholds
-from resnest_cli.evaluation.label_scores import label_scores
 from resnest_cli.evaluation.scores import class_scores, surest_mistakes
 from resnest_cli.inference.ranking import Prediction, Record, sigmoid, softmax
 from resnest_cli.model import checkpoint
@@ -22,7 +20,9 @@ from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, PageTable, picture_of
 from resnest_cli.text import percent
+from resnest_cli.training import label_report
 from resnest_cli.training.augment import Augment, Mixing
+from resnest_cli.training.label_report import LabelAnswers
 from resnest_cli.training.loader import Batch, batch_of
 from resnest_cli.training.order import FixedCrops, FolderOrder, Key
 from resnest_cli.training.runs import RunFolder
@@ -157,9 +157,8 @@ def _val_predictions(path: Path, run: RunFolder, ready: Ready) -> None:
         logits = network(batch.photos).numpy()
     if (limits := loaded.info.thresholds) is not None:
         given = torch.from_numpy(sigmoid(logits) >= np.array(limits)).float()
-        pairs = zip(_titles(given, names), _titles(batch.labels, names), strict=True)
-        titles = [said if said == true else f"{said} (truth: {true})" for said, true in pairs]
-        sheets.train_batch(path, _pixels(batch.photos.numpy(), ready), titles)
+        said, true = _titles(given, names), _titles(batch.labels, names)
+        sheets.val_predictions(path, _pixels(batch.photos.numpy(), ready), true, said)
         return
     probabilities = softmax(logits)
     best, labels = probabilities.argmax(axis=1), batch.labels.tolist()
@@ -189,22 +188,34 @@ def training_page(run: RunFolder, ready: Ready, record: RunRecord, best: Best) -
             for name, title in _PICTURES.items()
             if (run.path / name).exists()
         ],
-        tables=[
-            _epochs(record.rows),
-            _classes(names, best, config.min_precision),
-            PageTable("Settings", ["Setting", "Value"], settings),
-        ],
         photos_title="The surest mistakes of the best epoch",
     )
-    labels = np.array([sample.label for sample in dataset.val], np.int64)
-    if isinstance(best, BestLabelAnswers) or len(best.predicted) != len(labels):
-        return page
-    for index in surest_mistakes(labels, best.predicted, best.confidence, _MISTAKES):
-        sample, predicted = dataset.val[index], int(best.predicted[index])
-        answer = Prediction(1, predicted, names[predicted], float(best.confidence[index]))
-        mistake = Record(sample.path, ready.network.variant.id, predictions=(answer,))
-        page.add(mistake, names[sample.label])
+    mistakes: Iterator[tuple[int, tuple[Prediction, ...], str | Sequence[str]]]
+    if isinstance(best, BestLabelAnswers):
+        answers = LabelAnswers.of(best, names, config.min_precision)
+        classes, mistakes = answers.tables(), answers.mistakes(_MISTAKES)
+    else:
+        classes, mistakes = [_classes(names, best)], _mistakes(dataset, best)
+    page.tables = [
+        _epochs(record.rows), *classes, PageTable("Settings", ["Setting", "Value"], settings)
+    ]  # fmt: skip
+    variant, several = ready.network.variant.id, dataset.multi_label
+    for place, answer, truth in mistakes:
+        photo = dataset.val[place].path
+        page.add(Record(photo, variant, predictions=answer, several=several), truth)
     return page
+
+
+def _mistakes(
+    dataset: DataSet, best: BestAnswers
+) -> Iterator[tuple[int, tuple[Prediction, ...], str]]:
+    """Places of validation photos, the class that each was taken for, and the true one."""
+    names, labels = dataset.class_names, np.array([one.label for one in dataset.val], np.int64)
+    if len(best.predicted) != len(labels):
+        return
+    for place in surest_mistakes(labels, best.predicted, best.confidence, _MISTAKES):
+        predicted, sure = int(best.predicted[place]), float(best.confidence[place])
+        yield place, (Prediction(1, predicted, names[predicted], sure),), names[labels[place]]
 
 
 def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
@@ -234,7 +245,7 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
 
 def _epochs(rows: list[EpochRow]) -> PageTable:
     if rows and rows[0].map is not None:
-        return _label_epochs(rows)
+        return label_report.epochs(rows)
     columns = ["Epoch", "Learning rate", "Training loss", "Validation loss", "Top-1", "Top-5",
                "EMA top-1", "Seconds"]  # fmt: skip
     cells = [
@@ -245,41 +256,10 @@ def _epochs(rows: list[EpochRow]) -> PageTable:
     return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))
 
 
-def _classes(names: Sequence[str], best: Best, min_precision: float | None) -> PageTable:
-    if isinstance(best, BestLabelAnswers):
-        return _label_classes(names, best, min_precision)
+def _classes(names: Sequence[str], best: BestAnswers) -> PageTable:
     cells = [
         [name, str(one.support), percent(one.precision), percent(one.recall), percent(one.f1)]
         for name, one in zip(names, class_scores(best.confusion), strict=True)
     ]
     columns = ["Class", "Validation photos", "Precision", "Recall", "F1"]
     return PageTable("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))
-
-
-def _label_epochs(rows: list[EpochRow]) -> PageTable:
-    columns = ["Epoch", "Learning rate", "Training loss", "Validation loss", "mAP", "EMA mAP",
-               "Micro F1", "Macro F1", "Seconds"]  # fmt: skip
-    cells = [
-        [str(row.epoch), f"{row.lr:.3g}", f"{row.train_loss:.4f}", f"{row.val_loss:.4f}",
-         percent(row.map), percent(row.ema_map), percent(row.micro_f1), percent(row.macro_f1),
-         f"{row.seconds:.1f}"]
-        for row in rows
-    ]  # fmt: skip
-    return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))
-
-
-def _label_classes(
-    names: Sequence[str], best: BestLabelAnswers, min_precision: float | None
-) -> PageTable:
-    there = ~np.isnan(best.probabilities).any(axis=1)
-    answers = best.truth[there], best.probabilities[there]
-    limits = thresholds.fitted(*answers, min_precision)
-    found = label_scores(*answers, 0.0, limits)
-    cells = [
-        [name, str(one.support), percent(one.average_precision), f"{limit:.3f}",
-         percent(one.precision), percent(one.recall), percent(one.f1)]
-        for name, one, limit in zip(names, found.classes, limits, strict=True)
-    ]  # fmt: skip
-    columns = ["Class", "Validation photos", "Average precision", "Threshold", "Precision",
-               "Recall", "F1"]  # fmt: skip
-    return PageTable("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4, 5, 6}))

@@ -33,11 +33,12 @@ from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.paths import is_http
 from resnest_cli.progress import Progress
 from resnest_cli.training import runs
+from resnest_cli.training.class_weights import weights_digest
 from resnest_cli.training.distributed import World
 from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config, TrainingJob, checked, load_settings
-from resnest_cli.training.setup import Ready, digest, get_ready
+from resnest_cli.training.setup import Ready, get_ready
 from resnest_cli.training.state import RunRecord, State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
 
@@ -200,7 +201,7 @@ def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State 
 
 def note_origins(record: RunRecord, ready: Ready) -> RunRecord:
     """Puts into a record, by their hashes, what the run rests on beside its settings and photos."""
-    record.origin, record.class_weights = ready.origin, digest(ready.class_weights)
+    record.origin, record.class_weights = ready.origin, weights_digest(ready.class_weights)
     record.teacher = ready.teacher.digest if ready.teacher is not None else ""
     record.exclude = digest_of_list(ready.config.exclude) or record.exclude
     return record
@@ -211,7 +212,10 @@ def _check_origins(run: RunFolder, record: RunRecord, ready: Ready) -> None:
     config = ready.config
     if record.origin != ready.origin:
         raise _others(config.model, "weights", run)
-    if record.class_weights not in {"", digest(ready.class_weights)}:  # "" of an earlier version
+    if record.class_weights not in {
+        "",
+        weights_digest(ready.class_weights),
+    }:  # "" of an earlier version
         raise _others(f"--class-weights {config.class_weights}", "weights of classes", run)
     if record.teacher not in {"", ready.teacher.digest if ready.teacher is not None else ""}:
         raise _others(f"--teacher {config.teacher}", "teacher's weights and classes", run)

@@ -1,8 +1,6 @@
 """From what was asked for to what the loop needs: data, network, batches, facts for checkpoints."""
 
 import contextlib
-import csv
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,21 +8,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from resnest_cli import __version__
 from resnest_cli.data.dataset import UNLABELLED, DataSet, Sample, load_dataset, sharded_dataset
 from resnest_cli.data.shards import SHARD_SIDES, ShardSide, find_shards, is_shards
-from resnest_cli.data.table_file import decoded
 from resnest_cli.data.unlabelled import only_unlabelled, with_unlabelled
 from resnest_cli.errors import UsageError
-from resnest_cli.files import reading
 from resnest_cli.inference.engine import Engine, check_device_name, create_engine
 from resnest_cli.inference.torch_engine import resolve_device
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.hashes import known_sha256
-from resnest_cli.model.labels import canonical
 from resnest_cli.model.loading import Model, find_model
 from resnest_cli.model.names import get_named, understand
 from resnest_cli.model.resnest import ResNeSt
@@ -35,10 +29,10 @@ from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.paths import is_file
 from resnest_cli.progress import Progress, checking, silent
 from resnest_cli.signals import StopRequest
-from resnest_cli.text import some
 from resnest_cli.training import network
 from resnest_cli.training.augment import Augment
 from resnest_cli.training.cached_features import Extractor, FeatureBatches, Features
+from resnest_cli.training.class_weights import class_weights, with_mean_1
 from resnest_cli.training.defaults import resolve
 from resnest_cli.training.loader import Batches, read_all
 from resnest_cli.training.order import Draw, ShardPhotos
@@ -332,7 +326,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
         kept_classifier=kept_classifier,
         frozen=network.freeze(made, config.freeze),
         origin=known_sha256(model.path) if model is not None else "",
-        class_weights=weights if teacher is None else _with_mean_1(weights, dataset),
+        class_weights=weights if teacher is None else with_mean_1(weights, dataset),
         model=model,
         teacher=teacher,
     )
@@ -389,66 +383,3 @@ def _check_batches(ready: Ready) -> None:
         raise UsageError(
             f"{where}: batch norm cannot learn from a single photo. Add photos, {remedy}"
         )
-
-
-def class_weights(what: str, dataset: DataSet) -> Tensor | None:
-    """`--class-weights`, what each class weighs in the loss: float32 (classes,); None for "none".
-
-    "balanced" is scikit-learn's: photos / (classes * photos of the class), whose mean over the
-    photos is 1. Where a photo may have several labels, it is how many photos lack a label for each
-    that has it. Anything else names a file with a line `id,weight` for each class.
-    """
-    if what == "none":
-        return None
-    if what == "balanced" and dataset.multi_label:
-        photos = dataset.train_photos
-        shares = [(photos - count) / max(1, count) for count in dataset.train_counts]
-        return torch.tensor(shares, dtype=torch.float32)
-    if what == "balanced":
-        number, photos = len(dataset.class_ids), sum(dataset.train_counts)
-        shares = [photos / (number * max(1, count)) for count in dataset.train_counts]
-        return torch.tensor(shares, dtype=torch.float32)
-    found = _read_class_weights(Path(what))
-    ids = [canonical(id_) for id_ in dataset.class_ids]
-    if missing := [id_ for id_ in ids if id_ not in found]:
-        raise UsageError(
-            f"--class-weights {what}: has no weight for {some(map(repr, missing), 1)}. Add a line "
-            "id,weight."
-        )
-    if unknown := sorted(set(found) - set(ids)):
-        raise UsageError(f"--class-weights {what}: {unknown[0]!r} is no class of these data.")
-    return torch.tensor([found[id_] for id_ in ids], dtype=torch.float32)
-
-
-def _with_mean_1(weights: Tensor | None, dataset: DataSet) -> Tensor | None:
-    """The same proportions with a mean of 1 over the labelled training photos; see `step.Loss`."""
-    counts = torch.tensor(dataset.train_counts, dtype=torch.float32)
-    if weights is None or not counts.sum():
-        return weights
-    return weights * (counts.sum() / (weights * counts).sum())
-
-
-def _read_class_weights(path: Path) -> dict[str, float]:
-    then = "Give none, balanced, or a file of lines id,weight; to --resume, the same one."
-    with reading(f"--class-weights {path}", UsageError, then=then):
-        data = path.read_bytes()
-    text = decoded(data, f"--class-weights {path}").text  # a wrong guess names no class
-    found = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
-        if not any(cell.strip() for cell in row):
-            continue
-        try:
-            id_, weight = row[0].strip(), float(row[1])
-        except (IndexError, ValueError):
-            weight = -1.0
-        if not 0 < weight < float("inf"):
-            raise UsageError(
-                f"--class-weights {path}: line {number} is no id,weight with a weight above 0."
-            )
-        found[canonical(id_)] = weight
-    return found
-
-
-def digest(weights: Tensor | None) -> str:
-    """A hash that tells class weights from others; "" of none."""
-    return "" if weights is None else hashlib.sha256(weights.numpy().tobytes()).hexdigest()

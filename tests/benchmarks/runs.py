@@ -4,13 +4,15 @@ import csv
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 
-def best_top1(
-    work: Path, command: str, name: str, *arguments: str | Path, quiet: bool = True
+def best_score(
+    work: Path, command: str, name: str, *arguments: str | Path, score: str, quiet: bool = True
 ) -> tuple[float, float]:
-    """The best top-1 of a run's epochs, raw or averaged weights, and the seconds that it took.
+    """The best score, a column of `results.csv`, of a run's epochs, raw or averaged weights, and
+    the seconds that it took.
 
     The run folder is `work/command/name`.
     """
@@ -20,5 +22,8 @@ def best_top1(
     subprocess.run([*whole, "--quiet"] if quiet else whole, check=True)
     with (work / command / name / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    best = max(max(float(row["top1"]), float(row["ema_top1"] or 0)) for row in rows)
+    best = max(max(float(row[score]), float(row[f"ema_{score}"] or 0)) for row in rows)
     return best, time.monotonic() - begin
+
+
+best_top1 = partial(best_score, score="top1")

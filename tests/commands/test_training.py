@@ -413,6 +413,21 @@ def test_five_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--epochs", "6", "--mixup", "0.2", "--cutmix", "1", "--class-weights", "balanced"),
+        ("--epochs", "60", "--freeze", "backbone", "--asl", "--min-precision", "0.7"),
+    ],
+)
+def test_kills_with_several_labels(
+    tmp_path: Path, tiny_checkpoint: Path, flags: tuple[str, ...]
+) -> None:
+    found = kills.campaign(tmp_path, tiny_checkpoint, 2, 1, *flags, several=True)
+    assert sum(trial.kills for _, trial in found) == 2
+
+
+@pytest.mark.slow
 def test_digits_from_scratch(tmp_path: Path) -> None:
     from tests.benchmarks.digits import COMMON, write_digits
     from tests.benchmarks.runs import best_top1

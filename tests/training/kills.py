@@ -22,13 +22,20 @@ ROOT = Path(__file__).parents[2]
 CLASSES, PHOTOS = 3, 20
 
 
-def make_data(folder: Path) -> Path:
-    """Three classes of twenty photos."""
+def make_data(folder: Path, *, several: bool = False) -> Path:
+    """Three classes of twenty photos; or a table that gives each photo several labels, or none."""
     for label in range(CLASSES):
         (folder / f"class{label}").mkdir(parents=True)
         for index in range(PHOTOS):
             make_photo(folder / f"class{label}" / f"{index}.jpg", seed=100 * label + index)
-    return folder
+    if not several:
+        return folder
+    rows = ["path,labels"]
+    for index, path in enumerate(sorted(folder.glob("*/*.jpg"))):
+        labels = [f"l{k}" for k in range(CLASSES) if index >> k & 1]
+        rows.append(f"{path.relative_to(folder)},{'|'.join(labels)}")
+    (folder / "photos.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder / "photos.csv"
 
 
 def command(data: Path, model: Path, runs: Path, name: str, *more: str) -> list[str]:
@@ -115,18 +122,21 @@ def outcome(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "weights").iterdir())}
 
 
-def campaign(work: Path, model: Path, count: int, seed: int) -> Iterator[tuple[str, Trial]]:
+def campaign(
+    work: Path, model: Path, count: int, seed: int, *more: str, several: bool = False
+) -> Iterator[tuple[str, Trial]]:
     """Runs, each killed up to five times, until there were `count` kills in all.
 
-    Each run must end with the very bytes of a run that nobody disturbed.
+    Each run must end with the very bytes of a run that nobody disturbed. `more` flags are given;
+    with `several`, photos have several labels.
     """
-    data = make_data(work / "data")
-    seconds = run(command(data, model, work / "runs", "quiet"))
+    data = make_data(work / "data", several=several)
+    seconds = run(command(data, model, work / "runs", "quiet", *more))
     expected = outcome(work / "runs" / "finetune" / "quiet")
     kills = number = 0
     while kills < count:
         name = f"run{number}"
-        arguments = command(data, model, work / "runs", name)
+        arguments = command(data, model, work / "runs", name, *more)
         folder = work / "runs" / "finetune" / name
         trial = killed_run(arguments, folder, seconds, seed + number, min(5, count - kills))
         assert outcome(folder) == expected, f"{name} ended with other weights"

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from resnest_cli.data.dataset import UNLABELLED, DataSet, Sample
 from resnest_cli.training.augment import Mixing
+from resnest_cli.training.class_weights import class_weights
 from resnest_cli.training.label_loss import LabelLoss
 from resnest_cli.training.settings import Config
-from resnest_cli.training.setup import class_weights
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick", multi_label=True)
 CLASSES = 5

@@ -215,6 +215,26 @@ def test_several_labels_and_resumed_give_the_same_bits(step: int) -> None:
     assert (best["probabilities"].shape, len(best["labels"])) == ((12, CLASSES), 24)
 
 
+def test_every_setting_of_several_labels_acts() -> None:
+    config = replace(CONFIG, multi_label=True, epochs=1, warmup_epochs=0.25)
+
+    def trained(config: Config, weights: Tensor | None = None) -> dict[str, dict[str, Tensor]]:
+        sides, kept = (Several(Photos()), Several(Validation())), Kept()
+        task = Task(config, network(config), *sides, CLASSES, class_weights=weights)
+        Trainer(task, kept, Watch(), StopRequest(), None).run()
+        return kept.weights
+
+    one = trained(config)
+    assert not same(one["last"], one["last_ema"])
+    for change in (
+        {"mixup": 0.0}, {"cutmix": 0.0}, {"smoothing": 0.0}, {"bce_target_thresh": 0.4},
+        {"asl": True},
+    ):  # fmt: skip
+        assert not same(trained(replace(config, **change))["last"], one["last"]), change
+    assert not same(trained(config, torch.full((CLASSES,), 3.0))["last"], one["last"])
+    assert "last_ema" not in trained(replace(config, model_ema=False))
+
+
 def test_every_setting_of_the_step_acts() -> None:
     one, config = Kept(), replace(CONFIG, epochs=1, warmup_epochs=0.25)
     trainer(config, one, Watch()).run()

@@ -10,7 +10,8 @@ import pytest
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import NO_FLAG, settings_of
-from resnest_cli.training.defaults import resolve, without_effect
+from resnest_cli.training.conflicts import without_effect
+from resnest_cli.training.defaults import resolve
 from resnest_cli.training.settings import (
     RECIPES,
     Config,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from resnest_cli.data.dataset import DataSet, Sample
 from resnest_cli.errors import UsageError
 from resnest_cli.training.augment import Mixing
+from resnest_cli.training.class_weights import class_weights
 from resnest_cli.training.settings import Config
-from resnest_cli.training.setup import class_weights
 from resnest_cli.training.step import Loss
 
 CONFIG = Config(command="train", data="d", model="m", recipe="quick")

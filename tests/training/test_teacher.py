@@ -23,10 +23,10 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.net import Access
 from resnest_cli.signals import StopRequest
 from resnest_cli.training.augment import Mixing
+from resnest_cli.training.class_weights import with_mean_1
 from resnest_cli.training.loader import Batch
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.settings import Config, parse_channels
-from resnest_cli.training.setup import _with_mean_1
 from resnest_cli.training.step import Loss, Task
 from resnest_cli.training.teacher import Teacher, columns_of, load_teacher, with_classes_of
 from tests.conftest import Cli
@@ -100,11 +100,11 @@ def test_shares_of_batches_are_photos_and_weights_have_a_mean_of_1() -> None:
     assert Loss(CONFIG, WEIGHTS).share(torch.tensor([0, -1, 2])) == 3
     samples = tuple(Sample("", "", label) for label in (0, 0, 0, 1, 3))
     dataset = DataSet(tuple("abcde"), tuple("abcde"), samples, ())
-    found = _with_mean_1(WEIGHTS, dataset)
+    found = with_mean_1(WEIGHTS, dataset)
     assert found is not None
     torch.testing.assert_close(found / found[0], WEIGHTS / WEIGHTS[0])
     assert float(found[[one.label for one in samples]].mean()) == pytest.approx(1)
-    assert _with_mean_1(None, dataset) is None
+    assert with_mean_1(None, dataset) is None
 
 
 # Mixing
