@@ -89,6 +89,11 @@ def ready_again(
             "new run leave out --resume."
         )
         return None
+    if old.folds is not None and epochs != old.epochs:
+        raise UsageError(
+            f"--epochs {epochs}: the folds of {run.path} are of {old.epochs} epochs, and so is its "
+            "last fit. Start a new run without --resume."
+        )
     if epochs < done:
         raise UsageError(f"--epochs {epochs}: {run.path} has done {done} epochs already.")
     check_tensorboard(config)
