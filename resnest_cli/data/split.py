@@ -108,6 +108,9 @@ def split_in_folds(
             f"--folds {count}: {data} has {what} that can be held out for {filled} fold(s) only; "
             f"copies, and photos of one group, stay together. {remedy}"
         )
+    counts = Counter(label for group in groups for label in group.labels)
+    if few := sorted(label for label, number in counts.items() if 1 < number < count):
+        notes.append(f"too few to be in all {count} folds: {some(few)}")
     if always := folds.count(ALWAYS):
         notes.append(
             f"{always} photo(s) train in all folds and are never asked about: some class has no "

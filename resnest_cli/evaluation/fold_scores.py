@@ -38,7 +38,7 @@ MOST_FOLDS = len(_STUDENT) + 1
 _NO_SHARE = frozenset({"loss"})  # figures that are no share of a whole
 
 _TITLES = {
-    "top1": "top-1", "top5": "top-5", "mean_f1": "mean F1", "ece": "calibration error",
+    "top1": "top-1", "top5": "top-5", "mean_f1": "mean F1",
     "map": "mAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
 }  # fmt: skip
 
@@ -82,11 +82,18 @@ class FoldScores:
         """A table of texts: figure, mean, interval, the least and the largest of the folds."""
         rows = [("", "Mean", "95% interval", "Folds")]
         for name in self.names:
-            text = "{:.4f}".format if name in _NO_SHARE else percent
-            spread, values = self.spread(name), [fold[name] for fold in self.folds]
-            mean, low, high, least, most = map(text, (*spread, min(values), max(values)))
-            title = _TITLES.get(name, name.replace("_", " "))
-            rows.append((title, mean, f"{low} to {high}", f"{least} to {most}"))
+            values = [fold[name] for fold in self.folds]
+            every = (*self.spread(name), min(values), max(values))
+            mean, low, high, least, most = (_text(name, value) for value in every)
+            rows.append((_title(name), mean, f"{low} to {high}", f"{least} to {most}"))
+        return rows
+
+    def shown_by_fold(self) -> list[list[str]]:
+        """A table of texts with a row for each fold."""
+        rows = [["Fold", "Photos", *map(_title, self.names)]]
+        for number, (photos, fold) in enumerate(zip(self.photos, self.folds, strict=True), start=1):
+            figures = (_text(name, fold[name]) for name in self.names)
+            rows.append([str(number), f"{photos:,}", *figures])
         return rows
 
     def rows(self) -> list[Sequence[Cell]]:
@@ -100,8 +107,19 @@ class FoldScores:
         return table
 
 
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
+
+
+def _text(name: str, value: float) -> str:
+    return f"{value:.4f}" if name in _NO_SHARE else percent(value)
+
+
 def figures_of(fold: Gathered) -> Figures:
-    """Those of the photos that one fold held out, at least one of which can be read."""
+    """Those of the photos that one fold held out, at least one of which can be read.
+
+    Without a calibration error: with few photos in a bin it is too large, the more so the fewer.
+    """
     found = evaluated(fold)
     top5 = found.scores.top5
     return {
@@ -110,7 +128,6 @@ def figures_of(fold: Gathered) -> Figures:
         "loss": found.scores.loss,
         "mean_recall": found.scores.mean_recall,
         "mean_f1": found.scores.mean_f1,
-        "ece": found.calibration.ece,
     }
 
 

@@ -47,6 +47,13 @@ _FILES = {
     "shards.json": "which shards trained and which validated",
 }
 
+# The same where the folds said how good it is, and all photos trained.
+_OF_FOLDS = {
+    "weights/best.safetensors": "the weights of the fit on all photos",
+    "weights/last.safetensors": "the same, not averaged",
+    "split.csv": "in which fold each photo was held out",
+}
+
 
 class TrainingDisplay:
     """Shows a training run; a context manager, which removes the live line at its end.
@@ -163,7 +170,8 @@ class TrainingDisplay:
             header = "  ".join(title.rjust(width) for title, width, _ in self._columns)
             message(header, style="1")
         line = "  ".join(cell(row).rjust(width) for _, width, cell in self._columns)
-        message(line + " best" * row.best, style="32" if row.best else "")
+        best = row.best and row.val_loss is not None  # else each new one is
+        message(line + " best" * best, style="32" if best else "")
 
     def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
         """Photos that cannot be read any more; `emptied` were the last of their classes."""
@@ -214,9 +222,10 @@ class TrainingDisplay:
                 "The same seed may give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
+        unvalidated = bool(rows) and rows[-1].val_loss is None
         for name, what in _FILES.items():
             if (folder / name).exists():
-                message(f"  {name:<26}{what}")
+                message(f"  {name:<26}{_OF_FOLDS.get(name, what) if unvalidated else what}")
         message(f"Try it:\n  {command}")
 
     def learning_rate(self, rate: float, picture: Path) -> None:

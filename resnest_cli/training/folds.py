@@ -13,6 +13,7 @@ of its own in `resume/fold-<k>/`, from which it goes on, bit for bit.
 """
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -48,6 +49,10 @@ from resnest_cli.training.step import DivergedError
 Float32 = NDArray[np.float32]
 
 _MISTAKES = 60  # on the page
+_INTERVAL = (
+    "Figures are means over the folds; their intervals are those of Nadeau and Bengio (2003), "
+    "which count the luck of the photos that train, too."
+)
 
 
 def check_folds(job: TrainingJob, config: Config, size: int) -> None:
@@ -55,8 +60,14 @@ def check_folds(job: TrainingJob, config: Config, size: int) -> None:
     if config.folds is None:
         return
     for contradiction, why in (
-        (size > 1 or config.devices > 1, "--devices: folds are trained one after the other on one"),
-        (job.find_lr, "--find-lr: it needs one split. Find the rate first, then give --lr"),
+        (
+            size > 1 or config.devices > 1,
+            "--devices: folds are trained one after the other, on one device",
+        ),
+        (
+            job.find_lr,
+            "--find-lr: it looks with one split. Find the rate first, then give it with --lr",
+        ),
         (
             config.teacher is not None,
             "--teacher: it may have learned from photos that are held out, which would reach the "
@@ -68,7 +79,7 @@ def check_folds(job: TrainingJob, config: Config, size: int) -> None:
         ),
         (
             config.time_budget is not None,
-            "--time-budget: fits that end early cannot be compared. Give fewer --epochs",
+            "--time-budget: fits that end early cannot be compared; fewer --epochs can",
         ),
         (
             config.keep_epochs > 0,
@@ -77,7 +88,7 @@ def check_folds(job: TrainingJob, config: Config, size: int) -> None:
         ),
     ):
         if contradiction:
-            raise UsageError(f"--folds with {why}.")
+            raise UsageError(f"--folds with {why}. Leave out one of the two.")
 
 
 @dataclass(frozen=True)
@@ -195,7 +206,8 @@ class HeldOut:
 
     def _record(self, place: int) -> Record:
         data, model = self.ready.dataset, self.ready.network.variant.id
-        name, several = data.train[place].path, data.multi_label
+        several = data.multi_label
+        name = os.path.abspath(data.train[place].path)  # noqa: PTH100 - the same when resumed
         if not self._readable[place]:
             return Record(name, model, self.errors.get(place, "cannot be read"), several=several)
         row = self.logits[place : place + 1]
@@ -223,20 +235,14 @@ class HeldOut:
         mistakes = [good[place] for place in worst(found.answers, _MISTAKES)]
         page = report.evaluation_page(replace(found, judged=tuple(mistakes)), summary, folder)
         page.photos_title = "The surest mistakes, each of a network that did not know the photo"
+        page.subtitle = f"{self.title}, by a network that did not learn from it. {_INTERVAL}"
         page.title = f"{run.path.name}: {summary['model']}"
         page.figures = [(row[0], row[1], f"{row[2]} (95%)") for row in self.scores.shown()[1:]]
-        page.tables = [self._table(), *page.tables]
+        columns, *cells = self.scores.shown_by_fold()
+        table = PageTable("Folds", columns, cells, frozenset(range(1, len(columns))))
+        page.tables = [table, *page.tables]
         page.write(run.path / "folds.html")
         return figures.training_note(summary)
-
-    def _table(self) -> PageTable:
-        columns, *rows = self.scores.rows()
-        titles = [str(column).replace("_", " ") for column in columns]
-        cells = [
-            [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row]
-            for row in rows
-        ]
-        return PageTable("Folds", titles, cells, frozenset(range(1, len(columns))))
 
     def _label_line(self, place: int) -> str:
         data = self.ready.dataset
