@@ -26,8 +26,8 @@ def finetune(*, job: TrainingJob, access: Access, flags: Flags) -> None:
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. Without an
     accelerator only the classifier is trained, on features that are computed once (--freeze). The
-    best weights end in runs/finetune/exp/weights/best.safetensors. With few photos, --folds says how
-    good it really is, with an interval, and trains on all of them. A run that was interrupted goes
-    on with --resume.
+    best weights end in runs/finetune/exp/weights/best.safetensors. With few photos, --folds says
+    how good that is, with an interval, and then trains on all of them. A run that was interrupted
+    goes on with --resume.
     """
     training.train(replace(job, command="finetune", flags=flags, access=access))

@@ -59,6 +59,8 @@ def run_on_devices(job: TrainingJob, display: TrainingDisplay, arguments: Sequen
         ResnestError: the data, the weights, memory or the disk give no way to go on.
     """
     devices = 1 if is_worker() else _wanted(job)
+    if devices > 1 and not job.resume:
+        check_folds(job, load_settings(replace(job, data=job.data or ".")), devices)
     if devices > 1 and not job.dry_run:
         return launch(devices, arguments)
     if devices > 1:  # what one of them will have
