@@ -233,7 +233,7 @@ class RunKeeper:
             columns = rows[-1].columns
             cells = ([getattr(row, name) for name in columns] for row in rows)
             write_text(path, csv_rows([columns, *cells]))
-        if not classes:  # nothing validated
+        if rows[-1].val_loss is None:  # nothing validated
             return
         name = "recall.csv" if rows[-1].map is None else "average_precision.csv"
         path, epoch = path.with_name(name), rows[-1].epoch
