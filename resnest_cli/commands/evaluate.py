@@ -31,6 +31,7 @@ resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
 resnest evaluate data/ --model best.safetensors --format json | jq .top1
 resnest evaluate data/ --model best.safetensors --html page.html
 resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
+resnest evaluate photos.csv --model best.safetensors --calibrate --min-precision 0.9
 resnest evaluate data/ --model best.safetensors --split test
 resnest evaluate data/ --model best.safetensors --compare resnest50d
 resnest evaluate data/ --model best.safetensors --unknown-data others/
@@ -71,6 +72,12 @@ def evaluate(
             "its file."
         ),
     ] = False,
+    min_precision: Annotated[
+        float | None,
+        Option(
+            "With --calibrate, of several labels: new thresholds, of this precision.", "[0.01, 1]"
+        ),
+    ] = None,
     compare: Annotated[
         str | None, Option("Ask another model, too: which photos change?", "MODEL")
     ] = None,
@@ -95,8 +102,9 @@ def evaluate(
     DATA has a folder for each class, named by its name, id (WordNet's for ImageNet) or index; or it
     is the split.csv of a run. Of data with a split the validation side is taken, else the test
     side. Photos that a checkpoint was trained on are counted, and left out of the first figures.
-    Top-1 is exactly what `predict` says of the same photos. Photos that cannot be read are left out
-    of the figures, and the exit code is 3.
+    Top-1 is exactly what `predict` says of the same photos; of a model that gives a photo several
+    labels there are mAP, F1, and each class at its threshold. Photos that cannot be read are left
+    out of the figures, and the exit code is 3.
     """
     options = replace(run, batch_size=batch_size)
     job = EvaluateJob(
@@ -107,9 +115,11 @@ def evaluate(
         if unknown_data is None:
             raise UsageError("--unknown goes with --unknown-data DIR.")
         job = replace(job, unknown=unknown)
+    if min_precision is not None:
+        job = replace(job, min_precision=min_precision)
     if output_ is not None:
         check_folder(output_, "-o")
-    if calibrate:
+    if calibrate or min_precision is not None:
         evaluation.check_calibrated(job)
     if compare is not None:
         from resnest_cli.model.names import understand
@@ -119,8 +129,13 @@ def evaluate(
         if html is not None:  # perhaps in the folder
             check_written(html, (model.model, model.weights, model.labels))
         first = _answers(job)
-        second = None if compare is None else _answers(evaluation.other_job(job, compare))
-        _show(job, first, second, format_, output_, html)
+        second, refused = None, None
+        try:
+            if compare is not None:
+                second = _answers(evaluation.other_job(job, compare, first))
+        except ResnestError as error:  # said when everything else is out
+            refused = error
+        _show(job, first, second, format_, output_, html, refused)
 
 
 def _answers(job: EvaluateJob) -> Gathered:
@@ -133,19 +148,19 @@ def _answers(job: EvaluateJob) -> Gathered:
 
 def _show(
     job: EvaluateJob, first: Gathered, second: Gathered | None,
-    format_: TableFormat, folder: Path | None, html: Path | None,
+    format_: TableFormat, folder: Path | None, html: Path | None, refused: ResnestError | None,
 ) -> None:  # fmt: skip
     # Only now: these import numpy.
     from resnest_cli.evaluation import figures, report
 
     found = figures.evaluated(first)
-    summary, refused = figures.summary(found), None
+    summary = figures.summary(found)
     if job.unknown_data is not None:
         summary["unknown"] = figures.unknown(found, job)
     if job.keep_logits:
         try:
-            summary["calibrated"] = figures.calibrate(found)
-        except ResnestError as error:  # said when everything else is out
+            summary["calibrated"] = figures.calibrate(found, job.min_precision)
+        except ResnestError as error:
             refused = error
     if second is not None:
         summary["comparison"] = figures.compared(first, second)

@@ -11,7 +11,7 @@ indices.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,20 +56,35 @@ class EvaluateJob:
     reading: Reading = AS_FOUND
     unknown_data: str | None = None
     unknown: float = 0.05  # accepted share of false alarms, with `unknown_data`
+    min_precision: float | None = None  # with `keep_logits`; of thresholds that are fitted
+    against: "Gathered | None" = None  # the answers that these are to be compared with
 
 
 class Answered(NamedTuple):
-    """One photo: its record, true class, the place of that class, the loss in nats.
+    """One photo: its record, the indices of its true classes, sorted, and the loss in nats.
 
-    `logits` float32 (K,) if they are kept. `trained`: the model is known to have learned from it.
+    Where a photo has one label that is one class, and `place` is where it stands. `logits` float32
+    (K,) if they are kept. `trained`: the model is known to have learned from it.
     """
 
     record: Record
-    truth: int
+    truth: tuple[int, ...]
     place: int = 0
     loss: float = 0.0
     logits: "Float32 | None" = None
     trained: bool = False
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The classes that the model gave the photo: the first one, or those it selected."""
+        found = self.record.predictions
+        chosen = [one for one in found if one.selected] if self.record.several else found[:1]
+        return tuple(one.index for one in chosen)
+
+    @property
+    def right(self) -> bool:
+        """Whether these are the true ones, all of them and no other."""
+        return self.record.error is None and set(self.given) == set(self.truth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,8 @@ class Gathered:
     `split` is the side of the data that was judged, "all" for all of several, None without a split.
     `trained_on` is how many photos the model has learned from, None where that is not known;
     `excluded` how many of this side were left out with --exclude. `others` are the records of
-    photos of something else, where such were asked about.
+    photos of something else, where such were asked about. `thresholds` are those of the classes of
+    a model that may give a photo several labels.
     """
 
     items: tuple[Answered, ...]
@@ -93,51 +109,69 @@ class Gathered:
     notes: tuple[str, ...]
     excluded: int = 0
     others: tuple[Record, ...] = ()
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def trained(self) -> int:
         """How many of the photos the model has learned from."""
         return sum(item.trained for item in self.items)
 
+    def judged(self, *, every: bool = False) -> tuple[Answered, ...]:
+        """The photos that the model has not learned from; of no readable one, or `every`, all."""
+        unseen = tuple(item for item in self.items if not item.trained)
+        none = all(item.record.error is not None for item in unseen)
+        return self.items if every or none else unseen
+
+    def named(self, classes: Iterable[int]) -> str | list[str]:
+        """The name of a photo's class as JSON has it; a list where there may be several."""
+        names = [self.class_names[index] for index in classes]
+        return names[0] if self.thresholds is None else names
+
 
 def check_calibrated(job: EvaluateJob) -> None:
-    """Raises a UsageError unless the model is a file that a temperature can be written into."""
+    """Raises a UsageError unless the model is a file that a temperature can be written into, and
+    thresholds, too, where a precision is wanted.
+    """
     from resnest_cli.model.checkpoint_header import read_info
 
     path = Path(job.model.model)
-    if job.model.weights is not None or not path.is_file() or read_info(path).format != "resnest":
+    if job.min_precision is not None and not job.keep_logits:
+        raise UsageError("--min-precision goes with --calibrate.")
+    info = read_info(path) if job.model.weights is None and path.is_file() else None
+    if info is None or info.format != "resnest":
         raise UsageError(
             f"--calibrate writes into a checkpoint of ours, and {job.model.model} is none. Give "
             "--model the path of one, such as runs/finetune/exp/weights/best.safetensors."
         )
+    if job.min_precision is not None and info.thresholds is None:
+        raise UsageError(f"--min-precision: {path} gives a photo one label, by no threshold.")
 
 
-def other_job(job: EvaluateJob, model: str) -> EvaluateJob:
-    """The same photos for another model, fed as it wants to be."""
+def other_job(job: EvaluateJob, model: str, first: Gathered) -> EvaluateJob:
+    """The photos of `first` for another model, fed as it wants to be."""
     names = ("weights", "labels", "img_size", "crop_pct", "interpolation")
     fed: dict[str, Any] = dict.fromkeys(names)
     theirs = replace(job.model, model=model, **fed)
-    return replace(job, model=theirs, keep_logits=False, unknown_data=None)
+    return replace(job, model=theirs, keep_logits=False, unknown_data=None, against=first)
 
 
 def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathered:
     """Asks the model about every labelled photo. `make` gives a classifier.
 
     Raises:
-        UsageError: the data have no photos, or classes that the model does not know.
+        UsageError: the data have no photos, or classes that the model does not know, or several
+            labels for a photo, of which the model gives one.
         ResnestError: the model or the data cannot be had, or no photo can be read.
     """
     from resnest_cli.data.class_folders import list_data
 
     listing = list_data(job.data, job.reading)
-    listing.need_one_label(job.data, "evaluate")
     photos, split = _chosen(job, listing)
     others = _others(job)
     classifier = make(job.model, tta=job.tta, ready_for="features+logits" if others else "logits")
     model = classifier.model
     model.need_classifier()
-    model.need_one_label("evaluate")
-    photos, indices, notes = _with_classes(job, listing, photos, model)
+    labelled, notes = _with_classes(job, listing, photos, model)
     trained_on = model.trained_on
     if trained_on is None and Path(job.model.model).exists():
         notes.append(
@@ -145,8 +179,8 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
             "make the figures too good."
         )
     items: list[Answered] = []
-    failed, total = 0, len(photos) + len(others)
-    for item in _answered(job, classifier, photos, indices):
+    failed, total = 0, len(labelled) + len(others)
+    for item in _answered(job, classifier, labelled):
         items.append(item)
         failed += item.record.error is not None
         progress(len(items), total, failed=failed)
@@ -174,38 +208,41 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         temperature=model.temperature,
         notes=tuple(notes),
         excluded=sum(split in {None, "all", photo.side} for photo in listing.excluded),
+        thresholds=model.thresholds,
     )
 
 
 def _answered(
-    job: EvaluateJob,
-    classifier: "Classifier",
-    photos: "list[LabelledPhoto]",
-    indices: Mapping[str, int],
+    job: EvaluateJob, classifier: "Classifier", photos: "Sequence[Labelled]"
 ) -> Iterator[Answered]:
     """What the model says of each photo; whether it was trained on it, too."""
+    from resnest_cli.evaluation.label_scores import binary_loss
     from resnest_cli.evaluation.scores import answer
     from resnest_cli.model.training_photos import digest_of
 
     model, options = classifier.model, job.options
+    several = model.thresholds is not None
     learned = model.trained_on.membership(model.path) if model.trained_on else None
     with Decoders.of(options, job.model) as decoders:
         answers = classifier.answers(
-            (Source(photo.path, path=photo.path) for photo in photos),
+            (Source(photo.path, path=photo.path) for photo, _ in photos),
             topk=TOPK,
             unknown=None if job.unknown_data is None else job.unknown,
             batch_size=options.batch_size,
             workers=options.workers,
             decoders=decoders,
         )
-        for photo, (record, logits) in zip(photos, answers, strict=True):
-            item = Answered(record, indices[photo.label])
+        for (photo, truth), (record, logits) in zip(photos, answers, strict=True):
+            item = Answered(record, truth)
             if logits is not None:
-                place, loss = answer(logits, item.truth, model.temperature)
+                if several:
+                    place, loss = 0, binary_loss(logits, truth, model.temperature)
+                else:
+                    place, loss = answer(logits, truth[0], model.temperature)
                 trained = False
                 with suppress(OSError):  # read again, from the system's memory
                     trained = learned is not None and learned(digest_of(photo.path))
-                kept = logits if job.keep_logits else None
+                kept = logits if job.keep_logits or several else None
                 item = item._replace(place=place, loss=loss, logits=kept, trained=trained)
             yield item
 
@@ -248,28 +285,80 @@ def _chosen(job: EvaluateJob, listing: "LabelledData") -> "tuple[list[LabelledPh
     return photos, side if there else None
 
 
+Labelled = tuple["LabelledPhoto", tuple[int, ...]]  # a photo and the indices of its classes
+
+
 def _with_classes(
     job: EvaluateJob, listing: "LabelledData", photos: "list[LabelledPhoto]", model: "Model"
-) -> "tuple[list[LabelledPhoto], dict[str, int], list[str]]":
-    """The photos of classes that the model knows, the index of each label, and what to say."""
+) -> "tuple[list[Labelled], list[str]]":
+    """The photos of classes that the model knows, those without a label, too; and what to say."""
+    notes = [*listing.notes, *_check_kinds(job, listing, model)]
+    if listing.multi_label and Path(job.data).is_dir():
+        photos = _merged(photos, listing, notes)
     indices, unknown, more = class_indices(
-        {photo.label for photo in photos},
+        {label for photo in photos for label in listing.labels_of(photo)},
         model,
         known_only=job.known_only,
         folders=folder_names(job.data, listing),
         numbers=job.folder_numbers,
     )
-    notes = [*listing.notes, *more]
+    notes += more
+    labelled: list[Labelled] = []
+    for photo in photos:
+        labels = listing.labels_of(photo)
+        truth = sorted({indices[label] for label in labels if label in indices})
+        if truth or not labels:
+            labelled.append((photo, tuple(truth)))
     if unknown:
-        before = len(photos)
-        photos = [photo for photo in photos if photo.label in indices]
+        others = "; what has other labels, too, keeps those" * listing.multi_label
         notes.append(
-            f"{before - len(photos)} photo(s) of {len(unknown)} class(es) left out: the model does "
-            "not know them."
+            f"{len(photos) - len(labelled)} photo(s) of {len(unknown)} class(es) left out: the "
+            f"model does not know them{others}."
         )
-    if not photos:
+    if not any(truth for _, truth in labelled):
         raise UsageError(f"{job.data}: has no photo of a class that the model knows.")
-    return photos, indices, notes
+    return labelled, notes
+
+
+def _check_kinds(job: EvaluateJob, listing: "LabelledData", model: "Model") -> Iterator[str]:
+    """A note where the model may give several labels and the data have one.
+
+    UsageError the other way round, and where two models of different kinds are to be compared.
+    """
+    several = model.thresholds is not None
+    kinds = {False: "one label", True: "several labels, or none"}
+    first = job.against
+    if first is not None and (first.thresholds is not None) != several:
+        raise UsageError(
+            f"--compare {model.name}: it gives a photo {kinds[several]}, {first.model} "
+            f"{kinds[not several]}. Their figures cannot be compared."
+        )
+    if listing.multi_label and not several:
+        raise UsageError(
+            f"{job.data}: a photo has several labels here, or none, and {model.name} gives each "
+            f"one. Give a model that gives several, as `resnest finetune {job.data}` makes them."
+        )
+    if several and not listing.multi_label:
+        yield (
+            f"{job.data} names one label for each photo; {model.name} may give it several, of "
+            "which the others count as wrong. Are there more, see --multi-label."
+        )
+
+
+def _merged(
+    photos: "list[LabelledPhoto]", listing: "LabelledData", notes: list[str]
+) -> "list[LabelledPhoto]":
+    """One photo for all copies of it in several class folders, with the labels of all."""
+    from resnest_cli.data.split import merged_copies
+    from resnest_cli.model.training_photos import digest_of
+
+    hashed, unread = [], []
+    for photo in photos:
+        try:
+            hashed.append(replace(photo, digest=digest_of(photo.path)))
+        except OSError:
+            unread.append(photo)  # gets its error where it is asked about
+    return [*merged_copies(hashed, listing, notes), *unread]
 
 
 # The classes of folders

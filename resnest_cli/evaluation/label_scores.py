@@ -1,5 +1,6 @@
 """How good answers are where a photo may have several labels: mAP, F1, per class; as scikit-learn.
 
+    curve(truth, scores)               of one class, what each threshold selects
     average_precision(truth, scores)   of one class, scikit-learn's `average_precision_score`
     label_scores(...)                  all figures of a set of photos
     LabelMeter                         the same from the logits of batches, as training has them
@@ -65,6 +66,24 @@ class LabelScores:
         return sort_key(self.mean_average_precision, self.loss)
 
 
+class Curve(NamedTuple):
+    """Of each different score, highest first, as a threshold: float (M,), how many photos it
+    selects and how many of these have the label, int64 (M,).
+    """
+
+    scores: NDArray[np.floating]
+    selected: Int
+    hits: Int
+
+
+def curve(truth: Bool, scores: NDArray[np.floating]) -> Curve:
+    """Of one class: bool (N,) and float (N,), N at least 1."""
+    order = np.argsort(-scores, kind="stable")
+    ordered, hits = scores[order], np.cumsum(truth[order])
+    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # the last of equal ones
+    return Curve(ordered[ends], ends + 1, hits[ends])
+
+
 def average_precision(truth: Bool, scores: NDArray[np.floating]) -> float | None:
     """Area under the steps of precision over recall; None where no photo has the label.
 
@@ -74,11 +93,18 @@ def average_precision(truth: Bool, scores: NDArray[np.floating]) -> float | None
     positives = int(truth.sum())
     if not positives:
         return None
-    order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], np.cumsum(truth[order])
-    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
-    precision = hits[ends] / (ends + 1)
-    return float(np.sum(np.diff(hits[ends], prepend=0) / positives * precision))
+    _, selected, hits = curve(truth, scores)
+    return float(np.sum(np.diff(hits, prepend=0) / positives * (hits / selected)))
+
+
+def binary_loss(logits: Float32, truth: Sequence[int], temperature: float) -> float:
+    """Mean binary cross entropy of a photo's classes, in nats: logits (K,), indices of its labels.
+
+    -log sigmoid(z) of a label that it has, -log sigmoid(-z) of others; z is divided by the
+    temperature first.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    return float((np.logaddexp(0, scaled).sum() - scaled[list(truth)].sum()) / len(scaled))
 
 
 def label_scores(

@@ -3,25 +3,25 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.figures import Evaluated
 from resnest_cli.files import writing
 from resnest_cli.output.results import (
     UNKNOWN_TITLES,
+    class_table,
     headline,
+    labels_text,
+    mistakes_table,
     photos_of,
     unknown_rows,
     unknown_title,
     with_trained,
+    worst_table,
 )
-from resnest_cli.report import plots
-from resnest_cli.report.pages import Page, PageTable, picture_of, rows_of, write_texts
+from resnest_cli.report.pages import Page, PageTable, picture_of, write_texts
 from resnest_cli.text import csv_rows
 
 
@@ -33,13 +33,12 @@ def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> Non
     of those that were judged.
     """
     names = found.gathered.class_names
-    columns = ["index", "id", "label", "support", "predicted", "precision", "recall", "f1"]
-    classes = [[one[name] for name in columns] for one in figures["classes"]]
-    matrix = zip(names, found.scores.confusion.tolist(), strict=True)
-    counts = [["true \\ predicted", *names], *([name, *row] for name, row in matrix)]
+    classes = [dict(_cells(one)) for one in figures["classes"]]
+    matrix = zip(names, found.confusion.tolist(), strict=True)
+    counts = [[found.corner, *names], *([name, *row] for name, row in matrix)]
     texts = {
         "metrics.json": json.dumps(figures, indent=2) + "\n",
-        "classes.csv": csv_rows([columns, *classes]),
+        "classes.csv": csv_rows([list(classes[0]), *(list(one.values()) for one in classes)]),
         "confusion.csv": csv_rows(counts),
         "records.jsonl": "".join(_lines(found.gathered)),
     }
@@ -50,27 +49,40 @@ def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> Non
         _write_pictures(folder, found)
 
 
+def _cells(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A class's figures by their columns; both ends of an interval have one."""
+    for name, value in figures.items():
+        if name.endswith("_interval"):
+            low, high = value or (None, None)
+            yield from (
+                (name.replace("interval", "low"), low),
+                (name.replace("interval", "high"), high),
+            )
+        else:
+            yield name, value
+
+
 def _lines(gathered: Gathered) -> Iterator[str]:
-    """`predict`'s own records, each with the true class, whether it stands first, and whether the
-    photo trained the model, where that is known.
+    """`predict`'s own records, each with the true class, or a list of them where there may be
+    several, whether it was answered right, and whether the photo trained the model, where that is
+    known.
     """
+    names = gathered.class_names
     for item in gathered.items:
-        record, truth = item.record, item.truth
-        right = record.predictions[0].index == truth if record.predictions else None
-        trained = item.trained if record.predictions and gathered.trained_on is not None else None
-        more: dict[str, Any] = {"truth": {"index": truth, "label": gathered.class_names[truth]}}
-        more |= {"right": right, "trained_on": trained}
-        yield json.dumps(record.as_dict() | more) + "\n"
+        readable = item.record.error is None
+        classes = [{"index": index, "label": names[index]} for index in item.truth]
+        known = readable and gathered.trained_on is not None
+        more: dict[str, Any] = {
+            "truth": classes[0] if gathered.thresholds is None else classes,
+            "right": item.right if readable else None,
+            "trained_on": item.trained if known else None,
+        }
+        yield json.dumps(item.record.as_dict() | more) + "\n"
 
 
 def _write_pictures(folder: Path, found: Evaluated) -> None:
-    """`confusion_matrix.png`, of the classes that occur, and `reliability.png`."""
-    gathered, matrix = found.gathered, found.scores.confusion
-    occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
-    names = [gathered.class_names[index] for index in occur]
-    plots.confusion_matrix(folder / "confusion_matrix.png", matrix[np.ix_(occur, occur)], names)
-    bins = [asdict(one) for one in found.calibration.bins]
-    plots.reliability(folder / "reliability.png", bins, found.calibration.ece, gathered.temperature)
+    for name, (_, draw) in found.pictures().items():
+        draw(folder / name)
 
 
 def evaluation_page(
@@ -84,7 +96,6 @@ def evaluation_page(
         with tempfile.TemporaryDirectory() as name:
             _write_pictures(Path(name), found)
             return evaluation_page(found, figures, Path(name))
-    classes = [one for one in figures["classes"] if one["support"]]
     failed = figures["unreadable"]
     unreadable = f"; {failed:,} could not be read" if failed else ""
     page = Page(
@@ -92,32 +103,16 @@ def evaluation_page(
         subtitle=f"{photos_of(figures)}{unreadable}. {with_trained(figures) or ''}",
         figures=headline(figures),
         pictures=[
-            picture_of("Which classes are taken for which", folder / "confusion_matrix.png"),
-            picture_of("Whether probabilities mean what they say", folder / "reliability.png"),
+            picture_of(title, folder / name) for name, (title, _) in found.pictures().items()
         ],
-        tables=[
-            PageTable(
-                "Classes",
-                ["Class", "Photos", "Taken for it", "Precision", "Recall", "F1"],
-                rows_of(classes, ["label", "support", "predicted", "precision", "recall", "f1"]),
-                frozenset(range(1, 6)),
-            ),
-            PageTable(
-                "Taken for another most often",
-                ["True class", "Taken for", "Photos"],
-                rows_of(figures["confusions"], ["truth", "predicted", "photos"]),
-                frozenset({2}),
-            ),
-        ],
+        tables=[PageTable(*table(figures)) for table in (class_table, mistakes_table, worst_table)],
     )
     if about := figures.get("unknown"):
         table = PageTable(
             unknown_title(about), UNKNOWN_TITLES, unknown_rows(about), frozenset({1, 2, 3})
         )
         page.tables = [table, *page.tables]
-    names = found.gathered.class_names
     for item in found.judged:
-        answers = item.record.predictions
-        right = bool(answers) and answers[0].index == item.truth
-        page.add(item.record, names[item.truth], right=right)
+        truth = labels_text(found.gathered.named(item.truth))
+        page.add(item.record, truth, right=item.right)
     return page

@@ -169,9 +169,9 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / max(1, len(known))
 
 
-def confusions(found: Scores, most: int) -> list[tuple[int, int, int]]:
-    """The commonest mistakes: true class, what it was taken for, how often."""
-    wrong = found.confusion.copy()
+def confusions(confusion: Int, most: int) -> list[tuple[int, int, int]]:
+    """The commonest mistakes among counts (K, K): true class, what it was taken for, how often."""
+    wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     cells = [divmod(int(place), wrong.shape[1]) for place in order]

@@ -13,6 +13,8 @@ known: `UNKNOWN`, and `NEVER`.
 import numpy as np
 from numpy.typing import NDArray
 
+from resnest_cli.evaluation.label_scores import curve
+
 UNKNOWN = 0.5
 NEVER = 1.0
 
@@ -35,10 +37,7 @@ def _threshold(
     positives = int(truth.sum())
     if not positives:
         return UNKNOWN
-    order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], np.cumsum(truth[order])
-    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # the last of equal ones
-    taken, found = ends + 1, hits[ends]
+    different, taken, found = curve(truth, scores)
     if min_precision is None:
         best = int((2 * found / (taken + positives)).argmax())  # the first, so the highest
     else:
@@ -46,7 +45,7 @@ def _threshold(
         if not len(reached):
             return NEVER
         best = int(reached[found[reached].argmax()])
-    least = float(ordered[ends[best]])
-    below = float(ordered[ends[best] + 1]) if ends[best] + 1 < len(ordered) else 0.0
+    least = float(different[best])
+    below = float(different[best + 1]) if best + 1 < len(different) else 0.0
     middle = (least + below) / 2
     return middle if middle > below else least

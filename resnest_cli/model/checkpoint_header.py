@@ -10,7 +10,8 @@ Our checkpoint is a safetensors file (https://github.com/huggingface/safetensors
     overrides             JSON object: architecture fields that differ from the table
     preprocessing         JSON object, see `variants.Preprocessing`
     class_names           JSON list of as many names as fc.weight has rows; absent when unknown
-    temperature           number; probabilities are softmax(logits / temperature); absent: 1
+    temperature           number; probabilities are softmax(logits / temperature), or the
+                          sigmoid's; absent: 1
     activation            "sigmoid": each class is a question of its own, since a photo may have
                           several labels; absent: the probabilities are the softmax's
     thresholds            with it: JSON list of a number in [0, 1] for each class; a photo has the
@@ -38,9 +39,10 @@ checkpoint has no need of:
 
 import contextlib
 import json
+import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -474,24 +476,46 @@ def _encoded(header: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def set_temperature(path: Path, temperature: float) -> None:
+def set_temperature(
+    path: Path, temperature: float, thresholds: Sequence[float] | None = None
+) -> None:
     """Writes a temperature into the header of a checkpoint of ours, whole or not at all.
 
-    The bytes of the tensors stay.
+    The bytes of the tensors stay. `thresholds` of a model that has such, unless they are given,
+    move with the temperature, so that the same labels are selected.
     """
-    if read_info(path).format != "resnest":
+    info = read_info(path)
+    if info.format != "resnest":
         raise CheckpointError(
             f"{path} is not a checkpoint of ours, which could hold a temperature."
         )
-    set_metadata(path, "temperature", repr(float(temperature)))
+    texts = {"temperature": repr(float(temperature))}
+    if info.thresholds is not None:
+        by = info.temperature / temperature
+        moved = [_moved(one, by) for one in info.thresholds] if thresholds is None else thresholds
+        texts["thresholds"] = json.dumps(list(moved))
+    _set_metadata(path, texts)
+
+
+def _moved(threshold: float, by: float) -> float:
+    """The sigmoid of `by` times the logit of a threshold; 0 and 1 stay."""
+    if threshold in {0, 1}:
+        return threshold
+    scaled = by * math.log(threshold / (1 - threshold))
+    small = math.exp(-abs(scaled))
+    return (1 if scaled >= 0 else small) / (1 + small)
 
 
 def set_metadata(path: Path, key: str, text: str) -> None:
     """Writes an entry into the header of a checkpoint of ours; as `set_temperature` does."""
+    _set_metadata(path, {key: text})
+
+
+def _set_metadata(path: Path, texts: Mapping[str, str]) -> None:
     try:
         with writing(path, CheckpointError), path.open("rb") as source, atomic_file(path) as target:
             header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-            header["__metadata__"][key] = text
+            header["__metadata__"] |= texts
             target.write(_encoded(header))
             shutil.copyfileobj(source, target)
     except ValueError as error:

@@ -1,7 +1,7 @@
 """What `evaluate`, `export` and `benchmark` found, as people read it; on stdout."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from resnest_cli.output.messages import message
 from resnest_cli.output.sink import emit, show_table
@@ -17,23 +17,98 @@ _SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"
 # Evaluation
 
 
+# Figures in the order in which they are shown. A photo has one label, or may have several: its
+# figures say which, since they have top-1 or mAP, and what they lack is not shown.
+_FIGURES = {
+    "top1": "top-1", "top5": "top-5", "map": "mAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
+    "micro_precision": "precision", "micro_recall": "recall", "exact_match": "all labels right",
+    "loss": "loss", "mean_recall": "mean recall", "mean_f1": "mean F1", "ece": "calibration error",
+}  # fmt: skip
+_COLUMNS = {
+    "label": "Class", "support": "Photos", "predicted": "Taken for it", "selected": "Selected",
+    "average_precision": "AP", "average_precision_interval": "95% of AP", "threshold": "Threshold",
+    "precision": "Precision", "recall": "Recall", "f1": "F1",
+}  # fmt: skip
+_ONLY_ON_PAGES = {"predicted", "selected", "average_precision_interval"}  # columns
+
+
+class Table(NamedTuple):
+    """A table for the terminal and for a page; of its columns `numbers` hold numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]]
+    numbers: frozenset[int]
+
+
 def headline(figures: Figures) -> list[tuple[str, str, str]]:
     """The figures of the judged photos: name, value, and what belongs to it."""
     temperature, trained = figures["temperature"], figures["trained"]
     figures, which = (figures, "") if trained is None else (trained, ", trained on")
-    shares = []
-    for name, key in (("top-1", "top1"), ("top-5", "top5")):
-        if figures[key] is not None:
-            low, high = map(percent, figures[f"{key}_interval"])
-            shares.append((name + which, percent(figures[key]), f"{low} to {high} (95%)"))
-    warmed = "" if temperature == 1 else f"at temperature {temperature:.3g}"
-    return [
-        *shares,
-        ("loss", f"{figures['loss']:.4f}", "nats"),
-        ("mean recall", percent(figures["mean_recall"]), ""),
-        ("mean F1", percent(figures["mean_f1"]), ""),
-        ("calibration error", percent(figures["ece"]), warmed),
-    ]
+    rows = []
+    for key, name in _FIGURES.items():
+        value, about = figures.get(key), figures.get(f"{key}_interval")
+        if key == "loss":
+            rows.append((name, f"{value:.4f}", "nats"))
+        elif value is not None and about is not None:
+            rows.append((name + which, percent(value), f"{_between(about)} (95%)"))
+        elif value is not None:
+            warmed = key == "ece" and temperature != 1
+            rows.append((name, percent(value), f"at temperature {temperature:.3g}" * warmed))
+    return rows
+
+
+def class_table(figures: Figures) -> Table:
+    """All classes that have photos; columns by what is known of them."""
+    found = [one for one in figures["classes"] if one["support"]]
+    keys = [key for key in _COLUMNS if key in figures["classes"][0]]
+    rows = [[_cell(one[key]) for key in keys] for one in found]
+    return Table("Classes", [*map(_COLUMNS.__getitem__, keys)], rows, _from(1, len(keys)))
+
+
+def mistakes_table(figures: Figures) -> Table:
+    """Which classes are taken for others, or are given where only others belong."""
+    rows = [[_cell(value) for value in one.values()] for one in figures["confusions"]]
+    if "map" not in figures:
+        columns = ["True class", "Taken for", "Photos"]
+        return Table("Taken for another most often", columns, rows, _from(2, 3))
+    columns = ["Has the label", "Was given, but has not", "Photos"]
+    return Table("Given by mistake most often", columns, rows, _from(2, 3))
+
+
+def worst_table(figures: Figures) -> Table:
+    """The photos that were answered worst, by probability or by loss."""
+    columns = ["input", "truth", "predicted", "probability", "loss"]
+    rows = [[_cell(one[key]) for key in columns if key in one] for one in figures["worst"]]
+    if "map" not in figures:
+        titles = ["Photo", "True class", "Taken for", ""]
+        return Table("The surest mistakes", titles, rows, _from(3, 4))
+    for one, row in zip(figures["worst"], rows, strict=True):
+        row[-1] = f"{one['loss']:.4f}"
+    return Table("The worst photos", ["Photo", "Has", "Was given", "Loss"], rows, _from(3, 4))
+
+
+def _from(first: int, end: int) -> frozenset[int]:
+    return frozenset(range(first, end))
+
+
+def _cell(value: Any) -> str:
+    """Fractions as percentages, an interval, labels by name; None is a dash."""
+    if isinstance(value, tuple):
+        return _between(value)
+    if isinstance(value, list):
+        return labels_text(value)
+    return percent(value) if value is None or isinstance(value, float) else str(value)
+
+
+def _between(interval: Sequence[float]) -> str:
+    low, high = map(percent, interval)
+    return f"{low} to {high}"
+
+
+def labels_text(labels: str | Sequence[str]) -> str:
+    """A photo's label, or its labels, of which there may be none."""
+    return labels if isinstance(labels, str) else ", ".join(labels) or "no label"
 
 
 def photos_of(figures: Figures) -> str:
@@ -51,9 +126,10 @@ def with_trained(figures: Figures) -> str | None:
     every = figures["all"]
     if every is None:
         return None
+    main = "top1" if "top1" in every else "map"
     return (
-        f"With the {figures['trained_on']:,} photos that it was trained on: top-1 "
-        f"{percent(every['top1'])}, loss {every['loss']:.4f}."
+        f"With the {figures['trained_on']:,} photos that it was trained on: {_FIGURES[main]} "
+        f"{percent(every[main])}, loss {every['loss']:.4f}."
     )
 
 
@@ -63,39 +139,43 @@ def show_evaluation(figures: Figures) -> None:
     show_table(("", "", ""), headline(figures), "lrl")
     if every := with_trained(figures):
         emit(f"\n{every}\n")
-    known = [one for one in figures["classes"] if one["support"]]
-    hardest = sorted(known, key=lambda one: (one["f1"], one["index"]))[:_FEW]
-    scores = ("precision", "recall", "f1")
-    emit("\nThe hardest classes\n\n")
-    rows = [
-        [one["label"], str(one["support"]), *(percent(one[key]) for key in scores)]
-        for one in hardest
-    ]
-    show_table(("Class", "Photos", "Precision", "Recall", "F1"), rows)
-    if figures["confusions"]:
-        emit("\nTaken for another most often\n\n")
-        common = figures["confusions"][:_FEW]
-        rows = [[one["truth"], one["predicted"], str(one["photos"])] for one in common]
-        show_table(("True class", "Taken for", "Photos"), rows, "llr")
-        emit("\nThe surest mistakes\n\n")
-        rows = [
-            [one["input"], one["truth"], one["predicted"], percent(one["probability"])]
-            for one in figures["worst"][:_FEW]
-        ]
-        show_table(("Photo", "True class", "Taken for", ""), rows, "lllr")
+    _show_hardest(figures)
+    for table in (mistakes_table(figures), worst_table(figures)):
+        if table.rows:
+            emit(f"\n{table.title}\n\n")
+            sides = "".join("r" if n in table.numbers else "l" for n in range(len(table.columns)))
+            show_table(table.columns, table.rows[:_FEW], sides)
     if "calibrated" in figures:
-        emit(
-            "\nTemperature {temperature:.4g} written into {name}: calibration error "
-            "{ece_before:.2%} before, {ece_after:.2%} after (on these {photos:,} photos); loss "
-            "{loss_before:.4f}, {loss_after:.4f}.\n".format(
-                name=printable_name(figures["calibrated"]["file"]), **figures["calibrated"]
-            )
-        )
+        _show_calibration(figures["calibrated"], several="map" in figures)
     if "unknown" in figures:
         emit(f"\n{unknown_title(figures['unknown'])}\n\n")
         show_table(UNKNOWN_TITLES, unknown_rows(figures["unknown"]))
     if "comparison" in figures:
         _show_comparison(figures["comparison"])
+
+
+def _show_hardest(figures: Figures) -> None:
+    """The classes with the lowest average precision, or F1."""
+    found = [one for one in figures["classes"] if one["support"]]
+    keys = [key for key in _COLUMNS if key in figures["classes"][0] and key not in _ONLY_ON_PAGES]
+    by = "average_precision" if "average_precision" in keys else "f1"
+    hardest = sorted(found, key=lambda one: (one[by], one["index"]))[:_FEW]
+    emit("\nThe hardest classes\n\n")
+    rows = [[_cell(one[key]) for key in keys] for one in hardest]
+    show_table([*map(_COLUMNS.__getitem__, keys)], rows)
+
+
+def _show_calibration(found: Figures, *, several: bool) -> None:
+    """What was written into the checkpoint, and what it changed."""
+    emit(
+        "\nTemperature {temperature:.4g} written into {name}: calibration error {ece_before:.2%} "
+        "before, {ece_after:.2%} after (on these {photos:,} photos); loss {loss_before:.4f}, "
+        "{loss_after:.4f}.\n".format(name=printable_name(found["file"]), **found)
+    )
+    if "thresholds" in found:
+        emit("Each class has a new threshold, of the precision that was asked for.\n")
+    elif several:
+        emit("Thresholds move with it: the same labels are selected.\n")
 
 
 UNKNOWN_TITLES = ("Told by", "AUROC", "Found", "False alarms")
@@ -120,12 +200,21 @@ def unknown_rows(about: Figures) -> list[list[str]]:
 
 def _show_comparison(record: Figures) -> None:
     """Which photos changed, and whether that is more than chance."""
+    main = "top1" if "top1" in record else "exact_match"
+    right = "right" if main == "top1" else "all right"
     emit(
-        f"\nAgainst {printable_name(record['model'])} (top-1 {percent(record['top1'])}): it has "
-        f"{record['mended_count']:,} photo(s) right that this one has wrong, and "
-        f"{record['broken_count']:,} wrong that this one has right; p = {record['p_value']:.3g} "
+        f"\nAgainst {printable_name(record['model'])} ({_FIGURES[main]} {percent(record[main])}): "
+        f"it has {record['mended_count']:,} photo(s) {right} that this one has wrong, and "
+        f"{record['broken_count']:,} wrong that this one has {right}; p = {record['p_value']:.3g} "
         "(exact McNemar test).\n"
     )
+    if record.get("map_difference_interval"):
+        low, high = (100 * value for value in record["map_difference_interval"])
+        emit(
+            f"Its mAP is {percent(record['map'])}, this one's {percent(record['this_map'])}: "
+            f"{100 * (record['map'] - record['this_map']):+.2f} points, {low:+.2f} to {high:+.2f} "
+            f"(95%, of the {record['classes']:,} classes that both know).\n"
+        )
     if record["trained_on"]:
         seen = f"{record['trained_on']:,} photo(s) that one of the two was trained on"
         every = record["trained_on"] == record["photos"]
@@ -136,7 +225,8 @@ def _show_comparison(record: Figures) -> None:
         if changed:
             emit(f"\n{title}:\n")
         for one in changed[:_FEW]:
-            text = "{input}: {truth}; {this} / {other}".format_map(one)
+            truth, this, that = (labels_text(one[key]) for key in ("truth", "this", "other"))
+            text = f"{one['input']}: {truth}; {this} / {that}"
             emit(f"  {printable_name(text)}\n")
         if len(changed) > _FEW:
             emit(f"  and {len(changed) - _FEW:,} more\n")

@@ -82,12 +82,13 @@ class Page:
             return
         ranked = [
             {"label": printable_name(p.label), "percent": f"{100 * p.probability:.2f}"}
+            | {"selected": p.selected}
             for p in record.predictions
         ]
         best = record.predictions[0] if record.predictions else None
-        label = printable_name(best.label) if best else ""
+        labels = [printable_name(best.label)] if best else []
         if record.several and best:
-            label = printable_name(", ".join(record.labels) or "no label")
+            labels = [*map(printable_name, record.labels)] or ["no label"]
         true = printable_name(truth or "")
         no_thumbnail = record.error is not None or tiles
         self.cards.append(
@@ -95,10 +96,11 @@ class Page:
                 "input": name,
                 "name": name if len(name) <= 60 else "..." + name[-57:],
                 "state": _state(record, right if truth is not None else None),
-                "label": label,
+                "labels": labels,
+                "several": record.several,
                 "truth": true if record.error is None else "",
                 "probability": repr(best.probability) if best else "",
-                "text": f"{name} {label} {true}",
+                "text": f"{name} {', '.join(labels)} {true}",
                 "ranked": ranked,
                 "error": error,
                 "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
@@ -116,7 +118,7 @@ class Page:
         return rendered(
             "page.html",
             page=self,
-            classes=sorted({card["label"] for card in self.cards if card["label"]}),
+            classes=sorted({label for card in self.cards for label in card["labels"]}),
             states=sorted({card["state"] for card in self.cards}),
             left_out=more if self.left_out else "",
         )

@@ -360,15 +360,27 @@ def _lists(confusion: Int, names: Sequence[str]) -> list[tuple[str, str]]:
 
 # Reliability
 
+_ONE = (
+    "accuracy", "mean confidence", "share of the bin's photos that is right", "photos",
+    "confidence: the probability of the class that is named first",
+)  # fmt: skip
+_SEVERAL = (
+    "has the label", "mean probability", "share of the bin's answers whose photo has the label",
+    "answers (log scale)", "probability that a photo has a label",
+)  # fmt: skip
+
 
 def reliability(
-    path: Path, bins: Sequence[Mapping[str, float]], error: float, temperature: float
-) -> None:
-    """Accuracy against confidence, bin by bin, and how many photos each bin has.
+    path: Path, bins: Sequence[Mapping[str, float]], error: float, temperature: float, *,
+    several: bool = False,
+) -> None:  # fmt: skip
+    """Accuracy against confidence, bin by bin, and how many photos each bin has; or answers, one
+    for each photo and class, where a photo may have `several` labels.
 
     A bin has `low`, `high`, `photos`, `confidence` and `accuracy`; `error` is the expected
     calibration error.
     """
+    bar, line, share, counted, confidence = _SEVERAL if several else _ONE
     with canvas.figure(path, 1080, 1240) as figure:
         grid = figure.add_gridspec(
             2, 1, height_ratios=(4, 1), hspace=0.1, left=0.12, right=0.96, top=0.92, bottom=0.07
@@ -377,19 +389,29 @@ def reliability(
         lower = figure.add_subplot(grid[1], sharex=upper)
         upper.plot([0, 1], [0, 1], "--", color=canvas.FAINT, lw=1, label="well calibrated")
         for index, one in enumerate(bins):
-            bar, line = ("accuracy", "mean confidence") if not index else (None, None)
             low, width = one["low"], one["high"] - one["low"]
             middle, ends = low + width / 2, (low + 0.1 * width, low + 0.9 * width)
-            upper.bar(middle, one["accuracy"], 0.92 * width, color=canvas.BLUE, label=bar)
-            upper.plot(ends, [one["confidence"]] * 2, color=canvas.ORANGE, lw=2.5, label=line)
+            upper.bar(
+                middle,
+                one["accuracy"],
+                0.92 * width,
+                color=canvas.BLUE,
+                label=None if index else bar,
+            )
+            upper.plot(ends, [one["confidence"]] * 2, color=canvas.ORANGE, lw=2.5,
+                       label=None if index else line)  # fmt: skip
             lower.bar(middle, one["photos"], 0.92 * width, color="#999999")
         upper.set_xlim(0, 1)
         upper.set_ylim(0, 1)
-        upper.set_ylabel("share of the bin's photos that is right")
+        upper.set_ylabel(share)
         upper.tick_params(labelbottom=False)
         upper.legend(loc="upper left")
-        lower.set_ylabel("photos")
-        lower.set_xlabel("confidence: the probability of the class that is named first")
+        lower.set_ylabel(counted)
+        if several:  # most are near 0
+            lower.set_yscale("log")
+            lower.set_ylim(bottom=0.5)
+            lower.yaxis.set_major_formatter("{x:,.0f}")
+        lower.set_xlabel(confidence)
         warmed = "" if temperature == 1 else f", temperature {temperature:.3g}"
         figure.suptitle(
             f"Expected calibration error {error:.2%}{warmed}",

@@ -22,7 +22,7 @@ def gathered(name: str, right: str) -> Gathered:
     for index, mark in enumerate(right):
         answer = Prediction(1, int(mark == "+"), "x", 0.9)
         record = Record(f"{index}.jpg", name, predictions=(answer,))
-        items.append(Answered(record, truth=1))
+        items.append(Answered(record, truth=(1,)))
     return Gathered(tuple(items), name, name, None, None, ("cat", "dog"), None, 1.0, ())
 
 

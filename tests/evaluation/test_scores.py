@@ -119,8 +119,8 @@ def test_the_commonest_and_the_surest_mistakes() -> None:
         confidence=np.array([0.5, 0.9, 0.6, 0.99, 0.7]),
         loss=np.ones(5),
     )
-    assert confusions(scores(found, 3), 9) == [(0, 1, 2), (0, 2, 1), (2, 0, 1)]
-    assert confusions(scores(found, 3), 1) == [(0, 1, 2)]
+    assert confusions(scores(found, 3).confusion, 9) == [(0, 1, 2), (0, 2, 1), (2, 0, 1)]
+    assert confusions(scores(found, 3).confusion, 1) == [(0, 1, 2)]
     assert worst(found, 2) == [1, 4]
     assert worst(found, 9) == [1, 4, 2, 0]
     lost = np.array([1, -1, 2, 1, 0])

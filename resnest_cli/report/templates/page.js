@@ -10,6 +10,7 @@
       place: Number(node.dataset.place),
       name: node.dataset.text.toLowerCase(),
       label: node.dataset.class,
+      labels: node.dataset.class.split("\n"),
       state: node.dataset.state,
       p: node.dataset.p === "" ? null : 100 * Number(node.dataset.p),
     }));
@@ -30,7 +31,7 @@
       for (const card of cards) {
         const fits =
           words.every((word) => card.name.includes(word)) &&
-          (!label || card.label === label) &&
+          (!label || card.labels.includes(label)) &&
           (!state || card.state === state) &&
           (whole || (card.p !== null && card.p >= low && card.p <= high));
         card.node.hidden = !fits;
