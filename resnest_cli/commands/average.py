@@ -39,6 +39,7 @@ def average(
     They must be of one architecture, with the same classes and the same input. The mean of the last
     epochs (--keep-epochs) of a run at a high learning rate is often better than each. Batch norm's
     statistics are averaged, too, which serves for neighbouring epochs; --data computes them anew.
+    So are the thresholds of several labels; `resnest evaluate` says how good they are.
     """
     if output_ is None:
         raise UsageError("name the file to write with -o: average.safetensors.")
@@ -67,6 +68,7 @@ def average(
                 found = recomputed(found, dataset.train, display.statistics)
         checkpoint.save(output_, found.tensors, found.info)
     statistics = found.info.provenance["statistics"]
+    more = ", thresholds averaged" if found.info.thresholds else ""
     output.message(
-        f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics {statistics}."
+        f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics {statistics}{more}."
     )

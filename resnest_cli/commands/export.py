@@ -59,7 +59,8 @@ def export(
 
     The file holds classes, preprocessing and temperature. It is compared with the model on random
     inputs, and on your photos with --check; where a probability differs by more than 0.0001
-    nothing is written, and the exit code is 1.
+    nothing is written, and the exit code is 1. Where a photo may have several labels, the file also
+    names the sigmoid and holds the threshold of each label.
     """
     if (output_ is None) == (hub is None):
         raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
@@ -80,8 +81,6 @@ def export(
         push, hub=hub, private=private, dry_run=dry_run, offline=access.offline
     )
     found = find_model(model, source=weights, labels=labels, access=access)
-    if hub is not None or job.calibrate is not None:
-        found.need_one_label("export --hub" if hub is not None else "export --calibrate")
     if hub is not None:
         check_folder(hub, "--hub")
     with locked(output_, folder=hub):

@@ -19,10 +19,10 @@ class ExportJob:
     """The file that is written, and what is done with it; with `calibrate` it has 8 bits."""
 
     output: Path = Path()
-    check: str | None = setting(None, "Compare the file with the model on these photos.", "DIR")
+    check: str | None = setting(None, "Compare the file with the model on these photos.", "DATA")
     int8: bool = setting(False, "8 bits (.onnx): smaller; says what else it changes.")
     calibrate: str | None = setting(
-        None, "Photos like those to come, for --int8; half measure.", "DIR"
+        None, "Photos like those to come, for --int8: a folder or a table; half measure.", "DATA"
     )
     calibrate_photos: int = setting(200, "At most so many calibrate.", "[1, 100000]")
     opset: int | None = setting(None, "ONNX's operators, 13 or later: 17.")
@@ -36,4 +36,4 @@ class ExportJob:
             wrong = "--int8" if self.int8 else "--opset"
             raise UsageError(f"{wrong} goes with .onnx, not with .pt2.")
         if self.int8 != (self.calibrate is not None):
-            raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DIR.")
+            raise UsageError("--int8 needs photos like those to come: --int8 --calibrate DATA.")

@@ -4,7 +4,6 @@ Everything is made in memory and checked there; only then `Exported.write` gives
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,11 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.export import ExportJob, formats, parity
 from resnest_cli.files import atomic_file, writing
 from resnest_cli.images.batches import Float32
-from resnest_cli.inference.ranking import probabilities_of
+from resnest_cli.model.checkpoint_header import SIGMOID
 from resnest_cli.model.loading import Model
 from resnest_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from numpy import float64
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -78,7 +75,7 @@ def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exporte
     """
     check_source(model, job)
     for folder in filter(None, (job.check, job.calibrate)):
-        parity.photos_of(folder)  # raises before the work
+        parity.photos_of(folder, several=model.thresholds is not None)  # raises before the work
     if job.output.suffix.lower() == ".pt2":
         return _pt2(model, job, progress)
     return _onnx(model, job, progress)
@@ -120,6 +117,7 @@ def _summary(model: Model, job: ExportJob, data: bytes, **more: Any) -> dict[str
         "model": model.name,
         "variant": model.variant.id,
         "classes": model.num_classes,
+        "activation": "softmax" if model.thresholds is None else SIGMOID,
         "precision": "float32",
         "bytes": len(data),
         **more,
@@ -138,12 +136,12 @@ def _compare(
         # Noise and photos of other kinds lie beyond the ranges of a calibration.
         found.broken |= job.calibrate is None and result.difference > parity.TOLERANCE
         results.append({"on": on, **asdict(result), "unreadable": unreadable})
-        del results[-1]["top1"]
+        del results[-1]["score"]
 
     if job.calibrate is None:
-        add(NOISE, parity.compared([([], parity.noise(model))], *runs, _meaning(model)))
+        add(NOISE, parity.compared([([], parity.noise(model))], *runs, model))
     if job.check is not None:
-        every = parity.photos_of(job.check)
+        every = parity.photos_of(job.check, several=model.thresholds is not None)
         chosen = parity.evenly(every, CHECK_AT_MOST)
         if len(chosen) < len(every):
             found.notes.append(
@@ -151,16 +149,11 @@ def _compare(
                 "checked."
             )
         photos = parity.batches(chosen, model.preprocessing, found.unreadable, progress)
-        result = parity.compared(photos, *runs, _meaning(model))
+        result = parity.compared(photos, *runs, model)
         if not result.photos:
             raise ResnestError(f"{job.check}: no photo in it can be read.")
         add(job.check, result, len(chosen) - result.photos)
     found.summary["parity"] = results
-
-
-def _meaning(model: Model) -> "partial[NDArray[float64]]":
-    """What makes probabilities of its logits."""
-    return partial(probabilities_of, model=model)
 
 
 def _plain(model: Model) -> parity.Run:
@@ -206,9 +199,10 @@ def _to_int8(
     made = {"float32": before, "int8": found.data}
     runs = {name: open_exported(data, name).logits for name, data in made.items()}
     photos = parity.batches(plan.held_out, model.preprocessing, found.unreadable, progress)
-    result = parity.compared(photos, runs["float32"], runs["int8"], _meaning(model), plan.truth)
+    result = parity.compared(photos, runs["float32"], runs["int8"], model, plan.truth)
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")
+    score = "top1" if model.thresholds is None else "map"
     found.summary |= {
         "precision": "int8",
         "bytes": len(found.data),
@@ -221,7 +215,7 @@ def _to_int8(
             "photos": result.photos,
             "agreement": result.agreement,
             "difference": result.difference,
-            "top1_before": result.top1 and result.top1[0],
-            "top1_after": result.top1 and result.top1[1],
+            f"{score}_before": result.score and result.score[0],
+            f"{score}_after": result.score and result.score[1],
         },
     }

@@ -2,9 +2,11 @@
 
 Source: `timm.models._hub.save_config_for_hf` (timm 1.0), whose keys config.json has. Every network
 of ours is one of timm's `ResNet`: a variant that timm has no name for is given by the arguments of
-one that it has. model.safetensors is a checkpoint of ours as well; which photos trained it is left
-out. README.md is the model card: front matter for the hub, then what a reader needs, and only what
-the checkpoint knows (source: the hub's description of model cards).
+one that it has. That a photo may have several labels is said with transformers' key, whose pipeline
+then takes the sigmoid; our thresholds stand beside it (`model.config_json`). model.safetensors is a
+checkpoint of ours as well; which photos trained it is left out. README.md is the model card: front
+matter for the hub, then what a reader needs, and only what the checkpoint knows (source: the hub's
+description of model cards).
 """
 
 import json
@@ -19,7 +21,8 @@ from resnest_cli.errors import UsageError
 from resnest_cli.export.export import check_source
 from resnest_cli.export.formats import described, is_published
 from resnest_cli.files import check_folder, writing
-from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.checkpoint_header import SIGMOID, CheckpointInfo
+from resnest_cli.model.config_json import SEVERAL_LABELS
 from resnest_cli.model.loading import Model
 from resnest_cli.model.names import repository_id
 from resnest_cli.model.variants import EXPANSION, VARIANTS, Variant
@@ -34,7 +37,8 @@ APACHE = "apache-2.0"  # of the published weights and of the bundled ones
 
 _METRICS = {
     "top1": "top-1", "top5": "top-5", "recall": "mean recall", "mean_recall": "mean recall",
-    "ece": "calibration error",
+    "ece": "calibration error", "map": "mean average precision (mAP)",
+    "micro_f1": "micro F1 at 0.5", "macro_f1": "macro F1 at 0.5",
 }  # fmt: skip
 _FEW = 20  # classes that are named
 # ASCII's punctuation but for what is harmless within a line; an underscore is within a word.
@@ -89,6 +93,7 @@ def write_folder(model: Model, folder: Path, license_: str | None = None) -> dic
         "model": model.name,
         "variant": model.variant.id,
         "classes": model.num_classes,
+        "activation": "softmax" if model.thresholds is None else SIGMOID,
         "precision": "float32",
         "bytes": weights.stat().st_size,
         "timm": config["architecture"] in TIMM_NAMES,
@@ -117,6 +122,9 @@ def timm_config(info: CheckpointInfo) -> dict[str, Any]:
         # What identifies a class: its name, which transformers shows; its id where two share one.
         "label_names": list(ids or names),
         "label_descriptions": dict(zip(ids, names, strict=True)) if ids else None,
+        "problem_type": SEVERAL_LABELS if info.thresholds else None,
+        "thresholds": list(info.thresholds or ()) or None,
+        "temperature": info.temperature if info.thresholds and info.temperature != 1 else None,
         "model_args": args,
         "pretrained_cfg": {
             "tag": "resnest_cli",
@@ -209,6 +217,7 @@ def model_card(
         name=name,
         info=info,
         names=info.class_names or (),
+        thresholds=info.thresholds,
         few=_FEW,
         fed=info.preprocessing,
         metrics={
@@ -222,6 +231,9 @@ def model_card(
         in_timm=config["architecture"] in TIMM_NAMES,
         described="label_descriptions" in config,
         warm=info.temperature != 1,
+        logits="model(photo[None])"
+        if info.temperature == 1
+        else f"(model(photo[None]) / {info.temperature:g})",
         license=license_,
         license_as_json=json.dumps(license_),  # JSON's text is YAML's, too
     )

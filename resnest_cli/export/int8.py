@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnest_cli.errors import EngineError, ResnestError, UsageError
-from resnest_cli.export.parity import BATCH, Run, evenly, photos_of
+from resnest_cli.export.parity import BATCH, Run, evenly, listed, photos_of
 from resnest_cli.files import writing
 from resnest_cli.images.batches import Float32
 from resnest_cli.model.training_photos import digest_of
@@ -56,22 +57,23 @@ _SECONDS = 10.0  # for the rounds of one batch size
 class PhotoPlan:
     """Which photos calibrate, and which are kept apart to measure; paths.
 
-    `truth` is the class of each, where the folder is one of class folders that the model knows.
+    `truth` are the classes of each, where the data say them and the model knows them.
     """
 
     calibration: list[str]
     held_out: list[str]
-    truth: dict[str, int] | None
+    truth: dict[str, tuple[int, ...]] | None
     notes: list[str]
 
 
 def planned(folder: str, model: "Model", most: int) -> PhotoPlan:
     """Chooses at most `most` photos to calibrate, at most half of them all, and others to measure.
 
-    Data with a split of their own calibrate on the one side and measure on the other.
+    `folder` may be a table of photos as well. Data with a split of their own calibrate on the one
+    side and measure on the other.
     """
-    every = photos_of(folder)
-    listing, truth, notes = _class_folders(folder, every, model)
+    every = photos_of(folder, several=model.thresholds is not None)
+    listing, truth, notes = _labelled(folder, every, model)
     sides = {photo.path: photo.side for photo in listing.photos} if listing else {}
     paths = list(sides) or every
     held_out = [path for path in paths if sides.get(path) in {"val", "test"}]
@@ -92,8 +94,8 @@ def planned(folder: str, model: "Model", most: int) -> PhotoPlan:
     trained = _trained_on(measured, model)
     if trained and truth is not None:
         notes.append(
-            f"{trained} of the {len(measured)} photos that measure top-1 are ones that the model "
-            "was trained on: both figures are too good, their difference stands."
+            f"{trained} of the {len(measured)} photos that measure {_figure(model)} are ones that "
+            "the model was trained on: both figures are too good, their difference stands."
         )
     return PhotoPlan(calibration, measured, truth, notes)
 
@@ -109,31 +111,41 @@ def _trained_on(paths: list[str], model: "Model") -> int:
     return count
 
 
-def _class_folders(
+def _labelled(
     folder: str, every: list[str], model: "Model"
-) -> "tuple[LabelledData | None, dict[str, int] | None, list[str]]":
-    """The photos by class, and the class of each; None where they are not all in such folders."""
-    from resnest_cli.data.class_folders import list_data
+) -> "tuple[LabelledData | None, dict[str, tuple[int, ...]] | None, list[str]]":
+    """The photos with labels, and the classes of each; None where not all of them have any."""
     from resnest_cli.evaluation.evaluate import class_indices, folder_names
 
+    no_figure = f"No {_figure(model)}:"
     try:
-        listing = list_data(folder)
-        listing.need_one_label(folder, "export")
+        listing = listed(folder, several=model.thresholds is not None)
+        if model.thresholds is None:
+            listing.need_one_label(folder, "export")
     except UsageError:
         return None, None, []
     if len(listing.photos) != len(every):
         return None, None, []
+    if model.thresholds is not None and Path(folder).is_dir():
+        why = "class folders name one label of each photo. Give a table of all of them."
+        return listing, None, [f"{no_figure} {why}"]
+    labels = {photo.path: listing.labels_of(photo) for photo in listing.photos}
     try:
-        labels = {photo.label for photo in listing.photos}
         folders = folder_names(folder, listing)
-        truth = class_indices(labels, model, known_only=True, folders=folders)
+        truth = class_indices(
+            chain.from_iterable(labels.values()), model, known_only=True, folders=folders
+        )
     except UsageError as error:  # a name that several classes have
-        return listing, None, [f"No top-1: {error}"]
+        return listing, None, [f"{no_figure} {error}"]
     if truth.unknown:
         known = f"the model does not know {truth.unknown[0]!r}"
-        return listing, None, [f"No top-1: {known}, one of the folders in {folder}."]
-    indices = {photo.path: truth.indices[photo.label] for photo in listing.photos}
+        return listing, None, [f"{no_figure} {known}, one of the labels in {folder}."]
+    indices = {path: tuple(truth.indices[one] for one in own) for path, own in labels.items()}
     return listing, indices, truth.notes
+
+
+def _figure(model: "Model") -> str:
+    return "top-1" if model.thresholds is None else "mAP"
 
 
 def quantized(proto: "ModelProto", batches: Iterable[Float32]) -> "ModelProto":

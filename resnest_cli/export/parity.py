@@ -8,7 +8,7 @@ one that cannot be read, and the export goes on.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from resnest_cli.errors import EngineError, ResnestError, UsageError
 from resnest_cli.images.batches import Float32, Preparation, prepared_batches
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import Source, iter_sources
+from resnest_cli.images.sources import Source, is_photo, iter_sources
+from resnest_cli.inference.ranking import probabilities_of
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from resnest_cli.data.labelled_photos import LabelledData
     from resnest_cli.model.loading import Model
 
+Float64 = NDArray[np.float64]
 Run = Callable[[Float32], Float32]  # photos (N, 3, H, W) -> logits (N, classes)
 T = TypeVar("T")
 
@@ -37,43 +40,68 @@ class Agreement:
     """How two networks agree on so many photos.
 
     `difference` is the largest of any class's probability, `agreement` the share of photos with the
-    same first class, `top1` the share that is right, of both, where the truth is known.
+    same first class, or the same labels selected. `score` is how good both are where the truth is
+    known: the share of photos that is right (top-1), or mAP of several labels.
     """
 
     photos: int
     difference: float
     agreement: float
-    top1: tuple[float, float] | None
+    score: tuple[float, float] | None
 
 
 def compared(
     batches: Iterable[tuple[list[str], Float32]],
     original: Run,
     exported: Run,
-    probabilities: Callable[[Float32], NDArray[np.float64]],
-    truth: Mapping[str, int] | None = None,
+    model: "Model",
+    truth: Mapping[str, Sequence[int]] | None = None,
 ) -> Agreement:
-    """Runs both on all batches, which have paths and arrays; `truth` is the class of each path.
+    """Runs both on all batches, which have paths and arrays; `truth` are the classes of each path.
 
-    `probabilities` says what logits mean.
+    `model` says what logits mean.
     """
     photos = same = 0
-    right = [0, 0]
     largest = 0.0
+    wanted: list[Sequence[int]] = []
+    answers: tuple[list[Float64], list[Float64]] = [], []
     for paths, batch in batches:
-        ours, theirs = (probabilities(run(batch)) for run in (original, exported))
+        ours, theirs = (probabilities_of(run(batch), model) for run in (original, exported))
         if ours.shape != theirs.shape or not np.isfinite(theirs).all():
             raise EngineError("the exported network gives no numbers for some photos.")
         largest = max(largest, float(np.abs(ours - theirs).max()))
-        same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        same += int((_answer(ours, model) == _answer(theirs, model)).all(axis=-1).sum())
         photos += len(batch)
         if truth is not None:
-            wanted = np.array([truth[path] for path in paths])
-            for place, found in enumerate((ours, theirs)):
-                right[place] += int((found.argmax(-1) == wanted).sum())
-    count = max(1, photos)
-    top1 = None if truth is None else (right[0] / count, right[1] / count)
-    return Agreement(photos, largest, same / count, top1)
+            wanted += (truth[path] for path in paths)
+            answers[0].append(ours)
+            answers[1].append(theirs)
+    score = None
+    if truth is not None and wanted:
+        one, other = (_score(wanted, np.concatenate(found), model) for found in answers)
+        score = one, other
+    return Agreement(photos, largest, same / max(1, photos), score)
+
+
+def _answer(probabilities: Float64, model: "Model") -> NDArray[Any]:
+    """(N, classes) -> what is said of each photo: its first class (N, 1), or its labels."""
+    if model.thresholds is None:
+        return probabilities.argmax(axis=-1)[:, None]
+    return probabilities >= np.asarray(model.thresholds)
+
+
+def _score(wanted: Sequence[Sequence[int]], probabilities: Float64, model: "Model") -> float:
+    """Top-1, or mAP, in [0, 1]."""
+    if model.thresholds is None:
+        return float(
+            np.mean([row.argmax() in of for row, of in zip(probabilities, wanted, strict=True)])
+        )
+    from resnest_cli.evaluation.label_scores import label_scores
+
+    truth = np.zeros(probabilities.shape, np.bool_)
+    for row, labels in zip(truth, wanted, strict=True):
+        row[list(labels)] = True
+    return label_scores(truth, probabilities, 0.0, model.thresholds).mean_average_precision
 
 
 def noise(model: "Model") -> Float32:
@@ -83,17 +111,31 @@ def noise(model: "Model") -> Float32:
     return np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
 
 
-def photos_of(folder: str) -> list[str]:
-    """The paths of all photos in a folder and below it, in order."""
-    if not Path(folder).is_dir():
-        raise UsageError(f"{folder}: there is no such folder of photos.")
+def listed(data: str, *, several: bool = False) -> "LabelledData":
+    """The photos of class folders or a table, which may have `several` labels each.
+
+    Raises:
+        UsageError: they are no such data.
+    """
+    from resnest_cli.data.class_folders import list_data
+    from resnest_cli.data.labelled_photos import Reading
+
+    return list_data(data, Reading(multi_label=several or None))
+
+
+def photos_of(data: str, *, several: bool = False) -> list[str]:
+    """The paths of all photos in a folder and below it, or of a table, in order."""
+    if Path(data).is_file() and not is_photo(data):
+        return [photo.path for photo in listed(data, several=several).photos]
+    if not Path(data).is_dir():
+        raise UsageError(f"{data}: there is no such folder of photos, or table of them.")
     found = []
-    for source in iter_sources([folder]):
+    for source in iter_sources([data]):
         if source.path is None:
             raise ResnestError(f"{source.name} {source.error}.")
         found.append(source.path)
     if not found:
-        raise UsageError(f"{folder}: no photo in it has a known image extension.")
+        raise UsageError(f"{data}: no photo in it has a known image extension.")
     return found
 
 

@@ -5,6 +5,10 @@ It has three writers: timm today (`architecture`, `num_classes`, `label_names`,
 the top, `labels`), transformers' TimmWrapper (`model_type`, `id2label` or `label_names`). What is
 missing has timm's defaults; what this program cannot do as asked is an error.
 
+That a photo may have several labels is said as transformers says it: `problem_type` is
+"multi_label_classification". Beside it we write `thresholds`, a number for each class, and the
+`temperature` where it is not 1. A checkpoint of ours says all this itself, see `configured`.
+
 Source: timm.models._hub._parse_model_cfg and _pretrained.PretrainedCfg; as in timm,
 `test_input_size` and `test_crop_pct` are not used unless asked for.
 """
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
 _MOST_BYTES = 64 << 20
+SEVERAL_LABELS = "multi_label_classification"  # a `problem_type` of transformers
+_HALF = 0.5  # a threshold where none is known
 _DEFAULTS = {
     "input_size": [3, 224, 224],
     "interpolation": "bicubic",
@@ -64,7 +70,8 @@ class ModelConfig:
 
     `variant` has the architecture only; its preprocessing is the table's. `class_names` and
     `class_ids` are None where it names no classes, the numbers where it does not say; 0 classes are
-    a network without a classifier.
+    a network without a classifier. `thresholds` are None where a photo has one label, and empty
+    where it may have several and no thresholds are given.
     """
 
     source: str
@@ -75,6 +82,8 @@ class ModelConfig:
     crop_mode: CropMode
     class_names: tuple[str, ...] | None = None
     class_ids: tuple[str, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    temperature: float = 1.0
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -168,7 +177,36 @@ def _parsed(record: Mapping[str, Any], source: str, table: Variant) -> ModelConf
         crop_mode=fed.get("crop_mode") or "center",
         class_names=names,
         class_ids=ids,
+        thresholds=_thresholds(record, classes),
+        temperature=_temperature(record) if record.get("thresholds") else 1.0,
     )
+
+
+def _thresholds(record: Mapping[str, Any], classes: int | None) -> tuple[float, ...] | None:
+    """Those of several labels; empty where none are given, None where photos have one label."""
+    if record.get("problem_type") != SEVERAL_LABELS:
+        return None
+    found = record.get("thresholds")
+    if found is None:
+        return ()
+    if (
+        not isinstance(found, list)
+        or len(found) != classes
+        or not all(type(n) in {int, float} and 0 <= n <= 1 for n in found)
+    ):
+        raise ValueError("thresholds must be a number from 0 to 1 for each class")
+    return tuple(map(float, found))
+
+
+def _temperature(record: Mapping[str, Any]) -> float:
+    """What probabilities need before thresholds are compared with them."""
+    from resnest_cli.model.checkpoint_header import MAX_TEMPERATURE, MIN_TEMPERATURE
+
+    found = record.get("temperature", 1)
+    if type(found) not in {int, float} or not MIN_TEMPERATURE <= found <= MAX_TEMPERATURE:
+        allowed = f"a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        raise ValueError(f"temperature must be {allowed}, not {quoted(found)}")
+    return float(found)
 
 
 def _first(key: str, *records: Mapping[str, Any]) -> Any:
@@ -246,7 +284,8 @@ def configured(known: "CheckpointInfo", config: ModelConfig, path: Path) -> "Che
     """What is known of a file, with its classes and preprocessing as its config.json has them.
 
     The config.json must describe the file's tensors. Only the classifier may be missing, as in what
-    transformers saves of a backbone.
+    transformers saves of a backbone. Thresholds of several labels are those of the file, if it is a
+    checkpoint of ours, where they were fitted; a note says that the config.json has others.
     """
     if known.num_classes == 0:
         config = replace(config, num_classes=0, class_names=None, class_ids=None)
@@ -267,6 +306,11 @@ def configured(known: "CheckpointInfo", config: ModelConfig, path: Path) -> "Che
                      f"{NAMED_FROM}{CONFIG_FILE}, which names others than the file")  # fmt: skip
     if config.class_ids is not None:
         provenance["class_ids"] = list(config.class_ids)
+    said, answers = config.thresholds, (known.thresholds, known.temperature)
+    if said is not None and known.num_classes and known.format != "resnest":
+        answers = said or (_HALF,) * known.num_classes, config.temperature
+    elif said is not None and said != known.thresholds and (said or known.thresholds is None):
+        notes = (*notes, f"{CONFIG_FILE} has other thresholds than the file, whose own word counts")
     assert known.variant is not None
     return replace(
         known,
@@ -274,4 +318,6 @@ def configured(known: "CheckpointInfo", config: ModelConfig, path: Path) -> "Che
         class_names=config.class_names or known.class_names,
         provenance=provenance,
         notes=notes,
+        thresholds=answers[0],
+        temperature=answers[1],
     )

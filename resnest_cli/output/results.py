@@ -239,6 +239,7 @@ def show_export(summary: Figures) -> None:
     """The file in a line, how it agrees with the model, and what 8 bits changed."""
     what = [summary["variant"], f"{summary['classes']:,} classes", summary["precision"]]
     what += [f"opset {summary['opset']}"] if "opset" in summary else []
+    what += ["sigmoid with thresholds"] if summary["activation"] == "sigmoid" else []
     what += [megabytes(summary["bytes"])]
     emit(f"{printable_name(summary['file'])}: {', '.join(what)}\n")
     if "sizes" in summary:
@@ -255,13 +256,19 @@ def show_export(summary: Figures) -> None:
             [one["on"], f"{one['photos']:,}", f"{one['difference']:.1e}", percent(one["agreement"])]
             for one in summary["parity"]
         ]
-        show_table(("Compared on", "Inputs", "Largest difference", "Same first class"), rows)
+        titles = "Compared on", "Inputs", "Largest difference", f"Same {_what_is_said(summary)}"
+        show_table(titles, rows)
     if "int8" in summary:
         emit("\n")
-        _show_int8(summary["int8"])
+        _show_int8(summary["int8"], f"same {_what_is_said(summary)}")
 
 
-def _show_int8(found: Figures) -> None:
+def _what_is_said(summary: Figures) -> str:
+    """Of a photo: one class, or several labels."""
+    return "labels" if summary["activation"] == "sigmoid" else "first class"
+
+
+def _show_int8(found: Figures, same: str) -> None:
     before, after = found["speed"]["float32"], found["speed"]["int8"]
     rates = before["photos_per_second"], after["photos_per_second"]
     figures: list[tuple[str, float, float, Callable[[Any], str]]] = [
@@ -270,10 +277,11 @@ def _show_int8(found: Figures) -> None:
         ("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
     ]
     rows = [[name, shown(a), shown(b), f"x {b / a:.2f}"] for name, a, b, shown in figures]
-    if found["top1_before"] is not None:
-        top1 = found["top1_before"], found["top1_after"]
-        rows.append(["top-1", *map(percent, top1), f"{(top1[1] - top1[0]) * 100:+.2f} points"])
-    rows.append(["same first class", "", percent(found["agreement"]), ""])
+    for title, key in (("top-1", "top1"), ("mAP", "map")):
+        if found.get(f"{key}_before") is not None:
+            one, two = found[f"{key}_before"], found[f"{key}_after"]
+            rows.append([title, *map(percent, (one, two)), f"{(two - one) * 100:+.2f} points"])
+    rows.append([same, "", percent(found["agreement"]), ""])
     rows.append(["largest difference", "", f"{found['difference']:.3f}", "of a probability"])
     show_table(("", "float32", "int8", ""), rows, "lrrl")
     emit(

@@ -63,8 +63,9 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     """The mean of the checkpoints' tensors, all of one architecture and with the same classes.
 
     Means are taken in float64 and rounded once to float32; counters take the largest. Class names,
-    preprocessing and variant are those of the files, thresholds of several labels their means; the
-    files' metrics and temperature are not those of the mean and are left out. Training photos are
+    preprocessing and variant are those of the files, thresholds of several labels their means, each
+    as it is without its file's temperature. The files' metrics and temperature are not those of the
+    mean and are left out. Training photos are
     those of all, unknown where one does not know its own. Memory: that of three networks, however
     many there are.
 
@@ -78,13 +79,13 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     dtypes = {name: tensor.dtype for name, tensor in first.tensors.items()}
     sums = {name: tensor.double() for name, tensor in first.tensors.items()}
     trained_on, notes = first.info.trained_on, _notes(paths[0], first)
-    thresholds = [first.info.thresholds]
+    thresholds = [_without_temperature(first.info)]
     for path in paths[1:]:
         found = checkpoint.load(path)
         notes += _notes(path, found)
         _check_alike(paths[0], first.info, path, found.info)
         trained_on = joined(path, trained_on, found.info.trained_on)
-        thresholds.append(found.info.thresholds)
+        thresholds.append(_without_temperature(found.info))
         for name, tensor in found.tensors.items():
             if tensor.is_floating_point():
                 sums[name] += tensor
@@ -111,12 +112,18 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     return Checkpoint(info, tensors)
 
 
-def _mean_thresholds(
-    several: Sequence[tuple[float, ...] | None],
-) -> tuple[float, ...] | None:
+def _without_temperature(info: CheckpointInfo) -> tuple[float, ...]:
+    """The thresholds of several labels that select the same at temperature 1; none of one label.
+
+    With p = sigmoid(z / T), sigmoid(z) = p^T / (p^T + (1 - p)^T).
+    """
+    limits, power = info.thresholds or (), info.temperature
+    return tuple(p**power / (p**power + (1 - p) ** power) for p in limits)
+
+
+def _mean_thresholds(several: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
     """Those of several labels; None where photos have one."""
-    known = [one for one in several if one is not None]
-    return tuple(sum(column) / len(column) for column in zip(*known, strict=True)) or None
+    return tuple(sum(column) / len(column) for column in zip(*several, strict=True)) or None
 
 
 def _notes(path: Path, found: Checkpoint) -> tuple[str, ...]:

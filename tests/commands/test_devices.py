@@ -203,12 +203,20 @@ def test_torchrun_does_the_same(place: Path, tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "several"), [(0, False), (1, True)])
 def test_one_killed_ends_all_and_resume_goes_on(
-    place: Path, tiny_checkpoint: Path, rank: int
+    place: Path, tiny_checkpoint: Path, rank: int, several: bool
 ) -> None:
+    """Of photos with one label, and of photos with several."""
     resnest = [sys.executable, "-m", "resnest_cli"]
-    given = arguments(tiny_checkpoint, "--devices", "2", "--epochs", "8")
+    given = arguments(tiny_checkpoint, "--devices", "2", "--epochs", "8", "--mixup", "0.2")
+    if several:
+        sets = ("a|b", "a", "", "b")
+        rows = [
+            f"class{label}/{n}.png,{sets[(label + n) % 4]}" for label in (0, 1) for n in range(12)
+        ]
+        (place / "data" / "photos.csv").write_text("\n".join(["path,labels", *rows]))
+        given[1] = "data/photos.csv"
     run = place / "runs" / "finetune" / "exp"
     with started([*resnest, *given], place / "log") as process:
         wait_for_states(run)
@@ -223,6 +231,7 @@ def test_one_killed_ends_all_and_resume_goes_on(
     assert code == 0, text
     code, text = finished([*resnest, *given, "--run", "quiet"], place)
     assert code == 0, text
+    assert ("Best mAP: " in text) == several
     assert weights(run) == weights(run.with_name("quiet"))
 
 

@@ -274,7 +274,8 @@ def test_slower_is_said_plainly(capfd: pytest.CaptureFixture[str]) -> None:
     told = {"bytes_before": 100, "bytes_after": 25, "speed": speed, "top1_before": 0.5,
             "top1_after": 0.49, "agreement": 0.9, "difference": 0.1, "photos": 10,
             "calibrated_on": 10, "cores": 1}  # fmt: skip
-    summary = {"file": "x.onnx", "variant": "v", "classes": 2, "precision": "int8", "bytes": 25}
+    summary = {"file": "x.onnx", "variant": "v", "classes": 2, "precision": "int8", "bytes": 25,
+               "activation": "softmax"}  # fmt: skip
     show_export(summary | {"int8": told})
     printed = capfd.readouterr()
     assert "int8 is slower than float32 here (0.50 times as fast)" in printed.err
@@ -308,8 +309,8 @@ def test_bad_usage(cli: Cli, own: Path, data: Path, tmp_path: Path) -> None:
         (["-o", tmp_path / "m.tflite"], 2, "ends in .onnx or .pt2"),
         (["-o", pt2, "--int8", "--calibrate", data], 2, "--int8 goes with .onnx"),
         (["-o", pt2, "--opset", "17"], 2, "--opset goes with .onnx"),
-        (["-o", onnx_, "--int8"], 2, "--int8 --calibrate DIR"),
-        (["-o", onnx_, "--calibrate", data], 2, "--int8 --calibrate DIR"),
+        (["-o", onnx_, "--int8"], 2, "--int8 --calibrate DATA"),
+        (["-o", onnx_, "--calibrate", data], 2, "--int8 --calibrate DATA"),
         (["-o", onnx_, "--opset", "0"], 2, "--opset 0: use 13"),
         (["-o", onnx_, "--opset", "99"], 2, "--opset 99: use 13"),
         (["-o", onnx_, "--license", "mit"], 2, "--license goes into the model card"),

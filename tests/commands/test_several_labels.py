@@ -234,11 +234,7 @@ def test_export(cli: Cli, data: Path, several: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [
-        ("export", "--hub", "hub"),
-        ("evaluate", "folders"),
-        ("export", "-o", "x.onnx", "--int8", "--calibrate", "folders"),
-    ],
+    [("evaluate", "folders")],
 )
 def test_models_not_yet(cli: Cli, data: Path, several: Path, command: tuple[str, ...]) -> None:
     for label in ("blue", "red"):

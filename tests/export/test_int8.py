@@ -1,17 +1,18 @@
 """8 bits: what comes out is calibrated on the photos, and what is said of it is measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from sklearn.metrics import average_precision_score
 
 from resnest_cli import Classifier
 from resnest_cli.export import ExportJob
 from resnest_cli.export.export import Exported, export
 from resnest_cli.export.int8 import planned, speeds
 from resnest_cli.export.parity import Agreement, compared
-from resnest_cli.inference.ranking import softmax
 from resnest_cli.model.loading import find_model
 from tests.conftest import CLASSES, make_photo
 
@@ -87,20 +88,40 @@ def test_calibration_acts(data: Path, tmp_path: Path, tiny_checkpoint: Path) -> 
     assert export(model, fewer).summary["int8"]["calibrated_on"] == 3
 
 
+BATCHES = [(["0", "1", "2", "3"], np.arange(4, dtype=np.float32)[:, None]),
+           (["4", "5"], np.arange(4, 6, dtype=np.float32)[:, None])]  # fmt: skip
+
+
+def perfect(batch: np.ndarray) -> np.ndarray:
+    """The logits of the class that a photo has, its number modulo 2."""
+    return np.stack([1 - batch[:, 0] % 2, batch[:, 0] % 2], axis=1).astype(np.float32)
+
+
+def always_first(batch: np.ndarray) -> np.ndarray:
+    return np.tile(np.array([1, 0], np.float32), (len(batch), 1))
+
+
 def test_true_top1_before_and_after() -> None:
-    photos = np.arange(6, dtype=np.float32)[:, None]
-    right = {f"{index}": index % 2 for index in range(6)}
-
-    def perfect(batch: np.ndarray) -> np.ndarray:
-        return np.stack([1 - batch[:, 0] % 2, batch[:, 0] % 2], axis=1).astype(np.float32)
-
-    def always_first(batch: np.ndarray) -> np.ndarray:
-        return np.tile(np.array([1, 0], np.float32), (len(batch), 1))
-
-    batches = [(["0", "1", "2", "3"], photos[:4]), (["4", "5"], photos[4:])]
-    found = compared(batches, perfect, always_first, softmax, right)
+    model = replace(find_model("demo"), temperature=1.0)
+    right = {f"{index}": (index % 2,) for index in range(6)}
+    found = compared(BATCHES, perfect, always_first, model, right)
     assert found == Agreement(6, pytest.approx(0.4621, abs=1e-4), 0.5, (1.0, 0.5))
-    assert compared(batches, perfect, perfect, softmax) == Agreement(6, 0.0, 1.0, None)
+    assert compared(BATCHES, perfect, perfect, model) == Agreement(6, 0.0, 1.0, None)
+
+
+def test_map_before_and_after_and_the_same_labels() -> None:
+    """Two labels, each a question of its own: probabilities are 0.5 and 0.73."""
+    model = replace(find_model("demo"), temperature=1.0, thresholds=(0.6, 0.2))
+    right = {f"{index}": ((), (1,), (0,), (0, 1), (0,), (1,))[index] for index in range(6)}
+    found = compared(BATCHES, perfect, always_first, model, right)
+    truth = np.array([[label in right[path] for label in (0, 1)] for path in right])
+    scores = [
+        np.concatenate([run(batch) for _, batch in BATCHES]) for run in (perfect, always_first)
+    ]
+    expected = [average_precision_score(truth, one, average="macro") for one in scores]
+    assert found.score == pytest.approx(expected, abs=1e-9)
+    assert found.agreement == 0.5  # the second label always is, the first of even photos
+    assert found.difference == pytest.approx(0.2311, abs=1e-4)
 
 
 def test_speeds_are_those_of_the_runs() -> None:

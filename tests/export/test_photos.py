@@ -41,7 +41,7 @@ def test_class_folders_that_the_model_knows(tiny_checkpoint: Path, tmp_path: Pat
     assert not set(plan.calibration) & set(plan.held_out)
     assert {Path(path).parent.name for path in plan.calibration} == set(CLASSES[:3])
     assert plan.truth is not None
-    assert all(CLASSES[plan.truth[path]] == Path(path).parent.name for path in plan.held_out)
+    assert all(CLASSES[plan.truth[path][0]] == Path(path).parent.name for path in plan.held_out)
     (note,) = plan.notes
     assert "6 photo(s) are few" in note
     assert len(planned(str(data), find_model(str(tiny_checkpoint)), 2).calibration) == 2
@@ -64,7 +64,7 @@ def test_folders_named_by_numbers_are_those_of_evaluate(
     known = find_model(str(tiny_checkpoint))
     plan = planned(str(data), replace(known, class_names=labels_for(12)), 100)
     assert plan.truth is not None
-    assert plan.truth[str(data / "10" / "0.png")] == 2
+    assert plan.truth[str(data / "10" / "0.png")] == (2,)
     assert "sorted order (0, 1, 10, 11, 2" in plan.notes[0]
 
 

@@ -88,6 +88,17 @@ CASES = {
             "mixup": 0.4,
         }
     ),
+    "label sets": Case(
+        {"multi_label": True, "mixup": 0.4, "cutmix": 0.5}, accumulated=2, class_weights=True
+    ),
+    "asymmetric": Case(
+        {
+            "multi_label": True, "asl": True, "asl_gamma_neg": 2.0, "asl_gamma_pos": 0.5,
+            "asl_margin": 0.1,
+        },
+        train=29,
+        val=9,
+    ),
 }  # fmt: skip
 
 
@@ -157,9 +168,12 @@ class Watch:
 def samples(folder: Path, side: str, count: int) -> list[Sample]:
     names = [f"{side}{index}.png" for index in range(count)]
     return [
-        Sample(str(folder / name), name, (index * index) % CLASSES)
+        Sample(
+            str(folder / name), name, (index * index) % CLASSES,
+            labels=tuple(label for label in range(CLASSES) if index >> label & 1),
+        )
         for index, name in enumerate(names)
-    ]
+    ]  # fmt: skip
 
 
 def make_photos(folder: Path) -> None:
@@ -200,8 +214,12 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     )  # fmt: skip
     kind = Batches if ranks > 1 else AllBatches
     answers = answered(folder, train, config, world)
-    source = Seen(kind(train, Augment(config, PREPROCESSING), draw, answers=answers))
-    validation = Batches(val, PREPROCESSING, Draw(BATCH, rank=world.rank, ranks=ranks))
+    classes = CLASSES if config.multi_label else 0
+    augment = Augment(config, PREPROCESSING)
+    source = Seen(kind(train, augment, draw, answers=answers, classes=classes))
+    validation = Batches(
+        val, PREPROCESSING, Draw(BATCH, rank=world.rank, ranks=ranks), classes=classes
+    )
     network = in_double(config)
     frozen = freeze(network, config.freeze)
     task = Task(
@@ -224,7 +242,10 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     return {
         "start": start, **first, "evaluation": before, "losses": watch.losses,
         "batches": source.batches, "loss": [row.train_loss for row in progress.rows],
-        "rows": [(row.val_loss, row.top1, row.recall) for row in progress.rows],
+        "rows": [
+            (row.val_loss, row.top1, row.recall, row.map, row.ema_map, row.micro_f1, row.macro_f1)
+            for row in progress.rows
+        ],
         "weights": clones(list(network.named_parameters())),
         "ema": clones(list(trainer._ema.network.named_parameters())),
         "end_buffers": clones(list(network.named_buffers())),

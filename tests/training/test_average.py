@@ -121,6 +121,20 @@ def test_what_differs_is_refused(
         average(three[:1])
 
 
+def test_thresholds_are_averaged_without_their_temperature(tmp_path: Path) -> None:
+    """A file's select the same labels after its temperature is left out, and of both the mean."""
+    one = write(tmp_path / "1.safetensors", 1, thresholds=(0.3, 0.0, 1.0), temperature=2.0)
+    two = write(tmp_path / "2.safetensors", 2, thresholds=(0.7, 0.0, 1.0), temperature=1.0)
+    logits = np.log(0.3 / 0.7) * 2  # where the first has 0.3
+    same = 1 / (1 + np.exp(-logits))
+    assert average([one, one]).info.thresholds == pytest.approx((same, 0, 1))
+    found = average([one, two])
+    assert found.info.thresholds == pytest.approx(((same + 0.7) / 2, 0, 1))
+    assert found.info.temperature == 1
+    with pytest.raises(UsageError, match="answers otherwise .one label for a photo, or several"):
+        average([one, write(tmp_path / "3.safetensors", 3)])
+
+
 def samples(folder: Path, count: int) -> list[Sample]:
     return [
         Sample(str(make_photo(folder / f"{index}.png", seed=index)), f"{index}.png", 0)
