@@ -19,14 +19,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from resnest_cli.evaluation import thresholds
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.figures import evaluated
-from resnest_cli.evaluation.label_scores import Bool, label_scores
-from resnest_cli.inference.ranking import sigmoid
 from resnest_cli.text import Cell, percent
 
 # Quantiles at 97.5 % of Student's distribution with 1, 2, ... degrees of freedom.
@@ -36,6 +30,7 @@ _STUDENT = (
 )  # fmt: skip
 MOST_FOLDS = len(_STUDENT) + 1
 _NO_SHARE = frozenset({"loss"})  # figures that are no share of a whole
+_NO_MEAN = "ece"
 
 _TITLES = {
     "top1": "top-1", "top5": "top-5", "mean_f1": "mean F1",
@@ -120,33 +115,9 @@ def figures_of(fold: Gathered) -> Figures:
 
     Without a calibration error: with few photos in a bin it is too large, the more so the fewer.
     """
-    found = evaluated(fold)
-    top5 = found.scores.top5
+    found = evaluated(fold).overall()
     return {
-        "top1": found.scores.top1.value,
-        **({"top5": top5.value} if top5 else {}),
-        "loss": found.scores.loss,
-        "mean_recall": found.scores.mean_recall,
-        "mean_f1": found.scores.mean_f1,
-    }
-
-
-def label_figures(
-    truth: Bool, logits: NDArray[np.float32], inside: Bool, min_precision: float | None = None
-) -> Figures:
-    """The same where a photo may have several labels: bool and float32 (N, classes), all readable.
-
-    `inside` says which of the photos the fold held out, bool (N,). F1 is at thresholds that are
-    fitted on the answers of all other folds.
-    """
-    found = sigmoid(logits)
-    limits = thresholds.fitted(truth[~inside], found[~inside], min_precision)
-    asked = logits[inside].astype(np.float64)
-    loss = float((np.logaddexp(0, asked) - asked * truth[inside]).mean())
-    scores = label_scores(truth[inside], found[inside], loss, limits)
-    return {
-        "map": scores.mean_average_precision,
-        "micro_f1": scores.micro_f1,
-        "macro_f1": scores.macro_f1,
-        "loss": scores.loss,
+        name: value
+        for name, value in found.items()
+        if isinstance(value, float) and name != _NO_MEAN
     }

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from resnest_cli.errors import UsageError
 from resnest_cli.evaluation import figures, report, thresholds
 from resnest_cli.evaluation.evaluate import TOPK, Answered, Gathered
-from resnest_cli.evaluation.fold_scores import Figures, FoldScores, figures_of, label_figures
-from resnest_cli.evaluation.scores import answer, worst
+from resnest_cli.evaluation.fold_scores import Figures, FoldScores, figures_of
+from resnest_cli.evaluation.label_scores import binary_loss
+from resnest_cli.evaluation.scores import answer
 from resnest_cli.files import atomic_file, write_text
 from resnest_cli.inference.ranking import Record, rank, sigmoid
 from resnest_cli.model.checkpoint_header import CheckpointInfo
@@ -109,27 +110,24 @@ class HeldOut:
         return np.array(self.ready.dataset.folds, np.int64)
 
     @cached_property
-    def _truth(self) -> NDArray[np.bool_]:
-        """Where a photo may have several labels: bool (N, classes)."""
-        data = self.ready.dataset
-        truth = np.zeros((len(data.train), len(data.class_ids)), np.bool_)
-        for row, sample in zip(truth, data.train, strict=True):
-            row[list(sample.labels)] = True
-        return truth
-
-    @cached_property
     def _readable(self) -> NDArray[np.bool_]:
         return np.asarray(~np.isnan(self.logits).any(axis=1), np.bool_)
 
     @cached_property
     def thresholds(self) -> tuple[float, ...] | None:
         """Of the classes, fitted on all answers, where a photo may have several labels."""
-        config, there = self.ready.config, self._readable
-        if not config.multi_label:
+        return self._thresholds(self._readable)
+
+    def _thresholds(self, chosen: NDArray[np.bool_]) -> tuple[float, ...] | None:
+        """The same, fitted on the answers to some of the photos."""
+        data = self.ready.dataset
+        if not data.multi_label:
             return None
-        return thresholds.fitted(
-            self._truth[there], sigmoid(self.logits[there]), config.min_precision
-        )
+        truth = np.zeros(self.logits.shape, np.bool_)
+        for row, sample in zip(truth, data.train, strict=True):
+            row[list(sample.labels)] = True
+        precision = self.ready.config.min_precision
+        return thresholds.fitted(truth[chosen], sigmoid(self.logits[chosen]), precision)
 
     @property
     def title(self) -> str:
@@ -139,28 +137,16 @@ class HeldOut:
 
     @cached_property
     def scores(self) -> FoldScores:
-        """The figures of the folds."""
-        numbers = range(1, int(self._folds.max()) + 1)
+        """The figures of the folds; of several labels at thresholds of all other folds' answers."""
+        there = self._readable
         found, counts = list[Figures](), list[int]()
-        for number in numbers:
-            inside = (self._folds == number) & self._readable
-            counts.append(int(inside.sum()))
-            if self.ready.config.multi_label:
-                there = self._readable
-                found.append(
-                    label_figures(
-                        self._truth[there],
-                        self.logits[there],
-                        inside[there],
-                        self.ready.config.min_precision,
-                    )
-                )
-            else:
-                found.append(figures_of(self._gathered(np.flatnonzero(self._folds == number))))
-        trained = len(self._folds) - sum(int((self._folds == n).sum()) for n in numbers) / len(
-            numbers
-        )
-        return FoldScores(tuple(counts), tuple(found), trained)
+        for number in range(1, (self.ready.config.folds or 0) + 1):
+            inside = self._folds == number
+            counts.append(int((inside & there).sum()))
+            limits = self._thresholds(there & ~inside)
+            found.append(figures_of(self._gathered(np.flatnonzero(inside), limits)))
+        asked = np.count_nonzero(self._folds)
+        return FoldScores(tuple(counts), tuple(found), len(self._folds) - asked / len(found))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -175,25 +161,15 @@ class HeldOut:
             f"{scores.names[0]}_interval": [first.low, first.high],
         }
 
-    def _gathered(self, places: Sequence[int] | NDArray[np.int64]) -> Gathered:
-        """The answers to some of the photos, as `evaluate` has them."""
-        ready, data = self.ready, self.ready.dataset
-        known = ready.model.trained_on if ready.model is not None else None
-        learned = known.membership(ready.model.path) if known and ready.model else None
+    def _gathered(self, places: NDArray[np.int64], limits: tuple[float, ...] | None) -> Gathered:
+        """The answers to some of the photos, as `evaluate` has them; `limits` are thresholds."""
+        ready, data, known = self.ready, self.ready.dataset, None
         trained_on = 0 if ready.model is None else None
-        if known is not None:
-            trained_on = known.photos
-        items = []
-        for place in map(int, places):
-            sample, record = data.train[place], self._record(place)
-            item = Answered(record, sample.label)
-            if record.error is None:
-                before, loss = answer(self.logits[place], sample.label, 1.0)
-                trained = learned is not None and learned(sample.digest)
-                item = item._replace(place=before, loss=loss, trained=trained)
-            items.append(item)
+        learned: Callable[[bytes], bool] = lambda _: False  # noqa: E731
+        if ready.model is not None and (known := ready.model.trained_on) is not None:
+            trained_on, learned = known.photos, known.membership(ready.model.path)
         return Gathered(
-            items=tuple(items),
+            items=tuple(self._answered(place, limits, learned) for place in places.tolist()),
             model=f"{ready.network.variant.id}, {ready.config.folds} folds",
             path=str(self.run.weights("best")),
             split=None,
@@ -202,54 +178,46 @@ class HeldOut:
             class_ids=data.class_ids,
             temperature=1.0,
             notes=(),
+            thresholds=limits,
         )
 
-    def _record(self, place: int) -> Record:
-        data, model = self.ready.dataset, self.ready.network.variant.id
-        several = data.multi_label
-        name = os.path.abspath(data.train[place].path)  # noqa: PTH100 - the same when resumed
-        if not self._readable[place]:
-            return Record(name, model, self.errors.get(place, "cannot be read"), several=several)
-        row = self.logits[place : place + 1]
-        (found,) = rank(row, data.class_names, TOPK, thresholds=self.thresholds)
-        return Record(name, model, predictions=found, several=several)
+    def _answered(
+        self, place: int, limits: tuple[float, ...] | None, learned: Callable[[bytes], bool]
+    ) -> Answered:
+        data, row, model = self.ready.dataset, self.logits[place], self.ready.network.variant.id
+        sample, several = data.train[place], limits is not None
+        name = os.path.abspath(sample.path)  # noqa: PTH100 - the same when resumed
+        truth = sample.labels if several else (sample.label,)
+        if np.isnan(row).any():
+            error = self.errors.get(place, "cannot be read")
+            return Answered(Record(name, model, error, several=several), truth)
+        (found,) = rank(row[None], data.class_names, TOPK, thresholds=limits)
+        record = Record(name, model, predictions=found, several=several)
+        if several:
+            before, loss = 0, binary_loss(row, truth, 1.0)
+        else:
+            before, loss = answer(row, sample.label, 1.0)
+        return Answered(record, truth, before, loss, row, learned(sample.digest))
 
     def write(self) -> str:
         """Writes `folds.csv`, `out_of_fold/` and `folds.html`; returns what they are worth."""
-        run, asked = self.run, np.flatnonzero(self._folds)
+        run = self.run
         with saving(run.path):
             write_text(run.path / "folds.csv", csv_rows(self.scores.rows()))
-        folder = run.path / "out_of_fold"
-        if self.ready.config.multi_label:
-            with saving(folder):
-                folder.mkdir(exist_ok=True)
-                write_text(
-                    folder / "records.jsonl",
-                    "".join(self._label_line(int(place)) for place in asked),
-                )
-            return ""
-        found = figures.evaluated(self._gathered(asked))
-        summary = figures.summary(found)
+        found = figures.evaluated(self._gathered(np.flatnonzero(self._folds), self.thresholds))
+        summary, folder = figures.summary(found), run.path / "out_of_fold"
         report.write_all(folder, found, summary)
-        good = [item for item in found.judged if item.record.error is None]
-        mistakes = [good[place] for place in worst(found.answers, _MISTAKES)]
-        page = report.evaluation_page(replace(found, judged=tuple(mistakes)), summary, folder)
-        page.photos_title = "The surest mistakes, each of a network that did not know the photo"
-        page.subtitle = f"{self.title}, by a network that did not learn from it. {_INTERVAL}"
+        mistakes = tuple(item for item, _ in found.worst(_MISTAKES))
+        page = report.evaluation_page(replace(found, judged=mistakes), summary, folder)
         page.title = f"{run.path.name}: {summary['model']}"
+        page.subtitle = f"{self.title}, by a network that did not learn from it. {_INTERVAL}"
         page.figures = [(row[0], row[1], f"{row[2]} (95%)") for row in self.scores.shown()[1:]]
         columns, *cells = self.scores.shown_by_fold()
         table = PageTable("Folds", columns, cells, frozenset(range(1, len(columns))))
         page.tables = [table, *page.tables]
+        page.photos_title = "The surest mistakes, each of a network that did not know the photo"
         page.write(run.path / "folds.html")
         return figures.training_note(summary)
-
-    def _label_line(self, place: int) -> str:
-        data = self.ready.dataset
-        labels = [
-            {"index": label, "label": data.class_names[label]} for label in data.train[place].labels
-        ]
-        return json.dumps(self._record(place).as_dict() | {"truth": labels}) + "\n"
 
 
 @dataclass(frozen=True, slots=True)

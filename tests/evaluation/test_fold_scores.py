@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnest_cli.evaluation import fold_scores
-from resnest_cli.evaluation.fold_scores import FoldScores, label_figures
+from resnest_cli.evaluation.fold_scores import FoldScores
 
 
 def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
@@ -32,15 +32,3 @@ def test_shares_end_at_0_and_1_and_losses_do_not() -> None:
     assert rows[0] == ["fold", "photos", "top1", "loss"]
     assert [row[0] for row in rows[1:]] == [1, 2, "mean", "low", "high"]
     assert scores.shown()[1][:2] == ("top-1", "75.00%")
-
-
-def test_f1_of_labels_is_at_thresholds_of_the_other_folds() -> None:
-    truth = np.array([[1], [0], [1], [0]], np.bool_)
-    logits = np.array([[-1.0], [-3.0], [-2.0], [-1.5]], np.float32)
-    inside = np.array([False, False, True, True])
-    # The others are told apart at a probability of 0.16: of those inside, the wrong one is above.
-    figures = label_figures(truth, logits, inside)
-    assert figures["micro_f1"] == 0.0
-    assert figures["map"] == 0.5
-    expected = np.mean([math.log1p(math.exp(2.0)), math.log1p(math.exp(-1.5))])
-    assert figures["loss"] == pytest.approx(expected)
