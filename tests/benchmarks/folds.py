@@ -1,6 +1,6 @@
 """What `finetune --folds` costs beside one fit: the time of whole processes, in turn.
 
-    python -m tests.benchmarks.folds DATA [--folds 5] [--rounds 3] [-- MORE FLAGS]
+    python -m tests.benchmarks.folds DATA [--folds 5] [--rounds 3] [FLAGS OF FINETUNE]
 
 DATA has class folders; 1,000 photos and the default model are what the promise is about: at most
 1.3 times the time of one fit with a frozen backbone. Run it on an idle machine: the ratio is of
@@ -35,14 +35,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--folds", default="5")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("flags", nargs="*", help="further flags of finetune, after --")
-    given = parser.parse_args()
+    given, flags_of_both = parser.parse_known_args()
     kinds = {"one fit": (), f"{given.folds} folds": ("--folds", given.folds)}
     taken: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(given.rounds):
         for kind, flags in kinds.items():
             with tempfile.TemporaryDirectory() as output:
-                taken[kind].append(seconds(given.data, Path(output), *flags, *given.flags))
+                taken[kind].append(seconds(given.data, Path(output), *flags, *flags_of_both))
             print(f"round {number + 1}, {kind}: {taken[kind][-1]:.1f} s", flush=True)
     alone, folds = map(median, taken.values())
     print(f"medians {alone:.1f} and {folds:.1f} s: {folds / alone:.2f} times (at most {LIMIT})")
