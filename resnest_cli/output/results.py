@@ -261,9 +261,8 @@ def show_export(summary: Figures) -> None:
         show_table(titles, rows)
     if "beside_float32" in summary:
         emit("\n")
-        engine = "OpenVINO" if "openvino" in summary else "ONNX Runtime"
-        title = summary["precision"] + f" ({engine})" * ("openvino" in summary)
-        _show_beside_float32(summary["beside_float32"], title, engine)
+        title = summary["precision"] + " (OpenVINO)" * ("openvino" in summary)
+        _show_beside_float32(summary["beside_float32"], title)
     if "int8" in summary:
         emit("\n")
         _show_int8(summary["int8"], f"same {_what_is_said(summary)}")
@@ -290,10 +289,10 @@ def _show_int8(found: Figures, same: str) -> None:
     _note_slower("int8", faster)
 
 
-def _show_beside_float32(found: Figures, title: str, engine: str) -> None:
+def _show_beside_float32(found: Figures, title: str) -> None:
     rows, faster = _size_and_speed(found, "this")
     show_table(("", "float32 (.onnx)", title, ""), rows, "lrrl")
-    emit(f"\nSpeed in {engine} on {found['cores']} core(s) of this machine.\n")
+    emit(f"\nSpeed on {found['cores']} core(s) of this machine.\n")
     _note_slower(title, faster)
 
 
