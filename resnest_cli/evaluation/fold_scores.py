@@ -10,7 +10,9 @@ with K - 1 degrees of freedom. That is the corrected resampled t-test of Nadeau 
 ("Inference for the Generalization Error", Machine Learning 52, 2003): the folds share most of their
 training photos, so that s / sqrt(K) alone would promise too much. It was derived for random splits;
 of folds no estimate of the variance is without bias ("No Unbiased Estimator of the Variance of
-K-Fold Cross-Validation", Bengio and Grandvalet, JMLR 5, 2004), and this one is on the wide side.
+K-Fold Cross-Validation", Bengio and Grandvalet, JMLR 5, 2004). The deviation of a few folds may be
+small by chance, so that of a share of photos (top-1, top-5, exact match) the interval is never
+narrower than Wilson's of all answers together, which counts the luck of who was asked alone.
 """
 
 import math
@@ -21,6 +23,7 @@ from typing import NamedTuple
 
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.figures import evaluated
+from resnest_cli.evaluation.scores import share
 from resnest_cli.text import Cell, percent
 
 # Quantiles at 97.5 % of Student's distribution with 1, 2, ... degrees of freedom.
@@ -31,6 +34,7 @@ _STUDENT = (
 MOST_FOLDS = len(_STUDENT) + 1
 _NO_SHARE = frozenset({"loss"})  # figures that are no share of a whole
 _NO_MEAN = "ece"
+_OF_PHOTOS = frozenset({"top1", "top5", "exact_match"})  # shares of the photos
 
 _TITLES = {
     "top1": "top-1", "top5": "top-5", "mean_f1": "mean F1",
@@ -70,8 +74,13 @@ class FoldScores:
         mean, count = fmean(values), len(values)
         ratio = fmean(self.photos) / self.trained_on
         half = _STUDENT[count - 2] * stdev(values) * math.sqrt(1 / count + ratio)
+        low, high = mean - half, mean + half
+        if name in _OF_PHOTOS:
+            hits = sum(value * photos for value, photos in zip(values, self.photos, strict=True))
+            wilson = share(round(hits), sum(self.photos))
+            low, high = min(low, wilson.low), max(high, wilson.high)
         most = math.inf if name in _NO_SHARE else 1.0
-        return Spread(mean, max(0.0, mean - half), min(most, mean + half))
+        return Spread(mean, max(0.0, low), min(most, high))
 
     def shown(self) -> list[tuple[str, str, str, str]]:
         """A table of texts: figure, mean, interval, the least and the largest of the folds."""

@@ -7,6 +7,7 @@ import pytest
 
 from resnest_cli.evaluation import fold_scores
 from resnest_cli.evaluation.fold_scores import FoldScores
+from resnest_cli.evaluation.scores import share
 
 
 def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
@@ -17,6 +18,9 @@ def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
     spread = scores.spread("top1")
     half = stats.t.ppf(0.975, 4) * np.std(values, ddof=1) * math.sqrt(1 / 5 + 200 / 800)
     assert spread == pytest.approx((0.9, 0.9 - half, min(1.0, 0.9 + half)), abs=1e-4)
+    few = FoldScores((200,) * 5, ({"top1": 0.5, "mean_f1": 0.5},) * 5, 800)
+    assert few.spread("mean_f1") == (0.5, 0.5, 0.5)
+    assert few.spread("top1") == share(500, 1000)  # equal by chance, and Wilson's all the same
     for freedom, quantile in enumerate(fold_scores._STUDENT, start=1):
         assert quantile == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)
 
