@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EXAMPLES = """
 resnest export --model best.safetensors -o model.onnx --check photos/
 resnest export --model best.safetensors -o model.pt2
+resnest export --model best.safetensors -o half.onnx --fp16 --check photos/
+resnest export --model best.safetensors -o openvino/model.xml
 resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
 resnest export --model best.safetensors --hub my-model/
 resnest export -m best.safetensors --hub my-model/ --push USER/NAME --dry-run
@@ -36,7 +38,10 @@ def export(
     *,
     model: ModelName = DEFAULT_MODEL,
     output_: Annotated[
-        Path | None, Option("The file to write: .onnx, or .pt2 for torch.", "-o FILE")
+        Path | None,
+        Option(
+            "The file to write: .onnx, .pt2 for torch, .xml (and .bin) for OpenVINO.", "-o FILE"
+        ),
     ] = None,
     hub: Annotated[
         Path | None, Option("Write a folder for Hugging Face's hub and timm instead.", "DIR")
@@ -65,6 +70,7 @@ def export(
     if (output_ is None) == (hub is None):
         raise UsageError("name the file with -o model.onnx (or .pt2), or a folder with --hub DIR.")
     from resnest_cli.export.hub_folder import push_target
+    from resnest_cli.export.openvino import load_openvino
     from resnest_cli.model.loading import find_model
 
     if output_ is not None:
@@ -72,9 +78,13 @@ def export(
         job.check_options()
         check_place(output_)
         check_not_read(output_, (model, weights, labels))
+        if output_.suffix.lower() == ".xml":
+            check_place(output_.with_suffix(".bin"))
+            check_not_read(output_.with_suffix(".bin"), (model, weights, labels))
+            load_openvino()
         if license_ is not None:
             raise UsageError("--license goes into the model card of --hub DIR.")
-    for name in ("check", "int8", "calibrate", "opset"):
+    for name in ("check", "fp16", "int8", "calibrate", "opset"):
         if hub is not None and getattr(job, name) not in {None, False}:
             raise UsageError(f"--{name} goes with -o FILE, not with --hub.")
     repository = push_target(

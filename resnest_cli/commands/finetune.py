@@ -16,6 +16,8 @@ resnest finetune data/ --classes 10
 resnest finetune data/ --model resnest101e --freeze none --epochs 20
 resnest finetune data/ --model runs/train/exp/weights/best.safetensors
 resnest finetune data/ --teacher best.safetensors --unlabelled more/
+resnest finetune data/ --folds 5
+resnest finetune photos.csv --folds 5 --group-column patient
 resnest finetune data/ --dry-run
 resnest finetune data/ --resume
 """
@@ -27,7 +29,8 @@ def finetune(*, job: TrainingJob, access: Access, flags: Flags) -> None:
 
     DATA holds a folder of photos for each class, or train/ and val/ with such folders. Without an
     accelerator only the classifier is trained, on features that are computed once (--freeze). The
-    best weights end in runs/finetune/exp/weights/best.safetensors. A run that was interrupted goes
-    on with --resume.
+    best weights end in runs/finetune/exp/weights/best.safetensors. With few photos, --folds says
+    how good that is, with an interval, and then trains on all of them. A run that was interrupted
+    goes on with --resume.
     """
     training.train(replace(job, command="finetune", flags=flags, access=access))

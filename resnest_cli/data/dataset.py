@@ -22,7 +22,13 @@ from resnest_cli.data.label_sets import JOINT, joined_labels, refused_name, spli
 from resnest_cli.data.labelled_photos import AS_FOUND, LabelledData, LabelledPhoto, Reading
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.data.shards import Index
-from resnest_cli.data.split import merged_copies, own_sides, split_by_class, split_by_labels
+from resnest_cli.data.split import (
+    merged_copies,
+    own_sides,
+    split_by_class,
+    split_by_labels,
+    split_in_folds,
+)
 from resnest_cli.data.split_file import (
     LEFT_OUT,
     UNLABELLED_SIDE,
@@ -70,7 +76,9 @@ class DataSet:
     photos cannot be read; `left_out` neither train nor validate: training has the same file;
     `excluded` were left out on request. `unlabelled` photos train, too, with a teacher; their names
     are relative to another folder. With `multi_label` a photo may have several labels, or none.
-    Where the data are `shards`, `train` and `val` are empty, and the shards say how much there is.
+    With `folds`, those of the photos in `train` (see `data.folds`), none validate: they are held
+    out in turns. Where the data are `shards`, `train` and `val` are empty, and the shards say how
+    much there is.
     """
 
     class_ids: tuple[str, ...]
@@ -86,6 +94,16 @@ class DataSet:
     shards: Index | None = None
     unlabelled: tuple[Sample, ...] = ()
     multi_label: bool = False
+    folds: tuple[int, ...] = ()
+
+    def held_out(self, fold: int) -> "DataSet":
+        """The data set in which the photos of this fold validate, and all others train."""
+        of_fold = list(zip(self.train, self.folds, strict=True))
+        train, val = (
+            tuple(one for one, number in of_fold if (number == fold) is validates)
+            for validates in (False, True)
+        )
+        return replace(self, train=train, val=val, folds=())
 
     @property
     def learned(self) -> tuple[Sample, ...]:
@@ -151,6 +169,7 @@ def load_dataset(
     class_names: str | None = None,
     reading: Reading = AS_FOUND,
     one_label: str = "",
+    folds: int | None = None,
     workers: int = 2,
     progress: Progress = silent,
 ) -> DataSet:
@@ -160,7 +179,8 @@ def load_dataset(
     of two or more; a class of one trains. Which photos depends on `seed`, the class and the names
     in it alone. `classes` is how many the user expects, `class_names` a file of readable names;
     `reading` says what the data cannot say, `one_label` why a photo may not have several labels,
-    where it may not. Photos of a test side are left alone.
+    where it may not. Photos of a test side are left alone. With `folds` all others are dealt into
+    as many, whatever split of their own they have, and none validates.
 
     Raises:
         UsageError: the data are not there, have no or other classes, names that are no text, no
@@ -171,6 +191,8 @@ def load_dataset(
     if one_label and found.multi_label:
         raise UsageError(f"{data}: its photos have several labels, or none; {one_label}")
     _check_text(found, data)
+    if folds is not None and found.own_split:
+        _join_sides(found)
     check_classes(found, data)
     there = [photo for photo in found.photos if photo.side != "test"]
     good, bad = check_photos(there, data, workers, progress)
@@ -184,22 +206,29 @@ def load_dataset(
     good = list(_of_classes(good, found, counts))
     notes += _class_notes(found, counts)
     left_out: list[LabelledPhoto] = []
-    if found.own_split:
+    dealt: list[int] = []
+    if folds is not None:
+        train, val = good, list[LabelledPhoto]()
+        dealt, more = split_in_folds(good, found, folds, seed, data)
+        notes += more
+    elif found.own_split:
         train, val, left_out = own_sides(good, notes)
-    elif found.multi_label:
+        if reading.group_column is not None:
+            notes.append("--group-column does nothing here: the data have a split of their own")
+    elif found.multi_label or reading.group_column is not None:
         train, val = split_by_labels(good, found, val_split, seed, notes)
     else:
         train, val = split_by_class(good, val_split, seed, notes)
-    if not val:
+    if not val and not dealt:
         raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
     validated = {label for photo in val for label in found.labels_of(photo)}
-    if not validated:
+    if not dealt and not validated:
         raise UsageError(
             f"{data}: none of its {len(val)} validation photo(s) has a label, so nothing can be "
             "said of any class. Give some of them labels."
         )
-    if missing := sorted(set(ids) - validated):
+    if not dealt and (missing := sorted(set(ids) - validated)):
         notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
     names, more = readable_names(ids, class_names)
     if found.multi_label and (wrong := refused_name(names)) is not None:
@@ -220,7 +249,18 @@ def load_dataset(
         duplicates=duplicates,
         own_split=found.own_split,
         multi_label=found.multi_label,
+        folds=tuple(dealt),
     )
+
+
+def _join_sides(found: LabelledData) -> None:
+    """Takes the photos that train and those that validate as one, for folds of both."""
+    found.notes.append(
+        "the data's own split is not used: what trains and what validates there is dealt into "
+        "folds together; a test side stays out"
+    )
+    found.own_split = False
+    found.photos = [p if p.side == "test" else replace(p, side=None) for p in found.photos]
 
 
 def _samples(
@@ -354,9 +394,12 @@ def write_split(path: Path, dataset: DataSet) -> None:
         return JOINT.join(ids[n] for n in labels), JOINT.join(names[n] for n in labels)
 
     rows = [
-        SplitRow(one.name, *texts(one), side, digest=one.digest)
-        for side, samples in (("train", dataset.train), ("val", dataset.val))
-        for one in samples
+        SplitRow(one.name, *texts(one), side, digest=one.digest, fold=fold)
+        for side, samples, folds in (
+            ("train", dataset.train, dataset.folds or [0] * len(dataset.train)),
+            ("val", dataset.val, [0] * len(dataset.val)),
+        )
+        for one, fold in zip(samples, folds, strict=True)
     ]
     rows += [
         SplitRow(one.name, "", "", UNLABELLED_SIDE, digest=one.digest) for one in dataset.unlabelled
@@ -418,6 +461,7 @@ def read_split(
         own_split=True,
         unlabelled=loose,
         multi_label=several,
+        folds=tuple(row.fold for row in used) if any(row.fold for row in used) else (),
     )
 
 

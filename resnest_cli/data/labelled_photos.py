@@ -37,8 +37,8 @@ class LabelledPhoto:
     """A photo as it was listed: where it lies, its name in the data, its label, its side if any.
 
     In data with several labels for one photo, `label` is the text of all of them, which may be
-    empty; `LabelledData.labels_of` takes it apart. Once it was read, `digest` is the SHA-256 of its
-    file, or `error` says why it is not used.
+    empty; `LabelledData.labels_of` takes it apart. Photos of the same `group` stay together; "" is
+    none. Once it was read, `digest` is the SHA-256 of its file, or `error` says why it is not used.
     """
 
     path: str
@@ -47,6 +47,7 @@ class LabelledPhoto:
     side: Side | None
     digest: bytes = b""
     error: str = ""
+    group: str = ""
 
 
 @dataclass(slots=True)
@@ -92,6 +93,7 @@ class Reading:
     "none": no split. Of a table: the columns of paths, labels and splits, the folder that its paths
     are relative to, and the extension of names that have none. `exclude` is a list of issues whose
     photos are left out, see `exclusion`; `exclude_kinds` are those that count, with commas.
+    `group_column` is a table's column of what keeps photos together; only training asks for it.
     """
 
     split_names: str | None = _reading(
@@ -124,6 +126,7 @@ class Reading:
     exclude_kinds: str | None = _reading(
         None, "Only those with such issues: label,copy (all that FILE has).", "KIND,..."
     )
+    group_column: str | None = None
 
     def check_only(self, names: Iterable[str], data: str, what: str) -> None:
         """Raises UsageError for a setting without one of these names: data are no plain table."""

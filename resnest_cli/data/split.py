@@ -8,10 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from resnest_cli.data.folds import ALWAYS, folds_of, kept_together
 from resnest_cli.data.label_sets import joined_labels
 from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto, Side
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.stratification import Group, validating
+from resnest_cli.errors import UsageError
 from resnest_cli.text import some
 
 
@@ -89,19 +91,53 @@ def split_by_labels(
     seed: int,
     notes: list[str],
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """A seeded split that keeps the frequencies of labels; the same bytes stay together."""
+    """A seeded split that keeps the frequencies of labels; the same bytes stay together, and so do
+    photos of the same group.
+    """
+    together, groups = _groups(good, found, seed, notes)
+    chosen = {p.path for place in validating(groups, share) for p in together[place]}
+    train = [photo for photo in good if photo.path not in chosen]
+    return train, [photo for photo in good if photo.path in chosen]
+
+
+def split_in_folds(
+    good: list[LabelledPhoto], found: LabelledData, count: int, seed: int, data: str
+) -> tuple[list[int], list[str]]:
+    """The fold of each photo, see `folds`, and notes. UsageError where folds would be empty."""
+    notes: list[str] = []
+    together, groups = _groups(good, found, seed, notes)
+    dealt = folds_of(groups, count)
+    fold_of = {p.path: fold for fold, group in zip(dealt, together, strict=True) for p in group}
+    folds = [fold_of[photo.path] for photo in good]
+    filled = len(set(folds) - {ALWAYS})
+    if filled < count:
+        what = "photos of classes" if filled < 2 else "photos"
+        remedy = f"Use --folds {filled}." if filled > 1 else "Give every class two photos or more."
+        raise UsageError(
+            f"--folds {count}: {data} has {what} that can be held out for {filled} fold(s) only; "
+            f"copies, and photos of one group, stay together. {remedy}"
+        )
+    counts = Counter(label for group in groups for label in group.labels)
+    if few := sorted(label for label, number in counts.items() if 1 < number < count):
+        notes.append(f"too few to be in all {count} folds: {some(few)}")
+    if always := folds.count(ALWAYS):
+        notes.append(
+            f"{always} photo(s) train in all folds and are never asked about: some class has no "
+            "others to learn from"
+        )
+    return folds, notes
+
+
+def _groups(
+    good: list[LabelledPhoto], found: LabelledData, seed: int, notes: list[str]
+) -> tuple[list[list[LabelledPhoto]], list[Group]]:
+    """Photos that stay together, in an order that the seed draws, and how many labels they have."""
     if conflicting := _conflicting(good):
         names = some(photo.name for photo in good if photo.digest in conflicting)
         notes.append(f"the same photo with different labels (kept, on one side): {names}")
-    same: dict[bytes, list[LabelledPhoto]] = defaultdict(list)
-    for photo in good:
-        same[photo.digest].append(photo)
-    copies = sorted(same.values(), key=lambda group: drawn(seed, "split", group[0].name))
-    labels = (Counter(label for p in group for label in found.labels_of(p)) for group in copies)
-    groups = [Group(len(group), counts) for group, counts in zip(copies, labels, strict=True)]
-    chosen = {p.path for place in validating(groups, share) for p in copies[place]}
-    train = [photo for photo in good if photo.path not in chosen]
-    return train, [photo for photo in good if photo.path in chosen]
+    together = kept_together(good, seed)
+    labels = (Counter(label for p in group for label in found.labels_of(p)) for group in together)
+    return together, [Group(len(ps), counts) for ps, counts in zip(together, labels, strict=True)]
 
 
 def merged_copies(

@@ -24,10 +24,15 @@ from resnest_cli.data.labelled_photos import (
 )
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.text import csv_rows, read_csv_rows
+from resnest_cli.text import Cell, csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
 _LABEL_SETS = ["path", "labels", "class_names", "split", "error", "sha256"]
+_FOLD = "fold"  # a last column, of a run with --folds; it counts from 1, and 0 is in none
+_KNOWN = [
+    _COLUMNS[:-1],
+    *(columns for kind in (_COLUMNS, _LABEL_SETS) for columns in (kind, [*kind, _FOLD])),
+]
 # In the column split: not readable; the same file as one that trains; left out with --exclude.
 LEFT_OUT = ("bad", "same", "excluded")
 UNLABELLED_SIDE = "unlabelled"  # trains, without a label
@@ -45,12 +50,17 @@ class SplitRow(NamedTuple):
     split: str
     error: str = ""
     digest: bytes = b""
+    fold: int = 0
 
 
 def write_rows(path: Path, rows: Iterable[SplitRow], *, multi_label: bool = False) -> None:
     """Writes the file, atomically; names that are not UTF-8 keep their bytes."""
-    cells = ([*row[:-1], row.digest.hex()] for row in rows)
+    rows = list(rows)
     columns = _LABEL_SETS if multi_label else _COLUMNS
+    cells: list[list[Cell]] = [[*row[:5], row.digest.hex()] for row in rows]
+    if any(row.fold for row in rows):
+        columns = [*columns, _FOLD]
+        cells = [[*line, row.fold] for line, row in zip(cells, rows, strict=True)]
     with files.writing(path):
         files.write_text(path, csv_rows([columns, *cells]))
 
@@ -61,26 +71,26 @@ def read_rows(path: Path, then: str = "") -> list[SplitRow]:
     with files.reading(path, damage=(csv.Error, ValueError), then=then):  # noqa: SIM117 - the file's
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = read_csv_rows(file)
-            if next(reader, []) not in (_COLUMNS, _COLUMNS[:-1], _LABEL_SETS):
+            if (columns := next(reader, [])) not in _KNOWN:
                 raise ValueError("it has other columns")
             for number, row in enumerate(reader, 2):
                 splits = (*SIDES, *LEFT_OUT, UNLABELLED_SIDE)
-                if len(row) not in {5, 6} or row[3] not in splits:
+                if len(row) not in {len(columns), 5} or row[3] not in splits:
                     raise ValueError(f"row {number} is damaged: none of {', '.join(splits)}")
-                name, label, class_name, split, error, *digest = row
-                known = bytes.fromhex("".join(digest))
-                rows.append(SplitRow(name, label, class_name, split, error, known))
+                name, label, class_name, split, error, *digest = row[:6]
+                known, fold = bytes.fromhex("".join(digest)), int("".join(row[6:]) or 0)
+                rows.append(SplitRow(name, label, class_name, split, error, known, fold))
     return rows
 
 
 def is_run_split(path: Path) -> bool:
     """Whether a file has the columns of a run's `split.csv`; False where it cannot be read."""
-    return _columns(path) in (_COLUMNS, _COLUMNS[:-1], _LABEL_SETS)
+    return _columns(path) in _KNOWN
 
 
 def has_label_sets(path: Path) -> bool:
     """Whether it is that of a run whose photos may have several labels."""
-    return _columns(path) == _LABEL_SETS
+    return _columns(path)[:2] == _LABEL_SETS[:2]
 
 
 def _columns(path: Path) -> list[str]:

@@ -49,7 +49,7 @@ _LABELS = (
     ("classid", "labelid", "categoryid", "classindex", "targetid", "y"),
 )  # fmt: skip
 _NAMES = {"path": _PATHS, "label": _LABELS}
-_KINDS = (*_NAMES, "split")
+_KINDS = (*_NAMES, "split", "group")
 _MAYBE_SPLITS = frozenset(
     ("set", "subset", "dataset", "partition", "phase", "usage", "fold", "splits", "datasplit")
 )
@@ -88,9 +88,12 @@ def read_table(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     sides: list[Side | None] = [None] * len(places)
     if "split" in columns.places:
         sides = [columns.sides[value] for value in table.values(columns.places["split"])]
+    groups: Iterable[str] = [""] * len(places)
+    if "group" in columns.places:
+        groups = _groups(table, columns.places["group"])
     photos = [
-        LabelledPhoto(place.path, place.name, label, side)
-        for place, label, side in zip(places, labels, sides, strict=True)
+        LabelledPhoto(place.path, place.name, label, side, group=group)
+        for place, label, side, group in zip(places, labels, sides, groups, strict=True)
     ]
     if multi_label:
         photos = joined_rows(table, photos)
@@ -124,6 +127,7 @@ class _Columns:
         self._take_named("path", reading.path_column)
         self._take_named("label", reading.label_column)
         self._take_named("split", reading.split_column)
+        self._take_named("group", reading.group_column)
         if table.named:
             self._take_known("path")
         elif "path" not in self.places:
@@ -410,6 +414,17 @@ def _check_once(table: Table, photos: Sequence[LabelledPhoto]) -> None:
             f"{table.file}: lists {twice[0]} more than once, in {table.unit}s {first} and {second} "
             f"({len(twice)} such). If these are several labels of one photo, add --multi-label."
         )
+
+
+def _groups(table: Table, column: int) -> list[str]:
+    """The cells of the column that keeps photos together; a note says how many are empty."""
+    groups = list(table.values(column))
+    if alone := groups.count(""):
+        table.notes.append(
+            f"{table.file}: {alone} photo(s) have no {table.columns[column]}; each of them is a "
+            "group of its own"
+        )
+    return groups
 
 
 def _note_test(table: Table, found: LabelledData) -> None:

@@ -100,6 +100,12 @@ def joined_rows(table: Table, photos: Sequence[LabelledPhoto]) -> list[LabelledP
                 f"{table.file}: {table.unit} {row.number}: {photo.name} is of {photo.side} here, "
                 f"and of {before.side} in an earlier {table.unit}. Give it one split."
             )
+        if before.group != photo.group:
+            raise UsageError(
+                f"{table.file}: {table.unit} {row.number}: {photo.name} is of the group "
+                f"{photo.group!r} here, and of {before.group!r} in an earlier {table.unit}. Give "
+                "it one group."
+            )
         labels = (*split_labels(before.label), *split_labels(photo.label))
         found[key] = replace(before, label=joined_labels(labels))
     if len(found) < len(photos):

@@ -8,6 +8,8 @@ network gives them: probabilities are softmax(logits / temperature), with the me
 whose `thresholds` select labels. So a new temperature needs no new graph, and probabilities come
 out as `predict` rounds them.
 
+.xml and .bin, for OpenVINO: made of the .onnx, see `openvino`.
+
 .pt2, for torch.export.load: ATen operators, the same input, and logits. Batch, height and width are
 free. What the file says about itself is the text `resnest.json` in it: one JSON object of texts,
 the keys and values of an .onnx file's metadata.
@@ -83,7 +85,7 @@ def described(model: Model, versions: Mapping[str, str], **facts: Any) -> Checkp
     )
 
 
-def _metadata(info: CheckpointInfo) -> dict[str, str]:
+def texts_of(info: CheckpointInfo) -> dict[str, str]:
     """The texts that a file carries, all filled in; `read_info` reads those of an .onnx."""
     metadata = metadata_of(info)
     del metadata["format"]  # of a checkpoint's tensors
@@ -133,7 +135,7 @@ def onnx_bytes(proto: "ModelProto", info: CheckpointInfo) -> bytes:
         "preprocessing and temperature are in metadata_props, as JSON."
     )
     del proto.metadata_props[:]
-    for key, value in _metadata(info).items():
+    for key, value in texts_of(info).items():
         if len(value) > _LONGEST:
             raise CheckpointError(f"{key} has {len(value):,} characters. Shorten it.")
         proto.metadata_props.add(key=key, value=value)
@@ -153,7 +155,7 @@ def pt2_bytes(network: "ResNeSt", info: CheckpointInfo) -> bytes:
     with torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=(shapes,))
     file = io.BytesIO()
-    texts = json.dumps(_metadata(info), ensure_ascii=False, sort_keys=True)
+    texts = json.dumps(texts_of(info), ensure_ascii=False, sort_keys=True)
     torch.export.save(program, file, extra_files={NOTE: texts})
     return file.getvalue()
 

@@ -69,10 +69,10 @@ class Model:
     at least their threshold.
     `trained_on` are the photos that it learned from, None where that is not known. `unknown` is the
     text that `inference.unknown` reads, None where the file keeps nothing of the kind.
-    `exported` is the precision, float32 or int8, of an .onnx that `resnest export` wrote, which can
-    be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it may do
-    what ours never do, and `data_files` are those beside it that hold its tensors. `config` is the
-    config.json that was read, if one was, which alone can ask for another `crop_mode`.
+    `exported` is the precision, float32, float16 or int8, of an .onnx that `resnest export` wrote,
+    which can be run, but whose weights cannot be had; None for a checkpoint. `trusted` says that it
+    may do what ours never do, and `data_files` are those beside it that hold its tensors. `config`
+    is the config.json that was read, if one was, which alone can ask for another `crop_mode`.
     """
 
     name: str

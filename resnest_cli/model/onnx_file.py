@@ -32,9 +32,10 @@ _VARINT, _COUNTED = 0, 2  # kinds of fields
 _FIXED = {1: 8, 5: 4}  # bytes, by kind
 _LONGEST = 8 << 20  # bytes of one entry, as of a checkpoint's header
 
-# Those that `inference.onnx_graph` and the quantisation to 8 bits write. None loops or branches.
+# Those that `inference.onnx_graph` and the conversions to 16 and to 8 bits write. None loops or
+# branches.
 OPERATORS = {
-    "Add", "AveragePool", "Concat", "Conv", "DequantizeLinear", "Flatten", "Gemm",
+    "Add", "AveragePool", "Cast", "Concat", "Conv", "DequantizeLinear", "Flatten", "Gemm",
     "GlobalAveragePool", "MaxPool", "Mul", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Split",
     "Sub", "Sum",
 }  # fmt: skip

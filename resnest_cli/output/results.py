@@ -237,6 +237,7 @@ def show_export(summary: Figures) -> None:
     """The file in a line, how it agrees with the model, and what 8 bits changed."""
     what = [summary["variant"], f"{summary['classes']:,} classes", summary["precision"]]
     what += [f"opset {summary['opset']}"] if "opset" in summary else []
+    what += ["OpenVINO"] if "openvino" in summary else []
     what += ["sigmoid with thresholds"] if summary["activation"] == "sigmoid" else []
     what += [megabytes(summary["bytes"])]
     emit(f"{printable_name(summary['file'])}: {', '.join(what)}\n")
@@ -256,6 +257,10 @@ def show_export(summary: Figures) -> None:
         ]
         titles = "Compared on", "Inputs", "Largest difference", f"Same {_what_is_said(summary)}"
         show_table(titles, rows)
+    if "beside_float32" in summary:
+        emit("\n")
+        title = summary["precision"] + " (OpenVINO)" * ("openvino" in summary)
+        _show_beside_float32(summary["beside_float32"], title)
     if "int8" in summary:
         emit("\n")
         _show_int8(summary["int8"], f"same {_what_is_said(summary)}")
@@ -267,14 +272,7 @@ def _what_is_said(summary: Figures) -> str:
 
 
 def _show_int8(found: Figures, same: str) -> None:
-    before, after = found["speed"]["float32"], found["speed"]["int8"]
-    rates = before["photos_per_second"], after["photos_per_second"]
-    figures: list[tuple[str, float, float, Callable[[Any], str]]] = [
-        ("size", found["bytes_before"], found["bytes_after"], megabytes),
-        ("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
-        ("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
-    ]
-    rows = [[name, shown(a), shown(b), f"x {b / a:.2f}"] for name, a, b, shown in figures]
+    rows, faster = _size_and_speed(found, "int8")
     for title, key in (("top-1", "top1"), ("mAP", "map")):
         if found.get(f"{key}_before") is not None:
             one, two = found[f"{key}_before"], found[f"{key}_after"]
@@ -286,10 +284,33 @@ def _show_int8(found: Figures, same: str) -> None:
         f"\nCalibrated on {found['calibrated_on']:,} photos, measured on {found['photos']:,} "
         f"others; speed on {found['cores']} core(s) of this machine.\n"
     )
-    faster = rates[1] / rates[0]
+    _note_slower("int8", faster)
+
+
+def _show_beside_float32(found: Figures, title: str) -> None:
+    rows, faster = _size_and_speed(found, "this")
+    show_table(("", "float32 (.onnx)", title, ""), rows, "lrrl")
+    emit(f"\nSpeed on {found['cores']} core(s) of this machine.\n")
+    _note_slower(title, faster)
+
+
+def _size_and_speed(found: Figures, which: str) -> tuple[list[list[str]], float]:
+    """Rows of the table beside float32, and how many times as fast `which` is."""
+    before, after = found["speed"]["float32"], found["speed"][which]
+    rates = before["photos_per_second"], after["photos_per_second"]
+    figures: list[tuple[str, float, float, Callable[[Any], str]]] = [
+        ("size", found["bytes_before"], found["bytes_after"], megabytes),
+        ("one photo", before["ms"], after["ms"], "{:.1f} ms".format),
+        ("photos a second", *rates, "{:,.0f}".format if rates[0] >= 10 else "{:.1f}".format),
+    ]
+    rows = [[name, shown(a), shown(b), f"x {b / a:.2f}"] for name, a, b, shown in figures]
+    return rows, rates[1] / rates[0]
+
+
+def _note_slower(title: str, faster: float) -> None:
     if faster < 1:
         message(
-            f"int8 is slower than float32 here ({faster:.2f} times as fast): this processor or "
+            f"{title} is slower than float32 here ({faster:.2f} times as fast): this processor or "
             "this network gains nothing but size."
         )
 

@@ -29,6 +29,9 @@ _FEW = 10  # unreadable photos and class names that are listed before "and N mor
 
 # What a run folder holds, as the summary names it.
 _FILES = {
+    "folds.csv": "the figures of each fold, their means and intervals",
+    "folds.html": "the same, and the surest mistakes",
+    "out_of_fold": "the answers to photos that were held out, as of evaluate",
     "weights/best.safetensors": "the weights of the best epoch",
     "weights/last.safetensors": "the weights of the last epoch",
     "results.csv": "a row per epoch",
@@ -45,6 +48,13 @@ _FILES = {
     "shards.json": "which shards trained and which validated",
 }
 
+# The same where the folds said how good it is, and all photos trained.
+_OF_FOLDS = {
+    "weights/best.safetensors": "the weights of the fit on all photos",
+    "weights/last.safetensors": "the same, not averaged",
+    "split.csv": "in which fold each photo was held out",
+}
+
 
 class TrainingDisplay:
     """Shows a training run; a context manager, which removes the live line at its end.
@@ -56,6 +66,7 @@ class TrainingDisplay:
         self._dry_run = dry_run
         self._status = Bar(logged=True)
         self._epochs = self._steps = self._lost = 0
+        self.fold = ""  # such as "Fold 2/5, "; while it is set, epochs get no row
         self._columns: list[_Column] = []
 
     def __enter__(self) -> Self:
@@ -127,7 +138,7 @@ class TrainingDisplay:
         self._status.clear()
         self._epochs, self._steps = epochs, steps
         if 1 < first_epoch <= epochs:
-            message(f"Epoch {first_epoch} of {epochs} is next.")
+            message(f"{self.fold}Epoch {first_epoch} of {epochs} is next.")
 
     def step(
         self, *, epoch: int, step: int, loss: float, lr: float, speed: float, left: float
@@ -142,7 +153,8 @@ class TrainingDisplay:
             parts += [f"{duration(left)} left"] if math.isfinite(left) else []
             parts += [f"{speed:,.0f} photos/s"] if math.isfinite(speed) else []
             parts.append(f"lr {lr:.3g}")
-            return Line(f"Epoch {epoch}/{self._epochs}", step, self._steps, tuple(parts))
+            title = f"{self.fold}epoch" if self.fold else "Epoch"
+            return Line(f"{title} {epoch}/{self._epochs}", step, self._steps, tuple(parts))
 
         self._status.show(line)
 
@@ -152,12 +164,15 @@ class TrainingDisplay:
 
     def epoch(self, row: "EpochRow") -> None:
         """A row of the table; its header before the first."""
+        if self.fold:
+            return
         if not self._columns:
             self._columns = _columns(row, self._epochs)
             header = "  ".join(title.rjust(width) for title, width, _ in self._columns)
             message(header, style="1")
         line = "  ".join(cell(row).rjust(width) for _, width, cell in self._columns)
-        message(line + " best" * row.best, style="32" if row.best else "")
+        best = row.best and row.val_loss is not None  # else each new one is
+        message(line + " best" * best, style="32" if best else "")
 
     def lost(self, new: "Sequence[LostPhoto]", emptied: "Sequence[LostPhoto]") -> None:
         """Photos that cannot be read any more; `emptied` were the last of their classes."""
@@ -172,6 +187,18 @@ class TrainingDisplay:
                 "rest of the run teaches nothing of that class."
             )
 
+    def folds(self, title: str, rows: Sequence[Sequence[str]], note: str) -> None:
+        """What the folds came to, before the fit on all photos; `note` says what that is worth."""
+        self._status.clear()
+        message(f"\n{title}:")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            message("  ".join([row[0].ljust(widths[0]), *cells]))
+        if note:
+            message(note)
+        message("\nThe fit on all photos, whose weights are kept:")
+
     # After it
 
     def summary(
@@ -180,7 +207,7 @@ class TrainingDisplay:
         """How good it became, what lies where, a command to try; `lost` photos were left out."""
         self._status.clear()
         best = [row for row in rows if row.best]
-        if best:
+        if best and best[-1].val_loss is not None:
             row = best[-1]
             score = f"{percent(row.score(row.which))}{' (EMA)' if row.which == 'ema' else ''}"
             text = f"Best top-1: {score}, mean recall {percent(row.recall)}"
@@ -196,9 +223,10 @@ class TrainingDisplay:
                 "The same seed may give other weights with all photos."
             )
         message(f"In {printable_name(str(folder))}:")
+        unvalidated = bool(rows) and rows[-1].val_loss is None
         for name, what in _FILES.items():
             if (folder / name).exists():
-                message(f"  {name:<26}{what}")
+                message(f"  {name:<26}{_OF_FOLDS.get(name, what) if unvalidated else what}")
         message(f"Try it:\n  {command}")
 
     def learning_rate(self, rate: float, picture: Path) -> None:
@@ -228,8 +256,10 @@ def _columns(first: "EpochRow", epochs: int) -> list[_Column]:
     return [column for column in columns if column[2](first) != percent(None)]
 
 
-def _loss(loss: float) -> str:
+def _loss(loss: float | None) -> str:
     """A loss in at most 7 characters."""
+    if loss is None:
+        return percent(None)
     return f"{loss:.4f}" if abs(loss) < 100 else f"{loss:.3g}"
 
 
@@ -237,9 +267,15 @@ def _counts(dataset: "DataSet") -> str:
     """How many photos and classes there are, and the names of the first classes."""
     names = dataset.class_names
     shown = ", ".join(map(printable_name, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
+    several = ", of which a photo may have several, or none" if dataset.multi_label else ""
     split = "as the data have it" if dataset.own_split else "split by class"
     if dataset.multi_label and not dataset.own_split:
         split = "split by labels"
+    if dataset.folds:
+        return (
+            f"{dataset.train_photos:,} photos in {max(dataset.folds)} folds; {len(names):,} "
+            f"classes: {shown}{several}"
+        )
     if (shards := dataset.shards) is not None:
         split = f"in {len(shards.train):,} and {len(shards.val):,} shards"
     loose = f", {len(dataset.unlabelled):,} of them without a label" if dataset.unlabelled else ""
@@ -247,8 +283,7 @@ def _counts(dataset: "DataSet") -> str:
         split, loose = "by the teacher's first answers", ", none with a label"
     return (
         f"{dataset.train_photos:,} photos to train on{loose}, {dataset.val_photos:,} to validate "
-        f"({split}); {len(names):,} classes: {shown}"
-        f"{', of which a photo may have several, or none' if dataset.multi_label else ''}"
+        f"({split}); {len(names):,} classes: {shown}{several}"
     )
 
 

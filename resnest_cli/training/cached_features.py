@@ -46,6 +46,16 @@ class Features(NamedTuple):
     labels: Tensor
     lost: Mapping[int, Lost]
 
+    def of(self, places: Sequence[int]) -> "Features":
+        """Those of some of the photos, in this order."""
+        chosen = torch.tensor(places, dtype=torch.int64)
+        lost = {
+            new: self.lost[old]._replace(place=new)
+            for new, old in enumerate(places)
+            if old in self.lost
+        }
+        return Features(self.values[chosen], self.labels[chosen], lost)
+
 
 @dataclass(frozen=True, slots=True)
 class Extractor:

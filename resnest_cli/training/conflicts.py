@@ -77,6 +77,11 @@ def check_together(config: Config, sharded: bool) -> None:
             "--freeze backbone: on a CPU it keeps the features of all photos, and shards are read "
             "as they come. Use --freeze stages:4, which trains the same classifier, or none.",
         ),
+        (
+            sharded and config.folds is not None,
+            "--folds deals out single photos, and shards are read from one end to the other. Give "
+            "the folder that they were packed from.",
+        ),
     ):
         if contradiction:
             raise UsageError(why)
@@ -193,6 +198,8 @@ def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
         why["warmup_epochs"] = "one cycle has a rise of its own"
     if config.sched != "step":
         why |= dict.fromkeys(("decay_epochs", "decay_rate"), "it is for --sched step")
+    if config.folds is not None:
+        why["val_split"] = "with --folds each photo is held out once"
     why |= _without_labels_or_teacher(config)
     why |= _of_the_loss(config)
     return [

@@ -26,6 +26,7 @@ from resnest_cli.training import resumed_run, runs, settings, unknown
 from resnest_cli.training.conflicts import without_effect
 from resnest_cli.training.defaults import default_workers
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
+from resnest_cli.training.folds import HeldOut, check_folds, cross_validate
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
@@ -59,6 +60,8 @@ def run_on_devices(job: TrainingJob, display: TrainingDisplay, arguments: Sequen
         ResnestError: the data, the weights, memory or the disk give no way to go on.
     """
     devices = 1 if is_worker() else _wanted(job)
+    if devices > 1 and not job.resume:
+        check_folds(job, load_settings(replace(job, data=job.data or ".")), devices)
     if devices > 1 and not job.dry_run:
         return launch(devices, arguments)
     if devices > 1:  # what one of them will have
@@ -131,6 +134,7 @@ class _Run:
         config = load_settings(job)
         if not (job.dry_run and world.size == 1):  # a plan for several devices needs only one
             config = _settled(config, world)
+        check_folds(job, config, world.size)
         if job.find_lr and world.size > 1:
             raise UsageError("--find-lr: looks on one device; leave out --devices.")
         if not job.dry_run and job.run is not None and not job.resume:
@@ -207,18 +211,28 @@ class _Run:
         display, world = self.display, self.world
         task: Task | None = None
         trainer: Trainer | None = None
+        held_out: HeldOut | None = None
+        config = ready.config
         with StopRequest() as stop, display:
             try:
                 if world.main:
-                    if state is None and (ready.config.cached or ready.config.teacher_crops):
+                    before = config.cached or config.teacher_crops or config.folds
+                    if state is None and before:
                         run.note_begun(note_origins(run.record(), ready))
                     self._ask_teacher(run, ready, state, stop)
                     world.begin((run, ready.config, ready.dataset, state))
+                if config.folds is not None:
+                    held_out = cross_validate(run, ready, self.job.access, stop, display)
+                    display.folds(held_out.title, held_out.scores.shown(), held_out.write())
                 task = ready.task(run, stop, display, world.rank)
                 keeper = None
                 if world.main:
                     frozen = ready.network.state_dict() if ready.config.cached else {}
                     keeper = RunKeeper(run, ready.info, frozen, ready.config.keep_epochs)
+                    if held_out is not None:
+                        keeper = replace(
+                            keeper, metrics=held_out.metrics, thresholds=held_out.thresholds
+                        )
                 world.meet()
                 done = state.record.step if state is not None else 0
                 with logged(display, run, world.main and ready.config.tensorboard, done) as watched:
@@ -242,7 +256,7 @@ class _Run:
                 raise DivergedError(f"{error}{best}") from None
             finally:
                 ready.close()
-            if world.main:
+            if world.main and held_out is None:
                 final_pictures(run, ready, trainer.record, trainer.best, display.message)
             trainer.record.finished = True
             trainer.save()
@@ -314,7 +328,8 @@ class _Run:
 
     def _summarize(self, run: RunFolder, ready: Ready, record: RunRecord) -> None:
         """How good the run became, what was left out, and a prediction to try."""
-        there = (sample.path for sample in ready.dataset.val if Path(sample.path).exists())
+        photos = ready.dataset.val or ready.dataset.train
+        there = (sample.path for sample in photos if Path(sample.path).exists())
         photo = next(there, "PHOTO")
         command = shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
         self.display.summary(run.path, record.rows, command, len(record.lost))

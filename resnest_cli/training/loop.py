@@ -13,6 +13,7 @@ knows no files: a `runs.RunKeeper` saves. Photos that cannot be read any more ar
 `lost_photos`.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ from resnest_cli.training.state import (
     optimizer_tensors,
     restore_optimizer,
 )
-from resnest_cli.training.step import Stepper, Task, memory_errors
+from resnest_cli.training.step import BatchSource, Stepper, Task, memory_errors
 from resnest_cli.training.time_budget import Clock, budget_seconds
 
 Validated = Evaluation | LabelEvaluation
@@ -148,6 +149,32 @@ class Trainer:
         loss, photos = self.stepper.step(rate)
         self.record.position += self._accumulated  # other draws in the next
         return loss / photos if photos else self.trial(batches, rate)
+
+    def logits(self, batches: BatchSource) -> tuple[Tensor, dict[int, str]]:
+        """The answers of the weights that count to photos that did not train, in their order.
+
+        float32 (N, classes), NaN where a photo could not be read; and why, by place. Raises
+        DataLostError where those are too many, and StoppedError.
+        """
+        network = self._network if self._ema is None else self._ema.network
+        network.eval()
+        total, lost = len(batches), list[Lost]()
+        found: dict[int, Tensor] = {}
+        with torch.inference_mode(), memory_errors(self.config):
+            for done, batch in enumerate(batches.epoch(0), start=1):
+                lost += batch.lost
+                if batch.indices:
+                    photos, _ = self.stepper.on_device(batch)
+                    with self.stepper.autocast():
+                        rows = network(photos)
+                    found |= zip(batch.indices, rows.float().cpu(), strict=True)
+                self._display.validating(done, total)
+                self._stop.check()
+        self._leave_out("val", [lost])
+        errors = {one.place: one.error for one in lost}
+        nothing = torch.full((self.task.num_classes,), math.nan)
+        every = range(len(found) + len(errors))
+        return torch.stack([found.get(place, nothing) for place in every]), errors
 
     # An epoch
 
@@ -278,7 +305,9 @@ class Trainer:
         """Validates, keeps weights, history and state, and goes on to the next epoch."""
         begin = time.perf_counter()
         self._world.share_buffers(*self._sides.values())
-        found = {which: self._validate(network) for which, network in self._sides.items()}
+        found: dict[str, Validated] = {}
+        if self.task.val is not None:
+            found = {which: self._validate(network) for which, network in self._sides.items()}
         self._validation_seconds = time.perf_counter() - begin
         row, record = self._row(found), self.record
         self._keep_weights(row, found)
@@ -288,11 +317,13 @@ class Trainer:
         self._learned = None
         record.loss_sum = record.seconds = 0.0
         if self._keeper is not None:
-            self._keeper.save_rows(record.rows, _of_classes(found[row.which]))
+            known = _of_classes(found[row.which]) if found else []
+            self._keeper.save_rows(record.rows, known)
         self.save()
         self._display.epoch(row)
 
     def _validate(self, network: nn.Module) -> Validated:
+        assert self.task.val is not None
         total = len(self.task.val)
         network.eval()
         kind = LabelMeter if self.config.multi_label else Meter
@@ -322,26 +353,27 @@ class Trainer:
         meter.update(logits.float(), labels, np.isin(places, batch.indices))
 
     def _row(self, found: Mapping[str, Validated]) -> EpochRow:
-        record, raw = self.record, found["raw"].scores
-        ema = found["ema"].scores if "ema" in found else None
-        which = "ema" if ema is not None and ema.sort_key > raw.sort_key else "raw"
-        winner = found[which].scores
-        best = winner.sort_key > max(map(record.best_score, ("raw", "ema")))
-        if best:
+        record = self.record
+        raw, ema = (found[which].scores if which in found else None for which in ("raw", "ema"))
+        which, best = "raw" if self._ema is None else "ema", True
+        if raw is not None:
+            which = "ema" if ema is not None and ema.sort_key > raw.sort_key else "raw"
+            best = found[which].scores.sort_key > max(map(record.best_score, ("raw", "ema")))
+        if best and found:
             self.best = _answers(found[which])
         return EpochRow(
             epoch=record.epoch + 1,
             step=record.step,
             lr=self._schedule.lr(max(0, record.step - 1)),
             train_loss=record.loss_sum / max(1, record.loss_photos),
-            val_loss=raw.loss,
+            val_loss=raw.loss if raw else None,
             ema_loss=ema.loss if ema else None,
             which=which,
             best=best,
             photos_per_second=record.loss_photos / max(record.seconds, 1e-9),
             train_seconds=record.seconds,
             seconds=record.seconds + self._validation_seconds,
-            **_figures(raw, ema, winner),
+            **(_figures(raw, ema, found[which].scores) if raw else {}),
         )
 
     def _keep_weights(self, row: EpochRow, found: Mapping[str, Validated]) -> None:
@@ -355,7 +387,7 @@ class Trainer:
                 names.append(f"best_{which}")
             if row.best and row.which == which:
                 names.append("best")
-            self._save_weights(names, network, found[which], row.epoch, which)
+            self._save_weights(names, network, found.get(which), row.epoch, which)
 
     def _keep_unfinished(self) -> None:
         """`last`, of the middle of an epoch; `best` too where no epoch was ever finished."""
@@ -366,14 +398,20 @@ class Trainer:
         for which, network in self._sides.items():
             names = ["last" if which == "raw" else "last_ema"]
             names += ["best"] if which == "raw" and not record.rows else []
-            self._save_weights(names, network, self._validate(network), record.epoch + 1, which)
+            found = self._validate(network) if self.task.val is not None else None
+            self._save_weights(names, network, found, record.epoch + 1, which)
 
     def _save_weights(
-        self, names: Sequence[str], network: nn.Module, found: Validated, epoch: int, which: str
+        self,
+        names: Sequence[str],
+        network: nn.Module,
+        found: Validated | None,
+        epoch: int,
+        which: str,
     ) -> None:
         if self._keeper is None:
             return
-        metrics = {"epoch": epoch, "weights": which, **_metrics(found)}
+        metrics = {"epoch": epoch, "weights": which, **(_metrics(found) if found else {})}
         limits = None
         if isinstance(found, LabelEvaluation):
             there = found.there

@@ -7,6 +7,7 @@ and memory.
 import contextlib
 import copy
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +70,7 @@ def plan_lines(ready: Ready, measured: Estimate) -> list[tuple[str, str]]:
         ("start", _start(ready)),
         ("training", _learning(config)),
         ("photos", _photos(ready)),
+        *([("folds", _folds(ready))] if config.folds else []),
         *([("teacher", _teacher(ready, measured))] if ready.teacher is not None else []),
         ("machine", _machine(config)),
         ("estimate", f"{times}; {memory}"),
@@ -195,6 +197,17 @@ def _photos(ready: Ready) -> str:
     )
 
 
+def _folds(ready: Ready) -> str:
+    counts = Counter(ready.dataset.folds)
+    sizes = [counts[number] for number in range(1, (ready.config.folds or 0) + 1)]
+    least, most = min(sizes), max(sizes)
+    each = count(most, "photo") if least == most else f"{least:,} to {most:,} photos"
+    return (
+        f"{len(sizes)} of {each}, each held out once while the others train; then a fit on all "
+        "photos"
+    )
+
+
 def _teacher(ready: Ready, measured: Estimate) -> str:
     """Who it is, what it answers, how much that counts, and what it costs."""
     config, teacher = ready.config, ready.teacher
@@ -240,7 +253,8 @@ def estimated(ready: Ready) -> Estimate:
     kept = round(decoded * sum(photos)) if config.cache else 0
     asked = train * _asking(ready) if config.teacher_crops == 0 else 0.0
     epoch = found.epoch_seconds + asked
-    return Estimate(epoch, epoch * (config.epochs or 1), found.memory_bytes + kept, asked)
+    fits = config.folds or 1  # K of a share (K - 1) / K of the photos, and one of all
+    return Estimate(epoch, epoch * (config.epochs or 1) * fits, found.memory_bytes + kept, asked)
 
 
 def _asking(ready: Ready) -> float:

@@ -85,11 +85,16 @@ def ready_again(
     dataset = _data_again(run, config, old, record.lost, display)
     done, epochs = record.epoch, config.epochs or 0
     if record.finished and epochs <= max(done, old.epochs or 0):
+        longer = "" if old.folds is not None else " To train longer: --resume --epochs N;"
         display.message(
-            f"{run.path} is finished: {done} epochs. To train longer: --resume --epochs N; for a "
-            "new run leave out --resume."
+            f"{run.path} is finished: {done} epochs.{longer} For a new run leave out --resume."
         )
         return None
+    if old.folds is not None and epochs != old.epochs:
+        raise UsageError(
+            f"--epochs {epochs}: the folds of {run.path} are of {old.epochs} epochs, and so is its "
+            "last fit. Start a new run without --resume."
+        )
     if epochs < done:
         raise UsageError(f"--epochs {epochs}: {run.path} has done {done} epochs already.")
     check_tensorboard(config)

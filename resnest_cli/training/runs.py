@@ -13,7 +13,7 @@ import csv
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ _WRITTEN = (
     "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "lost.csv",
     "train_batch.jpg", "curves.png", "val_predictions.jpg", "report.html",
     "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
-    "resume/*", "resume/features/*/*",
+    "resume/*", "resume/features/*/*", "resume/fold-*/resume/*",
 )  # fmt: skip
 
 
@@ -184,13 +184,16 @@ class RunKeeper:
     """Puts weights, states and results into a run folder.
 
     `info` is what every checkpoint of the run says of itself; `frozen` are tensors beside those
-    that are trained. Of weights named by their epoch the last `keep_epochs` stay.
+    that are trained. Of weights named by their epoch the last `keep_epochs` stay. What is known of
+    the weights without their validation is in `metrics` and `thresholds`.
     """
 
     run: RunFolder
     info: CheckpointInfo
     frozen: Mapping[str, Tensor]
     keep_epochs: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] | None = None
 
     def save_weights(
         self,
@@ -205,7 +208,10 @@ class RunKeeper:
         """
         provenance = {**self.info.provenance, "epoch": metrics["epoch"]}
         info = replace(
-            self.info, metrics=dict(metrics), provenance=provenance, thresholds=thresholds
+            self.info,
+            metrics={**metrics, **self.metrics},
+            provenance=provenance,
+            thresholds=thresholds or self.thresholds,
         )
         first = self.run.weights(names[0])
         with saving(first.parent):
@@ -227,6 +233,8 @@ class RunKeeper:
             columns = rows[-1].columns
             cells = ([getattr(row, name) for name in columns] for row in rows)
             write_text(path, csv_rows([columns, *cells]))
+        if rows[-1].val_loss is None:  # nothing validated
+            return
         name = "recall.csv" if rows[-1].map is None else "average_precision.csv"
         path, epoch = path.with_name(name), rows[-1].epoch
         with saving(path):

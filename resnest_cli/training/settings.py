@@ -109,6 +109,9 @@ class Config:
     path_column: str | None = _reading("path_column")
     label_column: str | None = _reading("label_column")
     split_column: str | None = _reading("split_column")
+    group_column: str | None = _data(
+        None, "Of a table: photos with the same value there never lie on both sides.", "NAME"
+    )
     base_folder: str | None = _reading("base_folder")
     extension: str | None = _reading("extension")
     multi_label: bool | None = _reading("multi_label")
@@ -116,6 +119,11 @@ class Config:
     exclude_kinds: str | None = _reading("exclude_kinds")
     val_split: float = _data(
         0.2, "Share of each class that validates, where the data have no split (0.2).", "(0, 1)"
+    )
+    folds: int | None = _data(
+        None,
+        "Few photos: hold out each of K parts once, say how good that is, then train on all.",
+        "K [2, 20]",
     )
     balanced: bool = _data(False, "Draw every class equally often.")
     class_weights: str = _data(

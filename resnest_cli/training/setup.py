@@ -52,6 +52,7 @@ class Ready:
 
     `frozen` are the modules in evaluation mode, `origin` is the hash of the weights that it starts
     from, "" for none; `class_weights` are float32 (classes,). `teacher` is ready to be asked.
+    `kept` are features that were computed already, of the photos that train and that validate.
     """
 
     config: Config
@@ -64,6 +65,7 @@ class Ready:
     class_weights: Tensor | None
     model: Model | None
     teacher: Teacher | None = None
+    kept: tuple[Features, Features] | None = None
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -122,14 +124,16 @@ class Ready:
         )
         draw = replace(self.draw, rank=rank)
         if config.cached:
-            found = self._features(run.states, draw, stop, display)
-            return task(network.head(self.network), *found)
-        train, val = self._batches(run, draw, stop, display)
+            train, val = self.kept or self.features(run.states, stop, display)
+            learning = FeatureBatches(train, draw, config.hflip)
+            validating = FeatureBatches(val, Draw(_VALIDATED)) if data.val else None
+            return task(network.head(self.network), learning, validating)
+        batches = self._batches(run, draw, stop, display)
         if config.sync_bn and config.devices > 1:  # now: alone, such norms would wait for others
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
             self.frozen = network.freeze(self.network, config.freeze)
         thaws = network.thawing(self.network, config.freeze) if config.unfreeze_every > 0 else ()
-        return task(self.network, train, val, frozen=self.frozen, thawing=thaws)
+        return task(self.network, *batches, frozen=self.frozen, thawing=thaws)
 
     @property
     def draw(self) -> Draw:
@@ -174,7 +178,7 @@ class Ready:
 
     def _batches(
         self, run: RunFolder, draw: Draw, stop: StopRequest, display: TrainingDisplay
-    ) -> tuple[Batches, Batches]:
+    ) -> tuple[Batches, Batches | None]:
         """Photos to learn from and to validate with; `--cache` decodes all of them now."""
         config, data = self.config, self.dataset
         train, val = map(self._side, SHARD_SIDES)
@@ -189,14 +193,17 @@ class Ready:
         answers = None if questions is None else questions.answers
         learning = Batches(train, augment, draw, photos=photos[:first], answers=answers, **how)
         self._open.callback(learning.close)
+        if config.folds is not None and not data.val:
+            return learning, None
         draw = Draw(draw.batch_size, rank=draw.rank, ranks=draw.ranks)
         validating = Batches(val, self.preprocessing, draw, photos=photos[first:], **how)
         self._open.callback(validating.close)
         return learning, validating
 
-    def _features(
-        self, folder: Path, draw: Draw, stop: StopRequest, display: TrainingDisplay
-    ) -> tuple[FeatureBatches, FeatureBatches]:
+    def features(
+        self, folder: Path, stop: StopRequest, display: TrainingDisplay
+    ) -> tuple[Features, Features]:
+        """Those of a frozen backbone, of photos that train and that validate; kept in `folder`."""
         config, data = self.config, self.dataset
         show = checking(display.progress("Computing features"), stop.check)
         extractor = Extractor(
@@ -210,9 +217,10 @@ class Ready:
 
             return extractor.features(samples, mirrored=mirrored, progress=progress)
 
-        train = FeatureBatches(features(data.train, 0, config.hflip > 0), draw, config.hflip)
-        val = features(data.val, len(data.train), False)
-        return train, FeatureBatches(val, Draw(_VALIDATED))
+        train = features(data.train, 0, config.hflip > 0)
+        if not data.val:
+            return train, train.of([])
+        return train, features(data.val, len(data.train), False)
 
     @cached_property
     def engine(self) -> Engine:
@@ -291,6 +299,7 @@ def _labelled(config: Config, progress: Progress) -> DataSet:
         classes=config.classes,
         class_names=config.class_names,
         reading=config.reading,
+        folds=config.folds,
         progress=progress,
     )
 

@@ -57,8 +57,9 @@ class EpochRow:
     are means over photos in nats; accuracies and recall are fractions in [0, 1]. `top5` is None
     with five classes or fewer, the `ema_` fields without a moving average. `recall` is the mean
     over classes of those weights that count (`which`). `best` says whether this epoch is the best
-    so far, by the top-1 of these weights and of the same top-1 by their loss. Times in seconds,
-    without and with validation.
+    so far, by the top-1 of these weights and of the same top-1 by their loss. Where no photo
+    validates, none of these is known: the last epoch counts, averaged if there is an average. Times
+    in seconds, without and with validation.
 
     Where a photo may have several labels, `map` (mean average precision) takes the place of top-1,
     and `micro_f1` and `macro_f1`, at 0.5, that of recall: `columns` are the fields that count.
@@ -68,7 +69,7 @@ class EpochRow:
     step: int
     lr: float
     train_loss: float
-    val_loss: float
+    val_loss: float | None
     top1: float | None = None
     top5: float | None = None
     ema_loss: float | None
@@ -89,6 +90,8 @@ class EpochRow:
     def columns(self) -> tuple[str, ...]:
         """The fields, in order, without those of the other kind of labels."""
         other = ONE_LABEL if self.map is not None else SEVERAL_LABELS
+        if self.val_loss is None:
+            other = ONE_LABEL | SEVERAL_LABELS | {"val_loss", "ema_loss"}
         return tuple(field.name for field in fields(self) if field.name not in other)
 
     def score(self, which: str) -> float | None:

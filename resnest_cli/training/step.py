@@ -51,14 +51,15 @@ class Task:
     `network` maps the photos of a batch to logits (B, num_classes). `thawing` are modules that
     begin to learn one after the other, every `config.unfreeze_every` epochs. `class_weights`,
     float32 (num_classes,), weigh the classes in the loss. `train_counts` are the training photos of
-    each class, `unlabelled` is how many have no single one, `val_photos` how many validate. The
+    each class, `unlabelled` is how many have no single one, `val_photos` how many validate. Without
+    `val` no epoch is validated, and the last one counts. The
     `teacher` answers for batches that come without its answers.
     """
 
     config: Config
     network: nn.Module
     train: BatchSource
-    val: BatchSource
+    val: BatchSource | None
     num_classes: int
     frozen: Sequence[nn.Module] = ()
     thawing: Sequence[nn.Module] = ()

@@ -47,12 +47,13 @@ def keep(
     """Writes it into the header of `best`, and says for which shares there are too few photos.
 
     Where that cannot be done, a message says so: it is worth less than the run. Where a photo may
-    have several labels nothing is kept: the distance takes the classes' softmax for granted.
+    have several labels nothing is kept: the distance takes the classes' softmax for granted; nor
+    where none validates, as the thresholds are of photos that did not train.
 
     Raises:
         StoppedError: a signal.
     """
-    if ready.dataset.multi_label:
+    if ready.dataset.multi_label or task.val is None:
         return
     best = run.weights("best")
     try:

@@ -306,7 +306,7 @@ def test_bad_usage(cli: Cli, own: Path, data: Path, tmp_path: Path) -> None:
     for arguments, code, said in (
         ([], 2, "name the file with -o"),
         (["-o", onnx_, "--hub", tmp_path / "hub"], 2, "name the file with -o"),
-        (["-o", tmp_path / "m.tflite"], 2, "ends in .onnx or .pt2"),
+        (["-o", tmp_path / "m.tflite"], 2, "ends in .onnx, .pt2, or .xml"),
         (["-o", pt2, "--int8", "--calibrate", data], 2, "--int8 goes with .onnx"),
         (["-o", pt2, "--opset", "17"], 2, "--opset goes with .onnx"),
         (["-o", onnx_, "--int8"], 2, "--int8 --calibrate DATA"),
