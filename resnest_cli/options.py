@@ -336,6 +336,41 @@ class RayOptions:
     )
 
 
+_SORTING = "Sorting"
+
+
+@dataclass(frozen=True, slots=True)
+class SortOptions:
+    """What becomes of the photos themselves, once they are predicted."""
+
+    sort_into: Path | None = setting(
+        None,
+        "Put each photo into the folder of its class in DIR, or into `unsure` where the answer is "
+        "refused. Nothing is ever replaced.",
+        "DIR",
+        panel=_SORTING,
+    )
+    copy: bool = setting(False, "Copies are sorted, the photos stay.", panel=_SORTING)
+    link: bool = setting(
+        False, "Symbolic links to the photos are sorted, which stay.", panel=_SORTING
+    )
+    move: bool = setting(
+        False, "The photos themselves are sorted, sidecars such as x.jpg.xmp too.", panel=_SORTING
+    )
+    live_photos: bool = setting(
+        False, "The x.mov of a live photo goes with its x.heic or x.jpg.", panel=_SORTING
+    )
+    dry_run: bool = setting(
+        False, "Only show where each photo would go; nothing is written.", panel=_SORTING
+    )
+    undo: Path | None = setting(
+        None,
+        "Take the last sorting into DIR back: what was moved returns, copies and links go.",
+        "DIR",
+        panel=_SORTING,
+    )
+
+
 _MOST_ALARMS = 0.5  # share of false alarms that anybody could want
 
 

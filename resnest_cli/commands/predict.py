@@ -1,10 +1,17 @@
 """`resnest predict`: photos -> ranked classes."""
 
 import os
-from dataclasses import replace
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
@@ -22,11 +29,26 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats
+from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.predict import Ranking, records
-from resnest_cli.options import Html, ModelOptions, Option, RayOptions, RunOptions, Tta, share_of
+from resnest_cli.jobs.predict import Ranking, predictor, records
+from resnest_cli.options import (
+    Html,
+    ModelOptions,
+    Option,
+    RayOptions,
+    RunOptions,
+    SortOptions,
+    Tta,
+    share_of,
+)
 from resnest_cli.paths import check_not_read, check_place
+from resnest_cli.signals import StoppedError
+from resnest_cli.text import count, printable_name
+
+if TYPE_CHECKING:
+    from resnest_cli.sorting.sort import Outcome, Sorting
+    from resnest_cli.sorting.transfer import How
 
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
@@ -38,6 +60,9 @@ find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
+resnest predict photos/ --model best.safetensors --sort-into sorted --copy --dry-run
+resnest predict photos/ --model best.safetensors --sort-into sorted --move --reject-below 0.6
+resnest predict --undo sorted
 resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
 """
 
@@ -84,6 +109,7 @@ def predict(
         ),
     ] = None,
     tta: Tta = False,
+    sort: SortOptions,
     workers: Annotated[
         int | None,
         Option(
@@ -96,7 +122,10 @@ def predict(
     ray: RayOptions,
     resume: Annotated[
         bool,
-        Option("Go on where an interrupted run left off (FOLDER/, .parquet).", after="path_column"),
+        Option(
+            "Go on where an interrupted run left off (FOLDER/, .parquet, --sort-into).",
+            after="path_column",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, Option("Replace what is there under this name.", after="resume")
@@ -108,15 +137,21 @@ def predict(
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
     A folder (-o FOLDER/: files of Parquet or of JSON lines) and a .parquet are written in parts:
     whatever ends a run, --resume goes on. --runner ray writes a folder.
+    With --sort-into and --copy, --link or --move the photos are sorted once all are predicted; a
+    journal in DIR lets --resume go on, and --undo take it back.
     """
+    if sort.undo is not None:
+        _undo(sort, run)
+        return
     check_inputs(run)
+    how = _how(sort)
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
-        if html is not None:
-            raise UsageError("--html is for --runner local.")
+        if html is not None or how is not None:
+            raise UsageError("--html and --sort-into are for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES if workers is None else workers)
@@ -125,12 +160,14 @@ def predict(
         )
         return
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
-        if html is not None:
-            raise UsageError("--html goes with records that are printed or written as text.")
+        if html is not None or how is not None:
+            raise UsageError(
+                "--html and --sort-into go with records that are printed or written as text."
+            )
         run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
-    if resume or overwrite:
+    if overwrite or (resume and how is None):
         raise UsageError(
             "--resume and --overwrite go with -o FOLDER/ or FILE.parquet: other records are "
             "written as they come, from the beginning."
@@ -142,7 +179,11 @@ def predict(
         check_written(path, files_read(run, model))
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
-        _show(run, model, wanted, target, format_, html)
+        if how is None:
+            failed, done = _show(run, model, wanted, target, format_, html)
+            finish(failed, done, "input(s)")
+        else:
+            _sort(run, model, wanted, target, format_, html, sort=sort, how=how, resume=resume)
 
 
 def _is_folder(name: str) -> bool:
@@ -196,7 +237,9 @@ def _show(
     target: Path | None,
     format_: output.Format | None,
     html: Path | None,
-) -> None:
+    sorting: "Sorting | None" = None,
+) -> tuple[int, int]:
+    """Shows a record of each input; returns how many there are, and how many are errors."""
     total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
         format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table"),
@@ -206,6 +249,7 @@ def _show(
         many=total is None or total > _FEW,
         rejecting=wanted.reject_below > 0,
         doubting=wanted.unknown is not None,
+        sorting=sorting is not None,
     )
     page, write = None, writer.write
     if html is not None:
@@ -218,9 +262,107 @@ def _show(
             page.add(record)
 
     with Decoders.of(run, model) as decoders:
-        found = records(run, model, wanted, decoders, stats)
+        if sorting is None:
+            found = records(run, model, wanted, decoders, stats)
+        else:
+            ready = partial(predictor, run, model, wanted, decoders)
+            found = sorting.planned(listed(run, stats), ready)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)
+    return failed, done
+
+
+def _how(sort: SortOptions) -> "How | None":
+    """What becomes of the photos; None: nothing. Raises UsageError where that is not clear."""
+    hows: tuple[How, ...] = ("copy", "link", "move")
+    chosen = [how for how in hows if getattr(sort, how)]
+    if sort.sort_into is None:
+        if chosen or sort.live_photos or sort.dry_run:
+            raise UsageError(
+                "--copy, --link, --move, --live-photos and --dry-run go with --sort-into DIR."
+            )
+        return None
+    if len(chosen) != 1:
+        raise UsageError(
+            "--sort-into takes one of --copy, --link and --move. Look at the plan first with "
+            "--dry-run."
+        )
+    return chosen[0]
+
+
+def _sort(
+    run: RunOptions,
+    model: ModelOptions,
+    wanted: Ranking,
+    target: Path | None,
+    format_: output.Format | None,
+    html: Path | None,
+    *,
+    sort: SortOptions,
+    how: "How",
+    resume: bool,
+) -> None:
+    """Shows a record of each input with its place, and then brings the photos there."""
+    from resnest_cli.jobs.job import go_on
+    from resnest_cli.sorting.sort import sorting
+
+    folder, again = cast("Path", sort.sort_into), go_on("predict")
+    asked = {
+        "how": how,
+        "live_photos": sort.live_photos,
+        "inputs": (*run.inputs, run.from_file, run.recursive),
+        "working folder": str(Path.cwd()),
+        "model": [model.model, model.weights, model.labels, model.exif, model.crop_mode],
+        "ranking": asdict(wanted),
+    }
+    with (
+        _interruptible(again),
+        sorting(
+            folder, how, asked, live_photos=sort.live_photos, resume=resume, dry_run=sort.dry_run
+        ) as work,
+    ):
+        if work.finished:
+            output.message(f"All was sorted into {folder} already; sort anew without --resume.")
+            return
+        failed, done = _show(run, model, wanted, target, format_, html, work)
+        with output.Bar("sorting") as bar:
+            outcome = work.carry_out(bar, again)
+    output.message(outcome.text(how, folder, dry_run=sort.dry_run))
+    _end(failed, done, outcome)
+
+
+def _undo(sort: SortOptions, run: RunOptions) -> None:
+    """Takes the last sorting into a folder back."""
+    folder = cast("Path", sort.undo)
+    if replace(sort, undo=None) != SortOptions() or run.inputs or run.from_file:
+        raise UsageError("--undo DIR stands alone: all else is in the journal in DIR.")
+    from resnest_cli.sorting.sort import undo
+
+    with _interruptible(shlex.join(sys.argv)), output.Bar("taking back") as bar:
+        outcome = undo(folder, bar)
+    output.message(f"Took back {count(outcome.files, 'file')} of {folder}.")
+    _end(0, 0, outcome)
+
+
+@contextmanager
+def _interruptible(go_on: str) -> Iterator[None]:
+    """Says how to go on where a signal ends what is done inside."""
+    try:
+        yield
+    except (KeyboardInterrupt, StoppedError) as end:
+        output.message(f"interrupted: what is done is kept. Go on with:\n  {go_on}")
+        raise SystemExit(getattr(end, "exit_code", 130)) from None
+
+
+def _end(failed: int, done: int, outcome: "Outcome") -> None:
+    """Names the files that are not where they were to be; exits with 3 if there are any."""
+    if outcome.failed:
+        more = outcome.failed - len(outcome.lines)
+        rest = [f"and {more} more"] if more else []
+        text = f"{count(outcome.failed, 'file')} could not be brought to their places:"
+        output.message("\n  ".join([text, *map(printable_name, outcome.lines), *rest]))
     finish(failed, done, "input(s)")
+    if outcome.failed or outcome.stays["no file"]:
+        raise typer.Exit(3)

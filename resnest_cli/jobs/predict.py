@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats, listed
+from resnest_cli.images.sources import Source, SourceStats, listed
 from resnest_cli.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.engine import Output
@@ -45,12 +45,20 @@ def records(
         UsageError: the list of inputs cannot be read.
         CheckpointError: the network has no classifier.
     """
+    _, predict = predictor(options, model, ranking, decoders)
+    return predict(listed(options, stats))
+
+
+def predictor(
+    options: RunOptions, model: ModelOptions, ranking: Ranking, decoders: Decoders
+) -> "tuple[tuple[str, ...], Callable[[Iterator[Source]], Iterator[Record]]]":
+    """The class names of a model, and what gives one record for each source, in order."""
     from resnest_cli.inference.batch_size import batch_size_for
 
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
-    return found.records(
-        listed(options, stats),
+    return found.class_names, lambda sources: found.records(
+        sources,
         topk=ranking.topk,
         threshold=ranking.threshold,
         reject_below=ranking.reject_below,
