@@ -147,7 +147,7 @@ class Sorting:
             StoppedError: a signal has come.
         """
         journal, outcome = self._journal, self._outcome
-        if journal is None:
+        if journal is None or not self._inputs:
             return outcome
         free = free_bytes(self._folder)
         if free is not None and self._bytes > free:
