@@ -336,6 +336,7 @@ class RayOptions:
     )
 
 
+How = Literal["copy", "link", "move"]  # photos are sorted
 _SORTING = "Sorting"
 
 
@@ -355,7 +356,10 @@ class SortOptions:
         False, "Symbolic links to the photos are sorted, which stay.", panel=_SORTING
     )
     move: bool = setting(
-        False, "The photos themselves are sorted, sidecars such as x.jpg.xmp too.", panel=_SORTING
+        False,
+        "The photos themselves are sorted, and their sidecars (x.jpg.xmp, x.xmp). Of several "
+        "labels the most probable counts.",
+        panel=_SORTING,
     )
     live_photos: bool = setting(
         False, "The x.mov of a live photo goes with its x.heic or x.jpg.", panel=_SORTING
@@ -369,6 +373,28 @@ class SortOptions:
         "DIR",
         panel=_SORTING,
     )
+
+    @property
+    def how(self) -> How | None:
+        """What becomes of the photos; None: nothing.
+
+        Raises:
+            UsageError: that is not clear.
+        """
+        hows: tuple[How, ...] = ("copy", "link", "move")
+        chosen = [how for how in hows if getattr(self, how)]
+        if self.sort_into is None:
+            if chosen or self.live_photos or self.dry_run:
+                raise UsageError(
+                    "--copy, --link, --move, --live-photos and --dry-run go with --sort-into DIR."
+                )
+            return None
+        if len(chosen) != 1:
+            raise UsageError(
+                "--sort-into takes one of --copy, --link and --move. Look at the plan first with "
+                "--dry-run."
+            )
+        return chosen[0]
 
 
 _MOST_ALARMS = 0.5  # share of false alarms that anybody could want

@@ -1,8 +1,6 @@
 """`resnest predict`: photos -> ranked classes."""
 
 import os
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -33,6 +31,7 @@ from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import Ranking, predictor, records
 from resnest_cli.options import (
+    How,
     Html,
     ModelOptions,
     Option,
@@ -44,11 +43,10 @@ from resnest_cli.options import (
 )
 from resnest_cli.paths import check_not_read, check_place
 from resnest_cli.signals import StoppedError
-from resnest_cli.text import count, printable_name
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from resnest_cli.sorting.sort import Outcome, Sorting
-    from resnest_cli.sorting.transfer import How
 
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
@@ -144,7 +142,7 @@ def predict(
         _undo(sort, run)
         return
     check_inputs(run)
-    how = _how(sort)
+    how = sort.how
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
@@ -274,24 +272,6 @@ def _show(
     return failed, done
 
 
-def _how(sort: SortOptions) -> "How | None":
-    """What becomes of the photos; None: nothing. Raises UsageError where that is not clear."""
-    hows: tuple[How, ...] = ("copy", "link", "move")
-    chosen = [how for how in hows if getattr(sort, how)]
-    if sort.sort_into is None:
-        if chosen or sort.live_photos or sort.dry_run:
-            raise UsageError(
-                "--copy, --link, --move, --live-photos and --dry-run go with --sort-into DIR."
-            )
-        return None
-    if len(chosen) != 1:
-        raise UsageError(
-            "--sort-into takes one of --copy, --link and --move. Look at the plan first with "
-            "--dry-run."
-        )
-    return chosen[0]
-
-
 def _sort(
     run: RunOptions,
     model: ModelOptions,
@@ -301,7 +281,7 @@ def _sort(
     html: Path | None,
     *,
     sort: SortOptions,
-    how: "How",
+    how: How,
     resume: bool,
 ) -> None:
     """Shows a record of each input with its place, and then brings the photos there."""
@@ -338,9 +318,9 @@ def _undo(sort: SortOptions, run: RunOptions) -> None:
     folder = cast("Path", sort.undo)
     if replace(sort, undo=None) != SortOptions() or run.inputs or run.from_file:
         raise UsageError("--undo DIR stands alone: all else is in the journal in DIR.")
-    from resnest_cli.sorting.sort import undo
+    from resnest_cli.sorting.sort import undo, undo_command
 
-    with _interruptible(shlex.join(sys.argv)), output.Bar("taking back") as bar:
+    with _interruptible(undo_command(folder)), output.Bar("taking back") as bar:
         outcome = undo(folder, bar)
     output.message(f"Took back {count(outcome.files, 'file')} of {folder}.")
     _end(0, 0, outcome)
@@ -359,10 +339,7 @@ def _interruptible(go_on: str) -> Iterator[None]:
 def _end(failed: int, done: int, outcome: "Outcome") -> None:
     """Names the files that are not where they were to be; exits with 3 if there are any."""
     if outcome.failed:
-        more = outcome.failed - len(outcome.lines)
-        rest = [f"and {more} more"] if more else []
-        text = f"{count(outcome.failed, 'file')} could not be brought to their places:"
-        output.message("\n  ".join([text, *map(printable_name, outcome.lines), *rest]))
+        output.message(outcome.failures())
     finish(failed, done, "input(s)")
     if outcome.failed or outcome.stays["no file"]:
         raise typer.Exit(3)

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from resnest_cli.inference.ranking import Prediction, Record
+from resnest_cli.options import How
 from resnest_cli.sorting.folder_names import NO_LABEL, UNSURE, alike, folder_names
-from resnest_cli.sorting.transfer import How, Step, link_text
+from resnest_cli.sorting.transfer import Step, link_text
 
 # Why a photo stays where it is; nothing is said of one that is sorted.
 Stays = Literal["", "error", "no file", "sorted before", "named twice", "there already"]

@@ -22,18 +22,19 @@ from resnest_cli.errors import ResnestError, UsageError, cannot_write, reason
 from resnest_cli.files import check_folder, free_bytes, locked, sync_folder
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Record
+from resnest_cli.options import How
 from resnest_cli.progress import Progress
 from resnest_cli.signals import StopRequest
 from resnest_cli.sorting.journal import Journal
 from resnest_cli.sorting.plan import Entry, Planner
-from resnest_cli.sorting.transfer import How, KeptError, Step, do, take_back
-from resnest_cli.text import count, gigabytes, joined
+from resnest_cli.sorting.transfer import KeptError, Step, do, take_back
+from resnest_cli.text import count, gigabytes, joined, printable_name
 
 # The class names of a model, and its answers to sources; asked for once they are needed.
 Predictor = Callable[[], tuple[Sequence[str], Callable[[Iterator[Source]], Iterator[Record]]]]
 
 # What would refuse every other file, too.
-_FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO}
+_FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV, errno.ENXIO}
 _DONE = {"copy": "Copied", "link": "Linked", "move": "Moved"}
 _STAYS = {
     "sorted before": "in a class folder already",
@@ -64,8 +65,15 @@ class Outcome:
         into = count(len(self.folders), "folder")
         if dry_run:
             return f"Would {how} {what} into {into} of {folder}{stay}. Nothing was done."
-        undo_ = f"\nTake it back with: {shlex.join(('resnest', 'predict', '--undo', str(folder)))}"
-        return f"{_DONE[how]} {what} into {into} of {folder}{stay}.{undo_ if self.files else ''}"
+        undo_ = f"\nTake it back with: {undo_command(folder)}" if self.files else ""
+        return f"{_DONE[how]} {what} into {into} of {folder}{stay}.{undo_}"
+
+    def failures(self) -> str:
+        """The files that are not where they were to be, for people."""
+        more = self.failed - len(self.lines)
+        first = f"{count(self.failed, 'file')} could not be brought to their places:"
+        rest = [f"and {more:,} more"] if more else []
+        return "\n  ".join([first, *map(printable_name, self.lines), *rest])
 
     def add(self, steps: Sequence[Step]) -> None:
         """One photo whose steps, if any, are done."""
@@ -158,8 +166,7 @@ class Sorting:
             )
         with StopRequest() as stop:
             for done, entry in enumerate(journal.entries(), 1):
-                sorted_ = self._sorted(entry, stop, go_on)
-                outcome.add(sorted_)
+                outcome.add(self._sorted(entry, stop, go_on))
                 progress(done, self._inputs, failed=outcome.failed)
         if outcome.folders:
             journal.mark("finished")
@@ -243,7 +250,6 @@ def undo(folder: Path, progress: Progress) -> Outcome:
         ResnestError: a disk is full, cannot be written or fails.
         StoppedError: a signal has come.
     """
-    again = shlex.join(("resnest", "predict", "--undo", str(folder)))
     if not Journal.numbers(folder):
         raise UsageError(f"{folder}: nothing was sorted into it, or all was taken back.")
     with locked(folder=folder):
@@ -254,7 +260,7 @@ def undo(folder: Path, progress: Progress) -> Outcome:
             journal.mark("undoing")
         with StopRequest() as stop:
             for done, entry in enumerate(journal.entries(), 1):
-                outcome.add(_taken_back(entry, how, folder, outcome, stop, again))
+                outcome.add(_taken_back(entry, how, folder, outcome, stop))
                 progress(done, journal.entries_there, failed=outcome.failed)
         if outcome.failed:
             journal.mark("undone")
@@ -266,8 +272,13 @@ def undo(folder: Path, progress: Progress) -> Outcome:
     return outcome
 
 
+def undo_command(folder: Path) -> str:
+    """The command that takes back what was sorted into a folder."""
+    return shlex.join(("resnest", "predict", "--undo", str(folder)))
+
+
 def _taken_back(
-    entry: Entry, how: How, folder: Path, outcome: Outcome, stop: StopRequest, again: str
+    entry: Entry, how: How, folder: Path, outcome: Outcome, stop: StopRequest
 ) -> list[Step]:
     done = list[Step]()
     for step in entry.steps:
@@ -278,7 +289,9 @@ def _taken_back(
         except KeptError as error:
             outcome.fail(str(folder / step.target), str(error))
         except OSError as error:
-            outcome.fail(str(folder / step.target), _refusal(error, step, folder, again))
+            outcome.fail(
+                str(folder / step.target), _refusal(error, step, folder, undo_command(folder))
+            )
     return done
 
 

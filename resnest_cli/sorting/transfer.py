@@ -13,11 +13,10 @@ import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from resnest_cli.files import leftovers, sync_folder, temporary_name
-
-How = Literal["copy", "link", "move"]
+from resnest_cli.options import How
 
 _TICK = 2 * 10**9  # ns; FAT keeps times of modification in steps of two seconds
 
@@ -128,7 +127,7 @@ def rename(old: Path, new: Path) -> None:
     """Renames a file; FileExistsError where the new name is taken."""
     if os.name != "nt":  # where a rename refuses by itself
         try:
-            os.link(old, new, follow_symlinks=False)
+            os.link(old, new)
         except OSError as error:
             if error.errno in {errno.EEXIST, errno.EXDEV}:
                 raise

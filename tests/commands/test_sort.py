@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.resnest import build
 from tests.conftest import CLASSES, Cli, make_photo
+from tests.networks import TINY, enliven
 from tests.processes import wait_for
 from tests.sorting.killed import photos_of
 
@@ -126,6 +130,19 @@ def test_folders_are_named_for_every_system(
     cli(*given, "--sort-into", "out", "--copy")
     index = CLASSES.index(best(cli, photos, "-m", tiny_checkpoint)["in/0.png"])
     assert Path("out", f"_con-{index}", "0.png").exists()
+
+
+def test_several_labels(cli: Cli, photos: Path) -> None:
+    names, limits = ("a", "b", "c"), (0.0, 1.0, 0.0)  # a and c are always selected
+    info = CheckpointInfo(variant=TINY, class_names=names, thresholds=limits)
+    save(Path("several.safetensors"), enliven(build(TINY, num_classes=3)), info)
+    given = ("predict", "in/0.png", "-m", "several.safetensors", "--sort-into", "out")
+    first, second = cli(*given, "--copy").out.removeprefix("in/0.png -> ").split(", ")
+    assert {first, second.strip()} == {"a/0.png", "c/0.png"}
+    assert {path.parent.name for path in Path("out").rglob("0.png*")} == {"a", "c"}
+    cli("predict", "--undo", "out")
+    assert cli(*given, "--move").out == f"in/0.png -> {first}\n"
+    assert [str(path) for path in Path("out").rglob("*.png")] == [f"out/{first}"]
 
 
 def test_what_is_no_file_is_said_with_exit_3(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Prediction, Record
+from resnest_cli.options import How
 from resnest_cli.progress import silent
 from resnest_cli.sorting.sort import sorting, undo
-from resnest_cli.sorting.transfer import How
 
 NAMES = ("cat", "dog")
 _CHANGES = {

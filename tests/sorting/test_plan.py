@@ -7,8 +7,9 @@ import pytest
 
 from resnest_cli.errors import ImageError
 from resnest_cli.inference.ranking import Prediction, Record
+from resnest_cli.options import How
 from resnest_cli.sorting.plan import Entry, Planner
-from resnest_cli.sorting.transfer import How, do
+from resnest_cli.sorting.transfer import do
 
 NAMES = ("cat", "dog", "a/b")
 
