@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from resnest_cli import __version__, output
-from resnest_cli.commands.flags import LazyGroup, epilog
+from resnest_cli.commands.flags import LazyGroup
 from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
 from resnest_cli.paths import local_arguments
 from resnest_cli.text import printable_name
@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "Write a network as a file for other programs, and check that it says the same.",
     "download": "Fetch and verify weights, so that the first run needs no network.",
     "models": "List the variants; verify, clean or look into files of weights.",
+    "guide": "Show a page of the manual, or the list of its pages.",
 }
 
 EXAMPLES = """
@@ -47,6 +48,11 @@ class Commands(LazyGroup):
 
     lines = COMMANDS
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the exit codes, too."""
+        super().format_help(ctx, formatter)
+        formatter.write(f"{EXIT_CODES}\n")
+
 
 def command_line() -> Any:
     """The command line as a whole."""
@@ -56,7 +62,7 @@ def command_line() -> Any:
         no_args_is_help=True,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog=f"{epilog(EXAMPLES)}\n\n{EXIT_CODES}",
+        epilog=EXAMPLES,
     )
     app.callback()(resnest)
     return typer.main.get_command(app)

@@ -101,6 +101,14 @@ class Setting(NamedTuple):
         number = isinstance(value, self.kind | int) and not isinstance(value, bool)
         return None if number and self._within(value) else self._numbers()
 
+    def wanted(self) -> str | None:
+        """After "it is": what a text that is refused is not; None where there are no words."""
+        if get_origin(self.kind) is Literal:
+            return "none of " + ", ".join(get_args(self.kind))
+        if self.kind in {int, float, bool}:
+            return f"not {self.refused('')}"
+        return None
+
     def _within(self, value: float) -> bool:
         bounds = self.option.bounds
         least, most = ends(bounds)
@@ -112,6 +120,8 @@ class Setting(NamedTuple):
     def _numbers(self) -> str:
         bounds = self.option.bounds
         least, most = ends(bounds)
+        if math.isinf(least):
+            return "a whole number" if self.kind is int else "a number"
         if self.kind is int:
             to = f" to {most:.0f}" if bounds[-1] == "]" else ""
             return f"a whole number from {least:g}{to}"
@@ -395,6 +405,27 @@ class SortOptions:
                 "--dry-run."
             )
         return chosen[0]
+
+
+@dataclass(frozen=True, slots=True)
+class XmpOptions:
+    """Whether classes become keywords in XMP sidecars, and how."""
+
+    xmp: bool = setting(
+        False,
+        "Also write the classes, as many as -k and --threshold leave, as keywords into XMP files "
+        "beside the photos. What others wrote into these stays; photos are never touched.",
+    )
+    xmp_name: Literal["x.jpg.xmp", "x.xmp"] | None = setting(
+        None,
+        "How the XMP file of x.jpg is called: x.jpg.xmp (digiKam, darktable, Immich, PhotoPrism), "
+        "unless said, or x.xmp (Adobe, Capture One, Immich).",
+    )
+    xmp_parent: str | None = setting(
+        None,
+        'Where the keywords hang in a hierarchy of keywords, such as AI or "AI|animals".',
+        "KEYWORD",
+    )
 
 
 _MOST_ALARMS = 0.5  # share of false alarms that anybody could want

@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README runs.
+"""Every command and every Python example of the README and of the manual runs.
 
 Named models have the weights of a tiny network instead: see `stand_ins`. Options, files, pipes and
 exit codes are the real ones.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnest_cli import Classifier, build
+from resnest_cli import Classifier, build, guides
 from resnest_cli.benchmark import measure, timing
 from resnest_cli.export.hub_folder import timm_arguments
 from resnest_cli.inference import classifier
@@ -34,15 +34,22 @@ from tests.networks import TINY, enliven
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line[2:]
-    for kind, text in BLOCKS
-    if kind == "console"
-    for line in text.splitlines()
-    if line.startswith("$ ")
-]
-EXAMPLES = [text for kind, text in BLOCKS if kind == "python"]
+MANUAL = {page: guides.read(page) for page in guides.PAGES}
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """The texts of a kind of fenced block."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+PAGES = {"README": README, **MANUAL}
+SHOWN = {
+    f"{name}-{number}": commands
+    for name, page in PAGES.items()
+    for number, text in enumerate(blocks(page, "console"), 1)
+    if (commands := [line[2:] for line in text.splitlines() if line.startswith("$ ")])
+}
+EXAMPLES = [text for page in PAGES.values() for text in blocks(page, "python")]
 
 SHIM = """#!{python}
 import sys
@@ -141,28 +148,33 @@ def add_teacher_and_clothes(work: Path) -> None:
 
 
 def test_the_readme_has_commands_and_examples() -> None:
-    assert len(COMMANDS) >= 15
-    assert len(EXAMPLES) >= 3
-    assert set(re.findall(r"--model (resnest\w+)", README)) < set(VARIANTS)
+    assert set(MANUAL) == {path.stem for path in Path(guides.__file__).parent.glob("*.md")}
+    assert len(SHOWN) >= 40
+    assert len(EXAMPLES) >= 4
+    assert len(README.encode()) <= 12_000
+    assert set(re.findall(r"--model (resnest\w+)", "".join(PAGES.values()))) < set(VARIANTS)
     first_output = README.splitlines().index("```", README.splitlines().index("```console") + 1)
     assert first_output <= 25
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the README's commands are for a Unix shell")
 @pytest.mark.parametrize(
-    "command",
+    "block",
     [
-        pytest.param(command, marks=pytest.mark.slow) if SLOW.search(command) else command
-        for command in COMMANDS
+        pytest.param(name, marks=pytest.mark.slow) if SLOW.search(" \n".join(block)) else name
+        for name, block in SHOWN.items()
     ],
 )
-def test_command(command: str, place: Path, cli: Cli) -> None:
-    if command.startswith("resnest search"):
+def test_commands_one_after_the_other(block: str, place: Path, cli: Cli) -> None:
+    if block.startswith("search"):
         assert cli("features", "photos/", "-o", "feats.npy", "--model", "demo").code == 0
-    if "| jq" in command and shutil.which("jq") is None:
-        pytest.skip("no jq")
-    if "example.org" in command:
-        command = command.replace("https://example.org/dog.jpg", "dog.jpg")
+    for command in SHOWN[block]:
+        if "| jq" not in command or shutil.which("jq") is not None:
+            works(command, cli)
+
+
+def works(command: str, cli: Cli) -> None:
+    command = command.replace("https://example.org/dog.jpg", "dog.jpg")
     # The stand-in for best.safetensors has five classes.
     command = command.replace("resnest evaluate data/", "resnest evaluate zero-to-four/")
     command = command.replace("resnest benchmark", "resnest benchmark --min-time 0")
@@ -175,10 +187,10 @@ def test_command(command: str, place: Path, cli: Cli) -> None:
         for part in command.split(" && "):
             _, *words = shlex.split(part)
             result = cli(*chain(*(Path().glob(w) if "epoch-*" in w else [w] for w in words)))
-            assert result.code == 0, result.err
+            assert result.code == 0, f"{part}: {result.err}"
     if jq:
         result = in_a_shell(f"jq {jq}", result.out)
-    assert result.code == 0, result.err
+    assert result.code == 0, f"{command}: {result.err}"
     assert result.out or re.search("-o |verify|clean|python|train|finetune", command)
     assert "error" not in result.err
 
@@ -192,8 +204,7 @@ def in_a_shell(command: str, given: str | None = None) -> Result:
 
 
 def test_the_first_command_prints_what_the_readme_shows(place: Path) -> None:
-    text = next(text for kind, text in BLOCKS if kind == "console")
-    command, *shown = text.splitlines()
+    command, *shown = blocks(README, "console")[0].splitlines()
     done = subprocess.run(
         ["bash", "-c", command[2:]], cwd=place, capture_output=True, text=True, check=True
     )
@@ -211,6 +222,8 @@ def test_the_first_command_prints_what_the_readme_shows(place: Path) -> None:
 def shortened(command: str) -> str:
     """The same training for one epoch on small photos, if from scratch then of the smallest."""
     command = re.sub(r"--epochs \d+", "", command)
+    if "--resume" in command:
+        return command
     if command.startswith("resnest train"):
         command = re.sub("--model resnest14d", "", command) + " --model resnest14t"
     return command + " --epochs 1" + ("" if "--img-size" in command else " --img-size 32")
@@ -236,11 +249,11 @@ def test_python_example(
         label, probability = capfd.readouterr().out.split()
         assert label == best.label
         assert float(probability) == pytest.approx(best.probability, abs=1e-6)
-        assert f"```console\n{label} {probability[:7]}" in README
+        assert f"```console\n{label} {probability[:7]}" in MANUAL["export"]
 
 
 def test_the_file_tree_names_what_exists() -> None:
-    tree = README.split("    resnest_cli/\n")[1].split("\n\n")[0]
+    tree = MANUAL["development"].split("    resnest_cli/\n")[1].split("\n\n")[0]
     for line in tree.splitlines():
         if match := re.match(r" {6}(\w+(?:\.py)?)", line):
             base = ROOT / ("tests" if "timings" in line or "trials" in line else "resnest_cli")

@@ -10,10 +10,11 @@ from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.options import Option
 
+PAGE = "recipes"
 EXAMPLES = """
 resnest train data/ --keep-epochs 5
-resnest average runs/train/exp/weights/epoch-*.safetensors -o average.safetensors
-resnest average epoch-*.safetensors -o average.safetensors --data data/
+resnest average runs/train/exp/weights/epoch-*.safetensors -o mean.safetensors
+resnest average epoch-*.safetensors -o mean.safetensors --data data/
 resnest evaluate data/ --model average.safetensors
 """
 
@@ -22,7 +23,8 @@ resnest evaluate data/ --model average.safetensors
 def average(
     *,
     checkpoints: Annotated[
-        list[Path], Option("Checkpoints of one network, two or more.", "CKPT...", argument=True)
+        list[Path],
+        Option("Checkpoints of one network, two or more.", "CHECKPOINT...", argument=True),
     ],
     output_: Annotated[Path | None, Option("The mean, .safetensors. Required.", "-o FILE")] = None,
     data: Annotated[

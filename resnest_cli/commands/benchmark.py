@@ -14,12 +14,13 @@ from resnest_cli.model.names import understand
 from resnest_cli.options import MOST_PHOTOS, TableFormat
 from resnest_cli.output.results import show_benchmark
 
+PAGE = "speed"
 EXAMPLES = """
 resnest benchmark --model resnest101e
 resnest benchmark --batch-size 1,8,32 --engine onnx
 resnest benchmark --photos photos/
 resnest benchmark --model best.safetensors --img-size 320 --device cuda
-resnest benchmark --format json | jq '.runs[] | [.engine, .batch_size, .photos_per_second]'
+resnest benchmark --format json | jq '.runs[].photos_per_second'
 """
 
 

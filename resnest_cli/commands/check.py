@@ -38,6 +38,7 @@ from resnest_cli.signals import PatientStop, StoppedError
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
 
+FIRST = "model output_ format_ html fail_on exclude device quiet"
 EXAMPLES = """
 resnest check data/
 resnest check data/ -o checked/ --html checked.html

@@ -17,6 +17,7 @@ from resnest_cli.net import Access
 from resnest_cli.options import Option
 from resnest_cli.text import megabytes
 
+PAGE = "models"
 EXAMPLES = """
 resnest download resnest50d resnest101e
 resnest download timm/resnest50d.in1k hf-hub:USER/NAME@REVISION

@@ -25,12 +25,13 @@ from resnest_cli.options import (
 )
 from resnest_cli.output.results import show_evaluation
 
+FIRST = "model split output_ format_ html calibrate compare device batch_size quiet"
 EXAMPLES = """
 resnest evaluate data/ --model runs/finetune/exp/weights/best.safetensors
 resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
 resnest evaluate data/ --model best.safetensors --format json | jq .top1
 resnest evaluate data/ --model best.safetensors --html page.html
-resnest evaluate runs/finetune/exp/split.csv --model best.safetensors --calibrate
+resnest evaluate runs/finetune/exp/split.csv -m best.safetensors --calibrate
 resnest evaluate data/ --model best.safetensors --split test
 resnest evaluate data/ --model best.safetensors --compare resnest50d
 resnest evaluate data/ --model best.safetensors --unknown-data others/

@@ -16,6 +16,7 @@ from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 
+FIRST = "model class_ topk output_ attention html format_ stage quiet"
 EXAMPLES = """
 resnest explain photo.jpg --model resnest50d -o heat.png
 resnest explain photo.jpg --class "tabby" --class n02123159 -o heat.png

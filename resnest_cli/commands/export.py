@@ -26,7 +26,7 @@ resnest export --model best.safetensors -o model.onnx --check photos/
 resnest export --model best.safetensors -o model.pt2
 resnest export --model best.safetensors -o small.onnx --int8 --calibrate data/
 resnest export --model best.safetensors --hub my-model/
-resnest export --model best.safetensors --hub my-model/ --push USER/NAME --dry-run
+resnest export -m best.safetensors --hub my-model/ --push USER/NAME --dry-run
 resnest predict photo.jpg --model model.onnx
 """
 

@@ -25,6 +25,7 @@ from resnest_cli.paths import check_not_read
 if TYPE_CHECKING:
     from resnest_cli.jobs.listing import ListShard
 
+FIRST = "model output_ resume update stage head shard device runner quiet"
 EXAMPLES = """
 resnest features photos/ -o feats.npy
 resnest features photos/ -o feats.npy --resume
@@ -32,8 +33,8 @@ resnest features photos/ -o feats.npy --retry-failed
 resnest features photos/ -o feats.npy --update
 resnest features photos/ -o maps.npy --stage 3 --pool none --dtype float16
 resnest features photos/ -o feats-1.npy --shard 1/4
-find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet
-resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray --ray-address auto
+find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.npy
+resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray
 resnest features "shards/*.tar" -o feats/ --runner ray
 """
 

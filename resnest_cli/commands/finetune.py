@@ -8,11 +8,14 @@ from resnest_cli.commands.training import Flags
 from resnest_cli.net import Access
 from resnest_cli.training.settings import TrainingJob
 
+FIRST = (
+    "model classes epochs lr freeze batch_size val_split img_size recipe output run resume dry_run"
+)
 EXAMPLES = """
 resnest finetune data/ --classes 10
 resnest finetune data/ --model resnest101e --freeze none --epochs 20
 resnest finetune data/ --model runs/train/exp/weights/best.safetensors
-resnest finetune data/ --teacher runs/finetune/exp/weights/best.safetensors --unlabelled more/
+resnest finetune data/ --teacher best.safetensors --unlabelled more/
 resnest finetune data/ --dry-run
 resnest finetune data/ --resume
 """

@@ -7,8 +7,8 @@ A parameter is an option (see `options`), a record of options, or an `Access`, w
 import inspect
 import math
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +18,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from resnest_cli import output
+from resnest_cli.commands.completion import COMPLETED
+from resnest_cli.errors import UsageError
 from resnest_cli.net import Access
 from resnest_cli.options import (
     NO_FLAG,
@@ -29,6 +31,11 @@ from resnest_cli.options import (
     setting_of,
     settings_of,
 )
+from resnest_cli.text import did_you_mean
+
+_ALL = "--help-all"
+# All that Typer finds wrong with a command line: its UsageError, which it does not name.
+_TYPERS: Any = typer.BadParameter.__mro__[1]
 
 
 class Without(NamedTuple):
@@ -43,14 +50,20 @@ class Given(NamedTuple):
     record: type
 
 
-# In every --help what commands share stands in this order, and a command's own options at OWN.
-_SHARED = (
-    "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
-    "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
-    "max_pixels fast_decode gpu_decode runner ray_address gpus_per_worker concurrency "
-    "path_column mirror offline quiet debug"
-)
-_ORDER = {name: place for place, name in enumerate(_SHARED.split())}
+# What commands share stands in every help in this order, under these headings, and a command's own
+# options at OWN.
+_SHARED = {
+    "Options": "inputs model OWN",
+    "Model": "weights trust_onnx labels",
+    "Inputs": "from_file null_separated recursive",
+    "Machine": "batch_size workers device engine amp compiled graphs",
+    "Photos": "img_size crop_pct interpolation crop_mode exif max_pixels fast_decode gpu_decode",
+    "Ray": "runner ray_address gpus_per_worker concurrency path_column",
+    "Network": "mirror offline",
+    "Messages": "quiet debug",
+}
+_ORDER = {name: place for place, name in enumerate(" ".join(_SHARED.values()).split())}
+_HEADINGS = {name: heading for heading, names in _SHARED.items() for name in names.split()}
 _COMMON = (
     Setting("quiet", bool, False, Option("No messages and bars, errors only.", "-q")),
     Setting("debug", bool, False, Option("Show the traceback of an error.", env=True)),
@@ -58,11 +71,6 @@ _COMMON = (
 _NET = [
     setting for name, setting in settings_of(ModelOptions).items() if name in {"mirror", "offline"}
 ]
-
-
-def epilog(examples: str) -> str:
-    """The end of a command's help, of its examples, one a line."""
-    return "\n\n  ".join(("Examples:", *examples.strip().splitlines()))
 
 
 def command(function: Callable[..., None], *, common: bool = True) -> Callable[..., None]:
@@ -162,8 +170,9 @@ def _parameter(setting: Setting) -> inspect.Parameter:
 def _typer_option(setting: Setting) -> Any:
     """What Typer wants to know of an option beside its type and default."""
     option = setting.option
+    completed = COMPLETED.get(setting.name)
     if option.argument:
-        return typer.Argument(metavar=option.metavar, help=option.help)
+        return typer.Argument(metavar=option.metavar, help=option.help, autocompletion=completed)
     least, most = ends(option.bounds)
     assert option.bounds[:1] != "(", "Typer knows no open bounds"
     assert option.bounds[-1:] != ")" or math.isinf(most), "Typer knows no open bounds"
@@ -175,45 +184,98 @@ def _typer_option(setting: Setting) -> Any:
         max=setting.kind(most) if math.isfinite(most) else None,
         envvar=f"RESNEST_{setting.name.upper()}" if option.env else None,
         parser=option.parser,
-        rich_help_panel=option.panel,
+        autocompletion=completed,
+        rich_help_panel=option.panel or _HEADINGS.get(setting.name),
     )
 
 
-class QuickParameters:
-    """Beside a class of Typer's commands: converts values without pydantic, which Typer uses and
-    whose import takes 50 ms. What is not written as usual is left to Typer, which says what is
-    wrong with it.
+class Commands:
+    """Beside a class of Typer's commands: how values are read, help is laid out, errors are said.
+
+    The epilog is examples, a line each. `page` is the command's page of the manual, `first` are the
+    names of the options that --help shows, where it does not show all.
     """
 
+    page: str = ""
+    first: tuple[str, ...] = ()
+
     def get_params(self, ctx: Any) -> list[Any]:
-        """All parameters, --help too."""
+        """All parameters, --help too.
+
+        Values are converted without pydantic, which Typer uses and whose import takes 50 ms; what
+        is not written as usual is left to Typer.
+        """
         settings = getattr(self.callback, "settings", {})  # type: ignore[attr-defined]
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             parameter.process_value = _quick(parameter, settings.get(parameter.name))
         return parameters
 
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        """Reads the command line; raises UsageError in our words."""
+        with in_our_words():
+            return super().make_context(*given, **more)  # type: ignore[misc]
 
-class Command(QuickParameters, TyperCommand):
-    """A command whose help has a heading for each group of options, where they come in groups."""
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Reads the arguments; --help-all shows all options and ends, as --help does."""
+        if self.first and _ALL in args:
+            self.first = ()
+            args = ["--help"]
+        return super().parse_args(ctx, args)  # type: ignore[misc]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """What people read first stands first: use, examples, then options under headings."""
+        self.format_usage(ctx, formatter)  # type: ignore[attr-defined]
+        self.format_help_text(ctx, formatter)  # type: ignore[attr-defined]
+        with formatter.section("Examples"):
+            for line in self.epilog.strip().splitlines():  # type: ignore[attr-defined]
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        self.format_options(ctx, formatter)
+        page = self.page or getattr(ctx.parent and ctx.parent.command, "page", "")
+        formatter.write(f"\nThe manual: resnest guide {page}".rstrip() + "\n")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes arguments, then options by their `rich_help_panel`; those without one first."""
+        """Writes arguments, then options by their `rich_help_panel`, or those of `first` alone."""
         groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        hidden = 0
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                argument = parameter.param_type_name == "argument"
-                panel = getattr(parameter, "rich_help_panel", None)
-                heading = "Arguments" if argument else panel or "Options"
-                groups.setdefault(heading, []).append(record)
+            if (record := parameter.get_help_record(ctx)) is None:
+                continue
+            argument = parameter.param_type_name == "argument"
+            panel = getattr(parameter, "rich_help_panel", None)
+            if self.first and not argument and parameter.name not in self.first:
+                hidden += 1
+                continue
+            heading = "Arguments" if argument else (not self.first and panel) or "Options"
+            groups.setdefault(heading, []).append(record)
+        if hidden:
+            groups["Options"].append((_ALL, f"Show all options, {hidden} more."))
         for name, records in groups.items():
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
 
 
-class Group(QuickParameters, TyperGroup):
+class Command(Commands, TyperCommand):
+    """A command."""
+
+
+class Group(Commands, TyperGroup):
     """A command with commands of its own."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named first."""
+        with in_our_words():
+            return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the commands, with the whole first line of their help, and the options."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, (one.help or "").partition("\n\n")[0]) for name, one in commands if one]
+            )
+        super().format_options(ctx, formatter)
 
 
 class LazyGroup(Group):
@@ -236,11 +298,44 @@ def load(name: str) -> Any:
     """A command: the function, or the group of functions, of its name in the module of its name."""
     module = import_module(f"resnest_cli.commands.{name}")
     found = getattr(module, name)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, cls=Command, epilog=epilog(module.EXAMPLES))(found)
-    return typer.main.get_command(app)
+    if not isinstance(found, typer.Typer):
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name, cls=Command)(found)
+        found = app
+    made: Any = typer.main.get_command(found)
+    made.page, made.epilog = getattr(module, "PAGE", name), module.EXAMPLES
+    made.first = tuple(getattr(module, "FIRST", "").split())
+    return made
+
+
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    """Raises what Typer says about a command line as `UsageError`."""
+    try:
+        yield
+    except _TYPERS as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        raise UsageError(_said(error)) from None
+
+
+def _said(error: Any) -> str:
+    """What is wrong with a command line, and where help is."""
+    help_ = f" `{error.ctx.command_path} --help` shows what there is." if error.ctx else ""
+    option = getattr(error, "option_name", "")
+    parameter: Any = getattr(error, "param", None)
+    if type(error).__name__ == "MissingParameter":
+        return f"name the {(parameter.metavar or parameter.name.upper()).strip('[].')}.{help_}"
+    words = error.format_message().rstrip(".")
+    if words.startswith("No such option"):
+        near = did_you_mean(option, [name for one in error.ctx.command.params for name in one.opts])
+        return f"no such option {option}.{near or help_}"
+    if option:  # "Option '--labels' requires an argument"
+        return f"{option} {words.split(' ', 2)[2]}."
+    if parameter is not None:
+        return f"{(parameter.opts or [parameter.name])[0]}: {error.message.rstrip('.')}."
+    end = "" if words.endswith("?") else f".{help_}"
+    return f"{words[:1].lower()}{words[1:]}{end}"
 
 
 def _quick(parameter: Any, setting: Setting | None) -> Callable[[Any, Any], Any]:
@@ -250,7 +345,12 @@ def _quick(parameter: Any, setting: Setting | None) -> Callable[[Any, Any], Any]
         if setting is not None and (value or not parameter.required):
             with suppress(ValueError):
                 return _converted(setting, value)
-        return type(parameter).process_value(parameter, context, value)
+        try:
+            return type(parameter).process_value(parameter, context, value)
+        except typer.BadParameter:
+            if setting is None or (wanted := setting.wanted()) is None or value is None:
+                raise
+            raise UsageError(f"{setting.flags[0]}: {value} is {wanted}.") from None
 
     return process
 

@@ -9,6 +9,7 @@ from resnest_cli.errors import UsageError
 from resnest_cli.options import Option
 from resnest_cli.text import count
 
+PAGE = "features"
 EXAMPLES = """
 resnest merge feats-*.npy -o feats.npy
 resnest merge part1.npz part2.npz -o feats.parquet --overwrite

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnest_cli import output
-from resnest_cli.commands.flags import Command, Group, command, epilog
+from resnest_cli.commands.flags import Command, Group, command
 from resnest_cli.inference import onnx_cache
 from resnest_cli.model import weights
 from resnest_cli.model.names import get_named, understand
@@ -27,18 +27,19 @@ from resnest_cli.text import megabytes, some
 if TYPE_CHECKING:
     from resnest_cli.model.checkpoint_header import CheckpointInfo
 
+EXAMPLES = """
+resnest models
+resnest models --format json
+resnest models verify
+resnest models show runs/finetune/exp/weights/best.safetensors
+"""
+
 models = typer.Typer(
     cls=Group,
     add_completion=False,
     invoke_without_command=True,
     rich_markup_mode=None,
     help="List the variants; verify, clean or look into files of weights.",
-    epilog=epilog("""
-resnest models
-resnest models --format json
-resnest models verify
-resnest models show runs/finetune/exp/weights/best.safetensors
-"""),
 )
 
 subcommand = partial(command, common=False)
@@ -113,9 +114,7 @@ def _row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-@models.command(
-    cls=Command, epilog=epilog("resnest models verify\nresnest models verify resnest50d")
-)
+@models.command(cls=Command, epilog="resnest models verify\nresnest models verify resnest50d")
 @subcommand
 def verify(
     *,
@@ -147,7 +146,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@models.command(cls=Command, epilog=epilog("resnest models clean --dry-run\nresnest models clean"))
+@models.command(cls=Command, epilog="resnest models clean --dry-run\nresnest models clean")
 @subcommand
 def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")] = False) -> None:
     """Remove downloaded weights, compiled models and what interrupted downloads left.
@@ -174,10 +173,8 @@ def clean(*, dry_run: Annotated[bool, Option("Only say what would be removed.")]
 
 @models.command(
     cls=Command,
-    epilog=epilog(
-        "resnest models show best.safetensors\n"
-        "resnest models show timm/resnest50d.in1k --format json"
-    ),
+    epilog="resnest models show best.safetensors\n"
+    "resnest models show timm/resnest50d.in1k --format json",
 )
 @subcommand
 def show(

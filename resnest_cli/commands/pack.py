@@ -12,10 +12,12 @@ from resnest_cli.errors import UsageError
 from resnest_cli.options import Option
 from resnest_cli.progress import checking
 
+PAGE = "shards"
+FIRST = "output_ photos_per_shard val_split classes workers overwrite quiet"
 EXAMPLES = """
 resnest pack data/ -o shards/
 resnest pack photos.csv -o shards/ --shard-size 1000 --workers 16
-resnest pack data/ -o shards/ --photos-per-shard 10000 --val-split 0.1 --seed 1
+resnest pack data/ -o shards/ --photos-per-shard 10000 --val-split 0.1
 resnest train shards/
 """
 

@@ -29,7 +29,7 @@ from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
 from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.predict import Ranking, predictor, records
+from resnest_cli.jobs.predict import Ranking, predictor
 from resnest_cli.options import (
     How,
     Html,
@@ -39,6 +39,7 @@ from resnest_cli.options import (
     RunOptions,
     SortOptions,
     Tta,
+    XmpOptions,
     share_of,
 )
 from resnest_cli.paths import check_not_read, check_place
@@ -46,8 +47,10 @@ from resnest_cli.signals import StoppedError
 from resnest_cli.text import count
 
 if TYPE_CHECKING:
-    from resnest_cli.sorting.sort import Outcome, Sorting
+    from resnest_cli.report.sidecars import Sidecars
+    from resnest_cli.sorting.sort import Outcome, Predicted, Sorting
 
+FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
 resnest predict photos/ -o records.csv
@@ -56,12 +59,13 @@ resnest predict photos/ --html page.html
 resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
+resnest predict photos/ --xmp -k 1 --threshold 0.5
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
-resnest predict photos/ --model best.safetensors --sort-into sorted --copy --dry-run
-resnest predict photos/ --model best.safetensors --sort-into sorted --move --reject-below 0.6
+resnest predict photos/ --sort-into sorted --move --dry-run
+resnest predict photos/ --sort-into sorted --copy --reject-below 0.6
 resnest predict --undo sorted
-resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
+resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
 """
 
 _FEW = 8  # explicit photos up to this number get a table each
@@ -106,6 +110,7 @@ def predict(
             parser=share_of,
         ),
     ] = None,
+    xmp: XmpOptions,
     tta: Tta = False,
     sort: SortOptions,
     workers: Annotated[
@@ -146,10 +151,15 @@ def predict(
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    keywords = None
+    if xmp != XmpOptions():
+        from resnest_cli.report.sidecars import Sidecars
+
+        keywords = Sidecars.of(xmp, run.inputs)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
-        if html is not None or how is not None:
-            raise UsageError("--html and --sort-into are for --runner local.")
+        if html is not None or keywords is not None or how is not None:
+            raise UsageError("--html, --xmp and --sort-into are for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES if workers is None else workers)
@@ -158,9 +168,9 @@ def predict(
         )
         return
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
-        if html is not None or how is not None:
+        if html is not None or keywords is not None or how is not None:
             raise UsageError(
-                "--html and --sort-into go with records that are printed or written as text."
+                "--html, --xmp and --sort-into go with records that are printed or written as text."
             )
         run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
@@ -178,10 +188,13 @@ def predict(
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
         if how is None:
-            failed, done = _show(run, model, wanted, target, format_, html)
-            finish(failed, done, "input(s)")
+            failed, done = _show(run, model, wanted, target, format_, html, keywords)
+            _end(failed, done, keywords)
         else:
-            _sort(run, model, wanted, target, format_, html, sort=sort, how=how, resume=resume)
+            _sort(
+                run, model, wanted, target, format_, html, keywords,
+                sort=sort, how=how, resume=resume,
+            )  # fmt: skip
 
 
 def _is_folder(name: str) -> bool:
@@ -235,9 +248,10 @@ def _show(
     target: Path | None,
     format_: output.Format | None,
     html: Path | None,
+    keywords: "Sidecars | None",
     sorting: "Sorting | None" = None,
 ) -> tuple[int, int]:
-    """Shows a record of each input; returns how many there are, and how many are errors."""
+    """Shows a record of each input; returns how many are errors, and how many there are."""
     total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
         format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table"),
@@ -260,16 +274,28 @@ def _show(
             page.add(record)
 
     with Decoders.of(run, model) as decoders:
-        if sorting is None:
-            found = records(run, model, wanted, decoders, stats)
-        else:
-            ready = partial(predictor, run, model, wanted, decoders)
-            found = sorting.planned(listed(run, stats), ready)
+        ready = partial(_predictor, run, model, wanted, decoders, keywords)
+        sources = listed(run, stats)
+        found = ready()[1](sources) if sorting is None else sorting.planned(sources, ready)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)
     return failed, done
+
+
+def _predictor(
+    run: RunOptions,
+    model: ModelOptions,
+    wanted: Ranking,
+    decoders: Decoders,
+    keywords: "Sidecars | None",
+) -> "Predicted":
+    """The classes, and what gives the records; their sidecars are written on the way."""
+    names, predict = predictor(run, model, wanted, decoders)
+    if keywords is None:
+        return names, predict
+    return names, lambda sources: keywords.written(predict(sources))
 
 
 def _sort(
@@ -279,6 +305,7 @@ def _sort(
     target: Path | None,
     format_: output.Format | None,
     html: Path | None,
+    keywords: "Sidecars | None",
     *,
     sort: SortOptions,
     how: How,
@@ -288,6 +315,8 @@ def _sort(
     from resnest_cli.jobs.job import go_on
     from resnest_cli.sorting.sort import sorting
 
+    if keywords is not None and sort.dry_run:
+        raise UsageError("--dry-run writes nothing: leave out --xmp.")
     folder, again = cast("Path", sort.sort_into), go_on("predict")
     asked = {
         "how": how,
@@ -306,11 +335,11 @@ def _sort(
         if work.finished:
             output.message(f"All was sorted into {folder} already; sort anew without --resume.")
             return
-        failed, done = _show(run, model, wanted, target, format_, html, work)
+        failed, done = _show(run, model, wanted, target, format_, html, keywords, work)
         with output.Bar("sorting") as bar:
             outcome = work.carry_out(bar, again)
     output.message(outcome.text(how, folder, dry_run=sort.dry_run))
-    _end(failed, done, outcome)
+    _end(failed, done, keywords, outcome)
 
 
 def _undo(sort: SortOptions, run: RunOptions) -> None:
@@ -323,7 +352,7 @@ def _undo(sort: SortOptions, run: RunOptions) -> None:
     with _interruptible(undo_command(folder)), output.Bar("taking back") as bar:
         outcome = undo(folder, bar)
     output.message(f"Took back {count(outcome.files, 'file')} of {folder}.")
-    _end(0, 0, outcome)
+    _end(0, 0, None, outcome)
 
 
 @contextmanager
@@ -336,10 +365,21 @@ def _interruptible(go_on: str) -> Iterator[None]:
         raise SystemExit(getattr(end, "exit_code", 130)) from None
 
 
-def _end(failed: int, done: int, outcome: "Outcome") -> None:
-    """Names the files that are not where they were to be; exits with 3 if there are any."""
-    if outcome.failed:
-        output.message(outcome.failures())
+def _end(
+    failed: int, done: int, keywords: "Sidecars | None", outcome: "Outcome | None" = None
+) -> None:
+    """Says what was written and what was not; exits with 3 where something was not."""
+    wrong = False
+    if keywords is not None:
+        for line in keywords.summary():
+            output.message(line)
+        if keywords.failed:
+            output.error(keywords.complaint())
+            wrong = True
+    if outcome is not None:
+        if outcome.failed:
+            output.message(outcome.failures())
+        wrong = wrong or outcome.failed > 0 or outcome.stays["no file"] > 0
     finish(failed, done, "input(s)")
-    if outcome.failed or outcome.stays["no file"]:
+    if wrong:
         raise typer.Exit(3)

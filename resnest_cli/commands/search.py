@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from resnest_cli.report.neighbours import NeighboursPage
     from resnest_cli.search.features import Features
 
+FIRST = "model topk duplicates self_ row output_ format_ html quiet"
 EXAMPLES = """
 resnest search feats.npy photo.jpg
 resnest search feats.npy photo.jpg -k 20 --html page.html

@@ -8,10 +8,13 @@ from resnest_cli.commands.training import Flags
 from resnest_cli.net import Access
 from resnest_cli.training.settings import TrainingJob
 
+FIRST = (
+    "model epochs lr batch_size val_split img_size mixup recipe output run resume dry_run devices"
+)
 EXAMPLES = """
 resnest train data/ --model resnest14d --img-size 64
 resnest train data/ --dry-run
-resnest train data/ --epochs 50 --mixup 0.2 --cutmix 1 --aa rand-m9-n2 --patience 10
+resnest train data/ --epochs 50 --mixup 0.2 --cutmix 1 --aa rand-m9-n2
 resnest train data/ --resume
 resnest train --data 'shards/train-{000000..000127}.tar'
 resnest train data/ --model resnest14d --teacher resnest101e

@@ -9,6 +9,7 @@ decorations: words that say nothing (`set`, `data`, `images`, ...), or a word th
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Literal
 
 from resnest_cli.data.label_sets import split_labels
@@ -80,6 +81,7 @@ class LabelledData:
 
 
 _ANY_DATA = ("exclude", "exclude_kinds")  # settings that are for folders, too
+_reading = partial(setting, panel="Labelled data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,34 +94,34 @@ class Reading:
     photos are left out, see `exclusion`; `exclude_kinds` are those that count, with commas.
     """
 
-    split_names: str | None = setting(
+    split_names: str | None = _reading(
         None,
         "Unusual names of the splits, as folders or in a column; none: all folders are classes.",
         "TRAIN,VAL[,TEST]",
     )
-    path_column: str | None = setting(
+    path_column: str | None = _reading(
         None, "Of a table: the column of paths, where its name is not a usual one.", "NAME"
     )
-    label_column: str | None = setting(None, "Of a table: the column of labels, likewise.", "NAME")
-    split_column: str | None = setting(
+    label_column: str | None = _reading(None, "Of a table: the column of labels, likewise.", "NAME")
+    split_column: str | None = _reading(
         None, "Of a table: the column of train, val and test, likewise.", "NAME"
     )
-    base_folder: str | None = setting(
+    base_folder: str | None = _reading(
         None, "Of a table: the folder with the photos; the table's own, unless said.", "DIR"
     )
-    extension: str | None = setting(
+    extension: str | None = _reading(
         None, "Of a table: what paths without an extension lack, such as .jpg.", "EXT"
     )
-    multi_label: bool | None = setting(
+    multi_label: bool | None = _reading(
         None,
         "A photo may have several labels, or none: a table's labels with | ; or , between them, "
         "columns of 0 and 1, or copies of a photo in several class folders. Found out of a table "
         "that cannot mean anything else.",
     )
-    exclude: str | None = setting(
+    exclude: str | None = _reading(
         None, "Leave out the photos that an issues.csv of `resnest check` names.", "FILE"
     )
-    exclude_kinds: str | None = setting(
+    exclude_kinds: str | None = _reading(
         None, "Only those with such issues: label,copy (all that FILE has).", "KIND,..."
     )
 

@@ -23,7 +23,7 @@ from resnest_cli.output.messages import (
     set_quiet,
 )
 from resnest_cli.output.records import Format, RecordWriter, record_writer
-from resnest_cli.output.sink import Sink, emit, show_json, show_table
+from resnest_cli.output.sink import Sink, emit, show_json, show_markdown, show_table
 
 __all__ = [
     "Bar",
@@ -40,5 +40,6 @@ __all__ = [
     "set_debug",
     "set_quiet",
     "show_json",
+    "show_markdown",
     "show_table",
 ]

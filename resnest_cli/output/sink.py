@@ -149,6 +149,23 @@ def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]], sides: str 
     emit(capture.get())
 
 
+def show_markdown(text: str) -> None:
+    """Markdown on stdout: laid out and paged at a terminal, as it is elsewhere.
+
+    The pager is `$PAGER`, or `less`, which shows a short page at once and without clearing it.
+    """
+    if not Sink().terminal:
+        return emit(text)
+    from rich.markdown import Markdown
+
+    console = stdout_console()
+    console.width = min(console.width, _WIDTH)
+    os.environ.setdefault("LESS", "FRX")
+    with console.pager(styles=True):
+        console.print(Markdown(text, hyperlinks=False))
+    return None
+
+
 def show_json(value: Any) -> None:
     """A JSON document on stdout, in ASCII: bytes of names that are not UTF-8 stand as `\\udcXX`."""
     emit(json.dumps(value, indent=2) + "\n")

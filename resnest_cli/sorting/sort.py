@@ -31,7 +31,8 @@ from resnest_cli.sorting.transfer import KeptError, Step, do, take_back
 from resnest_cli.text import count, gigabytes, joined, printable_name
 
 # The class names of a model, and its answers to sources; asked for once they are needed.
-Predictor = Callable[[], tuple[Sequence[str], Callable[[Iterator[Source]], Iterator[Record]]]]
+Predicted = tuple[Sequence[str], Callable[[Iterator[Source]], Iterator[Record]]]
+Predictor = Callable[[], Predicted]
 
 # What would refuse every other file, too.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV, errno.ENXIO}

@@ -1,6 +1,7 @@
 """Commands made of signatures: records, options, and what all commands share."""
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,9 @@ import pytest
 import typer
 from typer.core import TyperCommand
 
-from resnest_cli.commands.flags import Command, Given, Without, command
+from resnest_cli.app import COMMANDS
+from resnest_cli.commands.flags import Command, Given, Without, command, load
+from resnest_cli.errors import UsageError
 from resnest_cli.net import Access
 from resnest_cli.options import (
     ModelOptions,
@@ -63,7 +66,8 @@ def test_a_command_receives_records(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got["own"] == 2
     assert got["flags"] == {"exif": False, "device": "cpu"}
     for wrong in (("--own", "4"), ("--growth", "1"), ("--batch-size", "1"), ("--rate", "2")):
-        assert call(work, *wrong) == 2
+        with pytest.raises(UsageError):
+            call(work, *wrong)
 
 
 def test_shared_options_stand_in_one_order_around_a_commands_own() -> None:
@@ -94,7 +98,8 @@ def test_access_stands_for_mirror_and_offline() -> None:
     assert list(inspect.signature(work).parameters) == ["mirror", "offline", "quiet", "debug"]
     assert call(work, "--mirror", "folder", "--offline") == 0
     assert (got[0].mirror, got[0].offline) == ("folder", True)
-    assert call(command(lambda: None, common=False), "--quiet") == 2
+    with pytest.raises(UsageError, match="no such option --quiet"):
+        call(command(lambda: None, common=False), "--quiet")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_access_stands_for_mirror_and_offline() -> None:
     ],
 )  # fmt: skip
 def test_values_are_converted_as_typer_converts_them(
-    arguments: list[str], capfd: pytest.CaptureFixture[str]
+    arguments: list[str],
 ) -> None:
     got: list[tuple[Any, ...]] = []
 
@@ -130,15 +135,95 @@ def test_values_are_converted_as_typer_converts_them(
     ) -> None:
         got.append((number, share, free, way, path, several, text, switch, plain, batch_size))
 
-    ours = call(work, *arguments), capfd.readouterr()
-    theirs = call(work, *arguments, cls=TyperCommand), capfd.readouterr()
-    assert ours == theirs
-    assert len(got) == (0 if ours[0] else 2)
+    said = None
+    try:
+        ours = call(work, *arguments)
+    except UsageError as error:
+        ours, said = error.exit_code, str(error)
+    assert said is None or re.fullmatch(r"--[\w-]+: .* is (not|none of) .*\.", said)
+    assert not re.search("Value error|Input should|Invalid", said or "")
+    assert ours == call(work, *arguments, cls=TyperCommand)
+    assert len(got) == (0 if ours else 2)
     assert repr(got[:1]) == repr(got[1:])
 
 
-@pytest.mark.parametrize("line", ["evaluate", "merge -o y.npy", "average", "models show", "pack"])
-def test_a_missing_argument_is_named(cli: Cli, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("evaluate", "name the DATA. `resnest evaluate --help` shows what there is."),
+        ("merge -o y.npy", "name the PART. `resnest merge --help` shows what there is."),
+        ("average", "name the CHECKPOINT. `resnest average --help` shows what there is."),
+        ("models show", "name the MODEL. `resnest models show --help` shows what there is."),
+        ("predict x --format xml", "--format: xml is none of table, json, jsonl, csv, parquet."),
+        ("predict x -k many", "--topk: many is not a whole number from 1."),
+        ("predict x --threshold 2", "--threshold: 2 is not a number in [0, 1]."),
+        ("predict x --formt csv", "no such option --formt. Did you mean --format?"),
+        ("predict x --labels", "--labels requires an argument."),
+        ("predict x --tta=3", "--tta does not take a value."),
+        ("predct", "no such command 'predct'. Did you mean 'predict'?"),
+        ("models foo", "no such command 'foo'. `resnest models --help` shows what there is."),
+        ("guide a b", "got unexpected extra argument(s) (b). `resnest guide --help` shows what "),
+    ],
+)
+def test_a_wrong_command_line_is_said_in_one_voice(cli: Cli, line: str, said: str) -> None:
     result = cli(*line.split())
-    assert result.code == 2
-    assert "Missing argument" in result.err
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error: {said}")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_short_and_help_all_has_every_option_under_a_heading(cli: Cli, name: str) -> None:
+    short, whole = cli(name, "--help").out, cli(name, "--help-all")
+    assert short.index("Examples:") < short.index("Options:")
+    assert len(short.splitlines()) <= 60
+    assert max(map(len, short.splitlines())) <= 80
+    made = load(name)
+    if not made.first:
+        assert whole.code == 2
+        return
+    flags = {flag for one in made.params for flag in one.opts if flag.startswith("--")}
+    shown = {word.strip(",") for word in whole.out.split()}
+    assert flags <= shown
+    assert len(made.first) <= 13
+    assert set(made.first) <= {one.name for one in made.params}
+    (hidden,) = re.findall(r"--help-all +Show all options, (\d+) more", short)
+    options = sum(one.param_type_name == "option" for one in made.params)
+    assert int(hidden) + len(made.first) == options + 1  # --help itself
+    for heading in ("Options:", "Messages:"):
+        assert f"\n{heading}\n" in whole.out
+
+
+def test_the_list_of_commands_is_not_cut(cli: Cli) -> None:
+    shown = " ".join(cli("--help").out.split())
+    for line in COMMANDS.values():
+        assert line in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("predict --model resnest14", {"resnest14d", "resnest14t"}),
+        ("predict --model de", {"demo"}),
+        ("predict --model fold", {"folder/"}),
+        ("predict --model folder/", {"folder/a.safetensors"}),
+        ("finetune --recipe finetune-", {"finetune-small", "finetune-middle", "finetune-large"}),
+        ("predict --device cu", {"cuda", "cuda:1"}),
+        ("predict --format j", {"json", "jsonl"}),
+        ("explain --model demo --class goldf", {"goldfish"}),
+        ("explain --model none.pth --class goldf", set()),
+        ("guide fin", {"finetune"}),
+        ("eval", {"evaluate"}),
+    ],
+)
+def test_the_shell_completes(
+    words: str, expected: set[str], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("a.safetensors", "b.txt"):
+        (tmp_path / "folder" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("_RESNEST_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"resnest {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    assert set(cli().out.split()) == expected

@@ -102,6 +102,13 @@ def test_a_folder_may_be_sorted_in_itself(cli: Cli, photos: Path, tiny_checkpoin
     assert photos_of(Path()) == before
 
 
+def test_keywords_go_with_their_photo(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
+    given = ("predict", "in/1.png", "-m", tiny_checkpoint, "--sort-into", "out", "--move", "--xmp")
+    assert cli(*given).code == 0
+    assert {path.name for path in Path("out").glob("*/*")} == {"1.png", "1.png.xmp"}
+    assert not list(photos.glob("1.png*"))
+
+
 def test_refused_answers_go_to_unsure(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
     given = ("predict", photos, "-m", tiny_checkpoint, "--sort-into", "out", "--move")
     out = cli(*given, "--reject-below", "1").out
@@ -188,6 +195,7 @@ def test_moves_reach_another_disk(cli: Cli, photos: Path, tiny_checkpoint: Path)
         (["--sort-into", "out", "--copy", "--overwrite"], "--overwrite"),
         (["--sort-into", "no/out", "--copy"], "there is no folder no"),
         (["--sort-into", "in/0.png", "--copy"], "is a file. Give --sort-into a folder"),
+        (["--sort-into", "out", "--copy", "--dry-run", "--xmp"], "leave out --xmp"),
         (["--undo", "out"], "--undo DIR stands alone"),
     ],
 )

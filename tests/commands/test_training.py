@@ -360,15 +360,6 @@ def test_an_existing_run_is_not_overwritten(
     assert "--resume" in result.err
 
 
-def test_help_has_examples(cli: Cli) -> None:
-    for command in ("train", "finetune"):
-        result = cli(command, "--help")
-        assert result.code == 0
-        assert "Examples:" in result.out
-        for option in ("--epochs", "--freeze", "--mixup", "--resume", "--dry-run", "--model-ema"):
-            assert option in result.out
-
-
 def stopped(place: Path, signal_name: str, told: str) -> None:
     assert f"Stopped by {signal_name}" in told
     assert "--run exp --resume" in told

@@ -158,10 +158,10 @@ def test_find_lr(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, freez
 
 
 def test_help_has_headings(cli: Cli) -> None:
-    out = cli("train", "--help").out
-    headings = ["Arguments:", "Options:", "Data and model:", "What the network sees:",
+    out = cli("train", "--help-all").out
+    headings = ["Examples:", "Arguments:", "Options:", "Data and model:", "What the network sees:",
                 "How it learns:", "Learning rate:", "Loss and regularisation:",
-                "Where it runs:", "Examples:"]  # fmt: skip
+                "Where it runs:"]  # fmt: skip
     places = [out.index(f"{heading}\n") for heading in headings]
     assert places == sorted(places)
     assert out.count("--mixup") == 2  # its option and an example
