@@ -140,8 +140,7 @@ def predict(
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
     A folder (-o FOLDER/: files of Parquet or of JSON lines) and a .parquet are written in parts:
     whatever ends a run, --resume goes on. --runner ray writes a folder.
-    With --sort-into and --copy, --link or --move the photos are sorted once all are predicted; a
-    journal in DIR lets --resume go on, and --undo take it back.
+    --sort-into brings the photos into the folders of their classes; --undo takes that back.
     """
     if sort.undo is not None:
         _undo(sort, run)
