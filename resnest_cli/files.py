@@ -88,7 +88,7 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    for left in _leftovers(path.parent).pop(_beginning(path), ()):
+    for left in leftovers(path):
         _remove_left(left)
     temporary, opened = _begun(path, private=private)
     with _renamed(temporary, path), opened as file:
@@ -138,6 +138,11 @@ def temporary_name(path: Path) -> Path:
 
 def _beginning(path: Path) -> str:
     return f".{_short_name(path.name)}."
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed processes have left of a file, half written beside `path`; named only once."""
+    return _leftovers(path.parent).pop(_beginning(path), [])
 
 
 @functools.cache

@@ -346,6 +346,67 @@ class RayOptions:
     )
 
 
+How = Literal["copy", "link", "move"]  # photos are sorted
+_SORTING = "Sorting"
+
+
+@dataclass(frozen=True, slots=True)
+class SortOptions:
+    """What becomes of the photos themselves, once they are predicted."""
+
+    sort_into: Path | None = setting(
+        None,
+        "Put each photo into the folder of its class in DIR, or into `unsure` where the answer is "
+        "refused. Nothing is ever replaced.",
+        "DIR",
+        panel=_SORTING,
+    )
+    copy: bool = setting(False, "Copies are sorted, the photos stay.", panel=_SORTING)
+    link: bool = setting(
+        False, "Symbolic links to the photos are sorted, which stay.", panel=_SORTING
+    )
+    move: bool = setting(
+        False,
+        "The photos themselves are sorted, and their sidecars (x.jpg.xmp, x.xmp). Of several "
+        "labels the most probable counts.",
+        panel=_SORTING,
+    )
+    live_photos: bool = setting(
+        False, "The x.mov of a live photo goes with its x.heic or x.jpg.", panel=_SORTING
+    )
+    dry_run: bool = setting(
+        False, "Only show where each photo would go; nothing is written.", panel=_SORTING
+    )
+    undo: Path | None = setting(
+        None,
+        "Take the last sorting into DIR back: what was moved returns, copies and links go.",
+        "DIR",
+        panel=_SORTING,
+    )
+
+    @property
+    def how(self) -> How | None:
+        """What becomes of the photos; None: nothing.
+
+        Raises:
+            UsageError: that is not clear.
+        """
+        hows: tuple[How, ...] = ("copy", "link", "move")
+        chosen = [how for how in hows if getattr(self, how)]
+        if self.sort_into is None:
+            if chosen or self.live_photos or self.dry_run:
+                raise UsageError(
+                    "--copy, --link, --move, --live-photos and --dry-run go with --sort-into DIR."
+                )
+            return None
+        if len(chosen) != 1:
+            raise UsageError(
+                "--sort-into takes one of --copy, --link and --move. Look at the plan first with "
+                "--dry-run."
+            )
+        return chosen[0]
+
+
 @dataclass(frozen=True, slots=True)
 class XmpOptions:
     """Whether classes become keywords in XMP sidecars, and how."""

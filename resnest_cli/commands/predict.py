@@ -1,10 +1,13 @@
 """`resnest predict`: photos -> ranked classes."""
 
 import os
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -24,23 +27,28 @@ from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats
+from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.inference.ranking import Record
-from resnest_cli.jobs.predict import Ranking, records
+from resnest_cli.jobs.predict import Ranking, predictor
 from resnest_cli.options import (
+    How,
     Html,
     ModelOptions,
     Option,
     RayOptions,
     RunOptions,
+    SortOptions,
     Tta,
     XmpOptions,
     share_of,
 )
 from resnest_cli.paths import check_not_read, check_place
+from resnest_cli.signals import StoppedError
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from resnest_cli.report.sidecars import Sidecars
+    from resnest_cli.sorting.sort import Outcome, Predicted, Sorting
 
 FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
 EXAMPLES = """
@@ -54,6 +62,9 @@ curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photos/ --xmp -k 1 --threshold 0.5
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
+resnest predict photos/ --sort-into sorted --move --dry-run
+resnest predict photos/ --sort-into sorted --copy --reject-below 0.6
+resnest predict --undo sorted
 resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
 """
 
@@ -101,6 +112,7 @@ def predict(
     ] = None,
     xmp: XmpOptions,
     tta: Tta = False,
+    sort: SortOptions,
     workers: Annotated[
         int | None,
         Option(
@@ -113,7 +125,10 @@ def predict(
     ray: RayOptions,
     resume: Annotated[
         bool,
-        Option("Go on where an interrupted run left off (FOLDER/, .parquet).", after="path_column"),
+        Option(
+            "Go on where an interrupted run left off (FOLDER/, .parquet, --sort-into).",
+            after="path_column",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, Option("Replace what is there under this name.", after="resume")
@@ -125,8 +140,13 @@ def predict(
     the end. Folders and globs take known image extensions. Weights are downloaded on first use.
     A folder (-o FOLDER/: files of Parquet or of JSON lines) and a .parquet are written in parts:
     whatever ends a run, --resume goes on. --runner ray writes a folder.
+    --sort-into brings the photos into the folders of their classes; --undo takes that back.
     """
+    if sort.undo is not None:
+        _undo(sort, run)
+        return
     check_inputs(run)
+    how = sort.how
     check_runner(ray, run.inputs, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
@@ -137,8 +157,8 @@ def predict(
         keywords = Sidecars.of(xmp, run.inputs)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
-        if html is not None or keywords is not None:
-            raise UsageError("--html and --xmp are for --runner local.")
+        if html is not None or keywords is not None or how is not None:
+            raise UsageError("--html, --xmp and --sort-into are for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES if workers is None else workers)
@@ -147,14 +167,14 @@ def predict(
         )
         return
     if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
-        if html is not None or keywords is not None:
+        if html is not None or keywords is not None or how is not None:
             raise UsageError(
-                "--html and --xmp go with records that are printed or written as text."
+                "--html, --xmp and --sort-into go with records that are printed or written as text."
             )
         run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
-    if resume or overwrite:
+    if overwrite or (resume and how is None):
         raise UsageError(
             "--resume and --overwrite go with -o FOLDER/ or FILE.parquet: other records are "
             "written as they come, from the beginning."
@@ -166,7 +186,14 @@ def predict(
         check_written(path, files_read(run, model))
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
-        _show(run, model, wanted, target, format_, html, keywords)
+        if how is None:
+            failed, done = _show(run, model, wanted, target, format_, html, keywords)
+            _end(failed, done, keywords)
+        else:
+            _sort(
+                run, model, wanted, target, format_, html, keywords,
+                sort=sort, how=how, resume=resume,
+            )  # fmt: skip
 
 
 def _is_folder(name: str) -> bool:
@@ -221,7 +248,9 @@ def _show(
     format_: output.Format | None,
     html: Path | None,
     keywords: "Sidecars | None",
-) -> None:
+    sorting: "Sorting | None" = None,
+) -> tuple[int, int]:
+    """Shows a record of each input; returns how many are errors, and how many there are."""
     total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
         format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table"),
@@ -231,6 +260,7 @@ def _show(
         many=total is None or total > _FEW,
         rejecting=wanted.reject_below > 0,
         doubting=wanted.unknown is not None,
+        sorting=sorting is not None,
     )
     page, write = None, writer.write
     if html is not None:
@@ -243,18 +273,112 @@ def _show(
             page.add(record)
 
     with Decoders.of(run, model) as decoders:
-        found = records(run, model, wanted, decoders, stats)
-        if keywords is not None:
-            found = keywords.written(found)
+        ready = partial(_predictor, run, model, wanted, decoders, keywords)
+        sources = listed(run, stats)
+        found = ready()[1](sources) if sorting is None else sorting.planned(sources, ready)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
         write_page(page, html)
+    return failed, done
+
+
+def _predictor(
+    run: RunOptions,
+    model: ModelOptions,
+    wanted: Ranking,
+    decoders: Decoders,
+    keywords: "Sidecars | None",
+) -> "Predicted":
+    """The classes, and what gives the records; their sidecars are written on the way."""
+    names, predict = predictor(run, model, wanted, decoders)
+    if keywords is None:
+        return names, predict
+    return names, lambda sources: keywords.written(predict(sources))
+
+
+def _sort(
+    run: RunOptions,
+    model: ModelOptions,
+    wanted: Ranking,
+    target: Path | None,
+    format_: output.Format | None,
+    html: Path | None,
+    keywords: "Sidecars | None",
+    *,
+    sort: SortOptions,
+    how: How,
+    resume: bool,
+) -> None:
+    """Shows a record of each input with its place, and then brings the photos there."""
+    from resnest_cli.jobs.job import go_on
+    from resnest_cli.sorting.sort import sorting
+
+    if keywords is not None and sort.dry_run:
+        raise UsageError("--dry-run writes nothing: leave out --xmp.")
+    folder, again = cast("Path", sort.sort_into), go_on("predict")
+    asked = {
+        "how": how,
+        "live_photos": sort.live_photos,
+        "inputs": (*run.inputs, run.from_file, run.recursive),
+        "working folder": str(Path.cwd()),
+        "model": [model.model, model.weights, model.labels, model.exif, model.crop_mode],
+        "ranking": asdict(wanted),
+    }
+    with (
+        _interruptible(again),
+        sorting(
+            folder, how, asked, live_photos=sort.live_photos, resume=resume, dry_run=sort.dry_run
+        ) as work,
+    ):
+        if work.finished:
+            output.message(f"All was sorted into {folder} already; sort anew without --resume.")
+            return
+        failed, done = _show(run, model, wanted, target, format_, html, keywords, work)
+        with output.Bar("sorting") as bar:
+            outcome = work.carry_out(bar, again)
+    output.message(outcome.text(how, folder, dry_run=sort.dry_run))
+    _end(failed, done, keywords, outcome)
+
+
+def _undo(sort: SortOptions, run: RunOptions) -> None:
+    """Takes the last sorting into a folder back."""
+    folder = cast("Path", sort.undo)
+    if replace(sort, undo=None) != SortOptions() or run.inputs or run.from_file:
+        raise UsageError("--undo DIR stands alone: all else is in the journal in DIR.")
+    from resnest_cli.sorting.sort import undo, undo_command
+
+    with _interruptible(undo_command(folder)), output.Bar("taking back") as bar:
+        outcome = undo(folder, bar)
+    output.message(f"Took back {count(outcome.files, 'file')} of {folder}.")
+    _end(0, 0, None, outcome)
+
+
+@contextmanager
+def _interruptible(go_on: str) -> Iterator[None]:
+    """Says how to go on where a signal ends what is done inside."""
+    try:
+        yield
+    except (KeyboardInterrupt, StoppedError) as end:
+        output.message(f"interrupted: what is done is kept. Go on with:\n  {go_on}")
+        raise SystemExit(getattr(end, "exit_code", 130)) from None
+
+
+def _end(
+    failed: int, done: int, keywords: "Sidecars | None", outcome: "Outcome | None" = None
+) -> None:
+    """Says what was written and what was not; exits with 3 where something was not."""
+    wrong = False
     if keywords is not None:
         for line in keywords.summary():
             output.message(line)
         if keywords.failed:
             output.error(keywords.complaint())
+            wrong = True
+    if outcome is not None:
+        if outcome.failed:
+            output.message(outcome.failures())
+        wrong = wrong or outcome.failed > 0 or outcome.stays["no file"] > 0
     finish(failed, done, "input(s)")
-    if keywords is not None and keywords.failed:
+    if wrong:
         raise typer.Exit(3)

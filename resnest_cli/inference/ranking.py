@@ -48,7 +48,8 @@ class Record:
     None where nothing was said, or there is an error. `unknown` says in the same way whether the
     photo is farther from the training photos than the user accepts, `distance` how far it is; see
     `inference.unknown`. `kind` is that of the error. `several` says that the model may give a photo
-    several labels, or none: those that are `selected`.
+    several labels, or none: those that are `selected`. `sorted_to` are the places that --sort-into
+    gives the photo below its folder, none where it stays; None where nothing is sorted.
     """
 
     input: str
@@ -60,6 +61,7 @@ class Record:
     unknown: bool | None = None
     distance: float | None = None
     several: bool = False
+    sorted_to: tuple[str, ...] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON has it; the order of the keys is fixed.
 
-        Last, where they were asked for, `unsure`, then `unknown` and `distance`.
+        Last, where they were asked for, `unsure`, then `unknown` and `distance`, then `sorted_to`.
         """
         record: dict[str, Any] = {
             "input": self.input,
@@ -91,6 +93,7 @@ class Record:
         record |= {} if self.unsure is None else {"unsure": self.unsure}
         if self.unknown is not None:
             record |= {"unknown": self.unknown, "distance": self.distance}
+        record |= {} if self.sorted_to is None else {"sorted_to": list(self.sorted_to)}
         return record
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from resnest_cli.images.sources import Source
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.engine import Output
     from resnest_cli.inference.ranking import Record
@@ -32,25 +32,20 @@ class Ranking:
         return "logits" if self.unknown is None else "features+logits"
 
 
-def records(
-    options: RunOptions,
-    model: ModelOptions,
-    ranking: Ranking,
-    decoders: Decoders,
-    stats: SourceStats,
-) -> "Iterator[Record]":
-    """One record per input, in order; counts the files of other kinds that were passed over.
+def predictor(
+    options: RunOptions, model: ModelOptions, ranking: Ranking, decoders: Decoders
+) -> "tuple[tuple[str, ...], Callable[[Iterator[Source]], Iterator[Record]]]":
+    """The class names of a model, and what gives one record for each source, in order.
 
     Raises:
-        UsageError: the list of inputs cannot be read.
         CheckpointError: the network has no classifier.
     """
     from resnest_cli.inference.batch_size import batch_size_for
 
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
-    return found.records(
-        listed(options, stats),
+    return found.class_names, lambda sources: found.records(
+        sources,
         topk=ranking.topk,
         threshold=ranking.threshold,
         reject_below=ranking.reject_below,

@@ -41,17 +41,18 @@ class RecordWriter:
 
 def record_writer(
     format_: Format, path: Path | None, *, topk: int, single: bool, many: bool,
-    rejecting: bool = False, doubting: bool = False,
+    rejecting: bool = False, doubting: bool = False, sorting: bool = False,
 ) -> RecordWriter:  # fmt: skip
     """The writer for a format, to a file or, without `path`, to stdout.
 
     `single`: there is one input, for which JSON is one object instead of an array. `many`: one line
     for each photo instead of a table. `topk` is the number of classes that a CSV row has room for;
     with `rejecting` it has a column `unsure`, too, and with `doubting` columns `unknown` and
-    `distance`.
+    `distance`. `sorting`: the lines say where the photos go.
     """
     csv = partial(Csv, topk=topk, rejecting=rejecting, doubting=doubting)
-    return writer(format_, path, single=single, csv=csv, drawn=_Lines if many else _Tables)
+    drawn = _SortedLines if sorting else _Lines if many else _Tables
+    return writer(format_, path, single=single, csv=csv, drawn=drawn)
 
 
 def writer(
@@ -111,7 +112,8 @@ class Csv(RecordWriter):
     """One row for each input: input, status, error, model, and for each rank three columns.
 
     Where a photo may have several labels, a last column has those that are selected, with | between
-    them. The header is written in any case, also where there is no record.
+    them; where photos are sorted, their places follow in the same way. The header is written in any
+    case, also where there is no record.
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class Csv(RecordWriter):
         """One record."""
         if record.several and self._header:
             self._header.append("labels")
+        if record.sorted_to is not None and self._header:
+            self._header.append("sorted_to")
         self.close()  # the header comes first
         row: list[Cell] = [record.input, record.status, record.error, record.model]
         shown = [one for one in record.predictions if one.rank <= self._topk]
@@ -141,6 +145,8 @@ class Csv(RecordWriter):
             row += [_WORDS[record.unknown], record.distance]
         if record.several:
             row.append("|".join(record.labels))
+        if record.sorted_to is not None:
+            row.append("|".join(record.sorted_to))
         self._row(row)
 
     def _row(self, cells: list[Cell]) -> None:
@@ -272,6 +278,23 @@ class _Lines(DrawnLines):
             verdict = record.verdict
             label = f"{verdict} ({best.label})" if verdict else best.label
             self._line(record.input, label, f"{best.probability:.2%}")
+
+
+class _SortedLines(Drawn):
+    """One line for each photo: its name, and its place below the folder of classes; or the error.
+
+    Nothing is cut off: a plan is to be read.
+    """
+
+    def _print(self, record: "Record") -> None:
+        from rich.text import Text
+
+        if record.error is not None:
+            text, style = f"error: {record.error}", "red"
+        else:
+            text, style = ", ".join(record.sorted_to or ()) or "stays", ""
+        line = f"{printable_name(record.input)} -> {printable_name(text)}"
+        self._console.print(Text(line, style=style), soft_wrap=True)
 
 
 class _Explanations(Drawn):
