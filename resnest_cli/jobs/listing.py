@@ -22,7 +22,7 @@ from resnest_cli.options import RunOptions
 from resnest_cli.paths import is_address
 
 # "error" stands in listings of earlier versions.
-Kind = Literal["file", "url", "member", "stdin", "error"] | ErrorKind
+Kind = Literal["file", "url", "member", "archived", "stdin", "error"] | ErrorKind
 
 STAT = struct.Struct("<qq")  # of an input: its file's size and modification time in ns
 STAT_BYTES = STAT.size
@@ -34,7 +34,8 @@ _BUFFER = 2**20
 class Input(NamedTuple):
     """One input. `where` is a path or an address, or the text of an error of this kind.
 
-    `offset` and `size`, in bytes, are those of a `member` of a shard.
+    `offset` and `size`, in bytes, are those of a `member` of a shard; `offset` is where the header
+    of a photo lies that is `archived` at `where`.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Input(NamedTuple):
             return cls(source.name, "stdin", "")
         if source.url is not None:
             return cls(source.name, "url", source.url)
+        if source.member is not None:
+            return cls(source.name, "archived", source.path or "", source.member)
         return cls(source.name, "file", source.path or "")
 
     @property
@@ -61,18 +64,20 @@ class Input(NamedTuple):
             return Source(self.name, url=self.where)
         if self.kind == "file":
             return Source(self.name, path=self.where)
+        if self.kind == "archived":
+            return Source(self.name, path=self.where, member=self.offset)
         kind: Any = "other" if self.kind == "error" else self.kind
         return Source(self.name, error=self.where, kind=kind)
 
     @property
     def is_error(self) -> bool:
         """Whether there is nothing to read."""
-        return self.kind not in {"file", "url", "member", "stdin"}
+        return self.kind not in {"file", "url", "member", "archived", "stdin"}
 
     @property
     def is_local(self) -> bool:
         """Whether its bytes lie in a file of this machine."""
-        return self.kind in {"file", "member"} and not is_address(self.where)
+        return self.kind in {"file", "member", "archived"} and not is_address(self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +210,8 @@ class LocalInputs:
 
 
 def photo_stat(item: Input) -> bytes:
-    """Size and time of the file of an input; -1 where it has none."""
-    if item.kind != "file" or is_address(item.where):
+    """Size and time of the file of an input, or of its archive; -1 where it has none."""
+    if item.kind not in {"file", "archived"} or is_address(item.where):
         return NO_STAT
     try:
         found = os.stat(item.where)  # noqa: PTH116 - keeps odd bytes
