@@ -98,7 +98,7 @@ def features(
     Parquet files, and inputs may lie on any file system or in tar shards.
     """
     check_inputs(run)
-    check_runner(ray, run.inputs, output_)
+    check_runner(ray, run, output_)
     if overwrite and (resume or retry_failed or update):
         raise UsageError(
             "--overwrite starts afresh: it excludes --resume, --retry-failed and --update."

@@ -45,7 +45,8 @@ class Given(NamedTuple):
 
 # In every --help what commands share stands in this order, and a command's own options at OWN.
 _SHARED = (
-    "inputs model OWN weights trust_onnx labels from_file null_separated recursive batch_size "
+    "inputs model OWN weights trust_onnx labels from_file null_separated recursive frames every "
+    "batch_size "
     "workers device engine amp compiled graphs img_size crop_pct interpolation crop_mode exif "
     "max_pixels fast_decode gpu_decode runner ray_address gpus_per_worker concurrency "
     "path_column mirror offline quiet debug"

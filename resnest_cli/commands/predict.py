@@ -110,7 +110,7 @@ def predict(
     whatever ends a run, --resume goes on. --runner ray writes a folder.
     """
     check_inputs(run)
-    check_runner(ray, run.inputs, output_)
+    check_runner(ray, run, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from resnest_cli.errors import ImageError, ResnestError, UsageError
 from resnest_cli.explanation import Explained, ExplainJob, Target
 from resnest_cli.images import NO_MEMORY, folders, take_note
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import Source, SourceStats, listed, with_bytes
+from resnest_cli.images.sources import Source, SourceStats, with_bytes
 from resnest_cli.inference.ranking import Record
 from resnest_cli.options import ModelOptions
 from resnest_cli.paths import check_not_read, check_place, is_http, local_path

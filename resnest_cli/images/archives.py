@@ -172,7 +172,7 @@ class _Tar:
         if kind != "tarfile":  # what it is compressed with
             file = import_module(kind).open(file)
         self._file: Any = _Bounded(file)
-        self._tar = tarfile.open(fileobj=self._file, mode="r:", encoding="utf-8")  # noqa: SIM115
+        self._tar: Any = tarfile.TarFile(fileobj=self._file, encoding="utf-8")  # type: ignore[arg-type]
         self._damage = tarfile.TarError
 
     def members(self) -> Iterator[Member]:
@@ -190,13 +190,14 @@ class _Tar:
                 raise ImageError(_ENDS_EARLY, kind="truncated")
 
     def _next(self) -> "tarfile.TarInfo | None":
-        self._tar.members, self._tar.firstmember = [], None  # type: ignore[attr-defined]
+        self._tar.members, self._tar.firstmember = [], None
         if self._tar.offset == 0:  # where tarfile believes to stand
             self._file.seek(0)
         try:
-            return self._tar.next()
+            found: tarfile.TarInfo | None = self._tar.next()
         except self._damage as error:
             raise ImageError(_ENDS_EARLY, kind="truncated") from error
+        return found
 
     def read(self, name: str, offset: int) -> bytes:
         with _explained():

@@ -28,15 +28,20 @@ from resnest_cli.files import reading
 from resnest_cli.images import folders
 from resnest_cli.images.archives import KeptArchive, Member, open_archive, split
 from resnest_cli.net import without_login
-from resnest_cli.options import RunOptions
 from resnest_cli.paths import is_file_url, is_http, local_path
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from resnest_cli.images.video import Moment
+
 EXTENSIONS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".heic", ".heif",
+))  # fmt: skip
+VIDEOS = frozenset((
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts",
+    ".m2ts", ".wmv", ".flv", ".ogv",
 ))  # fmt: skip
 _MAX_STDIN = 2**30
 _CHUNK = 2**16  # bytes of a NUL-separated list read at a time
@@ -49,7 +54,8 @@ class Source:
     `name` is the `input` of its record. Exactly one of the others is set: the `path` of a file,
     the `url` of a photo, the `data` of a file that came on stdin, an `image` that is open already,
     or an `error` that goes on after the name, with its `kind`. With `member` the path is that of an
-    archive, in which the header of the photo begins there; see `with_bytes`.
+    archive, in which the header of the photo begins there; see `with_bytes`. `frame` says which
+    picture it is of a file that has several; see `frames`.
     """
 
     name: str
@@ -60,6 +66,13 @@ class Source:
     error: str | None = None
     kind: ErrorKind | None = None
     member: int | None = None
+    frame: "int | Moment | None" = None
+
+    @property
+    def member_name(self) -> str:
+        """What it is called in its archive."""
+        name = self.name[len(self.path or "") + 1 :]
+        return name if self.frame is None else name.rpartition("#")[0]
 
 
 @dataclass(slots=True)
@@ -78,6 +91,7 @@ def iter_sources(
     stdin: BinaryIO | None = None,
     stats: SourceStats | None = None,
     archives: bool = False,
+    videos: bool = False,
 ) -> Iterator[Source]:
     """The images that the inputs stand for, one at a time, in the order of the inputs.
 
@@ -90,6 +104,7 @@ def iter_sources(
         stdin: the standard input as a binary stream; None takes `sys.stdin`.
         stats: is counted up on the way.
         archives: read the photos in archives, too.
+        videos: give the videos in folders and globs, too.
 
     Raises:
         UsageError: the list cannot be read (at once where that is seen without opening it, else
@@ -103,23 +118,8 @@ def iter_sources(
             text = f"the list of inputs {from_file} is a folder; name it as an input instead"
             raise UsageError(text)
     stream = stdin or getattr(sys.stdin, "buffer", None)
-    reader = _Reader(recursive, archives, stats or SourceStats(), stream)
+    reader = _Reader(recursive, archives, videos, stats or SourceStats(), stream)
     return reader.sources(inputs, from_file, null_separated)
-
-
-def listed(
-    options: RunOptions, stats: SourceStats, stdin: BinaryIO | None = None
-) -> Iterator[Source]:
-    """The images that the options name, in order; see `iter_sources`."""
-    return iter_sources(
-        options.inputs,
-        recursive=options.recursive,
-        from_file=options.from_file,
-        null_separated=options.null_separated,
-        stdin=stdin,
-        stats=stats,
-        archives=True,
-    )
 
 
 def with_bytes(sources: Iterable[Source]) -> Iterator[Source]:
@@ -136,7 +136,7 @@ def _filled(source: Source, kept: KeptArchive) -> Source:
     assert source.path is not None
     assert source.member is not None
     try:
-        data = kept.read(source.path, source.name[len(source.path) + 1 :], source.member)
+        data = kept.read(source.path, source.member_name, source.member)
     except ImageError as error:
         return Source(source.name, error=str(error), kind=error.kind)
     return replace(source, path=None, member=None, data=data)
@@ -174,6 +174,7 @@ class _Reader:
 
     recursive: bool
     archives: bool
+    videos: bool
     stats: SourceStats
     stdin: BinaryIO | None
     stdin_was_read: bool = False
@@ -215,8 +216,8 @@ class _Reader:
         except ImageError as error:
             yield Source(path, error=str(error), kind=error.kind)
         if inner and not found:
-            error = "does not exist in this archive, or has no photo in it"
-            yield Source(f"{path}/{inner}", error=error, kind="missing")
+            why = "does not exist in this archive, or has no photo in it"
+            yield Source(f"{path}/{inner}", error=why, kind="missing")
 
     def members(self, path: str, inner: str) -> Iterator[Member]:
         """The files in an archive; where single ones are named, a table of them is kept."""
@@ -273,7 +274,7 @@ class _Reader:
                 yield Source(entry.path, error=entry.error, kind="unreadable")
             elif entry.is_folder:
                 yield from self.known(folders.walk(entry.path, recursive=self.recursive))
-            elif is_photo(entry.name):
+            elif is_photo(entry.name) or (self.videos and is_video(entry.name)):
                 yield Source(entry.path, path=entry.path)
             else:
                 self.stats.skipped += 1
@@ -331,6 +332,11 @@ def from_name(text: str) -> Source:
 def is_photo(name: str) -> bool:
     """Whether a name ends as those of photos do."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
+
+
+def is_video(name: str) -> bool:
+    """Whether a name ends as those of videos do."""
+    return os.path.splitext(name)[1].lower() in VIDEOS  # noqa: PTH122
 
 
 def is_one(text: str) -> bool:

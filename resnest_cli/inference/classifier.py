@@ -475,9 +475,9 @@ class Classifier:
         photo = self.read(source)
         fetched = time.perf_counter() - start
         if decoders is not None and isinstance(photo, str | bytes):
-            array, reading, decoding = decoders.run(self.preparation.timed, photo)
+            array, reading, decoding = decoders.run(self.preparation.timed, photo, source.frame)
         else:
-            array, reading, decoding = self.preparation.timed(photo)
+            array, reading, decoding = self.preparation.timed(photo, source.frame)
         if stopwatch is not None:
             stopwatch.add("read", fetched + reading)
             stopwatch.add("decode", decoding)

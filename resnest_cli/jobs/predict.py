@@ -4,8 +4,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats, listed
+from resnest_cli.images.sources import SourceStats
 from resnest_cli.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def records(
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
     return found.records(
-        listed(options, stats),
+        listed(options, stats, max_pixels=model.max_pixels),
         topk=ranking.topk,
         threshold=ranking.threshold,
         reject_below=ranking.reject_below,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, UsageError
 from resnest_cli.images.batches import Prepared
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats, listed
+from resnest_cli.images.sources import SourceStats
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress
 from resnest_cli.search.features import Features
