@@ -278,7 +278,10 @@ class RunOptions:
     """
 
     inputs: tuple[str, ...] = setting(
-        (), "Files, folders, quoted globs, URLs; - for stdin.", "[PHOTO...]", argument=True
+        (),
+        "Files, folders, archives, quoted globs, URLs; - for stdin.",
+        "[PHOTO...]",
+        argument=True,
     )
     from_file: str | None = setting(
         None, "A file of further inputs, one a line; - for stdin.", "LIST"

@@ -33,6 +33,8 @@ resnest features photos/ -o feats.npy --update
 resnest features photos/ -o maps.npy --stage 3 --pool none --dtype float16
 resnest features photos/ -o feats-1.npy --shard 1/4
 find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.parquet
+resnest features photos.zip -o feats.npy
+resnest features clips/ --every 1s -o feats.npy
 resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray --ray-address auto
 resnest features "shards/*.tar" -o feats/ --runner ray
 """

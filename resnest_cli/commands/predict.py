@@ -38,6 +38,9 @@ find . -name "*.png" -print0 | resnest predict --from-file - -0
 curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
+resnest predict photos.zip archive.tar.gz/2024/ -o records.csv
+resnest predict scan.tif party.gif --frames all
+resnest predict clip.mp4 --every 1s --per-clip
 resnest predict s3://bucket/photos/ -o s3://bucket/classes/ --runner ray --ray-address auto
 """
 
@@ -84,6 +87,13 @@ def predict(
         ),
     ] = None,
     tta: Tta = False,
+    per_clip: Annotated[
+        bool,
+        Option(
+            "One answer for all frames of a file, the mean of theirs; goes with --frames, --every.",
+            after="every",
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         Option(
@@ -105,7 +115,8 @@ def predict(
     """Say what is in photos: ranked classes with their probabilities.
 
     One record per input, always: a photo that cannot be read gives its error, and exit code 3 at
-    the end. Folders and globs take known image extensions. Weights are downloaded on first use.
+    the end. Folders and globs take known image extensions; a .zip or .tar stands for the photos in
+    it. Weights are downloaded on first use.
     A folder (-o FOLDER/: files of Parquet or of JSON lines) and a .parquet are written in parts:
     whatever ends a run, --resume goes on. --runner ray writes a folder.
     """
@@ -113,6 +124,8 @@ def predict(
     check_runner(ray, run, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    if per_clip:
+        _check_per_clip(run, ray, unknown, output_, format_)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
         if html is not None:
@@ -142,7 +155,24 @@ def predict(
         check_written(path, files_read(run, model))
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
-        _show(run, model, wanted, target, format_, html)
+        _show(run, model, wanted, target, format_, html, per_clip=per_clip)
+
+
+def _check_per_clip(
+    run: RunOptions, ray: RayOptions, unknown: float | None, output_: str | None,
+    format_: str | None,
+) -> None:  # fmt: skip
+    """Raises UsageError for what --per-clip does not go with."""
+    in_parts = output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_))
+    if run.frames is None and run.every is None:
+        raise UsageError("--per-clip goes with --frames or --every: say which frames there are.")
+    if in_parts or ray.runner == "ray":
+        raise UsageError(
+            "--per-clip: a folder and a .parquet have a record for each frame, which they are "
+            "resumed by. Leave it out, or write .jsonl or .csv."
+        )
+    if unknown is not None:
+        raise UsageError("--per-clip: --unknown judges single photos. Leave one of them out.")
 
 
 def _is_folder(name: str) -> bool:
@@ -196,6 +226,8 @@ def _show(
     target: Path | None,
     format_: output.Format | None,
     html: Path | None,
+    *,
+    per_clip: bool,
 ) -> None:
     total, stats = explicit(run), SourceStats()
     writer = output.record_writer(
@@ -218,7 +250,7 @@ def _show(
             page.add(record)
 
     with Decoders.of(run, model) as decoders:
-        found = records(run, model, wanted, decoders, stats)
+        found = records(run, model, wanted, decoders, stats, per_clip=per_clip)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
         page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"

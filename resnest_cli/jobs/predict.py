@@ -12,7 +12,7 @@ from resnest_cli.options import ModelOptions, RunOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inference.classifier import BatchOptions, Classifier
     from resnest_cli.inference.engine import Output
     from resnest_cli.inference.ranking import Record
 
@@ -39,8 +39,12 @@ def records(
     ranking: Ranking,
     decoders: Decoders,
     stats: SourceStats,
+    *,
+    per_clip: bool = False,
 ) -> "Iterator[Record]":
     """One record per input, in order; counts the files of other kinds that were passed over.
+
+    With `per_clip` one for all frames of a file; see `inference.clips`.
 
     Raises:
         UsageError: the list of inputs cannot be read.
@@ -50,16 +54,22 @@ def records(
 
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
-    return found.records(
-        listed(options, stats, max_pixels=model.max_pixels),
-        topk=ranking.topk,
-        threshold=ranking.threshold,
-        reject_below=ranking.reject_below,
-        unknown=ranking.unknown,
-        batch_size=batch_size_for(found, ranking.output, options.batch_size),
-        workers=options.workers,
-        decoders=decoders,
-    )
+    sources = listed(options, stats, max_pixels=model.max_pixels)
+    reading: BatchOptions = {
+        "batch_size": batch_size_for(found, ranking.output, options.batch_size),
+        "workers": options.workers,
+        "decoders": decoders,
+    }
+    how: dict[str, Any] = {
+        "topk": ranking.topk,
+        "threshold": ranking.threshold,
+        "reject_below": ranking.reject_below,
+    }
+    if per_clip:
+        from resnest_cli.inference.clips import clip_records
+
+        return clip_records(found, sources, **how, **reading)
+    return found.records(sources, **how, unknown=ranking.unknown, **reading)
 
 
 def classifier(

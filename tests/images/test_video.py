@@ -189,3 +189,27 @@ def test_predict_and_features_take_videos(cli: Cli, tiny_checkpoint: Path, tmp_p
     assert len(np.unique(np.load(out), axis=0)) == 4
     assert "already" in cli("features", *how, "-o", out, "--resume").err
     assert "4 kept" in cli("features", *how, "-o", out, "--update").err
+
+
+def test_one_answer_for_a_clip(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path, photo = clip(tmp_path / "b.mkv", 60), make_photo(tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    how = [path, photo, "-m", tiny_checkpoint, "--every", "0.5s", "--format", "jsonl"]
+    each, mean = cli("predict", *how), cli("predict", *how, "--per-clip")
+    frames, clips = ([json.loads(line) for line in one.out.splitlines()] for one in (each, mean))
+    good = [one for one in frames if "#t=" in one["input"] and one["status"] == "ok"]
+    assert len(good) >= 5
+    expected = dict.fromkeys((p["label"] for p in good[0]["predictions"]), 0.0)
+    for one in good:
+        for found in one["predictions"]:
+            expected[found["label"]] += found["probability"] / len(good)
+    assert clips[0]["input"] == str(path)
+    assert {p["label"]: p["probability"] for p in clips[0]["predictions"]} == {
+        label: pytest.approx(share, abs=1e-6) for label, share in expected.items()
+    }
+    rest = [one for one in frames if one not in good]  # the errors, and the photo
+    assert clips[1:] == rest
+    assert each.code == mean.code == 3
+    assert "say which frames" in cli("predict", path, "--per-clip").err
+    assert "--unknown" in cli("predict", *how, "--per-clip", "--unknown", "5%").err
+    assert "a record for each" in cli("predict", *how[:-2], "--per-clip", "-o", "x.parquet").err
