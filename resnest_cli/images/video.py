@@ -167,7 +167,8 @@ def _check_end(stream: Any, end: float) -> None:
     if tag := re.match(r"(\d+):(\d\d):([\d.]+)", stream.metadata.get("DURATION", "")):  # Matroska
         said = 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
     if said - end > _MISSING:
-        raise ImageError(f"is truncated: it ends after {end:.1f} s of {said:.1f}", kind="truncated")
+        text = f"is truncated or damaged: it can be read up to {end:.1f} s of {said:.1f}"
+        raise ImageError(text, kind="truncated")
 
 
 # Their pictures
