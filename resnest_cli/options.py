@@ -11,6 +11,7 @@ command line of them, `Setting.refused` checks what a flag, a recipe or a file s
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -187,6 +188,39 @@ def batch_size_or_auto(text: object) -> int:
     return int(str(text))
 
 
+ALL_FRAMES = 0
+
+
+class Every(NamedTuple):
+    """Which frames of a video are looked at: one in so many seconds (s) or frames (f)."""
+
+    number: float
+    unit: Literal["s", "f"]
+
+
+def every_of(text: object) -> Every:
+    """What "1s", "0.5s" or "10f" stands for; UsageError for anything else."""
+    word = str(text).strip()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)s|(\d+)f", word, re.ASCII)
+    number = float(found[1] or found[2]) if found else 0.0
+    if found is None or not 1e-3 <= number <= 1e9:
+        raise UsageError(
+            f"--every {word}: say how far apart frames of a video are: in seconds, such as 1s or "
+            "0.5s, or in frames, such as 10f."
+        )
+    return Every(number, "s" if found[1] else "f")
+
+
+def frames_of(text: object) -> int:
+    """How many frames "all" (`ALL_FRAMES`) or a number stands for; UsageError for anything else."""
+    word = str(text).strip()
+    if word == "all":
+        return ALL_FRAMES
+    if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= 10**9):
+        raise UsageError(f"--frames {word} is neither a number of frames from 1 on nor all.")
+    return int(word)
+
+
 # Options of several commands, as parameters or as fields of records.
 ModelName = Annotated[
     str,
@@ -254,7 +288,10 @@ class RunOptions:
     """
 
     inputs: tuple[str, ...] = setting(
-        (), "Files, folders, quoted globs, URLs; - for stdin.", "[PHOTO...]", argument=True
+        (),
+        "Files, folders, archives, quoted globs, URLs; - for stdin.",
+        "[PHOTO...]",
+        argument=True,
     )
     from_file: str | None = setting(
         None, "A file of further inputs, one a line; - for stdin.", "LIST"
@@ -269,6 +306,19 @@ class RunOptions:
         parser=batch_size_or_auto,
     )
     workers: Workers = 1
+    frames: int | None = setting(
+        None,
+        "Pages of a TIFF, and frames of a GIF, WebP, PNG or AVIF: all, or N of them evenly spread; "
+        "unless said the first one.",
+        "N|all",
+        parser=frames_of,
+    )
+    every: Every | None = setting(
+        None,
+        "Read videos, too: a frame for each so many seconds (1s) or frames (10f).",
+        "1s|10f",
+        parser=every_of,
+    )
     time_limit: float = field(default_factory=lambda: DECODING_LIMIT)  # seconds for a photo
 
 

@@ -78,7 +78,8 @@ def check(
     batch_size: BatchSize = 8,
     workers: AutoWorkers = None,
     run: Annotated[
-        RunOptions, Without("inputs from_file null_separated recursive batch_size workers")
+        RunOptions,
+        Without("inputs from_file null_separated recursive frames every batch_size workers"),
     ],
 ) -> None:
     """Look over labelled photos: bad files, copies, wrong labels, leaks, odd ones.

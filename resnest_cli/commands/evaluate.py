@@ -96,7 +96,9 @@ def evaluate(
     ] = None,
     batch_size: BatchSize = 8,
     tta: Tta = False,
-    run: Annotated[RunOptions, Without("inputs from_file null_separated recursive batch_size")],
+    run: Annotated[
+        RunOptions, Without("inputs from_file null_separated recursive frames every batch_size")
+    ],
 ) -> None:
     """Say how good a model is on labelled photos, and where it fails.
 

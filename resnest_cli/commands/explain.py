@@ -37,7 +37,7 @@ _LEGEND = (
 @command
 def explain(
     *,
-    run: Annotated[RunOptions, Without("batch_size workers")],
+    run: Annotated[RunOptions, Without("frames every batch_size workers")],
     model: Annotated[
         ModelOptions, Without("engine amp compiled graphs fast_decode gpu_decode trust_onnx")
     ],

@@ -34,6 +34,8 @@ resnest features photos/ -o feats.npy --update
 resnest features photos/ -o maps.npy --stage 3 --pool none --dtype float16
 resnest features photos/ -o feats-1.npy --shard 1/4
 find . -name "*.png" -print0 | resnest features --from-file - -0 -o feats.npy
+resnest features photos.zip -o feats.npy
+resnest features clips/ --every 1s -o feats.npy
 resnest features s3://bucket/photos/ -o s3://bucket/feats/ --runner ray
 resnest features "shards/*.tar" -o feats/ --runner ray
 """
@@ -99,7 +101,7 @@ def features(
     Parquet files, and inputs may lie on any file system or in tar shards.
     """
     check_inputs(run)
-    check_runner(ray, run.inputs, output_)
+    check_runner(ray, run, output_)
     if overwrite and (resume or retry_failed or update):
         raise UsageError(
             "--overwrite starts afresh: it excludes --resume, --retry-failed and --update."

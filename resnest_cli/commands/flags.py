@@ -55,7 +55,7 @@ class Given(NamedTuple):
 _SHARED = {
     "Options": "inputs model OWN",
     "Model": "weights trust_onnx labels",
-    "Inputs": "from_file null_separated recursive",
+    "Inputs": "from_file null_separated recursive frames every",
     "Machine": "batch_size workers device engine amp compiled graphs",
     "Photos": "img_size crop_pct interpolation crop_mode exif max_pixels fast_decode gpu_decode",
     "Ray": "runner ray_address gpus_per_worker concurrency path_column",

@@ -1,6 +1,7 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -9,6 +10,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
+from resnest_cli.images.archives import split
 from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
@@ -20,32 +22,41 @@ _FEW = 10  # photos that could not be read, named at the end
 
 
 def check_inputs(run: RunOptions) -> None:
-    """Raises UsageError where no photo is named."""
+    """Raises where no photo is named, or the library that reads videos is missing."""
     if not any((*run.inputs, run.from_file)):
         raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
+    if run.every is not None and find_spec("av") is None:
+        raise ResnestError('--every reads videos with PyAV. Run: pip install "resnest-cli[video]"')
 
 
-def check_runner(ray: RayOptions, inputs: Iterable[str], output_: str | None) -> None:
-    """Raises UsageError for options and file systems of Ray's runner that go to the local one."""
+def check_runner(ray: RayOptions, run: RunOptions, output_: str | None) -> None:
+    """Raises UsageError for what one runner has of options and file systems, and the other not."""
     if ray.runner == "ray":
+        if run.frames is not None or run.every is not None:
+            raise UsageError("--frames and --every are for --runner local.")
+        places = filter(None, map(split, run.inputs))
+        if any(inner or not path.endswith(".tar") for path, inner in places):
+            raise UsageError("photos inside archives, but for .tar shards, are for --runner local.")
         return
     for name in ("ray_address", "gpus_per_worker", "concurrency", "path_column"):
         if getattr(ray, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} goes with --runner ray.")
-    for place in (*(text for text in inputs if not is_file_url(text)), str(output_)):
+    for place in (*(text for text in run.inputs if not is_file_url(text)), str(output_)):
         if is_address(place):
             raise UsageError(f"{place}: file systems such as this one need --runner ray.")
 
 
 def explicit(run: RunOptions) -> int | None:
     """How many photos there are, where each is named by itself."""
-    named = run.from_file is None and all(map(is_one, run.inputs))
+    single = run.from_file is None and run.frames is None and run.every is None
+    named = single and all(map(is_one, run.inputs))
     return len(run.inputs) if named else None
 
 
 def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
     """What a command reads, by name."""
-    return (*run.inputs, run.from_file, model.model, model.weights, model.labels)
+    archives = (place[0] for place in map(split, run.inputs) if place is not None)
+    return (*run.inputs, *archives, run.from_file, model.model, model.weights, model.labels)
 
 
 def check_written(path: Path, read: Iterable[str | None]) -> None:

@@ -26,8 +26,9 @@ from resnest_cli.commands.inputs import (
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats, listed
+from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.ranking import Record
 from resnest_cli.jobs.predict import Ranking, predictor
 from resnest_cli.options import (
@@ -62,9 +63,10 @@ curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photos/ --xmp -k 1 --threshold 0.5
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
 resnest predict photos/ --model best.safetensors --unknown 5%
-resnest predict photos/ --sort-into sorted --move --dry-run
 resnest predict photos/ --sort-into sorted --copy --reject-below 0.6
 resnest predict --undo sorted
+resnest predict photos.zip archive.tar.gz/2024/ -o records.csv
+resnest predict clip.mp4 --every 1s --per-clip
 resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
 """
 
@@ -113,6 +115,13 @@ def predict(
     xmp: XmpOptions,
     tta: Tta = False,
     sort: SortOptions,
+    per_clip: Annotated[
+        bool,
+        Option(
+            "One answer for all frames of a file, the mean of theirs; goes with --frames, --every.",
+            after="every",
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         Option(
@@ -137,7 +146,8 @@ def predict(
     """Say what is in photos: ranked classes with their probabilities.
 
     One record per input, always: a photo that cannot be read gives its error, and exit code 3 at
-    the end. Folders and globs take known image extensions. Weights are downloaded on first use.
+    the end. Folders and globs take known image extensions; a .zip or .tar stands for the photos in
+    it. Weights are downloaded on first use.
     A folder (-o FOLDER/: files of Parquet or of JSON lines) and a .parquet are written in parts:
     whatever ends a run, --resume goes on. --runner ray writes a folder.
     --sort-into brings the photos into the folders of their classes; --undo takes that back.
@@ -147,9 +157,13 @@ def predict(
         return
     check_inputs(run)
     how = sort.how
-    check_runner(ray, run.inputs, output_)
+    check_runner(ray, run, output_)
     if resume and overwrite:
         raise UsageError("--overwrite starts afresh: it excludes --resume.")
+    if per_clip:
+        _check_per_clip(run, ray, unknown, output_, format_)
+    if (run.frames or run.every) and (how is not None or xmp != XmpOptions()):
+        raise UsageError("--frames and --every: a frame is no file to sort, or to write XMP for.")
     keywords = None
     if xmp != XmpOptions():
         from resnest_cli.report.sidecars import Sidecars
@@ -187,13 +201,32 @@ def predict(
     run = replace(run, workers=1 if workers is None else workers)
     with locked(target, html):
         if how is None:
-            failed, done = _show(run, model, wanted, target, format_, html, keywords)
+            failed, done = _show(
+                run, model, wanted, target, format_, html, keywords, per_clip=per_clip
+            )
             _end(failed, done, keywords)
         else:
             _sort(
                 run, model, wanted, target, format_, html, keywords,
                 sort=sort, how=how, resume=resume,
             )  # fmt: skip
+
+
+def _check_per_clip(
+    run: RunOptions, ray: RayOptions, unknown: float | None, output_: str | None,
+    format_: str | None,
+) -> None:  # fmt: skip
+    """Raises UsageError for what --per-clip does not go with."""
+    in_parts = output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_))
+    if run.frames is None and run.every is None:
+        raise UsageError("--per-clip goes with --frames or --every: say which frames there are.")
+    if in_parts or ray.runner == "ray":
+        raise UsageError(
+            "--per-clip: a folder and a .parquet have a record for each frame, which they are "
+            "resumed by. Leave it out, or write .jsonl or .csv."
+        )
+    if unknown is not None:
+        raise UsageError("--per-clip: --unknown judges single photos. Leave one of them out.")
 
 
 def _is_folder(name: str) -> bool:
@@ -249,6 +282,8 @@ def _show(
     html: Path | None,
     keywords: "Sidecars | None",
     sorting: "Sorting | None" = None,
+    *,
+    per_clip: bool = False,
 ) -> tuple[int, int]:
     """Shows a record of each input; returns how many are errors, and how many there are."""
     total, stats = explicit(run), SourceStats()
@@ -273,8 +308,8 @@ def _show(
             page.add(record)
 
     with Decoders.of(run, model) as decoders:
-        ready = partial(_predictor, run, model, wanted, decoders, keywords)
-        sources = listed(run, stats)
+        ready = partial(_predictor, run, model, wanted, decoders, keywords, per_clip)
+        sources = listed(run, stats, max_pixels=model.max_pixels)
         found = ready()[1](sources) if sorting is None else sorting.planned(sources, ready)
         done, failed, _ = show_records(found, total, write, writer.close, stats)
     if page is not None and html is not None:
@@ -289,9 +324,10 @@ def _predictor(
     wanted: Ranking,
     decoders: Decoders,
     keywords: "Sidecars | None",
+    per_clip: bool,
 ) -> "Predicted":
     """The classes, and what gives the records; their sidecars are written on the way."""
-    names, predict = predictor(run, model, wanted, decoders)
+    names, predict = predictor(run, model, wanted, decoders, per_clip=per_clip)
     if keywords is None:
         return names, predict
     return names, lambda sources: keywords.written(predict(sources))

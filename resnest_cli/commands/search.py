@@ -44,7 +44,7 @@ def search(
         str,
         Option("What `resnest features` wrote: a file, or a folder.", "FEATURES", argument=True),
     ],
-    run: RunOptions,
+    run: Annotated[RunOptions, Without("frames every")],
     row: Annotated[
         list[str] | None,
         Option("Search with a row of FEATURES, by number or name; may be given again.", "N|NAME"),

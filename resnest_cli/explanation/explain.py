@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from resnest_cli.errors import ImageError, ResnestError, UsageError
 from resnest_cli.explanation import Explained, ExplainJob, Target
 from resnest_cli.images import NO_MEMORY, folders, take_note
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import Source, SourceStats, listed
+from resnest_cli.images.sources import Source, SourceStats, with_bytes
 from resnest_cli.inference.ranking import Record
 from resnest_cli.options import ModelOptions
 from resnest_cli.paths import check_not_read, check_place, is_http, local_path
@@ -44,7 +45,7 @@ def explain(job: ExplainJob, make: Make, stats: SourceStats) -> Iterator[Explain
     classifier = make(job.model)
     explainer, look = Explainer(job, classifier), Look(classifier.preparation)
     with Decoders.of(job.options, job.model) as decoders:
-        for index, source in enumerate(listed(job.options, stats)):
+        for index, source in enumerate(with_bytes(listed(job.options, stats))):
             error = source.error or _ours(source, job)
             if error is None:
                 try:

@@ -1,6 +1,8 @@
 """From a path to a float32 array: sources, decoding, preprocessing. No torch.
 
-    sources.py, folders.py   what is named on the command line -> references to photos
+    inputs.py                what is named on the command line -> references to photos, by
+                             sources.py and folders.py; archives.py: those inside .zip and .tar;
+                             frames.py, video.py: those of files that hold several pictures
     decode.py                bytes or a file -> an upright RGB photo; tiff.py, samples.py: deep ones
     preprocess.py            an RGB photo -> the network's input
     batches.py               many of them, decoded ahead; pool.py: processes that may crash

@@ -25,6 +25,8 @@ from resnest_cli.options import MAX_PIXELS, CropMode
 if TYPE_CHECKING:
     from PIL import Image
 
+    from resnest_cli.images.video import Moment
+
 Float32 = NDArray[np.float32]
 Photo = Union[str, bytes, "Image.Image"]  # a path, the bytes of an image file, or an open image
 
@@ -50,20 +52,30 @@ class Preparation:
         """
         return self.timed(photo)[0]
 
-    def timed(self, photo: Photo) -> tuple[Float32, float, float]:
-        """The array; the seconds for reading the file, which is read whole, and for the rest."""
+    def timed(
+        self, photo: Photo, frame: "int | Moment | None" = None
+    ) -> tuple[Float32, float, float]:
+        """The array; the seconds for reading the file, which is read whole, and for the rest.
+
+        Of a file with several pictures, `frame` says which; see `frames`.
+        """
         from resnest_cli.images.decode import read_file
         from resnest_cli.images.preprocess import preprocess
 
         start = time.perf_counter()
-        data = read_file(photo) if isinstance(photo, str) else photo
+        data = read_file(photo) if isinstance(photo, str) and frame is None else photo
         read = time.perf_counter()
-        rgb, how = self.decoded(data), self.preprocessing
+        rgb, how = self.decoded(data, frame), self.preprocessing
         array = preprocess(rgb, how, crop_mode=self.crop_mode, grey=self.grey)
         return array, read - start, time.perf_counter() - read
 
-    def decoded(self, photo: Photo) -> "Image.Image":
+    def decoded(self, photo: Photo, frame: "int | Moment | None" = None) -> "Image.Image":
         """The photo in RGB, upright where that is wanted; raises as the call does."""
+        if frame is not None:
+            from resnest_cli.images.frames import frame_of
+
+            assert isinstance(photo, str | bytes)
+            return frame_of(photo, frame, exif=self.exif, max_pixels=self.max_pixels)
         from resnest_cli.images.decode import decode, upright_rgb
         from resnest_cli.images.preprocess import shorter_side
 

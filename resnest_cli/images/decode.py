@@ -10,7 +10,7 @@ Pillow decodes. What is decided here, and why:
   drop it, and an answer should not depend on which of the programs gave it.
 - Grey of more than 8 bits is scaled by its range, see `samples`: `convert("RGB")` would clip it at
   255. 16-bit colour is read by Pillow, which keeps the high byte.
-- The first frame of an animation, the largest picture of an icon.
+- The first frame of an animation, the largest picture of an icon; see `frames` for the others.
 - EXIF orientation is applied; if the EXIF block is broken, the photo is taken as it is. Pillow
   itself turns TIFF and the `irot` of HEIC upright, whatever `exif` says.
 - A truncated photo is an error. A JPEG without its end marker counts as truncated, because
@@ -73,10 +73,11 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = set(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 _READ_WHOLE = {"WebP", "AVIF", "HEIC"}
 
+_EVERY = "--every 1s reads frames of videos"
 # What people mistake for a photo most often, named in the message.
 _OTHERS = {
     b"%PDF": "a PDF", b"8BPS": "a Photoshop document", b"PK\3\4": "a ZIP archive",
-    b"\x1f\x8b": "a gzip archive", b"\x1aE\xdf\xa3": "a video (Matroska or WebM)",
+    b"\x1f\x8b": "a gzip archive", b"\x1aE\xdf\xa3": f"a video (Matroska or WebM); {_EVERY}",
     b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the image itself",
 }  # fmt: skip
 _UNREAD = {
@@ -123,13 +124,9 @@ def decode(
             the input's name: "is empty (0 bytes)", "is truncated: ...".
     """
     max_pixels = usual_limit() if max_pixels is None else max_pixels
-    if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
-        raise_pillows_limit(max_pixels)
-    if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
-        warnings.filterwarnings("ignore", module=_QUIET_MODULES)
-    with _explained(), _opened(source) as stream:
+    with explained(), opened(source, max_pixels) as stream:
         head = stream.read(64)
-        name = _format(head)
+        name = format_of(head)
         if name in _READ_WHOLE:
             _check_bytes(stream.seek(0, os.SEEK_END))
         if name == "ICO":
@@ -139,7 +136,7 @@ def decode(
             from resnest_cli.images.tiff import read_tiff
 
             return read_tiff(stream, max_pixels)
-        image = _plugin(name)(stream)
+        image = plugin_of(name)(stream)
         check_pixels(*image.size, max_pixels)
         loaded: Image.Image = image
         if name == "JPEG" and at_least is not None:
@@ -153,8 +150,14 @@ def decode(
         return _upright_rgb(loaded, orientation)
 
 
-def _opened(source: "str | os.PathLike[str] | bytes | BinaryIO") -> BinaryIO:
-    """A photo as a stream to be closed."""
+def opened(
+    source: "str | os.PathLike[str] | bytes | BinaryIO", max_pixels: int = MAX_PIXELS
+) -> BinaryIO:
+    """A photo as a stream to be closed, and Pillow ready for it."""
+    if max_pixels > MAX_PIXELS:  # GIF and WebP are measured by Pillow while it opens them
+        raise_pillows_limit(max_pixels)
+    if list(warnings.filters[:1]) != [_QUIET_RULE]:  # later rules come first
+        warnings.filterwarnings("ignore", module=_QUIET_MODULES)
     if isinstance(source, str | os.PathLike):
         _checked_file(os.fspath(source))
         return Path(source).open("rb")
@@ -166,7 +169,7 @@ def _opened(source: "str | os.PathLike[str] | bytes | BinaryIO") -> BinaryIO:
 
 def read_file(path: str) -> bytes | str:
     """The bytes of a file, for `decode`; the path itself where it is too large to be held whole."""
-    with _explained():
+    with explained():
         return path if _checked_file(path) > _MAX_HELD else Path(path).read_bytes()
 
 
@@ -178,7 +181,7 @@ def jpeg_orientation(data: bytes, *, exif: bool = True, max_pixels: int = MAX_PI
     """
     if data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
         with suppress(Exception):  # Pillow raises about anything on bad data
-            image = _plugin("JPEG")(io.BytesIO(data))
+            image = plugin_of("JPEG")(io.BytesIO(data))
             check_pixels(*image.size, max_pixels)
             if image.mode in ("RGB", "L"):
                 return _orientation(image) if exif else 1
@@ -187,7 +190,7 @@ def jpeg_orientation(data: bytes, *, exif: bool = True, max_pixels: int = MAX_PI
 
 def upright_rgb(image: Image.Image, *, exif: bool = True) -> Image.Image:
     """An opened image as `decode` would give it; the image itself is not changed."""
-    with _explained():
+    with explained():
         return _upright_rgb(image.copy(), _orientation(image) if exif else 1)
 
 
@@ -218,7 +221,7 @@ def _reduced(image: "ImageFile.ImageFile", at_least: int) -> Image.Image:
     return image if image.size == whole else image.crop((0, 0, *whole))
 
 
-def _format(head: bytes) -> str:
+def format_of(head: bytes) -> str:
     """The format of a file that starts so."""
     if not head:
         raise ImageError("is empty (0 bytes)", kind="empty")
@@ -237,7 +240,7 @@ def _format(head: bytes) -> str:
             return "AVIF"
         if brands & _HEIC_BRANDS:
             return "HEIC"
-        raise _no_image("is a video or another MP4-like file, not an image")
+        raise _no_image(f"is a video or another MP4-like file, not an image; {_EVERY}")
     for magic, kind in _OTHERS.items():
         if head.startswith(magic):
             raise _no_image(f"is {kind}")
@@ -247,7 +250,8 @@ def _format(head: bytes) -> str:
     raise _no_image(f"is not an image in a known format: starts with bytes {head[:8].hex(' ')}")
 
 
-def _plugin(name: str) -> "type[ImageFile.ImageFile]":
+def plugin_of(name: str) -> "type[ImageFile.ImageFile]":
+    """What reads a format of this name, other than TIFF."""
     heic, stem = name == "HEIC", _PLUGINS[name]
     try:
         module = importlib.import_module("pillow_heif" if heic else f"PIL.{stem}ImagePlugin")
@@ -309,7 +313,7 @@ def _no_image(text: str) -> ImageError:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turns whatever goes wrong inside into an `ImageError`; Pillow raises about anything."""
     try:
         yield

@@ -25,6 +25,8 @@ from resnest_cli.images.preprocess import crop_range, resized_size
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnest_cli.images.video import Moment
+
 _LONGEST = 2**14  # pixels of a resized side; beyond, `preprocess` has a way of its own
 _DEPRECATION = ".*TorchCodec"
 _QUIET_RULE = ("ignore", re.compile(_DEPRECATION, re.IGNORECASE), Warning, None, 0)
@@ -43,8 +45,12 @@ class DevicePreparation(Preparation):
         same = self.preprocessing, self.crop_mode, self.exif, self.fast, self.grey, self.max_pixels
         return Preparation(*same)
 
-    def timed(self, photo: Photo) -> tuple[Float32, float, float]:
+    def timed(
+        self, photo: Photo, frame: "int | Moment | None" = None
+    ) -> tuple[Float32, float, float]:
         """As `Preparation` does it, but for the last bits where the device decodes the photo."""
+        if frame is not None:
+            return self.portable.timed(photo, frame)
         start = time.perf_counter()
         data = read_file(photo) if isinstance(photo, str) else photo
         read = time.perf_counter()

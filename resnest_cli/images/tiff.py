@@ -1,4 +1,4 @@
-"""A TIFF -> its first page as an upright RGB photo.
+"""A TIFF -> a page of it, the first unless said, as an upright RGB photo.
 
 Pillow reads the plain kinds: up to 8 bits of any colour, 16-bit RGB, and grey of 16 or 32 bits.
 It takes some others for these and garbles them, so the tags decide first, by a list of what Pillow
@@ -17,8 +17,10 @@ reason. `tests/images/test_tiff.py` compares all combinations with tifffile's ar
 import logging
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -75,7 +77,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What the tags of the first page say; `bits` of each sample."""
+    """What the tags of a page say; `bits` of each sample."""
 
     size: tuple[int, int]
     tile: tuple[int, int]  # (0, 0) where there are strips
@@ -123,22 +125,23 @@ class _Layout:
         return f"{self.samples} x {self.bits} {kind}bits{planes}{compressed}"
 
 
-def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    """The first page, upright, in RGB; Pillow raises anything about a damaged file."""
-    layout = _layout(stream)
+def read_tiff(stream: BinaryIO, max_pixels: int, page: int = 0) -> Image.Image:
+    """A page, upright, in RGB; Pillow raises anything about a damaged file."""
+    layout = _layout(stream, page)
     check_pixels(*layout.size, max_pixels)
     if math.prod(layout.tile) > max(_MOST_OF_A_TILE, 16 * math.prod(layout.size)):
         raise damaged("its tiles are much larger than the picture")
-    _check_data(stream, layout.compression)
+    _check_data(stream, layout.compression, page)
     if not layout.plain:
-        return _by_tifffile(stream, layout, max_pixels)
+        return _by_tifffile(stream, layout, max_pixels, page)
     from PIL.TiffImagePlugin import TiffImageFile
 
     stream.seek(0)
     try:
         image = TiffImageFile(stream)
+        image.seek(page)
     except SyntaxError:  # a kind that it does not know
-        return _by_tifffile(stream, layout, max_pixels)
+        return _by_tifffile(stream, layout, max_pixels, page)
     check_pixels(*image.size, max_pixels)
     extents = (tile.extents or (0, 0, *image.size) for tile in image.tile)
     if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in extents) < image.width * image.height:
@@ -150,9 +153,20 @@ def read_tiff(stream: BinaryIO, max_pixels: int) -> Image.Image:
     return image.convert("RGB")
 
 
-def _layout(stream: BinaryIO) -> _Layout:
-    """What the tags of the first page say, if it is supported."""
-    tags = _read_tags(stream, _WANTED)
+def page_count(stream: BinaryIO) -> int:
+    """How many pages there are; where the list of them is damaged, the last one is an error."""
+    found = 0
+    try:
+        for found, _ in enumerate(_directories(stream), start=1):  # noqa: B007
+            pass
+    except ImageError:
+        return found + 1
+    return found
+
+
+def _layout(stream: BinaryIO, page: int) -> _Layout:
+    """What the tags of a page say, if it is supported."""
+    tags = _read_tags(stream, _WANTED, page)
 
     def whole(tag: int, default: int | None = None) -> int:
         if tag not in tags and default is None:
@@ -238,11 +252,11 @@ def _unsupported(layout: _Layout, tags: _Tags) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _check_data(stream: BinaryIO, compression: int) -> None:
+def _check_data(stream: BinaryIO, compression: int, page: int) -> None:
     """Refuse what libtiff and tifffile would fill up: strips and tiles that are nowhere, or cut."""
     if compression == _OLD_JPEG:  # lies elsewhere
         return
-    tags = _read_tags(stream, frozenset((273, 279, 324, 325)))
+    tags = _read_tags(stream, frozenset((273, 279, 324, 325)), page)
     places = tags.get(324, tags.get(273, ()))
     sizes = tags.get(325, tags.get(279, ()))
     if not all(places) or (compression != _NO_COMPRESSION and not all(sizes)):
@@ -274,7 +288,7 @@ def _grey(pixels: "NDArray[np.uint8]", layout: _Layout) -> Image.Image:
     return Image.fromarray(255 - pixels if layout.photometric == 0 else pixels).convert("RGB")
 
 
-def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Image:
+def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int, number: int) -> Image.Image:
     if layout.compression not in _BY_TIFFFILE or layout.photometric in (_YCBCR, _LAB):
         raise unsupported(f"a TIFF of {layout}")
     width, height = layout.size
@@ -295,7 +309,7 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int) -> Image.Im
     stream.seek(0)
     try:
         with tifffile.TiffFile(stream) as file:
-            page: Any = file.pages[0]
+            page: Any = file.pages[number]
             _check_page(page, layout)
             values = page.asarray(squeeze=False, maxworkers=1)  # (S, 1, H, W, C)
             palette = page.colormap
@@ -351,15 +365,40 @@ def _coloured(values: "NDArray[Any]", palette: "NDArray[Any]", layout: _Layout) 
     return Image.frombytes(mode, layout.size, pixels.tobytes()).convert("RGB")
 
 
-def _read_tags(stream: BinaryIO, wanted: frozenset[int]) -> _Tags:
-    """The numbers of the wanted tags, as far as the first page has them."""
+class _Directory(NamedTuple):
+    """Where the tags of a page stand, how many they are, and how they and numbers are written."""
+
+    place: int
+    tags: int
+    order: str
+    word: str
+    entry: str
+
+
+def _directories(stream: BinaryIO) -> Iterator[_Directory]:
+    """The pages' directories, each of which says where the next one is; never one twice."""
     order = "<" if _little_endian(stream) else ">"
     big = _read(stream, order, "H") == (43,)
     word, entry = ("Q", "HHQ8s") if big else ("I", "HHI4s")
-    (first,) = _read(stream, order, word, 8 if big else 4)
-    (count,) = _read(stream, order, "Q" if big else "H", first)
-    if count > _MOST_TAGS:
-        raise damaged(f"{count} tags in a TIFF")
+    (place,) = _read(stream, order, word, 8 if big else 4)
+    seen = set[int]()
+    while not seen or (place and place not in seen):
+        seen.add(place)
+        (count,) = _read(stream, order, "Q" if big else "H", place)
+        if count > _MOST_TAGS:
+            raise damaged(f"{count} tags in a TIFF")
+        start = stream.tell()
+        yield _Directory(start, count, order, word, entry)
+        (place,) = _read(stream, order, word, start + count * struct.calcsize(order + entry))
+
+
+def _read_tags(stream: BinaryIO, wanted: frozenset[int], page: int) -> _Tags:
+    """The numbers of the wanted tags, as far as a page has them."""
+    found = next(islice(_directories(stream), page, None), None)
+    if found is None:
+        raise _truncated(f"there is no page {page + 1}")
+    place, count, order, word, entry = found
+    stream.seek(place)
     tags: _Tags = {}
     for tag, kind, number, inline in [_read(stream, order, entry) for _ in range(count)]:
         if tag not in wanted or tag in tags:

@@ -16,7 +16,7 @@ from resnest_cli.errors import ImageError, UsageError
 from resnest_cli.images import take_note
 from resnest_cli.images.batches import Photo as Found
 from resnest_cli.images.batches import Preparation, Prepared, Stopwatch, prepared_batches
-from resnest_cli.images.sources import Source
+from resnest_cli.images.sources import Source, with_bytes
 from resnest_cli.inference.engine import (
     Engine,
     Output,
@@ -344,6 +344,7 @@ class Classifier:
         prepare = partial(self.prepare, decoders=elsewhere, stopwatch=stopwatch)
         # One batch waits ready while the network runs on another and a third is decoded.
         ahead = 2 * batch_size + workers
+        sources = with_bytes(sources)
         found = prepared_batches(sources, prepare, size=batch_size, workers=workers, ahead=ahead)
         # The engine gets ready while the first photo is decoded.
         network = partial(mean_with_mirrored, self.engine.output) if tta else self.engine.output
@@ -478,9 +479,9 @@ class Classifier:
         photo = self.read(source)
         fetched = time.perf_counter() - start
         if decoders is not None and isinstance(photo, str | bytes):
-            array, reading, decoding = decoders.run(self.preparation.timed, photo)
+            array, reading, decoding = decoders.run(self.preparation.timed, photo, source.frame)
         else:
-            array, reading, decoding = self.preparation.timed(photo)
+            array, reading, decoding = self.preparation.timed(photo, source.frame)
         if stopwatch is not None:
             stopwatch.add("read", fetched + reading)
             stopwatch.add("decode", decoding)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, ImageError, ResnestError, UsageError
 from resnest_cli.images import folders
-from resnest_cli.images.sources import Source, SourceStats, is_photo, iter_sources, listed
+from resnest_cli.images.sources import Source, SourceStats, is_photo, iter_sources
 from resnest_cli.jobs.filesystems import NO_MATCH, opened, remote_files
 from resnest_cli.jobs.listing import Input
 from resnest_cli.options import RunOptions
@@ -93,7 +93,10 @@ def _files(options: RunOptions, path_column: str, stats: SourceStats) -> Iterato
             raise UsageError("a photo on standard input (-) is for --runner local.")
         yield from map(_absolute, _named(text, options, path_column, stats))
     if options.from_file is not None:
-        sources = listed(replace(options, inputs=()), stats)
+        sources = iter_sources(
+            (), recursive=options.recursive, from_file=options.from_file,
+            null_separated=options.null_separated, stats=stats,
+        )  # fmt: skip
         yield from map(_absolute, map(Input.of, sources))
 
 

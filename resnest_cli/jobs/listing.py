@@ -17,13 +17,16 @@ from itertools import zip_longest
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from resnest_cli.errors import ErrorKind, UsageError
-from resnest_cli.images.sources import Source, SourceStats, iter_sources, listed
-from resnest_cli.options import RunOptions
+from resnest_cli.images.inputs import listed
+from resnest_cli.images.sources import Source, SourceStats, iter_sources
+from resnest_cli.images.video import Moment
+from resnest_cli.options import MAX_PIXELS, RunOptions
 from resnest_cli.paths import is_address
 
 # "error" stands in listings of earlier versions.
-Kind = Literal["file", "url", "member", "stdin", "error"] | ErrorKind
+Kind = Literal["file", "url", "member", "archived", "frame", "moment", "stdin", "error"] | ErrorKind
 
+_ON_DISK = ("file", "archived", "frame", "moment")  # in a file at `where`
 STAT = struct.Struct("<qq")  # of an input: its file's size and modification time in ns
 STAT_BYTES = STAT.size
 NO_STAT = STAT.pack(-1, -1)
@@ -34,7 +37,9 @@ _BUFFER = 2**20
 class Input(NamedTuple):
     """One input. `where` is a path or an address, or the text of an error of this kind.
 
-    `offset` and `size`, in bytes, are those of a `member` of a shard.
+    `offset` and `size`, in bytes, are those of a `member` of a shard. Of a photo that is `archived`
+    at `where`, the place of its header, and the number of its frame if it is one; of a `frame` of a
+    file its index; of a `moment` of a video the two numbers of that.
     """
 
     name: str
@@ -52,7 +57,13 @@ class Input(NamedTuple):
             return cls(source.name, "stdin", "")
         if source.url is not None:
             return cls(source.name, "url", source.url)
-        return cls(source.name, "file", source.path or "")
+        path, frame = source.path or "", source.frame
+        if source.member is not None:
+            number = frame + 1 if isinstance(frame, int) else 0
+            return cls(source.name, "archived", path, source.member, number)
+        if isinstance(frame, Moment):
+            return cls(source.name, "moment", path, *frame)
+        return cls(source.name, "file" if frame is None else "frame", path, frame or 0)
 
     @property
     def source(self) -> Source:
@@ -61,18 +72,25 @@ class Input(NamedTuple):
             return Source(self.name, url=self.where)
         if self.kind == "file":
             return Source(self.name, path=self.where)
+        if self.kind == "archived":
+            frame = self.size - 1 if self.size else None
+            return Source(self.name, path=self.where, member=self.offset, frame=frame)
+        if self.kind == "frame":
+            return Source(self.name, path=self.where, frame=self.offset)
+        if self.kind == "moment":
+            return Source(self.name, path=self.where, frame=Moment(self.offset, self.size))
         kind: Any = "other" if self.kind == "error" else self.kind
         return Source(self.name, error=self.where, kind=kind)
 
     @property
     def is_error(self) -> bool:
         """Whether there is nothing to read."""
-        return self.kind not in {"file", "url", "member", "stdin"}
+        return self.kind not in {*_ON_DISK, "url", "member", "stdin"}
 
     @property
     def is_local(self) -> bool:
         """Whether its bytes lie in a file of this machine."""
-        return self.kind in {"file", "member"} and not is_address(self.where)
+        return self.kind in {*_ON_DISK, "member"} and not is_address(self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +179,15 @@ WHOLE = ListShard(1, 1)
 class LocalInputs:
     """What the command line names on this machine; stdin, which a pipe gives once, is kept."""
 
-    def __init__(self, options: RunOptions) -> None:
-        self._options = options
+    def __init__(self, options: RunOptions, max_pixels: int = MAX_PIXELS) -> None:
+        self._options, self._max_pixels = options, max_pixels
         self._stdin: BinaryIO | None = None
 
     def __call__(self, stats: SourceStats) -> Iterator[Input]:
         """The inputs in order, from the first; UsageError where a list cannot be read."""
         wanted = "-" in (*self._options.inputs, self._options.from_file)
         stdin = self._from_start() if wanted else None
-        yield from map(Input.of, listed(self._options, stats, stdin))
+        yield from map(Input.of, listed(self._options, stats, stdin, max_pixels=self._max_pixels))
 
     def close(self) -> None:
         """Lets go of what came on stdin."""
@@ -205,8 +223,8 @@ class LocalInputs:
 
 
 def photo_stat(item: Input) -> bytes:
-    """Size and time of the file of an input; -1 where it has none."""
-    if item.kind != "file" or is_address(item.where):
+    """Size and time of the file that an input lies in; -1 where it has none."""
+    if item.kind not in _ON_DISK or is_address(item.where):
         return NO_STAT
     try:
         found = os.stat(item.where)  # noqa: PTH116 - keeps odd bytes

@@ -40,7 +40,7 @@ class LocalRunner:
 
     def __init__(self, job: Job, target: Parts) -> None:
         self._job, self._target = job, target
-        self._inputs = LocalInputs(job.options)
+        self._inputs = LocalInputs(job.options, job.model.max_pixels)
         self._classifier: Classifier | None = None
 
     def close(self) -> None:

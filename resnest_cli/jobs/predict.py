@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from resnest_cli.images.sources import Source
-    from resnest_cli.inference.classifier import Classifier
+    from resnest_cli.inference.classifier import BatchOptions, Classifier
     from resnest_cli.inference.engine import Output
     from resnest_cli.inference.ranking import Record
 
@@ -33,9 +33,16 @@ class Ranking:
 
 
 def predictor(
-    options: RunOptions, model: ModelOptions, ranking: Ranking, decoders: Decoders
+    options: RunOptions,
+    model: ModelOptions,
+    ranking: Ranking,
+    decoders: Decoders,
+    *,
+    per_clip: bool = False,
 ) -> "tuple[tuple[str, ...], Callable[[Iterator[Source]], Iterator[Record]]]":
     """The class names of a model, and what gives one record for each source, in order.
+
+    With `per_clip` one for all frames of a file; see `inference.clips`.
 
     Raises:
         CheckpointError: the network has no classifier.
@@ -44,16 +51,25 @@ def predictor(
 
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
-    return found.class_names, lambda sources: found.records(
-        sources,
-        topk=ranking.topk,
-        threshold=ranking.threshold,
-        reject_below=ranking.reject_below,
-        unknown=ranking.unknown,
-        batch_size=batch_size_for(found, ranking.output, options.batch_size),
-        workers=options.workers,
-        decoders=decoders,
-    )
+    reading: BatchOptions = {
+        "batch_size": batch_size_for(found, ranking.output, options.batch_size),
+        "workers": options.workers,
+        "decoders": decoders,
+    }
+    how: dict[str, Any] = {
+        "topk": ranking.topk,
+        "threshold": ranking.threshold,
+        "reject_below": ranking.reject_below,
+    }
+
+    def predict(sources: "Iterator[Source]") -> "Iterator[Record]":
+        if per_clip:
+            from resnest_cli.inference.clips import clip_records
+
+            return clip_records(found, sources, **how, **reading)
+        return found.records(sources, **how, unknown=ranking.unknown, **reading)
+
+    return found.class_names, predict
 
 
 def classifier(

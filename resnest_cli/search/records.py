@@ -1,7 +1,7 @@
 """What `resnest search` answers: a record for each query, or for each group of alike photos."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from resnest_cli.errors import ErrorKind, UsageError
 from resnest_cli.images.batches import Prepared
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
-from resnest_cli.images.sources import SourceStats, listed
+from resnest_cli.images.sources import SourceStats
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress
 from resnest_cli.search.features import Features
@@ -162,7 +163,8 @@ def of_photos(
         workers=run.workers,
         decoders=decoders,
     ):
-        items += (item._replace(photo=None) for item in group)  # which is 0.6 MB, and done with
+        # A photo is 0.6 MB, its file may be more, and both are done with.
+        items += (i._replace(photo=None, source=replace(i.source, data=None)) for i in group)
         rows.append(found.reshape(len(found), features.rows.shape[1]))
         if len(items) >= together:
             yield from _of_prepared(features, items, np.concatenate(rows), k, metric)

@@ -123,6 +123,7 @@ class Augment:
     ) -> Tensor:
         """An upright RGB image -> float32 (3, size, size), normalised; drawn from `seed` alone.
 
+        In grey it is made grey first, and one channel comes out: float32 (1, size, size).
         The size is that of the epoch, from 0. With `crop_seed` the crop and the mirror are what
         `RandomCrop.drawn` makes of that, and `seed` decides the rest. torch's own generator is left
         as it was.
@@ -132,6 +133,8 @@ class Augment:
         torch.default_generator.manual_seed(seed if crop_seed is None else crop_seed)
         try:
             crop = self._crop(image)
+            if self._config.grey:
+                image = image.convert("L").convert("RGB")  # as `preprocess` does it
             if crop_seed is not None:
                 torch.default_generator.manual_seed(seed)
             image = crop.of(image, self._preprocessing, size)
@@ -139,7 +142,7 @@ class Augment:
                 image = step(image)
             photo = np.empty((3, size, size), np.float32)
             normalise(np.asarray(image), self._preprocessing, photo)
-            tensor = torch.from_numpy(photo)
+            tensor = torch.from_numpy(photo[:1] if self._config.grey else photo)
             return tensor if self._erase is None else self._erase(tensor)
         finally:
             torch.set_rng_state(before)

@@ -167,11 +167,12 @@ def recomputed(found: Checkpoint, samples: Sequence[Sample], progress: Progress)
         raise UsageError("--data: batch norm cannot learn from a single photo. Add photos.")
     chosen = sorted(samples, key=lambda sample: drawn(0, "order", sample.name))[:MOST_PHOTOS]
     network = checkpoint.instantiate(found)
-    preprocessing = network.variant.preprocessing
+    preprocessing, grey = network.variant.preprocessing, network.in_channels == 1
 
     def batches() -> Iterator[Tensor]:
         for first, last in batch_bounds(len(chosen), _BATCH):
-            batch = batch_of(chosen, preprocessing, [Key(0, place) for place in range(first, last)])
+            keys = [Key(0, place) for place in range(first, last)]
+            batch = batch_of(chosen, preprocessing, keys, grey=grey)
             for lost in batch.lost:
                 path = chosen[lost.place].path
                 raise ResnestError(f"{path} {lost.error}. It was readable before: was it changed?")

@@ -70,6 +70,8 @@ class Extractor:
     origin: str
     cache: Path
     classes: int = 0
+    grey: bool = False
+    channels: int = 3  # of the engine: a grey photo has as many that are the same
 
     def features(
         self, samples: Sequence[Sample], *, mirrored: bool, progress: Callable[[int], None]
@@ -104,6 +106,7 @@ class Extractor:
         digest = hashlib.blake2b(digest_size=8)
         engine = self.engine.fingerprint(_BATCH)
         facts = [self.origin, preprocessing_to_dict(self.preprocessing), views, str(engine), CHUNK]
+        facts += ["grey"] if self.grey else []
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for sample in samples:
             digest.update(sample.name.encode("utf-8", "surrogateescape") + b"\0")
@@ -113,7 +116,7 @@ class Extractor:
         self, samples: Sequence[Sample], views: int, before: int, progress: Callable[[int], None]
     ) -> tuple[Float32, dict[int, str]]:
         """Rows, NaN where a photo cannot be read, and why, by place."""
-        preparation = Preparation(self.preprocessing)
+        preparation = Preparation(self.preprocessing, grey=self.grey)
 
         def prepare(source: Source) -> tuple[Float32, None]:
             with limits_apart(source.name):
@@ -121,14 +124,16 @@ class Extractor:
 
         sources = (Source(sample.name, path=sample.path) for sample in samples)
         size = self.preprocessing.size
-        nothing = np.zeros((3, size, size), np.float32)  # batches keep their size, and others' bits
+        shape = (self.channels, size, size)
+        nothing = np.zeros(shape, np.float32)  # batches keep their size, and others' bits
         rows, errors, done = [], dict[int, str](), 0
         ahead = 2 * _BATCH + 1
         for group in prepared_batches(sources, prepare, size=_BATCH, workers=1, ahead=ahead):
             for place, item in enumerate(group, start=done):
                 if item.photo is None:
                     errors[place] = item.error or ""
-            batch = np.stack([nothing if item.photo is None else item.photo for item in group])
+            photos = (nothing if item.photo is None else item.photo for item in group)
+            batch = np.stack([np.broadcast_to(photo, shape) for photo in photos])
             both = [self.engine.output(batch, "features")]
             if views == 2:
                 both.append(self.engine.output(np.ascontiguousarray(batch[..., ::-1]), "features"))

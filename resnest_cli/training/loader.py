@@ -58,7 +58,7 @@ _UNANSWERED = "could not be read when the teacher was asked about it"
 
 
 class Batch(NamedTuple):
-    """Photos float32 (B, 3, H, W), labels int64 (B,), and their indices among the samples.
+    """Photos float32 (B, C, H, W), labels int64 (B,), and their indices among the samples.
 
     A photo that only the teacher labels has the label -1. Where a photo may have several labels
     they are float32 (B, num_classes) of 0 and 1. `lost` were meant to be in it and cannot
@@ -79,7 +79,7 @@ class Batch(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A photo float32 (3, H, W), its labels as a part of a `Batch`'s, and its place.
+    """A photo float32 (C, H, W), its labels as a part of a `Batch`'s, and its place.
 
     `answer` is the teacher's, float32 (classes,), where there are such.
     """
@@ -96,7 +96,8 @@ class Batches:
     `prepare` is an augmentation, or how `resnest predict` prepares photos, bit for bit. `photos`
     are those of the samples, where they are in memory (`read_all`). With a teacher's `answers` only
     the crops that it has answered to come, each with its answer. `classes` is their number where a
-    photo may have several labels, else 0. `workers` are processes; 0
+    photo may have several labels, else 0. `grey` prepares for one channel, where no augmentation
+    decides that. `workers` are processes; 0
     prepares photos in this one.
     """
 
@@ -110,6 +111,7 @@ class Batches:
         photos: Sequence[Image.Image | ImageError] = (),
         answers: "TeacherAnswers | None" = None,
         classes: int = 0,
+        grey: bool = False,
         pin_memory: bool = False,
     ) -> None:
         self._order: FolderOrder | ShardOrder
@@ -119,7 +121,7 @@ class Batches:
             self._order = FolderOrder([sample.label for sample in samples], draw)
         crops, numbers = (None, 0) if answers is None else (answers.crops, answers.classes)
         self._workers: Workers[Key, Batch] = Workers(
-            _Photos(samples, prepare, draw.seed or 0, photos, crops, answers, classes),
+            _Photos(samples, prepare, draw.seed or 0, photos, crops, answers, classes, grey),
             _collated,
             count=workers,
             pin_memory=pin_memory,
@@ -151,6 +153,7 @@ class _Photos(Dataset[Any]):
     crops: FixedCrops | None = None
     answers: "TeacherAnswers | None" = None
     classes: int = 0
+    grey: bool = False
 
     def __getitem__(self, key: Key) -> _Prepared | Lost | Failure:
         index = key.place
@@ -169,7 +172,7 @@ class _Photos(Dataset[Any]):
                         return Lost(index, source.label, source.name, _UNANSWERED)
             with limits_apart(_place(source)):
                 if isinstance(self.prepare, Preprocessing):
-                    photo = torch.from_numpy(preprocess(image, self.prepare))
+                    photo = torch.from_numpy(preprocess(image, self.prepare, grey=self.grey))
                 else:
                     photo = self.prepare(image, key.seed(self.seed), key.epoch, crop)
         except ResnestError as error:
@@ -215,9 +218,11 @@ def batch_of(
     seed: int = 0,
     crops: FixedCrops | None = None,
     classes: int = 0,
+    *,
+    grey: bool = False,
 ) -> Batch:
     """The photos of these keys as a batch of their own."""
-    photos = _Photos(samples, prepare, seed, crops=crops, classes=classes)
+    photos = _Photos(samples, prepare, seed, crops=crops, classes=classes, grey=grey)
     found = _collated([photos[key] for key in keys])
     if isinstance(found, Failure):
         raise ResnestError(found.text)

@@ -28,6 +28,7 @@ def create_network(
     network = build(
         (source.info.variant if source is not None else None) or variant,
         num_classes=len(dataset.class_ids),
+        in_channels=1 if config.grey else 3,
         drop_rate=config.drop,
         drop_path_rate=config.drop_path,
         drop_block_rate=config.drop_block,
@@ -41,6 +42,9 @@ def create_network(
         old = tensors.pop(name, None)  # a network without a classifier has none
         if old is not None and rows is not None:
             tensors[name] = old[rows]
+    stem = tensors["conv1.0.weight"]
+    if network.in_channels < stem.shape[1]:  # as timm's `adapt_input_conv`: a grey photo has three
+        tensors["conv1.0.weight"] = stem.sum(dim=1, keepdim=True)  # channels that are the same
     network.load_state_dict(tensors, strict=False)
     network.variant = variant
     return network, rows is not None

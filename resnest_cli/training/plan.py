@@ -248,7 +248,7 @@ def estimated(ready: Ready) -> Estimate:
     load, decoded = _loading(ready)
     given: dict[str, Any] = {"train_photos": train, "val_photos": val, "load_seconds": load}
     if ready.config.cached:
-        return estimate_cached(ready.engine, config, **given)
+        return estimate_cached(ready.engine, config, channels=ready.channels, **given)
     found = estimate(ready.network, config, cores=usable_cores(), **given)
     kept = round(decoded * sum(photos)) if config.cache else 0
     asked = train * _asking(ready) if config.teacher_crops == 0 else 0.0
@@ -356,7 +356,7 @@ def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
     if config.multi_label:
         labels = torch.zeros(count, classes)
     answers = torch.zeros(count, classes) if config.teacher is not None else None
-    photos = torch.randn(count, 3, size, size)
+    photos = torch.randn(count, network.in_channels, size, size)
     batch = Batch(photos, labels, list(range(count)), answers=answers)
     seconds, most = list[float](), 0
     while len(seconds) < 3 and sum(seconds) < _ENOUGH:
@@ -387,11 +387,12 @@ class _Kept:
 
 
 def estimate_cached(
-    engine: Engine, config: Config, *, train_photos: int, val_photos: int, load_seconds: float = 0.0
-) -> Estimate:
+    engine: Engine, config: Config, *, train_photos: int, val_photos: int,
+    load_seconds: float = 0.0, channels: int = 3,
+) -> Estimate:  # fmt: skip
     """The same with a frozen backbone: its features are computed once, the rest costs little."""
     size, seconds = config.img_size or 1, 0.0
-    photos = np.zeros((_PROBED, 3, size, size), np.float32)
+    photos = np.zeros((_PROBED, channels, size, size), np.float32)
     for _ in range(2):  # the second is not the first use
         begin = time.perf_counter()
         features = engine.output(photos, "features")

@@ -101,7 +101,8 @@ def _batch(
     config, crops = ready.config, None
     if side == "train" and config.teacher and config.teacher_crops:
         crops = FixedCrops(config.seed, config.teacher_crops)
-    return batch_of(samples, prepare, keys, config.seed, crops, data.label_columns)
+    columns = data.label_columns
+    return batch_of(samples, prepare, keys, config.seed, crops, columns, grey=config.grey)
 
 
 def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
@@ -117,11 +118,11 @@ def _mixed(targets: Float32, names: Sequence[str], smoothing: float) -> str:
 
 
 def _pixels(photos: Float32, ready: Ready) -> Float32:
-    """Undoes the normalisation: float32 (B, 3, H, W) in [0, 1]."""
-    mean = np.asarray(ready.preprocessing.mean, np.float32)[:, None, None]
-    std = np.asarray(ready.preprocessing.std, np.float32)[:, None, None]
-    pixels: Float32 = np.clip(photos * std + mean, 0, 1)
-    return pixels
+    """Undoes the normalisation: float32 (B, C, H, W) -> (B, 3, H, W) in [0, 1]."""
+    batch, channels, *size = photos.shape
+    mean = np.asarray(ready.preprocessing.mean, np.float32)[:channels, None, None]
+    std = np.asarray(ready.preprocessing.std, np.float32)[:channels, None, None]
+    return np.broadcast_to(np.clip(photos * std + mean, 0, 1), (batch, 3, *size))
 
 
 def final_pictures(

@@ -131,6 +131,11 @@ class Config:
         "In the loss: none, balanced, or a file id,weight; several labels: of present ones.",
         "WHAT",
     )
+    in_chans: int | None = _photos(
+        None,
+        "Channels of photos: 3, or 1 for grey ones; unless said as the weights have.",
+        "N [1, inf)",
+    )
     img_size: int | None = _photos(None, "Side of the network's input in pixels.", "[8, 8192]")
     train_size: int | None = _photos(
         None, "Side while training, where other than --img-size.", "[8, 8192]"
@@ -292,6 +297,11 @@ class Config:
     def cached(self) -> bool:
         """Of resolved settings: whether the backbone's features are computed once, and kept."""
         return self.freeze == "backbone" and self.device == "cpu"
+
+    @property
+    def grey(self) -> bool:
+        """Of resolved settings: whether the network sees photos in grey, of one channel."""
+        return self.in_chans == 1
 
     @property
     def reading(self) -> Reading:

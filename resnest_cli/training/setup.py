@@ -188,7 +188,7 @@ class Ready:
             photos = read_all([*data.learned, *data.val], show)
         first = len(data.learned)
         how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
-        how["classes"] = data.label_columns
+        how |= {"classes": data.label_columns, "grey": config.grey}
         questions, augment = self.questions(run.teacher), Augment(config, self.preprocessing)
         answers = None if questions is None else questions.answers
         learning = Batches(train, augment, draw, photos=photos[:first], answers=answers, **how)
@@ -207,8 +207,9 @@ class Ready:
         config, data = self.config, self.dataset
         show = checking(display.progress("Computing features"), stop.check)
         extractor = Extractor(
-            self.engine, self.preprocessing, self.origin, folder / "features", data.label_columns
-        )
+            self.engine, self.preprocessing, self.origin, folder / "features", data.label_columns,
+            config.grey, self.channels,
+        )  # fmt: skip
         total = len(data.train) + len(data.val)
 
         def features(samples: Sequence[Sample], before: int, mirrored: bool) -> Features:
@@ -221,6 +222,11 @@ class Ready:
         if not data.val:
             return train, train.of([])
         return train, features(data.val, len(data.train), False)
+
+    @property
+    def channels(self) -> int:
+        """Those of photos that the engine takes."""
+        return 3 if self.model is None else self.model.in_channels
 
     @cached_property
     def engine(self) -> Engine:
@@ -308,7 +314,7 @@ def get_ready(config: Config, dataset: DataSet, access: Access) -> Ready:
     """Decides what is undecided and makes the network; weights are fetched where needed."""
     check_device_name(config.device)
     model = _source(config, access)
-    config = replace(config, multi_label=dataset.multi_label)
+    config = replace(config, multi_label=dataset.multi_label, in_chans=_channels(config, model))
     variant = model.variant if model is not None else get_named(config.model)
     preprocessing = _fed(config, (model or variant).preprocessing)
     config = resolve(
@@ -366,13 +372,29 @@ def _source(config: Config, access: Access) -> Model | None:
                 f"resnest finetune {config.data} --model {config.model}"
             )
         return None
-    model = find_model(config.model, source=config.weights, access=access)
-    if model.in_channels != 3:
+    return find_model(config.model, source=config.weights, access=access)
+
+
+def _channels(config: Config, model: Model | None) -> int:
+    """Of the network's photos: 3, or 1 in grey."""
+    has = 3 if model is None else model.in_channels
+    wanted = has if config.in_chans is None else config.in_chans
+    if has not in {1, 3}:
+        assert model is not None
         raise UsageError(
-            f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Give "
+            f"{model.path}: the network takes {has} channels; photos have 3, or 1 in grey. Give "
             "another --model."
         )
-    return model
+    if wanted not in {1, 3}:
+        raise UsageError(f"--in-chans {wanted}: photos have 3 channels, or 1 in grey.")
+    if wanted > has:
+        raise UsageError(
+            "--in-chans 3: the weights were trained on grey photos. Leave it out, or give another "
+            "--model."
+        )
+    if wanted == 1 and config.teacher is not None:
+        raise UsageError("--teacher: it is shown the photos in colour. Use --in-chans 3.")
+    return wanted
 
 
 def _check_batches(ready: Ready) -> None:

@@ -111,7 +111,8 @@ def _of_photos(
         samples = chosen(every, counts[not train])
     network, most = network.to(config.device), counts[not train]
     how = Draw(config.batch_size or 1)
-    batches = Batches(samples, ready.preprocessing, how, workers=config.workers or 0)
+    workers = config.workers or 0
+    batches = Batches(samples, ready.preprocessing, how, workers=workers, grey=config.grey)
     features = [np.empty((0, network.variant.num_features), np.float32)]
     logits = [np.empty((0, len(ready.dataset.class_ids)), np.float32)]
     try:

@@ -473,7 +473,7 @@ def test_heic_with_the_extra(monkeypatch):
 
 def test_avif_in_a_mif1_container_is_not_taken_for_heic():
     data = struct.pack(">I", 24) + b"ftypmif1\0\0\0\0mif1avif"
-    assert module._format(data) == "AVIF"
+    assert module.format_of(data) == "AVIF"
 
 
 # Bombs

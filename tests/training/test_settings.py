@@ -69,6 +69,7 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
 
 
 _OPTIONAL = {
+    "in_chans",
     "multi_label",
     "min_precision",
     "teacher",
