@@ -97,6 +97,17 @@ def test_there_and_back(photos: list[str], how: How) -> None:
         undo(Path("out"), silent)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_names_that_are_no_text_come_back(photos: list[str]) -> None:
+    odd = os.fsdecode(b"in/\xe9\n.jpg")
+    Path(odd).write_text("photo")
+    before = tree(Path())
+    assert sort([odd]).files == 1
+    assert Path("out/cat", Path(odd).name).exists()
+    undo(Path("out"), silent)
+    assert tree(Path()) == before
+
+
 def test_an_interrupted_plan_goes_on_where_it_was(photos: list[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         sort(photos, stop=2)
