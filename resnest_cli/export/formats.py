@@ -133,6 +133,8 @@ def onnx_bytes(proto: "ModelProto", info: CheckpointInfo) -> bytes:
     proto.doc_string = (
         f"{info.variant.id}: photos -> features, logits of {info.num_classes} classes. Classes, "
         "preprocessing and temperature are in metadata_props, as JSON."
+        + " Probabilities are sigmoids, with `thresholds` there."
+        * bool(info.thresholds)
     )
     del proto.metadata_props[:]
     for key, value in texts_of(info).items():

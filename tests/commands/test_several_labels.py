@@ -230,6 +230,11 @@ def test_export(cli: Cli, data: Path, several: Path) -> None:
     assert [(a.label, a.selected) for a in one] == [(b.label, b.selected) for b in other]
     assert [a.probability for a in one] == pytest.approx([b.probability for b in other], abs=1e-5)
     assert cli("export", "-m", several, "-o", "x.pt2").code == 0
+    said = {"resnest.json": ""}
+    torch.export.load("x.pt2", extra_files=said)
+    words = json.loads(said["resnest.json"])
+    assert (words["activation"], words["thresholds"]) == ("sigmoid", "[0.0, 1.0, 0.0]")
+    assert "sigmoid with thresholds" in result.out
 
 
 @pytest.mark.parametrize(
