@@ -32,7 +32,7 @@ resnest evaluate imagenet/val --model resnest50d --no-exif -o eval/
 resnest evaluate data/ --model best.safetensors --format json | jq .top1
 resnest evaluate data/ --model best.safetensors --html page.html
 resnest evaluate runs/finetune/exp/split.csv -m best.safetensors --calibrate
-resnest evaluate photos.csv -m best.safetensors --calibrate --min-precision 0.9
+resnest evaluate photos.csv -m best.safetensors --calibrate --min-precision .9
 resnest evaluate data/ --model best.safetensors --split test
 resnest evaluate data/ --model best.safetensors --compare resnest50d
 resnest evaluate data/ --model best.safetensors --unknown-data others/

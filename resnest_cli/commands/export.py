@@ -21,6 +21,7 @@ from resnest_cli.text import printable_name
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
 
+FIRST = "model output_ hub push check fp16 int8 calibrate opset quiet"
 EXAMPLES = """
 resnest export --model best.safetensors -o model.onnx --check photos/
 resnest export --model best.safetensors -o model.pt2

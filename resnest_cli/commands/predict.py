@@ -54,18 +54,15 @@ if TYPE_CHECKING:
 FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
-resnest predict photos/ -o records.csv
 resnest predict photos/ -o records.parquet --resume
-resnest predict photos/ --html page.html
+resnest predict photos/ -o records.csv --html page.html
 resnest predict "photos/**/*.jpg" --format jsonl | head -3
 find . -name "*.png" -print0 | resnest predict --from-file - -0
-curl -s https://example.org/dog.jpg | resnest predict -
 resnest predict photos/ --xmp -k 1 --threshold 0.5
 resnest predict photo.jpg --model runs/finetune/exp/weights/best.safetensors
-resnest predict photos/ --model best.safetensors --unknown 5%
 resnest predict photos/ --sort-into sorted --copy --reject-below 0.6
 resnest predict --undo sorted
-resnest predict photos.zip archive.tar.gz/2024/ -o records.csv
+resnest predict photos.zip archive.tar.gz/2024/
 resnest predict clip.mp4 --every 1s --per-clip
 resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
 """
@@ -158,21 +155,45 @@ def predict(
     check_inputs(run)
     how = sort.how
     check_runner(ray, run, output_)
-    if resume and overwrite:
-        raise UsageError("--overwrite starts afresh: it excludes --resume.")
-    if per_clip:
-        _check_per_clip(run, ray, unknown, output_, format_)
-    if (run.frames or run.every) and (how is not None or xmp != XmpOptions()):
-        raise UsageError("--frames and --every: a frame is no file to sort, or to write XMP for.")
-    keywords = None
-    if xmp != XmpOptions():
-        from resnest_cli.report.sidecars import Sidecars
-
-        keywords = Sidecars.of(xmp, run.inputs)
+    in_parts = ray.runner == "ray" or (
+        output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_))
+    )
+    beside = html is not None or how is not None or xmp != XmpOptions()
+    frames = run.frames is not None or run.every is not None
+    for contradiction, why in (
+        (resume and overwrite, "--overwrite starts afresh: it excludes --resume."),
+        (
+            not in_parts and (overwrite or (resume and how is None)),
+            "--resume and --overwrite go with -o FOLDER/ or FILE.parquet: other records are "
+            "written as they come, from the beginning.",
+        ),
+        (
+            in_parts and beside,
+            "--html, --xmp and --sort-into go with records that are printed or written as text, "
+            "here on this machine (--runner local).",
+        ),
+        (
+            frames and beside and html is None,
+            "--frames and --every: a frame is no file to sort, or to write XMP for.",
+        ),
+        (
+            per_clip and not frames,
+            "--per-clip goes with --frames or --every: say which frames there are.",
+        ),
+        (
+            per_clip and in_parts,
+            "--per-clip: a folder and a .parquet have a record for each frame, which they are "
+            "resumed by. Leave it out, or write .jsonl or .csv.",
+        ),
+        (
+            per_clip and unknown is not None,
+            "--per-clip: --unknown judges single photos. Leave one of them out.",
+        ),
+    ):
+        if contradiction:
+            raise UsageError(why)
     wanted = Ranking(topk, threshold, reject_below, tta, unknown)
     if ray.runner == "ray":
-        if html is not None or keywords is not None or how is not None:
-            raise UsageError("--html, --xmp and --sort-into are for --runner local.")
         from resnest_cli.jobs.ray import ALL_CORES, run_command
 
         run = replace(run, workers=ALL_CORES if workers is None else workers)
@@ -180,19 +201,15 @@ def predict(
             run, model, ray, wanted, output_, format_=format_, resume=resume, overwrite=overwrite
         )
         return
-    if output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_)):
-        if html is not None or keywords is not None or how is not None:
-            raise UsageError(
-                "--html, --xmp and --sort-into go with records that are printed or written as text."
-            )
+    if in_parts and output_ is not None:
         run = replace(run, workers=usable_cores() if workers is None else workers)
         _write_parts(run, model, wanted, output_, format_, resume=resume, overwrite=overwrite)
         return
-    if overwrite or (resume and how is None):
-        raise UsageError(
-            "--resume and --overwrite go with -o FOLDER/ or FILE.parquet: other records are "
-            "written as they come, from the beginning."
-        )
+    keywords = None
+    if xmp != XmpOptions():
+        from resnest_cli.report.sidecars import Sidecars
+
+        keywords = Sidecars.of(xmp, run.inputs)
     if format_ == "parquet":
         raise UsageError("--format parquet needs a file or a folder: name it with -o.")
     target = Path(output_) if output_ not in {None, "-"} else None
@@ -210,23 +227,6 @@ def predict(
                 run, model, wanted, target, format_, html, keywords,
                 sort=sort, how=how, resume=resume,
             )  # fmt: skip
-
-
-def _check_per_clip(
-    run: RunOptions, ray: RayOptions, unknown: float | None, output_: str | None,
-    format_: str | None,
-) -> None:  # fmt: skip
-    """Raises UsageError for what --per-clip does not go with."""
-    in_parts = output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_))
-    if run.frames is None and run.every is None:
-        raise UsageError("--per-clip goes with --frames or --every: say which frames there are.")
-    if in_parts or ray.runner == "ray":
-        raise UsageError(
-            "--per-clip: a folder and a .parquet have a record for each frame, which they are "
-            "resumed by. Leave it out, or write .jsonl or .csv."
-        )
-    if unknown is not None:
-        raise UsageError("--per-clip: --unknown judges single photos. Leave one of them out.")
 
 
 def _is_folder(name: str) -> bool:

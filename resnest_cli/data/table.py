@@ -384,11 +384,7 @@ def _check_rows(table: Table, columns: _Columns, multi_label: bool) -> None:
         for kind in kinds:
             cell = row.cells[places[kind]].strip()
             if not cell and not (multi_label and kind == "label"):
-                hint = " If a photo may have none, or several, add --multi-label."
-                raise UsageError(
-                    f"{path}: {unit} {row.number} lacks a path or a label."
-                    + (hint if kind == "label" else "")
-                )
+                raise UsageError(f"{path}: {unit} {row.number} lacks a path or a label.")
             if _NO_TEXT.search(cell):
                 raise UsageError(
                     f"{path}: {unit} {row.number}: {cell[:40]!r} is no path and no label: it has a "

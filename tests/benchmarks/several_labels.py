@@ -12,10 +12,10 @@ path,labels,split (labels joined by |) of other photos; then a seed is that of t
 Both sides start from the bundled network, whose tensors timm's `ResNet` takes strictly, and train
 the classifier alone: the same photos, size, batches, epochs, binary cross entropy without
 smoothing, AdamW with the same rate and decay, one epoch of warm-up, then a cosine, mirroring.
-Labels of collages are numbers, else ours would take over the rows of the classes that the network knows. As nothing of
-the backbone changes, the loop, too, computes the features of each photo and of its mirror once;
-scikit-learn has its figure. Of both the best epoch counts. Ours has what `finetune` has besides: a
-clipped gradient and a moving average.
+Labels of collages are numbers, else ours would take over the rows of the classes that the network
+knows. As nothing of the backbone changes, the loop, too, computes the features of each photo and of
+its mirror once; scikit-learn has its figure. Of both the best epoch counts. Ours has what
+`finetune` has besides: a clipped gradient and a moving average.
 """
 
 import argparse
