@@ -158,7 +158,7 @@ def predict(
     in_parts = ray.runner == "ray" or (
         output_ is not None and (_is_folder(output_) or _is_parquet(output_, format_))
     )
-    beside = html is not None or how is not None or xmp != XmpOptions()
+    on_files = how is not None or xmp != XmpOptions()
     frames = run.frames is not None or run.every is not None
     for contradiction, why in (
         (resume and overwrite, "--overwrite starts afresh: it excludes --resume."),
@@ -168,12 +168,12 @@ def predict(
             "written as they come, from the beginning.",
         ),
         (
-            in_parts and beside,
+            in_parts and (html is not None or on_files),
             "--html, --xmp and --sort-into go with records that are printed or written as text, "
             "here on this machine (--runner local).",
         ),
         (
-            frames and beside and html is None,
+            frames and on_files,
             "--frames and --every: a frame is no file to sort, or to write XMP for.",
         ),
         (

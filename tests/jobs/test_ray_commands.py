@@ -40,7 +40,7 @@ def test_options_that_do_not_go_together(
         ),
         (
             ["predict", "--runner", "ray", "-o", "o", "--html", "a.html"],
-            "--html is for --runner local",
+            "on this machine (--runner local)",
         ),
         (["features", "--runner", "ray", "-o", "o", "--shard", "1/2"], "Ray divides the inputs"),
     ],
