@@ -4,8 +4,9 @@ from importlib.resources import files
 
 # As people meet them: photos, answers, own classes, what goes round them, and why.
 PAGES = [
-    *("predict", "xmp", "features", "search", "cluster", "data", "check"),
-    *("finetune", "train", "recipes", "teacher", "unknown", "distributed", "shards"),
+    *("predict", "inputs", "sort", "xmp", "features", "search", "cluster"),
+    *("data", "check", "labels", "finetune", "train", "recipes", "teacher", "unknown"),
+    *("distributed", "shards"),
     *("evaluate", "explain", "export", "models", "library", "speed", "development"),
 ]
 
