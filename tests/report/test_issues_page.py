@@ -21,7 +21,8 @@ def card(
     path: Path, label: str, row: str, partner: Path | None = None, side: str = ""
 ) -> IssueCard:
     other = None if partner is None else PhotoTile(partner.name, "dog", str(partner))
-    return IssueCard(PhotoTile(path.name, label, str(path)), other, (label,), side, "20% dog", row)
+    labels = label.split(" + ")
+    return IssueCard(PhotoTile(path.name, label, str(path)), other, labels, side, "20% dog", row)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = [
         card(photo, "cat", '1.jpg,label,0.9,,dog,"80% dog, 1% cat"', second, "train"),
         card(hostile, "<i>ant</i>", f'"{HOSTILE}",label,0.8,,dog,', None, "val"),
-        card(second, "cat", "", None, "train"),
+        card(second, "cat + dog's", "", None, "train"),
     ]
     files = [card(folder / "gone.jpg", "cat", "gone.jpg,unreadable,1,,,is empty", None, "train")]
     page = IssuesPage("data/: what is wrong", "4 photos", HEADER, [("Labels", "3", "")])
@@ -55,6 +56,8 @@ def lines(tab: Any) -> str:
     [
         ("#kind", "label", 3),
         ("#class", "<i>ant</i>", 1),
+        ("#class", "cat", 3),
+        ("#class", "dog's", 1),  # one of several labels
         ("#side", "train", 3),
         ("#search", "1.JPG ant", 0),
         ("#search", "2.jpg cat", 2),
