@@ -417,7 +417,7 @@ def test_five_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
     "flags",
     [
         ("--epochs", "6", "--mixup", "0.2", "--cutmix", "1", "--class-weights", "balanced"),
-        ("--epochs", "60", "--freeze", "backbone", "--asl", "--min-precision", "0.7"),
+        ("--epochs", "40", "-b", "16", "--freeze", "backbone", "--asl", "--min-precision", "0.7"),
     ],
 )
 def test_kills_with_several_labels(
