@@ -65,17 +65,20 @@ class Preparation:
         start = time.perf_counter()
         data = read_file(photo) if isinstance(photo, str) and frame is None else photo
         read = time.perf_counter()
-        rgb, how = self.decoded(data, frame), self.preprocessing
+        rgb = self.decoded(data) if frame is None else self.frame_of(data, frame)
+        how = self.preprocessing
         array = preprocess(rgb, how, crop_mode=self.crop_mode, grey=self.grey)
         return array, read - start, time.perf_counter() - read
 
-    def decoded(self, photo: Photo, frame: "int | Moment | None" = None) -> "Image.Image":
-        """The photo in RGB, upright where that is wanted; raises as the call does."""
-        if frame is not None:
-            from resnest_cli.images.frames import frame_of
+    def frame_of(self, photo: Photo, frame: "int | Moment") -> "Image.Image":
+        """A picture of a file that has several, in RGB, as `decoded` gives others."""
+        from resnest_cli.images.frames import frame_of
 
-            assert isinstance(photo, str | bytes)
-            return frame_of(photo, frame, exif=self.exif, max_pixels=self.max_pixels)
+        assert isinstance(photo, str | bytes)
+        return frame_of(photo, frame, exif=self.exif, max_pixels=self.max_pixels)
+
+    def decoded(self, photo: Photo) -> "Image.Image":
+        """The photo in RGB, upright where that is wanted; raises as the call does."""
         from resnest_cli.images.decode import decode, upright_rgb
         from resnest_cli.images.preprocess import shorter_side
 
