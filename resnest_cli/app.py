@@ -7,7 +7,7 @@ import typer
 
 from resnest_cli import __version__, output
 from resnest_cli.commands.flags import LazyGroup
-from resnest_cli.errors import ResnestError, limit_reached, reason, remedy
+from resnest_cli.errors import PACKAGES, ResnestError, limit_reached, missing, reason, remedy
 from resnest_cli.paths import local_arguments
 from resnest_cli.text import printable_name
 
@@ -96,6 +96,8 @@ def main() -> NoReturn:
         text = f"{where}: cannot be read or written: {reason(error)}. {remedy(error)}".rstrip()
         _fail(f"{text} --debug shows at which step.", error, 1)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
+            _fail(missing(error.name, "this"), error, 1)
         what = f"internal error: {type(error).__name__}: {error}"
         _fail(limit_reached(error) or f"{what}\nRun again with --debug and report it.", error, 1)
     sys.exit(0)

@@ -9,6 +9,7 @@
     │   ├── OfflineError            not cached, and connecting was forbidden
     │   ├── DownloadError           no host gave the file
     │   └── CacheError              the cache cannot be written: full disk, read-only folder
+    ├── MissingPackageError     a package that is not installed, as in an install without torch
     ├── EngineError         the network cannot be run as asked on this machine
     └── CheckpointError     a file of weights that is damaged, malicious or of another shape
         └── NewerFormatError        written by a later version of this program
@@ -19,7 +20,8 @@ place that turns them into a message and an exit code.
 
 import errno
 import os
-from typing import Literal
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
 
 # What is wrong with an input, in the words of a run's summary ("3 damaged, 1 missing").
 ErrorKind = Literal[
@@ -59,6 +61,10 @@ class ImageError(ResnestError):
         self.kind: ErrorKind = kind
 
 
+class MissingPackageError(ResnestError):
+    """A package that is not installed: torch in a light install, or that of an extra."""
+
+
 class LabelsError(ResnestError):
     """Class names that cannot be read or do not fit the network."""
 
@@ -89,6 +95,49 @@ class CheckpointError(ResnestError):
 
 class NewerFormatError(CheckpointError):
     """A checkpoint whose format is newer than this program."""
+
+
+class _Package(NamedTuple):
+    """What brings a module: distributions as pip takes them, and the extra they belong to."""
+
+    install: str
+    extra: str = ""
+
+
+_TORCH = _Package("torch torchvision captum")
+# By module: those that a light install leaves out, and the extras'.
+PACKAGES = {
+    "torch": _TORCH,
+    "torchvision": _TORCH,
+    "captum": _TORCH,
+    "fsspec": _Package("fsspec", "ray"),
+    "pillow_heif": _Package("pillow-heif", "heic"),
+    "pyarrow": _Package("pyarrow", "parquet"),
+    "ray": _Package("ray pyarrow fsspec", "ray"),
+    "sklearn": _Package("scikit-learn", "check"),
+    "tensorboard": _Package("tensorboard", "tensorboard"),
+    "tifffile": _Package("tifffile imagecodecs", "tiff"),
+    "webdataset": _Package("webdataset", "shards"),
+}
+
+
+def installed(module: str) -> bool:
+    """Whether a module of PACKAGES is there; it is not imported."""
+    return find_spec(module) is not None
+
+
+def need(module: str, what: str) -> None:
+    """Raises MissingPackageError, with the line that installs it, where `what` lacks a module."""
+    if not installed(module):
+        raise MissingPackageError(missing(module, what))
+
+
+def missing(module: str, what: str) -> str:
+    """The message for a module of PACKAGES that `what` needs."""
+    install, extra = PACKAGES[module]
+    named = f"{install.split()[0]} (extra {extra})" if extra else module
+    # Not "resnest-cli[extra]": pip would bring torch into a light install.
+    return f"{what} needs {named}, which is not installed. Run: pip install {install}"
 
 
 _REMEDIES = {

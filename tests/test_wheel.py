@@ -1,16 +1,15 @@
-"""The wheel: built, installed elsewhere, and used from there."""
+"""The wheel and the sdist: what is in them, and the wheel installed elsewhere and used."""
 
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
-
-from resnest_cli.model.variants import get_variant
-from resnest_cli.training.settings import RECIPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,30 +24,56 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT, cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel."""
+    folder = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "hatchling", "build", "-d", folder, cwd=ROOT)
+    return folder
 
 
-def test_wheel_holds_the_package_and_the_labels_only(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "resnest_cli/imagenet_classes.txt" in names
-    assert "resnest_cli/py.typed" in names
-    recipes = {name.rpartition("/")[2] for name in names if name.endswith(".toml")}
-    assert recipes == {f"{recipe}.toml" for recipe in RECIPES}
-    bundled = {name for name in names if name.startswith("resnest_cli/model/bundled/")}
-    assert {name.rpartition("/")[2] for name in bundled} == {get_variant("demo").weights.name}
-    for name in ("report/templates/page.html", "report/templates/page.js", "export/model_card.md",
-                 "model/imagenet_wnids.txt"):  # fmt: skip
-        assert f"resnest_cli/{name}" in names
-    assert wheel.stat().st_size < 8_000_000
-    assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"resnest_cli"}
-    labels = zipfile.ZipFile(wheel).read("resnest_cli/imagenet_classes.txt")
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_the_package_and_the_labels_only(wheel: Path) -> None:
+    package = [path for path in (ROOT / "resnest_cli").rglob("*") if path.is_file()]
+    wanted = {path.relative_to(ROOT).as_posix() for path in package if path.suffix != ".pyc"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        labels = archive.read("resnest_cli/imagenet_classes.txt")
+    assert names == wanted | {"resnest_cli/imagenet_classes.txt"}
+    assert {f"resnest_cli/guides/{page}.md" for page in ("predict", "train", "models")} < names
     assert labels == (ROOT / "imagenet_classes.txt").read_bytes()
+    assert wheel.stat().st_size < 8_000_000
+
+
+def test_the_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        text = archive.read(name).decode()
+        assert archive.read(name.replace("METADATA", "licenses/LICENSE"))
+    found = message_from_string(text)
+    assert found["License-Expression"] == "Apache-2.0"
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all("https://" in url for url in found.get_all("Project-URL", []))
+    assert len(found.get_all("Project-URL", [])) == 3
+
+
+def test_the_sdist_builds_the_same_wheel(built: Path, wheel: Path, tmp_path: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    assert {path.name for path in source.iterdir()} == {
+        ".gitignore", "LICENSE", "PKG-INFO", "README.md", "imagenet_classes.txt", "pyproject.toml",
+        "resnest_cli", "tests",
+    }  # fmt: skip
+    command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist")
+    run(*command, cwd=source, PYTHONPATH="")
+    assert (tmp_path / "dist" / wheel.name).read_bytes() == wheel.read_bytes()
 
 
 def test_wheel_installed_elsewhere_predicts(

@@ -9,7 +9,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.commands.flags import command
 from resnest_cli.commands.inputs import show_summary
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import UsageError, need
 from resnest_cli.export import ExportJob
 from resnest_cli.files import check_folder, locked
 from resnest_cli.net import Access
@@ -74,6 +74,7 @@ def export(
     from resnest_cli.export.openvino import load_openvino
     from resnest_cli.model.loading import find_model
 
+    need("torch", "export")  # before weights are fetched
     if output_ is not None:
         job = replace(job, output=output_)
         job.check_options()

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -24,7 +23,7 @@ from resnest_cli.commands.inputs import (
     write_page,
 )
 from resnest_cli.cpu import usable_cores
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import UsageError, need
 from resnest_cli.files import locked
 from resnest_cli.images.inputs import listed
 from resnest_cli.images.pool import Decoders
@@ -250,8 +249,8 @@ def _write_parts(
     """Records in parts, which an interrupted run goes on with."""
     if format_ not in {None, "parquet", "jsonl"}:
         raise UsageError(f"--format {format_}: a folder holds parquet or jsonl.")
-    if format_ != "jsonl" and find_spec("pyarrow") is None:
-        raise ResnestError(f'{output_} needs pyarrow. Run: pip install "resnest-cli[parquet]"')
+    if format_ != "jsonl":
+        need("pyarrow", output_)
     from resnest_cli.jobs.folder import FolderOutput, ParquetOutput
     from resnest_cli.jobs.job import Job, carry_out, go_on
     from resnest_cli.jobs.local import LocalRunner

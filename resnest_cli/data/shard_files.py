@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached
+from resnest_cli.errors import DownloadError, ResnestError, UsageError, limit_reached, need
 from resnest_cli.files import reading
 from resnest_cli.images.sources import EXTENSIONS
 from resnest_cli.net import Access, HttpError, Patience, without_login
@@ -221,13 +221,9 @@ class _Bounded:
 
 def tar_iterators() -> Any:
     """webdataset's module that reads tar files."""
-    try:
-        from webdataset import tariterators
-    except ImportError as error:
-        raise UsageError(
-            "tar shards are read and written by the webdataset library: "
-            "pip install 'resnest-cli[shards]'"
-        ) from error
+    need("webdataset", "reading or writing tar shards")
+    from webdataset import tariterators
+
     return tariterators
 
 

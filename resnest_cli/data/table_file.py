@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import UsageError, need
 from resnest_cli.files import reading
 from resnest_cli.images.sources import is_photo
 from resnest_cli.text import one_line
@@ -298,13 +298,10 @@ def _text(value: Any) -> str:
 
 
 def _parquet(path: Path) -> Table:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ResnestError(
-            f'{path}: Parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"'
-        ) from error
+    need("pyarrow", str(path))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with reading(path, UsageError, damage=(pa.ArrowException,)), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         odd = {f.name: str(f.type) for f in schema if not _is_text(f.type, pa.types)}

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
-from resnest_cli.errors import ErrorKind, ImageError
+from resnest_cli.errors import ErrorKind, ImageError, missing
 from resnest_cli.images import (
     NO_MEMORY,
     check_pixels,
@@ -258,8 +258,7 @@ def plugin_of(name: str) -> "type[ImageFile.ImageFile]":
     except ImportError as error:
         if not heic:
             raise
-        install = 'pip install "resnest-cli[heic]"'
-        raise _no_image(f"is a HEIC photo; to read those: {install}") from error
+        raise _no_image(missing("pillow_heif", "is a HEIC photo, which")) from error
     plugin: type[ImageFile.ImageFile] = getattr(module, f"{stem}ImageFile")
     return plugin
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, ImageOps
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import ImageError, missing
 from resnest_cli.images import check_pixels, damaged, unsupported
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
 from resnest_cli.text import one_line
@@ -302,8 +302,7 @@ def _by_tifffile(stream: BinaryIO, layout: _Layout, max_pixels: int, number: int
     try:
         import tifffile
     except ImportError as error:
-        install = 'pip install "resnest-cli[tiff]"'
-        text = f"is a TIFF of {layout}; to read those: {install}"
+        text = missing("tifffile", f"is a TIFF of {layout}, which")
         raise ImageError(text, kind="not an image") from error
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it writes to stderr
     stream.seek(0)

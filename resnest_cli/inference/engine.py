@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, get_args
 
-from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.errors import EngineError, UsageError, installed, need
 from resnest_cli.model.onnx_file import needed
 from resnest_cli.options import Amp, EngineName
 from resnest_cli.progress import Notify, ignore
@@ -108,6 +108,8 @@ def create_engine(
         try:
             return _onnx(model, output, notify)
         except EngineError as error:
+            if not installed("torch"):
+                raise
             notify(f"{error}\nThe torch engine serves instead; it is slower to start.")
     from resnest_cli.inference.torch_engine import TorchEngine
 
@@ -148,7 +150,7 @@ def _onnx(model: "Model", output: Output, notify: Notify) -> Engine:
 
 def _is_cpu(device: str) -> bool:
     """Whether this is the CPU; of auto torch is asked, but only where it may have a choice."""
-    if device == "auto" and accelerator_likely():
+    if device == "auto" and accelerator_likely() and installed("torch"):
         from resnest_cli.inference.torch_engine import resolve_device
 
         return resolve_device("auto") == "cpu"
@@ -193,6 +195,8 @@ def check_engine_name(engine: str, device: str, **special: Unpack[TorchOptions])
         raise UsageError("--compile records CUDA graphs itself: leave out --cuda-graphs.")
     if graphs and device in {"cpu", "mps"}:
         raise UsageError(f"--cuda-graphs needs an NVIDIA GPU; the device is {device}.")
+    if engine == "torch" or device not in {"auto", "cpu"} or _wanted(special):
+        need("torch", "the torch engine")
 
 
 def check_gpu_decode(engine: str, device: str, fast_decode: bool) -> None:

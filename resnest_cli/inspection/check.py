@@ -20,7 +20,7 @@ from resnest_cli.data.issue_kinds import KINDS
 from resnest_cli.data.label_sets import LabelCounts, count_labels, most_together
 from resnest_cli.data.labelled_photos import AS_FOUND, Reading
 from resnest_cli.data.shards import is_shards
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import UsageError, need
 from resnest_cli.images.pool import Decoders
 from resnest_cli.inspection.issues import Issue, counts, csv_text, ranked
 from resnest_cli.options import ModelOptions, RunOptions
@@ -85,10 +85,9 @@ def check_data(
     # Only now: these import numpy.
     from resnest_cli.inspection.bad_files import file_issues
     from resnest_cli.inspection.copies import find_copies
-    from resnest_cli.inspection.labels import need_scikit_learn
     from resnest_cli.inspection.survey import Surveyor
 
-    need_scikit_learn()
+    need("sklearn", "check")  # before anything slow begins
     classifier = make(job.model, ready_for="features")
     with Decoders.of(job.options, job.model) as decoders:
         how = job.options.batch_size, job.options.workers

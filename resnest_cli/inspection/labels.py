@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnest_cli.data.labelled_photos import LabelledPhoto
-from resnest_cli.errors import ResnestError
 from resnest_cli.inspection.issues import Issue
 from resnest_cli.inspection.neighbours import most_alike, parts
 from resnest_cli.progress import Progress, silent
@@ -47,16 +46,6 @@ _REGULARISATION, _USUAL_PHOTOS, _LARGEST_C = 1.0, 100, 10.0
 _LEAST_PROBABILITY = 1e-7  # smaller ones are rounding
 _POLL = 0.2  # seconds between two looks at Ctrl-C
 _LEAST_DEVIATION = 1e-6  # of a feature, as a share of its mean; less is rounding
-
-
-def need_scikit_learn() -> None:
-    """Raises ResnestError where scikit-learn is not installed; before anything slow begins."""
-    try:
-        import sklearn.linear_model  # noqa: F401
-    except ImportError as error:
-        raise ResnestError(
-            'check needs scikit-learn. Run: pip install "resnest-cli[check]"'
-        ) from error
 
 
 def out_of_sample(

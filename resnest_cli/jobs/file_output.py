@@ -7,12 +7,11 @@ retried, updated, or only checked.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError, need
 from resnest_cli.files import locked
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.jobs.assemble import (
@@ -212,8 +211,8 @@ def check_name(target: Path) -> None:
         raise UsageError(f"{target}: the extension says the format: use {', '.join(SUFFIXES)}.")
     for path in (target, *outputs(target)):
         check_place(path)
-    if target.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ResnestError('.parquet needs pyarrow. Run: pip install "resnest-cli[parquet]"')
+    if target.suffix == ".parquet":
+        need("pyarrow", str(target))
 
 
 @contextmanager

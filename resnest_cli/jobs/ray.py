@@ -15,13 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import output
 from resnest_cli.cpu import limit_cores
-from resnest_cli.errors import CheckpointError, ResnestError, UsageError
+from resnest_cli.errors import CheckpointError, ResnestError, UsageError, need
 from resnest_cli.images.sources import Source, SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs import local
@@ -91,8 +90,8 @@ def run_command(
         raise UsageError(f"--format {format_} is for --runner local; Ray's are parquet and jsonl.")
     if options.batch_size == AUTO:
         raise UsageError("--batch-size auto is for --runner local: nodes differ. Name a size.")
-    if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise ResnestError('--runner ray needs Ray. Run: pip install "resnest-cli[ray]"')
+    for module in ("ray", "pyarrow"):
+        need(module, "--runner ray")
     job = Job(
         output=output_,
         options=options,

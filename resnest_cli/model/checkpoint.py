@@ -22,7 +22,7 @@ import safetensors
 from safetensors import SafetensorError, safe_open
 
 from resnest_cli import __version__
-from resnest_cli.errors import CheckpointError
+from resnest_cli.errors import CheckpointError, need
 from resnest_cli.files import atomic_file, reading, writing
 from resnest_cli.model.checkpoint_header import (
     CheckpointInfo,
@@ -91,6 +91,7 @@ def load(path: Path | str, *, variant: Variant | None = None) -> Checkpoint:
             f"{path} is an exported network: ONNX Runtime runs it, but its weights cannot be taken "
             "out again. Give the checkpoint that it was exported from."
         )
+    need("torch", f"reading {path}")
     if kind == "pickle":
         info, tensors = read_state_dict(path)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -21,7 +21,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from resnest_cli.errors import CheckpointError
+from resnest_cli.errors import CheckpointError, need
 from resnest_cli.model.labels import find_class_names
 from resnest_cli.model.state_dict import AGAIN, clean_names
 from resnest_cli.text import quoted
@@ -89,6 +89,7 @@ def read_pickle(path: Path) -> Any:
     Only tensors, plain containers, numbers and argparse's Namespace are unpickled; what `_HARMLESS`
     lists becomes empty objects; anything else, and damage, is a CheckpointError.
     """
+    need("torch", f"reading {path}, a pickle,")
     import torch
 
     with path.open("rb") as file:

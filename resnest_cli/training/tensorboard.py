@@ -4,12 +4,11 @@ A display around a display, so that the loop knows nothing of it. On resume, wha
 the state is hidden (TensorBoard's purge).
 """
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from resnest_cli.errors import UsageError
+from resnest_cli.errors import need
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.training.runs import RunFolder
 from resnest_cli.training.settings import Config
@@ -17,12 +16,9 @@ from resnest_cli.training.state import EpochRow
 
 
 def check_tensorboard(config: Config) -> None:
-    """Raises UsageError where `tensorboard` is wanted and missing."""
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UsageError(
-            "--tensorboard needs a package that is not installed. Run: "
-            'pip install "resnest-cli[tensorboard]", or leave the option out.'
-        )
+    """Raises MissingPackageError where `tensorboard` is wanted and missing."""
+    if config.tensorboard:
+        need("tensorboard", "--tensorboard")
 
 
 @contextmanager

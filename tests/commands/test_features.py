@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -432,8 +433,8 @@ def test_what_cannot_end_well_is_told_first(
     assert features("--from-file", listed, "-o", tmp_path / "feats.npy").code == 2
     assert listed.read_text() == str(folder / "img1.png")
     assert not list(tmp_path.glob("feats.npy*"))
-    monkeypatch.setattr("resnest_cli.jobs.file_output.find_spec", lambda _: None)
-    assert "resnest-cli[parquet]" in features(folder, "-o", tmp_path / "f.parquet").err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "Run: pip install pyarrow" in features(folder, "-o", tmp_path / "f.parquet").err
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")

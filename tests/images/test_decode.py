@@ -451,7 +451,10 @@ def test_heic_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"):
         message = error_of(struct.pack(">I", 24) + b"ftyp" + brands + b"data")
-        assert message == 'is a HEIC photo; to read those: pip install "resnest-cli[heic]"'
+        assert message == (
+            "is a HEIC photo, which needs pillow-heif (extra heic), which is not installed. "
+            "Run: pip install pillow-heif"
+        )
 
 
 def test_heic_with_the_extra(monkeypatch):

@@ -295,7 +295,8 @@ def test_without_tifffile_the_error_names_the_extra(monkeypatch: pytest.MonkeyPa
     data = written(samples(SHARES[..., :3], "f4"), photometric="rgb")
     monkeypatch.setitem(sys.modules, "tifffile", None)
     message = (
-        'is a TIFF of 3 x 32 floating-point bits; to read those: pip install "resnest-cli[tiff]"'
+        "is a TIFF of 3 x 32 floating-point bits, which needs tifffile (extra tiff), which is not "
+        "installed. Run: pip install tifffile imagecodecs"
     )
     assert error_of(data) == message
     check(written(samples(SHARES[..., 0], "u2"), photometric="minisblack"), 255 * ACROSS)

@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from resnest_cli.data.labelled_photos import LabelledPhoto
-from resnest_cli.errors import ResnestError
 from resnest_cli.inspection import labels as module
 from resnest_cli.inspection.labels import (
     FOLDS,
@@ -17,7 +16,6 @@ from resnest_cli.inspection.labels import (
     folds,
     label_issues,
     label_scores,
-    need_scikit_learn,
     out_of_sample,
     wrong_count,
     wrong_labels,
@@ -175,12 +173,6 @@ def test_ctrl_c_is_heard_while_a_classifier_learns() -> None:
 
     with pytest.raises(StopError):
         out_of_sample(features, labels, 10, groups=apart(labels), check=check)
-
-
-def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(ResnestError, match=r'pip install "resnest-cli\[check\]"'):
-        need_scikit_learn()
 
 
 def test_other_commands_do_not_import_it(tmp_path: Path) -> None:
