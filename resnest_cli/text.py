@@ -27,6 +27,12 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def skipped_files(number: int) -> str:
+    """What is said of files in folders that were passed over."""
+    files = count(number, "other file")
+    return f"{files} without a known image extension {'was' if number == 1 else 'were'} skipped."
+
+
 def megabytes(size: float) -> str:
     """Bytes of a file: 12.3 kB, 4.5 MB, 110 MB."""
     if size < 10_000_000:
@@ -40,7 +46,9 @@ def gigabytes(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in at most 8 characters: 3.2 s, 45 s, 12:34, 1:02:03, 2 d 3 h."""
+    """Seconds in at most 8 characters: 0 s, 34 ms, 3.2 s, 45 s, 12:34, 1:02:03, 2 d 3 h."""
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.0005 else "0 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

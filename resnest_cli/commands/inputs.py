@@ -12,7 +12,7 @@ from resnest_cli.files import writing
 from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
-from resnest_cli.text import printable_name
+from resnest_cli.text import printable_name, skipped_files
 
 T = TypeVar("T")
 
@@ -74,40 +74,57 @@ def show_records(
     write: Callable[[R], None],
     close: Callable[[], None],
     stats: SourceStats,
+    target: Path | None = None,
+    kept: str = "",
 ) -> tuple[int, int, list[str]]:
     """Writes records as they come, with a bar; raises a ResnestError where there is none.
 
-    Returns how many came, how many of them are errors, and lines about the first of those.
+    They go to `target`, or to stdout. After Ctrl-C a message says what is there by then; `kept`
+    adds to it. Returns how many came, how many of them are errors, and lines about the first of
+    those.
     """
     done, failed, lines = 0, 0, list[str]()
-    with output.Bar(beside_records=True) as progress:
-        for done, one in enumerate(found, 1):
-            write(one)
-            if one.error is not None:
-                failed += 1
-                lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
-            progress(done, total, failed=failed)
+    with output.Bar(beside_records=target is None) as progress:
+        try:
+            for one in found:
+                write(one)
+                done += 1
+                if one.error is not None:
+                    failed += 1
+                    lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
+                progress(done, total, failed=failed)
+        except KeyboardInterrupt:
+            progress.clear()
+            if done:
+                close()
+                records = "the record is" if done == 1 else f"the {done:,} records are"
+                where = f"in {target}" if target else "written"
+                interrupted(f"{records} {where}.{kept}")
+            raise
     close()
     if stats.skipped:
-        output.message(
-            f"{stats.skipped} other file(s) without a known image extension were skipped."
-        )
+        output.message(skipped_files(stats.skipped))
     if not done:
         raise ResnestError("no photo found in what was named.")
     return done, failed, lines
 
 
+def interrupted(kept: str) -> None:
+    """Says after Ctrl-C what there is by now, and how to go on."""
+    output.message(f"interrupted by SIGINT: {kept}")
+
+
 def finish(
-    failed: int, done: int, what: str, lines: Sequence[str] = (), *,
+    failed: int, inputs: str, lines: Sequence[str] = (), *,
     refused: ResnestError | None = None,
 ) -> None:  # fmt: skip
-    """Says how many inputs could not be read, with some of them; then exits with 3.
+    """Says how many of the `inputs` ("3 photos") could not be read, with some; then exits with 3.
 
     What was `refused` is raised now, when everything else is out.
     """
     if failed:
         more = [f"and {failed - len(lines)} more"] if 0 < len(lines) < failed else []
-        text = f"{failed} of {done} {what} could not be read{':' if lines else '.'}"
+        text = f"{failed} of {inputs} could not be read{':' if lines else '.'}"
         output.message("\n  ".join([text, *map(printable_name, lines), *more]))
     if refused is not None:
         raise refused

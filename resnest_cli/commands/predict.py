@@ -38,6 +38,7 @@ from resnest_cli.options import (
     share_of,
 )
 from resnest_cli.paths import check_not_read, check_place
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from resnest_cli.report.sidecars import Sidecars
@@ -246,15 +247,26 @@ def _show(
         found = records(run, model, wanted, decoders, stats)
         if keywords is not None:
             found = keywords.written(found)
-        done, failed, _ = show_records(found, total, write, writer.close, stats)
+        done, failed, _ = show_records(
+            found, total, write, writer.close, stats, target, _kept(html, keywords is not None)
+        )
     if page is not None and html is not None:
-        page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
+        page.subtitle = f"{count(done, 'photo')}, {failed:,} of them unreadable"
         write_page(page, html)
     if keywords is not None:
         for line in keywords.summary():
             output.message(line)
         if keywords.failed:
             output.error(keywords.complaint())
-    finish(failed, done, "input(s)")
+    finish(failed, count(done, "input"))
     if keywords is not None and keywords.failed:
         raise typer.Exit(3)
+
+
+def _kept(html: Path | None, keywords: bool) -> str:
+    """What there is after Ctrl-C beside the records, and how to go on."""
+    return (
+        f"{' So are the keywords of their photos.' if keywords else ''}"
+        f"{f' {html} was not written.' if html else ''} The same command begins again with the "
+        "first photo; -o FOLDER/ or FILE.parquet goes on with --resume."
+    )

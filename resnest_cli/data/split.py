@@ -12,7 +12,7 @@ from resnest_cli.data.label_sets import joined_labels
 from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto, Side
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.stratification import Group, validating
-from resnest_cli.text import some
+from resnest_cli.text import count, some
 
 
 def own_sides(
@@ -30,7 +30,8 @@ def own_sides(
     if left_out:
         names = some(photo.name for photo in left_out)
         notes.append(
-            f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
+            f"{count(len(left_out), 'validation photo')} left out, since training has the "
+            f"same: {names}"
         )
     for side, photos in (("training", train), ("validation", val)):
         conflicting = _conflicting(photos)

@@ -14,6 +14,7 @@ from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import flag_of, settings_of
+from resnest_cli.text import count
 from resnest_cli.training.settings import Config
 
 
@@ -36,8 +37,8 @@ def resolve(
     epochs = config.epochs or _epochs(photos, config)
     if config.warmup_epochs >= epochs:
         raise UsageError(
-            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of {epochs} epoch(s): lower "
-            "it, or raise --epochs."
+            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of "
+            f"{count(epochs, 'epoch')}: lower it, or raise --epochs."
         )
     changes: dict[str, Any] = {
         "epochs": epochs,

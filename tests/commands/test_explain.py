@@ -196,9 +196,9 @@ def test_a_folder(cli: Cli, folder: Path, tmp_path: Path) -> None:
     arguments = ["explain", folder, "-m", "demo", "-o", out, "--attention", out]
     result = cli(*arguments, "--html", tmp_path / "page.html", "--format", "json")
     assert result.code == 3
-    assert "1 of 3 input(s) could not be read:" in result.err
+    assert "1 of 3 inputs could not be read:" in result.err
     assert f"{folder / 'bad.jpg'}: " in result.err
-    assert "1 other file(s)" in result.err
+    assert "1 other file" in result.err
     found = json.loads(result.out)
     assert [one["status"] for one in found] == ["ok", "ok", "error"]
     assert sorted(path.name for path in out.iterdir()) == [

@@ -59,8 +59,8 @@ def test_records_are_those_that_are_printed(
     done = cli(*words, "-o", out, *format_)
     assert done.code == 3
     assert done.out == ""
-    assert f"1 of {COUNT} input(s) could not be read" in done.err
-    assert "1 other file(s) without a known image extension were skipped" in done.err
+    assert f"1 of {COUNT} inputs could not be read" in done.err
+    assert "1 other file without a known image extension was skipped" in done.err
     for found, record in zip(rows(Path(out)), expected, strict=True):
         assert found.pop("predictions") == [
             p | {"probability": pytest.approx(p["probability"], abs=1e-5)}
