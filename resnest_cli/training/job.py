@@ -317,7 +317,7 @@ class _Run:
         there = (sample.path for sample in ready.dataset.val if Path(sample.path).exists())
         photo = next(there, "PHOTO")
         command = shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
-        self.display.summary(run.path, record.rows, command, len(record.lost))
+        self.display.summary(run.path, record.rows, command, record.used, len(record.lost))
 
 
 def _settled(config: Config, world: World) -> Config:
