@@ -11,6 +11,7 @@ Source: https://owasp.org/www-community/attacks/CSV_Injection
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -128,6 +129,13 @@ def printable(text: str) -> str:
 def printable_name(name: str) -> str:
     """A file name on one line; see `printable`."""
     return printable(name).replace("\n", "\\n")
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """The folder that all names lie in, with its last slash; empty where there is none."""
+    same = os.path.commonprefix(names)  # noqa: RUF071 - cut at a slash below
+    folder = same[: max(same.rfind("/"), same.rfind(os.sep)) + 1]
+    return folder if folder.strip("/\\") and not folder.endswith("://") else ""
 
 
 def quoted(value: object, most: int = 80) -> str:

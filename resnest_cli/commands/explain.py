@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from resnest_cli import output
 from resnest_cli.commands import inputs
@@ -16,6 +16,9 @@ from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
 from resnest_cli.text import count, joined
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
 
 FIRST = "model class_ topk output_ attention html format_ stage quiet"
 EXAMPLES = """
@@ -105,7 +108,7 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
     writer = explanation_writer(format_, single=total == 1)
     page = None
     if html is not None:
-        from resnest_cli.report.pages import Page, jpeg_uri
+        from resnest_cli.report.pages import Page, jpeg_uri, model_line
 
         page = Page(f"Where {job.model.model} looked", "", most=_MOST_ON_PAGE, wide=True)
 
@@ -114,12 +117,18 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
         if page is not None:
             page.add(one.record, tiles=list(map(jpeg_uri, one.tiles)))
 
+    def make(options: ModelOptions) -> "Classifier":
+        made = classifier(options)
+        if page is not None:
+            page.model = model_line(made)
+        return made
+
     stats = SourceStats()
-    found = explaining.explain(job, classifier, stats)
+    found = explaining.explain(job, make, stats)
     kept = _kept(job, html)
     done, failed, lines = inputs.show_records(found, total, write, writer.close, stats, kept=kept)
     if html is not None and page is not None:
-        page.subtitle = f"{count(done, 'photo')}, {failed:,} of them unreadable. {_LEGEND}"
+        page.subtitle = f"{page.summary()} {_LEGEND}"
         inputs.write_page(page, html)
     if done > failed:
         for made, what in ((job.heat, "Where it looked"), (job.attention, "Split attention")):

@@ -41,6 +41,7 @@ from resnest_cli.paths import check_not_read, check_place
 from resnest_cli.text import count
 
 if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
     from resnest_cli.report.sidecars import Sidecars
 
 FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
@@ -233,25 +234,28 @@ def _show(
         rejecting=wanted.reject_below > 0,
         doubting=wanted.unknown is not None,
     )
-    page, write = None, writer.write
+    page, write, ready = None, writer.write, lambda _: None
     if html is not None:
-        from resnest_cli.report.pages import Page
+        from resnest_cli.report.pages import Page, model_line
 
         page = Page(f"Predictions of {model.model}", "", max_pixels=model.max_pixels)
 
         def write(record: Record) -> None:
-            writer.write(record)
             page.add(record)
+            writer.write(record)
+
+        def ready(classifier: "Classifier") -> None:
+            page.model = "; ".join([model_line(classifier), *wanted.words()])
 
     with Decoders.of(run, model) as decoders:
-        found = records(run, model, wanted, decoders, stats)
+        found = records(run, model, wanted, decoders, stats, ready)
         if keywords is not None:
             found = keywords.written(found)
         done, failed, _ = show_records(
             found, total, write, writer.close, stats, target, _kept(html, keywords is not None)
         )
     if page is not None and html is not None:
-        page.subtitle = f"{count(done, 'photo')}, {failed:,} of them unreadable"
+        page.subtitle = page.summary()
         write_page(page, html)
     if keywords is not None:
         for line in keywords.summary():

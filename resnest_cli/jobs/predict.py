@@ -9,7 +9,7 @@ from resnest_cli.images.sources import SourceStats, listed
 from resnest_cli.options import ModelOptions, RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.engine import Output
@@ -26,6 +26,16 @@ class Ranking:
     tta: bool
     unknown: float | None = None  # accepted share of false alarms
 
+    def words(self) -> list[str]:
+        """What was asked for beside the classes, for people."""
+        named = {
+            f"classes from {self.threshold:.0%} on": self.threshold > 0,
+            f"unsure below {self.reject_below:.0%}": self.reject_below > 0,
+            f"unknown at {self.unknown or 0:.1%} false alarms": self.unknown is not None,
+            "averaged with mirror images": self.tta,
+        }
+        return [text for text, given in named.items() if given]
+
     @property
     def output(self) -> "Output":
         """The engine's output that answers are made of."""
@@ -38,8 +48,11 @@ def records(
     ranking: Ranking,
     decoders: Decoders,
     stats: SourceStats,
+    ready: "Callable[[Classifier], None]" = lambda _: None,
 ) -> "Iterator[Record]":
     """One record per input, in order; counts the files of other kinds that were passed over.
+
+    `ready` takes the classifier before the first photo.
 
     Raises:
         UsageError: the list of inputs cannot be read.
@@ -49,6 +62,7 @@ def records(
 
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
+    ready(found)
     return found.records(
         listed(options, stats),
         topk=ranking.topk,
