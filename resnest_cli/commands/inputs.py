@@ -1,7 +1,9 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 import typer
@@ -9,7 +11,7 @@ import typer
 from resnest_cli import output
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import writing
-from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one
+from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one, listed
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
 from resnest_cli.text import printable_name, skipped_files
@@ -43,6 +45,19 @@ def explicit(run: RunOptions) -> int | None:
     return len(run.inputs) if named else None
 
 
+def counted_ahead(run: RunOptions) -> Callable[[], int | None]:
+    """How many photos folders and lists have, for a bar, as soon as a thread has counted them."""
+    found: list[int] = []
+
+    def count_all() -> None:
+        with suppress(ResnestError, OSError):  # whoever reads the photos says so
+            found.append(sum(1 for _ in listed(run, SourceStats())))
+
+    if "-" not in {*run.inputs, run.from_file} and output.Bar().wanted:
+        Thread(target=count_all, daemon=True).start()
+    return lambda: found[0] if found else None
+
+
 def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
     """What a command reads, by name."""
     return (*run.inputs, run.from_file, model.model, model.weights, model.labels)
@@ -70,7 +85,7 @@ R = TypeVar("R", bound=_Shown)
 
 def show_records(
     found: Iterable[R],
-    total: int | None,
+    total: int | Callable[[], int | None] | None,
     write: Callable[[R], None],
     close: Callable[[], None],
     stats: SourceStats,
@@ -92,7 +107,7 @@ def show_records(
                 if one.error is not None:
                     failed += 1
                     lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
-                progress(done, total, failed=failed)
+                progress(done, total() if callable(total) else total, failed=failed)
         except KeyboardInterrupt:
             progress.clear()
             if done:

@@ -14,6 +14,7 @@ from resnest_cli.commands.inputs import (
     check_inputs,
     check_runner,
     check_written,
+    counted_ahead,
     explicit,
     files_read,
     finish,
@@ -251,8 +252,9 @@ def _show(
         found = records(run, model, wanted, decoders, stats, ready)
         if keywords is not None:
             found = keywords.written(found)
+        shown = counted_ahead(run) if total is None and target is not None else total
         done, failed, _ = show_records(
-            found, total, write, writer.close, stats, target, _kept(html, keywords is not None)
+            found, shown, write, writer.close, stats, target, _kept(html, keywords is not None)
         )
     if page is not None and html is not None:
         page.subtitle = page.summary()

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.ranking import Record
 
-MOST_PHOTOS = 2_000  # in a page: 10 MB
-_SIDE, _QUALITY = 176, 60  # pixels and JPEG quality of thumbnails: about 4 kB each
+MOST_PHOTOS = 2_000  # in a page: 14 MB
+_SIDE, _QUALITY = 176, 60  # pixels and JPEG quality of thumbnails: about 5 kB each
 _NAMED = 5  # classes in the summary
 # What a person looks for first. What could not be read has a table of its own.
 _LOOKED_AT = ("wrong", "unknown", "unsure", "answered", "right", "error")

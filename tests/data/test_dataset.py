@@ -332,7 +332,7 @@ def test_a_class_whose_name_is_no_text_is_told_before_training(plain: Path) -> N
 def test_photos_that_are_all_broken_are_told_as_such(plain: Path) -> None:
     for photo in plain.glob("*/*.png"):
         photo.write_bytes(b"junk")
-    with pytest.raises(UsageError, match=r"none of 32 photo\(s\) can be read. cat/0.png: .*image"):
+    with pytest.raises(UsageError, match=r"none of 32 photos can be read. cat/0.png: .*image"):
         load(plain)
 
 
