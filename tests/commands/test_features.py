@@ -311,9 +311,11 @@ def test_shards_merge_to_the_bytes_of_one_run(
         place.mkdir()
         parts = [place / f"part{i}.npy" for i in range(1, count + 1)]
         for index, part in enumerate(parts, start=1):
-            assert features(folder, "-o", part, "-b", "2", "--shard", f"{index}/{count}").code in (
-                0, 3,
-            )  # fmt: skip
+            done = features(folder, "-o", part, "-b", "2", "--shard", f"{index}/{count}")
+            assert done.code in {0, 3}
+            listed = part.with_suffix(".csv").read_text().splitlines()[1:]
+            assert ("This shard has none of the inputs." in done.err) == (not listed)
+            assert "finished already" not in done.err
         if count == 1:
             continue
         out = place / "whole.npy"
