@@ -352,4 +352,5 @@ def test_signals_end_a_run_with_whole_records(
         rest, errors = process.stdout.read(), process.stderr.read()
         assert process.wait(timeout=120) == code
     assert all(r["status"] == "ok" for r in records((first + rest).decode()))
-    assert errors == b""
+    said = b"record is written" in errors or b"records are written" in errors
+    assert said if name == "SIGINT" else errors == b""
