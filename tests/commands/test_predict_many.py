@@ -347,7 +347,7 @@ def test_signals_end_a_run_with_whole_records(
         assert process.stderr is not None
         process.stdin.write(f"{photo}\n".encode() * 2)
         process.stdin.flush()
-        first = process.stdout.readline()
+        first = process.stdout.readline() + process.stdout.readline()
         process.send_signal(getattr(signal, name))
         rest, errors = process.stdout.read(), process.stderr.read()
         assert process.wait(timeout=120) == code
