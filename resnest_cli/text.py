@@ -11,6 +11,7 @@ Source: https://owasp.org/www-community/attacks/CSV_Injection
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -27,6 +28,12 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def skipped_files(number: int) -> str:
+    """What is said of files in folders that were passed over."""
+    files = count(number, "other file")
+    return f"{files} without a known image extension {'was' if number == 1 else 'were'} skipped."
+
+
 def megabytes(size: float) -> str:
     """Bytes of a file: 12.3 kB, 4.5 MB, 110 MB."""
     if size < 10_000_000:
@@ -40,7 +47,9 @@ def gigabytes(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in at most 8 characters: 3.2 s, 45 s, 12:34, 1:02:03, 2 d 3 h."""
+    """Seconds in at most 8 characters: 0 s, 34 ms, 3.2 s, 45 s, 12:34, 1:02:03, 2 d 3 h."""
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.0005 else "0 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -120,6 +129,13 @@ def printable(text: str) -> str:
 def printable_name(name: str) -> str:
     """A file name on one line; see `printable`."""
     return printable(name).replace("\n", "\\n")
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """The folder that all names lie in, with its last slash; empty where there is none."""
+    same = os.path.commonprefix(names)  # noqa: RUF071 - cut at a slash below
+    folder = same[: max(same.rfind("/"), same.rfind(os.sep)) + 1]
+    return folder if folder.strip("/\\") and not folder.endswith("://") else ""
 
 
 def quoted(value: object, most: int = 80) -> str:

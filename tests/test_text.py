@@ -69,6 +69,14 @@ def test_numbers_stay_as_they_are() -> None:
         ("shortened('abcdefghij', 5)", "ab…ij"),
         ("wrapped('a bc def ghijklmn o', 5)", ["a bc", "def", "ghijklmn", "o"]),
         ("wrapped('', 5)", [""]),
+        ("common_folder(['/a/b/1', '/a/b/c/2'])", "/a/b/"),
+        ("common_folder(['a/1.jpg'])", "a/"),
+        ("common_folder(['1.jpg', 'a/1.jpg'])", ""),
+        ("common_folder(['/1.jpg', '/2/1.jpg'])", ""),
+        ("common_folder(['http://a/1', 'http://b/1'])", ""),
+        ("common_folder([])", ""),
+        ("skipped_files(1)", "1 other file without a known image extension was skipped."),
+        ("skipped_files(2000)", "2,000 other files without a known image extension were skipped."),
         ("shortened('abc', 5)", "abc"),
         ("shortened('abcde', 5)", "abcde"),
         ("shortened('a\\nb', 5)", "a\\nb"),
@@ -80,7 +88,8 @@ def test_as_people_read_it(call: str, shown: str | list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0.0 s"), (3.21, "3.2 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1:00"), (754, "12:34"),
+    [(0, "0 s"), (0.0004, "0 s"), (0.0123, "12 ms"), (0.0994, "99 ms"), (0.0996, "0.1 s"),
+     (3.21, "3.2 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1:00"), (754, "12:34"),
      (3599.7, "1:00:00"), (3723, "1:02:03"), (86399.6, "1 d 0 h"), (2.5 * 86400, "2 d 12 h"),
      (123 * 86400, "123 d")],
 )  # fmt: skip

@@ -6,7 +6,13 @@ from typing import Annotated
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
-from resnest_cli.commands.inputs import check_written, finish, show_summary, write_page
+from resnest_cli.commands.inputs import (
+    check_written,
+    finish,
+    interrupted,
+    show_summary,
+    write_page,
+)
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.evaluation import evaluate as evaluation
@@ -24,6 +30,7 @@ from resnest_cli.options import (
     share_of,
 )
 from resnest_cli.output.results import show_evaluation
+from resnest_cli.text import count
 
 FIRST = "model split output_ format_ html calibrate compare device batch_size quiet"
 EXAMPLES = """
@@ -142,8 +149,16 @@ def evaluate(
 
 
 def _answers(job: EvaluateJob) -> Gathered:
-    with output.Bar(beside_records=True) as progress:
-        found = evaluation.evaluate(job, predict_job.classifier, progress)
+    with output.Bar() as progress:
+        try:
+            found = evaluation.evaluate(job, predict_job.classifier, progress)
+        except KeyboardInterrupt:
+            progress.clear()
+            interrupted(
+                f"{count(progress.done, 'photo')} had been judged. Figures are made at the end, so "
+                "nothing was written; the same command begins again."
+            )
+            raise
     for note in found.notes:
         output.message(note)
     return found
@@ -176,4 +191,4 @@ def _show(
     show_summary(summary, format_, show_evaluation)
     if note := figures.training_note(summary):
         output.message(note)
-    finish(summary["unreadable"], len(first.items), "photo(s)", refused=refused)
+    finish(summary["unreadable"], count(len(first.items), "photo"), refused=refused)

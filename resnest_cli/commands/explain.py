@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from resnest_cli import output
 from resnest_cli.commands import inputs
@@ -15,6 +15,10 @@ from resnest_cli.images.sources import SourceStats
 from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
+from resnest_cli.text import count, joined
+
+if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
 
 FIRST = "model class_ topk output_ attention html format_ stage quiet"
 EXAMPLES = """
@@ -104,7 +108,7 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
     writer = explanation_writer(format_, single=total == 1)
     page = None
     if html is not None:
-        from resnest_cli.report.pages import Page, jpeg_uri
+        from resnest_cli.report.pages import Page, jpeg_uri, model_line
 
         page = Page(f"Where {job.model.model} looked", "", most=_MOST_ON_PAGE, wide=True)
 
@@ -113,11 +117,18 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
         if page is not None:
             page.add(one.record, tiles=list(map(jpeg_uri, one.tiles)))
 
+    def make(options: ModelOptions) -> "Classifier":
+        made = classifier(options)
+        if page is not None:
+            page.model = model_line(made)
+        return made
+
     stats = SourceStats()
-    found = explaining.explain(job, classifier, stats)
-    done, failed, lines = inputs.show_records(found, total, write, writer.close, stats)
+    found = explaining.explain(job, make, stats)
+    kept = _kept(job, html)
+    done, failed, lines = inputs.show_records(found, total, write, writer.close, stats, kept=kept)
     if html is not None and page is not None:
-        page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable. {_LEGEND}"
+        page.subtitle = f"{page.summary()} {_LEGEND}"
         inputs.write_page(page, html)
     if done > failed:
         for made, what in ((job.heat, "Where it looked"), (job.attention, "Split attention")):
@@ -125,4 +136,12 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
                 output.message(f"{what}: {'in ' if made.folder else ''}{made.path}.")
         if job.heat is None and job.attention is None and not job.tiles:
             output.message("Nothing was drawn: -o heat.png does it, or --attention, or --html.")
-    inputs.finish(failed, done, "input(s)", lines)
+    inputs.finish(failed, count(done, "input"), lines)
+
+
+def _kept(job: ExplainJob, html: Path | None) -> str:
+    """What there is after Ctrl-C beside the records."""
+    drawn = [str(made.path) for made in (job.heat, job.attention) if made is not None]
+    pictures = f" So are their pictures, in {joined(dict.fromkeys(drawn))}." if drawn else ""
+    page = f" {html} was not written." if html else ""
+    return f"{pictures}{page} The same command begins again with the first photo."

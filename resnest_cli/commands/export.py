@@ -16,7 +16,7 @@ from resnest_cli.net import Access
 from resnest_cli.options import DEFAULT_MODEL, Labels, ModelName, Option, TableFormat, Weights
 from resnest_cli.output.results import show_export
 from resnest_cli.paths import check_not_read, check_place
-from resnest_cli.text import printable_name
+from resnest_cli.text import count, printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.model.loading import Model
@@ -119,7 +119,7 @@ def _to_file(model: "Model", job: ExportJob, format_: TableFormat) -> None:
     for name, why in list(found.unreadable.items())[:5]:
         output.message(f"{printable_name(name)}: {why}")
     if found.unreadable:
-        output.message(f"{len(found.unreadable)} photo(s) could not be read.")
+        output.message(f"{count(len(found.unreadable), 'photo')} could not be read.")
         raise typer.Exit(3)
 
 

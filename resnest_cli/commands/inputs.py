@@ -1,20 +1,22 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 import typer
 
 from resnest_cli import output
-from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.errors import ResnestError, UsageError, need
 from resnest_cli.files import writing
 from resnest_cli.images.archives import split
+from resnest_cli.images.inputs import listed
 from resnest_cli.images.sources import EXTENSIONS, SourceStats, is_one
 from resnest_cli.options import ModelOptions, RayOptions, RunOptions
 from resnest_cli.paths import check_not_read, check_place, is_address, is_file_url
-from resnest_cli.text import printable_name
+from resnest_cli.text import printable_name, skipped_files
 
 T = TypeVar("T")
 
@@ -25,8 +27,8 @@ def check_inputs(run: RunOptions) -> None:
     """Raises where no photo is named, or the library that reads videos is missing."""
     if not any((*run.inputs, run.from_file)):
         raise UsageError("name at least one PHOTO, or a list of them with --from-file.")
-    if run.every is not None and find_spec("av") is None:
-        raise ResnestError('--every reads videos with PyAV. Run: pip install "resnest-cli[video]"')
+    if run.every is not None:
+        need("av", "--every")
 
 
 def check_runner(ray: RayOptions, run: RunOptions, output_: str | None) -> None:
@@ -51,6 +53,19 @@ def explicit(run: RunOptions) -> int | None:
     single = run.from_file is None and run.frames is None and run.every is None
     named = single and all(map(is_one, run.inputs))
     return len(run.inputs) if named else None
+
+
+def counted_ahead(run: RunOptions) -> Callable[[], int | None]:
+    """How many photos folders and lists have, for a bar, as soon as a thread has counted them."""
+    found: list[int] = []
+
+    def count_all() -> None:
+        with suppress(ResnestError, OSError):  # whoever reads the photos says so
+            found.append(sum(1 for _ in listed(run, SourceStats())))
+
+    if "-" not in {*run.inputs, run.from_file} and output.Bar().wanted:
+        Thread(target=count_all, daemon=True).start()
+    return lambda: found[0] if found else None
 
 
 def files_read(run: RunOptions, model: ModelOptions) -> tuple[str | None, ...]:
@@ -81,44 +96,61 @@ R = TypeVar("R", bound=_Shown)
 
 def show_records(
     found: Iterable[R],
-    total: int | None,
+    total: int | Callable[[], int | None] | None,
     write: Callable[[R], None],
     close: Callable[[], None],
     stats: SourceStats,
+    target: Path | None = None,
+    kept: str = "",
 ) -> tuple[int, int, list[str]]:
     """Writes records as they come, with a bar; raises a ResnestError where there is none.
 
-    Returns how many came, how many of them are errors, and lines about the first of those.
+    They go to `target`, or to stdout. After Ctrl-C a message says what is there by then; `kept`
+    adds to it. Returns how many came, how many of them are errors, and lines about the first of
+    those.
     """
     done, failed, lines = 0, 0, list[str]()
-    with output.Bar(beside_records=True) as progress:
-        for done, one in enumerate(found, 1):
-            write(one)
-            if one.error is not None:
-                failed += 1
-                lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
-            progress(done, total, failed=failed)
+    with output.Bar(beside_records=target is None) as progress:
+        try:
+            for one in found:
+                write(one)
+                done += 1
+                if one.error is not None:
+                    failed += 1
+                    lines += [f"{one.input}: {one.error}"] if failed <= _FEW else []
+                progress(done, total() if callable(total) else total, failed=failed)
+        except KeyboardInterrupt:
+            progress.clear()
+            if done:
+                close()
+                records = "the record is" if done == 1 else f"the {done:,} records are"
+                where = f"in {target}" if target else "written"
+                interrupted(f"{records} {where}.{kept}")
+            raise
     close()
     if stats.skipped:
-        output.message(
-            f"{stats.skipped} other file(s) without a known image extension were skipped."
-        )
+        output.message(skipped_files(stats.skipped))
     if not done:
         raise ResnestError("no photo found in what was named.")
     return done, failed, lines
 
 
+def interrupted(kept: str) -> None:
+    """Says after Ctrl-C what there is by now, and how to go on."""
+    output.message(f"interrupted by SIGINT: {kept}")
+
+
 def finish(
-    failed: int, done: int, what: str, lines: Sequence[str] = (), *,
+    failed: int, inputs: str, lines: Sequence[str] = (), *,
     refused: ResnestError | None = None,
 ) -> None:  # fmt: skip
-    """Says how many inputs could not be read, with some of them; then exits with 3.
+    """Says how many of the `inputs` ("3 photos") could not be read, with some; then exits with 3.
 
     What was `refused` is raised now, when everything else is out.
     """
     if failed:
         more = [f"and {failed - len(lines)} more"] if 0 < len(lines) < failed else []
-        text = f"{failed} of {done} {what} could not be read{':' if lines else '.'}"
+        text = f"{failed} of {inputs} could not be read{':' if lines else '.'}"
         output.message("\n  ".join([text, *map(printable_name, lines), *more]))
     if refused is not None:
         raise refused

@@ -1,7 +1,7 @@
 """`resnest predict`: photos -> ranked classes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,6 +16,7 @@ from resnest_cli.commands.inputs import (
     check_inputs,
     check_runner,
     check_written,
+    counted_ahead,
     explicit,
     files_read,
     finish,
@@ -47,6 +48,7 @@ from resnest_cli.signals import StoppedError
 from resnest_cli.text import count
 
 if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
     from resnest_cli.report.sidecars import Sidecars
     from resnest_cli.sorting.sort import Outcome, Predicted, Sorting
 
@@ -296,23 +298,29 @@ def _show(
         doubting=wanted.unknown is not None,
         sorting=sorting is not None,
     )
-    page, write = None, writer.write
+    page, write, ready = None, writer.write, lambda _: None
     if html is not None:
-        from resnest_cli.report.pages import Page
+        from resnest_cli.report.pages import Page, model_line
 
         page = Page(f"Predictions of {model.model}", "", max_pixels=model.max_pixels)
 
         def write(record: Record) -> None:
-            writer.write(record)
             page.add(record)
+            writer.write(record)
+
+        def ready(classifier: "Classifier") -> None:
+            page.model = "; ".join([model_line(classifier), *wanted.words()])
 
     with Decoders.of(run, model) as decoders:
-        ready = partial(_predictor, run, model, wanted, decoders, keywords, per_clip)
+        predict = partial(_predictor, run, model, wanted, decoders, keywords, per_clip, ready)
         sources = listed(run, stats, max_pixels=model.max_pixels)
-        found = ready()[1](sources) if sorting is None else sorting.planned(sources, ready)
-        done, failed, _ = show_records(found, total, write, writer.close, stats)
+        found = predict()[1](sources) if sorting is None else sorting.planned(sources, predict)
+        shown = counted_ahead(run) if total is None and target is not None else total
+        done, failed, _ = show_records(
+            found, shown, write, writer.close, stats, target, _kept(html, keywords is not None)
+        )
     if page is not None and html is not None:
-        page.subtitle = f"{done:,} photo(s), {failed:,} of them unreadable"
+        page.subtitle = page.summary()
         write_page(page, html)
     return failed, done
 
@@ -324,9 +332,10 @@ def _predictor(
     decoders: Decoders,
     keywords: "Sidecars | None",
     per_clip: bool,
+    ready: "Callable[[Classifier], None]",
 ) -> "Predicted":
     """The classes, and what gives the records; their sidecars are written on the way."""
-    names, predict = predictor(run, model, wanted, decoders, per_clip=per_clip)
+    names, predict = predictor(run, model, wanted, decoders, ready, per_clip=per_clip)
     if keywords is None:
         return names, predict
     return names, lambda sources: keywords.written(predict(sources))
@@ -414,6 +423,15 @@ def _end(
         if outcome.failed:
             output.message(outcome.failures())
         wrong = wrong or outcome.failed > 0 or outcome.stays["no file"] > 0
-    finish(failed, done, "input(s)")
+    finish(failed, count(done, "input"))
     if wrong:
         raise typer.Exit(3)
+
+
+def _kept(html: Path | None, keywords: bool) -> str:
+    """What there is after Ctrl-C beside the records, and how to go on."""
+    return (
+        f"{' So are the keywords of their photos.' if keywords else ''}"
+        f"{f' {html} was not written.' if html else ''} The same command begins again with the "
+        "first photo; -o FOLDER/ or FILE.parquet goes on with --resume."
+    )

@@ -202,9 +202,9 @@ def _show_found(
     )  # fmt: skip
     page = wanted.page("Nearest photos", "queries")
     write = _both(writer.write, page)
-    done, failed, lines = show_records(found, total, write, writer.close, stats)
+    done, failed, lines = show_records(found, total, write, writer.close, stats, wanted.target)
     wanted.write(page, f"{count(done, 'query', 'queries')}, {failed:,} of them unreadable")
-    finish(failed, done, "queries", lines)
+    finish(failed, count(done, "query", "queries"), lines)
 
 
 def _show_groups(wanted: _Wanted, threshold: float) -> None:

@@ -31,7 +31,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.images import folders
 from resnest_cli.images.sources import is_photo
 from resnest_cli.model.labels import canonical
-from resnest_cli.text import did_you_mean, some
+from resnest_cli.text import count, did_you_mean, some
 
 _ASK = (
     "Rename them to train, val and test, or say which is which: --split-names TRAIN,VAL,TEST (or "
@@ -165,7 +165,7 @@ def _split_folders(path: Path, names: Sequence[str], sides: dict[str, Side]) -> 
     held_out = len(found.side("test"))
     if held_out and "train" in folder:
         train, test = folder["train"], folder["test"]
-        note = f"{test}: {held_out} photo(s) held out, for `resnest evaluate --split test`"
+        note = f"{test}: {count(held_out, 'photo')} held out, for `resnest evaluate --split test`"
         if not found.own_split:
             note += f"; a part of {train} validates (--split-names {train},{test} takes {test})"
         found.notes.append(note)
@@ -185,13 +185,14 @@ def _add_side(found: LabelledData, root: Path, name: str, side: Side) -> None:
         if len(found.photos) == before and side != "train":
             found.notes.append(f"{name}: has no photos")
     elif side != "train":
-        what = f"{loose} photo(s) without class folders, so without labels" if loose else "is empty"
+        photos = f"{count(loose, 'photo')} without class folders, so without labels"
+        what = photos if loose else "is empty"
         found.notes.append(f"{name}: {what}; not used")
     elif loose:
         raise UsageError(
-            f"{root / name}: its {loose} photo(s) lie beside each other, so nothing says their "
-            f"classes. Put those of each class into a folder of its own ({root / name}/<class>/"
-            "1.jpg), or give a CSV with the columns path,label."
+            f"{root / name}: has {count(loose, 'photo')} in no folder of a class, so nothing says "
+            "their classes. Put those of each class into a folder of its own "
+            f"({root / name}/<class>/1.jpg), or give a CSV with the columns path,label."
         )
 
 
@@ -265,12 +266,12 @@ def _add_classes(found: LabelledData, root: Path, base: Path, side: Side | None)
         where = os.path.relpath(base / name, root)
         if skipped := len(entries) - len(paths):
             found.notes.append(
-                f"{where}: {skipped} file(s) without a known image extension skipped"
+                f"{where}: {count(skipped, 'file')} without a known image extension skipped"
             )
         if not paths:
             found.empty.append(where)
     if loose:
-        found.notes.append(f"{base}: {loose} photo(s) beside the class folders left out")
+        found.notes.append(f"{base}: {count(loose, 'photo')} beside the class folders left out")
 
 
 def check_classes(found: LabelledData, data: str) -> None:
@@ -310,7 +311,9 @@ def check_count(counts: Counter[str], expected: int | None, data: str) -> None:
         raise UsageError(
             f"{data}: one class only ({only}). A classifier needs two or more class folders.{hint}"
         )
-    shown = [f"  {label}: {count} photo(s)" for label, count in sorted(counts.items())[:20]]
+    shown = [
+        f"  {label}: {count(number, 'photo')}" for label, number in sorted(counts.items())[:20]
+    ]
     if len(counts) > 20:
         shown.append(f"  and {len(counts) - 20} more")
     raise UsageError(

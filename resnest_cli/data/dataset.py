@@ -43,7 +43,7 @@ from resnest_cli.images.decode import decode
 from resnest_cli.model.labels import canonical
 from resnest_cli.model.training_photos import DIGEST_BYTES, TrainingPhotos, digest_of
 from resnest_cli.progress import Progress, silent
-from resnest_cli.text import some
+from resnest_cli.text import count, some
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -294,7 +294,8 @@ def _nothing_validates(data: str, found: LabelledData, same: int) -> UsageError:
         return UsageError(f"{data}: no photo to validate with. Give each class two or more photos.")
     brought = len(found.side("val"))
     return UsageError(
-        f"{data}: none of its {brought} validation photo(s) can be used: {same} are the same as "
+        f"{data}: none of its {count(brought, 'validation photo')} can be used: "
+        f"{same} are the same as "
         f"training photos, {brought - same} cannot be read or are of classes without training "
         "photos. Mend them, or take them away: then a part of the training photos validates."
     )
@@ -324,7 +325,8 @@ def check_photos(
     good, bad = [p for p in checked if not p.error], [p for p in checked if p.error]
     if bad and not good:
         raise UsageError(
-            f"{data}: none of {len(bad)} photo(s) can be read. {bad[0].name}: {bad[0].error}."
+            f"{data}: none of {count(len(bad), 'photo')} can be read. {bad[0].name}: "
+            f"{bad[0].error}."
         )
     return good, bad
 
@@ -359,8 +361,9 @@ def _class_notes(found: LabelledData, counts: Counter[str]) -> list[str]:
     labels = (label for photo in there for label in found.labels_of(photo))
     lost = Counter(label for label in labels if label not in counts)
     notes += [
-        f"{label}: no readable photos to train on; the class is left out, with all {count} photo(s)"
-        for label, count in sorted(lost.items())
+        f"{label}: no readable photos to train on; the class is left out, with its "
+        f"{count(number, 'photo')}"
+        for label, number in sorted(lost.items())
     ]
     if single := sorted(label for label, count in counts.items() if count == 1):
         notes.append(f"one photo only, which trains: {some(single)}")

@@ -14,7 +14,7 @@ from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto, Side
 from resnest_cli.data.seeds import drawn
 from resnest_cli.data.stratification import Group, validating
 from resnest_cli.errors import UsageError
-from resnest_cli.text import some
+from resnest_cli.text import count, some
 
 
 def own_sides(
@@ -36,7 +36,8 @@ def own_sides(
     if left_out:
         names = some(photo.name for photo in left_out)
         notes.append(
-            f"{len(left_out)} validation photo(s) left out, since training has the same: {names}"
+            f"{count(len(left_out), 'validation photo')} left out, since training has the "
+            f"same: {names}"
         )
     if other := [photo.name for photo in left_out if photo.label != twins[photo.digest].label]:
         notes.append(

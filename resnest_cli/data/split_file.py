@@ -24,7 +24,7 @@ from resnest_cli.data.labelled_photos import (
 )
 from resnest_cli.data.photo_paths import as_found
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.text import Cell, csv_rows, read_csv_rows
+from resnest_cli.text import Cell, count, csv_rows, read_csv_rows
 
 _COLUMNS = ["path", "label", "class_name", "split", "error", "sha256"]
 _LABEL_SETS = ["path", "labels", "class_names", "split", "error", "sha256"]
@@ -133,14 +133,14 @@ def list_run_split(path: Path, reading: Reading = AS_FOUND) -> LabelledData:
     ]
     if not any(Path(photo.path).exists() for photo in photos):
         raise UsageError(
-            f"{path}: none of its {len(photos)} photo(s) is there; the first would be "
+            f"{path}: none of its {count(len(photos), 'photo')} is there; the first would be "
             f"{photos[0].path}. --base-folder says where the data are now."
         )
     own_split = any(photo.side == "val" for photo in photos)
     found = LabelledData(photos, own_split, multi_label=several)
     out = sum(row.split in LEFT_OUT for row in rows)
     if out:
-        found.notes.append(f"{path}: {out} photo(s) that training left out are not taken")
+        found.notes.append(f"{path}: {count(out, 'photo')} that training left out not taken")
     return found
 
 

@@ -30,7 +30,7 @@ from resnest_cli.data.table_file import Table, read_table_file, shown
 from resnest_cli.data.table_labels import joined_rows, label_sets, labels_of, may_have_several
 from resnest_cli.errors import UsageError
 from resnest_cli.images.sources import is_photo
-from resnest_cli.text import did_you_mean, some
+from resnest_cli.text import count, did_you_mean, some
 
 # The names of pandas, fastai, Keras, Hugging Face (file_name), Kaggle and medical data sets.
 _PATHS = (
@@ -370,7 +370,7 @@ def _leave_out_unlabelled(table: Table, columns: _Columns, multi_label: bool) ->
     used = [row for row in table.rows if id(row) not in test or id(row) in labelled]
     if left_out := len(table.rows) - len(used):
         table.notes.append(
-            f"{table.file}: {left_out} photo(s) of the test split have no label; not used"
+            f"{table.file}: {count(left_out, 'photo')} of the test split without a label; not used"
         )
     if used:
         table.rows = used
@@ -425,10 +425,11 @@ def _groups(table: Table, column: int) -> list[str]:
 
 def _note_test(table: Table, found: LabelledData) -> None:
     """Notes what the user should know of rows that are held out."""
-    count = len(found.side("test"))
-    if not count:
+    held_out = len(found.side("test"))
+    if not held_out:
         return
-    table.notes.append(f"{table.file}: {count} photo(s) of the test split are held out of training")
+    what = count(held_out, "photo")
+    table.notes.append(f"{table.file}: {what} of the test split held out of training")
     known = {label for photo in found.photos for label in found.labels_of(photo)}
     learned = {
         label for photo in found.photos if photo.side != "test" for label in found.labels_of(photo)

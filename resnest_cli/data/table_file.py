@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from resnest_cli.errors import UsageError, need
 from resnest_cli.files import reading
 from resnest_cli.images.sources import is_photo
-from resnest_cli.text import one_line
+from resnest_cli.text import count, one_line
 
 WINDOWS = "cp1252"
 # The marks of UTF-32 begin as those of UTF-16 do: longer ones first.
@@ -164,8 +164,8 @@ def _by_lines(data: bytes, name: str) -> Text:
                 ) from error
             odd.append(number)
     note = (
-        f"{name}: {len(odd)} line(s) are not UTF-8 and read as Windows-1252, line {odd[0]} first: "
-        f"{one_line(lines[odd[0] - 1])[:_SHOWN]} (if that is wrong, save the file as UTF-8)"
+        f"{name}: {count(len(odd), 'line')} not in UTF-8, read as Windows-1252, line {odd[0]} "
+        f"first: {one_line(lines[odd[0] - 1])[:_SHOWN]} (if that is wrong, save the file as UTF-8)"
     )
     return Text("".join(lines), [note], windows=True)
 

@@ -24,6 +24,7 @@ from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.data.table_file import Table, shown
 from resnest_cli.errors import UsageError
 from resnest_cli.model.labels import canonical
+from resnest_cli.text import count
 
 _WHOLE = re.compile(r"(-?\d+)(\.0+)?")
 _MISSING = frozenset(("nan", "na", "n/a", "<na>", "#n/a", "null", "none"))
@@ -114,7 +115,9 @@ def joined_rows(table: Table, photos: Sequence[LabelledPhoto]) -> list[LabelledP
             "of one photo's belong together"
         )
     if none := sum(not photo.label for photo in found.values()):
-        table.notes.append(f"{table.file}: {none:,} photo(s) have no label: they show no class")
+        table.notes.append(
+            f"{table.file}: {count(none, 'photo')} without a label: no class is in them"
+        )
     return list(found.values())
 
 
@@ -143,7 +146,7 @@ def labels_of(table: Table, column: int) -> list[str]:
     if joint:
         notes.append(
             f"{path}: a photo has one class here, so {joint[0]!r} is a class of its own "
-            f"({len(joint)} such label(s)); --multi-label takes them for several labels"
+            f"({count(len(joint), 'such label')}); --multi-label takes them for several labels"
         )
     _note_alike(table, first)
     return labels
@@ -165,8 +168,8 @@ def _note_missing(table: Table, counts: Counter[str], then: str) -> None:
     if missing:
         photos = sum(counts[label] for label in missing)
         table.notes.append(
-            f"{table.file}: {', '.join(missing)} is a class, of {photos} photo(s). If it means "
-            f"that they have no label, {then}"
+            f"{table.file}: {', '.join(missing)} is a class, of {count(photos, 'photo')}. If it "
+            f"means that they have no label, {then}"
         )
 
 

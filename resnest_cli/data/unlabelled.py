@@ -16,6 +16,7 @@ from resnest_cli.images import folders
 from resnest_cli.images.sources import is_photo
 from resnest_cli.model.training_photos import DIGEST_BYTES
 from resnest_cli.progress import Progress, silent
+from resnest_cli.text import count
 
 MOST_VALIDATING = 5_000  # tell a share within 1.4 points
 
@@ -39,7 +40,9 @@ def with_unlabelled(
     ]
     notes = list(dataset.notes)
     if twins := len(good) - len(samples):
-        notes.append(f"{folder}: {twins:,} photo(s) left out, which are among the labelled ones")
+        notes.append(
+            f"{folder}: {count(twins, 'photo')} left out, which are among the labelled ones"
+        )
     if not samples:
         raise UsageError(f"--unlabelled {folder}: all of its photos are among the labelled ones.")
     return replace(

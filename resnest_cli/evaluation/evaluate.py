@@ -25,6 +25,7 @@ from resnest_cli.inference.ranking import Record
 from resnest_cli.model.labels import labels_for, look_up, unknown_classes
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto
@@ -187,7 +188,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
     if failed == len(items):
         first = items[0].record
         raise ResnestError(
-            f"{job.data}: none of {failed} photo(s) can be read. The first, {first.input}, "
+            f"{job.data}: none of {count(failed, 'photo')} can be read. The first, {first.input}, "
             f"{first.error}."
         )
     strange: list[Record] = []
@@ -312,8 +313,9 @@ def _with_classes(
     if unknown:
         others = "; what has other labels, too, keeps those" * listing.multi_label
         notes.append(
-            f"{len(photos) - len(labelled)} photo(s) of {len(unknown)} class(es) left out: the "
-            f"model does not know them{others}."
+            f"{count(len(photos) - len(labelled), 'photo')} of "
+            f"{count(len(unknown), 'class', 'classes')} left out: the model does not know "
+            f"them{others}."
         )
     if not any(truth for _, truth in labelled):
         raise UsageError(f"{job.data}: has no photo of a class that the model knows.")
@@ -434,14 +436,15 @@ def _sorted_order(names: Collection[str], model: "Model", *, asked: bool) -> dic
     Of fewer folders the others are taken to have the missing numbers from 0 on; empty where they
     cannot.
     """
-    count = model.num_classes
-    every = {str(index) for index in range(count)}
+    classes = model.num_classes
+    every = {str(index) for index in range(classes)}
     numbered = set(names) <= every
     if not numbered and not asked:
         return {}
-    if not numbered and len(names) != count:
+    if not numbered and len(names) != classes:
         raise UsageError(
-            f"--folder-numbers sorted: {model.name} has {count} classes, and the {len(names)} "
-            f"folder(s) are neither as many nor all named by numbers below {count}."
+            f"--folder-numbers sorted: {model.name} has {classes} classes, and "
+            f"{count(len(names), 'folder')} are neither as many nor all named by numbers below "
+            f"{classes}."
         )
     return {name: index for index, name in enumerate(sorted(every if numbered else names))}

@@ -22,6 +22,7 @@ from resnest_cli.evaluation.label_figures import LabelFigures, compared_precisio
 from resnest_cli.evaluation.scores import auroc, confusions
 from resnest_cli.inference.ranking import sigmoid
 from resnest_cli.model.checkpoint_header import set_temperature
+from resnest_cli.text import count
 
 FEWEST = 20  # photos that a temperature is fitted on
 _LISTED = 20  # confusions and mistakes
@@ -114,14 +115,12 @@ def training_note(figures: Mapping[str, Any]) -> str:
     model, trained = figures["model"], figures["trained_on"]
     if figures["trained"]:
         return (
-            f"All {trained} readable photo(s) are ones that {model} was trained on: the figures "
+            f"{model} was trained on all of the {count(trained, 'readable photo')}: the figures "
             "say how well it remembers them, not how good it is."
         )
     if trained:
-        return (
-            f"{trained} of {trained + figures['photos']} photo(s) are ones that {model} was "
-            "trained on; the figures leave them out."
-        )
+        every = count(trained + figures["photos"], "photo")
+        return f"{model} was trained on {trained} of the {every}; the figures leave them out."
     return ""
 
 

@@ -4,7 +4,9 @@ Heat: class activation maps, which places of a photo speak for a class. Grad-CAM
 by captum's `LayerGradCam`: the channels of a map, weighted by the mean gradient of the class's
 logit and added up; what speaks against the class counts as nothing (ReLU). Deviation in means, not
 in result: the network runs once, up to the map, for all classes; captum is given what follows. Of
-stage 4 that is the classifier alone, and the map is that of CAM (arXiv 1512.04150).
+stage 4 that is the classifier alone, and the map is that of CAM (arXiv 1512.04150). Of earlier
+stages the mean gradient can point away from every place, even for the best class; then each place
+is weighed by its own gradient (HiResCAM, arXiv 2011.08891, the same as CAM in stage 4).
 
 Attention: the weights of split attention (arXiv 2004.08955, section 3.1), how much each split
 counts for each channel of a photo; read by forward hooks while the network runs.
@@ -33,7 +35,7 @@ from resnest_cli.model.resnest import ResNeSt, SplitAttention
 from resnest_cli.report import canvas
 
 canvas.matplotlib()  # quiet: captum imports it, and it logs about its caches
-from captum.attr import LayerGradCam  # noqa: E402
+from captum.attr import LayerGradCam, LayerGradientXActivation  # noqa: E402
 
 _TILE = 288  # pixels of a picture in a page
 _AT_ONCE = 8  # classes; every one is a run of the stages behind the map, with its gradients
@@ -177,16 +179,22 @@ def run(network: ResNeSt, photos: Tensor, stage: int) -> tuple[Tensor, Tensor]:
 def grad_cam(network: ResNeSt, maps: Tensor, stage: int, classes: Sequence[int]) -> Tensor:
     """One photo's map of `stage`, (1, C, h, w) -> a map for each of K classes, (K, h, w) from 0 up.
 
-    The unit is the logit's: the more, the more a place speaks for the class.
+    The unit is the logit's: the more, the more a place speaks for the class. A class that no place
+    speaks for gets HiResCAM's map, see above.
     """
     rest = _Rest(network, stage)
-    method = LayerGradCam(rest, rest.map)
+    method, by_place = LayerGradCam(rest, rest.map), LayerGradientXActivation(rest, rest.map)
     found = []
     for start in range(0, len(classes), _AT_ONCE):
         part = torch.tensor(classes[start : start + _AT_ONCE], device=maps.device)
         batch = maps.expand(len(part), -1, -1, -1).clone()  # (K, C, h, w)
-        found.append(method.attribute(batch, part, relu_attributions=True).detach())  # (K, 1, h, w)
-    return torch.cat(found)[:, 0]
+        heat = method.attribute(batch, part, relu_attributions=True).detach()[:, 0]  # (K, h, w)
+        empty = heat.amax(dim=(1, 2)) <= 0
+        if empty.any():
+            each = by_place.attribute(batch[empty], part[empty]).detach()  # (N, C, h, w)
+            heat[empty] = each.sum(dim=1).relu()
+        found.append(heat)
+    return torch.cat(found)
 
 
 def upsampled(maps: Tensor, size: int) -> Tensor:

@@ -40,6 +40,7 @@ from resnest_cli.export.parity import BATCH, Run, evenly, listed, photos_of
 from resnest_cli.files import writing
 from resnest_cli.images.batches import Float32
 from resnest_cli.model.training_photos import digest_of
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -89,7 +90,7 @@ def planned(folder: str, model: "Model", most: int) -> PhotoPlan:
         used = set(calibration)
         held_out = [path for path in paths if path not in used]
     if len(calibration) < _FEW:
-        notes.append(f"{len(calibration)} photo(s) are few to calibrate with; give a hundred.")
+        notes.append(f"Only {count(len(calibration), 'photo')} to calibrate with; give a hundred.")
     measured = evenly(held_out, MEASURED_AT_MOST)
     trained = _trained_on(measured, model)
     if trained and truth is not None:

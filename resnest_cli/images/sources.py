@@ -29,6 +29,7 @@ from resnest_cli.images import folders
 from resnest_cli.images.archives import KeptArchive, Member, open_archive, split
 from resnest_cli.net import without_login
 from resnest_cli.paths import is_file_url, is_http, local_path
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -264,7 +265,7 @@ class _Reader:
             yield from found
             return
         skipped = self.stats.skipped - before
-        files = f"{skipped} file(s), none of them an image" if skipped else "no file"
+        files = f"{count(skipped, 'file')}, none of them an image" if skipped else "no file"
         yield Source(pattern, error=f"is a pattern that matches {files}", kind="matched nothing")
 
     def known(self, entries: Iterable[folders.Entry]) -> Iterator[Source]:

@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, ImageOps
 from resnest_cli.errors import ImageError, missing
 from resnest_cli.images import check_pixels, damaged, unsupported
 from resnest_cli.images.samples import Stated, note_if_dark, to_bytes
-from resnest_cli.text import one_line
+from resnest_cli.text import count, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -241,7 +241,7 @@ def _unsupported(layout: _Layout, tags: _Tags) -> str | None:
         reasons = {
             "of complex numbers": kind in (5, 6),
             f"of samples of kind {kind}": not 1 <= kind <= 6,
-            f"with {samples} sample(s) for each pixel, too few": samples < layout.colours,
+            f"with {count(samples, 'sample')} for each pixel, too few": samples < layout.colours,
             bands: photometric in _GREYS and samples > 2,
             f"of {layout.bits}-bit integers": layout.bits in (24, 40, 48, 56) and kind != _FLOAT,
             "of a volume": tags.get(32997, (1,)) != (1,),

@@ -23,6 +23,7 @@ from resnest_cli.files import reading
 from resnest_cli.inference.onnx_engine import runtime_errors, session_options
 from resnest_cli.model.labels import KEYS, find_class_names
 from resnest_cli.model.onnx_file import check_structure, external_files, read_metadata
+from resnest_cli.text import count
 
 Float32 = NDArray[np.float32]
 
@@ -135,7 +136,7 @@ def _only_input(path: Path, session: ort.InferenceSession) -> OnnxInput:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise CheckpointError(
-            f"{path} has {len(inputs)} input(s) and {len(outputs)} output(s) "
+            f"{path} has {count(len(inputs), 'input')} and {count(len(outputs), 'output')} "
             f"({_names(inputs)}; {_names(outputs)}); a classifier has one of each: photos and "
             "logits. Export it with these alone."
         )

@@ -28,6 +28,7 @@ from resnest_cli.inference.engine import Fingerprint
 from resnest_cli.model.resnest import Bottleneck, ResNeSt, SplitAttention
 from resnest_cli.options import Amp
 from resnest_cli.progress import Notify, ignore
+from resnest_cli.text import count
 
 Run = Callable[[Tensor], Tensor]
 
@@ -144,12 +145,13 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
     if device.startswith("cuda"):
-        count = torch.cuda.device_count() if cuda else 0
+        there = torch.cuda.device_count() if cuda else 0
         number = int(device.partition(":")[2] or 0)
-        if number >= count:
+        if number >= there:
             raise UsageError(
-                f"device {device} is not available: torch {torch.__version__} sees {count} CUDA "
-                "device(s) here. Use --device cpu or auto, or install torch's CUDA build."
+                f"device {device} is not available: torch {torch.__version__} sees "
+                f"{count(there, 'CUDA device')} here. Use --device cpu or auto, or install "
+                "torch's CUDA build."
             )
     if device == "mps" and not mps:
         raise UsageError("device mps is not available here. Use --device cpu or auto.")

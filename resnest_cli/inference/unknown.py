@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.inference.extraction import Extraction
+from resnest_cli.text import count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,17 +104,17 @@ class Unknown:
         Raises:
             UsageError: there are too few validation photos for so small a share.
         """
-        count = len(self.distances)
-        place = math.ceil(round((count + 1) * (1 - share), 9))
-        if place > count:
+        kept = len(self.distances)
+        place = math.ceil(round((kept + 1) * (1 - share), 9))
+        if place > kept:
             needed = math.ceil(round(1 / share, 9)) - 1
-            can = f"the least is {math.ceil(1000 * self.least) / 10:g}%" if count else "none can"
+            can = f"the least is {math.ceil(1000 * self.least) / 10:g}%" if kept else "none can"
             more = f"Validate with at least {needed:,} photos."
             if needed > KEPT:
                 more = f"No more than {KEPT:,} distances are kept."
             raise UsageError(
-                f"--unknown {100 * share:.3g}%: {self.validated:,} validation photo(s) give no "
-                f"threshold for so few false alarms; {can} here. {more}"
+                f"--unknown {100 * share:.3g}%: {count(self.validated, 'validation photo')} give "
+                f"no threshold for so few false alarms; {can} here. {more}"
             )
         return float(self.distances[max(place, 1) - 1])
 

@@ -23,7 +23,7 @@ from resnest_cli.jobs.job import Report, refused
 from resnest_cli.jobs.listing import Input
 from resnest_cli.jobs.part_files import FOOTER
 from resnest_cli.jobs.parts import Manifest, Parts, content_of, info_of, manifest_of
-from resnest_cli.text import one_line
+from resnest_cli.text import count, duration, one_line
 
 _ROWS = 8192  # of a row group at least
 
@@ -114,15 +114,15 @@ class FolderOutput(Parts):
 
     def summary_text(self, report: Report) -> str:
         """The summary of a run, for people."""
-        seconds = f"{report.info['seconds']['total']:.1f} s in all"
+        seconds = f"{duration(report.info['seconds']['total'])} in all"
         times = "" if report.finished_before else seconds
         return report.text(times, "their rows say", self._made(report.info))
 
     def _made(self, info: dict[str, Any]) -> str:
         parts, inputs = info["parts"], info["counts"]["inputs"]
         found = f", {parts['found']:,} of them found" if parts["found"] else ""
-        count = parts["computed"] + parts["found"]
-        return f"{self.output}: {inputs:,} rows in {count:,} part(s){found}"
+        number = parts["computed"] + parts["found"]
+        return f"{self.output}: {count(inputs, 'row')} in {count(number, 'part')}{found}"
 
 
 class ParquetOutput(FolderOutput):

@@ -23,6 +23,7 @@ from resnest_cli.model.names import understand
 from resnest_cli.options import AUTO, ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
 from resnest_cli.signals import StoppedError
+from resnest_cli.text import count, skipped_files
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -237,23 +238,22 @@ class Report:
         """The report for people: `times` of the steps, `why` names where errors stand."""
         counts = self.info["counts"]
         lines = ["All was finished already."] if self.finished_before else []
+        if not counts["inputs"]:  # there are more shards than batches
+            lines.append("This shard has none of the inputs.")
         if times:
             speed = self.photos / max(self.elapsed, 1e-9)
-            lines = [f"{self.photos:,} photos, {speed:.1f} photos/s; {times}."]
+            lines = [f"{count(self.photos, 'photo')}, {speed:.1f} photos/s; {times}."]
         if self.damaged:
-            lines.append(f"{self.damaged:,} inputs were computed again: their parts were damaged.")
+            inputs = f"{count(self.damaged, 'input')} of damaged parts"
+            lines.append(f"{inputs} {'was' if self.damaged == 1 else 'were'} computed again.")
         if self.skipped:
-            lines.append(
-                f"{self.skipped:,} other file(s) without a known image extension were skipped."
-            )
+            lines.append(skipped_files(self.skipped))
         if counts["failed"]:
             ranked = sorted(self.failures.items(), key=lambda item: (-item[1], item[0]))
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in ranked)
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in ranked)
             kinds = f" ({kinds})" if kinds else ""
-            lines.append(
-                f"{counts['failed']:,} of {counts['inputs']:,} input(s) could not be read{kinds}: "
-                f"{why} why."
-            )
+            inputs = count(counts["inputs"], "input")
+            lines.append(f"{counts['failed']:,} of {inputs} could not be read{kinds}: {why} why.")
         return "\n".join([*lines, made])
 
 
@@ -287,4 +287,4 @@ def carry_out(run: Callable[[Progress], Report], go_on: str, text: Callable[[Rep
 def say_going_on(done: int, failed: int) -> None:
     """Says where a run goes on."""
     if done:
-        output.message(f"Going on after {done:,} inputs, {failed:,} of them failed.")
+        output.message(f"Going on after {count(done, 'input')}, {failed:,} of them failed.")

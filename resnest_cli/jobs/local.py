@@ -19,6 +19,7 @@ from resnest_cli.jobs.run import Advance, run
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
 from resnest_cli.progress import Progress
+from resnest_cli.text import duration
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -171,7 +172,7 @@ def _summary_of(job: Job, report: Report) -> str:
     """The summary of a run, for people."""
     counts, extraction = report.info["counts"], report.info["extraction"]
     steps = ("read", "decode", "network", "write")
-    times = ", ".join(f"{step} {report.seconds.get(step, 0.0):.1f} s" for step in steps)
+    times = ", ".join(f"{step} {duration(report.seconds.get(step, 0.0))}" for step in steps)
     lines = Path(job.output).with_suffix(".csv")
     return report.text(
         times if report.photos else "",

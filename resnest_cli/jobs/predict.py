@@ -26,6 +26,16 @@ class Ranking:
     tta: bool
     unknown: float | None = None  # accepted share of false alarms
 
+    def words(self) -> list[str]:
+        """What was asked for beside the classes, for people."""
+        named = {
+            f"classes from {self.threshold:.0%} on": self.threshold > 0,
+            f"unsure below {self.reject_below:.0%}": self.reject_below > 0,
+            f"unknown at {self.unknown or 0:.1%} false alarms": self.unknown is not None,
+            "averaged with mirror images": self.tta,
+        }
+        return [text for text, given in named.items() if given]
+
     @property
     def output(self) -> "Output":
         """The engine's output that answers are made of."""
@@ -37,12 +47,15 @@ def predictor(
     model: ModelOptions,
     ranking: Ranking,
     decoders: Decoders,
+    ready: "Callable[[Classifier], None]" = lambda _: None,
     *,
     per_clip: bool = False,
 ) -> "tuple[tuple[str, ...], Callable[[Iterator[Source]], Iterator[Record]]]":
     """The class names of a model, and what gives one record for each source, in order.
 
     With `per_clip` one for all frames of a file; see `inference.clips`.
+
+    `ready` takes the classifier before the first photo.
 
     Raises:
         CheckpointError: the network has no classifier.
@@ -51,6 +64,7 @@ def predictor(
 
     found = classifier(model, tta=ranking.tta, ready_for=ranking.output)
     found.model.need_classifier()
+    ready(found)
     reading: BatchOptions = {
         "batch_size": batch_size_for(found, ranking.output, options.batch_size),
         "workers": options.workers,

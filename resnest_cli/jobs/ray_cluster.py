@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.text import one_line
+from resnest_cli.text import count, one_line
 
 T = TypeVar("T")
 
@@ -81,7 +81,8 @@ def pool_for(
         if pool.room(usable) >= concurrency:
             return pool
     room = Pool(0, 1, gpus).room(usable)
-    raise UsageError(f"--concurrency {concurrency}: the cluster has room for {room} worker(s).")
+    has = count(room, "worker")
+    raise UsageError(f"--concurrency {concurrency}: the cluster has room for {has}.")
 
 
 @contextmanager

@@ -131,6 +131,7 @@ class Bar:
         beside_records: bool = False, logged: bool = False,
     ) -> None:  # fmt: skip
         self.title, self._unit = title, unit
+        self.done = 0
         self._live: Live | None = None
         self._next: float | None = None
         self._start: tuple[str, float, int] | None = None  # title, time, and what was done then
@@ -151,6 +152,7 @@ class Bar:
         self, done: int, total: int | None = None, *, failed: int = 0, title: str = ""
     ) -> None:
         """See `progress.Progress`."""
+        self.done = done
         if not self.wanted:
             return
         title = title or self.title

@@ -247,7 +247,7 @@ class DrawnLines(Drawn):
         text = set_cell_size(shortened_name(printable_name(name), first), first) + "  "
         what = printable_name(what)
         if number:
-            text += f"{set_cell_size(what, second)}  {number:>{third}}"
+            text += f"{set_cell_size(beginning(what, second), second)}  {number:>{third}}"
         else:
             text += what  # an error may run on: it is the last thing on its line
         self._console.print(Text(text.rstrip(), style=style), soft_wrap=True)
@@ -316,6 +316,13 @@ class _Explanations(Drawn):
             padded = name + " " * max(0, width - cell_len(name))
             line = f"{one.rank:>4}  {padded}  {one.probability:>7.2%}  {where}"
             self._console.print(Text(line), soft_wrap=True)
+
+
+def beginning(text: str, width: int) -> str:
+    """The beginning of a text that is too long for so many columns."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 3).rstrip()}..."
 
 
 def shortened_name(name: str, width: int) -> str:

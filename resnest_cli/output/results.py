@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from resnest_cli.output.messages import message
 from resnest_cli.output.sink import emit, show_table
-from resnest_cli.text import megabytes, percent, printable_name
+from resnest_cli.text import count, megabytes, percent, printable_name
 
 Figures = Mapping[str, Any]
 
@@ -202,7 +202,7 @@ def _show_comparison(record: Figures) -> None:
     right = "right" if main == "top1" else "all right"
     emit(
         f"\nAgainst {printable_name(record['model'])} ({_FIGURES[main]} {percent(record[main])}): "
-        f"it has {record['mended_count']:,} photo(s) {right} that this one has wrong, and "
+        f"it has {count(record['mended_count'], 'photo')} {right} that this one has wrong, and "
         f"{record['broken_count']:,} wrong that this one has {right}; p = {record['p_value']:.3g} "
         "(exact McNemar test).\n"
     )
@@ -214,7 +214,7 @@ def _show_comparison(record: Figures) -> None:
             f"(95%, of the {record['classes']:,} classes that both know).\n"
         )
     if record["trained_on"]:
-        seen = f"{record['trained_on']:,} photo(s) that one of the two was trained on"
+        seen = f"{count(record['trained_on'], 'photo')} that one of the two was trained on"
         every = record["trained_on"] == record["photos"]
         says_nothing = f"All are {seen}: this says nothing about which is better.\n"
         emit(says_nothing if every else f"Without {seen}.\n")
@@ -337,12 +337,13 @@ def _show_heading(found: Figures) -> None:
         f"{printable_name(model['name'])}: {model['multiply_adds'] / 1e9:.2f} GMACs for a photo of "
         f"{size} x {size}, {weights}",
         f"machine   {machine['processor']}{features}",
-        f"          {machine['cores']} core(s)" + f"; threads: {', '.join(used)}" * bool(used),
+        f"          {count(machine['cores'], 'core')}"
+        + f"; threads: {', '.join(used)}" * bool(used),
         f"programs  torch {versions['torch']}, onnxruntime {versions['onnxruntime']}, "
         f"Python {versions['python']}",
     ]
     for one in found["matmul"]:
-        on = f"{one['threads']} thread(s)" if one["device"] == "cpu" else str(one["device"])
+        on = f"{count(one['threads'], 'thread')}" if one["device"] == "cpu" else str(one["device"])
         lines.append(
             f"product   {one['gmacs_per_second']:,.0f} GMAC/s: {one['side']} x {one['side']} "
             f"float32 matrices, {on}"
@@ -385,8 +386,9 @@ def _show_stages(found: Figures) -> None:
 
 def _show_pipeline(found: Figures) -> None:
     emit(
-        f"\nFrom files to answers: {found['photos']} photo(s) of {printable_name(found['input'])}, "
-        f"decoded by {found['threads']} thread(s)\n\n"
+        f"\nFrom files to answers: {count(found['photos'], 'photo')} of "
+        f"{printable_name(found['input'])}, "
+        f"decoded by {count(found['threads'], 'thread')}\n\n"
     )
     rates = found["photos_per_second"]
     rows = [("read and decode", rates["decode"]), ("resize and normalise", rates["resize"])]
@@ -399,7 +401,7 @@ def _show_pipeline(found: Figures) -> None:
     for one in found["engines"]:
         emit(f"{_engine(one)}: the slowest step is {_SLOWEST[one['slowest']]}.\n")
     if found["unreadable"]:
-        emit(f"{found['unreadable']} photo(s) could not be read and were left out.\n")
+        emit(f"{count(found['unreadable'], 'photo')} could not be read and were left out.\n")
 
 
 def _number(value: float) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _Column = tuple[str, int, Callable[["EpochRow"], str]]
 
 _WIDTH, _INDENT = 80, 10  # columns of the plan, and of its names
+_ROWS, _SHORT = 20, 1.0  # epochs that are shown of many, where they take less than so many seconds
 _FEW = 10  # unreadable photos and class names that are listed before "and N more"
 
 # What a run folder holds, as the summary names it.
@@ -163,10 +164,15 @@ class TrainingDisplay:
         self._status.show(lambda: Line("Validating", done, total))
 
     def epoch(self, row: "EpochRow") -> None:
-        """A row of the table; its header before the first."""
+        """A row of the table; its header before the first. Of many short epochs, some are shown."""
         if self.fold:
             return
+        every = math.ceil(self._epochs / _ROWS)
+        if row.seconds < _SHORT and row.epoch % every and 1 < row.epoch < self._epochs:
+            return
         if not self._columns:
+            if row.seconds < _SHORT and every > 1:
+                message(f"The epochs are short: one in {every} is shown, results.csv has all.")
             self._columns = _columns(row, self._epochs)
             header = "  ".join(title.rjust(width) for title, width, _ in self._columns)
             message(header, style="1")
@@ -202,9 +208,12 @@ class TrainingDisplay:
     # After it
 
     def summary(
-        self, folder: Path, rows: Sequence["EpochRow"], command: str, lost: int = 0
+        self, folder: Path, rows: Sequence["EpochRow"], command: str, seconds: float, lost: int = 0
     ) -> None:
-        """How good it became, what lies where, a command to try; `lost` photos were left out."""
+        """How good it became, what lies where, a command to try.
+
+        The whole run took so many seconds; `lost` photos were left out.
+        """
         self._status.clear()
         best = [row for row in rows if row.best]
         if best and best[-1].val_loss is not None:
@@ -213,10 +222,7 @@ class TrainingDisplay:
             text = f"Best top-1: {score}, mean recall {percent(row.recall)}"
             if row.map is not None:
                 text = f"Best mAP: {score}, macro F1 {percent(row.macro_f1)}"
-            message(
-                f"\n{text}, in epoch {row.epoch} of {len(rows)}. It took "
-                f"{duration(sum(row.seconds for row in rows))}."
-            )
+            message(f"\n{text}, in epoch {row.epoch} of {len(rows)}. It took {duration(seconds)}.")
         if lost:
             message(
                 f"{count(lost, 'photo')} could not be read, for a while or to the end (lost.csv). "

@@ -9,7 +9,7 @@ from typing import Any
 
 from resnest_cli.files import write_text
 from resnest_cli.report.pages import MOST_PHOTOS, rendered, thumbnail
-from resnest_cli.text import printable_name, score
+from resnest_cli.text import common_folder, printable_name, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +70,8 @@ class NeighboursPage:
     def write(self, path: Path) -> None:
         """Writes the page, whole or not at all."""
         more = f"{self.left_out:,} more are left out here, to keep the page quick."
-        text = rendered("neighbours.html", page=self, left_out=more if self.left_out else "")
+        folder = common_folder([tile.name for row in self.rows for tile in row.tiles])
+        text = rendered(
+            "neighbours.html", page=self, folder=folder, left_out=more if self.left_out else ""
+        )
         write_text(path, text)

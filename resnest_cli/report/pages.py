@@ -6,7 +6,9 @@ a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 """
 
 import base64
+import heapq
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +17,17 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__
 from resnest_cli.errors import ImageError
 from resnest_cli.files import write_text, writing
-from resnest_cli.text import percent, printable_name
+from resnest_cli.text import common_folder, count, joined, percent, printable_name
 
 if TYPE_CHECKING:
+    from resnest_cli.inference.classifier import Classifier
     from resnest_cli.inference.ranking import Record
 
-MOST_PHOTOS = 10_000  # in a page; more make it slow to open
-_SIDE, _QUALITY = 208, 72  # pixels and JPEG quality of thumbnails: about 6 kB each
+MOST_PHOTOS = 2_000  # in a page: 14 MB
+_SIDE, _QUALITY = 176, 60  # pixels and JPEG quality of thumbnails: about 5 kB each
+_NAMED = 5  # classes in the summary
+# What a person looks for first. What could not be read has a table of its own.
+_LOOKED_AT = ("wrong", "unknown", "unsure", "answered", "right", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,9 @@ class Picture:
 class Page:
     """What a page shows; `records` come one by one with `add`.
 
-    `figures` are (name, value, note). At most `most` photos are shown. A `wide` page has room for
-    the tiles of a photo.
+    `figures` are (name, value, note), `model` is the network and its settings in a line. At most
+    `most` photos are shown, those that a person looks for first: mistakes, the surest first, then
+    what is unknown, unsure, or least sure. A `wide` page has room for the tiles of a photo.
     """
 
     title: str
@@ -56,12 +63,14 @@ class Page:
     pictures: Sequence[Picture] = ()
     tables: Sequence[PageTable] = ()
     photos_title: str = "Photos"
-    cards: list[dict[str, Any]] = field(default_factory=list)
+    model: str = ""
     errors: list[dict[str, str]] = field(default_factory=list)
-    left_out: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # of all photos, by state
+    labels: Counter[str] = field(default_factory=Counter)  # of all answers
     most: int = MOST_PHOTOS
     wide: bool = False
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
+    _cards: list[tuple[tuple[float, ...], dict[str, Any]]] = field(default_factory=list)  # a heap
 
     def add(
         self, record: "Record", truth: str | Sequence[str] | None = None, *, right: bool = False,
@@ -74,44 +83,72 @@ class Page:
         `tiles` are data URIs of pictures, of the photo and of each of its classes, in place of the
         thumbnail and the bars.
         """
-        name = printable_name(record.input)
-        error = printable_name(record.error or "")
-        if record.error is not None:
-            self.errors.append({"input": name, "error": error})
-        if len(self.cards) >= self.most:
-            self.left_out += 1
-            return
-        ranked = [
-            {"label": printable_name(p.label), "percent": f"{100 * p.probability:.2f}"}
-            | {"selected": p.selected}
-            for p in record.predictions
-        ]
-        best = record.predictions[0] if record.predictions else None
-        labels = [printable_name(best.label)] if best else []
-        if record.several and best:
-            labels = [*map(printable_name, record.labels)] or ["no label"]
+        state = _state(record, right if truth is not None else None)
+        place = self.counts.total()
+        self.counts[state] += 1
+        self.labels.update(_labels(record))
+        if state == "error" and len(self.errors) < self.most:
+            error = printable_name(record.error or "")
+            self.errors.append({"input": printable_name(record.input), "error": error})
+        probability = record.predictions[0].probability if record.predictions else 0.0
+        sureness = -probability if state == "wrong" else probability
+        # The smallest key, which is the first to go, belongs to what is looked at last.
+        key = (-_LOOKED_AT.index(state), -sureness, -place)
+        if len(self._cards) < self.most:
+            heapq.heappush(self._cards, (key, self._card(record, state, truth, place, tiles)))
+        elif key > self._cards[0][0]:
+            heapq.heapreplace(self._cards, (key, self._card(record, state, truth, place, tiles)))
+
+    def _card(
+        self,
+        record: "Record",
+        state: str,
+        truth: str | Sequence[str] | None,
+        place: int,
+        tiles: Sequence[str],
+    ) -> dict[str, Any]:  # fmt: skip
         true, wrong = "" if truth is None else truth, ""
         if not isinstance(true, str):
             true, wrong = _several(true, record.labels)
-        true = printable_name(true)
         no_thumbnail = record.error is not None or tiles
-        self.cards.append(
-            {
-                "input": name,
-                "name": name if len(name) <= 60 else "..." + name[-57:],
-                "state": _state(record, right if truth is not None else None),
-                "labels": labels,
-                "several": record.several,
-                "truth": true if record.error is None else "",
-                "wrong": printable_name(wrong) if record.error is None else "",
-                "probability": repr(best.probability) if best else "",
-                "text": f"{name} {', '.join(labels)} {true}",
-                "ranked": ranked,
-                "error": error,
-                "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
-                "tiles": list(tiles),
-            }
-        )
+        return {
+            "input": printable_name(record.input),
+            "state": state,
+            "place": place,
+            "labels": _labels(record),
+            "several": record.several,
+            "truth": printable_name(true) if record.error is None else "",
+            "wrong": printable_name(wrong) if record.error is None else "",
+            "probability": repr(record.predictions[0].probability) if record.predictions else "",
+            "ranked": [
+                {"label": printable_name(p.label), "percent": f"{100 * p.probability:.2f}"}
+                | {"selected": p.selected}
+                for p in record.predictions
+            ],
+            "error": printable_name(record.error or ""),
+            "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
+            "tiles": list(tiles),
+        }
+
+    @property
+    def cards(self) -> list[dict[str, Any]]:
+        """The photos that are shown, in order."""
+        return [card for _, card in sorted(self._cards, key=lambda pair: pair[0], reverse=True)]
+
+    def summary(self) -> str:
+        """How many photos there are of which classes, how many are unsure or failed."""
+        photos = count(self.counts.total(), "photo")
+        named = [f"{number:,} {label}" for label, number in self.labels.most_common(_NAMED)]
+        if rest := len(self.labels) - _NAMED if len(self.labels) > _NAMED else 0:
+            named.append(f"{count(rest, 'other class', 'other classes')}")
+        doubts = [
+            f"{self.counts[state]:,} {word}"
+            for state, word in (
+                ("unknown", "unknown"), ("unsure", "unsure"), ("error", "could not be read")
+            )
+            if self.counts[state]
+        ]  # fmt: skip
+        return "; ".join([f"{photos}: {joined(named)}" if named else photos, *doubts]) + "."
 
     def write(self, path: Path) -> None:
         """Writes the page, whole or not at all."""
@@ -119,13 +156,26 @@ class Page:
         write_text(path, self._rendered())
 
     def _rendered(self) -> str:
-        more = f"{self.left_out:,} more are left out here, to keep the page quick."
+        cards, total = self.cards, self.counts.total()
+        folder = common_folder([one["input"] for one in (*cards, *self.errors)])
+        for card in cards:
+            card["short"] = name = card["input"][len(folder) :]
+            card["name"] = name if len(name) <= 60 else f"...{name[-57:]}"
+            card["text"] = f"{name} {card['label']} {card['truth']}"
+        more = ""
+        if len(cards) < total:
+            more = (
+                f"Of {total:,} photos the {len(cards):,} are shown that need a look most; the "
+                "records have all of them."
+            )
         return rendered(
             "page.html",
             page=self,
-            classes=sorted({label for card in self.cards for label in card["labels"]}),
-            states=sorted({card["state"] for card in self.cards}),
-            left_out=more if self.left_out else "",
+            cards=cards,
+            folder=folder,
+            classes=sorted(Counter(label for card in cards for label in card["labels"]).items()),
+            states=sorted({card["state"] for card in cards}),
+            left_out=more,
         )
 
 
@@ -147,6 +197,25 @@ def _several(truth: Sequence[str], given: Sequence[str]) -> tuple[str, str]:
     parts = [("missing", set(truth) - set(given)), ("too many", set(given) - set(truth))]
     wrong = "; ".join(f"{what}: {', '.join(sorted(which))}" for what, which in parts if which)
     return ", ".join(truth) or "no label", wrong
+
+
+def _labels(record: "Record") -> list[str]:
+    """What a photo is said to be: one class, or those of several that are selected."""
+    if not record.predictions:
+        return []
+    chosen = record.labels if record.several else (record.predictions[0].label,)
+    return [*map(printable_name, chosen)] or ["no label"]
+
+
+def model_line(classifier: "Classifier") -> str:
+    """A network and how photos are fed to it: resnest50d, 1,000 classes; 224 x 224 pixels, ..."""
+    model, fed, how = classifier.model, classifier.preprocessing, classifier.preparation
+    warmed = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
+    return (
+        f"{Path(model.name).name}, {count(model.num_classes, 'class', 'classes')}{warmed}; "
+        f"{fed.size} x {fed.size} pixels, crop {fed.crop_pct:g} ({how.crop_mode}), "
+        f"{fed.interpolation}"
+    )
 
 
 def _state(record: "Record", right: bool | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import UsageError
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.text import count
 from resnest_cli.training.conflicts import NOT_CACHED, check_together
 from resnest_cli.training.settings import Config
 
@@ -34,8 +35,8 @@ def resolve(
     epochs = config.epochs or _epochs(photos, config)
     if config.warmup_epochs >= epochs:
         raise UsageError(
-            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of {epochs} epoch(s): lower "
-            "it, or raise --epochs."
+            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of "
+            f"{count(epochs, 'epoch')}: lower it, or raise --epochs."
         )
     changes: dict[str, Any] = {
         "epochs": epochs,

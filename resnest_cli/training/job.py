@@ -22,6 +22,7 @@ from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.progress import ignore
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
+from resnest_cli.text import count
 from resnest_cli.training import resumed_run, runs, settings, unknown
 from resnest_cli.training.conflicts import without_effect
 from resnest_cli.training.defaults import default_workers
@@ -332,14 +333,15 @@ class _Run:
         there = (sample.path for sample in photos if Path(sample.path).exists())
         photo = next(there, "PHOTO")
         command = shlex.join(["resnest", "predict", photo, "--model", str(run.weights("best"))])
-        self.display.summary(run.path, record.rows, command, len(record.lost))
+        self.display.summary(run.path, record.rows, command, record.used, len(record.lost))
 
 
 def _settled(config: Config, world: World) -> Config:
     if config.devices not in {1, world.size}:
         raise UsageError(
-            f"--devices {config.devices}, but {world.size} process(es) were started. Leave it out: "
-            "torchrun says how many there are."
+            f"--devices {config.devices}, but "
+            f"{count(world.size, 'process was', 'processes were')} started. "
+            "Leave it out: torchrun says how many there are."
         )
     device, workers = world.device(config.device), config.workers
     if workers is None and world.local_size > 1:

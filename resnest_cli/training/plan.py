@@ -229,7 +229,11 @@ def _teacher(ready: Ready, measured: Estimate) -> str:
 
 def _machine(config: Config) -> str:
     frozen = f"; frozen: {config.freeze}" if config.freeze != "none" else ""
-    loaders = f"{config.workers} loader process(es)" if config.workers else "no loader process"
+    loaders = (
+        count(config.workers, "loader process", "loader processes")
+        if config.workers
+        else "no loader process"
+    )
     return _joined(
         (True, config.device),
         (True, "float32" if config.amp == "off" else f"mixed {config.amp}"),

@@ -32,6 +32,7 @@ from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.paths import is_http
 from resnest_cli.progress import Progress
+from resnest_cli.text import count
 from resnest_cli.training import runs
 from resnest_cli.training.class_weights import weights_digest
 from resnest_cli.training.distributed import World
@@ -121,7 +122,7 @@ def _check_world(run: RunFolder, old: Config, world: World) -> None:
     how = f"--devices {old.devices}" if old.devices > 1 else "no --devices"
     many = f", or torchrun with {old.devices} processes in all" if old.devices > 1 else ""
     raise UsageError(
-        f"{run.path} was trained on {old.devices} device(s) and goes on with as many, not "
+        f"{run.path} was trained on {count(old.devices, 'device')} and goes on with as many, not "
         f"{world.size}: give {how}{many}."
     )
 
@@ -200,7 +201,7 @@ def last_state(run: RunFolder, ready: Ready, display: TrainingDisplay) -> State 
     if state is not None or run.started:
         _check_origins(run, run.record() if state is None else state.record, ready)
     if state is not None and (found := found_again(state.record.lost, ready.dataset)):
-        display.message(f"{found:,} photo(s) that were lost are back.")
+        display.message(f"{count(found, 'photo')} that were lost are back.")
     return state
 
 

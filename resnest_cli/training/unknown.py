@@ -27,6 +27,7 @@ from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.progress import Progress, checking
 from resnest_cli.signals import StoppedError, StopRequest
+from resnest_cli.text import count
 from resnest_cli.training.cached_features import FeatureBatches
 from resnest_cli.training.loader import Batches
 from resnest_cli.training.order import Draw, ShardPhotos
@@ -68,7 +69,7 @@ def keep(
     few = [share for share in SHARES if found is not None and share < found.least]
     if found is not None and few:
         display.message(
-            f"{found.validated:,} validation photo(s) are too few for `predict --unknown "
+            f"{count(found.validated, 'validation photo')} are too few for `predict --unknown "
             f"{max(few):.0%}`, which needs {round(1 / max(few)) - 1}."
         )
 

@@ -177,7 +177,7 @@ def test_two_devices(cli: Cli, place: Path, tiny_checkpoint: Path) -> None:
     # Another number of devices would be another run.
     alone = cli("finetune", "data", "--resume", "--epochs", "3")
     assert alone.code == 2
-    assert "was trained on 2 device(s)" in alone.err
+    assert "was trained on 2 devices" in alone.err
     assert "--devices 2, or torchrun with 2 processes" in alone.err
 
 

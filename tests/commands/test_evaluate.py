@@ -87,7 +87,7 @@ def test_as_a_table_within_80_columns(
     found = figures(cli, data, "-m", own)
     assert f"{found['top1']:.2%}" in result.out
     assert "The hardest classes" in result.out
-    assert "1 of 25 photo(s) could not be read" in result.err
+    assert "1 of 25 photos could not be read" in result.err
 
 
 def test_files(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_bad_input(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     assert "no class 'zebra'" in unknown.err
     known = cli("evaluate", data, "-m", own, "--known-only")
     assert known.code == 3
-    assert "1 photo(s) of 1 class(es) left out" in known.err
+    assert "1 photo of 1 class left out" in known.err
     misspelt = cli("evaluate", data, "-m", own, "--known-only", "--compare", "resnest50x")
     assert misspelt.code == 2
     assert "Did you mean resnest50" in misspelt.err
@@ -253,7 +253,7 @@ def test_bad_input(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     (only_bad / CLASSES[0] / "1.jpg").write_bytes(b"no")
     failed = cli("evaluate", only_bad, "-m", own)
     assert failed.code == 1
-    assert "none of 1 photo(s) can be read" in failed.err
+    assert "none of 1 photo can be read" in failed.err
 
 
 def test_unsure_answers(cli: Cli, data: Path, own: Path) -> None:

@@ -196,9 +196,9 @@ def test_a_folder(cli: Cli, folder: Path, tmp_path: Path) -> None:
     arguments = ["explain", folder, "-m", "demo", "-o", out, "--attention", out]
     result = cli(*arguments, "--html", tmp_path / "page.html", "--format", "json")
     assert result.code == 3
-    assert "1 of 3 input(s) could not be read:" in result.err
+    assert "1 of 3 inputs could not be read:" in result.err
     assert f"{folder / 'bad.jpg'}: " in result.err
-    assert "1 other file(s)" in result.err
+    assert "1 other file" in result.err
     found = json.loads(result.out)
     assert [one["status"] for one in found] == ["ok", "ok", "error"]
     assert sorted(path.name for path in out.iterdir()) == [
@@ -345,7 +345,7 @@ def test_a_model_and_device_that_are_none(cli: Cli, tmp_path: Path) -> None:
     assert cli("explain", CAT, "-m", tmp_path / "gone.safetensors").code == 2
     assert cli("explain", CAT, "-m", "demo", "--device", "gpu").code == 2
     assert cli("explain", CAT, "-m", "demo", "--device", "cpu").code == 0
-    assert "No such option" in cli("explain", CAT, "-m", "demo", "--engine", "onnx").err
+    assert "no such option" in cli("explain", CAT, "-m", "demo", "--engine", "onnx").err
 
 
 def test_names_in_any_script(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:

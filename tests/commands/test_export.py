@@ -191,7 +191,7 @@ def test_unreadable_photos_of_the_check(cli: Cli, own: Path, data: Path, tmp_pat
     result = cli("export", "-m", own, "-o", tmp_path / "m.onnx", "--check", data)
     assert result.code == 3
     assert "bad.jpg" in result.err
-    assert "1 photo(s) could not be read" in result.err
+    assert "1 photo could not be read" in result.err
     assert (tmp_path / "m.onnx").exists()
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -239,7 +239,7 @@ def test_int8(cli: Cli, own: Path, data: Path, photo: Path, tmp_path: Path) -> N
     assert result.code == 0, result.err
     for text in ("float32", "int8", "photos a second", "top-1", "same first class", "8 others"):
         assert text in result.out, text
-    assert "8 photo(s) are few" in result.err
+    assert "Only 8 photos to calibrate" in result.err
     record = json.loads(cli("predict", photo, "-m", target, "--format", "json").out)
     assert record["status"] == "ok"
     told = json.loads(

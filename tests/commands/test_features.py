@@ -77,8 +77,8 @@ def test_a_row_for_each_readable_photo_in_order(
     assert info["versions"].keys() == {"resnest_cli", "pillow", "numpy"}
     assert len(info["weights_sha256"]) == 64
     assert info["preprocessing"]["size"] == 48
-    assert "2 of 13 input(s) could not be read (1 empty, 1 " in result.err
-    assert "1 other file(s)" in result.err
+    assert "2 of 13 inputs could not be read (1 empty, 1 " in result.err
+    assert "1 other file" in result.err
     assert "photos/s; read 0." in result.err
     assert "network" in result.err
     assert str(out) in result.err
@@ -182,7 +182,7 @@ def test_a_finished_run_resumes_to_exit_0_if_it_is_the_same(
     out = tmp_path / "feats.npy"
     assert features(folder, "-o", tmp_path / "bad.npy").code == 3
     finished = features(folder, "-o", tmp_path / "bad.npy", "--resume")
-    assert (finished.code, "2 of 13 input(s)" in finished.err) == (0, True)
+    assert (finished.code, "2 of 13 inputs" in finished.err) == (0, True)
     nothing = features(folder / "img1.png", folder / "img2.png", "-o", out, "--resume")
     assert nothing.code == 0  # nothing to resume: starts afresh
     before = files(tmp_path)
@@ -312,9 +312,11 @@ def test_shards_merge_to_the_bytes_of_one_run(
         place.mkdir()
         parts = [place / f"part{i}.npy" for i in range(1, count + 1)]
         for index, part in enumerate(parts, start=1):
-            assert features(folder, "-o", part, "-b", "2", "--shard", f"{index}/{count}").code in (
-                0, 3,
-            )  # fmt: skip
+            done = features(folder, "-o", part, "-b", "2", "--shard", f"{index}/{count}")
+            assert done.code in {0, 3}
+            listed = part.with_suffix(".csv").read_text().splitlines()[1:]
+            assert ("This shard has none of the inputs." in done.err) == (not listed)
+            assert "finished already" not in done.err
         if count == 1:
             continue
         out = place / "whole.npy"

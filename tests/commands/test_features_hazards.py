@@ -172,7 +172,7 @@ def test_planted_photos_cost_one_row_each_and_no_bit(tiny_checkpoint: Path, tmp_
     out, calm = tmp_path / "feats.npy", tmp_path / "calm.npy"
     result = run(*common, "-o", out)
     assert result.returncode == 3
-    assert "3 of 15 input(s) could not be read (" in result.stderr
+    assert "3 of 15 inputs could not be read (" in result.stderr
     for kind in KINDS.values():
         assert f"1 {kind}" in result.stderr
     for name in planted:  # unreadable without a crash: the same batches

@@ -48,8 +48,8 @@ def test_a_folder_gives_one_record_per_photo_in_natural_order(
     assert flat == [*[f"img{i}.png" for i in range(1, 11)], "img11.jpeg"]
     assert all(r["input"].startswith(str(folder) + os.sep) for r in found)
     assert [r["input"] for r in found if r["status"] == "error"] == [str(folder / "img11.jpeg")]
-    assert "1 other file(s)" in result.err
-    assert "1 of 12 input(s) could not be read" in result.err
+    assert "1 other file" in result.err
+    assert "1 of 12 inputs could not be read" in result.err
     top = cli("predict", folder, "-m", tiny_checkpoint, "--format", "jsonl", "--no-recursive")
     assert len(records(top.out)) == 11
 
@@ -137,7 +137,7 @@ def test_no_photo_found(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None
     result = cli("predict", empty, "-m", tiny_checkpoint)
     assert result.code == 1
     assert "no photo found" in result.err
-    assert "1 other file(s)" in result.err
+    assert "1 other file" in result.err
     assert cli("predict", empty, "-m", tiny_checkpoint, "--format", "json").out == "[]\n"
 
 
@@ -347,9 +347,10 @@ def test_signals_end_a_run_with_whole_records(
         assert process.stderr is not None
         process.stdin.write(f"{photo}\n".encode() * 2)
         process.stdin.flush()
-        first = process.stdout.readline()
+        first = process.stdout.readline() + process.stdout.readline()
         process.send_signal(getattr(signal, name))
         rest, errors = process.stdout.read(), process.stderr.read()
         assert process.wait(timeout=120) == code
     assert all(r["status"] == "ok" for r in records((first + rest).decode()))
-    assert errors == b""
+    said = b"record is written" in errors or b"records are written" in errors
+    assert said if name == "SIGINT" else errors == b""

@@ -58,8 +58,8 @@ def test_records_are_those_that_are_printed(
     done = cli(*words, "-o", out, *format_)
     assert done.code == 3
     assert done.out == ""
-    assert f"1 of {COUNT} input(s) could not be read" in done.err
-    assert "1 other file(s) without a known image extension were skipped" in done.err
+    assert f"1 of {COUNT} inputs could not be read" in done.err
+    assert "1 other file without a known image extension was skipped" in done.err
     for found, record in zip(rows(Path(out)), expected, strict=True):
         assert found.pop("predictions") == [
             p | {"probability": pytest.approx(p["probability"], abs=1e-5)}
@@ -180,7 +180,7 @@ def test_a_folder_with_other_files_of_odd_names(
         (["-o", "out/", "--resume", "--overwrite"], "it excludes --resume"),
         (["--format", "parquet"], "--format parquet needs a file or a folder"),
         (["-o", "out/", "--format", "csv"], "a folder holds parquet or jsonl"),
-        (["-o", "out/", "--html", "a.html"], "--html goes with records that are printed"),
+        (["-o", "out/", "--html", "a.html"], "--html and --xmp go with records that are printed"),
     ],
 )
 def test_what_does_not_go_together(cli: Cli, photo: Path, words: list[str], message: str) -> None:

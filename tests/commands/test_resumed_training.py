@@ -202,7 +202,7 @@ def test_dry_run_tells_what_is_left(cli: Cli, place: Path, stopped: Path) -> Non
         assert text in found.out
     for more, code, text in (
         (("--lr", "0.5"), 2, "lr: 0.003 there, 0.5 now"),
-        (("--epochs", "1", "--devices", "2"), 2, "was trained on 1 device(s)"),
+        (("--epochs", "1", "--devices", "2"), 2, "was trained on 1 device"),
         (("--find-lr",), 2, "leave out --resume"),
         (("--epochs", "9"), 0, "9 epochs instead of 3"),
     ):

@@ -43,7 +43,7 @@ def test_the_flags_go_through_training(cli: Cli, place: Path, tiny_checkpoint: P
     assert first.code == 0, first.err
     words = " ".join(first.err.split())
     assert "columns taken: code (path), kind (label), fold (split)" in words
-    assert "3 photo(s) of the test split are held out" in words
+    assert "3 photos of the test split held out" in words
     run = place / "runs/finetune/exp"
     settings = tomllib.loads((run / "args.toml").read_text())
     photos = place / "pictures"

@@ -112,7 +112,7 @@ def test_the_plan_names_the_teacher(
     assert "32 x 32 pixels, 4 classes, 3 of which count; 25% of the loss at temperature 4" in words
     assert "it takes" in words
     assert "no label 6 0" in words
-    assert "loose: 1 photo(s) left out, which are among the labelled ones" in words
+    assert "loose: 1 photo left out, which are among the labelled ones" in words
     assert "loose/broken.jpg" in done.out
     done = cli("finetune", data, "--model", tiny_checkpoint, *SHORT, "--teacher-size", "64",
                "--dry-run")  # fmt: skip

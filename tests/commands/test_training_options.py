@@ -149,7 +149,7 @@ def test_find_lr(cli: Cli, data: Path, place: Path, tiny_checkpoint: Path, freez
     folder = place / "runs/finetune/lr-finder"
     assert (folder / "lr_finder.png").stat().st_size > 10_000
     rows = (folder / "lr_finder.csv").read_text().splitlines()
-    assert rows[0] == "lr,loss"
+    assert rows[0] == "lr,loss,smoothed"
     assert len(rows) > 30
     assert not (folder / "weights").exists()
     assert not (folder / "args.toml").exists()

@@ -197,7 +197,7 @@ def test_training_keeps_it(
         done = cli("finetune", data, "-m", tiny_checkpoint, "--freeze", freeze, *BRIEF,
                    "--output", tmp_path, "--run", name)  # fmt: skip
         assert done.code == 0, done.err
-        assert "20 validation photo(s) are too few for `predict --unknown 1%`" in done.err
+        assert "20 validation photos are too few for `predict --unknown 1%`" in done.err
         runs.append(tmp_path / "finetune" / name / "weights")
     best, last = (runs[0] / f"{name}.safetensors" for name in ("best", "last"))
     assert read_info(last).unknown is None
@@ -214,7 +214,7 @@ def test_training_keeps_it(
     assert sum(bool(record.unknown) for record in records) <= 1
     refused = cli("predict", others, "-m", best, "--unknown", "1%")
     assert refused.code == 2
-    assert "20 validation photo(s) give no threshold" in refused.err
+    assert "20 validation photos give no threshold" in refused.err
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, None])

@@ -69,7 +69,7 @@ def test_a_test_set_is_held_out(tmp_path: Path, test: str) -> None:
     assert (len(found.train), len(found.val)) == (2, 2)
     assert all(name.startswith(train) for name in names(found.train) | names(found.val))
     assert found.notes == (
-        f"{test}: 4 photo(s) held out, for `resnest evaluate --split test`; a part of {train} "
+        f"{test}: 4 photos held out, for `resnest evaluate --split test`; a part of {train} "
         f"validates (--split-names {train},{test} takes {test})",
     )
     validated = load(tmp_path, reading=Reading(split_names=f"{train},{test}"))
@@ -82,7 +82,7 @@ def test_val_and_test_beside_each_other(tmp_path: Path) -> None:
     assert sides(list_data(str(tmp_path))) == {"train": 4, "val": 4, "test": 4}
     found = load(tmp_path)
     assert (len(found.train), len(found.val)) == (4, 4)
-    assert found.notes == ("test: 4 photo(s) held out, for `resnest evaluate --split test`",)
+    assert found.notes == ("test: 4 photos held out, for `resnest evaluate --split test`",)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_split_names_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "note"),
     [
-        ("test", "test: 2 photo(s) without class folders, so without labels; not used"),
-        ("test/test", "test: 2 photo(s) without class folders, so without labels; not used"),
-        ("val/images", "val: 2 photo(s) without class folders, so without labels; not used"),
-        ("val", "val: 2 photo(s) without class folders, so without labels; not used"),
+        ("test", "test: 2 photos without class folders, so without labels; not used"),
+        ("test/test", "test: 2 photos without class folders, so without labels; not used"),
+        ("val/images", "val: 2 photos without class folders, so without labels; not used"),
+        ("val", "val: 2 photos without class folders, so without labels; not used"),
     ],
 )
 def test_a_side_without_labels_is_said_and_train_is_split(
@@ -204,7 +204,7 @@ def test_validation_photos_of_which_none_can_be_used(tmp_path: Path) -> None:
 
 
 def test_training_photos_beside_each_other_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"train: its 2 photo\(s\) lie beside each other"):
+    with pytest.raises(UsageError, match=r"train: has 2 photos in no folder of a class"):
         load(photos(tmp_path, "train", "test"))
 
 
@@ -264,7 +264,7 @@ def test_a_link_to_itself_beside_the_classes_spoils_nothing(data: Path) -> None:
         (data / name).symlink_to(name)
     found = load(data)
     assert found.class_ids == ("a", "b")
-    assert any("1 photo(s) beside the class folders" in note for note in found.notes)
+    assert any("1 photo beside the class folders" in note for note in found.notes)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
@@ -310,7 +310,7 @@ def test_a_manifests_own_split_has_no_photo_on_both_sides(data: Path) -> None:
 def test_labels_that_are_not_utf8(data: Path) -> None:
     found = load(manifest(data, [row.replace(",a", ",\udce9") for row in ROWS]))
     assert found.class_ids == ("b", "é")
-    assert "4 line(s) are not UTF-8 and read as Windows-1252, line 2 first" in found.notes[0]
+    assert "4 lines not in UTF-8, read as Windows-1252, line 2 first" in found.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_val_goes_before_test_and_that_is_said(tmp_path: Path) -> None:
             fill(tmp_path / side / label, 2, 100 * place + 10 * ord(label))
     found = load(tmp_path)
     assert all(sample.name.startswith("val/") for sample in found.val)
-    assert any("test: 4 photo(s) held out" in note for note in found.notes)
+    assert any("test: 4 photos held out" in note for note in found.notes)
 
 
 def test_train_without_val_is_split(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_nested_hidden_and_loose(plain: Path) -> None:
     assert sum(per_class(found, side).get("cat", 0) for side in (found.train, found.val)) == 13
     assert "cat/indoors/deep/1.png" in names(found.train) | names(found.val)
     assert len(found.class_ids) == 3
-    assert any("1 photo(s) beside the class folders" in note for note in found.notes)
-    assert any("cat: 1 file(s) without" in note for note in found.notes)
+    assert any("1 photo beside the class folders" in note for note in found.notes)
+    assert any("cat: 1 file without" in note for note in found.notes)
 
 
 def test_bad_photos_are_listed_and_left_out(plain: Path) -> None:
@@ -178,7 +178,7 @@ def test_own_validation_photos_that_train_has_are_left_out(tmp_path: Path) -> No
     assert "val/a/same.png" not in names(found.val)
     assert [photo.name for photo in found.left_out] == ["val/a/same.png"]
     assert "train/a/1.png" in found.left_out[0].error
-    assert any("1 validation photo(s) left out" in note for note in found.notes)
+    assert any("1 validation photo left out" in note for note in found.notes)
 
 
 def test_a_validation_class_that_training_lacks(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_test_rows_are_held_out(manifest: Path) -> None:
         assert used == {row.split(",")[0] for row in rows if not row.endswith("test")}
         assert len(found.val) == (4 if own else 2)
         assert found.own_split == own
-        assert any("4 photo(s) of the test" in note or "8 photo(s)" in note for note in found.notes)
+        assert any("4 photos of the test" in note or "8 photos" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_class_whose_name_is_no_text_is_told_before_training(plain: Path) -> N
 def test_photos_that_are_all_broken_are_told_as_such(plain: Path) -> None:
     for photo in plain.glob("*/*.png"):
         photo.write_bytes(b"junk")
-    with pytest.raises(UsageError, match=r"none of 32 photo\(s\) can be read. cat/0.png: .*image"):
+    with pytest.raises(UsageError, match=r"none of 32 photos can be read. cat/0.png: .*image"):
         load(plain)
 
 

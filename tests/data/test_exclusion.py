@@ -182,7 +182,7 @@ def test_the_data_set_and_its_split_remember(tmp_path: Path, data: Path) -> None
     ]  # fmt: skip
     listing = list_run_split(tmp_path / "split.csv", Reading(base_folder=str(data)))
     assert len(listing.photos) == 7
-    assert "3 photo(s) that training left out are not taken" in listing.notes[0]
+    assert "3 photos that training left out not taken" in listing.notes[0]
 
 
 def test_the_digest_is_of_the_bytes(tmp_path: Path) -> None:

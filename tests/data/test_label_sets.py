@@ -51,7 +51,7 @@ def test_a_column_of_labels_is_found_out(place: Path, separator: str) -> None:
     assert found.class_ids == ("dog", "sea", "sun")
     assert label_sets(found) == EXPECTED
     assert any("a photo may have several labels here" in note for note in found.notes)
-    assert any("1 photo(s) have no label" in note for note in found.notes)
+    assert any("1 photo without a label" in note for note in found.notes)
     totals = [a + b for a, b in zip(found.train_counts, found.val_counts, strict=True)]
     assert totals == [4, 4, 4]
     assert (found.train_photos, found.val_photos) == (len(found.train), len(found.val))

@@ -232,7 +232,7 @@ def test_windows_1252_is_read_and_said(place: Path) -> None:
     listing = read(place, data)
     assert found(listing) == [("café/0.jpg", "café"), ("cat/0.jpg", "ñandú")]
     assert "line 2 first: café/0.jpg,café" in " ".join(listing.notes)
-    assert "1 line(s) are not UTF-8 and read as Windows-1252" in listing.notes[0]
+    assert "1 line not in UTF-8, read as Windows-1252" in listing.notes[0]
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="names are text there")
@@ -270,8 +270,8 @@ def test_labels(place: Path, labels: list[str], expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
-        (("1.0", "NaN", "NaN"), "NaN is a class, of 2 photo(s)"),
-        (("cat", "None", "null"), "None, null is a class, of 2 photo(s)"),
+        (("1.0", "NaN", "NaN"), "NaN is a class, of 2 photos"),
+        (("cat", "None", "null"), "None, null is a class, of 2 photos"),
         (("cat", "dog", "cat|dog"), "a photo may have several labels here (in the column label)"),
         (("cat", "dog", "cat|wet"), "'cat|wet' is a class of its own (1 such"),
         (("cat;wet", "dog;wet", "cat; dry"), "'cat;wet' is a class of its own (3 such"),
@@ -431,7 +431,7 @@ def test_splits(
     listing = read(place, SPLIT.format(*values), **flags)
     assert [photo.side for photo in listing.photos] == sides
     assert listing.own_split == ("val" in sides)
-    held_out = [note for note in listing.notes if "of the test split are held out" in note]
+    held_out = [note for note in listing.notes if "of the test split held out" in note]
     assert len(held_out) == ("test" in sides)
     unused = any("is not taken as a split" in note for note in listing.notes)
     assert unused == (values[0] in {"dataset", "fold"} and not flags)
@@ -473,7 +473,7 @@ def test_test_photos_without_labels_are_left_out(place: Path) -> None:
     text = "path,label,split\ncat/0.jpg,c,train\ncat/1.jpg,c,val\ndog/0.jpg,,test\n"
     listing = read(place, text)
     assert [photo.side for photo in listing.photos] == ["train", "val"]
-    assert "1 photo(s) of the test split have no label; not used" in listing.notes[-1]
+    assert "1 photo of the test split without a label; not used" in listing.notes[-1]
     for other in (text.replace("test", "val"), "path,label,split\ncat/0.jpg,,test\n"):
         with pytest.raises(UsageError, match="lacks a path or a label"):
             read(place, other)

@@ -53,7 +53,7 @@ def test_what_has_a_label_or_validates_is_left_out(data: Path, loose: Path) -> N
         shutil.copy(sample.path, loose / f"{side}.png")
     found = with_unlabelled(labelled(data), str(loose))
     assert len(found.unlabelled) == 20
-    assert any("2 photo(s) left out" in note for note in found.notes)
+    assert any("2 photos left out" in note for note in found.notes)
     assert with_unlabelled(labelled(data), str(data.parent)).unlabelled
 
 

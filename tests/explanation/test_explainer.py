@@ -26,14 +26,17 @@ DATA = Path(__file__).parents[1] / "data"
 SIZE, PATCH = 48, 16  # pixels of the bundled model's photos; of what is hidden, a ninth
 
 
-def by_hand(network: ResNeSt, photo: torch.Tensor, stage: int, index: int) -> torch.Tensor:
-    """Grad-CAM (arXiv 1610.02391, equations 1 and 2) of the whole network."""
+def by_hand(
+    network: ResNeSt, photo: torch.Tensor, stage: int, index: int, *, by_place: bool = False
+) -> torch.Tensor:
+    """Grad-CAM (arXiv 1610.02391, equations 1 and 2) of the whole network, or HiResCAM."""
     kept: list[torch.Tensor] = []
     handle = network.stages()[stage - 1][-1].register_forward_hook(lambda *a: kept.append(a[2]))
     logits = network(photo)
     handle.remove()
     (gradient,) = torch.autograd.grad(logits[0, index], kept[0])
-    return (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()[0].detach()
+    gradient = gradient if by_place else gradient.mean(dim=(2, 3), keepdim=True)
+    return (gradient * kept[0]).sum(dim=1).relu()[0].detach()
 
 
 @pytest.mark.parametrize(
@@ -49,9 +52,27 @@ def test_equals_autograd_by_hand(variant: Variant | str, stage: int) -> None:
     found = explainer.grad_cam(network, maps, stage, classes)
     for one, index in zip(found, classes, strict=True):
         expected = by_hand(network, photo, stage, index)
-        torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
+        if expected.any():
+            torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
     assert found.max() > 1e-3  # or all would be equal to nothing
     assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_where_grad_cam_is_empty_each_place_has_its_own_gradient() -> None:
+    """HiResCAM (arXiv 2011.08891, equation 5); in stage 4 it is the same."""
+    network = enliven(build(TINY, num_classes=40)).eval()
+    photo, empty = photos(1, 96, torch.float32), 0
+    for stage in (3, 4):
+        _, maps = explainer.run(network, photo, stage)
+        found = explainer.grad_cam(network, maps, stage, range(40))
+        for index, one in enumerate(found):
+            if by_hand(network, photo, stage, index).any():
+                continue
+            expected = by_hand(network, photo, stage, index, by_place=True)
+            torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
+            assert stage == 3 or not one.any()
+            empty += bool(one.any())
+    assert empty
 
 
 def test_the_stage_that_suits_the_size() -> None:

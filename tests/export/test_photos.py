@@ -43,7 +43,7 @@ def test_class_folders_that_the_model_knows(tiny_checkpoint: Path, tmp_path: Pat
     assert plan.truth is not None
     assert all(CLASSES[plan.truth[path][0]] == Path(path).parent.name for path in plan.held_out)
     (note,) = plan.notes
-    assert "6 photo(s) are few" in note
+    assert "Only 6 photos to calibrate" in note
     assert len(planned(str(data), find_model(str(tiny_checkpoint)), 2).calibration) == 2
 
 

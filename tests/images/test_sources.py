@@ -331,7 +331,7 @@ def test_glob_that_matches_nothing_gets_a_record(tree):
     assert errors == {
         "p/*.jpg": "is a pattern that matches no file",
         "no/*": "is a pattern that matches no file",
-        "p/*.txt": "is a pattern that matches 1 file(s), none of them an image",
+        "p/*.txt": "is a pattern that matches 1 file, none of them an image",
     }
 
 

@@ -60,7 +60,7 @@ def test_the_rows_are_those_of_the_local_runner(
     nodes: Nodes, photos: Path, tiny_checkpoint: Path, tmp_path: Path, local: dict
 ) -> None:
     said = nodes.run("features", photos, "-m", tiny_checkpoint, "-o", tmp_path / "out", code=3)
-    assert "5 of 256 input(s) could not be read (5 truncated)" in said
+    assert "5 of 256 inputs could not be read (5 truncated)" in said
     assert len(parts(tmp_path / "out")) == 8
     check(tmp_path / "out", local)
 
@@ -96,7 +96,7 @@ def test_a_killed_driver_loses_no_part(
     assert not (out / "_summary.json").exists()
     assert "--resume goes on with it" in nodes.run(*arguments, code=2)
     said = nodes.run(*arguments, "--resume", code=3)
-    assert f"in 8 part(s), {len(before)} of them found" in said
+    assert f"in 8 parts, {len(before)} of them found" in said
     assert {path: path.stat().st_mtime_ns for path in before} == before
     check(out, local)
     assert "All was finished already" in nodes.run(*arguments, "--resume")

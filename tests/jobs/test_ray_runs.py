@@ -66,8 +66,8 @@ def test_predictions_are_those_of_the_local_runner(
     words = ["predict", photos, "-m", tiny_checkpoint, "-k", 3, "--reject-below", 0.3, "--tta"]
     expected = lines(local(nodes, *words, "--format", "jsonl"))
     said = nodes.run(*words, "-o", out, "--format", format_, code=3)
-    assert "1 other file(s) without a known image extension were skipped" in said
-    assert f"1 of {COUNT} input(s) could not be read (1 truncated)" in said
+    assert "1 other file without a known image extension was skipped" in said
+    assert f"1 of {COUNT} inputs could not be read (1 truncated)" in said
     if format_ == "jsonl":
         found = lines("".join(path.read_text() for path in parts(out)))
     else:
@@ -149,7 +149,7 @@ def test_errors_reach_the_user_in_our_words(
         ([photos, "-m", bad], 1, "bad.safetensors"),
         ([tmp_path / "photos" / "notes.txt", "-m", tiny_checkpoint, "--gpus-per-worker", 1], 2,
          "no node of the cluster has as many GPUs"),
-        ([photos, "-m", tiny_checkpoint, "--concurrency", 9], 2, "has room for 2 worker(s)"),
+        ([photos, "-m", tiny_checkpoint, "--concurrency", 9], 2, "has room for 2 workers"),
     ]:  # fmt: skip
         said = nodes.run("features", *words, "-o", out, code=code)
         assert message in said
@@ -188,5 +188,5 @@ def test_without_an_address_a_cluster_is_started_and_ended(
                "-o", tmp_path / "out", "--runner", "ray"]  # fmt: skip
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == f"{tmp_path}/out: 1 rows in 1 part(s)"
+    assert done.stderr.splitlines()[-1] == f"{tmp_path}/out: 1 row in 1 part"
     assert len(done.stderr.splitlines()) == 2, "Ray has nothing to add"

@@ -108,8 +108,8 @@ def test_a_run_that_is_killed_goes_on(
     assert 1 <= len(before) < 3
     assert "--resume goes on with it" in nodes.run(*words, code=2)
     said = nodes.run(*words, "--resume", code=3)
-    assert f"s3://out/feats/: {COUNT} rows in 3 part(s), {len(before)} of them found" in said
-    assert "1 other file(s) without a known image extension were skipped" in said
+    assert f"s3://out/feats/: {COUNT} rows in 3 parts, {len(before)} of them found" in said
+    assert "1 other file without a known image extension was skipped" in said
     after = parts(s3, "out/feats")
     assert {path: after[path] for path in before} == before
     assert largest_difference(content(s3, "out/feats"), local) <= 1e-5
@@ -154,7 +154,7 @@ def test_shards_and_manifests_on_s3(
 def test_what_is_not_there_is_told(s3, nodes: Nodes, tiny_checkpoint: Path, tmp_path: Path) -> None:
     words = ("features", "-m", tiny_checkpoint)
     said = nodes.run(*words, "s3://nowhere/in/", "-o", tmp_path / "out", code=3)
-    assert "1 of 1 input(s) could not be read (1 missing)" in said
+    assert "1 of 1 input could not be read (1 missing)" in said
     said = nodes.run(*words, "s3://photos/in/", "-o", "s3://nowhere/out", code=1)
     assert "error: s3://nowhere/out: cannot be written" in said
     assert "Traceback" not in said

@@ -111,7 +111,7 @@ def test_new_and_changed_photos_are_computed_and_the_others_kept(
     pruned = photos.run(update=True, prune="photos")
     assert "1 gone (dropped), 8 kept." in capsys.readouterr().err
     assert (pruned.finished_before, pruned.photos) == (False, 0)
-    assert pruned.text("", "feats.csv says", "made").startswith("2 of 8 input(s) could not be")
+    assert pruned.text("", "feats.csv says", "made").startswith("2 of 8 inputs could not be")
     del after["b"]
     assert photos.rows == after
     assert photos.run(resume=True).finished_before  # the list is now the one that is named

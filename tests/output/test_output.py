@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from resnest_cli import output
 from resnest_cli.errors import ResnestError
@@ -121,6 +122,21 @@ def test_compact_lines_keep_the_end_of_long_names(tmp_path: Path) -> None:
     assert "/the-end.jpg" in lines[3]
     assert lines[3].startswith("...")
     assert lines[3].index("dog") == lines[2].index("dog", 10) - 1  # a wide character counts twice
+
+
+def test_narrow_lines_say_what_they_cut(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    writer = output.record_writer("table", None, topk=1, single=False, many=True)
+    for label in ("golden retriever", "Rhodesian ridgeback", "狗" * 20, "dog"):
+        writer.write(Record("a/1.jpg", "m", predictions=(Prediction(1, 7, label, 0.75),)))
+    lines = capfd.readouterr().out.splitlines()[2:]
+    found = [line[21:36].rstrip() for line in lines[:2]]
+    assert found == ["golden retri...", "Rhodesian ri..."]
+    assert "狗" * 6 + "..." in lines[2]
+    assert "dog  " in lines[3]
+    assert all(cell_len(line) <= 50 and line.endswith("75.00%") for line in lines)
 
 
 def test_a_file_that_cannot_be_created(tmp_path: Path) -> None:

@@ -207,6 +207,25 @@ def test_plan_folds_at_words(capsys: Captured) -> None:
     assert all(len(line) + line.count("狗") <= 80 for line in lines if "/" not in line)
 
 
+def test_of_many_short_epochs_some_are_shown(capsys: Captured) -> None:
+    def shown(epochs: int, seconds: float) -> list[str]:
+        display = TrainingDisplay()
+        display.start(epochs=epochs, steps=1, first_epoch=1)
+        for row in history(epochs):
+            display.epoch(replace(row, seconds=seconds))
+        return capsys.readouterr().err.splitlines()
+
+    lines = shown(60, 0.0123)
+    assert lines[0] == "The epochs are short: one in 3 is shown, results.csv has all."
+    assert [line.split()[0] for line in lines[2:]] == [
+        "1/60",
+        *(f"{n}/60" for n in range(3, 61, 3)),
+    ]
+    assert all("12 ms" in line for line in lines[2:])
+    assert len(shown(20, 0.0123)) == 21
+    assert len(shown(60, 2.0)) == 61
+
+
 def test_summary(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "weights").mkdir()
     for name in ("weights/best.safetensors", "results.csv"):
@@ -214,10 +233,10 @@ def test_summary(tmp_path: Path, capsys: Captured) -> None:
     rows = history(3)
     rows[2] = replace(rows[2], best=False)
     command = "resnest predict 'my photo.jpg' --model " + 90 * "x"
-    TrainingDisplay().summary(tmp_path, rows, command)
+    TrainingDisplay().summary(tmp_path, rows, command, 41.5)
     lines = capsys.readouterr().err.splitlines()
     assert lines[1] == (
-        "Best top-1: 40.00% (EMA), mean recall 54.00%, in epoch 2 of 3. It took 30 s."
+        "Best top-1: 40.00% (EMA), mean recall 54.00%, in epoch 2 of 3. It took 42 s."
     )
     assert lines[2] == f"In {tmp_path}:"
     assert [line.split()[0] for line in lines[3:5]] == ["weights/best.safetensors", "results.csv"]
@@ -234,7 +253,7 @@ def test_quiet_is_silent(capsys: Captured, tmp_path: Path) -> None:
             steps(display, 1, 10)
             display.epoch(ROW)
             display.message("x")
-            display.summary(tmp_path, [ROW], "y")
+            display.summary(tmp_path, [ROW], "y", 1.0)
     finally:
         output.set_quiet(False)
     assert capsys.readouterr() == ("", "")

@@ -36,6 +36,8 @@ def test_pictures_filter_and_hostile_names(tmp_path: Path, browser: Any) -> None
     assert len(widths) == 2
     assert min(widths) > 0
     assert tab.locator(".none").count() == 1  # the photo that is not there
+    assert (tmp_path / "page.html").read_text().count(str(tmp_path)) == 1  # once for all photos
+    assert tab.locator(".row h2").first.inner_text() == "cat.png"
     assert tab.locator("strong").all_inner_texts() == ["the query", "0.8750", "0.7500"]
     tab.fill("#search", "BROKEN empty")
     assert tab.locator(".row:not([hidden]) h2").all_inner_texts() == ["broken.jpg"]

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,10 @@ def test_sorting(opened: Any) -> None:
     assert names(opened) == [HOSTILE, "10.jpg", "2.jpg", "broken <i>.jpg"]
     opened.locator("#sort").select_option("down")
     assert names(opened)[:3] == ["2.jpg", "10.jpg", HOSTILE]
+    opened.locator("#sort").select_option("look")
+    assert names(opened) == [HOSTILE, "10.jpg", "2.jpg", "broken <i>.jpg"]
     opened.locator("#sort").select_option("place")
-    assert names(opened)[0] == "2.jpg"
+    assert names(opened) == ["2.jpg", HOSTILE, "10.jpg", "broken <i>.jpg"]
 
 
 def test_tables_sort_by_click_and_by_key(opened: Any) -> None:
@@ -168,12 +171,12 @@ def test_by_keyboard_alone(opened: Any) -> None:
     opened.keyboard.type("jpg")
     while "card" not in opened.evaluate("document.activeElement.className"):
         opened.keyboard.press("Tab")
-    first = opened.evaluate("document.activeElement.dataset.place")
+    first = opened.evaluate("document.activeElement.dataset.look")
     opened.keyboard.press("ArrowRight")
-    second = opened.evaluate("document.activeElement.dataset.place")
+    second = opened.evaluate("document.activeElement.dataset.look")
     assert (first, second) == ("0", "1")
     opened.keyboard.press("ArrowLeft")
-    assert opened.evaluate("document.activeElement.dataset.place") == "0"
+    assert opened.evaluate("document.activeElement.dataset.look") == "0"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -191,16 +194,20 @@ def test_fits_and_can_be_read(opened: Any, scheme: str, width: int) -> None:
 
 
 def test_five_thousand_photos_open(browser: Any, folder: Path) -> None:
-    page = Page("Many", "")
-    photo = str(make_photo(folder / "one.jpg", (90, 60)))
-    page.add(answered(photo, "cat", 0.5))
-    for index in range(4_999):  # the same thumbnail: what is tried is the browser
-        page.cards.append(page.cards[0] | {"name": f"{index}.jpg", "text": f"{index}.jpg cat"})
+    page = Page("Many", "", most=5_000)
+    for index in range(5_000):
+        page.add(answered(f"http://host/{index}.jpg", "cat", 0.5))
     page.write(folder / "many.html")
-    tab = browser.new_page()
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
     tab.goto(folder.joinpath("many.html").as_uri())
+    assert tab.locator("#count").inner_text() == "5000 of 5000 photos, the first 60 shown"
+    assert tab.locator(".card:not([hidden])").count() == 60
+    assert tab.evaluate("document.documentElement.scrollHeight") < 8_000
+    tab.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    tab.wait_for_function("document.querySelectorAll('.card:not([hidden])').length >= 120")
     tab.locator("#search").fill("4998.jpg")
     assert names(tab) == ["4998.jpg"]
+    assert not tab.locator("#more").is_visible()
     # As list items ten thousand cards took a minute to filter, as blocks a tenth of a second.
     assert tab.locator(".card").first.evaluate("node => getComputedStyle(node).display") != (
         "list-item"
@@ -219,7 +226,7 @@ def test_tiles_fit_and_can_be_filtered(browser: Any, folder: Path, width: int) -
     tab.goto(folder.joinpath("heat.html").as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator(".card").count() == 2  # of at most so many
-    assert "1 more are left out" in tab.locator("main").inner_text()
+    assert "Of 3 photos the 2 are shown" in tab.locator("main").inner_text()
     first = tab.locator(".card").first
     captions = first.locator("figcaption").all_inner_texts()
     assert [text.split("\n")[0] for text in captions] == ["the photo", "cat", "other & <b>more</b>"]
@@ -236,10 +243,47 @@ def test_a_page_has_an_end(folder: Path) -> None:
     page = Page("Too many", "")
     for index in range(MOST_PHOTOS + 3):
         page.add(answered(f"http://host/{index}.jpg", "cat", 0.5))
-    assert (len(page.cards), page.left_out) == (MOST_PHOTOS, 3)
-    page.cards = page.cards[:5]
+    assert len(page.cards) == MOST_PHOTOS
     page.write(folder / "long.html")
-    assert "3 more are left out here" in (folder / "long.html").read_text(encoding="utf-8")
+    text = (folder / "long.html").read_text(encoding="utf-8")
+    assert f"Of {MOST_PHOTOS + 3:,} photos the {MOST_PHOTOS:,} are shown that need a look" in text
+
+
+def test_what_needs_a_look_comes_first_and_stays() -> None:
+    """Of more photos than a page shows; the counts are of all."""
+    records = [
+        answered("a/1.jpg", "cat", 0.9),
+        Record("a/2.jpg", "m", error="is empty (0 bytes)"),
+        answered("a/3.jpg", "dog", 0.6),
+        replace(answered("a/4.jpg", "dog", 0.8), unsure=True),
+        replace(answered("a/5.jpg", "cat", 0.95), unknown=True, unsure=True),
+        answered("a/6.jpg", "ant", 0.99),
+    ]
+    for most in (6, 4):
+        page = Page("", "", most=most)
+        for record in records:
+            page.add(record)
+        found = [card["input"][2] for card in page.cards]
+        assert found == ["5", "4", "3", "1", "6", "2"][:most]
+        assert page.summary() == (
+            "6 photos: 2 cat, 2 dog and 1 ant; 1 unknown; 1 unsure; 1 could not be read."
+        )
+    judged = Page("", "", most=3)
+    for name, probability, right in (("1", 0.9, True), ("2", 0.5, False), ("3", 0.8, False)):
+        judged.add(answered(name, "cat", probability), "cat", right=right)
+    assert [card["input"] for card in judged.cards] == ["3", "2", "1"]
+
+
+def test_a_common_folder_stands_once(tmp_path: Path) -> None:
+    page = Page("", "")
+    page.add(answered("/data/photos/a/1.jpg", "cat", 0.5))
+    page.add(answered("/data/photos/b/1.jpg", "cat", 0.5))
+    page.add(Record("/data/photos/bad.jpg", "m", error="is empty (0 bytes)"))
+    page.write(tmp_path / "p.html")
+    text = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert text.count("/data/photos") == 1
+    assert "<td>bad.jpg</td>" in text
+    assert '<figcaption title="a/1.jpg">a/1.jpg</figcaption>' in text
 
 
 def test_thumbnails_are_small_and_of_local_photos_only(tmp_path: Path) -> None:

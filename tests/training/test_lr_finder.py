@@ -1,4 +1,4 @@
-"""The range test: the valley, and nothing learned after it."""
+"""The range test: its suggestion, and nothing learned after it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,38 +9,52 @@ from PIL import Image
 
 from resnest_cli.report.plots import lr_finder
 from resnest_cli.signals import StoppedError, StopRequest
-from resnest_cli.training.lr_finder import HIGH, LOW, STEPS, sweep, valley
+from resnest_cli.training.lr_finder import HIGH, LOW, STEPS, smoothed, steepest, sweep
 from tests.training.test_loop import CONFIG, Kept, Watch, trainer
 
 RATES = tuple(LOW * (HIGH / LOW) ** (step / (STEPS - 1)) for step in range(STEPS))
 
 
-def test_the_valley() -> None:
-    """Twenty equal losses, forty that fall, then a rise: of 41 that fall, the 19th or so.
-
-    The stretch begins at 59 - 41 = 18, a third of it is 13, half of that 6; ten steps were skipped.
-    """
-    losses = [9.0] * 10 + [5.0] * 20 + [5 - 0.1 * (step + 1) for step in range(40)]
-    losses += [2.0 + step for step in range(30)]
-    assert valley(RATES, tuple(losses)) == RATES[10 + 18 + 13 + 6]
-    assert valley(RATES, tuple(float(-step) for step in range(STEPS))) == RATES[10 - 1 + 28 + 14]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_valley_lies_where_a_noisy_loss_falls(seed: int) -> None:
+def curve(middle: float, noise: float = 0.0, seed: int = 0) -> tuple[float, ...]:
+    """A loss that falls slowly from the first step on, fast around `middle`, and then explodes."""
+    steps = torch.arange(STEPS).float()
     generator = torch.Generator().manual_seed(seed)
-    noise = 0.02 * torch.randn(STEPS, generator=generator)
-    fall = torch.sigmoid((50 - torch.arange(STEPS).float()) / 8)
-    rise = torch.exp((torch.arange(STEPS).float() - 90) / 3)
-    found = valley(RATES, tuple((fall + rise + noise).tolist()))
+    loss = 5 - 0.002 * steps + 2 * torch.sigmoid((middle - steps) / 4)
+    loss += torch.exp((steps - middle - 25) / 2).clamp(max=20)
+    return tuple((loss + noise * torch.randn(STEPS, generator=generator)).tolist())
+
+
+@pytest.mark.parametrize("middle", [35, 50, 65])
+def test_the_loss_falls_fastest_at_the_suggestion(middle: int) -> None:
+    """The whole curve falls, so that its middle, where fastai's valley lies, says little."""
+    assert steepest(RATES, curve(middle)) == RATES[middle]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_moves_the_suggestion_little(seed: int) -> None:
+    found = steepest(RATES, curve(60, 0.1, seed))
     assert found is not None
-    assert RATES[30] < found < RATES[65]
+    assert RATES[55] <= found <= RATES[65]
 
 
-def test_no_valley() -> None:
-    assert valley(RATES, tuple(float(step) for step in range(STEPS))) is None
-    assert valley((), ()) is None
-    assert valley(RATES[:12], (1.0,) * 12) is None
+def test_what_falls_after_an_explosion_is_no_learning() -> None:
+    losses = [*curve(50)[:80], *[90.0 - 8 * step for step in range(10)]]
+    assert steepest(RATES[:90], losses) == RATES[50]
+
+
+def test_a_loss_that_never_falls() -> None:
+    assert steepest(RATES, tuple(float(step) for step in range(STEPS))) is None
+    assert steepest((), ()) is None
+    assert steepest(RATES[:12], (1.0,) * 12) is None
+    assert steepest(RATES[:20], (1.0,) * 20) is None
+
+
+def test_smoothed_losses_do_not_lag() -> None:
+    assert smoothed([3.0] * 20) == [3.0] * 20
+    step = smoothed([2.0] * 30 + [0.0] * 30)
+    assert step[29] > 1 > step[30]
+    assert step[20] == 2
+    assert step[40] == 0
 
 
 @pytest.mark.parametrize("change", [{}, {"opt": "adamw", "grad_accum_steps": 2}])
@@ -51,7 +65,7 @@ def test_a_sweep_leaves_network_and_optimiser_as_they_were(change: dict) -> None
     rates, losses = sweep(run, StopRequest())
     assert len(rates) > 50
     assert rates == pytest.approx(RATES[: len(rates)])
-    assert valley(rates, losses) is not None
+    assert steepest(rates, losses) is not None
     after = run.task.network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert not run.stepper.optimizer.state_dict()["state"]

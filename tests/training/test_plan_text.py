@@ -104,7 +104,7 @@ def test_everything_learns(told: Plan) -> None:
         ({"img_size": 40}, "photos", "40 x 40"),
         ({"amp": "bfloat16"}, "machine", "mixed bfloat16"),
         ({"channels_last": True}, "machine", "channels last"),
-        ({"workers": 3}, "machine", "3 loader process(es)"),
+        ({"workers": 3}, "machine", "3 loader processes"),
         ({"freeze": "stages:2"}, "machine", "frozen: stages:2"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@
   if (list) {
     const cards = [...list.children].map((node) => ({
       node,
+      look: Number(node.dataset.look),
       place: Number(node.dataset.place),
       name: node.dataset.text.toLowerCase(),
       label: node.dataset.class,
@@ -14,7 +15,10 @@
       state: node.dataset.state,
       p: node.dataset.p === "" ? null : 100 * Number(node.dataset.p),
     }));
+    const AT_ONCE = 60;
+    let limit = AT_ONCE; // cards that are laid out: all would make a page of a kilometre
     const orders = {
+      look: (a, b) => a.look - b.look,
       place: (a, b) => a.place - b.place,
       up: (a, b) => (a.p ?? 101) - (b.p ?? 101) || a.place - b.place,
       down: (a, b) => (b.p ?? -1) - (a.p ?? -1) || a.place - b.place,
@@ -34,17 +38,31 @@
           (!label || card.labels.includes(label)) &&
           (!state || card.state === state) &&
           (whole || (card.p !== null && card.p >= low && card.p <= high));
-        card.node.hidden = !fits;
         shown += fits;
+        card.node.hidden = !fits || shown > limit;
       }
-      byId("count").textContent = `${shown} of ${cards.length} photos`;
+      const first = shown > limit ? `, the first ${limit} shown` : "";
+      const noun = cards.length === 1 ? "photo" : "photos";
+      byId("count").textContent = `${shown} of ${cards.length} ${noun}${first}`;
+      byId("more").hidden = shown <= limit;
+    };
+    const restart = () => {
+      limit = AT_ONCE;
+      filter();
+    };
+    const more = () => {
+      limit += AT_ONCE;
+      filter();
     };
     const sort = () => {
       cards.sort(orders[byId("sort").value]);
       list.append(...cards.map((card) => card.node));
+      restart();
     };
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
-    byId("controls").addEventListener("input", filter);
+    byId("controls").addEventListener("input", restart);
+    byId("more").addEventListener("click", more);
+    new IntersectionObserver((seen) => seen[0].isIntersecting && more()).observe(byId("more"));
     byId("sort").addEventListener("change", sort);
     list.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
