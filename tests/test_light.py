@@ -11,6 +11,7 @@ import pytest
 
 import resnest_cli
 from resnest_cli.errors import PACKAGES
+from resnest_cli.inference import engine
 
 ROOT = Path(__file__).parents[1]
 LIGHT = Path(resnest_cli.__file__).with_name("requirements-light.txt")
@@ -93,6 +94,13 @@ def test_these_say_what_they_need(place: Path, seeded_weights: bytes) -> None:
         assert said.endswith(NEEDS), said
     left = {path.name for path in place.iterdir()}
     assert left == {"photos", "weights.pth", "resnest_home"}  # no run folder, nothing fetched
+
+
+def test_a_driver_without_torch_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "accelerator_likely", lambda: True)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert engine._is_cpu("auto")
+    assert not engine._is_cpu("cuda")
 
 
 def test_the_light_set_is_all_but_torch() -> None:
