@@ -202,7 +202,7 @@ def test_places_that_are_no_use(
     assert "there is no folder" in cli(*words, "-o", tmp_path / "none" / "a.parquet").err
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "resnest_cli.commands.predict.find_spec",
+        "resnest_cli.jobs.local.find_spec",
         lambda name: None if name == "pyarrow" else find_spec(name),
     )
     assert 'pip install "resnest-cli[parquet]"' in cli(*words, "-o", tmp_path / "a.parquet").err

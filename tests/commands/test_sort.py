@@ -103,7 +103,8 @@ def test_a_folder_may_be_sorted_in_itself(cli: Cli, photos: Path, tiny_checkpoin
 
 
 def test_keywords_go_with_their_photo(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
-    given = ("predict", "in/1.png", "-m", tiny_checkpoint, "--sort-into", "out", "--move", "--xmp")
+    given = ("predict", "in/1.png", "-m", tiny_checkpoint, "--sort-into", "out", "--move", "--xmp",
+             "--threshold", "0")  # fmt: skip
     assert cli(*given).code == 0
     assert {path.name for path in Path("out").glob("*/*")} == {"1.png", "1.png.xmp"}
     assert not list(photos.glob("1.png*"))
