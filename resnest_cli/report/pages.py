@@ -5,23 +5,20 @@ Content-Security-Policy forbids every connection besides. The pages are read in 
 a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 """
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
-from resnest_cli.errors import ImageError
 from resnest_cli.files import write_text, writing
+from resnest_cli.report.thumbnails import Thumbnails, data_uri, jpeg_uri
 from resnest_cli.text import percent, printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.ranking import Record
 
 MOST_PHOTOS = 10_000  # in a page; more make it slow to open
-_SIDE, _QUALITY = 208, 72  # pixels and JPEG quality of thumbnails: about 6 kB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +59,16 @@ class Page:
     most: int = MOST_PHOTOS
     wide: bool = False
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
+    thumbnails: Thumbnails = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thumbnails = Thumbnails(self.max_pixels)
 
     def add(
         self, record: "Record", truth: str | Sequence[str] | None = None, *, right: bool = False,
         tiles: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
+        """A photo with its ranked classes; or its error. Files are read for a thumbnail.
 
         `truth` is the name of its true class where that is known, or a list of them where there may
         be several; `right` says whether the answer is the same.
@@ -108,13 +109,14 @@ class Page:
                 "text": f"{name} {', '.join(labels)} {true}",
                 "ranked": ranked,
                 "error": error,
-                "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
+                "thumbnail": None if no_thumbnail else self.thumbnails.of(record.input),
                 "tiles": list(tiles),
             }
         )
 
     def write(self, path: Path) -> None:
         """Writes the page, whole or not at all."""
+        self.thumbnails.close()
         # No tool can open a page with half a surrogate; `printable_name` leaves none.
         write_text(path, self._rendered())
 
@@ -157,40 +159,12 @@ def _state(record: "Record", right: bool | None) -> str:
     return record.verdict or "answered"
 
 
-def thumbnail(
-    path: str, max_pixels: int | None = None, *, side: int = _SIDE, quality: int = _QUALITY
-) -> str | None:
-    """A small JPEG of a local photo as a data URI; None where there is no such file any more.
-
-    Its longer side has at most `side` pixels.
-    """
-    from resnest_cli.images.decode import decode
-
-    if "://" in path or not Path(path).is_file():
-        return None
-    try:
-        image = decode(path, max_pixels=max_pixels, at_least=side)
-    except (ImageError, MemoryError):
-        return None
-    image.thumbnail((side, side))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return jpeg_uri(file.getvalue())
-
-
 def picture_of(title: str, path: Path) -> Picture:
     """A PNG or JPEG file."""
     data = path.read_bytes()
-    return Picture(title, _uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data))
-
-
-def jpeg_uri(data: bytes) -> str:
-    """A JPEG file as a data URI."""
-    return _uri("jpeg", data)
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return Picture(
+        title, data_uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data)
+    )
 
 
 def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:

@@ -20,7 +20,6 @@ from tests.images.test_xmp import HIERARCHY, OTHERS, OURS, SUBJECT, keywords, li
 from tests.networks import TINY, enliven
 from tests.server import File, Server
 
-
 ALL = ("--xmp", "--threshold", "0")  # every class that is shown
 
 

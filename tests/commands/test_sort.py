@@ -119,6 +119,18 @@ def test_refused_answers_go_to_unsure(cli: Cli, photos: Path, tiny_checkpoint: P
     assert len(list(Path("out/unsure").iterdir())) == 4
 
 
+def test_a_sorting_goes_on_only_as_it_was_begun(
+    cli: Cli, photos: Path, tiny_checkpoint: Path
+) -> None:
+    given = ("predict", photos, "-m", tiny_checkpoint, "--sort-into", "out", "--copy")
+    assert cli(*given).code == 3
+    for more, what in ((("--img-size", "40"), "img_size"), (("--xmp",), "xmp")):
+        result = cli(*given, "--resume", *more)
+        assert result.code == 2
+        assert f"was begun with another {what}" in result.err
+    assert "All was sorted into out already" in cli(*given, "--resume", "--offline").err
+
+
 def test_records_have_the_places(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
     given = ("predict", photos, "https://x.invalid/a.jpg", "-m", tiny_checkpoint, "--offline",
              "--sort-into", "out", "--copy", "--dry-run")  # fmt: skip

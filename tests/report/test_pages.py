@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.report.pages import MOST_PHOTOS, Page, PageTable, jpeg_uri, picture_of, thumbnail
+from resnest_cli.report.pages import MOST_PHOTOS, Page, PageTable, picture_of
+from resnest_cli.report.thumbnails import jpeg_uri
 from tests.conftest import make_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -240,18 +241,6 @@ def test_a_page_has_an_end(folder: Path) -> None:
     page.cards = page.cards[:5]
     page.write(folder / "long.html")
     assert "3 more are left out here" in (folder / "long.html").read_text(encoding="utf-8")
-
-
-def test_thumbnails_are_small_and_of_local_photos_only(tmp_path: Path) -> None:
-    photo = make_photo(tmp_path / "1.jpg", (900, 700))
-    found = thumbnail(str(photo))
-    assert found is not None
-    assert found.startswith("data:image/jpeg;base64,")
-    assert len(found) < 20_000
-    assert thumbnail("https://example.org/1.jpg") is None
-    assert thumbnail(str(tmp_path / "gone.jpg")) is None
-    (tmp_path / "bad.jpg").write_bytes(b"no")
-    assert thumbnail(str(tmp_path / "bad.jpg")) is None
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
