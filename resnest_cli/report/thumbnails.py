@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import re
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from resnest_cli.errors import ImageError
@@ -86,8 +87,10 @@ class Thumbnails:
             return None
         archive, inner = place
         if self._members[0] != archive:
-            with_places = (m for m in open_archive(archive).members() if not m.refused)
-            self._members = archive, {member.name: member.offset for member in with_places}
+            places = dict[str, int]()
+            with suppress(ImageError), closing(open_archive(archive)) as opened:  # what can be read
+                places.update((one.name, one.offset) for one in opened.members() if not one.refused)
+            self._members = archive, places
         offset = self._members[1].get(inner)
         return None if offset is None else self._archive.read(archive, inner, offset)
 

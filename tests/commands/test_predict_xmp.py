@@ -243,7 +243,7 @@ def test_photos_from_elsewhere(
         (("--xmp", "--xmp-name", "xmp"), "x.jpg.xmp"),
         (("--undo", "sorted", "--xmp"), "--undo DIR stands alone"),
         (("--xmp", "-o", "classes/"), "go with records that are printed"),
-        (("--xmp", "-o", "classes/", "--runner", "ray"), "for --runner local"),
+        (("--xmp", "-o", "classes/", "--runner", "ray"), "(--runner local)"),
     ],
 )
 def test_flags_that_do_not_fit(

@@ -204,7 +204,7 @@ def test_moves_reach_another_disk(cli: Cli, photos: Path, tiny_checkpoint: Path)
         (["--dry-run"], "go with --sort-into DIR"),
         (["--live-photos"], "go with --sort-into DIR"),
         (["--sort-into", "out", "--copy", "-o", "records/"], "written as text"),
-        (["--sort-into", "out", "--copy", "--runner", "ray"], "for --runner local"),
+        (["--sort-into", "out", "--copy", "--runner", "ray"], "(--runner local)"),
         (["--sort-into", "out", "--copy", "--overwrite"], "--overwrite"),
         (["--sort-into", "no/out", "--copy"], "there is no folder no"),
         (["--sort-into", "in/0.png", "--copy"], "is a file. Give --sort-into a folder"),
