@@ -463,8 +463,8 @@ class XmpOptions:
 
     xmp: bool = setting(
         False,
-        "Also write the classes, as many as -k and --threshold leave, as keywords into XMP files "
-        "beside the photos. What others wrote into these stays; photos are never touched.",
+        "Also write the classes that are at least 50% probable, or --threshold, as keywords into "
+        "XMP files beside the photos. What others wrote there stays; photos are never touched.",
     )
     xmp_name: Literal["x.jpg.xmp", "x.xmp"] | None = setting(
         None,

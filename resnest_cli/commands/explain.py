@@ -108,7 +108,8 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
     writer = explanation_writer(format_, single=total == 1)
     page = None
     if html is not None:
-        from resnest_cli.report.pages import Page, jpeg_uri, model_line
+        from resnest_cli.report.pages import Page, model_line
+        from resnest_cli.report.thumbnails import jpeg_uri
 
         page = Page(f"Where {job.model.model} looked", "", most=_MOST_ON_PAGE, wide=True)
 

@@ -100,7 +100,9 @@ def read_table_file(path: Path, *, unnamed: bool = False) -> Table:
         table = _parquet(path)
     else:
         if what := next((what for mark, what in _OTHERS.items() if begin.startswith(mark)), None):
-            raise UsageError(f"{path}: is {what}, which is not read here. Save it as CSV.")
+            raise UsageError(
+                f"{path}: is {what}, which is not read here. Save a table as CSV; unpack photos."
+            )
         with reading(path):
             data = path.read_bytes()
         if begin.startswith(b"\x1f\x8b"):

@@ -82,6 +82,10 @@ class SourceStats:
 
     skipped: int = 0  # visible files in folders and globs without a known image extension
 
+    def pass_over(self, name: str) -> None:
+        """Counts a file unless it is a photo, or belongs to one: an XMP file."""
+        self.skipped += not (is_photo(name) or name.lower().endswith(".xmp"))
+
 
 def iter_sources(
     inputs: Iterable[str],
@@ -241,7 +245,7 @@ class _Reader:
             self.recursive or len(parts) == 1
         ):
             return False
-        self.stats.skipped += not is_photo(name)
+        self.stats.pass_over(name)
         return is_photo(name)
 
     def stdin_image(self) -> Source:
@@ -278,7 +282,7 @@ class _Reader:
             elif is_photo(entry.name) or (self.videos and is_video(entry.name)):
                 yield Source(entry.path, path=entry.path)
             else:
-                self.stats.skipped += 1
+                self.stats.pass_over(entry.name)
 
     def listed(self, from_file: str, null_separated: bool) -> Iterator[str]:
         """The lines of a list, literally but for the end of line; blank lines are skipped."""

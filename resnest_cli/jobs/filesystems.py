@@ -201,7 +201,7 @@ def _walk(address: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
         elif entry.error or is_photo(entry.name):
             yield entry
         else:
-            stats.skipped += 1
+            stats.pass_over(entry.name)
 
 
 def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
@@ -220,7 +220,7 @@ def _glob(pattern: str, recursive: bool, stats: SourceStats) -> Iterator[Entry]:
         elif entry.error or is_photo(entry.name) or entry.name.endswith(".tar"):
             yield entry
         else:
-            stats.skipped += 1
+            stats.pass_over(entry.name)
     if entry is None:
         yield Entry("", pattern, error=NO_MATCH)
 

@@ -185,7 +185,7 @@ def members(shard: Input, stats: SourceStats) -> Iterator[Input]:
                     continue
                 shown = member.name.rpartition("/")[2]
                 if shown.startswith(".") or not is_photo(shown):
-                    stats.skipped += 1
+                    stats.pass_over(shown)
                     continue
                 if member.offset_data + member.size > end:
                     error = _TRUNCATED

@@ -273,15 +273,22 @@ def carry_out(run: Callable[[Progress], Report], go_on: str, text: Callable[[Rep
     Raises:
         SystemExit: with 3 if an input failed, with 128 + n after signal n.
     """
-    try:
-        with output.Bar() as bar:
-            report = run(bar if bar.wanted else silent)
-    except StoppedError as end:
-        output.message(f"{end}: what is done is kept. Go on with:\n  {go_on}")
-        raise SystemExit(end.exit_code) from None
+    with interruptible(go_on), output.Bar() as bar:
+        report = run(bar if bar.wanted else silent)
     output.message(text(report))
     if report.info["counts"]["failed"] and not report.finished_before:
         raise SystemExit(3)
+
+
+@contextmanager
+def interruptible(go_on: str) -> Iterator[None]:
+    """Says with which command to go on where a signal ends what is done inside."""
+    try:
+        yield
+    except (KeyboardInterrupt, StoppedError) as end:
+        why = str(end) or "interrupted"
+        output.message(f"{why}: what is done is kept. Go on with:\n  {go_on}")
+        raise SystemExit(getattr(end, "exit_code", 130)) from None
 
 
 def say_going_on(done: int, failed: int) -> None:

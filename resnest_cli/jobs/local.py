@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnest_cli.errors import UsageError, need
 from resnest_cli.images.sources import SourceStats
 from resnest_cli.inference.extraction import Extraction
 from resnest_cli.jobs.file_output import FileOutput
-from resnest_cli.jobs.job import Job, Report, carry_out, identity
+from resnest_cli.jobs.job import Job, Report, carry_out, go_on, identity
 from resnest_cli.jobs.listing import Input, LocalInputs
 from resnest_cli.jobs.parts import Manifest, PartInfo, Parts
-from resnest_cli.jobs.predict import Ranking, classifier
+from resnest_cli.jobs.predict import Ranking, Request, classifier
 from resnest_cli.jobs.run import Advance, run
 from resnest_cli.model.variants import VARIANTS
 from resnest_cli.options import AUTO
@@ -145,6 +146,26 @@ def inputs_in_time(classifier: "Classifier") -> int:
         return _UNKNOWN
     scale = (classifier.preprocessing.size / published.preprocessing.size) ** 2
     return max(1, int(_SECONDS / (scale * published.gmacs / _GMACS + _DECODING)))
+
+
+def predict_in_parts(asked: Request) -> None:
+    """Runs `predict` with -o FOLDER/ or FILE.parquet, and says how it went; see `carry_out`."""
+    name, format_ = asked.output or "", asked.format or "parquet"
+    if format_ not in {"parquet", "jsonl"}:
+        raise UsageError(f"--format {format_}: a folder holds parquet or jsonl.")
+    if format_ == "parquet":
+        need("pyarrow", name)
+    from resnest_cli.jobs.folder import FolderOutput, ParquetOutput
+
+    model, again = asked.model, go_on("predict")
+    job = Job(name, asked.run, model, asked.ranking, format_, model.model, go_on=again)
+    target = FolderOutput(name, format_) if asked.to_folder else ParquetOutput(Path(name))
+    runner, resume, overwrite = LocalRunner(job, target), asked.resume, asked.overwrite
+    carry_out(
+        lambda bar: run(job, target, runner, bar, resume=resume, overwrite=overwrite),
+        again,
+        target.summary_text,
+    )
 
 
 def run_command(job: Job, **how: Any) -> None:

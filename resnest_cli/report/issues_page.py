@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from resnest_cli.files import write_text
-from resnest_cli.report.pages import PageTable, rendered, thumbnail
+from resnest_cli.report.pages import PageTable, rendered
+from resnest_cli.report.thumbnails import Thumbnails
 from resnest_cli.text import printable_name
 
 MOST_OF_A_KIND = 60  # issues that are shown
@@ -104,4 +105,4 @@ class IssuesPage:
 
 @cache
 def _thumbnail(path: str) -> str | None:
-    return thumbnail(path, side=_SIDE, quality=_QUALITY)
+    return Thumbnails(side=_SIDE, quality=_QUALITY).of(path)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnest_cli.files import write_text
-from resnest_cli.report.pages import MOST_PHOTOS, rendered, thumbnail
+from resnest_cli.report.pages import MOST_PHOTOS, rendered
+from resnest_cli.report.thumbnails import Thumbnails
 from resnest_cli.text import common_folder, printable_name, score
 
 
@@ -46,6 +47,10 @@ class NeighboursPage:
     left_out: int = 0
     _pictures: int = 0
     _made: dict[str, str | None] = field(default_factory=dict)
+    _thumbnails: Thumbnails = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._thumbnails = Thumbnails(self.max_pixels)
 
     def add(self, record: Any) -> None:
         """A query with its neighbours, or a group; local files are read for thumbnails."""
@@ -64,11 +69,12 @@ class NeighboursPage:
 
     def _thumbnail(self, name: str) -> str | None:
         if name not in self._made:
-            self._made[name] = thumbnail(name, self.max_pixels)
+            self._made[name] = self._thumbnails.of(name)
         return self._made[name]
 
     def write(self, path: Path) -> None:
         """Writes the page, whole or not at all."""
+        self._thumbnails.close()
         more = f"{self.left_out:,} more are left out here, to keep the page quick."
         folder = common_folder([tile.name for row in self.rows for tile in row.tiles])
         text = rendered(

@@ -5,9 +5,7 @@ Content-Security-Policy forbids every connection besides. The pages are read in 
 a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 """
 
-import base64
 import heapq
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
-from resnest_cli.errors import ImageError
 from resnest_cli.files import write_text, writing
+from resnest_cli.report.thumbnails import Thumbnails, data_uri, jpeg_uri
 from resnest_cli.text import common_folder, count, joined, percent, printable_name
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from resnest_cli.inference.ranking import Record
 
 MOST_PHOTOS = 2_000  # in a page: 14 MB
-_SIDE, _QUALITY = 176, 60  # pixels and JPEG quality of thumbnails: about 5 kB each
 _NAMED = 5  # classes in the summary
 # What a person looks for first. What could not be read has a table of its own.
 _LOOKED_AT = ("wrong", "unknown", "unsure", "answered", "right", "error")
@@ -71,12 +68,16 @@ class Page:
     wide: bool = False
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
     _cards: list[tuple[tuple[float, ...], dict[str, Any]]] = field(default_factory=list)  # a heap
+    thumbnails: Thumbnails = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thumbnails = Thumbnails(self.max_pixels)
 
     def add(
         self, record: "Record", truth: str | Sequence[str] | None = None, *, right: bool = False,
         tiles: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """A photo with its ranked classes; or its error. Local files are read for a thumbnail.
+        """A photo with its ranked classes; or its error. Files are read for a thumbnail.
 
         `truth` is the name of its true class where that is known, or a list of them where there may
         be several; `right` says whether the answer is the same.
@@ -126,7 +127,7 @@ class Page:
                 for p in record.predictions
             ],
             "error": printable_name(record.error or ""),
-            "thumbnail": None if no_thumbnail else thumbnail(record.input, self.max_pixels),
+            "thumbnail": None if no_thumbnail else self.thumbnails.of(record.input),
             "tiles": list(tiles),
         }
 
@@ -152,6 +153,7 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Writes the page, whole or not at all."""
+        self.thumbnails.close()
         # No tool can open a page with half a surrogate; `printable_name` leaves none.
         write_text(path, self._rendered())
 
@@ -226,40 +228,12 @@ def _state(record: "Record", right: bool | None) -> str:
     return record.verdict or "answered"
 
 
-def thumbnail(
-    path: str, max_pixels: int | None = None, *, side: int = _SIDE, quality: int = _QUALITY
-) -> str | None:
-    """A small JPEG of a local photo as a data URI; None where there is no such file any more.
-
-    Its longer side has at most `side` pixels.
-    """
-    from resnest_cli.images.decode import decode
-
-    if "://" in path or not Path(path).is_file():
-        return None
-    try:
-        image = decode(path, max_pixels=max_pixels, at_least=side)
-    except (ImageError, MemoryError):
-        return None
-    image.thumbnail((side, side))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return jpeg_uri(file.getvalue())
-
-
 def picture_of(title: str, path: Path) -> Picture:
     """A PNG or JPEG file."""
     data = path.read_bytes()
-    return Picture(title, _uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data))
-
-
-def jpeg_uri(data: bytes) -> str:
-    """A JPEG file as a data URI."""
-    return _uri("jpeg", data)
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return Picture(
+        title, data_uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data)
+    )
 
 
 def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:

@@ -14,6 +14,7 @@ from typing import Self
 
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import atomic_file, reading, writing
+from resnest_cli.images.archives import split
 from resnest_cli.images.xmp import (
     DAMAGE,
     Keywords,
@@ -29,6 +30,7 @@ from resnest_cli.options import XmpOptions
 from resnest_cli.paths import is_http
 from resnest_cli.text import count, one_line, printable_name
 
+LEAST = 0.5  # more than all other classes together
 _MOST_BYTES = 2**27  # of a sidecar: darktable's, with many masks, have a few MB
 _KEPT = "It is left as it is: repair it, or move it away."
 
@@ -37,11 +39,13 @@ _KEPT = "It is left as it is: repair it, or move it away."
 class Sidecars:
     """Writes the sidecar of each photo; counts those that changed, and those that failed.
 
-    `failures` are messages about the first `most` of these.
+    `failures` are messages about the first `most` of these. Keywords are classes that are at least
+    as probable as `least`; where there may be several, those that are selected.
     """
 
     name: SidecarName
     parent: str
+    least: float
     most: int = 10
     changed: int = 0
     failed: int = 0
@@ -49,8 +53,10 @@ class Sidecars:
     failures: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, options: XmpOptions, inputs: Iterable[str]) -> Self:
+    def of(cls, options: XmpOptions, inputs: Iterable[str], *, all_shown: bool) -> Self:
         """Where the sidecars of these inputs go, and what is written into them.
+
+        With `all_shown` every class of a record; else those that are likely.
 
         Raises:
             UsageError: the options do not go together, or an input lies in no folder.
@@ -60,12 +66,15 @@ class Sidecars:
         for name in inputs:
             if name == "-" or is_http(name):
                 raise UsageError(f"{name}: --xmp writes files beside photos; save this one first.")
+            if split(name) is not None:
+                raise UsageError(f"{name}: --xmp writes files beside photos; unpack these first.")
         parents = [one_line(name) for name in (options.xmp_parent or "").split("|")]
         if options.xmp_parent is not None and not all(parents):
             raise UsageError(
                 f'--xmp-parent {options.xmp_parent}: give keywords, such as AI or "AI|animals".'
             )
-        return cls(options.xmp_name or "x.jpg.xmp", "|".join(parents))
+        least = 0.0 if all_shown else LEAST
+        return cls(options.xmp_name or "x.jpg.xmp", "|".join(parents), least)
 
     def written(self, records: Iterable[Record]) -> Iterator[Record]:
         """Passes records on, each once the sidecar of its photo is written."""
@@ -106,7 +115,10 @@ class Sidecars:
 
     def _keywords(self, record: Record) -> Keywords:
         shown = () if record.verdict else record.predictions
-        kept = [one for one in shown if one.selected or not record.several]
+        kept = [
+            one for one in shown
+            if (one.selected if record.several else one.probability >= self.least)
+        ]  # fmt: skip
         photo = Path(record.input).name if self.name == "x.xmp" else ""
         labels, shares = [one.label for one in kept], [one.probability for one in kept]
         model = Path(record.model).name

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from resnest_cli.errors import ResnestError, UsageError, cannot_write, reason
 from resnest_cli.files import check_folder, free_bytes, locked, sync_folder
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Record
-from resnest_cli.options import How
+from resnest_cli.options import How, SortOptions
 from resnest_cli.progress import Progress
 from resnest_cli.signals import StopRequest
 from resnest_cli.sorting.journal import Journal
@@ -57,14 +57,21 @@ class Outcome:
     failed: int = 0
     lines: list[str] = field(default_factory=list)
 
-    def text(self, how: How, folder: Path, *, dry_run: bool) -> str:
+    @property
+    def incomplete(self) -> bool:
+        """Whether something that was named is not where it was to be."""
+        return self.failed > 0 or self.stays["no file"] > 0
+
+    def text(self, sort: SortOptions) -> str:
         """What was done, or would be, for people."""
+        how, folder = sort.how, cast("Path", sort.sort_into)
+        assert how is not None
         kept = [f"{self.stays[why]:,} {text}" for why, text in _STAYS.items() if self.stays[why]]
         stay = f"; stayed: {', '.join(kept)}" if kept else ""
         more = f" and {count(self.files - self.photos, 'other file')}"
         what = count(self.photos, "photo") + (more if self.files > self.photos else "")
         into = count(len(self.folders), "folder")
-        if dry_run:
+        if sort.dry_run:
             return f"Would {how} {what} into {into} of {folder}{stay}. Nothing was done."
         undo_ = f"\nTake it back with: {undo_command(folder)}" if self.files else ""
         return f"{_DONE[how]} {what} into {into} of {folder}{stay}.{undo_}"
@@ -200,24 +207,23 @@ class Sorting:
 
 
 @contextmanager
-def sorting(
-    folder: Path, how: How, asked: dict[str, Any], *,
-    live_photos: bool, resume: bool, dry_run: bool,
-) -> Iterator[Sorting]:  # fmt: skip
+def sorting(sort: SortOptions, asked: dict[str, Any], *, resume: bool) -> Iterator[Sorting]:
     """Holds a folder, which is made, for a run; `asked` is what a run that goes on must repeat.
 
     Raises:
         ResnestError: it cannot be written, or another process sorts into it.
         UsageError: it holds an unfinished run, or `resume` goes on with one of other options.
     """
+    folder, how = cast("Path", sort.sort_into), sort.how
+    assert how is not None
     check_folder(folder, "--sort-into")
-    if dry_run:
-        yield Sorting(folder, how, live_photos=live_photos, journal=None)
+    if sort.dry_run:
+        yield Sorting(folder, how, live_photos=sort.live_photos, journal=None)
         return
     with locked(folder=folder):
         journal = _journal(folder, json.loads(json.dumps(asked)), resume=resume)
         try:
-            yield Sorting(folder, how, live_photos=live_photos, journal=journal)
+            yield Sorting(folder, how, live_photos=sort.live_photos, journal=journal)
         finally:
             journal.close()
 

@@ -125,6 +125,21 @@ def test_every_photo_is_held_out_once_and_all_train(cli: Cli, given: list[str]) 
 
 
 @pytest.mark.usefixtures("quick_pictures")
+def test_train_has_folds_from_nothing(cli: Cli, given: list[str]) -> None:
+    data = given[1]
+    result = cli("train", data, "--model", "resnest14t", "--img-size", "32", "--folds", "2",
+                 "--epochs", "1", "-b", "8", "-j", "0")  # fmt: skip
+    assert result.code == 0, result.err
+    assert "24 photos, each held out once in 2 folds:" in result.err
+    run = Path("runs", "train", "exp")
+    assert len(records(run)) == CLASSES * PHOTOS
+    info = read_info(run / "weights" / "best.safetensors")
+    assert info.metrics["folds"] == 2
+    assert info.trained_on is not None
+    assert info.trained_on.photos == CLASSES * PHOTOS
+
+
+@pytest.mark.usefixtures("quick_pictures")
 def test_the_answers_are_those_of_a_network_that_did_not_know_the_photo(
     cli: Cli, given: list[str]
 ) -> None:

@@ -180,7 +180,7 @@ def test_a_folder_with_other_files_of_odd_names(
         (["-o", "out/", "--resume", "--overwrite"], "it excludes --resume"),
         (["--format", "parquet"], "--format parquet needs a file or a folder"),
         (["-o", "out/", "--format", "csv"], "a folder holds parquet or jsonl"),
-        (["-o", "out/", "--html", "a.html"], "--html and --xmp go with records that are printed"),
+        (["-o", "out/", "--html", "a.html"], "--html, --xmp and --sort-into go with records"),
     ],
 )
 def test_what_does_not_go_together(cli: Cli, photo: Path, words: list[str], message: str) -> None:

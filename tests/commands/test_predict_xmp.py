@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -18,6 +19,8 @@ from tests.conftest import CLASSES, Cli, Result, make_photo
 from tests.images.test_xmp import HIERARCHY, OTHERS, OURS, SUBJECT, keywords, lists
 from tests.networks import TINY, enliven
 from tests.server import File, Server
+
+ALL = ("--xmp", "--threshold", "0")  # every class that is shown
 
 
 @pytest.fixture
@@ -47,7 +50,8 @@ def words(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "shown", [("-k", "3"), ("-k", "5", "--threshold", "0.2"), ("--threshold", "1")]
+    "shown",
+    [("-k", "3", "--threshold", "0"), ("--threshold", "0.2"), ("--threshold", "1")],
 )
 def test_what_is_shown_becomes_keywords(
     cli: Cli, tiny_checkpoint: Path, photos: Path, shown: tuple[str, ...]
@@ -65,8 +69,24 @@ def test_what_is_shown_becomes_keywords(
     assert f"{len(written)} XMP file" in result.err
     after = state(photos)
     assert {name: after[name] for name in before} == before  # the photos
-    assert "0 XMP files" in cli(*run).err
+    again = cli(*run).err
+    assert "0 XMP files" in again
+    assert "skipped" not in again  # of the XMP files themselves
     assert state(photos) == after
+
+
+def test_only_likely_classes_unless_another_threshold_is_given(
+    cli: Cli, tiny_checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp", "--format", "jsonl")
+    first = json.loads(cli(*run).out)["predictions"]
+    assert len(first) == len(CLASSES)  # the record is not shorter
+    for least, count in ((first[1]["probability"], 2), (1.0, 0)):
+        monkeypatch.setattr("resnest_cli.report.sidecars.LEAST", least)
+        cli(*run)
+        file = photos / "a.jpg.xmp"
+        found = words(file) if file.exists() else []
+        assert found == [one["label"] for one in first[:count]]
 
 
 def test_other_answers_replace_ours_and_spare_those_of_others(
@@ -75,15 +95,15 @@ def test_other_answers_replace_ours_and_spare_those_of_others(
     file = photos / "a.jpg.xmp"
     file.write_text(OTHERS)
     file.chmod(0o640)
-    cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp")
+    cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, *ALL)
     assert words(file) == ["family", "a & b", "<zoo>", *words(file)[3:]]
     assert sorted(words(file)[3:]) == sorted(CLASSES)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     best = labels(
-        cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp", "-k1", "--format", "jsonl")
+        cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, *ALL, "-k1", "--format", "jsonl")
     )
     assert words(file) == ["family", "a & b", "<zoo>", *best["a.jpg"]]
-    rejected = cli("predict", photos, "-m", tiny_checkpoint, "--xmp", "--reject-below", "1")
+    rejected = cli("predict", photos, "-m", tiny_checkpoint, *ALL, "--reject-below", "1")
     assert rejected.code == 0
     assert words(file) == ["family", "a & b", "<zoo>"]
     assert not (photos / "b.png.xmp").exists()
@@ -98,20 +118,20 @@ def test_several_labels_give_the_selected_ones(cli: Cli, photos: Path, tmp_path:
 
 
 def test_the_other_name_and_a_parent(cli: Cli, tiny_checkpoint: Path, photos: Path) -> None:
-    result = cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp", "-k1",
+    result = cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, *ALL, "-k1",
                  "--xmp-name", "x.xmp", "--xmp-parent", "AI| animals ")  # fmt: skip
     assert result.code == 0
     assert [path.name for path in photos.glob("*.xmp")] == ["a.xmp"]
     found = lists((photos / "a.xmp").read_bytes())
     assert found[HIERARCHY] == ["AI|animals|" + found[SUBJECT][0]]
-    both = cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp")
+    both = cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, *ALL)
     assert "1 photo has an XMP file of the other name" in both.err
     assert "--xmp-name x.xmp" in both.err
 
 
 def test_photos_that_would_share_a_sidecar(cli: Cli, tiny_checkpoint: Path, photos: Path) -> None:
     twin = make_photo(photos / "a.png", seed=7)
-    run = ("predict", photos / "a.jpg", twin, "-m", tiny_checkpoint, "--xmp", "--xmp-name", "x.xmp")
+    run = ("predict", photos / "a.jpg", twin, "-m", tiny_checkpoint, *ALL, "--xmp-name", "x.xmp")
     result = cli(*run)
     assert result.code == 3
     assert "a.xmp: holds the keywords of a.jpg, and cannot hold those of a.png" in result.err
@@ -135,7 +155,7 @@ def test_sidecars_that_cannot_be_merged(
         (photos / f"{name}.jpg.xmp").write_text(text)
     (photos / "b.png.xmp").mkdir()
     before = {path: path.stat().st_mtime_ns for path in photos.glob("*.xmp")}
-    result = cli("predict", photos, "-m", tiny_checkpoint, "--xmp", "--quiet", "--format", "jsonl")
+    result = cli("predict", photos, "-m", tiny_checkpoint, *ALL, "--quiet", "--format", "jsonl")
     assert result.code == 3
     assert [json.loads(line)["status"] for line in result.out.splitlines()] == ["ok"] * 7
     assert "5 XMP files could not be written:" in result.err
@@ -148,7 +168,7 @@ def test_sidecars_that_cannot_be_merged(
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
 def test_a_read_only_folder(cli: Cli, tiny_checkpoint: Path, photos: Path) -> None:
     photos.chmod(0o555)
-    result = cli("predict", photos, "-m", tiny_checkpoint, "--xmp")
+    result = cli("predict", photos, "-m", tiny_checkpoint, *ALL)
     photos.chmod(0o755)
     assert result.code == 3
     assert "a.jpg.xmp: cannot be written: Permission denied" in result.err
@@ -164,7 +184,7 @@ def test_a_full_disk(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        result = cli("predict", photos, "-m", tiny_checkpoint, "--xmp")
+        result = cli("predict", photos, "-m", tiny_checkpoint, *ALL)
     assert result.code == 3
     assert "3 XMP files could not be written:" in result.err
     assert "a.jpg.xmp: cannot be written: No space left on device. Make room" in result.err
@@ -180,7 +200,7 @@ def test_a_full_disk(
 def test_a_link_stays_a_link(cli: Cli, tiny_checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "kept.xmp").write_text(OTHERS)
     (photos / "a.jpg.xmp").symlink_to(tmp_path / "kept.xmp")
-    cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp")
+    cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, *ALL)
     assert (photos / "a.jpg.xmp").is_symlink()
     assert len(words(tmp_path / "kept.xmp")) == 8
 
@@ -191,7 +211,7 @@ def test_a_photo_that_cannot_be_read_keeps_its_keywords(
     (photos / "a.jpg").write_text("no photo any more")
     old = merged(begun(None), Keywords(("cat",), (0.9,), "net"))
     (photos / "a.jpg.xmp").write_bytes(old)
-    result = cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, "--xmp")
+    result = cli("predict", photos / "a.jpg", "-m", tiny_checkpoint, *ALL)
     assert result.code == 3
     assert (photos / "a.jpg.xmp").read_bytes() == old
 
@@ -199,13 +219,15 @@ def test_a_photo_that_cannot_be_read_keeps_its_keywords(
 def test_photos_from_elsewhere(
     cli: Cli, tiny_checkpoint: Path, photos: Path, server: Server, tmp_path: Path
 ) -> None:
-    for name in ("-", "https://example.org/a.jpg"):
-        result = cli("predict", name, "-m", tiny_checkpoint, "--xmp")
+    with ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(photos / "b.png", "b.png")
+    for name in ("-", "https://example.org/a.jpg", f"{tmp_path}/b.zip", f"{tmp_path}/b.zip/b.png"):
+        result = cli("predict", name, "-m", tiny_checkpoint, *ALL)
         assert result.code == 2
         assert f"{name}: --xmp writes files beside photos" in result.err
     server.files["/a.jpg"] = File((photos / "a.jpg").read_bytes())
     (tmp_path / "list.txt").write_text(f"{server.url('/a.jpg')}\n{photos / 'b.png'}\n")
-    result = cli("predict", "--from-file", tmp_path / "list.txt", "-m", tiny_checkpoint, "--xmp")
+    result = cli("predict", "--from-file", tmp_path / "list.txt", "-m", tiny_checkpoint, *ALL)
     assert result.code == 3
     assert f"{server.url('/a.jpg')}: is no file of its own on this machine" in result.err
     assert words(photos / "b.png.xmp")
@@ -219,8 +241,9 @@ def test_photos_from_elsewhere(
         (("--xmp", "--xmp-parent", "AI||x"), "--xmp-parent AI||x: give keywords"),
         (("--xmp", "--xmp-parent", ""), "give keywords"),
         (("--xmp", "--xmp-name", "xmp"), "x.jpg.xmp"),
+        (("--undo", "sorted", "--xmp"), "--undo DIR stands alone"),
         (("--xmp", "-o", "classes/"), "go with records that are printed"),
-        (("--xmp", "-o", "classes/", "--runner", "ray"), "for --runner local"),
+        (("--xmp", "-o", "classes/", "--runner", "ray"), "(--runner local)"),
     ],
 )
 def test_flags_that_do_not_fit(

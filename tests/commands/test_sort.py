@@ -103,7 +103,8 @@ def test_a_folder_may_be_sorted_in_itself(cli: Cli, photos: Path, tiny_checkpoin
 
 
 def test_keywords_go_with_their_photo(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
-    given = ("predict", "in/1.png", "-m", tiny_checkpoint, "--sort-into", "out", "--move", "--xmp")
+    given = ("predict", "in/1.png", "-m", tiny_checkpoint, "--sort-into", "out", "--move", "--xmp",
+             "--threshold", "0")  # fmt: skip
     assert cli(*given).code == 0
     assert {path.name for path in Path("out").glob("*/*")} == {"1.png", "1.png.xmp"}
     assert not list(photos.glob("1.png*"))
@@ -116,6 +117,18 @@ def test_refused_answers_go_to_unsure(cli: Cli, photos: Path, tiny_checkpoint: P
         f"unsure/{index}.png" for index in range(3)
     ]
     assert len(list(Path("out/unsure").iterdir())) == 4
+
+
+def test_a_sorting_goes_on_only_as_it_was_begun(
+    cli: Cli, photos: Path, tiny_checkpoint: Path
+) -> None:
+    given = ("predict", photos, "-m", tiny_checkpoint, "--sort-into", "out", "--copy")
+    assert cli(*given).code == 3
+    for more, what in ((("--img-size", "40"), "img_size"), (("--xmp",), "xmp")):
+        result = cli(*given, "--resume", *more)
+        assert result.code == 2
+        assert f"was begun with another {what}" in result.err
+    assert "All was sorted into out already" in cli(*given, "--resume", "--offline").err
 
 
 def test_records_have_the_places(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
@@ -191,7 +204,7 @@ def test_moves_reach_another_disk(cli: Cli, photos: Path, tiny_checkpoint: Path)
         (["--dry-run"], "go with --sort-into DIR"),
         (["--live-photos"], "go with --sort-into DIR"),
         (["--sort-into", "out", "--copy", "-o", "records/"], "written as text"),
-        (["--sort-into", "out", "--copy", "--runner", "ray"], "for --runner local"),
+        (["--sort-into", "out", "--copy", "--runner", "ray"], "(--runner local)"),
         (["--sort-into", "out", "--copy", "--overwrite"], "--overwrite"),
         (["--sort-into", "no/out", "--copy"], "there is no folder no"),
         (["--sort-into", "in/0.png", "--copy"], "is a file. Give --sort-into a folder"),

@@ -206,7 +206,7 @@ def test_parquet_without_pyarrow(place: Path, monkeypatch: pytest.MonkeyPatch) -
         ("path,label\ncat/0.jpg,c\0at\n", "NUL byte in line 2"),
         (b"path,label\ncat/0.jpg,\x81\x8d\n", "line 2 is neither UTF-8 nor Windows-1252"),
         (b"\xff\xfep\0a\0t", "is not whole: byte 4"),
-        (b"PK\x03\x04....", "is a zip archive, as Excel's .xlsx"),
+        (b"PK\x03\x04....", "is a zip archive, as Excel's .xlsx is, .*; unpack photos"),
         (gzip.compress(CSV.encode(), mtime=0)[:-9], "a gzip file: cannot be read"),
         ('{"path": "cat/0.jpg", "label": "cat"}\n{"path"\n', "line 2 is not JSON"),
         ('{"path": {"0": "cat/0.jpg"},\n "label": {"0": "cat"}}', "is one JSON object.*orient="),

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.report.pages import MOST_PHOTOS, Page, PageTable, jpeg_uri, picture_of, thumbnail
+from resnest_cli.report.pages import MOST_PHOTOS, Page, PageTable, picture_of
+from resnest_cli.report.thumbnails import jpeg_uri
 from tests.conftest import make_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -284,18 +285,6 @@ def test_a_common_folder_stands_once(tmp_path: Path) -> None:
     assert text.count("/data/photos") == 1
     assert "<td>bad.jpg</td>" in text
     assert '<figcaption title="a/1.jpg">a/1.jpg</figcaption>' in text
-
-
-def test_thumbnails_are_small_and_of_local_photos_only(tmp_path: Path) -> None:
-    photo = make_photo(tmp_path / "1.jpg", (900, 700))
-    found = thumbnail(str(photo))
-    assert found is not None
-    assert found.startswith("data:image/jpeg;base64,")
-    assert len(found) < 20_000
-    assert thumbnail("https://example.org/1.jpg") is None
-    assert thumbnail(str(tmp_path / "gone.jpg")) is None
-    (tmp_path / "bad.jpg").write_bytes(b"no")
-    assert thumbnail(str(tmp_path / "bad.jpg")) is None
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:

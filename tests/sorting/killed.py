@@ -17,7 +17,7 @@ from pathlib import Path
 
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.options import How
+from resnest_cli.options import How, SortOptions
 from resnest_cli.progress import silent
 from resnest_cli.sorting.sort import sorting, undo
 
@@ -62,7 +62,8 @@ def sort(photos: list[str], target: Path, how: How) -> None:
         for place, source in enumerate(sources):
             yield Record(source.name, "m", None, (Prediction(1, place // 9, "cat", 0.9),))
 
-    with sorting(target, how, {"how": how}, live_photos=False, resume=True, dry_run=False) as work:
+    options = SortOptions(sort_into=target, **{how: True})
+    with sorting(options, {"how": how}, resume=True) as work:
         if not work.finished:
             assert len(list(work.planned((Source(one, one) for one in photos), predictor))) == 4
             assert not work.carry_out(silent, "").lines

@@ -15,7 +15,7 @@ from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.files import locked
 from resnest_cli.images.sources import Source
 from resnest_cli.inference.ranking import Prediction, Record
-from resnest_cli.options import How
+from resnest_cli.options import How, SortOptions
 from resnest_cli.progress import silent
 from resnest_cli.sorting import sort as sort_module
 from resnest_cli.sorting import transfer
@@ -55,8 +55,8 @@ def sort(
 
     planned = list[str]()
     told = {"how": how, **asked}
-    kept = {"live_photos": False, "resume": resume, "dry_run": False}
-    with sorting(Path("out"), how, told, **kept) as work:
+    options = SortOptions(sort_into=Path("out"), **{how: True})
+    with sorting(options, told, resume=resume) as work:
         sources = (Source(one, one) for one in photos)
         records = list(work.planned(sources, lambda: (NAMES, answers)))
         assert [record.input for record in records] == photos
