@@ -76,7 +76,7 @@ class DataSet:
     photos cannot be read; `left_out` neither train nor validate: training has the same file;
     `excluded` were left out on request. `unlabelled` photos train, too, with a teacher; their names
     are relative to another folder. With `multi_label` a photo may have several labels, or none.
-    With `folds`, those of the photos in `train` (see `data.folds`), none validate: they are held
+    With `folds`, those of the photos in `train` (see `split`), none validate: they are held
     out in turns. Where the data are `shards`, `train` and `val` are empty, and the shards say how
     much there is.
     """

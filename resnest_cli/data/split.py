@@ -8,11 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from resnest_cli.data.folds import ALWAYS, folds_of, kept_together
 from resnest_cli.data.label_sets import joined_labels
 from resnest_cli.data.labelled_photos import LabelledData, LabelledPhoto, Side
 from resnest_cli.data.seeds import drawn
-from resnest_cli.data.stratification import Group, validating
+from resnest_cli.data.stratification import ALWAYS, Group, folds_of, validating
 from resnest_cli.errors import UsageError
 from resnest_cli.text import count, some
 
@@ -104,7 +103,7 @@ def split_by_labels(
 def split_in_folds(
     good: list[LabelledPhoto], found: LabelledData, count: int, seed: int, data: str
 ) -> tuple[list[int], list[str]]:
-    """The fold of each photo, see `folds`, and notes. UsageError where folds would be empty."""
+    """The fold of each photo, see `folds_of`, and notes. UsageError where folds would be empty."""
     notes: list[str] = []
     together, groups = _groups(good, found, seed, notes)
     dealt = folds_of(groups, count)
@@ -136,9 +135,29 @@ def _groups(
     if conflicting := _conflicting(good):
         names = some(photo.name for photo in good if photo.digest in conflicting)
         notes.append(f"the same photo with different labels (kept, on one side): {names}")
-    together = kept_together(good, seed)
+    together = _kept_together(good, seed)
     labels = (Counter(label for p in group for label in found.labels_of(p)) for group in together)
     return together, [Group(len(ps), counts) for ps, counts in zip(together, labels, strict=True)]
+
+
+def _kept_together(photos: Sequence[LabelledPhoto], seed: int) -> list[list[LabelledPhoto]]:
+    """Photos with the same bytes or of the same group, in an order that the seed draws."""
+    parents = list(range(len(photos)))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = place = parents[parents[place]]
+        return place
+
+    first: dict[object, int] = {}
+    for place, photo in enumerate(photos):
+        for key in (photo.digest, photo.group):
+            if key:
+                parents[root(place)] = root(first.setdefault(key, place))
+    groups: dict[int, list[LabelledPhoto]] = defaultdict(list)
+    for place, photo in enumerate(photos):
+        groups[root(place)].append(photo)
+    return sorted(groups.values(), key=lambda group: drawn(seed, "split", group[0].name))
 
 
 def merged_copies(

@@ -54,7 +54,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FoldScores:
-    """Figures of K folds, by name, in their order; how many photos were held out in each.
+    """Figures of K folds, by name, in their order; how many photos were judged in each.
 
     Shares lie in [0, 1], losses are in nats. A figure that is not known of some fold is left out.
     """
@@ -119,14 +119,15 @@ def _text(name: str, value: float) -> str:
     return f"{value:.4f}" if name in _NO_SHARE else percent(value)
 
 
-def figures_of(fold: Gathered) -> Figures:
-    """Those of the photos that one fold held out, at least one of which can be read.
+def figures_of(fold: Gathered) -> tuple[int, Figures]:
+    """Of the photos that one fold held out, at least one of which can be read: how many were
+    judged, and their figures.
 
     Without a calibration error: with few photos in a bin it is too large, the more so the fewer.
     """
-    found = evaluated(fold).overall()
-    return {
+    found = evaluated(fold)
+    return len(found.good), {
         name: value
-        for name, value in found.items()
+        for name, value in found.overall().items()
         if isinstance(value, float) and name != _NO_MEAN
     }

@@ -28,7 +28,7 @@ from resnest_cli.inference.engine import (
 )
 from resnest_cli.inference.extraction import Extraction, Head, Pool, without_infinite
 from resnest_cli.inference.photos import Photo, as_source, as_sources, is_one, several
-from resnest_cli.inference.ranking import Record, rank
+from resnest_cli.inference.ranking import Record, rank, record_of
 from resnest_cli.model.loading import find_model
 from resnest_cli.model.variants import Preprocessing, preprocessing_from_dict
 from resnest_cli.net import Access
@@ -441,10 +441,10 @@ class Classifier:
                     yield Record(name, model.name, item.error, kind=kind, several=several), None
                     continue
                 found, row, more = next(answers)
-                unsure = found[0].probability < reject_below if reject_below > 0 else None
-                found = tuple(one for one in found if one.probability >= threshold)
-                more = {**more, "unsure": unsure, "several": several}
-                yield Record(name, model.name, predictions=found, **more), row
+                record = record_of(
+                    name, model, found, threshold=threshold, reject_below=reject_below, **more
+                )
+                yield record, row
 
     def read(self, source: Source) -> "Found":
         """What there is to decode: a path, bytes, or an open image; ImageError for a bad source."""

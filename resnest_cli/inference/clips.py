@@ -2,17 +2,18 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 
 from resnest_cli.images.sources import Source
-from resnest_cli.inference.ranking import Record, probabilities_of, rank
+from resnest_cli.inference.ranking import Record, probabilities_of, rank, record_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnest_cli.inference.classifier import BatchOptions, Classifier
+    from resnest_cli.model.loading import Model
 
 _LEAST = 1e-300  # a probability whose logarithm is finite
 
@@ -31,56 +32,60 @@ def clip_records(
     Frames that cannot be read keep records of their own, with their errors; the mean is that of the
     others. See `Classifier.records`.
     """
-    clips = deque[str | None]()
+    clips = deque[_Clip]()
 
     def noted() -> Iterator[Source]:
+        clip, first = _Clip(None, 0), ""
         for source in sources:
-            clips.append(None if source.frame is None else source.name.rpartition("#")[0])
+            name = None if source.frame is None else source.name.rpartition("#")[0]
+            if name != clip.name or source.name == first:  # a clip may be named twice
+                clip, first = _Clip(name, clip.number + 1), source.name
+            clips.append(clip)
             yield source
 
     how = {"threshold": threshold, "reject_below": reject_below}
-    mean = _Mean(classifier, topk, threshold, reject_below)
+    mean = _Mean(classifier.model, topk, how)
     for record, logits in classifier.answers(noted(), topk, **how, **reading):
         clip = clips.popleft()
         if clip != mean.clip:
             yield from mean.take()
-        if clip is None or logits is None:
+        if clip.name is None or logits is None:
             yield record
         else:
             mean.add(clip, logits)
     yield from mean.take()
 
 
+class _Clip(NamedTuple):
+    """A file with frames, None for a photo that is none, and how many came before it."""
+
+    name: str | None
+    number: int
+
+
 class _Mean:
     """The probabilities of the frames of one clip, added up."""
 
-    def __init__(
-        self, classifier: "Classifier", topk: int, threshold: float, reject_below: float
-    ) -> None:
-        self._classifier, self._topk = classifier, topk
-        self._threshold, self._reject_below = threshold, reject_below
-        self.clip: str | None = None
+    def __init__(self, model: "Model", topk: int, how: "dict[str, float]") -> None:
+        self._model, self._topk, self._how = model, topk, how
+        self.clip = _Clip(None, 0)
         self._sum: NDArray[np.float64] | None = None  # (classes,)
         self._count = 0
 
-    def add(self, clip: str, logits: "NDArray[np.float32]") -> None:
+    def add(self, clip: _Clip, logits: "NDArray[np.float32]") -> None:
         """One more frame of the clip: logits (classes,)."""
-        found = probabilities_of(logits, self._classifier.model)
+        found = probabilities_of(logits, self._model)
         self.clip, self._count = clip, self._count + 1
         self._sum = found if self._sum is None else self._sum + found
 
     def take(self) -> Iterator[Record]:
         """The clip's record, if a frame of one could be read; the next one may begin."""
-        clip, total, count = self.clip, self._sum, self._count
-        self.clip, self._sum, self._count = None, None, 0
-        if clip is None or total is None:
+        name, total, count = self.clip.name, self._sum, self._count
+        self._sum, self._count = None, 0
+        if name is None or total is None:
             return
-        model, mean = self._classifier.model, np.clip(total / count, _LEAST, 1)
-        several = model.thresholds is not None
+        model, mean = self._model, np.clip(total / count, _LEAST, 1)
         # What `rank` makes probabilities of: those of a mean are no network's.
-        odds = mean / np.maximum(1 - mean, _LEAST) if several else mean
+        odds = mean if model.thresholds is None else mean / np.maximum(1 - mean, _LEAST)
         (ranked,) = rank(np.log(odds)[None], model.class_names, self._topk, 1.0, model.thresholds)
-        below = self._reject_below
-        unsure = ranked[0].probability < below if below > 0 else None
-        kept = tuple(one for one in ranked if one.probability >= self._threshold)
-        yield Record(clip, model.name, predictions=kept, unsure=unsure, several=several)
+        yield record_of(name, model, ranked, **self._how)

@@ -129,6 +129,25 @@ def probabilities_of(logits: "NDArray[np.float32]", model: "Model") -> "NDArray[
     return activation(logits, model.temperature)
 
 
+def record_of(
+    name: str,
+    model: "Model",
+    ranked: Sequence[Prediction],
+    *,
+    threshold: float,
+    reject_below: float,
+    **more: Any,
+) -> Record:
+    """The answer for an input: its ranked classes, without those less probable than `threshold`.
+
+    It is unsure where the best one is less probable than `reject_below`; 0 asks nothing.
+    """
+    unsure = ranked[0].probability < reject_below if reject_below > 0 else None
+    kept = tuple(one for one in ranked if one.probability >= threshold)
+    several = model.thresholds is not None
+    return Record(name, model.name, predictions=kept, unsure=unsure, several=several, **more)
+
+
 def rank(
     logits: "NDArray[np.float32]",
     class_names: Sequence[str],

@@ -491,17 +491,21 @@ def set_temperature(
         )
     texts = {"temperature": repr(float(temperature))}
     if info.thresholds is not None:
-        by = info.temperature / temperature
-        moved = [_moved(one, by) for one in info.thresholds] if thresholds is None else thresholds
-        texts["thresholds"] = json.dumps(list(moved))
+        texts["thresholds"] = json.dumps(list(thresholds or thresholds_at(temperature, info)))
     _set_metadata(path, texts)
 
 
-def _moved(threshold: float, by: float) -> float:
-    """The sigmoid of `by` times the logit of a threshold; 0 and 1 stay."""
-    if threshold in {0, 1}:
-        return threshold
-    scaled = by * math.log(threshold / (1 - threshold))
+def thresholds_at(temperature: float, info: CheckpointInfo) -> tuple[float, ...]:
+    """The thresholds that select the same labels at another temperature; none of one label."""
+    by = info.temperature / temperature
+    return tuple(_sigmoid_times(by, threshold) for threshold in info.thresholds or ())
+
+
+def _sigmoid_times(by: float, probability: float) -> float:
+    """The sigmoid of `by` times the logit of a probability; 0 and 1 stay."""
+    if probability in {0, 1}:
+        return probability
+    scaled = by * math.log(probability / (1 - probability))
     small = math.exp(-abs(scaled))
     return (1 if scaled >= 0 else small) / (1 + small)
 

@@ -58,12 +58,12 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     return rows
 
 
-def class_table(figures: Figures) -> Table:
-    """All classes that have photos; columns by what is known of them."""
-    found = [one for one in figures["classes"] if one["support"]]
+def class_table(figures: Figures, title: str = "Classes", *, every: bool = False) -> Table:
+    """All classes that have photos, or `every` class; columns by what is known of them."""
+    found = [one for one in figures["classes"] if every or one["support"]]
     keys = [key for key in _COLUMNS if key in figures["classes"][0]]
     rows = [[_cell(one[key]) for key in keys] for one in found]
-    return Table("Classes", [*map(_COLUMNS.__getitem__, keys)], rows, _from(1, len(keys)))
+    return Table(title, [*map(_COLUMNS.__getitem__, keys)], rows, _from(1, len(keys)))
 
 
 def mistakes_table(figures: Figures) -> Table:

@@ -21,7 +21,7 @@ from resnest_cli.data.seeds import drawn
 from resnest_cli.errors import ResnestError, UsageError
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint
-from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.checkpoint_header import CheckpointInfo, thresholds_at
 from resnest_cli.model.hashes import known_sha256
 from resnest_cli.model.training_photos import joined
 from resnest_cli.progress import Progress
@@ -65,9 +65,8 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     Means are taken in float64 and rounded once to float32; counters take the largest. Class names,
     preprocessing and variant are those of the files, thresholds of several labels their means, each
     as it is without its file's temperature. The files' metrics and temperature are not those of the
-    mean and are left out. Training photos are
-    those of all, unknown where one does not know its own. Memory: that of three networks, however
-    many there are.
+    mean and are left out. Training photos are those of all, unknown where one does not know its
+    own. Memory: that of three networks, however many there are.
 
     Raises:
         UsageError: fewer than two files, or files that differ in architecture, classes or input.
@@ -79,13 +78,13 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     dtypes = {name: tensor.dtype for name, tensor in first.tensors.items()}
     sums = {name: tensor.double() for name, tensor in first.tensors.items()}
     trained_on, notes = first.info.trained_on, _notes(paths[0], first)
-    thresholds = [_without_temperature(first.info)]
+    thresholds = [thresholds_at(1.0, first.info)]
     for path in paths[1:]:
         found = checkpoint.load(path)
         notes += _notes(path, found)
         _check_alike(paths[0], first.info, path, found.info)
         trained_on = joined(path, trained_on, found.info.trained_on)
-        thresholds.append(_without_temperature(found.info))
+        thresholds.append(thresholds_at(1.0, found.info))
         for name, tensor in found.tensors.items():
             if tensor.is_floating_point():
                 sums[name] += tensor
@@ -110,15 +109,6 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         unknown=None,
     )
     return Checkpoint(info, tensors)
-
-
-def _without_temperature(info: CheckpointInfo) -> tuple[float, ...]:
-    """The thresholds of several labels that select the same at temperature 1; none of one label.
-
-    With p = sigmoid(z / T), sigmoid(z) = p^T / (p^T + (1 - p)^T).
-    """
-    limits, power = info.thresholds or (), info.temperature
-    return tuple(p**power / (p**power + (1 - p) ** power) for p in limits)
 
 
 def _mean_thresholds(several: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:

@@ -34,6 +34,7 @@ def check_together(config: Config, sharded: bool) -> None:
     for contradiction, why in (
         *_about_the_teacher(config, sharded),
         *_about_several_labels(config),
+        *_about_shards(config, sharded),
         (
             config.amp == "float16" and config.device == "cpu",
             "--amp float16 needs a GPU; on a CPU use --amp bfloat16, or off.",
@@ -63,6 +64,50 @@ def check_together(config: Config, sharded: bool) -> None:
             "and the rest takes seconds on one. Leave out --devices, or train more of the network: "
             "--freeze none, or stages:N.",
         ),
+    ):
+        if contradiction:
+            raise UsageError(why)
+
+
+def check_folds(config: Config, size: int, *, find_lr: bool) -> None:
+    """Raises UsageError for what does not go with --folds; `size` is the number of processes."""
+    if config.folds is None:
+        return
+    for contradiction, why in (
+        (
+            size > 1 or config.devices > 1,
+            "--devices: folds are trained one after the other, on one device",
+        ),
+        (
+            find_lr,
+            "--find-lr: it looks with one split. Find the rate first, then give it with --lr",
+        ),
+        (
+            config.teacher is not None,
+            "--teacher: it may have learned from photos that are held out, which would reach the "
+            "network through its answers",
+        ),
+        (
+            config.patience > 0,
+            "--patience: the photos that are held out may not decide when to stop",
+        ),
+        (
+            config.time_budget is not None,
+            "--time-budget: fits that end early cannot be compared; fewer --epochs can",
+        ),
+        (
+            config.keep_epochs > 0,
+            "--keep-epochs: `resnest average` chooses among them by photos that validate, and "
+            "with folds the last fit has none",
+        ),
+    ):
+        if contradiction:
+            raise UsageError(f"--folds with {why}. Leave out one of the two.")
+
+
+def _about_shards(config: Config, sharded: bool) -> list[tuple[bool, str]]:
+    """What does not go with photos that are read from one end to the other."""
+    return [
         (
             sharded and config.balanced,
             "--balanced draws photos in any order, and shards are read from one end to the other. "
@@ -73,7 +118,7 @@ def check_together(config: Config, sharded: bool) -> None:
             "--cache keeps all photos in memory; shards are read in every epoch.",
         ),
         (
-            sharded and cached,
+            sharded and config.cached,
             "--freeze backbone: on a CPU it keeps the features of all photos, and shards are read "
             "as they come. Use --freeze stages:4, which trains the same classifier, or none.",
         ),
@@ -82,9 +127,7 @@ def check_together(config: Config, sharded: bool) -> None:
             "--folds deals out single photos, and shards are read from one end to the other. Give "
             "the folder that they were packed from.",
         ),
-    ):
-        if contradiction:
-            raise UsageError(why)
+    ]
 
 
 def _about_the_teacher(config: Config, sharded: bool) -> list[tuple[bool, str]]:

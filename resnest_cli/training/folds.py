@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnest_cli.errors import UsageError
 from resnest_cli.evaluation import figures, report, thresholds
 from resnest_cli.evaluation.evaluate import TOPK, Answered, Gathered
 from resnest_cli.evaluation.fold_scores import Figures, FoldScores, figures_of
@@ -42,7 +41,6 @@ from resnest_cli.signals import StopRequest
 from resnest_cli.text import count, csv_rows
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import Config, TrainingJob
 from resnest_cli.training.setup import Ready, get_ready
 from resnest_cli.training.state import load_state, saving
 from resnest_cli.training.step import DivergedError
@@ -54,42 +52,6 @@ _INTERVAL = (
     "Figures are means over the folds; their intervals are those of Nadeau and Bengio (2003), "
     "which count the luck of the photos that train, too, and never narrower than Wilson's."
 )
-
-
-def check_folds(job: TrainingJob, config: Config, size: int) -> None:
-    """Raises UsageError for what does not go with --folds; `size` is the number of processes."""
-    if config.folds is None:
-        return
-    for contradiction, why in (
-        (
-            size > 1 or config.devices > 1,
-            "--devices: folds are trained one after the other, on one device",
-        ),
-        (
-            job.find_lr,
-            "--find-lr: it looks with one split. Find the rate first, then give it with --lr",
-        ),
-        (
-            config.teacher is not None,
-            "--teacher: it may have learned from photos that are held out, which would reach the "
-            "network through its answers",
-        ),
-        (
-            config.patience > 0,
-            "--patience: the photos that are held out may not decide when to stop",
-        ),
-        (
-            config.time_budget is not None,
-            "--time-budget: fits that end early cannot be compared; fewer --epochs can",
-        ),
-        (
-            config.keep_epochs > 0,
-            "--keep-epochs: `resnest average` chooses among them by photos that validate, and "
-            "with folds the last fit has none",
-        ),
-    ):
-        if contradiction:
-            raise UsageError(f"--folds with {why}. Leave out one of the two.")
 
 
 @dataclass(frozen=True)
@@ -142,9 +104,10 @@ class HeldOut:
         found, counts = list[Figures](), list[int]()
         for number in range(1, (self.ready.config.folds or 0) + 1):
             inside = self._folds == number
-            counts.append(int((inside & there).sum()))
             limits = self._thresholds(there & ~inside)
-            found.append(figures_of(self._gathered(np.flatnonzero(inside), limits)))
+            photos, figures_ = figures_of(self._gathered(np.flatnonzero(inside), limits))
+            counts.append(photos)
+            found.append(figures_)
         asked = np.count_nonzero(self._folds)
         return FoldScores(tuple(counts), tuple(found), len(self._folds) - asked / len(found))
 

@@ -24,10 +24,10 @@ from resnest_cli.progress import ignore
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.text import count
 from resnest_cli.training import resumed_run, runs, settings, unknown
-from resnest_cli.training.conflicts import without_effect
+from resnest_cli.training.conflicts import check_folds, without_effect
 from resnest_cli.training.defaults import default_workers
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
-from resnest_cli.training.folds import HeldOut, check_folds, cross_validate
+from resnest_cli.training.folds import HeldOut, cross_validate
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.lost_photos import DataLostError
 from resnest_cli.training.lr_finder import find_learning_rate
@@ -62,7 +62,8 @@ def run_on_devices(job: TrainingJob, display: TrainingDisplay, arguments: Sequen
     """
     devices = 1 if is_worker() else _wanted(job)
     if devices > 1 and not job.resume:
-        check_folds(job, load_settings(replace(job, data=job.data or ".")), devices)
+        config = load_settings(replace(job, data=job.data or "."))
+        check_folds(config, devices, find_lr=job.find_lr)
     if devices > 1 and not job.dry_run:
         return launch(devices, arguments)
     if devices > 1:  # what one of them will have
@@ -135,7 +136,7 @@ class _Run:
         config = load_settings(job)
         if not (job.dry_run and world.size == 1):  # a plan for several devices needs only one
             config = _settled(config, world)
-        check_folds(job, config, world.size)
+        check_folds(config, world.size, find_lr=job.find_lr)
         if job.find_lr and world.size > 1:
             raise UsageError("--find-lr: looks on one device; leave out --devices.")
         if not job.dry_run and job.run is not None and not job.resume:
@@ -178,7 +179,8 @@ class _Run:
         `before` are seconds that are needed before the first epoch.
         """
         job, found = self.job, estimated(ready)
-        if "epochs" in {*job.flags, *settings.named(job.config)}:
+        settled = "epochs" in {*job.flags, *settings.named(job.config)}
+        if settled or ready.config.time_budget is None:
             return found
         used = time.monotonic() - job.began + before
         ready.config = fitted(ready.config, found.epoch_seconds, used)

@@ -4,7 +4,7 @@ Labels are given at the thresholds that the weights of the best epoch have in th
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Self
 
 import numpy as np
@@ -14,11 +14,12 @@ from resnest_cli.evaluation import thresholds
 from resnest_cli.evaluation.label_scores import label_confusion, label_scores, worst_photos
 from resnest_cli.evaluation.scores import confusions
 from resnest_cli.inference.ranking import Prediction
-from resnest_cli.output.results import mistakes_table
+from resnest_cli.output.results import class_table, mistakes_table
 from resnest_cli.report.pages import PageTable
 from resnest_cli.text import percent
 from resnest_cli.training.state import BestLabelAnswers, EpochRow
 
+CLASSES = "Classes in the best epoch"  # the title of their table
 _PAIRS = 20
 
 
@@ -64,23 +65,19 @@ class LabelAnswers:
     def tables(self) -> list[PageTable]:
         """The classes, and the labels that are given in place of others most often."""
         found = label_scores(self.truth, self.probabilities, 0.0, self.limits)
-        cells = [
-            [name, str(one.support), percent(one.average_precision), f"{limit:.3f}",
-             percent(one.precision), percent(one.recall), percent(one.f1)]
-            for name, one, limit in zip(self.names, found.classes, self.limits, strict=True)
-        ]  # fmt: skip
-        columns = ["Class", "Validation photos", "Average precision", "Threshold", "Precision",
-                   "Recall", "F1"]  # fmt: skip
-        title = "Classes in the best epoch"
-        pairs = [
-            {"truth": self.names[has], "predicted": self.names[given], "photos": count}
-            for has, given, count in confusions(label_confusion(self.truth, self.given), _PAIRS)
-        ]
-        mistakes = mistakes_table({"map": found.mean_average_precision, "confusions": pairs})
-        return [
-            PageTable(title, columns, cells, frozenset(range(1, len(columns)))),
-            PageTable(*mistakes),
-        ]
+        figures = {
+            "map": found.mean_average_precision,
+            "classes": [
+                {"label": name, "threshold": limit, **asdict(one)}
+                for name, one, limit in zip(self.names, found.classes, self.limits, strict=True)
+            ],
+            "confusions": [
+                {"truth": self.names[has], "predicted": self.names[given], "photos": count}
+                for has, given, count in confusions(label_confusion(self.truth, self.given), _PAIRS)
+            ],
+        }
+        classes = class_table(figures, CLASSES, every=True)
+        return [PageTable(*classes), PageTable(*mistakes_table(figures))]
 
     def mistakes(self, most: int) -> Iterator[tuple[int, tuple[Prediction, ...], list[str]]]:
         """The photos with wrong labels and the largest loss: place, answer, and true labels.

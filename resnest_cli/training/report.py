@@ -16,13 +16,14 @@ from resnest_cli.evaluation.scores import class_scores, surest_mistakes
 from resnest_cli.inference.ranking import Prediction, Record, sigmoid, softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.variants import Preprocessing
+from resnest_cli.output.results import class_table
 from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
 from resnest_cli.report.pages import Page, PageTable, picture_of
 from resnest_cli.text import percent
 from resnest_cli.training import label_report
 from resnest_cli.training.augment import Augment, Mixing
-from resnest_cli.training.label_report import LabelAnswers
+from resnest_cli.training.label_report import CLASSES, LabelAnswers
 from resnest_cli.training.loader import Batch, batch_of
 from resnest_cli.training.order import FixedCrops, FolderOrder, Key
 from resnest_cli.training.runs import RunFolder
@@ -258,9 +259,6 @@ def _epochs(rows: list[EpochRow]) -> PageTable:
 
 
 def _classes(names: Sequence[str], best: BestAnswers) -> PageTable:
-    cells = [
-        [name, str(one.support), percent(one.precision), percent(one.recall), percent(one.f1)]
-        for name, one in zip(names, class_scores(best.confusion), strict=True)
-    ]
-    columns = ["Class", "Validation photos", "Precision", "Recall", "F1"]
-    return PageTable("Classes in the best epoch", columns, cells, frozenset({1, 2, 3, 4}))
+    scores = zip(names, class_scores(best.confusion), strict=True)
+    figures = {"classes": [{"label": name, **asdict(one)} for name, one in scores]}
+    return PageTable(*class_table(figures, CLASSES, every=True))

@@ -218,10 +218,8 @@ def _check_origins(run: RunFolder, record: RunRecord, ready: Ready) -> None:
     config = ready.config
     if record.origin != ready.origin:
         raise _others(config.model, "weights", run)
-    if record.class_weights not in {
-        "",
-        weights_digest(ready.class_weights),
-    }:  # "" of an earlier version
+    weights = weights_digest(ready.class_weights)
+    if record.class_weights not in {"", weights}:  # "" of an earlier version
         raise _others(f"--class-weights {config.class_weights}", "weights of classes", run)
     if record.teacher not in {"", ready.teacher.digest if ready.teacher is not None else ""}:
         raise _others(f"--teacher {config.teacher}", "teacher's weights and classes", run)

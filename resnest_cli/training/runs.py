@@ -42,6 +42,7 @@ from resnest_cli.training.state import (
 # such as exports and the pictures of an evaluation, is not ours to remove.
 _WRITTEN = (
     "args.toml", "split.csv", "shards.json", "results.csv", "recall.csv", "lost.csv",
+    "average_precision.csv", "folds.csv", "folds.html",
     "train_batch.jpg", "curves.png", "val_predictions.jpg", "report.html",
     "weights/best*.safetensors", "weights/last*.safetensors", "weights/epoch-*.safetensors",
     "resume/*", "resume/features/*/*", "resume/fold-*/resume/*",

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from resnest_cli.data.dataset import DataSet, load_dataset, read_split, write_split
-from resnest_cli.data.folds import ALWAYS, folds_of
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.data.split_file import list_run_split
-from resnest_cli.data.stratification import Group
+from resnest_cli.data.stratification import ALWAYS, Group, folds_of
 from resnest_cli.errors import UsageError
 from tests.conftest import make_photo
 

@@ -142,3 +142,13 @@ def test_photos_alone_need_none_of_this(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_file_that_is_named_twice_has_two_answers(
+    cli: Cli, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    path = made(tmp_path, "tif", 2)
+    how = ["--frames", "all", "--per-clip", "--format", "jsonl", "-m", tiny_checkpoint]
+    done = cli("predict", path, path, *how)
+    first, second = done.out.splitlines()
+    assert first == second

@@ -15,7 +15,10 @@ from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.net import Access
+from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.training import plan
+from resnest_cli.training.distributed import World
+from resnest_cli.training.job import _Run
 from resnest_cli.training.plan import plan_lines
 from resnest_cli.training.settings import Config, TrainingJob, load_settings
 from resnest_cli.training.setup import Ready, get_ready
@@ -144,3 +147,12 @@ def test_a_photo_that_has_gone_does_not_stop_the_plan(place: Path) -> None:
     gone = replace(made.dataset.train[0], path=str(place / "gone.png"))
     made.dataset = replace(made.dataset, train=(gone,))
     assert plan._loading(made)[0] >= 0
+
+
+def test_the_estimate_of_folds_is_that_of_all_fits(place: Path) -> None:
+    """K networks with a share of the photos and one with all of them, whoever chose the epochs."""
+    made = ready(place, folds=3, freeze="none")
+    job = TrainingJob(str(place / "data"), command="finetune", flags={})
+    found = _Run(job, TrainingDisplay(), World())._estimate(made, 0.0)
+    assert made.config.epochs
+    assert found.total_seconds == pytest.approx(3 * made.config.epochs * found.epoch_seconds)
