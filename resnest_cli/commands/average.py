@@ -30,7 +30,9 @@ def average(
     data: Annotated[
         str | None,
         Option(
-            "Compute batch norm's statistics anew on the training photos of these data.", "DATA"
+            "Compute batch norm's statistics anew on the training photos of these data, and the "
+            "thresholds of several labels on the validation photos.",
+            "DATA",
         ),
     ] = None,
     reading: Reading,
@@ -41,7 +43,8 @@ def average(
     They must be of one architecture, with the same classes and the same input. The mean of the last
     epochs (--keep-epochs) of a run at a high learning rate is often better than each. Batch norm's
     statistics are averaged, too, which serves for neighbouring epochs; --data computes them anew.
-    So are the thresholds of several labels; `resnest evaluate` says how good they are.
+    So are the thresholds of several labels; --data fits them anew, for the largest F1, on its
+    validation photos.
     """
     if output_ is None:
         raise UsageError("name the file to write with -o: average.safetensors.")
@@ -53,7 +56,7 @@ def average(
     from resnest_cli.model import checkpoint
     from resnest_cli.output.training import TrainingDisplay
     from resnest_cli.training.average import average as mean
-    from resnest_cli.training.average import recomputed
+    from resnest_cli.training.average import recomputed, with_fitted_thresholds
 
     with locked(output_):
         found = mean(checkpoints)
@@ -68,9 +71,12 @@ def average(
                 for note in dataset.notes:
                     output.message(note)
                 found = recomputed(found, dataset.train, display.statistics)
+                with display.showing("Fitting thresholds") as progress:
+                    found = with_fitted_thresholds(found, dataset, progress)
         checkpoint.save(output_, found.tensors, found.info)
     statistics = found.info.provenance["statistics"]
-    more = ", thresholds averaged" if found.info.thresholds else ""
+    limits = found.info.provenance.get("thresholds")
+    more = f", thresholds {limits}" if limits else ""
     output.message(
         f"{output_}: the mean of {len(checkpoints)} checkpoints, statistics {statistics}{more}."
     )

@@ -83,13 +83,32 @@ def separator_of(texts: Iterable[str]) -> str:
 def stand_alone(texts: Iterable[str], separator: str | None = None) -> bool:
     """Whether these texts cannot be names of classes: the parts of them are, too.
 
-    The parts between their `separator`, unless another is given.
+    The parts between their `separator`, unless another is given. Half of the different joint texts
+    must have parts alone that stand in another text by themselves, or at different places in texts
+    of several lengths: the levels of a hierarchy, and the columns of a tuple, have fixed places.
     """
     different = {text for text in texts if text}
     separator = separator or separator_of(different)
-    joint = [parts for text in different if len(parts := split_labels(text, separator)) > 1]
-    known = [parts for parts in joint if different.issuperset(parts)]
+    every = {text: split_labels(text, separator) for text in different}
+    joint = [parts for text, parts in every.items() if len(parts) > 1]
+    names = different | _moving(list(every.values()), separator, different)
+    known = [parts for parts in joint if names.issuperset(parts)]
     return bool(known) and 2 * len(known) >= len(joint)
+
+
+def _moving(sets: Sequence[tuple[str, ...]], separator: str, texts: Iterable[str]) -> set[str]:
+    """The parts that stand at different places; none where texts look like tuples.
+
+    Those are all of one length, or one has a part twice ("yes|yes").
+    """
+    twice = any(text.count(separator) + 1 > len(split_labels(text, separator)) for text in texts)
+    if twice or len({len(parts) for parts in sets}) < 2:
+        return set()
+    places: dict[str, set[int]] = {}
+    for parts in sets:
+        for place, part in enumerate(parts):
+            places.setdefault(part, set()).add(place)
+    return {part for part, found in places.items() if len(found) > 1}
 
 
 def mixed_separators(labels: Iterable[str]) -> str | None:

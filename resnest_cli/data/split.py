@@ -64,7 +64,10 @@ def split_by_class(
     """A seeded split by class; photos with the same bytes stay together."""
     if conflicting := _conflicting(good):
         names = some(photo.name for photo in good if photo.digest in conflicting)
-        notes.append(f"the same photo under several classes (kept, to train on): {names}")
+        notes.append(
+            f"the same photo under several classes (kept, to train on; with --multi-label it has "
+            f"the labels of all): {names}"
+        )
     by_class: dict[str, dict[bytes, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
     for photo in good:
         by_class[photo.label][photo.digest].append(photo)

@@ -384,7 +384,12 @@ def _check_rows(table: Table, columns: _Columns, multi_label: bool) -> None:
         for kind in kinds:
             cell = row.cells[places[kind]].strip()
             if not cell and not (multi_label and kind == "label"):
-                raise UsageError(f"{path}: {unit} {row.number} lacks a path or a label.")
+                several = (
+                    ""
+                    if kind != "label"
+                    else (" If photos may have several labels, or none, give --multi-label.")
+                )
+                raise UsageError(f"{path}: {unit} {row.number} lacks a {kind}.{several}")
             if _NO_TEXT.search(cell):
                 raise UsageError(
                     f"{path}: {unit} {row.number}: {cell[:40]!r} is no path and no label: it has a "

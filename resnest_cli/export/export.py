@@ -3,6 +3,7 @@
 Everything is made in memory and checked there; only then `Exported.write` gives it a name.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,10 +67,10 @@ def check_source(model: Model, job: ExportJob | None = None) -> None:
             f"{model.config} asks for the crop mode {model.crop_mode}, which no file of ours can "
             "hold. Copy the model, and write center there; then give --crop-mode to `predict`."
         )
-    if job and (job.check or job.calibrate) and model.in_channels != 3:
+    if job and (job.check or job.calibrate) and model.in_channels not in {1, 3}:
         raise UsageError(
-            f"{model.path}: the network takes {model.in_channels} channels; photos have 3. Leave "
-            "out --check and --int8."
+            f"{model.path}: the network takes {model.in_channels} channels; photos have 3, or 1 in "
+            "grey. Leave out --check and --int8."
         )
 
 
@@ -214,12 +215,20 @@ def _compare(
                 f"{len(chosen):,} of the {len(every):,} photos of {job.check}, evenly chosen, were "
                 "checked."
             )
-        photos = parity.batches(chosen, model.preprocessing, found.unreadable, progress)
+        photos = _photos(model, chosen, found, progress)
         result = parity.compared(photos, *runs, model)
         if not result.photos:
             raise ResnestError(f"{job.check}: no photo in it can be read.")
         add(job.check, result, len(chosen) - result.photos)
     found.summary["parity"] = results
+
+
+def _photos(
+    model: Model, paths: Sequence[str], found: Exported, progress: Progress
+) -> Iterator[tuple[list[str], Float32]]:
+    """Batches of photos, as the model is fed; those that cannot be read are noted."""
+    fed, grey = model.preprocessing, model.in_channels == 1
+    return parity.batches(paths, fed, found.unreadable, progress, grey=grey)
 
 
 def _plain(model: Model) -> parity.Run:
@@ -250,7 +259,7 @@ def _to_int8(
     assert job.calibrate is not None
     plan = int8.planned(job.calibrate, model, job.calibrate_photos)
     found.notes += plan.notes
-    photos = parity.batches(plan.calibration, model.preprocessing, found.unreadable, progress)
+    photos = _photos(model, plan.calibration, found, progress)
     small = int8.quantized(proto, (batch for _, batch in photos))
     used = len(plan.calibration) - len(found.unreadable)
     how = info.provenance["export"] | {"precision": "int8", "calibration_photos": used}
@@ -264,7 +273,7 @@ def _to_int8(
     before, found.data = found.data, formats.onnx_bytes(small, info)
     made = {"float32": before, "int8": found.data}
     runs = {name: open_exported(data, name).logits for name, data in made.items()}
-    photos = parity.batches(plan.held_out, model.preprocessing, found.unreadable, progress)
+    photos = _photos(model, plan.held_out, found, progress)
     result = parity.compared(photos, runs["float32"], runs["int8"], model, plan.truth)
     if not result.photos:
         raise ResnestError("none of the photos kept apart from the calibration can be read.")

@@ -151,12 +151,15 @@ def batches(
     fed: Preprocessing,
     unreadable: dict[str, str],
     progress: Progress = silent,
+    *,
+    grey: bool = False,
 ) -> Iterator[tuple[list[str], Float32]]:
     """Paths and arrays, float32 (N, 3, size, size), of up to `BATCH` photos a time.
 
-    Photos that cannot be read are noted in `unreadable`: path -> why.
+    For a network that sees `grey`, (N, 1, size, size). Photos that cannot be read are
+    noted in `unreadable`: path -> why.
     """
-    preparation, done = Preparation(fed), 0
+    preparation, done = Preparation(fed, grey=grey), 0
     sources = (Source(path, path=path) for path in paths)
     with Decoders() as decoders:
 

@@ -148,6 +148,11 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle", "onnx"]:
         )
     if zipped or re.match(rb"\x80[\x02-\x05]", start):
         return "pickle"
+    if path.suffix in {".xml", ".bin"} and path.with_suffix(".xml").is_file():
+        raise CheckpointError(
+            f"{path} is a network for OpenVINO. Give the checkpoint that it was exported from, or "
+            "export it as .onnx."
+        )
     if wrong := misfit(start):
         raise CheckpointError(f"{path} cannot be used: {wrong}. {AGAIN}")
     if brace or suffix == ".safetensors":

@@ -12,17 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from resnest_cli.data.dataset import Sample, known_photos
+from resnest_cli.data.dataset import DataSet, Sample, known_photos
 from resnest_cli.data.seeds import drawn
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.evaluation.thresholds import fitted
+from resnest_cli.inference.ranking import sigmoid
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint import Checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo, thresholds_at
 from resnest_cli.model.hashes import known_sha256
+from resnest_cli.model.resnest import ResNeSt
 from resnest_cli.model.training_photos import joined
 from resnest_cli.progress import Progress
 from resnest_cli.training.loader import batch_of
@@ -98,6 +102,8 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     provenance = {k: v for k, v in first.info.provenance.items() if k not in left_out}
     sources = [{"file": path.name, "sha256": known_sha256(path)} for path in paths]
     provenance |= {"command": "average", "averaged": sources, "statistics": "averaged"}
+    if first.info.thresholds is not None:
+        provenance["thresholds"] = "averaged"
     info = replace(
         first.info,
         metrics={},
@@ -157,20 +163,55 @@ def recomputed(found: Checkpoint, samples: Sequence[Sample], progress: Progress)
         raise UsageError("--data: batch norm cannot learn from a single photo. Add photos.")
     chosen = sorted(samples, key=lambda sample: drawn(0, "order", sample.name))[:MOST_PHOTOS]
     network = checkpoint.instantiate(found)
-    preprocessing, grey = network.variant.preprocessing, network.in_channels == 1
-
-    def batches() -> Iterator[Tensor]:
-        for first, last in batch_bounds(len(chosen), _BATCH):
-            keys = [Key(0, place) for place in range(first, last)]
-            batch = batch_of(chosen, preprocessing, keys, grey=grey)
-            for lost in batch.lost:
-                path = chosen[lost.place].path
-                raise ResnestError(f"{path} {lost.error}. It was readable before: was it changed?")
-            yield batch.photos
-            progress(last, len(chosen))
-
-    update_bn(batches(), network)
+    update_bn(_batches(network, chosen, progress), network)
     provenance = {**found.info.provenance, "statistics": f"of {len(chosen)} photos"}
     trained_on = joined("the checkpoint", found.info.trained_on, known_photos(chosen))
     info = replace(found.info, provenance=provenance, trained_on=trained_on)
     return Checkpoint(info, dict(network.state_dict()))
+
+
+def with_fitted_thresholds(found: Checkpoint, data: DataSet, progress: Progress) -> Checkpoint:
+    """The same with thresholds of the largest F1 on the validation photos of these data.
+
+    Photos that the network is known to have trained on are left out. A class that no other photo
+    has keeps its threshold; so do all where the data have one label for each photo, or labels that
+    the network does not know.
+
+    Raises:
+        ResnestError: a photo cannot be read any more.
+    """
+    info = found.info
+    ids = list(info.provenance.get("class_ids") or info.class_names or ())
+    if info.thresholds is None or not data.multi_label or not set(data.class_ids) <= set(ids):
+        return found
+    known = info.trained_on.membership("the checkpoint") if info.trained_on else lambda _: False
+    chosen = [sample for sample in data.val if not known(sample.digest)]
+    if not chosen:
+        return found
+    network = checkpoint.instantiate(found).eval()
+    with torch.inference_mode():
+        logits = torch.cat([network(photos) for photos in _batches(network, chosen, progress)])
+    truth = np.zeros(logits.shape, np.bool_)
+    for row, sample in zip(truth, chosen, strict=True):
+        row[[ids.index(data.class_ids[label]) for label in sample.labels]] = True
+    limits = tuple(
+        new if there else old
+        for new, there, old in zip(
+            fitted(truth, sigmoid(logits.numpy())), truth.any(axis=0), info.thresholds, strict=True
+        )
+    )
+    provenance = {**info.provenance, "thresholds": f"of {len(chosen)} photos"}
+    return replace(found, info=replace(info, thresholds=limits, provenance=provenance))
+
+
+def _batches(network: ResNeSt, chosen: Sequence[Sample], progress: Progress) -> Iterator[Tensor]:
+    """Photos float32 (B, C, size, size), prepared as `predict` prepares them."""
+    preprocessing, grey = network.variant.preprocessing, network.in_channels == 1
+    for first, last in batch_bounds(len(chosen), _BATCH):
+        keys = [Key(0, place) for place in range(first, last)]
+        batch = batch_of(chosen, preprocessing, keys, grey=grey)
+        for lost in batch.lost:
+            path = chosen[lost.place].path
+            raise ResnestError(f"{path} {lost.error}. It was readable before: was it changed?")
+        yield batch.photos
+        progress(last, len(chosen))

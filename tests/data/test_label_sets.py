@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from timm.data import ImageNetInfo
 
 from resnest_cli.data.dataset import DataSet, load_dataset, read_split, write_split
+from resnest_cli.data.label_sets import stand_alone
 from resnest_cli.data.labelled_photos import Reading
 from resnest_cli.data.stratification import Group, validating
 from resnest_cli.errors import UsageError
@@ -55,6 +57,33 @@ def test_a_column_of_labels_is_found_out(place: Path, separator: str) -> None:
     totals = [a + b for a, b in zip(found.train_counts, found.val_counts, strict=True)]
     assert totals == [4, 4, 4]
     assert (found.train_photos, found.val_photos) == (len(found.train), len(found.val))
+
+
+@pytest.mark.parametrize(
+    ("several", "texts"),
+    [
+        (True, ["bus|person", "car|person", "bus|car|person", "car", "bus"]),  # never "person"
+        (True, ["a|b|c", "b|c", "c|d", "a|d", "b|c|d", "d|a"]),  # none of them alone
+        (False, ["animal|dog", "animal|cat", "plant|rose"]),
+        (False, ["animal", "animal|dog", "animal|dog|poodle", "plant|rose"]),
+        (False, ["animal|other", "animal|mammal|other", "animal|mammal|dog", "plant|other"]),
+        (False, ["apple|healthy", "apple|scab", "pear|healthy"]),
+        (False, ["yes|no", "no|yes", "yes|yes", "maybe"]),
+        (False, ["0,1", "1,0", "1,2", "2,1"]),
+        (False, ["crane, bird", "crane, machine", "missile", "projectile, missile", "tench, carp"]),
+    ],
+)
+def test_what_cannot_mean_anything_else(several: bool, texts: list[str]) -> None:
+    """Labels of a set move from place to place; levels of a hierarchy, synonyms, tuples do not."""
+    assert stand_alone(texts) is several
+
+
+def test_names_of_published_classes_are_no_sets() -> None:
+    for subset in ("imagenet-1k", "imagenet-22k"):
+        names = ImageNetInfo(subset)
+        assert not stand_alone(
+            names.index_to_description(index) for index in range(names.num_classes())
+        )
 
 
 def test_flags_decide(place: Path) -> None:

@@ -36,6 +36,9 @@ def test_the_files_are_those_of_the_network(
     for path, more in ((whole, ()), (half, ("--fp16",))):
         result = cli("export", "--model", tiny_checkpoint, "-o", path, *more, "--format", "json")
         assert result.code == 0, result.err
+        for file in (path, path.with_suffix(".bin")):  # no web page
+            refused = cli("predict", path, "--model", file)
+            assert "is a network for OpenVINO" in refused.err
         summary = json.loads(result.out)
         assert summary["openvino"] == openvino.__version__
         assert summary["beside_float32"]["speed"]["this"]["ms"] > 0

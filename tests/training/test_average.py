@@ -1,5 +1,6 @@
 """The moving average; the mean of checkpoints, and batch norm's statistics computed anew."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from resnest_cli.data.dataset import Sample
 from resnest_cli.errors import ResnestError, UsageError
+from resnest_cli.evaluation import thresholds
 from resnest_cli.images.decode import decode
 from resnest_cli.images.preprocess import preprocess
+from resnest_cli.inference.classifier import Classifier
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo
 from resnest_cli.model.resnest import ResNeSt, build
@@ -135,6 +138,36 @@ def test_thresholds_are_averaged_without_their_temperature(tmp_path: Path) -> No
         UsageError, match=r"answers otherwise \(one label for a photo, or several\)"
     ):
         average([one, write(tmp_path / "3.safetensors", 3)])
+
+
+def test_thresholds_are_fitted_anew(tmp_path: Path, cli: Cli) -> None:
+    """With --data: those of the largest F1 of the mean, on photos that it was not trained on."""
+    one = write(tmp_path / "1.safetensors", 1, thresholds=(0.9, 0.9, 0.9), temperature=1.0)
+    two = write(tmp_path / "2.safetensors", 2, thresholds=(0.9, 0.9, 0.9), temperature=1.0)
+    labels = ["c|a", "a", "", "c", "c", "a|c", "c", "a"]
+    rows = ["path,labels,split"]
+    for index, cell in enumerate(labels):
+        make_photo(tmp_path / f"{index}.png", seed=index)
+        rows.append(f"{index}.png,{cell},{'train' if index < 3 else 'val'}")
+    (tmp_path / "d.csv").write_text("\n".join(rows))
+    out = tmp_path / "mean.safetensors"
+    done = cli("average", one, two, "-o", out, "--data", tmp_path / "d.csv")
+    assert (done.code, "thresholds of 5 photos" in done.err) == (0, True), done.err
+    found = Classifier(str(out), engine="torch")
+    answers = found.predict([str(tmp_path / f"{index}.png") for index in range(3, 8)], topk=3)
+    odds = np.array([[p.probability for p in sorted(record.predictions, key=lambda p: p.index)]
+                     for record in answers])  # fmt: skip
+    truth = np.array([[name in cell.split("|") for name in "abc"] for cell in labels[3:]])
+    expected = thresholds.fitted(truth, odds)
+    limits = found.model.thresholds
+    assert limits is not None
+    assert limits[0] == pytest.approx(expected[0], abs=1e-6)
+    assert limits[2] == pytest.approx(expected[2], abs=1e-6)
+    assert limits[1] == 0.9  # which no photo has
+    other = tmp_path / "other.csv"
+    other.write_text(re.sub(r"\bc\b", "unknown", "\n".join(rows)))
+    done = cli("average", one, two, "-o", out, "--overwrite", "--data", other)
+    assert (done.code, "thresholds averaged" in done.err) == (0, True), done.err
 
 
 def samples(folder: Path, count: int) -> list[Sample]:

@@ -56,7 +56,9 @@ def test_a_network_is_taught_to_see_grey(
         colour, same = Classifier(best, engine=engine).predict([photo, grey])
         assert colour.predictions == same.predictions  # what is seen has no colour
     exported = tmp_path / "grey.onnx"
-    assert cli("export", "-m", best, "-o", exported).code == 0
+    assert cli("export", "-m", best, "-o", exported, "--check", data).code == 0
+    small = cli("export", "-m", best, "-o", tmp_path / "small.onnx", "--int8", "--calibrate", data)
+    assert small.code == 0, small.err
     for one, other in zip(
         same.predictions, Classifier(exported).predict(grey).predictions, strict=True
     ):
