@@ -61,4 +61,4 @@ def test_the_worst_photo_comes_first_with_what_is_missing_and_too_many(
         ("no label", "", "right"),
     ]
     page.write(tmp_path / "page.html")
-    assert "it is cat<br>missing: cat; too many: dog" in (tmp_path / "page.html").read_text()
+    assert "it has cat<br>missing: cat; too many: dog" in (tmp_path / "page.html").read_text()
