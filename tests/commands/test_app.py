@@ -18,6 +18,13 @@ COMMANDS = [["predict"], ["features"], ["benchmark"], ["explain"], ["evaluate"],
             ["models"], ["models", "verify"], ["models", "clean"], ["models", "show"]]  # fmt: skip
 
 
+# Sorting, keywords, archives and videos: parts of `predict` that are options.
+UNASKED = {
+    "resnest_cli.sorting.sort", "resnest_cli.report.sidecars", "resnest_cli.images.xmp",
+    "resnest_cli.images.frames", "sqlite3", "av", "tarfile", "torch",
+}  # fmt: skip
+
+
 def python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -181,9 +188,14 @@ def test_main_ends_with_the_commands_exit_code(monkeypatch: pytest.MonkeyPatch) 
 def test_predict_gets_ready_while_its_command_line_is_parsed(
     tiny_checkpoint: Path, photo: Path
 ) -> None:
-    """One decoder, which has been started before Typer is imported; a usage error ends it, too."""
+    """One decoder, which has been started before Typer is imported; a usage error ends it, too.
+
+    What was not asked for is not loaded.
+    """
     code = (
-        "import sys\nfrom resnest_cli.__main__ import main\nfrom resnest_cli.images import pool\n"
+        "import atexit, sys\nfrom resnest_cli.__main__ import main\n"
+        "from resnest_cli.images import pool\n"
+        "atexit.register(lambda: print('LOADED', *sys.modules, flush=True))\n"
         "class Worker(pool._Worker):\n"
         "    def __init__(self):\n"
         "        print('STARTED', 'typer' in sys.modules)\n"
@@ -192,8 +204,10 @@ def test_predict_gets_ready_while_its_command_line_is_parsed(
         f"sys.argv = ['resnest', 'predict', {str(photo)!r}, '-m', {str(tiny_checkpoint)!r}]\n"
         "main()"
     )
-    out = python(code)
+    out, _, loaded = python(code).partition("LOADED")
     assert "Rank" in out
+    assert "resnest_cli.commands.predict" in loaded.split()
+    assert not UNASKED & set(loaded.split())
     assert out.count("STARTED") == out.count("STARTED False") == 1
     done = subprocess.run(
         [sys.executable, "-m", "resnest_cli", "predict", "x.jpg", "--topk", "0"],

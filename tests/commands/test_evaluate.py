@@ -216,6 +216,7 @@ def test_compare(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     assert figures(cli, data, "-m", own, "--compare", own)["comparison"]["p_value"] == 1
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_validation_side_is_taken(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     split = tmp_path / "split"
     for place, name in enumerate(CLASSES[:-1]):

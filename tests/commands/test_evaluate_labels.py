@@ -24,35 +24,43 @@ NAMES = ("blue", "green", "red")
 COUNT = 30
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint whose three probabilities lie on both sides of their thresholds."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    network = enliven(build(TINY, num_classes=3))
-    info = checkpoint.CheckpointInfo(variant=TINY, class_names=NAMES, thresholds=(0.5, 0.5, 0.5))
-    checkpoint.save(tmp_path / "model.safetensors", network, info)
-    return tmp_path / "model.safetensors"
-
-
-@pytest.fixture
-def data(model: Path) -> Path:
-    """A table of photos, some of which the model has right; one of them cannot be read."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint whose three probabilities lie on both sides of their thresholds,
+    and a table of photos, some of which it has right; one of them cannot be read.
+    """
+    folder = tmp_path_factory.mktemp("made")
     rows = [["path", "labels"], ["bad.jpg", "red"]]
-    Path("bad.jpg").write_bytes(b"\xff\xd8 no photo")
-    paths = [make_photo(Path(f"{n}.png"), (48, 48), seed=n) for n in range(COUNT)]
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8 no photo")
+    paths = [make_photo(folder / f"{n}.png", (48, 48), seed=n) for n in range(COUNT)]
+    network, model = enliven(build(TINY, num_classes=3)), folder / "model.safetensors"
+    info = checkpoint.CheckpointInfo(variant=TINY, class_names=NAMES, thresholds=(0.5, 0.5, 0.5))
+    checkpoint.save(model, network, info)
     logits = Classifier(model).logits([str(path) for path in paths])
     limits = np.quantile(logits, 0.5, axis=0)
-    loaded = checkpoint.load(model)
-    info = replace(loaded.info, thresholds=tuple(sigmoid(limits.astype(np.float32)).tolist()))
-    checkpoint.save(model, loaded.tensors, info)
+    info = replace(info, thresholds=tuple(sigmoid(limits.astype(np.float32)).tolist()))
+    checkpoint.save(model, network, info)
     random = np.random.default_rng(0)
     noisy = logits + random.normal(0, logits.std(axis=0), logits.shape)
     for path, row in zip(paths, noisy > limits, strict=True):
         rows.append([path.name, "|".join(np.array(NAMES)[row])])
-    with Path("photos.csv").open("w", newline="") as file:
+    with (folder / "photos.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The table, in a copy of the folder, which is the present one."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
     return Path("photos.csv")
+
+
+@pytest.fixture
+def model(data: Path) -> Path:
+    return Path("model.safetensors")
 
 
 def figures(cli: Cli, *arguments: object) -> dict[str, Any]:

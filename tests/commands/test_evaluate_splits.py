@@ -225,6 +225,7 @@ def write_split(path: Path, data: Path, sides: dict[int, str], args: str | None 
     path.with_name("args.toml").write_text(args or f"data = {json.dumps(str(data))}\n")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_runs_split_needs_to_know_its_data(
     cli: Cli, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_runs_split_needs_to_know_its_data(
     assert (result.code, "row 12 is damaged" in result.err) == (1, True)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_every_checkpoint_of_a_run_knows_its_training_photos(
     cli: Cli, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,7 +157,7 @@ def test_values_are_converted_as_typer_converts_them(
         ("predict x --format xml", "--format: xml is none of table, json, jsonl, csv, parquet."),
         ("predict x -k many", "--topk: many is not a whole number from 1."),
         ("predict x --threshold 2", "--threshold: 2 is not a number in [0, 1]."),
-        ("predict x --formt csv", "no such option --formt. Did you mean --format?"),
+        ("predict x --formt csv", "no such option --formt. Did you mean --format or --frames?"),
         ("predict x --labels", "--labels requires an argument."),
         ("predict x --tta=3", "--tta does not take a value."),
         ("predct", "no such command 'predct'. Did you mean 'predict'?"),

@@ -213,8 +213,11 @@ def test_dry_run_tells_what_is_left(cli: Cli, place: Path, stopped: Path) -> Non
 
 @pytest.mark.parametrize("more", [(), ("-j", "1"), ("--grad-accum-steps", "2"), ("--balanced",)])
 def test_photos_that_vanish_are_left_out(
-    cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep, more: tuple[str, ...]
-) -> None:
+    cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep, more: tuple[str, ...],
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    if more:
+        request.getfixturevalue("no_pictures")  # which are the first one's to show
     gone = [place / "data" / name for name in ("c0/1.jpg", "c1/4.jpg", "c2/7.jpg", "c2/8.jpg")]
     straight = cli(*given, *more, "--run", "straight")
     assert straight.code == 0, straight.err
@@ -265,6 +268,7 @@ def test_a_disk_that_is_gone_ends_the_run_and_nothing_is_lost(
     assert same(tensors(runs / "exp"), tensors(runs / "straight"))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_class_that_vanishes_is_told(
     cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep
 ) -> None:

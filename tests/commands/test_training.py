@@ -175,7 +175,7 @@ def test_growing_photos_kept_in_memory(
     growing = ("--start-size", "16", "--train-size", "32")
     runs = {
         "cached": (*growing, "--cache"), "plain": growing,
-        "workers": (*growing, "--cache", "-j", "2"),
+        "workers": (*growing, "--cache", "-j", "1"),
         "one_size": ("--cache",), "large": ("--train-size", "32"),
     }  # fmt: skip
     weights = {}
@@ -195,6 +195,7 @@ def test_growing_photos_kept_in_memory(
     assert resumed.code == 0, resumed.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_train_takes_its_own_split_and_readable_names(cli: Cli, data: Path, place: Path) -> None:
     split = place / "split"
     for name in COLOURS:

@@ -9,7 +9,7 @@ from resnest_cli.evaluation import thresholds
 from resnest_cli.evaluation.label_scores import LabelMeter, label_scores
 from resnest_cli.inference.ranking import sigmoid
 
-PHOTOS, CLASSES = 200, 7
+PHOTOS, CLASSES = 60, 7
 
 
 @pytest.fixture(params=[2, 12])

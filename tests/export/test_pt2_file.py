@@ -1,6 +1,7 @@
 """The .pt2 file: what torch.export.load makes of it equals the network."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,19 @@ import torch
 
 from resnest_cli.export import ExportJob
 from resnest_cli.export.export import export
+from resnest_cli.model import checkpoint
 from resnest_cli.model.loading import find_model
 from tests.conftest import CLASSES
 from tests.networks import photos
 
 
 def test_the_loaded_program_equals_the_network(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    target = tmp_path / "model.pt2"
-    model = find_model(str(tiny_checkpoint))
+    """Of a network that gives a photo several labels, which the file says, too."""
+    target, several = tmp_path / "model.pt2", tmp_path / "several.safetensors"
+    loaded = checkpoint.load(tiny_checkpoint)
+    thresholds = 0.0, 1.0, 0.5, 0.25, 0.0
+    checkpoint.save(several, loaded.tensors, replace(loaded.info, thresholds=thresholds))
+    model = find_model(str(several))
     found = export(model, ExportJob(target))
     assert not found.broken
     assert found.summary["parity"][0]["difference"] < 1e-6
@@ -31,6 +37,8 @@ def test_the_loaded_program_equals_the_network(tiny_checkpoint: Path, tmp_path: 
     assert json.loads(texts["class_names"]) == list(CLASSES)
     assert json.loads(texts["preprocessing"])["size"] == 48
     assert texts["num_classes"] == "5"
+    assert texts["activation"] == "sigmoid"
+    assert tuple(json.loads(texts["thresholds"])) == thresholds
 
 
 @pytest.mark.slow  # torch.export of these takes minutes

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from transformers import pipeline
 
-from resnest_cli import Classifier, Prediction
+from resnest_cli import Classifier, Prediction, guides
 from resnest_cli.errors import CheckpointError, UsageError
 from resnest_cli.export import ExportJob, int8
 from resnest_cli.export.export import export
@@ -29,16 +29,16 @@ from resnest_cli.net import Access
 from tests.conftest import make_photo
 from tests.networks import TINY, enliven, photos
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("blue", "green", "red")
 TEMPERATURE = 1.5
 
 
-@pytest.fixture
-def several(tmp_path: Path) -> Path:
-    """A checkpoint with a temperature; of photo.jpg it selects the last two labels."""
-    make_photo(tmp_path / "photo.png", (80, 70), seed=4)
-    path, network = tmp_path / "several.safetensors", enliven(build(TINY, num_classes=3))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a temperature; of photo.png it selects the last two labels."""
+    folder = tmp_path_factory.mktemp("made")
+    make_photo(folder / "photo.png", (80, 70), seed=4)
+    path, network = folder / "several.safetensors", enliven(build(TINY, num_classes=3))
 
     def save(limits: tuple[float, ...]) -> None:
         info = CheckpointInfo(
@@ -48,9 +48,15 @@ def several(tmp_path: Path) -> Path:
         checkpoint.save(path, network, info)
 
     save((0.0, 0.0, 0.0))
-    found = {one.label: one.probability for one in answer(path, tmp_path)}
+    found = {one.label: one.probability for one in answer(path, folder)}
     save((found["blue"] + 0.01, found["green"] - 0.01, 0.0))
     return path
+
+
+@pytest.fixture
+def several(made: Path, tmp_path: Path) -> Path:
+    shutil.copy(made.with_name("photo.png"), tmp_path)
+    return Path(shutil.copy(made, tmp_path))
 
 
 def answer(model: Path | str, folder: Path) -> tuple[Prediction, ...]:
@@ -169,7 +175,7 @@ def test_weights_of_others_with_such_a_config(several: Path, hub: Path, tmp_path
     assert "config.json has other thresholds than the file, whose own word counts" in notes[0]
 
 
-def test_the_readmes_onnxruntime_example(
+def test_the_manuals_onnxruntime_example(
     several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -177,8 +183,8 @@ def test_the_readmes_onnxruntime_example(
     target = tmp_path / "demo.onnx"
     export(find_model(str(several)), ExportJob(target)).write(target)
     assert selected(target, tmp_path) == selected(several, tmp_path)
-    readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(import json\nimport numpy.*?)exps = ", readme, re.DOTALL)
+    page = guides.read("export")
+    (code,) = re.findall(r"```python\n(import json\nimport numpy.*?)exps = ", page, re.DOTALL)
     code = code.replace("tests/data/coffee.jpg", "photo.png")
     code += """
 chances = 1 / (1 + np.exp(-logits[0] / float(said.get("temperature", 1))))

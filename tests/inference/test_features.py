@@ -1,6 +1,7 @@
 """Features against timm on the same weights, and what the library gives."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def expected(weights: Path, photos: list[Path]):
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=whole))
     batch = torch.stack([transform(Image.open(path).convert("RGB")) for path in photos])
 
+    @cache  # for both engines
     def compute(pool: str = "avg", stage: int | None = None, head: str | None = None):
         with torch.inference_mode():
             if head:

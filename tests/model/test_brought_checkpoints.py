@@ -346,6 +346,7 @@ def test_without_a_classifier_there_are_features(
             ask()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_needs_a_classifier_says_that_there_is_none(
     cli: Cli, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

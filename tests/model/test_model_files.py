@@ -322,6 +322,7 @@ def test_labels_win_over_the_config(own: Path, tmp_path: Path) -> None:
     assert found.class_names == tuple("vwxyz")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_folder_serves_every_command(own: Path, cli: Cli, tmp_path: Path) -> None:
     features = cli("features", PHOTO, "-o", tmp_path / "f.npy", "--model", own, "--device", "cpu")
     assert features.code == 0, features.err

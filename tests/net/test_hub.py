@@ -699,6 +699,7 @@ def test_the_commands_take_names_of_the_hub(
     assert (not hub.requests) == offline
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_finetune_and_its_config_file_take_names_of_the_hub(
     tiny: str, hub: HubServer, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

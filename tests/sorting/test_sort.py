@@ -285,6 +285,9 @@ def test_each_run_is_taken_back_by_itself(photos: list[str]) -> None:
     assert not Path("out").exists()
 
 
-def test_a_folder_is_sorted_into_by_one_process(photos: list[str]) -> None:
+def test_a_folder_is_sorted_into_by_one_process(
+    photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnest_cli.files.PATIENCE", 0.1)
     with locked(folder=Path("out")), pytest.raises(ResnestError, match="another command"):
         sort(photos)
