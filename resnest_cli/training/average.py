@@ -198,7 +198,7 @@ def with_fitted_thresholds(found: Checkpoint, data: DataSet, progress: Progress)
         new if there else old
         for new, there, old in zip(
             fitted(truth, sigmoid(logits.numpy())),
-            truth.any(axis=0).tolist(),
+            truth.sum(axis=0) > 0,
             info.thresholds,
             strict=True,
         )
