@@ -1,5 +1,7 @@
 """Pages of a TIFF and frames of animations: which there are, and their pictures."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +131,14 @@ def test_predict_and_features_take_frames(cli: Cli, tiny_checkpoint: Path, tmp_p
     other = cli("features", path, "-m", tiny_checkpoint, "--frames", "2", "-o", out, "--resume")
     assert "input 2 was" in other.err
     assert "are for --runner local" in cli("predict", *how, "-o", "x/", "--runner", "ray").err
+
+
+def test_photos_alone_need_none_of_this(tmp_path: Path) -> None:
+    code = (
+        "import sys; import resnest_cli.inference.classifier; from resnest_cli.images.inputs "
+        "import listed; from resnest_cli.images.sources import SourceStats; from "
+        "resnest_cli.options import RunOptions; list(listed(RunOptions(('a.jpg', 'x')), "
+        "SourceStats())); print({'av', 'tarfile', 'resnest_cli.images.frames'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
