@@ -1,5 +1,7 @@
 """Pages of a TIFF and frames of animations: which there are, and their pictures."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +141,14 @@ def test_a_file_that_is_named_twice_has_two_answers(
     done = cli("predict", path, path, *how)
     first, second = done.out.splitlines()
     assert first == second
+
+
+def test_photos_alone_need_none_of_this(tmp_path: Path) -> None:
+    code = (
+        "import sys; import resnest_cli.inference.classifier; from resnest_cli.images.inputs "
+        "import listed; from resnest_cli.images.sources import SourceStats; from "
+        "resnest_cli.options import RunOptions; list(listed(RunOptions(('a.jpg', 'x')), "
+        "SourceStats())); print({'av', 'tarfile', 'resnest_cli.images.frames'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
