@@ -219,17 +219,9 @@ def load_dataset(
         train, val = split_by_labels(good, found, val_split, seed, notes)
     else:
         train, val = split_by_class(good, val_split, seed, notes)
-    if not val and not dealt:
-        raise _nothing_validates(data, found, len(left_out))
     ids = tuple(sorted(counts))
-    validated = {label for photo in val for label in found.labels_of(photo)}
-    if not dealt and not validated:
-        raise UsageError(
-            f"{data}: none of its {len(val)} validation photo(s) has a label, so nothing can be "
-            "said of any class. Give some of them labels."
-        )
-    if not dealt and (missing := sorted(set(ids) - validated)):
-        notes.append(f"no validation photos, so nothing is known of: {some(missing)}")
+    if not dealt:
+        notes += _check_validation(data, found, val, left_out, ids)
     names, more = readable_names(ids, class_names)
     if found.multi_label and (wrong := refused_name(names)) is not None:
         raise UsageError(
@@ -287,6 +279,26 @@ def _of_classes(
         elif found.multi_label:
             kept = (label for label in labels if label in classes)
             yield replace(photo, label=joined_labels(kept))
+
+
+def _check_validation(
+    data: str,
+    found: LabelledData,
+    val: Sequence[LabelledPhoto],
+    left_out: Sequence[LabelledPhoto],
+    ids: Sequence[str],
+) -> Iterator[str]:
+    """A note of the classes that no photo validates; UsageError where those are all."""
+    if not val:
+        raise _nothing_validates(data, found, len(left_out))
+    validated = {label for photo in val for label in found.labels_of(photo)}
+    if not validated:
+        raise UsageError(
+            f"{data}: none of its {len(val)} validation photo(s) has a label, so nothing can be "
+            "said of any class. Give some of them labels."
+        )
+    if missing := sorted(set(ids) - validated):
+        yield f"no validation photos, so nothing is known of: {some(missing)}"
 
 
 def _nothing_validates(data: str, found: LabelledData, same: int) -> UsageError:

@@ -79,7 +79,9 @@ def take_back(step: Step, how: How, folder: Path) -> bool:
                 raise KeptError("is gone from there")
             return False
         if os.path.lexists(source) and not (_same(source, target) or _is(target, step)):
-            return False  # it was never moved, and this is another file
+            if _is(source, step):
+                return False  # it was never moved, and this is another file
+            raise KeptError(f"stays: {source} has been put there since")
         source.parent.mkdir(parents=True, exist_ok=True)
         _move(target, source, step.link)
         return True

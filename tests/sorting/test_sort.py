@@ -246,6 +246,17 @@ def test_undo_keeps_what_is_not_what_it_was(photos: list[str]) -> None:
     assert not Path("out").exists()
 
 
+def test_undo_says_so_where_a_photo_was_edited_and_its_place_is_taken(photos: list[str]) -> None:
+    sort(photos)
+    Path("in/1.jpg").write_text("new here")
+    Path("out/cat/1.jpg").write_text("edited meanwhile")
+    outcome = undo(Path("out"), silent)
+    assert outcome.failed == 1
+    assert "in/1.jpg has been put there since" in outcome.lines[0]
+    assert Path("in/1.jpg").read_text() == "new here"
+    assert Path("out/cat/1.jpg").read_text() == "edited meanwhile"
+
+
 def test_undo_leaves_copies_that_were_changed_and_files_of_others(photos: list[str]) -> None:
     sort(photos, "copy")
     Path("out/cat/1.jpg").write_text("edited")
