@@ -207,7 +207,10 @@ def with_fitted_thresholds(found: Checkpoint, data: DataSet, progress: Progress)
     limits = tuple(
         new if there else old
         for new, there, old in zip(
-            fitted(truth, sigmoid(logits.numpy())), truth.any(axis=0), info.thresholds, strict=True
+            fitted(truth, sigmoid(logits.numpy())),
+            list(truth.any(axis=0)),
+            info.thresholds,
+            strict=True,
         )
     )
     provenance = {**info.provenance, "thresholds": f"of {len(chosen)} photos"}
