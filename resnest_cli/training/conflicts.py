@@ -208,7 +208,7 @@ def _of_the_loss(config: Config) -> dict[str, str]:
         why |= dict.fromkeys(_OF_ASL, "there is no --asl")
     if not several:
         why["min_precision"] = "it is for photos with several labels"
-    elif config.bce_loss:
+    else:
         why["bce_loss"] = "several labels always have it"
     if not (config.bce_loss or several):
         why["bce_target_thresh"] = "it is for --bce-loss"

@@ -261,6 +261,7 @@ def test_a_folder_that_is_not_utf_8_comes_back(tmp_path: Path) -> None:
         ("train", {"model_ema": False, "model_ema_decay": 0.9}, ["--model-ema-decay"]),
         ("train", {"sched": "constant", "min_lr": 0.1}, ["--min-lr"]),
         ("train", {"min_lr": 0.1}, []),
+        ("train", {"multi_label": True, "bce_loss": False}, ["--bce-loss"]),
     ],
 )  # fmt: skip
 def test_what_was_given_for_nothing_is_told(
