@@ -163,7 +163,7 @@ class Page:
         for card in cards:
             card["short"] = name = card["input"][len(folder) :]
             card["name"] = name if len(name) <= 60 else f"...{name[-57:]}"
-            card["text"] = f"{name} {card['label']} {card['truth']}"
+            card["text"] = f"{name} {', '.join(card['labels'])} {card['truth']}"
         more = ""
         if len(cards) < total:
             more = (
