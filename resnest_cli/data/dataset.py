@@ -294,8 +294,8 @@ def _check_validation(
     validated = {label for photo in val for label in found.labels_of(photo)}
     if not validated:
         raise UsageError(
-            f"{data}: none of its {len(val)} validation photo(s) has a label, so nothing can be "
-            "said of any class. Give some of them labels."
+            f"{data}: none of its {count(len(val), 'validation photo')} has a label, so nothing "
+            "can be said of any class. Give some of them labels."
         )
     if missing := sorted(set(ids) - validated):
         yield f"no validation photos, so nothing is known of: {some(missing)}"

@@ -117,16 +117,16 @@ def split_in_folds(
         what = "photos of classes" if filled < 2 else "photos"
         remedy = f"Use --folds {filled}." if filled > 1 else "Give every class two photos or more."
         raise UsageError(
-            f"--folds {count}: {data} has {what} that can be held out for {filled} fold(s) only; "
-            f"copies, and photos of one group, stay together. {remedy}"
+            f"--folds {count}: {data} has {what} that can be held out for {filled} of {count} "
+            f"folds only; copies, and photos of one group, stay together. {remedy}"
         )
     counts = Counter(label for group in groups for label in group.labels)
     if few := sorted(label for label, number in counts.items() if 1 < number < count):
         notes.append(f"too few to be in all {count} folds: {some(few)}")
     if always := folds.count(ALWAYS):
         notes.append(
-            f"{always} photo(s) train in all folds and are never asked about: some class has no "
-            "others to learn from"
+            "photos that train in all folds and are never asked about, since some class has no "
+            f"others to learn from: {always}"
         )
     return folds, notes
 

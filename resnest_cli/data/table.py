@@ -422,8 +422,8 @@ def _groups(table: Table, column: int) -> list[str]:
     groups = list(table.values(column))
     if alone := groups.count(""):
         table.notes.append(
-            f"{table.file}: {alone} photo(s) have no {table.columns[column]}; each of them is a "
-            "group of its own"
+            f"{table.file}: {count(alone, 'photo')} with no {table.columns[column]}; each of "
+            "them is a group of its own"
         )
     return groups
 

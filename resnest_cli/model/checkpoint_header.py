@@ -507,8 +507,8 @@ def thresholds_at(temperature: float, info: CheckpointInfo) -> tuple[float, ...]
 
 
 def _sigmoid_times(by: float, probability: float) -> float:
-    """The sigmoid of `by` times the logit of a probability; 0 and 1 stay."""
-    if probability in {0, 1}:
+    """The sigmoid of `by` times the logit of a probability; 0 and 1 stay, and by 1 all do."""
+    if probability in {0, 1} or by == 1:
         return probability
     scaled = by * math.log(probability / (1 - probability))
     small = math.exp(-abs(scaled))

@@ -282,7 +282,7 @@ def _show_int8(found: Figures, same: str) -> None:
     show_table(("", "float32", "int8", ""), rows, "lrrl")
     emit(
         f"\nCalibrated on {found['calibrated_on']:,} photos, measured on {found['photos']:,} "
-        f"others; speed on {found['cores']} core(s) of this machine.\n"
+        f"others; speed on {count(found['cores'], 'core')} of this machine.\n"
     )
     _note_slower("int8", faster)
 
@@ -290,7 +290,7 @@ def _show_int8(found: Figures, same: str) -> None:
 def _show_beside_float32(found: Figures, title: str) -> None:
     rows, faster = _size_and_speed(found, "this")
     show_table(("", "float32 (.onnx)", title, ""), rows, "lrrl")
-    emit(f"\nSpeed on {found['cores']} core(s) of this machine.\n")
+    emit(f"\nSpeed on {count(found['cores'], 'core')} of this machine.\n")
     _note_slower(title, faster)
 
 

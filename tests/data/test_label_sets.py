@@ -257,7 +257,7 @@ def test_what_is_noted(place: Path) -> None:
 def test_test_rows_without_any_label_are_not_used(place: Path) -> None:
     """As competitions have them; where some have one, the others show no class."""
     text = "path,labels,split\n0.png,sun|sea,train\n1.png,sea,train\n2.png,sun,val\n3.png,,test\n"
-    assert any("1 photo(s) of the test split have no label; not used" in note
+    assert any("1 photo of the test split without a label; not used" in note
                for note in load(place, text, multi_label=True).notes)  # fmt: skip
     found = load(place, text + "4.png,sun,test\n", multi_label=True)
-    assert any("2 photo(s) of the test split are held out" in note for note in found.notes)
+    assert any("2 photos of the test split held out" in note for note in found.notes)

@@ -183,7 +183,7 @@ def test_parquet_without_pyarrow(place: Path, monkeypatch: pytest.MonkeyPatch) -
     data = parquet({"path": ["cat/0.jpg"], "label": ["cat"]}, place)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        ResnestError, match=r"t\.csv: Parquet needs pyarrow.*resnest-cli\[parquet\]"
+        ResnestError, match=r"t\.csv needs pyarrow \(extra parquet\).*pip install pyarrow$"
     ):
         read(place, data)
 

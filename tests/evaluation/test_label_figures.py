@@ -103,7 +103,7 @@ def test_photos_trained_on_are_left_out(answers: tuple[np.ndarray, np.ndarray]) 
     only = summary(evaluated(gathered(truth, logits, trained=80)))
     assert only["map"] is None
     assert only["trained"]["map"] == every["map"]
-    assert "All 80 readable photo(s)" in training_note(only)
+    assert "trained on all of the 80 readable photos" in training_note(only)
 
 
 def test_no_photo_with_a_label_is_left(answers: tuple[np.ndarray, np.ndarray]) -> None:

@@ -279,7 +279,7 @@ RAW = np.zeros((HEIGHT, WIDTH), "u1")
         (tiff(SIZE, [bytes(9 * WIDTH * HEIGHT)], {258: ("H", (8, 16, 8)), 262: 2, 277: 3}),
          "whose samples differ in their bits"),
         (tiff(SIZE, [bytes(WIDTH * HEIGHT)], {258: 8, 262: 2, 277: 1}),
-         "with 1 sample(s) for each pixel, too few"),
+         "with 1 sample for each pixel, too few"),
         (tiff(SIZE, [bytes(4 * WIDTH * HEIGHT)],
               {258: ("H", (8,) * 4), 262: 5, 277: 4, 332: 2}), "in other inks than CMYK"),
         (tiff(SIZE, [bytes(WIDTH * HEIGHT)], {258: 8}), "that does not say what its colours are"),

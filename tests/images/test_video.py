@@ -182,7 +182,7 @@ def test_predict_and_features_take_videos(cli: Cli, tiny_checkpoint: Path, tmp_p
     found = cli("predict", *how, "--format", "jsonl")
     expected = [str(photo), *(f"{path}#t={second}.0" for second in range(3))]
     assert [json.loads(line)["input"] for line in found.out.splitlines()] == expected
-    assert "1 other file(s)" in cli("predict", folder, "-m", tiny_checkpoint).err
+    assert "1 other file without" in cli("predict", folder, "-m", tiny_checkpoint).err
     assert "--every 1s reads" in cli("predict", path, "-m", tiny_checkpoint).out
     out = tmp_path / "feats.npy"
     assert cli("features", *how, "-o", out, "-j", "2").code == 0

@@ -214,7 +214,7 @@ def test_channels_last_and_wrapped_networks_give_the_same_file(tmp_path: Path) -
 
 
 def test_a_newer_format_is_refused_with_the_version_needed(saved: Path) -> None:
-    edit_header(saved, format_version="2", minimum_resnest_cli="3.1.0", variant="unheard")
+    edit_header(saved, format_version="3", minimum_resnest_cli="3.1.0", variant="unheard")
     for read in (read_info, load):
         with pytest.raises(NewerFormatError, match=r"needs resnest-cli 3\.1\.0.*>=3\.1\.0"):
             read(saved)

@@ -36,6 +36,7 @@ class Data:
     shards = None
     unlabelled: tuple[Photo, ...] = ()
     multi_label = False
+    folds: tuple[int, ...] = ()
     learned = DataSet.learned
     train_counts, val_counts = DataSet.train_counts, DataSet.val_counts
     train_photos, val_photos = DataSet.train_photos, DataSet.val_photos

@@ -61,7 +61,7 @@ CASES = {
     "plain": Case({}),
     "mixed": Case({"bce_loss": True, "mixup": 0.4, "cutmix": 0.5}, accumulated=2),
     "uneven": Case({"clip_grad": 0.1, "balanced": True}, train=29, val=9),
-    "weighted": Case({"opt": "adamw", "lr": 0.001}, train=26, class_weights=True),
+    "weighted": Case({"opt": "adamw", "lr": 0.001, "in_chans": 1}, train=26, class_weights=True),
     "varied": Case(
         {
             "aa": "rand-m9-n2", "reprob": 0.5, "color_jitter": 0.4, "aug_repeats": 3, "hflip": 1.0,
@@ -107,7 +107,7 @@ def in_double(config: Config) -> ResNeSt:
     torch.manual_seed(derived_seed(config.seed, "weights"))
     network = build(
         TINY, num_classes=CLASSES, drop_rate=config.drop, drop_path_rate=config.drop_path,
-        drop_block_rate=config.drop_block,
+        drop_block_rate=config.drop_block, in_channels=1 if config.grey else 3,
     ).double()  # fmt: skip
     network.register_forward_pre_hook(lambda _, given: (given[0].double(),))
     return network
@@ -216,9 +216,13 @@ def work(folder: Path, world: World, case: Case) -> dict[str, Any]:
     answers = answered(folder, train, config, world)
     classes = CLASSES if config.multi_label else 0
     augment = Augment(config, PREPROCESSING)
-    source = Seen(kind(train, augment, draw, answers=answers, classes=classes))
+    source = Seen(kind(train, augment, draw, answers=answers, classes=classes, grey=config.grey))
     validation = Batches(
-        val, PREPROCESSING, Draw(BATCH, rank=world.rank, ranks=ranks), classes=classes
+        val,
+        PREPROCESSING,
+        Draw(BATCH, rank=world.rank, ranks=ranks),
+        classes=classes,
+        grey=config.grey,
     )
     network = in_double(config)
     frozen = freeze(network, config.freeze)

@@ -108,7 +108,7 @@ APART = {
     "patience", "sync_bn", "split_names", "path_column", "label_column", "split_column",
     "base_folder", "extension", "exclude", "exclude_kinds", "teacher_labels", "teacher_size",
     "teacher_mean", "teacher_std", "teacher_classes", "unlabelled", "trust_onnx",
-    "min_precision",
+    "min_precision", "group_column", "folds",
 }  # fmt: skip
 
 

@@ -69,6 +69,8 @@ def test_recipes_are_whole(recipe: str, command: Any) -> None:
 
 
 _OPTIONAL = {
+    "folds",
+    "group_column",
     "in_chans",
     "multi_label",
     "min_precision",
