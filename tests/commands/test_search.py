@@ -246,7 +246,7 @@ def test_a_page_shows_queries_groups_and_errors(
         (["--self", "--format", "npz"], "with -o FILE"),
         (["--row", "1", "-o", "x.npz"], "--format npz is for --self"),
         (["--self", "-o", "x.npz", "--html", "y.html"], "without --html"),
-        (["--self", "-k", "0"], "-k"),
+        (["--self", "-k", "0"], "--topk: 0 is not a whole number from 1."),
         (["--self", "--metric", "manhattan"], "manhattan"),
         (["--self", "-o", "feats.csv"], "feats.csv"),
         (["--self", "-o", "feats.json"], "feats.json"),
