@@ -180,7 +180,7 @@ def test_pipeline(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
         (["-m", "demo", "-b", "8,0"], "--batch-size '0': give numbers from 1 to 4096"),
         (["-m", "demo", "-b", "1,,2"], "--batch-size ''"),
         (["-m", "demo", "-b", "x"], "--batch-size 'x'"),
-        (["-m", "demo", "--repeats", "4"], "'--repeats'"),
+        (["-m", "demo", "--repeats", "4"], "--repeats: 4 is not a whole number from 5 to 1000"),
         (["-m", "demo", "--device", "tpu"], "unknown device 'tpu'"),
         (["-m", "demo", "--device", "cuda:9"], "device cuda:9 is not available"),
         (["-m", "demo", "--engine", "onnx", "--device", "cuda"], "the onnx engine runs on the CPU"),

@@ -188,7 +188,7 @@ def test_classes_that_the_model_does_not_know(cli: Cli, data: Path, model: Path)
     assert "no class 'sea'" in unknown.err
     known = cli("evaluate", "more.csv", "-m", model, "--known-only", "--format", "json")
     assert json.loads(known.out)["photos"] == 3  # without the one that has nothing else
-    assert "1 photo(s) of 1 class(es) left out" in " ".join(known.err.split())
+    assert "1 photo of 1 class left out" in " ".join(known.err.split())
     Path("none.csv").write_text("path,labels\n0.png,\n1.png,\n")
     nothing = cli("evaluate", "none.csv", "-m", model, "--multi-label")
     assert nothing.code == 2
