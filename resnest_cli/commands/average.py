@@ -15,7 +15,7 @@ EXAMPLES = """
 resnest train data/ --keep-epochs 5
 resnest average runs/train/exp/weights/epoch-*.safetensors -o mean.safetensors
 resnest average epoch-*.safetensors -o mean.safetensors --data data/
-resnest evaluate data/ --model average.safetensors
+resnest evaluate data/ --model mean.safetensors
 """
 
 

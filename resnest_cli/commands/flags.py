@@ -189,7 +189,7 @@ def _typer_option(setting: Setting) -> Any:
     )
 
 
-class Commands:
+class CommandLine:
     """Beside a class of Typer's commands: how values are read, help is laid out, errors are said.
 
     The epilog is examples, a line each. `page` is the command's page of the manual, `first` are the
@@ -256,11 +256,11 @@ class Commands:
                     formatter.write_dl(records)
 
 
-class Command(Commands, TyperCommand):
+class Command(CommandLine, TyperCommand):
     """A command."""
 
 
-class Group(Commands, TyperGroup):
+class Group(CommandLine, TyperGroup):
     """A command with commands of its own."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -63,7 +63,8 @@ def counted_ahead(run: RunOptions) -> Callable[[], int | None]:
         with suppress(ResnestError, OSError):  # whoever reads the photos says so
             found.append(sum(1 for _ in listed(run, SourceStats())))
 
-    if "-" not in {*run.inputs, run.from_file} and output.Bar().wanted:
+    frames = run.frames is not None or run.every is not None  # whose files would be read twice
+    if not frames and "-" not in {*run.inputs, run.from_file} and output.Bar().wanted:
         Thread(target=count_all, daemon=True).start()
     return lambda: found[0] if found else None
 

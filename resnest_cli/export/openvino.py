@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnest_cli.errors import EngineError
+from resnest_cli.errors import EngineError, need
 from resnest_cli.files import writing
 from resnest_cli.images.batches import Float32
 from resnest_cli.text import one_line
@@ -33,13 +33,10 @@ class Representation(NamedTuple):
 
 
 def load_openvino() -> Any:
-    """The package, which is an extra; EngineError without it."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise EngineError(
-            f'an .xml needs OpenVINO ({error}). Run: pip install "resnest-cli[openvino]"'
-        ) from error
+    """The package, which is an extra; MissingPackageError without it."""
+    need("openvino", "an .xml")
+    import openvino
+
     return openvino
 
 
