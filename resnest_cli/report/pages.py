@@ -87,7 +87,8 @@ class Page:
         state = _state(record, right if truth is not None else None)
         place = self.counts.total()
         self.counts[state] += 1
-        self.labels.update(_labels(record))
+        if state not in {"unknown", "unsure"}:  # those have no answer
+            self.labels.update(_labels(record))
         if state == "error" and len(self.errors) < self.most:
             error = printable_name(record.error or "")
             self.errors.append({"input": printable_name(record.input), "error": error})
@@ -107,7 +108,7 @@ class Page:
         truth: str | Sequence[str] | None,
         place: int,
         tiles: Sequence[str],
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         true, wrong = "" if truth is None else truth, ""
         if not isinstance(true, str):
             true, wrong = _several(true, record.labels)
@@ -140,8 +141,8 @@ class Page:
         """How many photos there are of which classes, how many are unsure or failed."""
         photos = count(self.counts.total(), "photo")
         named = [f"{number:,} {label}" for label, number in self.labels.most_common(_NAMED)]
-        if rest := len(self.labels) - _NAMED if len(self.labels) > _NAMED else 0:
-            named.append(f"{count(rest, 'other class', 'other classes')}")
+        if rest := max(0, len(self.labels) - _NAMED):
+            named.append(count(rest, "other class", "other classes"))
         doubts = [
             f"{self.counts[state]:,} {word}"
             for state, word in (

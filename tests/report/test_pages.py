@@ -267,7 +267,7 @@ def test_what_needs_a_look_comes_first_and_stays() -> None:
         found = [card["input"][2] for card in page.cards]
         assert found == ["5", "4", "3", "1", "6", "2"][:most]
         assert page.summary() == (
-            "6 photos: 2 cat, 2 dog and 1 ant; 1 unknown; 1 unsure; 1 could not be read."
+            "6 photos: 1 cat, 1 dog and 1 ant; 1 unknown; 1 unsure; 1 could not be read."
         )
     judged = Page("", "", most=3)
     for name, probability, right in (("1", 0.9, True), ("2", 0.5, False), ("3", 0.8, False)):
