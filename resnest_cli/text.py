@@ -131,6 +131,11 @@ def printable_name(name: str) -> str:
     return printable(name).replace("\n", "\\n")
 
 
+def short_model(name: str) -> str:
+    """What a title calls a model: no more of its path than exp/weights/best.safetensors."""
+    return "/".join(name.replace(os.sep, "/").split("/")[-3:])
+
+
 def common_folder(names: Sequence[str]) -> str:
     """The folder that all names lie in, with its last slash; empty where there is none."""
     same = os.path.commonprefix(names)  # noqa: RUF071 - cut at a slash below

@@ -13,6 +13,7 @@ from resnest_cli.evaluation.evaluate import Answered, Gathered
 from resnest_cli.evaluation.scores import Answers, Scores, scores, worst
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.report import plots
+from resnest_cli.report.confusion_matrix import confusion_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class ClassFigures:
     def _draw_confusion(self, path: Path) -> None:
         matrix, names = self.confusion, self.gathered.class_names
         occur = np.flatnonzero(matrix.sum(0) + matrix.sum(1))  # as truth or as answer
-        plots.confusion_matrix(path, matrix[np.ix_(occur, occur)], [names[n] for n in occur])
+        confusion_matrix(path, matrix[np.ix_(occur, occur)], [names[n] for n in occur])
 
     def _draw_reliability(self, path: Path) -> None:
         bins = [asdict(one) for one in self.calibration.bins]

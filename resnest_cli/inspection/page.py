@@ -16,7 +16,7 @@ from resnest_cli.report.issues_page import (
     PhotoTile,
 )
 from resnest_cli.report.pages import PageTable
-from resnest_cli.text import count, csv_row, percent
+from resnest_cli.text import count, csv_row, percent, short_model
 
 
 def issues_page(findings: Findings) -> IssuesPage:
@@ -29,7 +29,7 @@ def issues_page(findings: Findings) -> IssuesPage:
     page = IssuesPage(
         title=f"{findings.job.data}: what is wrong with it",
         subtitle=f"{number} of {count(len(survey.class_names), 'class', 'classes')}, looked at "
-        f"with {findings.model}. Nothing was deleted or moved.",
+        f"with {short_model(findings.model)}. Nothing was deleted or moved.",
         header=csv_row(COLUMNS).rstrip("\n"),
         figures=[
             ("Photos with an issue", f"{flagged:,}", percent(flagged / max(1, findings.photos))),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__
 from resnest_cli.files import write_text, writing
 from resnest_cli.report.thumbnails import Thumbnails, data_uri, jpeg_uri
-from resnest_cli.text import common_folder, count, joined, percent, printable_name
+from resnest_cli.text import common_folder, count, joined, percent, printable_name, short_model
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_PHOTOS = 2_000  # in a page: 14 MB
 _NAMED = 5  # classes in the summary
+_WIDE = 1500  # pixels of a picture that has a row of the page for itself: else nobody can read it
 # What a person looks for first. What could not be read has a table of its own.
 _LOOKED_AT = ("wrong", "unknown", "unsure", "answered", "right", "error")
 
@@ -39,10 +40,11 @@ class PageTable:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in a page: what it shows, and all of it as a data URI."""
+    """A picture in a page: what it shows, and all of it as a data URI; `wide`: in a row alone."""
 
     title: str
     data: str
+    wide: bool = False
 
 
 @dataclass(slots=True)
@@ -215,7 +217,7 @@ def model_line(classifier: "Classifier") -> str:
     model, fed, how = classifier.model, classifier.preprocessing, classifier.preparation
     warmed = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
     return (
-        f"{Path(model.name).name}, {count(model.num_classes, 'class', 'classes')}{warmed}; "
+        f"{short_model(model.name)}, {count(model.num_classes, 'class', 'classes')}{warmed}; "
         f"{fed.size} x {fed.size} pixels, crop {fed.crop_pct:g} ({how.crop_mode}), "
         f"{fed.interpolation}"
     )
@@ -231,10 +233,13 @@ def _state(record: "Record", right: bool | None) -> str:
 
 def picture_of(title: str, path: Path) -> Picture:
     """A PNG or JPEG file."""
+    from PIL import Image
+
     data = path.read_bytes()
-    return Picture(
-        title, data_uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data)
-    )
+    with Image.open(path) as image:
+        wide = image.width > _WIDE
+    png = path.suffix.lower() == ".png"
+    return Picture(title, data_uri("png", data) if png else jpeg_uri(data), wide)
 
 
 def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:

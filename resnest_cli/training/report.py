@@ -19,6 +19,7 @@ from resnest_cli.model.variants import Preprocessing
 from resnest_cli.output.results import class_table
 from resnest_cli.progress import Notify
 from resnest_cli.report import plots, sheets
+from resnest_cli.report.confusion_matrix import confusion_matrix
 from resnest_cli.report.pages import Page, PageTable, picture_of
 from resnest_cli.text import percent
 from resnest_cli.training import label_report
@@ -139,7 +140,7 @@ def final_pictures(
     }
     if isinstance(best, BestAnswers):
         matrix = best.confusion
-        draws["confusion_matrix.png"] = lambda path: plots.confusion_matrix(path, matrix, names)
+        draws["confusion_matrix.png"] = lambda path: confusion_matrix(path, matrix, names)
     draws["report.html"] = lambda path: training_page(run, ready, record, best).write(path)
     for name, draw in draws.items():
         _drawn(run.path / name, draw, notify)
