@@ -39,8 +39,8 @@ resnest finetune data/ --classes 10
 resnest models
 resnest download resnest50d
 """
-EXIT_CODES = """Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed;
-130 Ctrl-C; 143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
+EXIT_CODES = """Exit codes: 0 all done; 1 fatal; 2 usage; 3 finished, but some inputs failed; 130
+Ctrl-C; 143 SIGTERM; 129 SIGHUP; 141 the reader of a pipe has gone."""
 
 
 class Commands(LazyGroup):
@@ -51,7 +51,7 @@ class Commands(LazyGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the exit codes, too."""
         super().format_help(ctx, formatter)
-        formatter.write(f"{EXIT_CODES}\n")
+        formatter.write_text(EXIT_CODES)
 
 
 def command_line() -> Any:

@@ -194,6 +194,17 @@ def test_the_readme_has_commands_and_examples() -> None:
     assert first_output <= 25
 
 
+def test_what_the_readme_links_to_exists_and_its_picture_is_small() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    assert all((ROOT / link).is_file() for link in links)
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert pictures
+    for name in pictures:
+        assert (ROOT / name).stat().st_size < 200_000
+        with Image.open(ROOT / name) as picture:
+            picture.load()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the README's commands are for a Unix shell")
 @pytest.mark.parametrize(
     "block",

@@ -209,6 +209,9 @@ class CommandLine:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             parameter.process_value = _quick(parameter, settings.get(parameter.name))
+            if parameter.param_type_name == "argument":
+                shown = _argument(parameter) if parameter.required else f"[{_argument(parameter)}]"
+                parameter.get_usage_pieces = lambda _, shown=shown: [shown]
         return parameters
 
     def make_context(self, *given: Any, **more: Any) -> Any:
@@ -218,7 +221,7 @@ class CommandLine:
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Reads the arguments; --help-all shows all options and ends, as --help does."""
-        if self.first and _ALL in args:
+        if self.first and _ALL in args[: args.index("--") if "--" in args else None]:
             self.first = ()
             args = ["--help"]
         return super().parse_args(ctx, args)  # type: ignore[misc]
@@ -247,13 +250,14 @@ class CommandLine:
                 hidden += 1
                 continue
             heading = "Arguments" if argument else (not self.first and panel) or "Options"
-            groups.setdefault(heading, []).append(record)
+            name = _argument(parameter) if argument else record[0]
+            groups.setdefault(heading, []).append((name, record[1]))
         if hidden:
             groups["Options"].append((_ALL, f"Show all options, {hidden} more."))
         for name, records in groups.items():
             if records:
                 with formatter.section(name):
-                    formatter.write_dl(records)
+                    formatter.write_dl(records, col_max=int(0.38 * formatter.width))
 
 
 class Command(CommandLine, TyperCommand):
@@ -294,6 +298,11 @@ class LazyGroup(Group):
         return super().resolve_command(ctx, args)
 
 
+def _argument(parameter: Any) -> str:
+    """What an argument is called in help: PHOTO..., DATA."""
+    return str(parameter.metavar or parameter.name.upper()).strip("[]")
+
+
 def load(name: str) -> Any:
     """A command: the function, or the group of functions, of its name in the module of its name."""
     module = import_module(f"resnest_cli.commands.{name}")
@@ -325,7 +334,7 @@ def _said(error: Any) -> str:
     option = getattr(error, "option_name", "")
     parameter: Any = getattr(error, "param", None)
     if type(error).__name__ == "MissingParameter":
-        return f"name the {(parameter.metavar or parameter.name.upper()).strip('[].')}.{help_}"
+        return f"name the {_argument(parameter).strip('.')}.{help_}"
     words = error.format_message().rstrip(".")
     if words.startswith("No such option"):
         near = did_you_mean(option, [name for one in error.ctx.command.params for name in one.opts])

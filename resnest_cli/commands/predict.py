@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from resnest_cli.report.sidecars import Sidecars
     from resnest_cli.sorting.sort import Outcome, Sorting
 
-FIRST = "model topk output_ format_ html threshold reject_below resume device quiet"
+FIRST = "model topk output_ format_ html reject_below sort_into resume device quiet"
 EXAMPLES = """
 resnest predict dog.jpg --model resnest101e --topk 5
 resnest predict photos/ -o records.parquet --resume

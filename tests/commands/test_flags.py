@@ -194,6 +194,30 @@ def test_help_is_short_and_help_all_has_every_option_under_a_heading(cli: Cli, n
         assert f"\n{heading}\n" in whole.out
 
 
+def test_arguments_are_called_one_way(cli: Cli) -> None:
+    shown = cli("search", "--help").out
+    assert shown.startswith("Usage: resnest search [OPTIONS] FEATURES [PHOTO...]\n")
+    assert "\n  FEATURES  What" in shown
+    assert "\n  PHOTO...  Files" in shown
+
+
+def test_in_a_narrow_terminal_help_has_room_for_text(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    page = cli("predict", "--help").out
+    options = page[page.index("Options:") :]
+    assert max(map(len, options.splitlines())) <= 50
+    assert "address\n" in options  # of the help of --model: a line of more than 20 letters
+    assert max(map(len, cli("--help").out.split("Exit codes")[1].splitlines())) <= 50
+
+
+def test_after_two_dashes_help_all_is_a_photo(cli: Cli) -> None:
+    result = cli("predict", "--model", "demo", "--", "--help-all")
+    assert (result.code, "--help-all" in result.out + result.err) == (3, True)
+    assert "Usage" not in result.out
+
+
 def test_the_list_of_commands_is_not_cut(cli: Cli) -> None:
     shown = " ".join(cli("--help").out.split())
     for line in COMMANDS.values():
