@@ -337,7 +337,8 @@ def _said(error: Any) -> str:
         return f"name the {_argument(parameter).strip('.')}.{help_}"
     words = error.format_message().rstrip(".")
     if words.startswith("No such option"):
-        near = did_you_mean(option, [name for one in error.ctx.command.params for name in one.opts])
+        known = [name for one in error.ctx.command.params for name in one.opts]
+        near = did_you_mean(option, [*known, "--help", _ALL])
         return f"no such option {option}.{near or help_}"
     if option:  # "Option '--labels' requires an argument"
         return f"{option} {words.split(' ', 2)[2]}."

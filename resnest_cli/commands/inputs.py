@@ -1,6 +1,6 @@
 """What commands share: checks before anything slow begins, and records as they come."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -21,6 +21,21 @@ from resnest_cli.text import printable_name, skipped_files
 T = TypeVar("T")
 
 _FEW = 10  # photos that could not be read, named at the end
+
+
+def format_by_name(file: Path | None, formats: Mapping[str, str]) -> str:
+    """How records are written to -o FILE, which its extension says; a table without or with .txt.
+
+    Raises:
+        UsageError: the extension is of something else.
+    """
+    suffix = "" if file is None else file.suffix.lower()
+    if suffix in {"", ".txt", ".log", *formats}:
+        return formats.get(suffix, "table")
+    raise UsageError(
+        f"{file}: the extension says the format: use {', '.join(formats)}, or .txt for a table, or "
+        "give --format."
+    )
 
 
 def check_inputs(run: RunOptions) -> None:

@@ -76,7 +76,7 @@ def pack(
     if output_ is None:
         raise UsageError("name the folder of the shards with -o: shards/")
     if not 0 < val_split < 1:
-        raise UsageError(f"--val-split must be a number in (0, 1), not {val_split:g}.")
+        raise UsageError(f"--val-split: {val_split:g} is not a number in (0, 1).")
     if output_.exists() and not output_.is_dir():
         raise UsageError(f"{output_}: is a file. Give the name of a folder with -o.")
     tar_iterators()

@@ -17,6 +17,7 @@ from resnest_cli.commands.inputs import (
     explicit,
     files_read,
     finish,
+    format_by_name,
     show_records,
     write_page,
 )
@@ -62,7 +63,7 @@ resnest predict s3://bucket/photos/ -o s3://bucket/said/ --runner ray
 """
 
 _FEW = 8  # explicit photos up to this number get a table each
-_FORMATS: dict[str, output.Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
+_FORMATS = {f".{name}": name for name in ("csv", "json", "jsonl", "parquet")}
 
 
 @command
@@ -173,6 +174,7 @@ def predict(
 
         predict_in_parts(asked)
         return
+    asked = replace(asked, format=asked.format or format_by_name(asked.file, _FORMATS))
     keywords = None
     if xmp != XmpOptions():
         from resnest_cli.report.sidecars import Sidecars
@@ -191,9 +193,8 @@ def _show(
     """Shows a record of each input; returns how many are errors, and how many there are."""
     run, model, ranking = asked.run, asked.model, asked.ranking
     total, stats = explicit(run), SourceStats()
-    by_name = "table" if asked.file is None else _FORMATS.get(asked.file.suffix.lower(), "table")
     writer = output.record_writer(
-        cast("output.Format", asked.format or by_name),
+        cast("output.Format", asked.format),
         asked.file,
         topk=ranking.topk,
         single=total == 1,

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from resnest_cli import output
 from resnest_cli.commands.flags import Without, command
-from resnest_cli.commands.inputs import check_written, explicit, finish, show_records, write_page
+from resnest_cli.commands.inputs import (
+    check_written,
+    explicit,
+    finish,
+    format_by_name,
+    show_records,
+    write_page,
+)
 from resnest_cli.errors import UsageError
 from resnest_cli.files import locked
 from resnest_cli.images.pool import Decoders
@@ -90,7 +97,7 @@ def search(
     if model is not None and not photos:
         raise UsageError("--model goes with PHOTOs: rows of FEATURES need no model.")
     target = Path(output_) if output_ not in {None, "-"} else None
-    shown = format_ or (_FORMATS.get(target.suffix.lower(), "table") if target else "table")
+    shown = format_ or format_by_name(target, _FORMATS)
     if shown == "npz" and not (self_ and target and html is None):
         raise UsageError("--format npz is for --self, with -o FILE and without --html.")
     for path in filter(None, (target, html)):
@@ -116,7 +123,7 @@ def _check_kind(
     """UsageError unless one thing is asked for, with what goes with it."""
     asked = queries + self_ + (duplicates is not None)
     if not asked:
-        raise UsageError("name PHOTOs to search with, or give --row, --self or --duplicates.")
+        raise UsageError("name at least one PHOTO, or give --row, --self or --duplicates.")
     if asked > 1:
         raise UsageError("PHOTO and --row, --self, and --duplicates exclude each other.")
     if duplicates is None:

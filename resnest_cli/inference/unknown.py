@@ -178,14 +178,14 @@ class Unknown:
                 "that it was trained on is not known of such models. Leave out --unknown."
             )
         if model.unknown is None:
-            raise none_kept(model.path)
+            raise none_kept(model.name)
         return cls.read(model.path, model.unknown, model.variant.num_features)
 
 
-def none_kept(path: "Path") -> CheckpointError:
+def none_kept(name: str) -> CheckpointError:
     """The error of a file that says nothing of its training photos' features."""
     return CheckpointError(
-        f"{path} does not keep how far photos are from those that it was trained on, which "
+        f"{name} does not keep how far photos are from those that it was trained on, which "
         "--unknown needs. `resnest finetune` and `resnest train` keep it in best.safetensors; "
         "published weights, the average of checkpoints and files of earlier versions have none: "
         "fine-tune them on photos of your classes, or use --reject-below."

@@ -32,7 +32,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from resnest_cli.errors import ResnestError
+from resnest_cli.errors import ResnestError, reason
 from resnest_cli.jobs.job import Item
 from resnest_cli.jobs.listing import NO_STAT, STAT, STAT_BYTES, encoded, escaped
 from resnest_cli.text import csv_row, read_csv_rows
@@ -254,7 +254,10 @@ def read_info(target: Path) -> dict[str, Any]:
             raise ResnestError(f"{path} does not belong to {target}, or that is not finished.")
         matrix_of(info)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResnestError(f"{path}, which describes {target}, cannot be read: {error}.") from error
+        if not target.exists():
+            raise ResnestError(f"{target}: there is no such file.") from error
+        why = reason(error) if isinstance(error, OSError) else error
+        raise ResnestError(f"{path}, which describes {target}, cannot be read: {why}.") from error
     return info
 
 

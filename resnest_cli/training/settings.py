@@ -363,7 +363,7 @@ def checked(where: str, key: str, value: Any) -> Any:
     known = _SETTINGS[key]
     if (words := known.refused(value)) is not None:
         shown = where if where.startswith("--") else f"{where}: {key}"
-        raise UsageError(f"{shown} must be {words}, not {value!r}.")
+        raise UsageError(f"{shown}: {value} is not {words}.")
     return float(value) if known.kind is float else value
 
 

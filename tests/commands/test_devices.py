@@ -184,7 +184,7 @@ def test_two_devices(cli: Cli, place: Path, tiny_checkpoint: Path) -> None:
 def test_what_cannot_be_done_on_several_devices(
     cli: Cli, place: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "--devices must be a whole number" in cli("train", "data", "--devices", "0").err
+    assert "--devices: 0 is not a whole number" in cli("train", "data", "--devices", "0").err
     for name in ("--sync-bn", "--no-sync-bn"):
         result = cli("train", "data", "--dry-run", "-m", "resnest14t", "--img-size", "32", name)
         assert ("--sync-bn needs GPUs" in result.err) == (name == "--sync-bn")

@@ -65,7 +65,7 @@ def test_pack_says_what_is_wrong(cli: Cli, place: Path, monkeypatch: pytest.Monk
     assert "with -o" in cli("pack", "data").err
     assert "no such folder" in cli("pack", "nowhere", "-o", "shards").err
     for more, words in (
-        (("--val-split", "1.5"), "--val-split must be a number in (0, 1)"),
+        (("--val-split", "1.5"), "--val-split: 1.5 is not a number in (0, 1)"),
         (("--classes", "7"), "--classes 7: data has 3 classes"),
         (("--photos-per-shard", "0"), "photos-per-shard"),
     ):

@@ -233,7 +233,7 @@ def test_a_page_shows_queries_groups_and_errors(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name PHOTOs to search with, or give --row, --self or --duplicates"),
+        ([], "name at least one PHOTO, or give --row, --self or --duplicates"),
         (["--self", "--row", "1"], "exclude each other"),
         (["a.png", "--duplicates", "0.9"], "exclude each other"),
         (["--duplicates", "0.9", "-k", "3"], "-k does not go with --duplicates"),

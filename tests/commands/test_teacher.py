@@ -216,7 +216,7 @@ def test_a_foreign_classifier_teaches(
         (("--teacher", "WISE", "--unlabelled", "loose", "--balanced"), "belong to no class"),
         (("--teacher", "WISE", "--unlabelled", "nowhere"), "there is no such folder"),
         (("--teacher", "WISE", "--teacher-mean", "red"), "three numbers such as"),
-        (("--teacher", "WISE", "--teacher-weight", "2"), "--teacher-weight must be"),
+        (("--teacher", "WISE", "--teacher-weight", "2"), "--teacher-weight: 2.0 is not"),
         (("--teacher", "nothing"), "unknown model 'nothing'"),
     ],
 )

@@ -81,7 +81,7 @@ def test_gradual_unfreezing(cli: Cli, data: Path, place: Path, tiny_checkpoint: 
         (("--freeze", "backbone"), "leave out --freeze"),
         (("--balanced", "--class-weights", "balanced"), "count twice"),
         (("--class-weights", "none.csv"), "none.csv: cannot be read"),
-        (("--time-budget", "soon"), "--time-budget must be a time such as"),
+        (("--time-budget", "soon"), "--time-budget: soon is not a time such as"),
         (("--find-lr", "--resume"), "leave out --resume"),
     ):
         done = cli("finetune", data, "--model", tiny_checkpoint, *SHORT,
