@@ -131,9 +131,9 @@ def printable_name(name: str) -> str:
     return printable(name).replace("\n", "\\n")
 
 
-def short_model(name: str) -> str:
-    """What a title calls a model: no more of its path than exp/weights/best.safetensors."""
-    return "/".join(name.replace(os.sep, "/").split("/")[-3:])
+def short_name(name: str) -> str:
+    """What a title calls a model or data: of a path no more than exp/weights/best.safetensors."""
+    return "/".join(name.replace(os.sep, "/").rstrip("/").split("/")[-3:])
 
 
 def common_folder(names: Sequence[str]) -> str:

@@ -76,10 +76,10 @@ def test_numbers_stay_as_they_are() -> None:
         ("common_folder(['http://a/1', 'http://b/1'])", ""),
         ("common_folder([])", ""),
         (
-            "short_model('/home/me/runs/finetune/exp/weights/best.safetensors')",
+            "short_name('/home/me/runs/finetune/exp/weights/best.safetensors')",
             "exp/weights/best.safetensors",
         ),
-        ("short_model('hf-hub:USER/NAME@main')", "hf-hub:USER/NAME@main"),
+        ("short_name('hf-hub:USER/NAME@main')", "hf-hub:USER/NAME@main"),
         ("skipped_files(1)", "1 other file without a known image extension was skipped."),
         ("skipped_files(2000)", "2,000 other files without a known image extension were skipped."),
         ("shortened('abc', 5)", "abc"),

@@ -15,7 +15,7 @@ from resnest_cli.images.sources import SourceStats
 from resnest_cli.jobs.predict import classifier
 from resnest_cli.options import Html, ModelOptions, Option, RunOptions, TableFormat
 from resnest_cli.output.records import explanation_writer
-from resnest_cli.text import count, joined, short_model
+from resnest_cli.text import count, joined, short_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -112,7 +112,7 @@ def _show(job: ExplainJob, html: Path | None, format_: TableFormat) -> None:
         from resnest_cli.report.thumbnails import jpeg_uri
 
         page = Page(
-            f"Where {short_model(job.model.model)} looked", "", most=_MOST_ON_PAGE, wide=True
+            f"Where {short_name(job.model.model)} looked", "", most=_MOST_ON_PAGE, wide=True
         )
 
     def write(one: Explained) -> None:

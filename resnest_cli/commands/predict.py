@@ -39,7 +39,7 @@ from resnest_cli.options import (
     XmpOptions,
     share_of,
 )
-from resnest_cli.text import count, short_model
+from resnest_cli.text import count, short_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -207,7 +207,7 @@ def _show(
     if asked.html is not None:
         from resnest_cli.report.pages import Page, model_line
 
-        page = Page(f"Predictions of {short_model(model.model)}", "", max_pixels=model.max_pixels)
+        page = Page(f"Predictions of {short_name(model.model)}", "", max_pixels=model.max_pixels)
 
         def write(record: Record) -> None:
             page.add(record)

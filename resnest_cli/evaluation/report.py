@@ -21,7 +21,7 @@ from resnest_cli.output.results import (
     worst_table,
 )
 from resnest_cli.report.pages import Page, PageTable, picture_of, write_texts
-from resnest_cli.text import csv_rows, short_model
+from resnest_cli.text import csv_rows, short_name
 
 
 def write_all(folder: Path, found: Evaluated, figures: Mapping[str, Any]) -> None:
@@ -98,7 +98,7 @@ def evaluation_page(
     failed = figures["unreadable"]
     unreadable = f"; {failed:,} could not be read" if failed else ""
     page = Page(
-        title=f"{short_model(figures['model'])}: how good it is",
+        title=f"{short_name(figures['model'])}: how good it is",
         subtitle=f"{photos_of(figures)}{unreadable}. {with_trained(figures) or ''}",
         figures=headline(figures),
         pictures=[

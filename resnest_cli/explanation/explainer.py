@@ -33,7 +33,7 @@ from resnest_cli.inference.torch_engine import TorchEngine
 from resnest_cli.model.labels import look_up, unknown_classes
 from resnest_cli.model.resnest import ResNeSt, SplitAttention
 from resnest_cli.report import canvas
-from resnest_cli.text import short_model
+from resnest_cli.text import short_name
 
 canvas.matplotlib()  # quiet: captum imports it, and it logs about its caches
 from captum.attr import LayerGradCam, LayerGradientXActivation  # noqa: E402
@@ -57,7 +57,7 @@ class Explainer:
         assert isinstance(engine, TorchEngine)
         classifier.model.need_classifier()
         self._job, self._model = job, classifier.model
-        self._shown = short_model(classifier.model.name)  # in pictures
+        self._shown = short_name(classifier.model.name)  # in pictures
         found, unknown = look_up(job.classes, self._model, remedy="Give --class the index or id.")
         if unknown:
             raise UsageError(

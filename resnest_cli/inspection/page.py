@@ -16,7 +16,7 @@ from resnest_cli.report.issues_page import (
     PhotoTile,
 )
 from resnest_cli.report.pages import PageTable
-from resnest_cli.text import count, csv_row, percent, short_model
+from resnest_cli.text import count, csv_row, percent, short_name
 
 
 def issues_page(findings: Findings) -> IssuesPage:
@@ -27,9 +27,9 @@ def issues_page(findings: Findings) -> IssuesPage:
     photos |= {photo.name: photo for photo, _ in survey.bad}
     number = count(findings.photos, "photo")
     page = IssuesPage(
-        title=f"{findings.job.data}: what is wrong with it",
+        title=f"{short_name(findings.job.data)}: what is wrong with it",
         subtitle=f"{number} of {count(len(survey.class_names), 'class', 'classes')}, looked at "
-        f"with {short_model(findings.model)}. Nothing was deleted or moved.",
+        f"with {short_name(findings.model)}. Nothing was deleted or moved.",
         header=csv_row(COLUMNS).rstrip("\n"),
         figures=[
             ("Photos with an issue", f"{flagged:,}", percent(flagged / max(1, findings.photos))),

@@ -99,6 +99,9 @@ def _shown(confusion: Int) -> list[int]:
             break
         first, second = groups.get(one, [one]), groups.get(other, [other])
         if first is not second:
+            # At the ends where the two stand, if they do.
+            first = first[::-1] if first[0] == one else first
+            second = second[::-1] if second[-1] == other else second
             together = first + second
             groups |= dict.fromkeys(together, together)
     found = [index for group in {id(g): g for g in groups.values()}.values() for index in group]

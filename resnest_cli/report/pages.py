@@ -8,14 +8,14 @@ a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_cli import __version__
 from resnest_cli.files import write_text, writing
 from resnest_cli.report.thumbnails import Thumbnails, data_uri, jpeg_uri
-from resnest_cli.text import common_folder, count, joined, percent, printable_name, short_model
+from resnest_cli.text import common_folder, count, joined, percent, printable_name, short_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -176,6 +176,10 @@ class Page:
         return rendered(
             "page.html",
             page=self,
+            tables=[
+                replace(one, rows=[[cell.removeprefix(folder) for cell in row] for row in one.rows])
+                for one in self.tables
+            ],
             cards=cards,
             folder=folder,
             classes=sorted(Counter(label for card in cards for label in card["labels"]).items()),
@@ -217,7 +221,7 @@ def model_line(classifier: "Classifier") -> str:
     model, fed, how = classifier.model, classifier.preprocessing, classifier.preparation
     warmed = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
     return (
-        f"{short_model(model.name)}, {count(model.num_classes, 'class', 'classes')}{warmed}; "
+        f"{short_name(model.name)}, {count(model.num_classes, 'class', 'classes')}{warmed}; "
         f"{fed.size} x {fed.size} pixels, crop {fed.crop_pct:g} ({how.crop_mode}), "
         f"{fed.interpolation}"
     )
