@@ -25,6 +25,7 @@ from resnest_cli.inference.ranking import Record
 from resnest_cli.model.labels import labels_for, look_up, unknown_classes
 from resnest_cli.options import ModelOptions, RunOptions
 from resnest_cli.progress import Progress, silent
+from resnest_cli.report.pages import model_line
 from resnest_cli.text import count
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Gathered:
     `trained_on` is how many photos the model has learned from, None where that is not known;
     `excluded` how many of this side were left out with --exclude. `others` are the records of
     photos of something else, where such were asked about. `thresholds` are those of the classes of
-    a model that may give a photo several labels.
+    a model that may give a photo several labels. `about`: the model, and how it was fed.
     """
 
     items: tuple[Answered, ...]
@@ -108,6 +109,7 @@ class Gathered:
     class_ids: tuple[str, ...] | None
     temperature: float
     notes: tuple[str, ...]
+    about: str = ""
     excluded: int = 0
     others: tuple[Record, ...] = ()
     thresholds: tuple[float, ...] | None = None
@@ -201,6 +203,7 @@ def evaluate(job: EvaluateJob, make: Make, progress: Progress = silent) -> Gathe
         others=tuple(strange),
         items=tuple(items),
         model=model.name,
+        about=model_line(classifier),
         path=str(model.path),
         split=split,
         trained_on=trained_on.photos if trained_on else None,

@@ -100,6 +100,7 @@ def evaluation_page(
     page = Page(
         title=f"{short_name(figures['model'])}: how good it is",
         subtitle=f"{photos_of(figures)}{unreadable}. {with_trained(figures) or ''}",
+        model=found.gathered.about,
         figures=headline(figures),
         pictures=[
             picture_of(title, folder / name) for name, (title, _) in found.pictures().items()

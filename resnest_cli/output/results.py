@@ -59,8 +59,10 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
 
 
 def class_table(figures: Figures, title: str = "Classes", *, every: bool = False) -> Table:
-    """All classes that have photos, or `every` class; columns by what is known of them."""
-    found = [one for one in figures["classes"] if every or one["support"]]
+    """All classes that have photos, the hardest first, or `every` class in its place; columns by
+    what is known of them.
+    """
+    found = figures["classes"] if every else _hardest(figures)
     keys = [key for key in _COLUMNS if key in figures["classes"][0]]
     rows = [[_cell(one[key]) for key in keys] for one in found]
     return Table(title, [*map(_COLUMNS.__getitem__, keys)], rows, _from(1, len(keys)))
@@ -152,14 +154,18 @@ def show_evaluation(figures: Figures) -> None:
         _show_comparison(figures["comparison"])
 
 
+def _hardest(figures: Figures) -> list[Mapping[str, Any]]:
+    """The classes that have photos, by average precision, or by F1."""
+    found = [one for one in figures["classes"] if one["support"]]
+    by = "average_precision" if "average_precision" in figures["classes"][0] else "f1"
+    return sorted(found, key=lambda one: (one[by], one["index"]))
+
+
 def _show_hardest(figures: Figures) -> None:
     """The classes with the lowest average precision, or F1."""
-    found = [one for one in figures["classes"] if one["support"]]
     keys = [key for key in _COLUMNS if key in figures["classes"][0] and key not in _ONLY_ON_PAGES]
-    by = "average_precision" if "average_precision" in keys else "f1"
-    hardest = sorted(found, key=lambda one: (one[by], one["index"]))[:_FEW]
     emit("\nThe hardest classes\n\n")
-    rows = [[_cell(one[key]) for key in keys] for one in hardest]
+    rows = [[_cell(one[key]) for key in keys] for one in _hardest(figures)[:_FEW]]
     show_table([*map(_COLUMNS.__getitem__, keys)], rows)
 
 

@@ -194,6 +194,19 @@ def test_fits_and_can_be_read(opened: Any, scheme: str, width: int) -> None:
     assert abs(ink - paper) > 500
 
 
+def test_a_wide_picture_has_a_row_and_no_table_has_the_common_folder(tmp_path: Path) -> None:
+    page = Page("t", "", tables=[PageTable("Worst", ["Photo"], [["http://a/b/1.jpg"]])])
+    for number in (1, 2):
+        page.add(answered(f"http://a/b/{number}.jpg", "cat", 0.5))
+    for name, width in (("wide.png", 1600), ("small.png", 1400)):
+        make_photo(tmp_path / name, (width, 20))
+    page.pictures = [picture_of(name, tmp_path / name) for name in ("wide.png", "small.png")]
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (text.count('class="picture wide"'), text.count('class="picture"')) == (1, 1)
+    assert "<td>1.jpg</td>" in text
+
+
 def test_five_thousand_photos_open(browser: Any, folder: Path) -> None:
     page = Page("Many", "", most=5_000)
     for index in range(5_000):
@@ -201,7 +214,7 @@ def test_five_thousand_photos_open(browser: Any, folder: Path) -> None:
     page.write(folder / "many.html")
     tab = browser.new_page(viewport={"width": 1280, "height": 800})
     tab.goto(folder.joinpath("many.html").as_uri())
-    assert tab.locator("#count").inner_text() == "5000 of 5000 photos, the first 60 shown"
+    assert tab.locator("#count").inner_text() == "5,000 of 5,000 photos, the first 60 shown"
     assert tab.locator(".card:not([hidden])").count() == 60
     assert tab.evaluate("document.documentElement.scrollHeight") < 8_000
     tab.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")

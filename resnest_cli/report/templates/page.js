@@ -15,6 +15,7 @@
       state: node.dataset.state,
       p: node.dataset.p === "" ? null : 100 * Number(node.dataset.p),
     }));
+    const number = (count) => count.toLocaleString("en");
     const AT_ONCE = 60;
     let limit = AT_ONCE; // cards that are laid out: all would make a page of a kilometre
     const orders = {
@@ -43,7 +44,7 @@
       }
       const first = shown > limit ? `, the first ${limit} shown` : "";
       const noun = cards.length === 1 ? "photo" : "photos";
-      byId("count").textContent = `${shown} of ${cards.length} ${noun}${first}`;
+      byId("count").textContent = `${number(shown)} of ${number(cards.length)} ${noun}${first}`;
       byId("more").hidden = shown <= limit;
     };
     const restart = () => {
