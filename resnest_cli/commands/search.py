@@ -97,11 +97,11 @@ def search(
     if model is not None and not photos:
         raise UsageError("--model goes with PHOTOs: rows of FEATURES need no model.")
     target = Path(output_) if output_ not in {None, "-"} else None
+    for path in filter(None, (target, html)):
+        check_written(path, _files_read(features, run, model))
     shown = format_ or format_by_name(target, _FORMATS)
     if shown == "npz" and not (self_ and target and html is None):
         raise UsageError("--format npz is for --self, with -o FILE and without --html.")
-    for path in filter(None, (target, html)):
-        check_written(path, _files_read(features, run, model))
     with locked(target, html):
         from resnest_cli.search.features import Features
 
@@ -210,7 +210,8 @@ def _show_found(
     page = wanted.page("Nearest photos", "queries")
     write = _both(writer.write, page)
     done, failed, lines = show_records(found, total, write, writer.close, stats, wanted.target)
-    wanted.write(page, f"{count(done, 'query', 'queries')}, {failed:,} of them unreadable")
+    unreadable = f", {failed:,} of them unreadable" if failed else ""
+    wanted.write(page, count(done, "query", "queries") + unreadable)
     finish(failed, count(done, "query", "queries"), lines)
 
 

@@ -362,8 +362,9 @@ def checked(where: str, key: str, value: Any) -> Any:
         raise UsageError(f"{where}: unknown setting {key!r}.{hint}")
     known = _SETTINGS[key]
     if (words := known.refused(value)) is not None:
-        shown = where if where.startswith("--") else f"{where}: {key}"
-        raise UsageError(f"{shown}: {value} is not {words}.")
+        if where.startswith("--"):
+            raise UsageError(f"{where}: {value} is not {words}.")
+        raise UsageError(f"{where}: {key} must be {words}, not {value!r}.")
     return float(value) if known.kind is float else value
 
 

@@ -121,6 +121,7 @@ def test_the_page(cli: Cli, data: Path, own: Path, tmp_path: Path) -> None:
     assert text.count('<li class="card right"') == round(found["top1"] * found["photos"])
     assert text.count('<li class="card error"') == 1
     assert f"{found['top1']:.2%}" in text
+    assert re.search(r"Model: .*own.safetensors.* pixels, crop", text)
     assert text.count("data:image/png") >= 2
     assert text.count("data:image/jpeg") == found["photos"]
     assert "://" not in re.sub(r"data:image/[a-z]+;base64,[^\"]*", "", text)

@@ -171,7 +171,7 @@ def test_bad_files_name_the_file_and_the_setting(tmp_path: Path, text: str, mess
 
 
 def test_bad_flags_name_the_flag() -> None:
-    with pytest.raises(UsageError, match=r"--weight-decay: -1 is not a number, 0 or more"):
+    with pytest.raises(UsageError, match=r"--weight-decay: -1.0 is not a number, 0 or more"):
         load(flags={"weight_decay": -1.0})
     with pytest.raises(UsageError, match="DATA"):
         load(data=None)
