@@ -173,7 +173,7 @@ def test_output_goes_to_a_file(
     nowhere = cli("predict", photo, "-m", tiny_checkpoint, "-o", tmp_path / "no" / "file")
     assert nowhere.code == 1
     assert "there is no folder" in nowhere.err
-    named = tmp_path / f"by-extension.{format_}"
+    named = tmp_path / f"by-extension.{'txt' if format_ == 'table' else format_}"
     cli("predict", photo, "-m", tiny_checkpoint, "-o", named)
     assert named.read_text(encoding="utf-8") == expected.out
     assert cli("predict", photo, "-m", tiny_checkpoint, "-o", "-", "--format", format_) == expected
