@@ -49,8 +49,8 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
     def draw(path: Path, *_: object) -> None:
         Image.new("RGB", (1, 1)).save(path)
 
-    for name in ("confusion_matrix", "reliability"):
-        monkeypatch.setattr(f"resnest_cli.report.plots.{name}", draw)
+    for name in ("evaluation.class_figures.confusion_matrix", "report.plots.reliability"):
+        monkeypatch.setattr(f"resnest_cli.{name}", draw)
 
 
 UNFROZEN = ("--freeze", "none", "--epochs", "2", "-b", "8", "--lr", "0.003", "-j", "0")
