@@ -19,7 +19,7 @@ _SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"
 
 # Figures in the order in which they are shown. A photo has one label, or may have several: its
 # figures say which, since they have top-1 or mAP, and what they lack is not shown.
-_FIGURES = {
+FIGURES = {
     "top1": "top-1", "top5": "top-5", "map": "mAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
     "micro_precision": "precision", "micro_recall": "recall", "exact_match": "all labels right",
     "loss": "loss", "mean_recall": "mean recall", "mean_f1": "mean F1", "ece": "calibration error",
@@ -46,7 +46,7 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     temperature, trained = figures["temperature"], figures["trained"]
     figures, which = (figures, "") if trained is None else (trained, ", trained on")
     rows = []
-    for key, name in _FIGURES.items():
+    for key, name in FIGURES.items():
         value, about = figures.get(key), figures.get(f"{key}_interval")
         if key == "loss":
             rows.append((name, f"{value:.4f}", "nats"))
@@ -126,7 +126,7 @@ def with_trained(figures: Figures) -> str | None:
         return None
     main = "top1" if "top1" in every else "map"
     return (
-        f"With the {figures['trained_on']:,} photos that it was trained on: {_FIGURES[main]} "
+        f"With the {figures['trained_on']:,} photos that it was trained on: {FIGURES[main]} "
         f"{percent(every[main])}, loss {every['loss']:.4f}."
     )
 
@@ -201,7 +201,7 @@ def _show_comparison(record: Figures) -> None:
     main = "top1" if "top1" in record else "exact_match"
     right = "right" if main == "top1" else "all right"
     emit(
-        f"\nAgainst {printable_name(record['model'])} ({_FIGURES[main]} {percent(record[main])}): "
+        f"\nAgainst {printable_name(record['model'])} ({FIGURES[main]} {percent(record[main])}): "
         f"it has {count(record['mended_count'], 'photo')} {right} that this one has wrong, and "
         f"{record['broken_count']:,} wrong that this one has {right}; p = {record['p_value']:.3g} "
         "(exact McNemar test).\n"

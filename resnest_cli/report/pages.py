@@ -6,6 +6,7 @@ a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 """
 
 import heapq
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Page:
     most: int = MOST_PHOTOS
     wide: bool = False
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
+    sorted_into: Path | None = None  # where photos are that an earlier run has moved
     _cards: list[tuple[tuple[float, ...], dict[str, Any]]] = field(default_factory=list)  # a heap
     thumbnails: Thumbnails = field(init=False)
 
@@ -128,9 +130,15 @@ class Page:
                 for p in record.predictions
             ],
             "error": printable_name(record.error or ""),
-            "thumbnail": None if no_thumbnail else self.thumbnails.of(record.input),
+            "thumbnail": None if no_thumbnail else self.thumbnails.of(self._place(record)),
             "tiles": list(tiles),
         }
+
+    def _place(self, record: "Record") -> str:
+        """Where the photo of a record is now."""
+        if not record.sorted_to or self.sorted_into is None or os.path.lexists(record.input):
+            return record.input
+        return str(self.sorted_into / record.sorted_to[0])
 
     @property
     def cards(self) -> list[dict[str, Any]]:
