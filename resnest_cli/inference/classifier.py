@@ -165,13 +165,12 @@ class Classifier:
 
     def _takes_grey(self, gpu_decode: bool) -> bool:
         """Whether the network has one input channel; UsageError where photos do not fit it."""
-        channels = self.model.in_channels
-        if channels not in {1, 3} or (gpu_decode and channels != 3):
+        if self.model.grey and gpu_decode:
             raise UsageError(
-                f"{self.model.path}: the network takes {channels} channels; photos have 3, or 1 in "
-                "grey without --gpu-decode. Give another --model."
+                f"{self.model.path}: the network sees photos in grey, and --gpu-decode gives them "
+                "in colour. Leave it out."
             )
-        return channels == 1
+        return self.model.grey
 
     def _feed_what_it_takes(self, asked: int | None) -> None:
         """Takes over the size of photos that was fixed in an exported network."""

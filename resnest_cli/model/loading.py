@@ -109,6 +109,21 @@ class Model:
         found = [known_sha256(path) for path in (self.path, *self.data_files)]
         return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
+    @property
+    def grey(self) -> bool:
+        """Whether photos are shown to the network in grey, as one channel.
+
+        Raises:
+            UsageError: it takes neither 1 channel nor 3, as a photo has.
+        """
+        if self.in_channels not in {1, 3}:
+            raise UsageError(
+                f"{self.path}: the network takes {self.in_channels} channels; photos have 3, or 1 "
+                "in grey. For programs that give it arrays: `resnest export` without --check and "
+                "--int8."
+            )
+        return self.in_channels == 1
+
     def need_classifier(self) -> None:
         """Raises CheckpointError where the file holds a network without a classifier."""
         if not self.num_classes:

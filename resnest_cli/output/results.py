@@ -284,14 +284,14 @@ def _show_int8(found: Figures, same: str) -> None:
         f"\nCalibrated on {found['calibrated_on']:,} photos, measured on {found['photos']:,} "
         f"others; speed on {count(found['cores'], 'core')} of this machine.\n"
     )
-    _note_slower("int8", faster)
+    _note_slower(found, "int8", faster)
 
 
 def _show_beside_float32(found: Figures, title: str) -> None:
     rows, faster = _size_and_speed(found, "this")
     show_table(("", "float32 (.onnx)", title, ""), rows, "lrrl")
     emit(f"\nSpeed on {count(found['cores'], 'core')} of this machine.\n")
-    _note_slower(title, faster)
+    _note_slower(found, title, faster)
 
 
 def _size_and_speed(found: Figures, which: str) -> tuple[list[list[str]], float]:
@@ -307,11 +307,12 @@ def _size_and_speed(found: Figures, which: str) -> tuple[list[list[str]], float]
     return rows, rates[1] / rates[0]
 
 
-def _note_slower(title: str, faster: float) -> None:
+def _note_slower(found: Figures, title: str, faster: float) -> None:
+    gain = " but size" if found["bytes_after"] < found["bytes_before"] else ""
     if faster < 1:
         message(
             f"{title} is slower than float32 here ({faster:.2f} times as fast): this processor or "
-            "this network gains nothing but size."
+            f"this network gains nothing{gain}."
         )
 
 

@@ -15,9 +15,10 @@ of its own in `resume/fold-<k>/`, from which it goes on, bit for bit.
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ from resnest_cli.text import count, csv_rows
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.runs import RunFolder, RunKeeper
 from resnest_cli.training.setup import Ready, get_ready
-from resnest_cli.training.state import load_state, saving
+from resnest_cli.training.state import State, load_state, saving
 from resnest_cli.training.step import DivergedError
 
 Float32 = NDArray[np.float32]
 
 _MISTAKES = 60  # on the page
+_BETWEEN_STATES = 2.0  # seconds
 _INTERVAL = (
     "Figures are means over the folds; their intervals are those of Nadeau and Bengio (2003), "
     "which count the luck of the photos that train, too, and never narrower than Wilson's."
@@ -133,7 +135,7 @@ class HeldOut:
             trained_on, learned = known.photos, known.membership(ready.model.path)
         return Gathered(
             items=tuple(self._answered(place, limits, learned) for place in places.tolist()),
-            model=f"{ready.network.variant.id}, {ready.config.folds} folds",
+            model=f"{ready.network.variant.id} in {ready.config.folds} folds",
             path=str(self.run.weights("best")),
             split=None,
             trained_on=trained_on,
@@ -185,7 +187,20 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class _StateKeeper(RunKeeper):
-    """Keeps what a fold goes on from, and nothing else."""
+    """Keeps what a fold goes on from, and nothing else: when it is to stop, and now and then.
+
+    An epoch of a frozen backbone's features takes less time than writing its state.
+    """
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    saved: list[float] = field(default_factory=lambda: [time.monotonic()])  # when last
+
+    def save_state(self, state: State) -> None:
+        """Everything that a resumed fold needs."""
+        due = time.monotonic() - self.saved[0] >= _BETWEEN_STATES
+        if due or self.stop.signal is not None:
+            RunKeeper.save_state(self, state)
+            self.saved[0] = time.monotonic()
 
     def save_weights(self, *_: Any, **__: Any) -> None:
         """No weights of a fold are kept."""
@@ -253,7 +268,7 @@ def _answers(
         ready.kept = whole.kept[0].of(train), whole.kept[0].of(val)
     try:
         task = ready.task(folder, stop, display)
-        keeper = _StateKeeper(folder, CheckpointInfo(), {})
+        keeper = _StateKeeper(folder, CheckpointInfo(), {}, stop=stop)
         state = load_state(folder.states, display.message)
         trainer = Trainer(replace(task, val=None), keeper, display, stop, state)
         trainer.run()

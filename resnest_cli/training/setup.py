@@ -377,16 +377,10 @@ def _source(config: Config, access: Access) -> Model | None:
 
 def _channels(config: Config, model: Model | None) -> int:
     """Of the network's photos: 3, or 1 in grey."""
-    has = 3 if model is None else model.in_channels
+    has = 1 if model is not None and model.grey else 3
     wanted = has if config.in_chans is None else config.in_chans
-    if has not in {1, 3}:
-        assert model is not None
-        raise UsageError(
-            f"{model.path}: the network takes {has} channels; photos have 3, or 1 in grey. Give "
-            "another --model."
-        )
     if wanted not in {1, 3}:
-        raise UsageError(f"--in-chans {wanted}: photos have 3 channels, or 1 in grey.")
+        raise UsageError(f"--in-chans {wanted}: photos have 3 channels, or 1 in grey. Use 3 or 1.")
     if wanted > has:
         raise UsageError(
             "--in-chans 3: the weights were trained on grey photos. Leave it out, or give another "

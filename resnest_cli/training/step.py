@@ -196,7 +196,7 @@ class Stepper:
         self._place = (epoch, position * world.size)
         place = (position + len(self._parts)) * world.size + world.rank
         seed = derived_seed(config.seed, "step", epoch, place)
-        torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
+        self._seed(seed)  # dropout, stochastic depth, DropBlock
         with memory_errors(config), world.adding(self._learner, last):
             photos, targets = self.on_device(batch)
             answers = self._answers(batch, photos)
@@ -217,6 +217,12 @@ class Stepper:
             if self._summed:
                 loss = loss * (share / self._nominal)
             torch.autograd.backward(self.scaler.scale(loss))
+
+    def _seed(self, seed: int) -> None:
+        if self._kind == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:  # of all devices; without a GPU that takes as long as a step of a classifier
+            torch.manual_seed(seed)
 
     def _answers(self, batch: Batch, photos: Tensor) -> Tensor | None:
         """The teacher's probabilities at the temperature, float32 (B, num_classes); before mixing,
