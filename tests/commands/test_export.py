@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from onnxruntime import InferenceSession
 
 from resnest_cli import Classifier
 from resnest_cli.export import export as exporting
 from resnest_cli.export import formats
 from resnest_cli.inference import onnx_engine
-from resnest_cli.model.checkpoint_header import set_temperature
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo, set_temperature
 from resnest_cli.model.loading import find_model
 from tests.conftest import CLASSES, Cli, make_photo
+from tests.networks import TINY, lively
 
 
 @pytest.fixture
@@ -299,6 +303,23 @@ def test_hub(cli: Cli, own: Path, photo: Path, tmp_path: Path) -> None:
     )
     assert without_model(one) == without_model(two)
     assert cli("export", "-m", own, "--hub", folder).code == 0  # replaces
+
+
+def test_a_network_of_other_channels_is_written_for_programs_that_give_it_arrays(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    network, bands = lively(TINY, num_classes=2, in_channels=4), tmp_path / "bands.safetensors"
+    save(bands, network, CheckpointInfo(variant=TINY, class_names=("field", "forest")))
+    target = tmp_path / "bands.onnx"
+    assert cli("export", "-m", bands, "-o", target).code == 0
+    given = np.random.default_rng(0).normal(size=(2, 4, 40, 48)).astype(np.float32)
+    (logits,) = InferenceSession(target).run(["logits"], {"photos": given})
+    with torch.inference_mode():
+        expected = network.eval()(torch.from_numpy(given)).numpy()
+    assert np.abs(logits - expected).max() < 1e-4
+    for words in (["predict", data], ["finetune", data], ["export", "--check", data, "-o", target]):
+        refused = cli(*words, "-m", bands)
+        assert (refused.code, "takes 4 channels; photos have 3" in refused.err) == (2, True)
 
 
 def test_bad_usage(cli: Cli, own: Path, data: Path, tmp_path: Path) -> None:
