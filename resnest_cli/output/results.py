@@ -10,6 +10,7 @@ from resnest_cli.text import count, megabytes, percent, printable_name
 Figures = Mapping[str, Any]
 
 _FEW = 5  # classes, mistakes and photos that are listed
+_SLOWER = 0.95  # times as fast; what is nearer to 1 may be chance
 _DISTURBED = 1.25  # quartiles of times that lie farther apart than this
 _SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"}
 
@@ -309,7 +310,7 @@ def _size_and_speed(found: Figures, which: str) -> tuple[list[list[str]], float]
 
 def _note_slower(found: Figures, title: str, faster: float) -> None:
     gain = " but size" if found["bytes_after"] < found["bytes_before"] else ""
-    if faster < 1:
+    if faster < _SLOWER:
         message(
             f"{title} is slower than float32 here ({faster:.2f} times as fast): this processor or "
             f"this network gains nothing{gain}."

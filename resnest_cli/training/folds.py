@@ -34,15 +34,13 @@ from resnest_cli.evaluation.scores import answer
 from resnest_cli.files import atomic_file, write_text
 from resnest_cli.inference.ranking import Record, rank, sigmoid
 from resnest_cli.model.checkpoint_header import CheckpointInfo
-from resnest_cli.net import Access
 from resnest_cli.output.training import TrainingDisplay
-from resnest_cli.progress import ignore
 from resnest_cli.report.pages import PageTable
 from resnest_cli.signals import StopRequest
 from resnest_cli.text import count, csv_rows
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.setup import Ready, get_ready
+from resnest_cli.training.setup import Ready
 from resnest_cli.training.state import State, load_state, saving
 from resnest_cli.training.step import DivergedError
 
@@ -213,7 +211,7 @@ class _StateKeeper(RunKeeper):
 
 
 def cross_validate(
-    run: RunFolder, ready: Ready, access: Access, stop: StopRequest, display: TrainingDisplay
+    run: RunFolder, ready: Ready, stop: StopRequest, display: TrainingDisplay
 ) -> HeldOut:
     """Trains on all folds but one, in turns, and asks about that one.
 
@@ -235,7 +233,7 @@ def cross_validate(
         if found is None:
             display.fold = f"Fold {number}/{total}, "
             try:
-                found = _answers(run, ready, number, replace(access, notify=ignore), stop, display)
+                found = _answers(run, ready, number, stop, display)
             finally:
                 display.fold = ""
             _write(path, *found)
@@ -253,13 +251,12 @@ def _answers(
     run: RunFolder,
     whole: Ready,
     number: int,
-    access: Access,
     stop: StopRequest,
     display: TrainingDisplay,
 ) -> tuple[Float32, dict[int, str]]:
     """Trains without one fold, and asks about it: logits in its order, errors by place."""
     folder, every = _folder(run, number), whole.dataset.folds
-    ready = get_ready(whole.config, whole.dataset.held_out(number), access)
+    ready = whole.held_out(number)
     if whole.kept is not None:
         train, val = (
             [place for place, fold in enumerate(every) if (fold == number) is asked]

@@ -225,7 +225,7 @@ class _Run:
                     self._ask_teacher(run, ready, state, stop)
                     world.begin((run, ready.config, ready.dataset, state))
                 if config.folds is not None:
-                    held_out = cross_validate(run, ready, self.job.access, stop, display)
+                    held_out = cross_validate(run, ready, stop, display)
                     display.folds(held_out.title, held_out.scores.shown(), held_out.write())
                 task = ready.task(run, stop, display, world.rank)
                 keeper = None

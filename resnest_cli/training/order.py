@@ -193,6 +193,8 @@ class FolderOrder:
             order = balanced_order(self._labels, draw.seed, epoch)
         else:
             order = permutation(count, draw.seed, "order", epoch)
+            if draw.aug_repeats == 1:
+                return [Key(epoch, place) for place in order]
         seen, keys = Counter[int](), []
         for place in repeated(order, draw.aug_repeats):
             keys.append(Key(epoch, place, seen[place]))

@@ -1,6 +1,7 @@
 """From what was asked for to what the loop needs: data, network, batches, facts for checkpoints."""
 
 import contextlib
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -256,6 +257,24 @@ class Ready:
                     found += [replace(data.val[place], label=label) for place, label in pairs]
                 progress(len(found), len(data.val))
         self.dataset = replace(data, val=tuple(found))
+
+    def held_out(self, number: int) -> "Ready":
+        """What a fold trains from: the same network, without the photos of that fold.
+
+        To be asked before the network has learned anything.
+        """
+        data, made = self.dataset.held_out(number), copy.deepcopy(self.network)
+        ready = replace(
+            self,
+            dataset=data,
+            network=made,
+            frozen=network.freeze(made, self.config.freeze),
+            class_weights=class_weights(self.config.class_weights, data),
+            kept=None,
+            _open=contextlib.ExitStack(),
+        )
+        _check_batches(ready)
+        return ready
 
     def close(self) -> None:
         """Ends the processes that load photos."""
