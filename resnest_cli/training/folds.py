@@ -9,7 +9,8 @@ last one counts. So no epoch is validated either, in the folds as in the fit on 
 frozen backbone the features of all photos are computed once, and each fold is a choice of rows.
 
 A fold that has ended is `resume/fold-<k>.npz`, its answers; one that is being trained has a state
-of its own in `resume/fold-<k>/`, from which it goes on, bit for bit.
+of its own in `resume/fold-<k>/`, from which it goes on, bit for bit; of epochs that take moments,
+not each one writes it.
 """
 
 import json
