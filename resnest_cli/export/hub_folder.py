@@ -223,6 +223,7 @@ def model_card(
         thresholds=info.thresholds,
         few=_FEW,
         fed=info.preprocessing,
+        mode="L" if info.in_channels == 1 else "RGB",
         metrics={
             title: value
             for key, title in _METRICS.items()
