@@ -306,17 +306,9 @@ def step(bench: Bench) -> None:
             bench.run(f"{side} {name}", 7, measure)
 
 
-def _steps(
-    bench: Bench,
-    make: Any,
-    network: nn.Module,
-    amp: str,
-    last: bool,
-    photos: Tensor,
-    labels: Tensor,
-) -> dict[str, Any]:
-    network = copy.deepcopy(network).train()
-    return rate(bench, make(bench, network, amp, last, photos, labels), [photos])
+def _steps(bench: Bench, make: Any, network: nn.Module, *how: Any) -> dict[str, Any]:
+    *_, photos, _ = how
+    return rate(bench, make(bench, copy.deepcopy(network).train(), *how), [photos])
 
 
 def _our_step(
