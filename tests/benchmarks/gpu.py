@@ -19,20 +19,17 @@ more      compiled for the other batches; cuDNN's own search for kernels; the co
 The figures are for photos of noise and weights of noise, which cost what others cost. Rates are
 medians of three blocks of at least 0.3 s, after a warm-up.
 
-A machine without a network gets what it lacks as wheels, in a folder that git ignores: first all
-small ones in the versions used here, of which none is compiled (4 MB),
+A machine without a network gets what it lacks beside torch and its like as wheels, in a folder that
+git ignores, in the versions that are used here (33 MB; what runs on a GPU needs no ONNX Runtime):
 
-    python -m pip freeze | grep -iE \\
-      '^(captum|filelock|huggingface_hub|jinja2|platformdirs|pytest|pytest-timeout|requests|rich|\\
-    safetensors|timm|tomli_w|typer)==' > /tmp/small.txt
+    python -m tests.benchmarks.gpu --wheels > /tmp/wheels.txt
     python -m pip download -q --no-deps --only-binary :all: --python-version 3.12 \\
-      --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 -d .wheels -r /tmp/small.txt
+      --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 -d .wheels -r /tmp/wheels.txt
 
-then, only if it lacks them too, onnxruntime, onnx, matplotlib, contourpy and kiwisolver (55 MB).
-There:
+There, in a checkout to which the folder was carried:
 
     python -m pip install -q --no-index --no-deps --target /tmp/site .wheels/*.whl
-    PYTHONPATH=/tmp/site python -m tests.benchmarks.gpu
+    PYTHONPATH=/tmp/site python -m tests.benchmarks.gpu > gpu.jsonl
     PYTHONPATH=/tmp/site python -m pytest -q -p no:cacheprovider -m gpu tests/gpu
 """
 
@@ -46,15 +43,21 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[2]
 SHARES = {"parity": 50, "network": 140, "step": 60, "files": 100, "run": 80, "more": 50}
+LEFT_OUT = ("torch", "torchvision", "numpy", "pillow", "onnxruntime", "onnx")  # of `wheels`
 _START = 15  # seconds that a process may take to start and to end beside its share
 
 
@@ -68,9 +71,13 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--budget", type=float, default=480)
     parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--wheels", action="store_true", help="print what has to be carried along")
     parser.add_argument("--section", choices=SHARES, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.wheels:
+        print("\n".join(wheels()))
+        return
     if options.section:
         from tests.benchmarks import gpu_sections
 
@@ -153,6 +160,23 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         if "of_network" in one:
             said[f"files / network, {one['case']}"] = one["of_network"]
     return said
+
+
+def wheels() -> list[str]:
+    """NAME==VERSION of all that the command, the benchmark and the tests need, as it is here."""
+    known, waiting = set(LEFT_OUT), ["pytest", "pytest-timeout", "timm"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting += [Requirement(text).name for text in project["dependencies"]]
+    found = []
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in known:
+            continue
+        known.add(name)
+        found.append(f"{name}=={metadata.version(name)}")
+        needed = map(Requirement, metadata.requires(name) or [])
+        waiting += [n.name for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})]
+    return sorted(found)
 
 
 # What the sections share
