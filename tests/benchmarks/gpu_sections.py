@@ -192,6 +192,9 @@ def _compiled_pair(bench: Bench, ours: ResNeSt, theirs: nn.Module, batch: int, a
 
 def more(bench: Bench) -> None:
     """What is worth knowing when all else is known."""
+    for channels, side in ((16, 8),) if bench.tiny else ((64, 56), (128, 28), (256, 14), (512, 7)):
+        case = f"two groups, {channels} channels, {side} x {side}"
+        bench.run(case, 3, partial(_grouped, bench, channels, side))
     ours, theirs = both(bench)
     largest, *others = reversed(bench.batches)
     for batch in others[:1] if bench.tiny else others:
@@ -208,6 +211,38 @@ def more(bench: Bench) -> None:
         bench.run(
             "ours compiled, bfloat16, max-autotune", 90, partial(_tuned, bench, ours, largest)
         )
+
+
+def _grouped(bench: Bench, channels: int, side: int) -> dict[str, Any]:
+    """The 3x3 convolution of a split attention as one of two groups, in both layouts, and as two.
+
+    Photos a second of that layer alone, in half precision: whether splitting it would pay.
+    """
+    count, how = bench.batches[-1], {"device": bench.device, "dtype": torch.bfloat16}
+    x, weight = (
+        torch.randn(shape, **how)
+        for shape in ((count, channels, side, side), (2 * channels, channels // 2, 3, 3))
+    )
+
+    def grouped(last: bool) -> float:
+        maps, kernel = (t.contiguous(memory_format=LAYOUTS[last]) for t in (x, weight))
+        run = partial(F.conv2d, weight=kernel, padding=1, groups=2)
+        return float(rate(bench, run, [maps])["photos_per_second"])
+
+    halves = [
+        tuple(half.contiguous(memory_format=torch.channels_last) for half in t)
+        for t in zip(x.chunk(2, dim=1), weight.chunk(2), strict=True)
+    ]
+
+    def apart(_: Tensor) -> None:
+        for maps, kernel in halves:
+            F.conv2d(maps, kernel, padding=1)
+
+    return {
+        "nchw": grouped(False),
+        "channels_last": grouped(True),
+        "two": float(rate(bench, apart, [x])["photos_per_second"]),
+    }
 
 
 def _tuned(bench: Bench, ours: ResNeSt, batch: int) -> dict[str, Any]:
