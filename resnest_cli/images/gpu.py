@@ -139,7 +139,8 @@ class DevicePreparation(Preparation):
         return canvas
 
 
-One, Other = TypeVar("One"), TypeVar("Other")
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 
 class Together(Generic[One, Other]):

@@ -241,8 +241,8 @@ def machine(device: str) -> dict[str, Any]:
     return found
 
 
-def jpegs(folder: Path, count: int, width: int, height: int) -> list[Path]:
-    """Photos with structure and noise, about 100 kB for 500 x 375."""
+def jpegs(folder: Path, count: int, width: int, height: int, first: int = 0) -> list[Path]:
+    """Photos with structure and noise, about 100 kB for 500 x 375; each number is another."""
     import numpy as np
     from PIL import Image
 
@@ -258,7 +258,7 @@ def jpegs(folder: Path, count: int, width: int, height: int) -> list[Path]:
         return path
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(make, range(count)))
+        return list(threads.map(make, range(first, first + count)))
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

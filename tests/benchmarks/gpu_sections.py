@@ -395,7 +395,8 @@ def run(bench: Bench) -> None:
         sized = replace(variant, preprocessing=Preprocessing(48 if bench.tiny else 128))
         checkpoint.save(work / "model.safetensors", ours, CheckpointInfo(variant=sized))
         for number in range(4):
-            jpegs(work / "data" / f"class{number}", 6 if bench.tiny else 256, 200, 150)
+            count = 6 if bench.tiny else 256
+            jpegs(work / "data" / f"class{number}", count, 200, 150, first=count * number)
         bench.run("killed and resumed", 60, partial(_killed, bench, work))
 
 
