@@ -433,6 +433,7 @@ def _killed(bench: Bench, work: Path) -> dict[str, Any]:
     with (folder.with_name("quiet") / "results.csv").open(encoding="utf-8") as file:
         *_, last = csv.DictReader(file)
     return {
+        "killed": process.returncode == -signal.SIGKILL,
         "same_bytes": files[0] == files[1],
         "undisturbed_s": undisturbed,
         "resumed_s": resumed,
