@@ -86,7 +86,7 @@ class Classifier:
         exif: turn photos upright as their EXIF orientation says.
         max_pixels: photos of more are an error; one takes up to 12 bytes of memory for each.
         fast_decode: decode large JPEGs at reduced scale; see `images.batches.Preparation`.
-        gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.device_decode`.
+        gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.gpu`.
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.

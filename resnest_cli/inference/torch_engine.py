@@ -6,8 +6,8 @@ pixels on one core with AVX-512, CPU time a photo in batches of 4: 93.5 ms plain
 with channels last, 76.9 with both. By default all is float32 as torch runs it. With `amp` the
 weights are kept, and the convolutions run, in half precision under torch's autocast, which leaves
 sums and softmax in float32. With `compiled` the network goes through torch.compile, with `graphs`
-it is recorded as a CUDA graph, both for a fixed batch; see `FixedBatches`. Nothing here was
-measured on an accelerator.
+it is recorded as a CUDA graph, which on a GPU happens to what was compiled, too; both for a fixed
+batch, see `FixedBatches`. Nothing here was measured on an accelerator.
 """
 
 import copy

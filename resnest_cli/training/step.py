@@ -263,9 +263,8 @@ class Stepper:
             if self._summed:  # and over devices it is a mean
                 total = math.fsum(part.share for part in parts)
                 torch._foreach_mul_(gradients, self._nominal * self._world.size / total)
-            norm = float(
-                total_norm := nn.utils.get_total_norm(gradients)
-            )  # here a GPU is waited for
+            total_norm = nn.utils.get_total_norm(gradients)
+            norm = float(total_norm)  # the first to wait for a GPU
             losses = [float(part.loss) for part in parts]
             for index, loss in enumerate(losses):
                 if not math.isfinite(loss):
