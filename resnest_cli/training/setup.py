@@ -188,7 +188,10 @@ class Ready:
             show = checking(display.progress("Decoding photos"), stop.check)
             photos = read_all([*data.learned, *data.val], show)
         first = len(data.learned)
-        how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
+        how: dict[str, Any] = {
+            "workers": config.workers,
+            "pin_memory": config.device.startswith("cuda"),
+        }
         how |= {"classes": data.label_columns, "grey": config.grey}
         questions, augment = self.questions(run.teacher), Augment(config, self.preprocessing)
         answers = None if questions is None else questions.answers
