@@ -243,9 +243,6 @@ def test_photos_that_vanish_are_left_out(
     if more:
         request.getfixturevalue("no_pictures")  # which are the first one's to show
     gone = [place / "data" / name for name in ("c0/1.jpg", "c1/4.jpg", "c2/7.jpg", "c2/8.jpg")]
-    straight = cli(*given, *more, "--run", "straight")
-    assert straight.code == 0, straight.err
-    assert "lost" not in straight.err
 
     def vanish() -> None:
         for path in gone[:-1]:
@@ -262,6 +259,8 @@ def test_photos_that_vanish_are_left_out(
         assert found.err.count(f"{path.parent.name}/{path.name} ") == 1
     assert "4 photos could not be read" in found.err
     assert "was not drawn" not in found.err
+    if more:
+        return
     again = cli("finetune", "--resume", "--run", "exp", "--epochs", "4")
     assert again.code == 0, again.err
     assert "4 photos could not be read" in again.err

@@ -45,7 +45,7 @@ def test_a_kill_at_every_step_changes_no_byte(folder: Path) -> None:
     "kind", ["npz", "csv", "parquet", "retry", "overwrite", "merge", "join", "update", "update-csv"]
 )
 def test_of_the_others_some_steps(folder: Path, kind: str) -> None:
-    violence(folder, kind, "--every", "7", "--double", "5", "--seed", str(len(kind)))
+    violence(folder, kind, "--every", "13", "--double", "3", "--seed", str(len(kind)))
 
 
 @pytest.mark.slow
