@@ -33,6 +33,15 @@ def run(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
+def interrupted(*arguments: str | Path) -> None:
+    """A run that is asked to end after two parts; the output comes last."""
+    process = subprocess.Popen(program(*arguments, slow=0.05), stderr=subprocess.DEVNULL)
+    folder = Path(f"{arguments[-1]}.parts")
+    wait_for(lambda: len(list(folder.glob("part-*.rows"))) >= 2)
+    process.terminate()
+    process.wait()
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
@@ -234,11 +243,7 @@ def test_a_list_that_has_changed_is_refused_by_name(
     cli: Cli, common: list[str | Path], photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "feats.npy"
-    process = subprocess.Popen(program(*common, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
-    folder = tmp_path / "feats.npy.parts"
-    wait_for(lambda: len(list(folder.glob("part-*.rows"))) >= 2)
-    process.terminate()
-    process.wait()
+    interrupted(*common, "-o", out)
 
     def refused(what: str) -> None:
         result = cli("features", *common, "-o", out, "--resume")
@@ -285,10 +290,7 @@ def test_what_was_left_open_is_kept_on_resume(
     whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
     first = [photos, "-m", tiny_checkpoint, "-b", "4", "--engine", "torch"]
     assert cli("features", *first, "-o", whole).code == 3
-    process = subprocess.Popen(program(*first, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
-    wait_for(lambda: any((tmp_path / "feats.npy.parts").glob("part-*.rows")))
-    process.terminate()
-    process.wait()
+    interrupted(*first, "-o", out)
     again = ("features", photos, "-m", tiny_checkpoint, "-o", out, "--resume")
     refused = cli(*again, "-b", "8")
     assert refused.code == 2
@@ -302,11 +304,7 @@ def test_resume_and_retry_in_one(
     cli: Cli, common: list[str | Path], photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "feats.npy"
-    process = subprocess.Popen(program(*common, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
-    folder = tmp_path / "feats.npy.parts"
-    wait_for(lambda: len(list(folder.glob("part-*.rows"))) >= 2)
-    process.terminate()
-    process.wait()
+    interrupted(*common, "-o", out)
     make_photo(photos / "7.png", (20, 20), seed=7)
     done = cli("features", *common, "-o", out, "--retry-failed")
     assert done.code == 0, done.err
