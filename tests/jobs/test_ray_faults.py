@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_photo
 from tests.jobs.nodes import (
     Nodes,
     ended,
