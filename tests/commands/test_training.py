@@ -155,7 +155,7 @@ def test_a_run_that_is_stopped_before_all_features_are_there_keeps_its_settings(
     assert stopped.code == 130, stopped.err
     again = ("finetune", data, "--run", "parts", "--resume")
     shutil.copy(tiny_checkpoint, model)
-    set_metadata(model, "temperature", "2.0")
+    set_metadata(model, temperature="2.0")
     refused = cli(*again)
     assert (refused.code, "are not the weights" in refused.err) == (2, True), refused.err
     shutil.copy(tiny_checkpoint, model)
