@@ -180,7 +180,7 @@ def test_growing_photos_kept_in_memory(
     }  # fmt: skip
     weights = {}
     for name, more in runs.items():
-        given = ("-m", tiny_checkpoint, *UNFROZEN, "--epochs", "2", "--run", name, *more)
+        given = ("-m", tiny_checkpoint, *UNFROZEN, "--epochs", "3", "--run", name, *more)
         result = cli("finetune", data, *given)
         assert result.code == 0, result.err
         weights[name] = (place / f"runs/finetune/{name}/weights/last.safetensors").read_bytes()
@@ -190,7 +190,7 @@ def test_growing_photos_kept_in_memory(
     assert weights["cached"] == weights["plain"] == weights["workers"]
     assert len(set(weights.values())) == 3
     resumed = cli(
-        "finetune", data, "--run", "plain", "--resume", "--epochs", "3", "--cache", "-j", "0"
+        "finetune", data, "--run", "plain", "--resume", "--epochs", "4", "--cache", "-j", "0"
     )
     assert resumed.code == 0, resumed.err
 
