@@ -8,7 +8,7 @@ a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 import heapq
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__
 from resnest_cli.files import write_text, writing
 from resnest_cli.report.thumbnails import Thumbnails, data_uri, jpeg_uri
-from resnest_cli.text import common_folder, count, joined, percent, printable_name
+from resnest_cli.text import common_folder, count, joined, printable_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -243,15 +243,6 @@ def picture_of(title: str, path: Path) -> Picture:
     return Picture(
         title, data_uri("png", data) if path.suffix.lower() == ".png" else jpeg_uri(data)
     )
-
-
-def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
-    """Cells of these keys, formatted: fractions as percentages, None as a dash."""
-
-    def cell(value: Any) -> str:
-        return percent(value) if value is None or isinstance(value, float) else str(value)
-
-    return [[cell(record[key]) for key in keys] for record in records]
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:

@@ -71,23 +71,23 @@ def test_with_the_temperature_of_a_checkpoint(
     same(found, predicted(cli, photo, "-m", own, "-k", "3"))
 
 
-def test_photos_are_fed_as_in_predict(cli: Cli, tmp_path: Path) -> None:
+def test_photos_are_fed_as_in_predict(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Each option changes something, and the same as there."""
     turned = tmp_path / "turned.png"
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(COFFEE) as photo:
         photo.save(turned, exif=exif)
-    usual = explained(cli, turned, "-m", "demo")
+    usual = explained(cli, turned, "-m", tiny_checkpoint)
     before = hot(usual)
     for option in (
-        ("--img-size", "64"), ("--crop-pct", "0.5"), ("--interpolation", "bicubic"),
+        ("--img-size", "64"), ("--crop-pct", "0.5"), ("--interpolation", "bilinear"),
         ("--crop-mode", "squash"), ("--crop-mode", "border"), ("--no-exif",),
     ):  # fmt: skip
-        found = explained(cli, turned, "-m", "demo", *option)
+        found = explained(cli, turned, "-m", tiny_checkpoint, *option)
         assert hot(found) != before, option
         assert found != usual
-        same(found, predicted(cli, turned, "-m", "demo", "-k", "3", *option))
+        same(found, predicted(cli, turned, "-m", tiny_checkpoint, "-k", "3", *option))
 
 
 def test_classes_by_name_id_and_index(cli: Cli) -> None:
@@ -169,14 +169,16 @@ def test_attention_as_json(cli: Cli, tmp_path: Path) -> None:
     assert "blocks" not in explained(cli, CAT, "-m", "demo")
 
 
-def test_stage_and_topk(cli: Cli) -> None:
-    found = [explained(cli, CAT, "-m", "demo", "--stage", stage, "-k", "1") for stage in "1234"]
+def test_stage_and_topk(cli: Cli, tiny_checkpoint: Path) -> None:
+    found = [
+        explained(cli, CAT, "-m", tiny_checkpoint, "--stage", stage, "-k", "1") for stage in "1234"
+    ]
     assert [one["stage"] for one in found] == [1, 2, 3, 4]
     assert len({json.dumps(one["predictions"][0]["hot"]) for one in found}) == 4
     assert len({json.dumps(one["predictions"][0]["probability"]) for one in found}) == 1
-    assert len(explained(cli, CAT, "-m", "demo", "-k", "5")["predictions"]) == 5
-    assert cli("explain", CAT, "-m", "demo", "--stage", "5").code == 2
-    assert cli("explain", CAT, "-m", "demo", "-k", "13").code == 2
+    assert len(explained(cli, CAT, "-m", tiny_checkpoint, "-k", "5")["predictions"]) == 5
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "--stage", "5").code == 2
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "-k", "13").code == 2
 
 
 @pytest.fixture
@@ -234,31 +236,37 @@ def test_as_a_table(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(cli("explain", "photos", "-m", "demo", "--no-recursive").out.splitlines()) == 2
 
 
-def test_only_bad_photos(cli: Cli, tmp_path: Path) -> None:
-    result = cli("explain", tmp_path / "gone.jpg", "-m", "demo", "-o", tmp_path / "heat.png")
+def test_only_bad_photos(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = cli(
+        "explain", tmp_path / "gone.jpg", "-m", tiny_checkpoint, "-o", tmp_path / "heat.png"
+    )
     assert result.code == 3
     assert "gone.jpg" in result.out
     assert "Where it looked" not in result.err
     assert not (tmp_path / "heat.png").exists()
     (tmp_path / "empty").mkdir()
-    nothing = cli("explain", tmp_path / "empty", "-m", "demo")
+    nothing = cli("explain", tmp_path / "empty", "-m", tiny_checkpoint)
     assert nothing.code == 1
     assert "no photo found" in nothing.err
-    assert cli("explain", "-m", "demo").code == 2
+    assert cli("explain", "-m", tiny_checkpoint).code == 2
 
 
-def test_lists_urls_and_stdin(server: Server, cli: Cli, tmp_path: Path) -> None:
+def test_lists_urls_and_stdin(
+    server: Server, cli: Cli, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     server.files["/cat.jpg"] = File(CAT.read_bytes())
     (tmp_path / "list.txt").write_text(f"{server.url('/cat.jpg')}\n{COFFEE}\n")
     (tmp_path / "list0").write_bytes(f"{COFFEE}\0".encode())
-    found = explained(cli, "--from-file", tmp_path / "list.txt", "-m", "demo", "-o", tmp_path / "o")
+    found = explained(
+        cli, "--from-file", tmp_path / "list.txt", "-m", tiny_checkpoint, "-o", tmp_path / "o"
+    )
     assert [one["status"] for one in found] == ["ok", "ok"]
     assert (tmp_path / "o" / "00001-cat.png").exists()
-    (again,) = explained(cli, "--from-file", tmp_path / "list0", "-0", "-m", "demo")
+    (again,) = explained(cli, "--from-file", tmp_path / "list0", "-0", "-m", tiny_checkpoint)
     assert again["predictions"] == found[1]["predictions"]
-    refused = cli("explain", server.url("/cat.jpg"), "-m", "demo", "--offline")
+    refused = cli("explain", server.url("/cat.jpg"), "-m", tiny_checkpoint, "--offline")
     assert refused.code == 3
-    command = [sys.executable, "-m", "resnest_cli", "explain", "-", "-m", "demo"]
+    command = [sys.executable, "-m", "resnest_cli", "explain", "-", "-m", str(tiny_checkpoint)]
     with CAT.open("rb") as stream:
         done = subprocess.run(
             [*command, "-o", str(tmp_path / "s.png")], stdin=stream, capture_output=True, text=True,
@@ -295,36 +303,38 @@ def test_names_never_collide(tmp_path: Path) -> None:
     ],
 )
 def test_where_pictures_cannot_go(
-    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, output: str, inputs: list[str],
-    says: str,
+    cli: Cli, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, output: str,
+    inputs: list[str], says: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(folder.parent)
     make_photo(Path("cat.jpg"))
     Path("list.txt").touch()
     before = sorted(Path().rglob("*.*"))
-    result = cli("explain", *inputs, "-m", "demo", "-o", output)
+    result = cli("explain", *inputs, "-m", tiny_checkpoint, "-o", output)
     assert result.code in {1, 2}
     assert says in result.err
     assert sorted(Path().rglob("*.*")) == before
 
 
-def test_a_list_that_names_the_folder_of_pictures_ends(cli: Cli, tmp_path: Path) -> None:
+def test_a_list_that_names_the_folder_of_pictures_ends(
+    cli: Cli, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     shutil.copy(COFFEE, tmp_path / "1.jpg")
     (tmp_path / "heat").mkdir()
     shutil.copy(COFFEE, tmp_path / "heat" / "2.jpg")
     (tmp_path / "list.txt").write_text(f"{tmp_path}\n")
-    found = explained(cli, "--from-file", tmp_path / "list.txt", "-m", "demo",
+    found = explained(cli, "--from-file", tmp_path / "list.txt", "-m", tiny_checkpoint,
                       "-o", tmp_path / "heat", code=3)  # fmt: skip
     assert found[0]["status"] == "ok"
     assert {one["status"] for one in found[1:]} == {"error"}
     assert "lies in the folder that pictures are written to" in found[1]["error"]
 
 
-def test_one_photo_into_a_folder(cli: Cli, tmp_path: Path) -> None:
-    assert cli("explain", CAT, "-m", "demo", "-o", tmp_path).code == 0
+def test_one_photo_into_a_folder(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "-o", tmp_path).code == 0
     assert (tmp_path / "00001-cat.png").exists()
     same_file = ["-o", tmp_path / "x.png", "--attention", tmp_path / "x.png"]
-    assert cli("explain", CAT, "-m", "demo", *same_file).code == 2
+    assert cli("explain", CAT, "-m", tiny_checkpoint, *same_file).code == 2
 
 
 def test_a_target_below_an_input_by_another_name(
@@ -339,12 +349,12 @@ def test_a_target_below_an_input_by_another_name(
     assert target(Path("photos2"), "-o", ["photos"], one=False) == Target(Path("photos2"), True)
 
 
-def test_a_model_and_device_that_are_none(cli: Cli, tmp_path: Path) -> None:
+def test_a_model_and_device_that_are_none(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert "Did you mean" in cli("explain", CAT, "-m", "resnest50x").err
     assert cli("explain", CAT, "-m", tmp_path / "gone.safetensors").code == 2
-    assert cli("explain", CAT, "-m", "demo", "--device", "gpu").code == 2
-    assert cli("explain", CAT, "-m", "demo", "--device", "cpu").code == 0
-    assert "no such option" in cli("explain", CAT, "-m", "demo", "--engine", "onnx").err
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "--device", "gpu").code == 2
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "--device", "cpu").code == 0
+    assert "no such option" in cli("explain", CAT, "-m", tiny_checkpoint, "--engine", "onnx").err
 
 
 def test_names_in_any_script(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -361,11 +371,11 @@ def test_names_in_any_script(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) ->
     assert "猫" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_a_decoder_with_bugs(tmp_path: Path) -> None:
+def test_a_decoder_with_bugs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name in ("1", "2", "3"):
         path = make_photo(tmp_path / f"{name}.png")
         path.write_bytes(path.read_bytes() + b"CRASH" * (name == "2"))
-    arguments = [str(tmp_path), "-m", "demo", "-o", str(tmp_path.with_suffix(".heat"))]
+    arguments = (tmp_path, "-m", tiny_checkpoint, "-o", tmp_path.with_suffix(".heat"))
     command = program("explain", *arguments, "--format", "json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 3, done.stderr
@@ -376,8 +386,8 @@ def test_a_decoder_with_bugs(tmp_path: Path) -> None:
     assert made == ["00001-1.png", "00003-3.png"]
 
 
-def test_a_reader_that_has_gone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "resnest_cli", "explain", str(CAT), "-m", "demo"]
+def test_a_reader_that_has_gone(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resnest_cli", "explain", str(CAT), "-m", str(tiny_checkpoint)]
     reading, writing = os.pipe()
     os.close(reading)
     try:

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,10 @@ from resnest_cli.model.checkpoint import load
 from resnest_cli.model.checkpoint_header import read_info
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.training.state import states
+from tests.commands.conftest import AtStep
 from tests.conftest import Cli, make_photo
 
 CLASSES, PHOTOS = 3, 8
-AtStep = Callable[[int], None]
 
 
 @pytest.fixture(autouse=True)
@@ -55,26 +53,6 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
 
 UNFROZEN = ("--freeze", "none", "--epochs", "2", "-b", "8", "--lr", "0.003", "-j", "0")
 RUNS = Path("runs", "finetune")
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
-    """Ends the next run after so many steps, as a closed terminal does."""
-    original = TrainingDisplay.step
-
-    def arrange(wanted: int) -> None:
-        done = 0
-
-        def step(self: TrainingDisplay, **values: object) -> None:
-            nonlocal done
-            original(self, **values)  # type: ignore[arg-type]
-            done += 1
-            if done == wanted:
-                signal.raise_signal(signal.SIGHUP)
-
-        monkeypatch.setattr(TrainingDisplay, "step", step)
-
-    return arrange
 
 
 def results(run: Path) -> dict[str, object]:
