@@ -50,7 +50,7 @@ def same(ours: dict, theirs: dict) -> None:
 @pytest.mark.parametrize("photo", [CAT, COFFEE])
 def test_probabilities_are_those_of_predict(cli: Cli, photo: Path) -> None:
     found = explained(cli, photo, "-m", "demo")
-    assert (found["status"], found["model"], found["stage"]) == ("ok", "resnest14t", 3)
+    assert (found["status"], found["model"], found["stage"]) == ("ok", "resnest23t", 4)
     for one in hot(found):
         left, top, right, bottom = one["box"]
         assert 0 <= left < one["centre"][0] < right <= 1

@@ -49,7 +49,7 @@ def test_integers_are_inside_and_the_file_is_small(made: tuple[Exported, Path]) 
     assert told["bytes_after"] < 0.35 * told["bytes_before"]
     model = find_model(str(path))
     assert model.exported == "int8"
-    assert len(model.class_names) == 200
+    assert len(model.class_names) == 1000
     assert model.temperature == find_model("demo").temperature
 
 
