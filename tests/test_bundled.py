@@ -46,7 +46,7 @@ def test_the_file_is_small_and_says_what_it_is() -> None:
     assert info.metrics["photos"] == 1_000
     assert round(100 * info.metrics["top1"], 2) == DEMO.top1
     assert round(100 * info.metrics["top5"], 2) == DEMO.top5
-    assert info.metrics["float32_top1"] - info.metrics["top1"] < 0.001
+    assert abs(info.metrics["float32_top1"] - info.metrics["top1"]) <= 0.003
     assert DEMO.top1 is not None
     assert DEMO.top1 >= 22
 
