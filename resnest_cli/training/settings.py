@@ -29,8 +29,8 @@ Command = Literal["train", "finetune"]
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
 RECIPES = (
-    "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "paper",
-    "a1", "a2", "a3",
+    "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "demo",
+    "paper", "a1", "a2", "a3",
 )  # fmt: skip
 
 
