@@ -414,7 +414,10 @@ def check_folder(folder: Path, flag: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResnestError(f"{folder}: cannot be written: is a file. Give {flag} a folder.")
     if not folder.parent.is_dir():
-        raise ResnestError(f"{folder}: cannot be written: there is no folder {folder.parent}.")
+        raise ResnestError(
+            f"{folder}: cannot be written: there is no folder {folder.parent}. Make it, or name "
+            "another."
+        )
 
 
 def free_bytes(folder: Path) -> int | None:

@@ -203,8 +203,9 @@ def make_private(path: Path) -> None:
 def check_place(path: Path) -> None:
     """Raises ResnestError where a file cannot stand: on a folder, or in one that is not there."""
     if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise ResnestError(f"{path}: cannot be written: {what}.")
+        missing = f"there is no folder {path.parent}. Make it, or name another."
+        what = "is a folder. Name a file in it." if path.is_dir() else missing
+        raise ResnestError(f"{path}: cannot be written: {what}")
 
 
 def check_not_read(path: Path, read: Iterable[str | None], option: str = "-o") -> None:

@@ -21,9 +21,17 @@ TINY = get_variant("resnest50d_2s2x40d").overridden(
     {"blocks": [1, 2, 1, 1], "widths": [16, 16, 16, 32], "stem_width": 8, "base_width": 32}
 )
 
-# Every variant; the deepest take long, and have no block that the others lack.
-_DEEPEST = {"resnest101e", "resnest200e", "resnest269e"}
-EACH = [pytest.param(n, marks=pytest.mark.slow) if n in _DEEPEST else n for n in VARIANTS]
+# Every variant; these take long, and have no block that the others lack: the deepest, and those
+# whose radix and number of groups two others have.
+_LONG = {"resnest101e", "resnest200e", "resnest269e", "resnest50d_1s2x40d", "resnest50d_2s2x40d"}
+
+
+def slow_but(*quick: str) -> list[Any]:
+    """Every variant, for `parametrize`: all but these are slow."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS]
+
+
+EACH = slow_but(*(VARIANTS.keys() - _LONG))
 
 
 @torch.no_grad()

@@ -78,3 +78,15 @@ def planted_photos(folder: Path, count: int = 12) -> dict[str, str]:
     for hazard, name in names.items():
         (folder / name).write_bytes((folder / "1.png").read_bytes() + hazard.encode())
     return {name: PLANTED[hazard] for hazard, name in names.items()}
+
+
+def partly_broken(folder: Path, count: int, size: tuple[int, int] = (60, 40)) -> Path:
+    """A new folder of photos; of each fifty one ends in its middle."""
+    from tests.conftest import make_photo
+
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        path = make_photo(folder / f"{index}.png", size, seed=index)
+        if index % 50 == 13:
+            path.write_bytes(path.read_bytes()[:100])
+    return folder

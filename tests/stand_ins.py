@@ -16,7 +16,7 @@ _find_model, _ensure = loading.find_model, weights.ensure
 def find_model(name: str, *, source: object = None, **how: Any) -> Any:
     loading.understand(name)
     how.pop("trust_onnx", None)
-    itself = name in {"demo", "resnest14t"} or (
+    itself = name in {"demo", "resnest14t", "resnest23t"} or (
         Path(name).suffix == ".safetensors" and Path(name).is_file()
     )
     return _find_model(name if itself else "tiny.safetensors", **how)

@@ -228,6 +228,7 @@ def works(command: str, cli: Cli) -> None:
     # The stand-in for best.safetensors has five classes.
     command = command.replace("resnest evaluate data/", "resnest evaluate zero-to-four/")
     command = command.replace("resnest benchmark", "resnest benchmark --min-time 0")
+    command = command.replace("resnest explain photos/", "resnest explain photos/2026/")  # of one
     if command.startswith(("resnest train", "resnest finetune")) and "--config" not in command:
         command = shortened(command)
     command, _, jq = command.partition(" | jq ")

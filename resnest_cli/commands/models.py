@@ -62,9 +62,8 @@ def list_models(*, context: typer.Context, format_: TableFormat = "table") -> No
     output.emit(
         f"{picks} (default: {DEFAULT_MODEL}).\n"
         "On disk: size of cached weights; * compiled as well.\n"
-        f"{small.id} ({BUNDLED_MODEL}) comes with the program, for {small.num_classes} classes;\n"
-        f"its top-1 is on {small.dataset}, the others' on {usual.dataset} "
-        f"({usual.num_classes} classes).\n"
+        f"{small.id} ({BUNDLED_MODEL}) comes with the program; its top-1 is of "
+        f"{small.dataset},\nthe others' of {usual.dataset}'s validation photos.\n"
     )
 
 
@@ -109,7 +108,7 @@ def _row(record: dict[str, Any]) -> list[str]:
         f"{record['parameters'] / 1e6:.1f}M",
         f"{record['gmacs']:.2f}",
         str(record["size"]),
-        f"{record['top1']:.2f}",
+        f"{record['top1']:.2f}" if record["top1"] else "-",
         size + ("*" if record["compiled"] else ""),
     ]
 

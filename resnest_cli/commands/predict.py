@@ -207,7 +207,10 @@ def _show(
     if asked.html is not None:
         from resnest_cli.report.pages import Page, model_line
 
-        page = Page(f"Predictions of {short_name(model.model)}", "", max_pixels=model.max_pixels)
+        page = Page(
+            f"Predictions of {short_name(model.model)}", "", max_pixels=model.max_pixels,
+            sorted_into=asked.sort.sort_into,
+        )  # fmt: skip
 
         def write(record: Record) -> None:
             page.add(record)

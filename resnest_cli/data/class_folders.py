@@ -292,9 +292,10 @@ def check_classes(found: LabelledData, data: str) -> None:
     if unknown:
         hint = did_you_mean(unknown[0], known)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        what = "Class folders must have the same names" if Path(data).is_dir() else "Give it rows"
         raise UsageError(
             f"{data}: validation has the class {unknown[0]!r}{more}, which training does not "
-            f"have.{hint} Class folders must have the same names on both sides."
+            f"have.{hint} {what} on both sides."
         )
 
 

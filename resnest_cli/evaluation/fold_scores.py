@@ -11,7 +11,7 @@ with K - 1 degrees of freedom. That is the corrected resampled t-test of Nadeau 
 training photos, so that s / sqrt(K) alone would promise too much. It was derived for random splits;
 of folds no estimate of the variance is without bias ("No Unbiased Estimator of the Variance of
 K-Fold Cross-Validation", Bengio and Grandvalet, JMLR 5, 2004). The deviation of a few folds may be
-small by chance, so that of a share of photos (top-1, top-5, exact match) the interval is never
+small by chance, so that of a share of photos (top-1, top-5, all labels right) the interval is never
 narrower than Wilson's of all answers together, which counts the luck of who was asked alone.
 """
 
@@ -24,6 +24,7 @@ from typing import NamedTuple
 from resnest_cli.evaluation.evaluate import Gathered
 from resnest_cli.evaluation.figures import evaluated
 from resnest_cli.evaluation.scores import share
+from resnest_cli.output.results import FIGURES
 from resnest_cli.text import Cell, percent
 
 # Quantiles at 97.5 % of Student's distribution with 1, 2, ... degrees of freedom.
@@ -35,11 +36,6 @@ MOST_FOLDS = len(_STUDENT) + 1
 _NO_SHARE = frozenset({"loss"})  # figures that are no share of a whole
 _NO_MEAN = "ece"
 _OF_PHOTOS = frozenset({"top1", "top5", "exact_match"})  # shares of the photos
-
-_TITLES = {
-    "top1": "top-1", "top5": "top-5", "mean_f1": "mean F1",
-    "map": "mAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
-}  # fmt: skip
 
 Figures = Mapping[str, float]
 
@@ -89,12 +85,12 @@ class FoldScores:
             values = [fold[name] for fold in self.folds]
             every = (*self.spread(name), min(values), max(values))
             mean, low, high, least, most = (_text(name, value) for value in every)
-            rows.append((_title(name), mean, f"{low} to {high}", f"{least} to {most}"))
+            rows.append((FIGURES[name], mean, f"{low} to {high}", f"{least} to {most}"))
         return rows
 
     def shown_by_fold(self) -> list[list[str]]:
         """A table of texts with a row for each fold."""
-        rows = [["Fold", "Photos", *map(_title, self.names)]]
+        rows = [["Fold", "Photos", *map(FIGURES.__getitem__, self.names)]]
         for number, (photos, fold) in enumerate(zip(self.photos, self.folds, strict=True), start=1):
             figures = (_text(name, fold[name]) for name in self.names)
             rows.append([str(number), f"{photos:,}", *figures])
@@ -109,10 +105,6 @@ class FoldScores:
         for place, title in enumerate(Spread._fields):
             table.append([title, sum(self.photos), *(spread[place] for spread in spreads)])
         return table
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.replace("_", " "))
 
 
 def _text(name: str, value: float) -> str:

@@ -67,11 +67,8 @@ def check_source(model: Model, job: ExportJob | None = None) -> None:
             f"{model.config} asks for the crop mode {model.crop_mode}, which no file of ours can "
             "hold. Copy the model, and write center there; then give --crop-mode to `predict`."
         )
-    if job and (job.check or job.calibrate) and model.in_channels not in {1, 3}:
-        raise UsageError(
-            f"{model.path}: the network takes {model.in_channels} channels; photos have 3, or 1 in "
-            "grey. Leave out --check and --int8."
-        )
+    if job and (job.check or job.calibrate):
+        _ = model.grey  # raises where photos do not fit
 
 
 def export(model: Model, job: ExportJob, progress: Progress = silent) -> Exported:
@@ -227,8 +224,8 @@ def _photos(
     model: Model, paths: Sequence[str], found: Exported, progress: Progress
 ) -> Iterator[tuple[list[str], Float32]]:
     """Batches of photos, as the model is fed; those that cannot be read are noted."""
-    fed, grey = model.preprocessing, model.in_channels == 1
-    return parity.batches(paths, fed, found.unreadable, progress, grey=grey)
+    fed = model.preprocessing
+    return parity.batches(paths, fed, found.unreadable, progress, grey=model.grey)
 
 
 def _plain(model: Model) -> parity.Run:

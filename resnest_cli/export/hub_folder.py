@@ -136,8 +136,9 @@ def timm_config(info: CheckpointInfo) -> dict[str, Any]:
             "interpolation": fed.interpolation,
             "crop_pct": fed.crop_pct,
             "crop_mode": "center",
-            "mean": list(fed.mean),
-            "std": list(fed.std),
+            # A grey photo is fed as the first channel; timm takes one number for all of N.
+            "mean": list(fed.mean if info.in_channels == 3 else fed.mean[:1]),
+            "std": list(fed.std if info.in_channels == 3 else fed.std[:1]),
             "num_classes": info.num_classes,
             "first_conv": "conv1.0",
             "classifier": "fc",
@@ -222,6 +223,7 @@ def model_card(
         thresholds=info.thresholds,
         few=_FEW,
         fed=info.preprocessing,
+        mode="L" if info.in_channels == 1 else "RGB",
         metrics={
             title: value
             for key, title in _METRICS.items()

@@ -1,13 +1,14 @@
 """From inputs to records: decode, preprocess, run the engine, rank. The command is built on it."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from resnest_cli.inference.unknown import Unknown
 
 Float32 = NDArray[np.float32]
+Item = TypeVar("Item")
 
 # ONNX Runtime on two cores, resnest50d, ms per photo in batches of 1, 2, 4, 8, 16 and 32: 45, 42,
 # 40, 40, 41 and 43; memory grows with the batch.
@@ -84,7 +86,7 @@ class Classifier:
         exif: turn photos upright as their EXIF orientation says.
         max_pixels: photos of more are an error; one takes up to 12 bytes of memory for each.
         fast_decode: decode large JPEGs at reduced scale; see `images.batches.Preparation`.
-        gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.device_decode`.
+        gpu_decode: decode JPEGs on the GPU that the network runs on; see `images.gpu`.
         tta: average the logits of each photo and its mirror image (test-time augmentation).
         access: how weights and photos may be fetched (mirror, offline, progress).
         ready_for: the first output that will be asked for; others take a moment, once.
@@ -129,7 +131,7 @@ class Classifier:
             engine = "torch"
         access = access or Access()
         self.notify = access.notify
-        self.compiled = compiled
+        self.compiled, self.graphs = compiled, graphs
         self._tta = tta
         self._offline = access.offline
         self._noted = False
@@ -146,12 +148,13 @@ class Classifier:
         sized = replace(self.model, preprocessing=self.preprocessing)
         how = sized, device, engine, self.notify, ready_for
         self._create_engine = partial(create_engine, *how, **special)
-        # As `map` does it; a signal need not wait for what runs in a thread of its own.
-        self._map = ThreadPoolExecutor(1).map if background else map
         if self.model.exported:
             self._feed_what_it_takes(img_size)
         elif gpu_decode or not background:
-            _ = self.engine
+            background = background or self.engine.device != "cpu"
+        # As `map` does it; a signal need not wait for what runs in a thread of its own, nor does
+        # the next batch for an accelerator.
+        self._map = ThreadPoolExecutor(1).map if background else map
         fed = self.preprocessing, crop_mode or self.model.crop_mode, exif
         self.preparation: Preparation
         if not gpu_decode:
@@ -162,16 +165,16 @@ class Classifier:
         if not (gpu := self.engine.device).startswith("cuda"):
             raise UsageError(f"--gpu-decode needs an NVIDIA GPU; the device is {gpu}.")
         self.preparation = DevicePreparation(*fed, max_pixels=max_pixels, device=gpu)
+        self.preparation.check()
 
     def _takes_grey(self, gpu_decode: bool) -> bool:
         """Whether the network has one input channel; UsageError where photos do not fit it."""
-        channels = self.model.in_channels
-        if channels not in {1, 3} or (gpu_decode and channels != 3):
+        if self.model.grey and gpu_decode:
             raise UsageError(
-                f"{self.model.path}: the network takes {channels} channels; photos have 3, or 1 in "
-                "grey without --gpu-decode. Give another --model."
+                f"{self.model.path}: the network sees photos in grey, and --gpu-decode gives them "
+                "in colour. Leave it out."
             )
-        return channels == 1
+        return self.model.grey
 
     def _feed_what_it_takes(self, asked: int | None) -> None:
         """Takes over the size of photos that was fixed in an exported network."""
@@ -337,7 +340,9 @@ class Classifier:
     ) -> Iterator[tuple[list[Prepared], NDArray[Any]]]:
         """Consecutive batches of sources, each with the rows of its readable photos, in order.
 
-        A photo whose row is not finite becomes one with an error. See `BatchOptions`, too.
+        A photo whose row is not finite becomes one with an error. See `BatchOptions`, too. An
+        accelerator is at work on a batch while the next is put together, and the rows of the one
+        before are used; on a CPU that would take memory and no less time.
         """
         shape = extraction.row_shape(self.model, self.preprocessing.size)
         elsewhere = None if self.preparation.on_gpu else decoders
@@ -348,22 +353,30 @@ class Classifier:
         found = prepared_batches(sources, prepare, size=batch_size, workers=workers, ahead=ahead)
         # The engine gets ready while the first photo is decoded.
         network = partial(mean_with_mirrored, self.engine.output) if tta else self.engine.output
-        for group in found:
-            for item in group:
-                if item.note is not None:
-                    self.note(item.source, item.note)
-            arrays = [item.photo for item in group if item.photo is not None]
-            if not arrays:
-                yield group, np.empty((0, *shape), extraction.dtype)
-                continue
+        stacked = getattr(self.engine, "stacked", np.stack)
+
+        def run(batch: Float32) -> tuple[Float32, NDArray[Any]]:
             start = time.perf_counter()
-            (out,) = self._map(network, [np.stack(arrays)], [extraction.output])
+            out = network(batch, extraction.output)
             rows = extraction.rows(out, self.model)
             if stopwatch is not None:
                 stopwatch.add("network", time.perf_counter() - start)
-            assert rows.shape == (len(arrays), *shape)
-            if not np.isfinite(rows).all():
-                group, rows = without_infinite(group, rows, out)  # noqa: PLW2901
+            return out, rows
+
+        def begun() -> Iterator[tuple[list[Prepared], Iterator[tuple[Float32, NDArray[Any]]]]]:
+            for group in found:
+                for item in group:
+                    if item.note is not None:
+                        self.note(item.source, item.note)
+                arrays = [item.photo for item in group if item.photo is not None]
+                yield group, self._map(run, [stacked(arrays)] if arrays else [])
+
+        for group, running in _ahead(begun(), 0 if self.engine.device == "cpu" else 1):
+            rows = np.empty((0, *shape), extraction.dtype)
+            for out, rows in running:
+                assert rows.shape[1:] == shape
+                if not np.isfinite(rows).all():
+                    group, rows = without_infinite(group, rows, out)  # noqa: PLW2901
             yield group, rows
 
     def records(
@@ -492,6 +505,16 @@ class Classifier:
         if text is not None and not self._noted:
             self._noted = True
             self.notify(f"{source.name}: {text}.")
+
+
+def _ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """The items, each when `count` more were taken."""
+    taken: deque[Item] = deque()
+    for item in items:
+        taken.append(item)
+        if len(taken) > count:
+            yield taken.popleft()
+    yield from taken
 
 
 def mean_with_mirrored(

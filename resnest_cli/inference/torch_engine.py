@@ -6,13 +6,14 @@ pixels on one core with AVX-512, CPU time a photo in batches of 4: 93.5 ms plain
 with channels last, 76.9 with both. By default all is float32 as torch runs it. With `amp` the
 weights are kept, and the convolutions run, in half precision under torch's autocast, which leaves
 sums and softmax in float32. With `compiled` the network goes through torch.compile, with `graphs`
-it is recorded as a CUDA graph, both for a fixed batch; see `FixedBatches`. Nothing here was
-measured on an accelerator.
+it is recorded as a CUDA graph, which on a GPU happens to what was compiled, too; both for a fixed
+batch, see `FixedBatches`. Nothing here was measured on an accelerator.
 """
 
 import copy
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -87,6 +88,13 @@ class TorchEngine:
                 "--batch-size, or leave it to `auto`."
             ) from error
 
+    def stacked(self, photos: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """As np.stack; for a GPU in memory that it reads by itself, and that is used again."""
+        if self._kind != "cuda":
+            return np.stack(photos)
+        place = torch.empty((len(photos), *photos[0].shape), pin_memory=True)
+        return np.stack(photos, out=place.numpy())
+
     def on_device(self, photos: Tensor) -> Tensor:
         """Preprocessed photos (N, 3, H, W) on its device -> logits (N, classes), float32, there."""
         with torch.no_grad(), self.autocast():
@@ -96,7 +104,7 @@ class TorchEngine:
     def moved(self, photos: Tensor) -> Tensor:
         """On the device, in its precision and layout; through pinned memory where that helps."""
         if self._kind == "cuda":
-            photos = photos.pin_memory()
+            photos = photos.pin_memory()  # unless it is already
         photos = photos.to(self.device, non_blocking=True)
         return photos.to(self._dtype, memory_format=self._layout)
 
@@ -211,13 +219,17 @@ class FixedBatches:
 
 def _compiled(notify: Notify, run: Run, photos: Tensor) -> Run:
     """torch.compile, for `FixedBatches`; `notify` is given the time that it took."""
-    # On CUDA this mode also records the whole batch as one graph.
-    mode = "reduce-overhead" if photos.device.type == "cuda" else "default"
-    compiled = cast("Run", torch.compile(run, dynamic=False, mode=mode))
+    # It advises to allow TF32 in matrix products; of those there is one, the classifier.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+    compiled = cast("Run", torch.compile(run, dynamic=False))
     begin = time.monotonic()
     try:
         compiled(photos)
-    except torch.OutOfMemoryError:  # the caller says it better
+        if photos.device.type == "cuda":
+            # Not the compiler's mode reduce-overhead, which does the same, but up to torch 2.13
+            # only in the thread that imported it (pytorch/pytorch issue 123177); ours is another.
+            compiled = _recorded(compiled, photos)
+    except (torch.OutOfMemoryError, EngineError):  # the caller says it better; no graph
         raise
     except Exception as error:
         raise EngineError(
@@ -237,20 +249,22 @@ def _recorded(run: Run, photos: Tensor) -> Run:
     place = photos.clone(memory_format=torch.preserve_format)
     graph: Any = torch.cuda.CUDAGraph()
     try:
-        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                run(place)
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
-            out = run(place)
+        with torch.cuda.device(place.device):  # streams are those of the current one
+            stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    run(place)
+            torch.cuda.current_stream().wait_stream(stream)
+            # Other threads may decode on the device meanwhile, which "global" would forbid.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                out = run(place)
     except torch.OutOfMemoryError:  # the caller says it better
         raise
     except RuntimeError as error:
         raise EngineError(
             f"the network cannot be recorded as a CUDA graph here: {_first_line(error)}. Leave out "
-            "--cuda-graphs."
+            "--cuda-graphs, or --compile, which records one too."
         ) from error
 
     def replay(photos: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from resnest_cli.data.labelled_photos import LabelledPhoto
 from resnest_cli.inspection.issues import Issue
-from resnest_cli.inspection.labels import FOLDS, can_be_judged, fitted, folds, sample, standardised
+from resnest_cli.inspection.labels import FOLDS, can_be_judged, fitted, held_out, standardised
 from resnest_cli.inspection.neighbours import most_alike, parts
 from resnest_cli.progress import Progress, silent
 
@@ -50,23 +50,12 @@ def out_of_sample(
 ) -> Float32:
     """How probable each class is for a photo, by classifiers that saw neither it nor a copy of it.
 
-    Args:
-        features: float32 (N, D), pooled; may be a memory map.
-        members: of each class the places of its photos, int64.
-        groups: int64 (N,), the same number for copies of each other, which stay in one fold.
-        seed: of the folds.
-        progress: counts classifiers.
-        check: raises to stop; called several times a second.
-
-    Returns:
-        Probabilities, float32 (N, K), each by itself.
+    As `labels.out_of_sample`, but `members` are of each class the places of its photos, int64, and
+    probabilities, float32 (N, K), are each by itself.
     """
-    found = np.zeros((len(groups), len(members)), np.float32)
-    rarest = _rarest(len(groups), members)
-    fold, rows, done = folds(rarest, groups, seed), standardised(features), 0
-    for number in range(FOLDS):
-        asked, learned = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        learned = learned[sample(rarest[learned], seed, _MOST_FITTED)]
+    found, done = np.zeros((len(groups), len(members)), np.float32), 0
+    rarest, rows = _rarest(len(groups), members), standardised(features)
+    for learned, asked in held_out(rarest, groups, seed, _MOST_FITTED):
         learning = rows[learned]
         for label, places in enumerate(members):
             has = np.isin(learned, places)

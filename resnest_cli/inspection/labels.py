@@ -19,7 +19,7 @@ twice as much always counts: of few photos no class is sure enough for the joint
 import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,8 @@ def out_of_sample(
         Probabilities, float32 (N, K), 0 for a class that a fold's classifier could not learn.
     """
     found = np.zeros((len(labels), classes), np.float32)
-    fold = folds(labels, groups, seed)
     rows = standardised(features)
-    for number in range(FOLDS):
-        learned, asked = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        learned = learned[sample(labels[learned], seed)]
+    for number, (learned, asked) in enumerate(held_out(labels, groups, seed)):
         progress(number, FOLDS, title="Judging labels")
         known = np.unique(labels[learned])
         if len(known) == 1:
@@ -90,6 +87,16 @@ def out_of_sample(
                 found[np.ix_(part, model.classes_)] = model.predict_proba(rows[part])
         progress(number + 1, FOLDS, title="Judging labels")
     return found
+
+
+def held_out(
+    labels: Int64, groups: Int64, seed: int, most_fitted: int = _MOST_FITTED
+) -> Iterator[tuple[Int64, Int64]]:
+    """The places that each fold's classifier learns from, so many at most, and is asked about."""
+    fold = folds(labels, groups, seed)
+    for number in range(FOLDS):
+        learned, asked = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        yield learned[sample(labels[learned], seed, most_fitted)], asked
 
 
 def folds(labels: Int64, groups: Int64, seed: int) -> Int64:

@@ -497,7 +497,7 @@ def set_temperature(
     texts = {"temperature": repr(float(temperature))}
     if info.thresholds is not None:
         texts["thresholds"] = json.dumps(list(thresholds or thresholds_at(temperature, info)))
-    _set_metadata(path, texts)
+    set_metadata(path, **texts)
 
 
 def thresholds_at(temperature: float, info: CheckpointInfo) -> tuple[float, ...]:
@@ -515,12 +515,8 @@ def _sigmoid_times(by: float, probability: float) -> float:
     return (1 if scaled >= 0 else small) / (1 + small)
 
 
-def set_metadata(path: Path, key: str, text: str) -> None:
-    """Writes an entry into the header of a checkpoint of ours; as `set_temperature` does."""
-    _set_metadata(path, {key: text})
-
-
-def _set_metadata(path: Path, texts: Mapping[str, str]) -> None:
+def set_metadata(path: Path, **texts: str) -> None:
+    """Writes entries into the header of a checkpoint of ours; as `set_temperature` does."""
     try:
         with writing(path, CheckpointError), path.open("rb") as source, atomic_file(path) as target:
             header = json.loads(source.read(int.from_bytes(source.read(8), "little")))

@@ -109,6 +109,21 @@ class Model:
         found = [known_sha256(path) for path in (self.path, *self.data_files)]
         return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
+    @property
+    def grey(self) -> bool:
+        """Whether photos are shown to the network in grey, as one channel.
+
+        Raises:
+            UsageError: it takes neither 1 channel nor 3, as a photo has.
+        """
+        if self.in_channels not in {1, 3}:
+            raise UsageError(
+                f"{self.path}: the network takes {self.in_channels} channels; photos have 3, or 1 "
+                "in grey. For programs that give it arrays: `resnest export` without --check and "
+                "--int8."
+            )
+        return self.in_channels == 1
+
     def need_classifier(self) -> None:
         """Raises CheckpointError where the file holds a network without a classifier."""
         if not self.num_classes:
@@ -176,7 +191,7 @@ def find_model(
     `source` names other weights for a named variant: a path, a URL, a folder or a repository.
     `labels` is a file of class names.
     With `trust_onnx` an .onnx may do what files of ours never do; see `model.onnx_file`.
-    With `for_classes` a note says which classes the bundled model knows.
+    With `for_classes` a note says how often the bundled model is right.
 
     Raises:
         UnknownModelError: `name` means no model.
@@ -197,9 +212,9 @@ def find_model(
         known = configured(known, found.config, found.path)
     if for_classes and variant is not None and source is None and variant.bundled:
         access.notify(
-            f"{variant.id} is the small bundled model: {variant.num_classes} classes, top-1 "
-            f"{variant.top1:.1f}% ({variant.dataset}).\n"
-            f"For ImageNet's 1000 classes: --model {DEFAULT_MODEL}."
+            f"{variant.id}, the small bundled model, is right about {variant.top1:.1f}% of "
+            f"{variant.dataset}\n({variant.top5:.1f}% within its first five). "
+            f"For better answers: --model {DEFAULT_MODEL}."
         )
     if known.notes:
         access.notify(f"{found.path}: {'; '.join(known.notes)}.")

@@ -22,7 +22,7 @@ from resnest_cli.errors import UnknownModelError
 from resnest_cli.model.variants import VARIANTS, Variant, find_variant, no_such_model
 from resnest_cli.paths import expanded, huggingface_endpoint, is_url
 
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".tar", ".ckpt", ".onnx", ".xml")
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")  # in a repository, in this order
 

@@ -12,6 +12,7 @@ where timm may load in part.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -164,8 +165,6 @@ def expected_tensors(
     `found` is the number of tensors in the file: a header that claims far more blocks than the file
     can hold is refused before they are built. Raises CheckpointError where nothing can be built.
     """
-    from resnest_cli.model.resnest import build
-
     if sum(variant.blocks) * _SMALLEST_BLOCK > found:
         raise CheckpointError(
             f"{path} has {found} tensors, too few for {variant.id} with {sum(variant.blocks)} "
@@ -174,13 +173,20 @@ def expected_tensors(
     try:
         if not all(map(variant.group_width, variant.widths)):
             raise ValueError("groups without channels")  # noqa: TRY301
-        network = build(variant, num_classes=num_classes, in_channels=in_channels, init=False)
-        return network.state_dict()
+        return _built(variant, num_classes, in_channels)
     except (RuntimeError, ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
         architecture = quoted(variant.architecture, 200)
         raise CheckpointError(
             f"{path} describes a network that cannot be built: {architecture}."
         ) from error
+
+
+@lru_cache(4)  # of a run that saves weights after each epoch
+def _built(variant: Variant, num_classes: int, in_channels: int) -> dict[str, "Tensor"]:
+    from resnest_cli.model.resnest import build
+
+    network = build(variant, num_classes=num_classes, in_channels=in_channels, init=False)
+    return network.state_dict()
 
 
 def check_shapes(

@@ -1,8 +1,8 @@
 """The ResNeSt variants, one frozen record each. No torch here: `resnest models` is fast.
 
 A record holds the architecture, the preprocessing it was trained for, the published accuracy and
-the file of its weights, so that no two commands can disagree about them. All but one are published;
-`resnest14t` is ours, and its weights come with the program.
+the file of its weights, so that no two commands can disagree about them. All but two are published:
+`resnest23t` is ours, and its weights come with the program; so did those of `resnest14t` once.
 
 Sources: "ResNeSt: Split-Attention Networks" (arXiv 2004.08955); the original release
 (resnest.torch.resnest and .ablation); timm.models.resnest for the ids, the crops and the accuracies
@@ -202,6 +202,7 @@ def _resnest(
 
 
 _48 = Preprocessing(48, 0.875, "bilinear")
+_128 = Preprocessing(128, 0.875, "bilinear")
 _224 = Preprocessing(224, 0.875, "bilinear")
 _224_BICUBIC = Preprocessing(224, 0.875, "bicubic")
 _256 = Preprocessing(256, 0.875, "bilinear")
@@ -260,10 +261,13 @@ _TABLE = (
              "be7b355d15780e93df7d60f685e5771e286e46c64d30749085199e9a5756adf4",
              radix=1, cardinality=4, base_width=24, avd_first=True,
              parameters=25_677_000, gmacs=4.40, top1=81.024, top5=95.338),
-    Variant(id="resnest14t", aliases=("demo",), blocks=(1, 2, 2, 1), widths=(32, 64, 128, 256),
-            stem_width=16, preprocessing=_48, num_classes=200, dataset="Tiny ImageNet",
-            parameters=2_735_896, gmacs=0.04, top1=50.35, top5=75.40,
-            weights=WeightsFile("resnest14t-65401b2e.safetensors", (), bundled=True)),
+    Variant(id="resnest14t", blocks=(1, 2, 2, 1), widths=(32, 64, 128, 256), stem_width=16,
+            preprocessing=_48, num_classes=200, dataset="Tiny ImageNet",
+            parameters=2_735_896, gmacs=0.04),
+    Variant(id="resnest23t", aliases=("demo",), blocks=(1, 2, 2, 2), widths=(32, 64, 128, 256),
+            stem_width=16, avd_first=True, preprocessing=_128, dataset="ordinary photos",
+            parameters=4_772_792, gmacs=0.19, top1=33.10, top5=60.20,
+            weights=WeightsFile("resnest23t-7332e865.safetensors", (), bundled=True)),
 )
 # fmt: on
 

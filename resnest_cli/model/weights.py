@@ -193,8 +193,8 @@ def _timms_file(repository: str) -> Path | None:
 def _published(variant: Variant) -> WeightsFile:
     if variant.weights is None:
         raise WeightsError(
-            f"{variant.id} has no published weights: give a checkpoint, for example "
-            f"--weights best.safetensors"
+            f"{variant.id} has no published weights: give a checkpoint of it by its path, for "
+            f"example --model best.safetensors"
         )
     return variant.weights
 
@@ -304,7 +304,7 @@ def _instead(request: _Request) -> str:
     small = get_variant(BUNDLED_MODEL)
     return (
         f"\nWithout a connection there is --model {BUNDLED_MODEL}: a small network that comes with "
-        f"the program, for {small.num_classes} classes ({small.dataset})."
+        f"the program, right about {small.top1:.0f}% of {small.dataset}."
     )
 
 

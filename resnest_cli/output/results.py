@@ -10,6 +10,7 @@ from resnest_cli.text import count, megabytes, percent, printable_name
 Figures = Mapping[str, Any]
 
 _FEW = 5  # classes, mistakes and photos that are listed
+_SLOWER = 0.95  # times as fast; what is nearer to 1 may be chance
 _DISTURBED = 1.25  # quartiles of times that lie farther apart than this
 _SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"}
 
@@ -19,7 +20,7 @@ _SLOWEST = {"decode": "decoding", "resize": "resizing", "network": "the network"
 
 # Figures in the order in which they are shown. A photo has one label, or may have several: its
 # figures say which, since they have top-1 or mAP, and what they lack is not shown.
-_FIGURES = {
+FIGURES = {
     "top1": "top-1", "top5": "top-5", "map": "mAP", "micro_f1": "micro F1", "macro_f1": "macro F1",
     "micro_precision": "precision", "micro_recall": "recall", "exact_match": "all labels right",
     "loss": "loss", "mean_recall": "mean recall", "mean_f1": "mean F1", "ece": "calibration error",
@@ -46,7 +47,7 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     temperature, trained = figures["temperature"], figures["trained"]
     figures, which = (figures, "") if trained is None else (trained, ", trained on")
     rows = []
-    for key, name in _FIGURES.items():
+    for key, name in FIGURES.items():
         value, about = figures.get(key), figures.get(f"{key}_interval")
         if key == "loss":
             rows.append((name, f"{value:.4f}", "nats"))
@@ -128,7 +129,7 @@ def with_trained(figures: Figures) -> str | None:
         return None
     main = "top1" if "top1" in every else "map"
     return (
-        f"With the {figures['trained_on']:,} photos that it was trained on: {_FIGURES[main]} "
+        f"With the {figures['trained_on']:,} photos that it was trained on: {FIGURES[main]} "
         f"{percent(every[main])}, loss {every['loss']:.4f}."
     )
 
@@ -207,7 +208,7 @@ def _show_comparison(record: Figures) -> None:
     main = "top1" if "top1" in record else "exact_match"
     right = "right" if main == "top1" else "all right"
     emit(
-        f"\nAgainst {printable_name(record['model'])} ({_FIGURES[main]} {percent(record[main])}): "
+        f"\nAgainst {printable_name(record['model'])} ({FIGURES[main]} {percent(record[main])}): "
         f"it has {count(record['mended_count'], 'photo')} {right} that this one has wrong, and "
         f"{record['broken_count']:,} wrong that this one has {right}; p = {record['p_value']:.3g} "
         "(exact McNemar test).\n"
@@ -290,14 +291,14 @@ def _show_int8(found: Figures, same: str) -> None:
         f"\nCalibrated on {found['calibrated_on']:,} photos, measured on {found['photos']:,} "
         f"others; speed on {count(found['cores'], 'core')} of this machine.\n"
     )
-    _note_slower("int8", faster)
+    _note_slower(found, "int8", faster)
 
 
 def _show_beside_float32(found: Figures, title: str) -> None:
     rows, faster = _size_and_speed(found, "this")
     show_table(("", "float32 (.onnx)", title, ""), rows, "lrrl")
     emit(f"\nSpeed on {count(found['cores'], 'core')} of this machine.\n")
-    _note_slower(title, faster)
+    _note_slower(found, title, faster)
 
 
 def _size_and_speed(found: Figures, which: str) -> tuple[list[list[str]], float]:
@@ -313,11 +314,12 @@ def _size_and_speed(found: Figures, which: str) -> tuple[list[list[str]], float]
     return rows, rates[1] / rates[0]
 
 
-def _note_slower(title: str, faster: float) -> None:
-    if faster < 1:
+def _note_slower(found: Figures, title: str, faster: float) -> None:
+    gain = " but size" if found["bytes_after"] < found["bytes_before"] else ""
+    if faster < _SLOWER:
         message(
             f"{title} is slower than float32 here ({faster:.2f} times as fast): this processor or "
-            "this network gains nothing but size."
+            f"this network gains nothing{gain}."
         )
 
 

@@ -6,8 +6,9 @@ a phone and by keyboard; sorting and filtering are in `templates/page.js`.
 """
 
 import heapq
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from resnest_cli import __version__
 from resnest_cli.files import write_text, writing
 from resnest_cli.report.thumbnails import Thumbnails, data_uri, jpeg_uri
-from resnest_cli.text import common_folder, count, joined, percent, printable_name, short_name
+from resnest_cli.text import common_folder, count, joined, printable_name, short_name
 
 if TYPE_CHECKING:
     from resnest_cli.inference.classifier import Classifier
@@ -69,6 +70,7 @@ class Page:
     most: int = MOST_PHOTOS
     wide: bool = False
     max_pixels: int | None = None  # of a photo that a thumbnail is made of
+    sorted_into: Path | None = None  # where photos are that an earlier run has moved
     _cards: list[tuple[tuple[float, ...], dict[str, Any]]] = field(default_factory=list)  # a heap
     thumbnails: Thumbnails = field(init=False)
 
@@ -130,9 +132,15 @@ class Page:
                 for p in record.predictions
             ],
             "error": printable_name(record.error or ""),
-            "thumbnail": None if no_thumbnail else self.thumbnails.of(record.input),
+            "thumbnail": None if no_thumbnail else self.thumbnails.of(self._place(record)),
             "tiles": list(tiles),
         }
+
+    def _place(self, record: "Record") -> str:
+        """Where the photo of a record is now."""
+        if not record.sorted_to or self.sorted_into is None or os.path.lexists(record.input):
+            return record.input
+        return str(self.sorted_into / record.sorted_to[0])
 
     @property
     def cards(self) -> list[dict[str, Any]]:
@@ -244,15 +252,6 @@ def picture_of(title: str, path: Path) -> Picture:
         wide = image.width > _WIDE
     png = path.suffix.lower() == ".png"
     return Picture(title, data_uri("png", data) if png else jpeg_uri(data), wide)
-
-
-def rows_of(records: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
-    """Cells of these keys, formatted: fractions as percentages, None as a dash."""
-
-    def cell(value: Any) -> str:
-        return percent(value) if value is None or isinstance(value, float) else str(value)
-
-    return [[cell(record[key]) for key in keys] for record in records]
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:

@@ -58,9 +58,9 @@ class Ema:
         torch._foreach_lerp_(
             [mine[name] for name in floating], [theirs[name] for name in floating], 1 - decay
         )
-        for name, tensor in mine.items():
-            if not tensor.is_floating_point():
-                tensor.copy_(theirs[name])
+        counters = [name for name, tensor in mine.items() if not tensor.is_floating_point()]
+        if counters:  # together: on a GPU each by itself would be a kernel to start
+            torch._foreach_copy_([mine[n] for n in counters], [theirs[n] for n in counters])
 
 
 def average(paths: Sequence[Path]) -> Checkpoint:

@@ -181,8 +181,9 @@ class FeatureBatches:
         if self._seed is not None and values.shape[1] > 1:
             generator = torch.Generator().manual_seed(derived_seed(self._seed, "sample", epoch))
             views = (torch.rand(len(values), generator=generator) < self._hflip).long()
-        for keys in self._order.batches(epoch, start):
-            there = [key.place for key in keys if key.place not in lost]
-            gone = [lost[key.place] for key in keys if key.place in lost]
+        places = self._order.places(epoch)
+        for first, last in self._order.bounds[start:]:
+            there = [place for place in places[first:last] if place not in lost]
+            gone = [lost[place] for place in places[first:last] if place in lost]
             chosen = torch.tensor(there, dtype=torch.int64)
             yield Batch(values[chosen, views[chosen]], labels[chosen], there, gone)

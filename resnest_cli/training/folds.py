@@ -9,15 +9,17 @@ last one counts. So no epoch is validated either, in the folds as in the fit on 
 frozen backbone the features of all photos are computed once, and each fold is a choice of rows.
 
 A fold that has ended is `resume/fold-<k>.npz`, its answers; one that is being trained has a state
-of its own in `resume/fold-<k>/`, from which it goes on, bit for bit.
+of its own in `resume/fold-<k>/`, from which it goes on, bit for bit; of epochs that take moments,
+not each one writes it.
 """
 
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,21 +35,20 @@ from resnest_cli.evaluation.scores import answer
 from resnest_cli.files import atomic_file, write_text
 from resnest_cli.inference.ranking import Record, rank, sigmoid
 from resnest_cli.model.checkpoint_header import CheckpointInfo
-from resnest_cli.net import Access
 from resnest_cli.output.training import TrainingDisplay
-from resnest_cli.progress import ignore
 from resnest_cli.report.pages import PageTable
 from resnest_cli.signals import StopRequest
 from resnest_cli.text import count, csv_rows
 from resnest_cli.training.loop import Trainer
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.setup import Ready, get_ready
-from resnest_cli.training.state import load_state, saving
+from resnest_cli.training.setup import Ready
+from resnest_cli.training.state import State, load_state, saving
 from resnest_cli.training.step import DivergedError
 
 Float32 = NDArray[np.float32]
 
 _MISTAKES = 60  # on the page
+_BETWEEN_STATES = 2.0  # seconds
 _INTERVAL = (
     "Figures are means over the folds; their intervals are those of Nadeau and Bengio (2003), "
     "which count the luck of the photos that train, too, and never narrower than Wilson's."
@@ -133,7 +134,7 @@ class HeldOut:
             trained_on, learned = known.photos, known.membership(ready.model.path)
         return Gathered(
             items=tuple(self._answered(place, limits, learned) for place in places.tolist()),
-            model=f"{ready.network.variant.id}, {ready.config.folds} folds",
+            model=f"{ready.network.variant.id} in {ready.config.folds} folds",
             path=str(self.run.weights("best")),
             split=None,
             trained_on=trained_on,
@@ -185,7 +186,20 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class _StateKeeper(RunKeeper):
-    """Keeps what a fold goes on from, and nothing else."""
+    """Keeps what a fold goes on from, and nothing else: when it is to stop, and now and then.
+
+    An epoch of a frozen backbone's features takes less time than writing its state.
+    """
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    saved: list[float] = field(default_factory=lambda: [time.monotonic()])  # when last
+
+    def save_state(self, state: State) -> None:
+        """Everything that a resumed fold needs."""
+        due = time.monotonic() - self.saved[0] >= _BETWEEN_STATES
+        if due or self.stop.signal is not None:
+            RunKeeper.save_state(self, state)
+            self.saved[0] = time.monotonic()
 
     def save_weights(self, *_: Any, **__: Any) -> None:
         """No weights of a fold are kept."""
@@ -198,7 +212,7 @@ class _StateKeeper(RunKeeper):
 
 
 def cross_validate(
-    run: RunFolder, ready: Ready, access: Access, stop: StopRequest, display: TrainingDisplay
+    run: RunFolder, ready: Ready, stop: StopRequest, display: TrainingDisplay
 ) -> HeldOut:
     """Trains on all folds but one, in turns, and asks about that one.
 
@@ -220,7 +234,7 @@ def cross_validate(
         if found is None:
             display.fold = f"Fold {number}/{total}, "
             try:
-                found = _answers(run, ready, number, replace(access, notify=ignore), stop, display)
+                found = _answers(run, ready, number, stop, display)
             finally:
                 display.fold = ""
             _write(path, *found)
@@ -238,13 +252,12 @@ def _answers(
     run: RunFolder,
     whole: Ready,
     number: int,
-    access: Access,
     stop: StopRequest,
     display: TrainingDisplay,
 ) -> tuple[Float32, dict[int, str]]:
     """Trains without one fold, and asks about it: logits in its order, errors by place."""
     folder, every = _folder(run, number), whole.dataset.folds
-    ready = get_ready(whole.config, whole.dataset.held_out(number), access)
+    ready = whole.held_out(number)
     if whole.kept is not None:
         train, val = (
             [place for place, fold in enumerate(every) if (fold == number) is asked]
@@ -253,7 +266,7 @@ def _answers(
         ready.kept = whole.kept[0].of(train), whole.kept[0].of(val)
     try:
         task = ready.task(folder, stop, display)
-        keeper = _StateKeeper(folder, CheckpointInfo(), {})
+        keeper = _StateKeeper(folder, CheckpointInfo(), {}, stop=stop)
         state = load_state(folder.states, display.message)
         trainer = Trainer(replace(task, val=None), keeper, display, stop, state)
         trainer.run()

@@ -18,12 +18,11 @@ import torch
 
 from resnest_cli.cpu import usable_cores
 from resnest_cli.errors import ResnestError, UsageError
-from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.progress import ignore
 from resnest_cli.signals import BudgetUsedError, StoppedError, StopRequest
 from resnest_cli.text import count
-from resnest_cli.training import resumed_run, runs, settings, unknown
+from resnest_cli.training import resumed_run, runs, unknown
 from resnest_cli.training.conflicts import check_folds, without_effect
 from resnest_cli.training.defaults import default_workers
 from resnest_cli.training.distributed import PeerLostError, World, is_worker, join, launch
@@ -41,7 +40,13 @@ from resnest_cli.training.plan import (
 from resnest_cli.training.report import final_pictures, picture_of_training
 from resnest_cli.training.resumed_run import anchored, last_state, note_origins, write_data
 from resnest_cli.training.runs import RunFolder, RunKeeper
-from resnest_cli.training.settings import Config, TrainingJob, load_settings, write_args
+from resnest_cli.training.settings import (
+    Config,
+    TrainingJob,
+    given_settings,
+    load_settings,
+    write_args,
+)
 from resnest_cli.training.setup import Ready, get_ready, load_data
 from resnest_cli.training.state import RunRecord, State
 from resnest_cli.training.step import DivergedError, Task, keep_memory
@@ -84,11 +89,7 @@ def run_on_devices(job: TrainingJob, display: TrainingDisplay, arguments: Sequen
 
 def _wanted(job: TrainingJob) -> int:
     """How many devices were asked for, by the flag or in the file of settings."""
-    if (given := job.flags.get("devices")) is not None:
-        return int(settings.checked(flag_of("devices"), "devices", given))
-    if job.config is None or job.resume:
-        return 1
-    return load_settings(replace(job, data=job.data or ".")).devices
+    return int(given_settings(job).get("devices", 1))
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ class _Run:
 
     def _start(self) -> int:
         job, display, world = self.job, self.display, self.world
-        config = load_settings(job)
+        config = asked = load_settings(job)
         if not (job.dry_run and world.size == 1):  # a plan for several devices needs only one
             config = _settled(config, world)
         check_folds(config, world.size, find_lr=job.find_lr)
@@ -168,6 +169,7 @@ class _Run:
             with display.showing("Asking the teacher") as progress:
                 ready.label_validation(progress)
             write_data(run, ready.dataset)
+            write_args(run.asked, anchored(asked))
             write_args(run.args, anchored(ready.config))
             display.message(f"Run folder: {run.path}")
             picture_of_training(run.path, ready, display.message)
@@ -179,7 +181,7 @@ class _Run:
         `before` are seconds that are needed before the first epoch.
         """
         job, found = self.job, estimated(ready)
-        settled = "epochs" in {*job.flags, *settings.named(job.config)}
+        settled = "epochs" in given_settings(job)
         if settled or ready.config.time_budget is None:
             return found
         used = time.monotonic() - job.began + before
@@ -192,7 +194,7 @@ class _Run:
         """Goes on with a run; with `--dry-run` shows what is left of it, and writes nothing."""
         job, display, world = self.job, self.display, self.world
         if job.dry_run:  # one process is enough
-            world = World(size=int(job.flags.get("devices") or 1))
+            world = World(size=_wanted(job))
         ready = resumed_run.ready_again(job, run, display, world)
         if ready is None:
             return 0
@@ -225,7 +227,7 @@ class _Run:
                     self._ask_teacher(run, ready, state, stop)
                     world.begin((run, ready.config, ready.dataset, state))
                 if config.folds is not None:
-                    held_out = cross_validate(run, ready, self.job.access, stop, display)
+                    held_out = cross_validate(run, ready, stop, display)
                     display.folds(held_out.title, held_out.scores.shown(), held_out.write())
                 task = ready.task(run, stop, display, world.rank)
                 keeper = None

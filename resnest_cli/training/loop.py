@@ -145,7 +145,7 @@ class Trainer:
         """One step at this learning rate, of which nothing is kept; the loss before it."""
         self._set_training()
         for done in range(1, self._accumulated + 1):
-            self._add_gradient(next(batches), rate, last=done == self._accumulated)
+            self._add_gradient(next(batches), last=done == self._accumulated)
         loss, photos = self.stepper.step(rate)
         self.record.position += self._accumulated  # other draws in the next
         return loss / photos if photos else self.trial(batches, rate)
@@ -194,7 +194,7 @@ class Trainer:
         for batch in self._begun(self.task.train.epoch(record.epoch, record.position)):
             done += 1
             last = done == self._accumulated or record.position + done == len(self.task.train)
-            self._add_gradient(batch, rate, last)
+            self._add_gradient(batch, last=last)
             if not last:
                 continue
             loss, photos = self.stepper.step(rate)
@@ -224,7 +224,7 @@ class Trainer:
             yield first
         yield from batches
 
-    def _add_gradient(self, batch: Batch, rate: float, last: bool) -> None:
+    def _add_gradient(self, batch: Batch, *, last: bool) -> None:
         """A batch's part of a step, or a step that is passed over; the same on all devices."""
         rows = self._world.exchange([len(batch.indices), len(batch.lost), batch.too_few])
         there, lost, few = map(sum, zip(*rows, strict=True))
@@ -237,7 +237,7 @@ class Trainer:
         if few:
             self.stepper.pass_over()
         record = self.record
-        self.stepper.add_gradient(batch, record.epoch, record.position, rate, last=last)
+        self.stepper.add_gradient(batch, record.epoch, record.position, last=last)
 
     def _leave_out(self, side: Side, found: list[Sequence[Lost]]) -> None:
         """Notes what the devices could not read; raises DataLostError where that is too much."""

@@ -184,17 +184,21 @@ class FolderOrder:
     def __len__(self) -> int:
         return self._length
 
-    def keys(self, epoch: int) -> list[Key]:
+    def places(self, epoch: int) -> list[int]:
         """What an epoch brings, in its order, to all devices."""
         draw, count = self._draw, len(self._labels)
         if draw.seed is None:
-            return [Key(epoch, place) for place in range(count)]
+            return list(range(count))
         if draw.balanced:
             order = balanced_order(self._labels, draw.seed, epoch)
         else:
             order = permutation(count, draw.seed, "order", epoch)
+        return repeated(order, draw.aug_repeats)
+
+    def keys(self, epoch: int) -> list[Key]:
+        """The same as keys."""
         seen, keys = Counter[int](), []
-        for place in repeated(order, draw.aug_repeats):
+        for place in self.places(epoch):
             keys.append(Key(epoch, place, seen[place]))
             seen[place] += 1
         return keys

@@ -367,7 +367,7 @@ def _probe(network: ResNeSt, config: Config, count: int) -> tuple[float, int]:
         kept = _Kept(stepper.network)
         begin = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            stepper.add_gradient(batch, 0, 0, 0.0, last=True)
+            stepper.add_gradient(batch, 0, 0, last=True)
         stepper.step(0.0)
         seconds.append(time.perf_counter() - begin)
         most = max(most, kept.bytes)

@@ -6,7 +6,7 @@ its name, with the content that it had; of shards all names, sizes and hashes.
 """
 
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
@@ -28,7 +28,6 @@ from resnest_cli.errors import ResnestError, UnknownModelError, UsageError, reas
 from resnest_cli.files import reading, write_text, writing
 from resnest_cli.model.training_photos import digest_of
 from resnest_cli.model.variants import find_variant
-from resnest_cli.options import flag_of
 from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.paths import is_http
 from resnest_cli.progress import Progress
@@ -38,7 +37,7 @@ from resnest_cli.training.class_weights import weights_digest
 from resnest_cli.training.distributed import World
 from resnest_cli.training.lost_photos import LostPhoto, found_again
 from resnest_cli.training.runs import RunFolder
-from resnest_cli.training.settings import Config, TrainingJob, checked, load_settings
+from resnest_cli.training.settings import Config, TrainingJob, given_settings, load_settings
 from resnest_cli.training.setup import Ready, get_ready
 from resnest_cli.training.state import RunRecord, State, load_state
 from resnest_cli.training.tensorboard import check_tensorboard
@@ -130,24 +129,23 @@ def _check_world(run: RunFolder, old: Config, world: World) -> None:
 def _agreed(job: TrainingJob, run: RunFolder, old: Config) -> Config:
     """The run's settings, with those given now that may change.
 
-    Data and weights may lie elsewhere: whether they are the same is checked by their content, see
-    `_check_same` and `RunRecord.origin`.
+    What is not named now, by a flag or in a file, stays as it was. What is named may be what was
+    asked for at the start, such as `auto`, or what became of it. Data and weights may lie
+    elsewhere: whether they are the same is checked by their content, see `_check_same` and
+    `RunRecord.origin`.
     """
-    flags = {key: value for key, value in job.flags.items() if key != "devices"}  # checked before
-    given = {key: checked(flag_of(key), key, value) for key, value in flags.items()}
-    given |= {} if job.recipe is None else {"recipe": job.recipe}
-    base = old
-    if job.config is not None:
-        base = load_settings(replace(job, data=job.data or old.data, recipe=None, flags={}))
-    elif job.data is not None:
-        given["data"] = job.data
+    given = given_settings(job)
+    given.pop("devices", None)  # checked before
+    if job.data is not None:
         given.setdefault("base_folder", _moved_along(old, job.data))
-    new, free, others = anchored(replace(base, **given)), {}, []
-    for name in (field.name for field in fields(Config)):
+    new, asked, free, others = anchored(replace(old, **given)), old, {}, []
+    if run.asked.exists():  # not in a run of an earlier version
+        asked = load_settings(TrainingJob(command=job.command, config=run.asked))
+    for name in given:
         there, now = getattr(old, name), getattr(new, name)
         if name in CHANGEABLE or (name in PLACES and _moved(there, now)):
-            free[name] = there if now is None else now
-        elif there != now:
+            free[name] = now
+        elif now not in {there, getattr(asked, name)}:
             others.append(f"{name}: {there} there, {now} now")
     if others:
         raise UsageError(

@@ -3,7 +3,8 @@
 runs/<command>/<name>/       exp, exp2, ... unless named
     weights/                 best.safetensors, last.safetensors; with a moving average also
                              last_ema, best_raw and best_ema
-    resume/                  the training state, see `state`; cached features; begun.json
+    resume/                  the training state, see `state`; cached features; begun.json;
+                             asked.toml
     args.toml, split.csv (shards.json), results.csv, recall.csv, lost.csv, pictures
 runs/teacher/                a teacher's answers, for all runs, see `teacher_crops`
 """
@@ -61,6 +62,7 @@ class RunFolder:
         self.split = path / "split.csv"  # which photo trains and which validates
         self.shards = path / "shards.json"  # in place of `split`: which shards
         self.states = path / "resume"  # training states and cached features
+        self.asked = self.states / "asked.toml"  # the settings before any was decided or overruled
         self._begun = self.states / "begun.json"  # with what, before there is a state
         self.teacher = path.parent.parent / "teacher"  # its answers, for all runs
 

@@ -29,8 +29,8 @@ Command = Literal["train", "finetune"]
 
 DEFAULT_RECIPES = {"train": "quick", "finetune": "finetune"}
 RECIPES = (
-    "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "paper",
-    "a1", "a2", "a3",
+    "finetune", "finetune-small", "finetune-middle", "finetune-large", "quick", "tiny", "demo",
+    "paper", "a1", "a2", "a3",
 )  # fmt: skip
 
 
@@ -368,21 +368,28 @@ def checked(where: str, key: str, value: Any) -> Any:
     return float(value) if known.kind is float else value
 
 
-def load_settings(job: TrainingJob) -> Config:
-    """The settings that a command line asks for; what is not decided stays None."""
-    command, given, where = job.command, job.flags, str(job.config)
+def given_settings(job: TrainingJob) -> dict[str, Any]:
+    """What a command line names itself, in its `--config` file or beside it, each value checked."""
+    command, where = job.command, str(job.config)
     file = _read(job.config) if job.config is not None else {}
     if file.get("command", command) != command:
         raise UsageError(f"{where} is of `resnest {file['command']}`, not {command}.")
-    name = job.recipe or checked(where, "recipe", file.get("recipe", DEFAULT_RECIPES[command]))
+    given = {key: checked(where, key, value) for key, value in file.items()}
+    given |= {key: checked(flag_of(key), key, value) for key, value in job.flags.items()}
+    words = {"recipe": job.recipe, "data": job.data}
+    return given | {key: value for key, value in words.items() if value is not None}
+
+
+def load_settings(job: TrainingJob) -> Config:
+    """The settings that a command line asks for; what is not decided stays None."""
+    command, given = job.command, given_settings(job)
+    name = given.get("recipe", DEFAULT_RECIPES[command])
     settings: dict[str, Any] = {"command": command, "model": DEFAULT_MODEL}
     known = _recipe(name)
     known.pop("needs")
     tables = {key: known.pop(key, {}) for key in ("optimizers", "variants")}
     settings |= {key: checked(f"the recipe {name}", key, value) for key, value in known.items()}
-    settings |= {key: checked(where, key, value) for key, value in file.items()}
-    settings |= {key: checked(flag_of(key), key, value) for key, value in given.items()}
-    settings["recipe"] = name
+    settings |= given | {"recipe": name}
     # What the recipe says of the optimiser and the variant that were chosen, in its tables; its
     # warm-up is kept to a quarter of the epochs that were asked for.
     variant = find_named(settings["model"])
@@ -390,9 +397,7 @@ def load_settings(job: TrainingJob) -> Config:
     own |= tables["variants"].get(variant.id, {}) if variant is not None else {}
     if "epochs" in settings and "warmup_epochs" in settings:
         own["warmup_epochs"] = min(settings["warmup_epochs"], settings["epochs"] / 4)
-    settings |= {key: value for key, value in own.items() if key not in {*file, *given}}
-    if job.data is not None:
-        settings["data"] = job.data
+    settings |= {key: value for key, value in own.items() if key not in given}
     if "data" not in settings:
         if not (settings.get("unlabelled") and settings.get("teacher_classes")):
             raise UsageError(
@@ -419,11 +424,6 @@ def _recipe(name: str) -> dict[str, Any]:
 def needs(name: str) -> str:
     """What a recipe says that it needs: data, devices, time."""
     return str(_recipe(name)["needs"])
-
-
-def named(config: Path | None) -> set[str]:
-    """The settings that a `--config` file has, if there is one."""
-    return set() if config is None else set(_read(config))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From what was asked for to what the loop needs: data, network, batches, facts for checkpoints."""
 
 import contextlib
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -187,7 +188,10 @@ class Ready:
             show = checking(display.progress("Decoding photos"), stop.check)
             photos = read_all([*data.learned, *data.val], show)
         first = len(data.learned)
-        how: dict[str, Any] = {"workers": config.workers, "pin_memory": config.device != "cpu"}
+        how: dict[str, Any] = {
+            "workers": config.workers,
+            "pin_memory": config.device.startswith("cuda"),
+        }
         how |= {"classes": data.label_columns, "grey": config.grey}
         questions, augment = self.questions(run.teacher), Augment(config, self.preprocessing)
         answers = None if questions is None else questions.answers
@@ -256,6 +260,24 @@ class Ready:
                     found += [replace(data.val[place], label=label) for place, label in pairs]
                 progress(len(found), len(data.val))
         self.dataset = replace(data, val=tuple(found))
+
+    def held_out(self, number: int) -> "Ready":
+        """What a fold trains from: the same network, without the photos of that fold.
+
+        To be asked before the network has learned anything.
+        """
+        data, made = self.dataset.held_out(number), copy.deepcopy(self.network)
+        ready = replace(
+            self,
+            dataset=data,
+            network=made,
+            frozen=network.freeze(made, self.config.freeze),
+            class_weights=class_weights(self.config.class_weights, data),
+            kept=None,
+            _open=contextlib.ExitStack(),
+        )
+        _check_batches(ready)
+        return ready
 
     def close(self) -> None:
         """Ends the processes that load photos."""
@@ -377,16 +399,10 @@ def _source(config: Config, access: Access) -> Model | None:
 
 def _channels(config: Config, model: Model | None) -> int:
     """Of the network's photos: 3, or 1 in grey."""
-    has = 3 if model is None else model.in_channels
+    has = 1 if model is not None and model.grey else 3
     wanted = has if config.in_chans is None else config.in_chans
-    if has not in {1, 3}:
-        assert model is not None
-        raise UsageError(
-            f"{model.path}: the network takes {has} channels; photos have 3, or 1 in grey. Give "
-            "another --model."
-        )
     if wanted not in {1, 3}:
-        raise UsageError(f"--in-chans {wanted}: photos have 3 channels, or 1 in grey.")
+        raise UsageError(f"--in-chans {wanted}: photos have 3 channels, or 1 in grey. Use 3 or 1.")
     if wanted > has:
         raise UsageError(
             "--in-chans 3: the weights were trained on grey photos. Leave it out, or give another "

@@ -338,5 +338,6 @@ def restore_optimizer(
         if tensor.shape == parameter.shape and tensor.dim() > 0:
             value = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         else:
-            value = tensor  # a counter of steps
+            # A counter of steps: a fused kernel reads it where its parameter lies.
+            value = tensor.to(parameter.device) if optimizer.defaults.get("fused") else tensor
         optimizer.state[parameter][what] = value

@@ -8,6 +8,7 @@ learn together: a step divides by the photos of all, see `distributed`.
 
 import ctypes
 import math
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -144,9 +145,12 @@ class Loss:
 
 
 class _Part(NamedTuple):
-    """A batch whose gradient was added: its loss, its photos, and what its mean was divided by."""
+    """A batch whose gradient was added: its loss, its photos, and what its mean was divided by.
 
-    loss: float
+    The loss of one device stays there until the step, as reading it would have the device wait.
+    """
+
+    loss: Tensor | float
     photos: int
     share: float
 
@@ -169,13 +173,16 @@ class Stepper:
         self._config, self._world, self._teacher = config, world or World(), teacher
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._kind = config.device.partition(":")[0]
+        if self._kind == "cuda":  # for runs that are resumed to have the bytes of others
+            torch.backends.cudnn.deterministic = True
         self.network = network.to(config.device).to(memory_format=self._format)
         self._learner = self._world.learner(self.network, unused=config.unfreeze_every > 0)
         self.optimizer = create_optimizer(self.network, config)
         self.scaler = torch.amp.GradScaler(self._kind, enabled=config.amp == "float16")
         self._mixing = Mixing(config, num_classes)
         kind = LabelLoss if config.multi_label else Loss
-        self._loss: Loss | LabelLoss = kind(config, class_weights)
+        weights = None if class_weights is None else class_weights.to(config.device)
+        self._loss: Loss | LabelLoss = kind(config, weights)
         self._parts: list[_Part] = []
         self._passed_over = False
         self._place = (0, 0)  # epoch, and the batches of all devices before this step
@@ -183,12 +190,10 @@ class Stepper:
         self._nominal = (config.batch_size or 1) * config.grad_accum_steps
         self._summed = config.grad_accum_steps > 1 or self._world.size > 1
 
-    def add_gradient(
-        self, batch: Batch, epoch: int, position: int, rate: float, *, last: bool
-    ) -> None:
+    def add_gradient(self, batch: Batch, epoch: int, position: int, *, last: bool) -> None:
         """Adds a batch's gradient; of the step's `last` batch, also those of the other devices.
 
-        `position` is that of the step's first batch; draws follow from it. Errors name `rate`.
+        `position` is that of the step's first batch; draws follow from it.
         """
         if self._passed_over:
             return
@@ -196,7 +201,7 @@ class Stepper:
         self._place = (epoch, position * world.size)
         place = (position + len(self._parts)) * world.size + world.rank
         seed = derived_seed(config.seed, "step", epoch, place)
-        torch.manual_seed(seed)  # dropout, stochastic depth, DropBlock
+        self._seed(seed)  # dropout, stochastic depth, DropBlock
         with memory_errors(config), world.adding(self._learner, last):
             photos, targets = self.on_device(batch)
             answers = self._answers(batch, photos)
@@ -207,16 +212,16 @@ class Stepper:
             if not self._parts:
                 self.optimizer.zero_grad(set_to_none=True)
             share = self._loss.share(targets)
-            self._parts.append(_Part(float(loss.detach()), len(batch.labels), share))
-            if last:  # before the devices wait for each other's gradients
-                self._parts = self._of_all(self._parts)
-            if last or world.size == 1:
-                for index, part in enumerate(self._parts):
-                    if not math.isfinite(part.loss):
-                        raise self._diverged("the loss", part.loss, index, rate)
+            self._parts.append(_Part(loss.detach(), len(batch.labels), share))
             if self._summed:
                 loss = loss * (share / self._nominal)
             torch.autograd.backward(self.scaler.scale(loss))
+
+    def _seed(self, seed: int) -> None:
+        if self._kind == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:  # of all devices; without a GPU that takes as long as a step of a classifier
+            torch.manual_seed(seed)
 
     def _answers(self, batch: Batch, photos: Tensor) -> Tensor | None:
         """The teacher's probabilities at the temperature, float32 (B, num_classes); before mixing,
@@ -237,18 +242,24 @@ class Stepper:
 
     def _of_all(self, parts: list[_Part]) -> list[_Part]:
         """A step's parts on all devices, in the order in which one device would have them."""
-        rows = self._world.exchange([number for part in parts for number in part])
+        if self._world.size == 1:
+            return parts
+        rows = self._world.exchange([float(number) for part in parts for number in part])
         every = interleaved(
             [list(zip(row[::3], row[1::3], row[2::3], strict=True)) for row in rows]
         )
         return [_Part(loss, int(photos), share) for loss, photos, share in every]
 
     def step(self, rate: float) -> tuple[float, int]:
-        """The update; the sum of the photos' losses and their number, 0 if it is passed over."""
-        config, parts = self._config, self._parts
+        """The update; the sum of the photos' losses and their number, 0 if it is passed over.
+
+        Raises:
+            DivergedError: a loss or gradient that is NaN or infinite; names `rate`.
+        """
         if self._passed_over:
             self._parts, self._passed_over = [], False
             return 0.0, 0
+        config, parts = self._config, self._of_all(self._parts)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         live = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
@@ -258,7 +269,12 @@ class Stepper:
             if self._summed:  # and over devices it is a mean
                 total = math.fsum(part.share for part in parts)
                 torch._foreach_mul_(gradients, self._nominal * self._world.size / total)
-            norm = float(total_norm := nn.utils.get_total_norm(gradients))
+            total_norm = nn.utils.get_total_norm(gradients)
+            norm = float(total_norm)  # the first to wait for a GPU
+            losses = [float(part.loss) for part in parts]
+            for index, loss in enumerate(losses):
+                if not math.isfinite(loss):
+                    raise self._diverged("the loss", loss, index, rate)
             if config.clip_grad > 0:
                 nn.utils.clip_grads_with_norm_(live, config.clip_grad, total_norm)
             if not math.isfinite(norm) and not self.scaler.is_enabled():
@@ -266,7 +282,8 @@ class Stepper:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self._parts = []
-        return math.fsum(p.loss * p.photos for p in parts), sum(p.photos for p in parts)
+        photos = [part.photos for part in parts]
+        return math.fsum(map(operator.mul, losses, photos)), sum(photos)
 
     def on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Photos, in the network's memory format, and labels."""

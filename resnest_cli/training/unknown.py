@@ -60,7 +60,7 @@ def keep(
     try:
         found = _measured(ready, task, checkpoint.instantiate(checkpoint.load(best)), stop, display)
         if found is not None:
-            set_metadata(best, "unknown", found.text)
+            set_metadata(best, unknown=found.text)
     except StoppedError:
         raise
     except ResnestError as error:

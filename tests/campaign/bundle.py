@@ -1,11 +1,13 @@
 """From a training run to the file of weights that comes with the program.
 
-    python -m tests.campaign.bundle runs/train/exp [--weights best] [--out DIR]
+    python -m tests.campaign.bundle runs/train/exp --photos DIR [--weights best] [--out DIR]
 
-Validates the run's weights in float32, and rounded to float16 as they are shipped, with both
-engines; writes resnest14t-<first digits of its SHA-256>.safetensors with the accuracies and the
-run's settings in the header, and the temperature that calibrates it; prints everything that the
-table of variants needs.
+DIR has ordinary photos that were not trained on, in folders named by ImageNet's ids. Measures the
+run's weights on them in float32, and rounded to float16 as they are shipped, with both engines;
+writes VARIANT-<first digits of its SHA-256>.safetensors with the accuracies and the run's settings
+in the header, and the temperature that calibrates it on the run's validation photos; prints
+everything that the table of variants needs. A network of ImageNet's classes in the published order
+carries no names of its own, as the published networks do not.
 """
 
 import argparse
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnest_cli.data.dataset import read_split
+from resnest_cli.data.class_folders import list_data
+from resnest_cli.data.dataset import Sample, read_split
 from resnest_cli.evaluation.calibration import calibration, fit_temperature
 from resnest_cli.evaluation.scores import Meter, Scores
 from resnest_cli.files import atomic_file
@@ -29,11 +32,10 @@ from resnest_cli.inference.engine import create_engine
 from resnest_cli.inference.ranking import softmax
 from resnest_cli.model import checkpoint
 from resnest_cli.model.checkpoint_header import CheckpointInfo, read_header, write_container
+from resnest_cli.model.labels import imagenet_ids
 from resnest_cli.model.loading import find_model
 from resnest_cli.training.loader import Batches
 from resnest_cli.training.order import Draw
-
-NAME = "resnest14t"
 
 
 def evaluate(path: Path, engine: str, samples: tuple) -> tuple[Scores, np.ndarray]:
@@ -72,65 +74,91 @@ def save_halved(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo)
         write_container(file, metadata, halved)
 
 
+def ordinary(folder: str, ids: tuple[str, ...]) -> tuple[Sample, ...]:
+    """All photos of a folder of classes, of which these are the ids."""
+    found = list_data(folder).photos
+    return tuple(Sample(str(one.path), one.name, ids.index(one.label)) for one in found)
+
+
 def main() -> None:
-    """Validates, writes and prints."""
+    """Measures, writes and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--photos", required=True, help="ordinary photos, in folders of ids")
     parser.add_argument("--out", type=Path, default=Path("resnest_cli/model/bundled"))
     parser.add_argument("--weights", default="best", help="which file of the run")
-    parser.add_argument("--img-size", type=int, help="another input size than the run's")
     parser.add_argument("--crop-pct", type=float)
     parser.add_argument("--device", default="2 CPU cores", help="what it was trained on")
     options = parser.parse_args()
-    best = options.run / "weights" / f"{options.weights}.safetensors"
     args = tomllib.loads((options.run / "args.toml").read_text(encoding="utf-8"))
-    samples = read_split(options.run / "split.csv", args["data"]).val
-    loaded = checkpoint.load(best)
-    asked = {"size": options.img_size, "crop_pct": options.crop_pct}
-    assert loaded.info.variant is not None
-    preprocessing = replace(
-        loaded.info.variant.preprocessing, **{key: value for key, value in asked.items() if value}
+    validation = read_split(
+        options.run / "split.csv", args["data"], unlabelled=args.get("unlabelled")
     )
-    info = replace(loaded.info, variant=replace(loaded.info.variant, preprocessing=preprocessing))
+    ids = validation.class_ids
+    photos = ordinary(options.photos, ids)
+    loaded = checkpoint.load(options.run / "weights" / f"{options.weights}.safetensors")
+    info = shipped(loaded.info, options, args, published=ids == imagenet_ids())
     options.out.mkdir(parents=True, exist_ok=True)
     draft = options.out / "draft.safetensors"
     checkpoint.save(draft, loaded.tensors, info)
-    full, _ = evaluate(draft, "torch", samples)
-    print(f"float32: top-1 {full.top1.value:.2%}, top-5 {top5_of(full):.2%}, loss {full.loss:.4f}")
-    kept = ("opt", "lr", "batch_size", "weight_decay", "smoothing", "scale", "start_size",
-            "train_size", "model_ema_decay", "mixup", "cutmix", "aa")  # fmt: skip
-    provenance = {
-        **loaded.info.provenance, **history(options.run), "device": options.device,
-        "settings": {key: args[key] for key in kept if key in args},
-        "data_source": "Tiny ImageNet-200: 64 x 64 pixel photos of 200 ImageNet classes",
-    }  # fmt: skip
-    info = replace(info, provenance=provenance)
+    full, _ = evaluate(draft, "torch", photos)
+    report("float32", full)
     save_halved(draft, loaded.tensors, info)
-    shipped, logits = evaluate(draft, "torch", samples)
-    truth = np.array([sample.label for sample in samples])
-    temperature = fit_temperature(logits, truth)
+    _, logits = evaluate(draft, "torch", validation.val)
+    temperature = fit_temperature(logits, np.array([sample.label for sample in validation.val]))
+    halved, logits = evaluate(draft, "torch", photos)
+    report("float16", halved)
+    truth = np.array([sample.label for sample in photos])
     errors = [
         calibration(softmax(logits, used).max(axis=1), logits.argmax(axis=1) == truth).ece
         for used in (1.0, temperature)
     ]
+    print(f"temperature {temperature:.4f}: calibration error {errors[0]:.2%} -> {errors[1]:.2%}")
     metrics = {
-        "photos": shipped.photos, "top1": shipped.top1.value, "top5": top5_of(shipped),
-        "loss": shipped.loss, "float32_top1": full.top1.value, "float32_top5": top5_of(full),
+        "photos": halved.photos, "top1": halved.top1.value, "top5": top5_of(halved),
+        "loss": halved.loss, "float32_top1": full.top1.value, "float32_top5": top5_of(full),
         "ece_before_temperature": errors[0], "ece": errors[1],
     }  # fmt: skip
-    info = replace(info, metrics=metrics, temperature=temperature)
-    save_halved(draft, loaded.tensors, info)
-    print(f"float16: top-1 {shipped.top1.value:.2%}, top-5 {top5_of(shipped):.2%}, "
-          f"loss {shipped.loss:.4f}")  # fmt: skip
-    print(f"temperature {temperature:.4f}: calibration error {errors[0]:.2%} -> {errors[1]:.2%}")
-    other, _ = evaluate(draft, "onnx", samples)
-    print(f"float16, ONNX Runtime: top-1 {other.top1.value:.2%}, top-5 {top5_of(other):.2%}")
+    save_halved(draft, loaded.tensors, replace(info, metrics=metrics, temperature=temperature))
+    report("float16, ONNX Runtime", evaluate(draft, "onnx", photos)[0])
     digits = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
-    for old in options.out.glob(f"{NAME}-*.safetensors"):
+    for old in options.out.glob("resnest*.safetensors"):
         old.unlink()
-    final = draft.rename(options.out / f"{NAME}-{digits}.safetensors")
-    print(f"{final}: {final.stat().st_size:,} bytes; top1={100 * shipped.top1.value:.2f}, "
-          f"top5={100 * top5_of(shipped):.2f}")  # fmt: skip
+    final = draft.rename(options.out / f"{args['model']}-{digits}.safetensors")
+    print(f"{final}: {final.stat().st_size:,} bytes; top1={100 * halved.top1.value:.2f}, "
+          f"top5={100 * top5_of(halved):.2f}")  # fmt: skip
+
+
+def shipped(
+    info: CheckpointInfo, options: argparse.Namespace, args: Mapping[str, Any], *, published: bool
+) -> CheckpointInfo:
+    """What the shipped file says of itself; with ImageNet's `published` classes it names none."""
+    assert info.variant is not None
+    preprocessing = info.variant.preprocessing
+    if options.crop_pct:
+        preprocessing = replace(preprocessing, crop_pct=options.crop_pct)
+    kept = ("opt", "lr", "batch_size", "weight_decay", "smoothing", "scale", "start_size",
+            "train_size", "model_ema_decay", "mixup", "cutmix", "aa", "teacher_weight",
+            "teacher_temperature", "teacher_crops")  # fmt: skip
+    provenance = {
+        **info.provenance, **history(options.run), "device": options.device,
+        "settings": {key: args[key] for key in kept if key in args},
+    }  # fmt: skip
+    for private in ("class_ids",) if published else ():
+        provenance.pop(private, None)
+    return replace(
+        info,
+        variant=replace(info.variant, preprocessing=preprocessing),
+        class_names=None if published else info.class_names,
+        provenance=provenance,
+        trained_on=None,  # as large as a tenth of the weights
+    )
+
+
+def report(what: str, scores: Scores) -> None:
+    """The accuracies of one form of the weights."""
+    print(f"{what}: top-1 {scores.top1.value:.2%}, top-5 {top5_of(scores):.2%}, "
+          f"loss {scores.loss:.4f}")  # fmt: skip
 
 
 if __name__ == "__main__":

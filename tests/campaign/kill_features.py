@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import make_photo
+from tests.planted_photos import partly_broken
 
 PROGRAM = """
 import sys
@@ -80,13 +80,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.environ["RESNEST_HOME"] = str(work / "home")
-        model, photos = work / "tiny.safetensors", work / "photos"
+        model = work / "tiny.safetensors"
+        photos = partly_broken(work / "photos", options.photos, (200, 150))
         subprocess.run([sys.executable, "-m", "tests.benchmarks.tiny", str(model)], check=True)
-        photos.mkdir()
-        for index in range(options.photos):
-            path = make_photo(photos / f"{index}.png", (200, 150), seed=index)
-            if index % 50 == 13:
-                path.write_bytes(path.read_bytes()[:100])
         common = [sys.executable, "-c", PROGRAM, str(photos), "-m", str(model), "-q"]
         whole, out = work / f"whole.{options.format}", work / f"out.{options.format}"
         killed([*common, "-o", str(work / "warm.npy")], 600, whole_group=True)

@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import make_photo
 from tests.jobs.nodes import (
     Nodes,
     ended,
@@ -30,6 +29,7 @@ from tests.jobs.nodes import (
     rows,
     wait_for,
 )
+from tests.planted_photos import partly_broken
 
 KINDS = ("actor", "reader", "node", "driver")
 
@@ -77,13 +77,8 @@ def main() -> None:
     random.seed(options.seed)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        model, photos = work / "tiny.safetensors", work / "photos"
+        model, photos = work / "tiny.safetensors", partly_broken(work / "photos", options.photos)
         subprocess.run([sys.executable, "-m", "tests.benchmarks.tiny", str(model)], check=True)
-        photos.mkdir()
-        for index in range(options.photos):
-            path = make_photo(photos / f"{index}.png", (60, 40), seed=index)
-            if index % 50 == 13:
-                path.write_bytes(path.read_bytes()[:100])
         done, worst = Counter[str](), 0.0
         with Nodes(work / "home", slow=options.slow) as nodes:
             expected = local_rows(photos, model, work / "local.parquet", nodes.env)

@@ -55,7 +55,7 @@ def test_what_it_finds(cli: Cli, data: Path, tmp_path: Path) -> None:
     assert all(0 <= float(row["score"]) <= 1 for row in rows)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["photos"], summary["readable"], summary["classes"]) == (23, 22, 2)
-    assert summary["model"] == "resnest14t"
+    assert summary["model"] == "resnest23t"
     kinds = [row["kind"] for row in rows]
     assert summary["issues"] == {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     assert "--exclude" in result.err
@@ -130,7 +130,7 @@ def test_labels_that_features_cannot_judge_are_doubted(cli: Cli, tmp_path: Path)
     for seed in range(24):  # of no class at all
         save(picture(seed, (48, 48)), tmp_path / "data" / "ab"[seed % 2] / f"{seed}.png")
     result = cli("check", tmp_path / "data", "--html", tmp_path / "page.html")
-    assert "of 24 photos look wrong, too many to believe: features of resnest14t" in result.err
+    assert "of 24 photos look wrong, too many to believe: features of resnest23t" in result.err
     assert "too many to believe" in (tmp_path / "page.html").read_text()
 
 

@@ -50,7 +50,7 @@ def same(ours: dict, theirs: dict) -> None:
 @pytest.mark.parametrize("photo", [CAT, COFFEE])
 def test_probabilities_are_those_of_predict(cli: Cli, photo: Path) -> None:
     found = explained(cli, photo, "-m", "demo")
-    assert (found["status"], found["model"], found["stage"]) == ("ok", "resnest14t", 3)
+    assert (found["status"], found["model"], found["stage"]) == ("ok", "resnest23t", 4)
     for one in hot(found):
         left, top, right, bottom = one["box"]
         assert 0 <= left < one["centre"][0] < right <= 1
@@ -71,36 +71,38 @@ def test_with_the_temperature_of_a_checkpoint(
     same(found, predicted(cli, photo, "-m", own, "-k", "3"))
 
 
-def test_photos_are_fed_as_in_predict(cli: Cli, tmp_path: Path) -> None:
+def test_photos_are_fed_as_in_predict(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Each option changes something, and the same as there."""
     turned = tmp_path / "turned.png"
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(COFFEE) as photo:
         photo.save(turned, exif=exif)
-    usual = explained(cli, turned, "-m", "demo")
+    usual = explained(cli, turned, "-m", tiny_checkpoint)
     before = hot(usual)
     for option in (
-        ("--img-size", "64"), ("--crop-pct", "0.5"), ("--interpolation", "bicubic"),
+        ("--img-size", "64"), ("--crop-pct", "0.5"), ("--interpolation", "bilinear"),
         ("--crop-mode", "squash"), ("--crop-mode", "border"), ("--no-exif",),
     ):  # fmt: skip
-        found = explained(cli, turned, "-m", "demo", *option)
+        found = explained(cli, turned, "-m", tiny_checkpoint, *option)
         assert hot(found) != before, option
         assert found != usual
-        same(found, predicted(cli, turned, "-m", "demo", "-k", "3", *option))
+        same(found, predicted(cli, turned, "-m", tiny_checkpoint, "-k", "3", *option))
 
 
 def test_classes_by_name_id_and_index(cli: Cli) -> None:
-    given = ["--class", "Tabby", "--class", "n07920052", "--class", "26", "--class", "tabby"]
-    found = explained(cli, CAT, "-m", "demo", *given)
+    top = explained(cli, CAT, "-m", "demo", "-k", "12")["predictions"]
+    best = next(one for one in top if one["label"] != "tabby")
+    given = ["Tabby", "n07920052", str(best["index"]), "tabby"]
+    words = [word for text in given for word in ("--class", text)]
+    found = explained(cli, CAT, "-m", "demo", *words)
     named = {one["label"]: one for one in found["predictions"]}
-    assert list(named) == ["tabby", "espresso", "golden retriever"]
-    assert named["golden retriever"]["rank"] == 1
+    assert list(named) == ["tabby", "espresso", best["label"]]
     assert named["espresso"]["rank"] > 3
-    top = {one["label"]: one for one in explained(cli, CAT, "-m", "demo")["predictions"]}
-    assert named["tabby"] == top["tabby"]
-    # Two breeds are not in the same place as coffee is.
-    assert named["tabby"]["hot"] != named["golden retriever"]["hot"]
+    assert [named["tabby"], named[best["label"]]] == [
+        one for one in top if one["label"] == "tabby"
+    ] + [best]
+    assert len({json.dumps(one["hot"]) for one in named.values()}) == 3
 
 
 def test_classes_that_are_none(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_pictures_of_one_photo(cli: Cli, tmp_path: Path) -> None:
     yellow = (espresso[..., 0] > 200) & (espresso[..., 2] < 120)
     ys, xs = np.nonzero(yellow)
     assert abs(xs.mean() - 180) < 60  # the cup is in the middle
-    assert abs(ys.mean() - 180) < 80
+    assert abs(ys.mean() - 180) < 110
     with Image.open(attention) as picture:
         assert picture.format == "JPEG"
     more = tmp_path / "more.png"
@@ -159,7 +161,7 @@ def test_attention_as_json(cli: Cli, tmp_path: Path) -> None:
     found = explained(cli, COFFEE, "-m", "demo", "--attention", tmp_path / "a.png")
     assert found["attention"] == str(tmp_path / "a.png")
     assert [(one["stage"], one["block"]) for one in found["blocks"]] == [
-        (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (4, 1)
+        (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (4, 1), (4, 2)
     ]  # fmt: skip
     for one in found["blocks"]:
         assert sum(one["preferred"]) == pytest.approx(1, abs=1e-3)
@@ -169,14 +171,16 @@ def test_attention_as_json(cli: Cli, tmp_path: Path) -> None:
     assert "blocks" not in explained(cli, CAT, "-m", "demo")
 
 
-def test_stage_and_topk(cli: Cli) -> None:
-    found = [explained(cli, CAT, "-m", "demo", "--stage", stage, "-k", "1") for stage in "1234"]
+def test_stage_and_topk(cli: Cli, tiny_checkpoint: Path) -> None:
+    found = [
+        explained(cli, CAT, "-m", tiny_checkpoint, "--stage", stage, "-k", "1") for stage in "1234"
+    ]
     assert [one["stage"] for one in found] == [1, 2, 3, 4]
     assert len({json.dumps(one["predictions"][0]["hot"]) for one in found}) == 4
     assert len({json.dumps(one["predictions"][0]["probability"]) for one in found}) == 1
-    assert len(explained(cli, CAT, "-m", "demo", "-k", "5")["predictions"]) == 5
-    assert cli("explain", CAT, "-m", "demo", "--stage", "5").code == 2
-    assert cli("explain", CAT, "-m", "demo", "-k", "13").code == 2
+    assert len(explained(cli, CAT, "-m", tiny_checkpoint, "-k", "5")["predictions"]) == 5
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "--stage", "5").code == 2
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "-k", "13").code == 2
 
 
 @pytest.fixture
@@ -223,9 +227,8 @@ def test_as_a_table(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.code == 3
     lines = result.out.splitlines()
     assert lines[0] == "photos/a/1.jpg"
-    assert re.fullmatch(
-        r" +1  golden retriever +33\.6\d%  x \d+% to \d+%, y \d+% to \d+%", lines[1]
-    )
+    label = explained(cli, CAT, "-m", "demo", "-k", "1")["predictions"][0]["label"]
+    assert re.fullmatch(rf" +1  {label} +\d+\.\d\d%  x \d+% to \d+%, y \d+% to \d+%", lines[1])
     assert lines[6] == "photos/bad.jpg"
     assert lines[7].startswith("error: ")
     assert max(len(line) for line in lines if not line.startswith("error: ")) <= 80
@@ -234,31 +237,37 @@ def test_as_a_table(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(cli("explain", "photos", "-m", "demo", "--no-recursive").out.splitlines()) == 2
 
 
-def test_only_bad_photos(cli: Cli, tmp_path: Path) -> None:
-    result = cli("explain", tmp_path / "gone.jpg", "-m", "demo", "-o", tmp_path / "heat.png")
+def test_only_bad_photos(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = cli(
+        "explain", tmp_path / "gone.jpg", "-m", tiny_checkpoint, "-o", tmp_path / "heat.png"
+    )
     assert result.code == 3
     assert "gone.jpg" in result.out
     assert "Where it looked" not in result.err
     assert not (tmp_path / "heat.png").exists()
     (tmp_path / "empty").mkdir()
-    nothing = cli("explain", tmp_path / "empty", "-m", "demo")
+    nothing = cli("explain", tmp_path / "empty", "-m", tiny_checkpoint)
     assert nothing.code == 1
     assert "no photo found" in nothing.err
-    assert cli("explain", "-m", "demo").code == 2
+    assert cli("explain", "-m", tiny_checkpoint).code == 2
 
 
-def test_lists_urls_and_stdin(server: Server, cli: Cli, tmp_path: Path) -> None:
+def test_lists_urls_and_stdin(
+    server: Server, cli: Cli, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     server.files["/cat.jpg"] = File(CAT.read_bytes())
     (tmp_path / "list.txt").write_text(f"{server.url('/cat.jpg')}\n{COFFEE}\n")
     (tmp_path / "list0").write_bytes(f"{COFFEE}\0".encode())
-    found = explained(cli, "--from-file", tmp_path / "list.txt", "-m", "demo", "-o", tmp_path / "o")
+    found = explained(
+        cli, "--from-file", tmp_path / "list.txt", "-m", tiny_checkpoint, "-o", tmp_path / "o"
+    )
     assert [one["status"] for one in found] == ["ok", "ok"]
     assert (tmp_path / "o" / "00001-cat.png").exists()
-    (again,) = explained(cli, "--from-file", tmp_path / "list0", "-0", "-m", "demo")
+    (again,) = explained(cli, "--from-file", tmp_path / "list0", "-0", "-m", tiny_checkpoint)
     assert again["predictions"] == found[1]["predictions"]
-    refused = cli("explain", server.url("/cat.jpg"), "-m", "demo", "--offline")
+    refused = cli("explain", server.url("/cat.jpg"), "-m", tiny_checkpoint, "--offline")
     assert refused.code == 3
-    command = [sys.executable, "-m", "resnest_cli", "explain", "-", "-m", "demo"]
+    command = [sys.executable, "-m", "resnest_cli", "explain", "-", "-m", str(tiny_checkpoint)]
     with CAT.open("rb") as stream:
         done = subprocess.run(
             [*command, "-o", str(tmp_path / "s.png")], stdin=stream, capture_output=True, text=True,
@@ -295,36 +304,38 @@ def test_names_never_collide(tmp_path: Path) -> None:
     ],
 )
 def test_where_pictures_cannot_go(
-    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, output: str, inputs: list[str],
-    says: str,
+    cli: Cli, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, output: str,
+    inputs: list[str], says: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(folder.parent)
     make_photo(Path("cat.jpg"))
     Path("list.txt").touch()
     before = sorted(Path().rglob("*.*"))
-    result = cli("explain", *inputs, "-m", "demo", "-o", output)
+    result = cli("explain", *inputs, "-m", tiny_checkpoint, "-o", output)
     assert result.code in {1, 2}
     assert says in result.err
     assert sorted(Path().rglob("*.*")) == before
 
 
-def test_a_list_that_names_the_folder_of_pictures_ends(cli: Cli, tmp_path: Path) -> None:
+def test_a_list_that_names_the_folder_of_pictures_ends(
+    cli: Cli, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     shutil.copy(COFFEE, tmp_path / "1.jpg")
     (tmp_path / "heat").mkdir()
     shutil.copy(COFFEE, tmp_path / "heat" / "2.jpg")
     (tmp_path / "list.txt").write_text(f"{tmp_path}\n")
-    found = explained(cli, "--from-file", tmp_path / "list.txt", "-m", "demo",
+    found = explained(cli, "--from-file", tmp_path / "list.txt", "-m", tiny_checkpoint,
                       "-o", tmp_path / "heat", code=3)  # fmt: skip
     assert found[0]["status"] == "ok"
     assert {one["status"] for one in found[1:]} == {"error"}
     assert "lies in the folder that pictures are written to" in found[1]["error"]
 
 
-def test_one_photo_into_a_folder(cli: Cli, tmp_path: Path) -> None:
-    assert cli("explain", CAT, "-m", "demo", "-o", tmp_path).code == 0
+def test_one_photo_into_a_folder(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "-o", tmp_path).code == 0
     assert (tmp_path / "00001-cat.png").exists()
     same_file = ["-o", tmp_path / "x.png", "--attention", tmp_path / "x.png"]
-    assert cli("explain", CAT, "-m", "demo", *same_file).code == 2
+    assert cli("explain", CAT, "-m", tiny_checkpoint, *same_file).code == 2
 
 
 def test_a_target_below_an_input_by_another_name(
@@ -339,12 +350,12 @@ def test_a_target_below_an_input_by_another_name(
     assert target(Path("photos2"), "-o", ["photos"], one=False) == Target(Path("photos2"), True)
 
 
-def test_a_model_and_device_that_are_none(cli: Cli, tmp_path: Path) -> None:
+def test_a_model_and_device_that_are_none(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert "Did you mean" in cli("explain", CAT, "-m", "resnest50x").err
     assert cli("explain", CAT, "-m", tmp_path / "gone.safetensors").code == 2
-    assert cli("explain", CAT, "-m", "demo", "--device", "gpu").code == 2
-    assert cli("explain", CAT, "-m", "demo", "--device", "cpu").code == 0
-    assert "no such option" in cli("explain", CAT, "-m", "demo", "--engine", "onnx").err
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "--device", "gpu").code == 2
+    assert cli("explain", CAT, "-m", tiny_checkpoint, "--device", "cpu").code == 0
+    assert "no such option" in cli("explain", CAT, "-m", tiny_checkpoint, "--engine", "onnx").err
 
 
 def test_names_in_any_script(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -361,11 +372,11 @@ def test_names_in_any_script(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) ->
     assert "猫" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_a_decoder_with_bugs(tmp_path: Path) -> None:
+def test_a_decoder_with_bugs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name in ("1", "2", "3"):
         path = make_photo(tmp_path / f"{name}.png")
         path.write_bytes(path.read_bytes() + b"CRASH" * (name == "2"))
-    arguments = [str(tmp_path), "-m", "demo", "-o", str(tmp_path.with_suffix(".heat"))]
+    arguments = (tmp_path, "-m", tiny_checkpoint, "-o", tmp_path.with_suffix(".heat"))
     command = program("explain", *arguments, "--format", "json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 3, done.stderr
@@ -376,8 +387,8 @@ def test_a_decoder_with_bugs(tmp_path: Path) -> None:
     assert made == ["00001-1.png", "00003-3.png"]
 
 
-def test_a_reader_that_has_gone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "resnest_cli", "explain", str(CAT), "-m", "demo"]
+def test_a_reader_that_has_gone(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resnest_cli", "explain", str(CAT), "-m", str(tiny_checkpoint)]
     reading, writing = os.pipe()
     os.close(reading)
     try:

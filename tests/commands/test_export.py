@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from onnxruntime import InferenceSession
 
 from resnest_cli import Classifier
 from resnest_cli.export import export as exporting
 from resnest_cli.export import formats
 from resnest_cli.inference import onnx_engine
-from resnest_cli.model.checkpoint_header import set_temperature
+from resnest_cli.model.checkpoint import save
+from resnest_cli.model.checkpoint_header import CheckpointInfo, set_temperature
 from resnest_cli.model.loading import find_model
 from tests.conftest import CLASSES, Cli, make_photo
+from tests.networks import TINY, lively
 
 
 @pytest.fixture
@@ -301,6 +305,23 @@ def test_hub(cli: Cli, own: Path, photo: Path, tmp_path: Path) -> None:
     assert cli("export", "-m", own, "--hub", folder).code == 0  # replaces
 
 
+def test_a_network_of_other_channels_is_written_for_programs_that_give_it_arrays(
+    cli: Cli, data: Path, tmp_path: Path
+) -> None:
+    network, bands = lively(TINY, num_classes=2, in_channels=4), tmp_path / "bands.safetensors"
+    save(bands, network, CheckpointInfo(variant=TINY, class_names=("field", "forest")))
+    target = tmp_path / "bands.onnx"
+    assert cli("export", "-m", bands, "-o", target).code == 0
+    given = np.random.default_rng(0).normal(size=(2, 4, 40, 48)).astype(np.float32)
+    (logits,) = InferenceSession(target).run(["logits"], {"photos": given})
+    with torch.inference_mode():
+        expected = network.eval()(torch.from_numpy(given)).numpy()
+    assert np.abs(logits - expected).max() < 1e-4
+    for words in (["predict", data], ["finetune", data], ["export", "--check", data, "-o", target]):
+        refused = cli(*words, "-m", bands)
+        assert (refused.code, "takes 4 channels; photos have 3" in refused.err) == (2, True)
+
+
 def test_bad_usage(cli: Cli, own: Path, data: Path, tmp_path: Path) -> None:
     onnx_, pt2 = tmp_path / "m.onnx", tmp_path / "m.pt2"
     for arguments, code, said in (
@@ -316,9 +337,10 @@ def test_bad_usage(cli: Cli, own: Path, data: Path, tmp_path: Path) -> None:
         (["-o", onnx_, "--license", "mit"], 2, "--license goes into the model card"),
         (["-o", onnx_, "--check", tmp_path / "none"], 2, "no such folder of photos"),
         (["-o", onnx_, "--int8", "--calibrate", tmp_path / "none"], 2, "no such folder"),
-        (["-o", tmp_path / "none" / "m.onnx"], 1, "there is no folder"),
+        (["-o", tmp_path / "none" / "m.onnx"], 1, "Make it, or name another."),
+        (["-o", tmp_path / "none" / "m.xml"], 1, "Make it, or name another."),
         (["-o", data], 2, "ends in .onnx"),
-        (["--hub", tmp_path / "none" / "hub"], 1, "there is no folder"),
+        (["--hub", tmp_path / "none" / "hub"], 1, "Make it, or name another."),
         (["--hub", own], 1, "is a file"),
         (["--hub", tmp_path / "hub", "--check", data], 2, "--check goes with -o FILE"),
         (["--hub", tmp_path / "hub", "--int8"], 2, "--int8 goes with -o FILE"),

@@ -33,6 +33,15 @@ def run(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
+def interrupted(*arguments: str | Path) -> None:
+    """A run that is asked to end after two parts; the output comes last."""
+    process = subprocess.Popen(program(*arguments, slow=0.05), stderr=subprocess.DEVNULL)
+    folder = Path(f"{arguments[-1]}.parts")
+    wait_for(lambda: len(list(folder.glob("part-*.rows"))) >= 2)
+    process.terminate()
+    process.wait()
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
@@ -56,7 +65,7 @@ def common(photos: Path, tiny_checkpoint: Path) -> list[str | Path]:
 def test_random_kills_of_all_processes_or_the_caller(
     cli: Cli, common: list[str | Path], tmp_path: Path
 ) -> None:
-    """Five here, many in tests/campaign/kill_features.py."""
+    """Three here, many in tests/campaign/kill_features.py."""
     whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
     assert cli("features", *common, "-o", whole).code == 3
     rng = random.Random(5)
@@ -66,7 +75,7 @@ def test_random_kills_of_all_processes_or_the_caller(
         return len(list(folder.glob("part-*.rows")))
 
     progressed = 0
-    for _ in range(5):
+    for _ in range(3):
         wanted = parts() + rng.choice((1, 2))
         process = subprocess.Popen(
             program(*common, "-o", out, "--resume", slow=0.04), start_new_session=True,
@@ -87,7 +96,7 @@ def test_random_kills_of_all_processes_or_the_caller(
             for path in tmp_path.glob("feats.*"):
                 path.unlink()
     assert progressed
-    assert run(*common, "-o", out, "--resume").returncode == 3
+    assert cli("features", *common, "-o", out, "--resume").code == 3
     assert content(out) == content(whole)
     assert not (tmp_path / "feats.npy.parts").exists()
 
@@ -123,12 +132,12 @@ def test_a_signal_finishes_the_batch_and_says_how_to_go_on(
     assert command is not None, err
     words = shlex.split(command[1])
     assert words[3] == str(common[0])
-    refused = run(*common, "-o", out)
-    assert refused.returncode == 2
-    assert "--resume goes on" in refused.stderr
-    done = run(*words[2:])
-    assert done.returncode == 3
-    assert f"Going on after {4 * parts} inputs" in done.stderr
+    refused = cli("features", *common, "-o", out)
+    assert refused.code == 2
+    assert "--resume goes on" in refused.err
+    done = cli(*words[1:])
+    assert done.code == 3
+    assert f"Going on after {4 * parts} inputs" in done.err
     assert content(out) == content(whole)
 
 
@@ -148,7 +157,7 @@ def test_a_second_signal_leaves_at_once(cli: Cli, common: list[str | Path], tmp_
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - begun < 30
-    assert run(*common, "-o", out, "--resume").returncode == 3
+    assert cli("features", *common, "-o", out, "--resume").code == 3
     assert content(out) == content(whole)
 
 
@@ -166,7 +175,9 @@ def test_patience_with_the_batch_in_hand_ends(common: list[str | Path], tmp_path
     assert "Go on with" in err
 
 
-def test_planted_photos_cost_one_row_each_and_no_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_planted_photos_cost_one_row_each_and_no_bit(
+    cli: Cli, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     planted = planted_photos(tmp_path / "photos")
     common = [tmp_path / "photos", "-m", tiny_checkpoint, "-b", "4"]
     out, calm = tmp_path / "feats.npy", tmp_path / "calm.npy"
@@ -177,7 +188,7 @@ def test_planted_photos_cost_one_row_each_and_no_bit(tiny_checkpoint: Path, tmp_
         assert f"1 {kind}" in result.stderr
     for name in planted:  # unreadable without a crash: the same batches
         (tmp_path / "photos" / name).write_bytes(b"")
-    assert run(*common, "-o", calm).returncode == 3
+    assert cli("features", *common, "-o", calm).code == 3
     assert np.array_equal(np.load(out), np.load(calm))
     with out.with_suffix(".csv").open(newline="") as file:
         lines = [*csv.DictReader(file)]
@@ -210,46 +221,44 @@ def test_a_full_disk_keeps_the_finished_parts(
         assert "resnest features --resume" in result.stderr
     else:
         assert not folder.exists()
-    again = run(*common, "-o", out, "--resume")
-    assert again.returncode == 3, again.stderr
+    again = cli("features", *common, "-o", out, "--resume")
+    assert again.code == 3, again.err
     assert content(out) == content(whole)
 
 
-def test_two_runs_cannot_write_the_same_output(common: list[str | Path], tmp_path: Path) -> None:
+def test_two_runs_cannot_write_the_same_output(
+    cli: Cli, common: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "feats.npy"
     first = subprocess.Popen(program(*common, "-o", out, slow=0.2), stderr=subprocess.DEVNULL)
     wait_for((tmp_path / "feats.npy.parts" / "_manifest.json").exists)
-    more = "from resnest_cli import files\nfiles.PATIENCE = 0.2"
-    second = run(*common, "-o", out, "--resume", more=more)
-    assert second.returncode == 1
-    assert "another command is writing it" in second.stderr
+    monkeypatch.setattr("resnest_cli.files.PATIENCE", 0.2)
+    second = cli("features", *common, "-o", out, "--resume")
+    assert second.code == 1
+    assert "another command is writing it" in second.err
     assert first.wait(60) == 3
 
 
-@pytest.mark.parametrize("changed", ["renamed", "removed", "added before", "added behind"])
 def test_a_list_that_has_changed_is_refused_by_name(
-    common: list[str | Path], photos: Path, tmp_path: Path, changed: str
+    cli: Cli, common: list[str | Path], photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "feats.npy"
-    process = subprocess.Popen(program(*common, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
-    folder = tmp_path / "feats.npy.parts"
-    wait_for(lambda: len(list(folder.glob("part-*.rows"))) >= 2)
-    process.terminate()
-    process.wait()
-    if changed == "renamed":
-        (photos / "5.png").rename(photos / "5b.png")
-    elif changed == "removed":
-        (photos / "5.png").unlink()
-    elif changed == "added before":
-        make_photo(photos / "0a.png")
-    else:
-        make_photo(photos / "99.png")
-    result = run(*common, "-o", out, "--resume")
-    assert result.returncode == 2
-    what = {"renamed": "input 6 was", "removed": "input 6 was", "added before": "input 2 was",
-            "added behind": "input 27 is new"}  # fmt: skip
-    assert what[changed] in result.stderr
-    assert run(*common, "-o", out, "--overwrite").returncode == 3
+    interrupted(*common, "-o", out)
+
+    def refused(what: str) -> None:
+        result = cli("features", *common, "-o", out, "--resume")
+        assert (result.code, what in result.err) == (2, True), result.err
+
+    make_photo(photos / "99.png")
+    refused("input 27 is new")
+    (photos / "99.png").rename(photos / "0a.png")
+    refused("input 2 was")
+    (photos / "0a.png").unlink()
+    (photos / "5.png").rename(photos / "5b.png")
+    refused("input 6 was")
+    (photos / "5b.png").unlink()
+    refused("input 6 was")
+    assert cli("features", *common, "-o", out, "--overwrite").code == 3
 
 
 def test_a_list_on_stdin_resumes(tiny_checkpoint: Path, photos: Path, tmp_path: Path) -> None:
@@ -275,34 +284,30 @@ def test_a_list_on_stdin_resumes(tiny_checkpoint: Path, photos: Path, tmp_path: 
 
 
 def test_what_was_left_open_is_kept_on_resume(
-    photos: Path, tiny_checkpoint: Path, tmp_path: Path
+    cli: Cli, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """The batch size and the engine of the interrupted run, without naming them again."""
     whole, out = tmp_path / "whole.npy", tmp_path / "feats.npy"
     first = [photos, "-m", tiny_checkpoint, "-b", "4", "--engine", "torch"]
-    run(*first, "-o", whole)
-    process = subprocess.Popen(program(*first, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
-    wait_for(lambda: any((tmp_path / "feats.npy.parts").glob("part-*.rows")))
-    process.terminate()
-    process.wait()
-    refused = run(photos, "-m", tiny_checkpoint, "-o", out, "--resume", "-b", "8")
-    assert refused.returncode == 2
-    assert "--batch-size 4 there, 8 here" in refused.stderr
-    done = run(photos, "-m", tiny_checkpoint, "-o", out, "--resume")
-    assert done.returncode == 3, done.stderr
+    assert cli("features", *first, "-o", whole).code == 3
+    interrupted(*first, "-o", out)
+    again = ("features", photos, "-m", tiny_checkpoint, "-o", out, "--resume")
+    refused = cli(*again, "-b", "8")
+    assert refused.code == 2
+    assert "--batch-size 4 there, 8 here" in refused.err
+    done = cli(*again)
+    assert done.code == 3, done.err
     assert content(out) == content(whole)
 
 
-def test_resume_and_retry_in_one(common: list[str | Path], photos: Path, tmp_path: Path) -> None:
+def test_resume_and_retry_in_one(
+    cli: Cli, common: list[str | Path], photos: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "feats.npy"
-    process = subprocess.Popen(program(*common, "-o", out, slow=0.05), stderr=subprocess.DEVNULL)
-    folder = tmp_path / "feats.npy.parts"
-    wait_for(lambda: len(list(folder.glob("part-*.rows"))) >= 2)
-    process.terminate()
-    process.wait()
+    interrupted(*common, "-o", out)
     make_photo(photos / "7.png", (20, 20), seed=7)
-    done = run(*common, "-o", out, "--retry-failed")
-    assert done.returncode == 0, done.stderr
+    done = cli("features", *common, "-o", out, "--retry-failed")
+    assert done.code == 0, done.err
     assert len(np.load(out)) == 26
     assert not (tmp_path / "feats.npy.parts").exists()
 

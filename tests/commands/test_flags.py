@@ -237,7 +237,7 @@ def test_the_list_of_commands_is_not_cut(cli: Cli) -> None:
         ("finetune --recipe finetune-", {"finetune-small", "finetune-middle", "finetune-large"}),
         ("predict --device cu", {"cuda", "cuda:1"}),
         ("predict --format j", {"json", "jsonl"}),
-        ("explain --model demo --class goldf", {"goldfish"}),
+        ("explain --model demo --class goldfi", {"goldfinch", "goldfish"}),
         ("explain --model none.pth --class goldf", set()),
         ("guide fin", {"finetune"}),
         ("eval", {"evaluate"}),

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,11 @@ from resnest_cli.output.training import TrainingDisplay
 from resnest_cli.signals import heeded
 from resnest_cli.training.lost_photos import LostPhoto
 from resnest_cli.training.state import load_state
+from tests.commands.conftest import AtStep
 from tests.conftest import Cli, make_photo
 
 ROOT = Path(__file__).parents[2]
 CLASSES, PHOTOS = 3, 10  # of which 24 train and 6 validate
-AtStep = Callable[[int, Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -44,29 +43,9 @@ def given(tiny_checkpoint: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
-    """Does something after a step of the next run, and forgets it."""
-    original = TrainingDisplay.step
-
-    def arrange(wanted: int, act: Callable[[], object]) -> None:
-        done = 0
-
-        def step(self: TrainingDisplay, **values: object) -> None:
-            nonlocal done
-            original(self, **values)  # type: ignore[arg-type]
-            done += 1
-            if done == wanted:
-                act()
-
-        monkeypatch.setattr(TrainingDisplay, "step", step)
-
-    return arrange
-
-
-@pytest.fixture
 def stopped(cli: Cli, place: Path, given: tuple[str, ...], at_step: AtStep) -> Path:
     """A run that a closed terminal ended after four steps, in its second epoch."""
-    at_step(4, lambda: signal.raise_signal(signal.SIGHUP))
+    at_step(4)
     result = cli(*given)
     assert (result.code, "Stopped by SIGHUP" in result.err) == (129, True), result.err
     return place / "runs" / "finetune" / "exp"
@@ -135,6 +114,49 @@ def test_another_folder_and_data_that_were_moved(
     assert "2 differ" in finished.err
 
 
+# Settings that are decided at the start (lr, batch_size, epochs, channels_last, auto), or overruled
+# by cached features, a time budget, a schedule without such epochs, photos without any labels.
+SAME = {
+    "frozen": "finetune data --recipe finetune --freeze auto --mixup 0.2 --amp bfloat16 -j 1 "
+    "--decay-epochs 5 --epochs 3",
+    "unfrozen": "finetune data --freeze none --recipe finetune-small --opt adamw -j 0 "
+    "--time-budget 20s --warmup-epochs 4",
+    "folds": "finetune data --folds 3 -b 8 --class-weights balanced --in-chans 3",
+    "unlabelled": "finetune --unlabelled data --teacher {tiny} --teacher-classes "
+    "--teacher-weight 0.7 --smoothing 0.1 -j 0",
+    "train": "train data --model resnest14t -b 8 -j 0",
+}
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("words", SAME.values(), ids=SAME)
+def test_the_same_command_goes_on(
+    cli: Cli, place: Path, tiny_checkpoint: Path, at_step: AtStep, words: str
+) -> None:
+    file = place / "given.toml"
+    file.write_text("lr_base = 0.4\nmomentum = 0.8\nimg_size = 32\nmodel_ema = true\n")
+    model = () if "--model" in words else ("--model", tiny_checkpoint)
+    given = [*words.format(tiny=tiny_checkpoint).split(), *model, "--config", file]
+    given += ["--device", "auto"]
+    at_step(1)
+    stopped = cli(*given)
+    assert stopped.code == 129, stopped.err
+    at_step(0)
+    for more, code, text in (
+        (("--dry-run",), 0, ""),
+        (("--lr", "0.5"), 2, "there, 0.5 now"),
+        (("--freeze", "stages:2"), 2, "freeze: "),
+        (("--smoothing", "0.2"), 2, "there, 0.2 now"),
+    ):
+        found = cli(*given, "--resume", *more)
+        assert (found.code, text in found.err) == (code, True), found.err
+    if "--epochs" in given:  # the others would end as slowly
+        assert cli(*given, "--resume").code == 0
+    file.write_text("momentum = 0.7\n")
+    found = cli(*given, "--resume")
+    assert (found.code, "momentum: 0.8 there, 0.7 now" in found.err) == (2, True), found.err
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_weights_that_were_moved(
     cli: Cli, place: Path, stopped: Path, tiny_checkpoint: Path
@@ -161,7 +183,7 @@ def test_weights_of_classes_that_were_moved(
     none = cli(*given, "--class-weights", "w.csv", "--dry-run")
     assert (none.code, "w.csv: cannot be read" in none.err) == (2, True)
     (place / "w.csv").write_text("c0,1\nc1,2\nc2,3\n")
-    at_step(1, lambda: signal.raise_signal(signal.SIGHUP))
+    at_step(1)
     assert cli(*given, "--class-weights", "w.csv").code == 129
     moved = (place / "w.csv").rename(place / "moved.csv")
     gone = cli("finetune", "--resume")
@@ -190,6 +212,7 @@ def test_a_named_run_must_be_there(cli: Cli, place: Path, stopped: Path) -> None
 
 
 def test_dry_run_tells_what_is_left(cli: Cli, place: Path, stopped: Path) -> None:
+    (place / "two.toml").write_text("devices = 2\n")
     before = snapshot(place)
     found = cli("finetune", "--resume", "--dry-run")
     assert found.code == 0, found.err
@@ -203,6 +226,7 @@ def test_dry_run_tells_what_is_left(cli: Cli, place: Path, stopped: Path) -> Non
     for more, code, text in (
         (("--lr", "0.5"), 2, "lr: 0.003 there, 0.5 now"),
         (("--epochs", "1", "--devices", "2"), 2, "was trained on 1 device"),
+        (("--config", "two.toml"), 2, "was trained on 1 device"),
         (("--find-lr",), 2, "leave out --resume"),
         (("--epochs", "9"), 0, "9 epochs instead of 3"),
     ):
@@ -219,9 +243,6 @@ def test_photos_that_vanish_are_left_out(
     if more:
         request.getfixturevalue("no_pictures")  # which are the first one's to show
     gone = [place / "data" / name for name in ("c0/1.jpg", "c1/4.jpg", "c2/7.jpg", "c2/8.jpg")]
-    straight = cli(*given, *more, "--run", "straight")
-    assert straight.code == 0, straight.err
-    assert "lost" not in straight.err
 
     def vanish() -> None:
         for path in gone[:-1]:
@@ -238,6 +259,8 @@ def test_photos_that_vanish_are_left_out(
         assert found.err.count(f"{path.parent.name}/{path.name} ") == 1
     assert "4 photos could not be read" in found.err
     assert "was not drawn" not in found.err
+    if more:
+        return
     again = cli("finetune", "--resume", "--run", "exp", "--epochs", "4")
     assert again.code == 0, again.err
     assert "4 photos could not be read" in again.err

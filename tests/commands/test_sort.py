@@ -110,6 +110,19 @@ def test_keywords_go_with_their_photo(cli: Cli, photos: Path, tiny_checkpoint: P
     assert not list(photos.glob("1.png*"))
 
 
+def test_a_page_shows_photos_where_they_lie_now(
+    cli: Cli, photos: Path, tiny_checkpoint: Path
+) -> None:
+    given = ("predict", photos, "-m", tiny_checkpoint, "--sort-into", "out", "--move")
+    assert cli(*given).code == 3
+    (journal,) = Path("out").glob(".resnest-sort-*")
+    *lines, finished = journal.read_bytes().splitlines(keepends=True)
+    assert b"finished" in finished
+    journal.write_bytes(b"".join(lines))  # as if killed after the last photo
+    assert cli(*given, "--resume", "--html", "page.html").code == 3
+    assert Path("page.html").read_text().count("data:image/jpeg") == 3
+
+
 def test_refused_answers_go_to_unsure(cli: Cli, photos: Path, tiny_checkpoint: Path) -> None:
     given = ("predict", photos, "-m", tiny_checkpoint, "--sort-into", "out", "--move")
     out = cli(*given, "--reject-below", "1").out

@@ -80,7 +80,7 @@ def test_a_run_that_is_stopped_in_either_part_ends_with_the_same_bytes(
     assert len(Path(next(Path("other/teacher").iterdir()), "chunks").read_text().splitlines()) == 2
     restored()
     other = Path(shutil.copy(given[3], "other.safetensors"))  # the same classes, other answers
-    set_metadata(other, "temperature", "2.0")
+    set_metadata(other, temperature="2.0")
     refused = cli("finetune", "-o", "other", "--resume", "--teacher", other)
     assert (refused.code, "are not the teacher's weights" in refused.err) == (2, True), refused.err
     restored = signalled(monkeypatch, Stepper, "step", 3)

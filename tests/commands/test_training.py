@@ -155,7 +155,7 @@ def test_a_run_that_is_stopped_before_all_features_are_there_keeps_its_settings(
     assert stopped.code == 130, stopped.err
     again = ("finetune", data, "--run", "parts", "--resume")
     shutil.copy(tiny_checkpoint, model)
-    set_metadata(model, "temperature", "2.0")
+    set_metadata(model, temperature="2.0")
     refused = cli(*again)
     assert (refused.code, "are not the weights" in refused.err) == (2, True), refused.err
     shutil.copy(tiny_checkpoint, model)
@@ -180,7 +180,7 @@ def test_growing_photos_kept_in_memory(
     }  # fmt: skip
     weights = {}
     for name, more in runs.items():
-        given = ("-m", tiny_checkpoint, *UNFROZEN, "--epochs", "4", "--run", name, *more)
+        given = ("-m", tiny_checkpoint, *UNFROZEN, "--epochs", "3", "--run", name, *more)
         result = cli("finetune", data, *given)
         assert result.code == 0, result.err
         weights[name] = (place / f"runs/finetune/{name}/weights/last.safetensors").read_bytes()
@@ -190,7 +190,7 @@ def test_growing_photos_kept_in_memory(
     assert weights["cached"] == weights["plain"] == weights["workers"]
     assert len(set(weights.values())) == 3
     resumed = cli(
-        "finetune", data, "--run", "plain", "--resume", "--epochs", "5", "--cache", "-j", "0"
+        "finetune", data, "--run", "plain", "--resume", "--epochs", "4", "--cache", "-j", "0"
     )
     assert resumed.code == 0, resumed.err
 
@@ -394,6 +394,7 @@ def test_signals_save_and_the_run_goes_on(
     stopped(place, number.name, result.err)
 
 
+@pytest.mark.slow  # quicker: other signals above, and workers to which Ctrl-C goes in test_loader
 def test_ctrl_c_which_the_workers_get_too(data: Path, place: Path, tiny_checkpoint: Path) -> None:
     command = [sys.executable, "-m", "resnest_cli", "finetune", str(data), "-m"]
     with subprocess.Popen(

@@ -65,7 +65,7 @@ def own(tiny_checkpoint: Path, tmp_path: Path, data: Path) -> Path:
     classifier = Classifier(path, device="cpu")
     both = classifier.features(photos), classifier.logits(photos)
     train, val = ([one[half::2] for one in both] for half in (0, 1))
-    set_metadata(path, "unknown", fitted((train[0], train[1]), (val[0], val[1])).text)
+    set_metadata(path, unknown=fitted((train[0], train[1]), (val[0], val[1])).text)
     return path
 
 
@@ -152,7 +152,7 @@ def test_calibration_keeps_it(cli: Cli, own: Path) -> None:
     shown = json.loads(cli("models", "show", own, "--format", "json").out)
     assert shown["unknown"] == {"photos": 25, "validated": 25, "least_share": 1 / 26}
     before = read_info(own).unknown
-    set_metadata(own, "temperature", "2.0")
+    set_metadata(own, temperature="2.0")
     assert read_info(own).unknown == before
 
 

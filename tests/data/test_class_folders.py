@@ -149,6 +149,12 @@ def test_the_folder_that_was_meant(tmp_path: Path) -> None:
         load(tmp_path / "upper")
 
 
+def test_a_class_of_a_table_that_nothing_trains(data: Path) -> None:
+    rows = [f"{row},{'val' if row.endswith('b') else 'train'}" for row in ROWS]
+    with pytest.raises(UsageError, match=r"the class 'b', which .* Give it rows on both sides\."):
+        load(manifest(data, rows, "path,label,split"))
+
+
 def test_shards_without_an_index_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar").touch()
     with pytest.raises(UsageError, match=r"tar files, .* no index.json.*--data '.*train-\*.tar'"):

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from resnest_cli.model.loading import find_model
 from resnest_cli.model.resnest import build
 from resnest_cli.model.variants import VARIANTS, Variant, get_variant
 from tests.conftest import CLASSES
-from tests.networks import TINY, enliven, photos
+from tests.networks import TINY, enliven, lively, photos
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -146,6 +147,28 @@ def test_names_are_no_markup_in_the_card() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of timm's own
+def test_the_card_of_a_network_that_sees_grey_shows_it_grey_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variant, path, folder = get_variant("demo"), tmp_path / "a.safetensors", tmp_path / "hub"
+    network = lively(variant, num_classes=5, in_channels=1)
+    checkpoint.save(path, network, CheckpointInfo(variant=variant, class_names=CLASSES))
+    write_folder(find_model(str(path)), folder)
+    shutil.copy(DATA / "coffee.jpg", folder / "photo.jpg")
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(folder)
+    exec(code, {})
+    label, _, probability = capsys.readouterr().out.strip().rpartition(" ")
+    for model in (path, folder):
+        (best,) = Classifier(model).predict(folder / "photo.jpg", topk=1).predictions
+        assert label == best.label
+        assert float(probability) == pytest.approx(best.probability, abs=1e-4)
+    card = (folder / "README.md").read_text()
+    assert "Input: grey photos" in card
+    assert "mean 0.485, std 0.229." in card
+
+
+@pytest.mark.filterwarnings("ignore")  # of timm's own
 def test_the_cards_examples_run_and_say_what_predict_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,10 +222,10 @@ def test_the_original_release_takes_the_weights(tmp_path: Path) -> None:
 def test_classes_are_named_by_their_names_and_by_ids_where_two_share_one() -> None:
     """transformers shows label_names, so that they are names where these tell classes apart."""
     info = described(find_model("demo"), {})
-    config = timm_config(info)
-    assert config["label_names"][0] == "goldfish"
+    config = timm_config(info)  # two cranes, two maillots
+    assert config["label_names"][:2] == ["n01440764", "n01443537"]
+    assert config["label_descriptions"]["n02012849"] == "crane"
+    once = replace(info, class_names=tuple(f"one {index}" for index in range(1000)))
+    config = timm_config(once)
+    assert config["label_names"][0] == "one 0"
     assert "label_descriptions" not in config
-    twice = replace(info, class_names=("crane", "crane", *(info.class_names or ())[2:]))
-    config = timm_config(twice)
-    assert config["label_names"][:2] == ["n01443537", "n01629819"]
-    assert config["label_descriptions"]["n01629819"] == "crane"

@@ -13,8 +13,12 @@ from resnest_cli.export import ExportJob
 from resnest_cli.export.export import Exported, export
 from resnest_cli.export.int8 import planned, speeds
 from resnest_cli.export.parity import Agreement, compared
-from resnest_cli.model.loading import find_model
+from resnest_cli.model import checkpoint
+from resnest_cli.model.checkpoint_header import CheckpointInfo
+from resnest_cli.model.loading import Model, find_model
+from resnest_cli.model.variants import Preprocessing, get_variant
 from tests.conftest import CLASSES, make_photo
+from tests.networks import lively
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +32,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(data: Path) -> tuple[Exported, Path]:
-    """The bundled network in 8 bits."""
+def model(data: Path) -> Model:
+    """The smallest variant, which knows no class of the photos."""
+    path = data.parent / "large.safetensors"
+    variant = replace(get_variant("resnest14t"), preprocessing=Preprocessing(48))
+    info = CheckpointInfo(variant=variant, class_names=("a", "b", "c"), temperature=1.5)
+    checkpoint.save(path, lively(variant, num_classes=3), info)
+    return find_model(str(path))
+
+
+@pytest.fixture(scope="module")
+def made(model: Model, data: Path) -> tuple[Exported, Path]:
+    """It in 8 bits."""
     path = data.parent / "small.onnx"
-    found = export(find_model("demo"), ExportJob(path, calibrate=str(data), check=str(data)))
+    found = export(model, ExportJob(path, calibrate=str(data), check=str(data)))
     found.write(path)
     return found, path
 
@@ -47,27 +61,26 @@ def test_integers_are_inside_and_the_file_is_small(made: tuple[Exported, Path]) 
     told = found.summary["int8"]
     assert path.stat().st_size == told["bytes_after"] == found.summary["bytes"]
     assert told["bytes_after"] < 0.35 * told["bytes_before"]
-    model = find_model(str(path))
-    assert model.exported == "int8"
-    assert len(model.class_names) == 200
-    assert model.temperature == find_model("demo").temperature
+    small = find_model(str(path))
+    assert small.exported == "int8"
+    assert (small.class_names, small.temperature) == (("a", "b", "c"), 1.5)
 
 
 def test_what_is_said_of_the_answers_is_what_predict_says(
-    made: tuple[Exported, Path], data: Path
+    model: Model, made: tuple[Exported, Path], data: Path
 ) -> None:
     found, path = made
     told = found.summary["int8"]
-    plan = planned(str(data), find_model("demo"), 200)
+    plan = planned(str(data), model, 200)
     assert (told["calibrated_on"], told["photos"]) == (12, 12)
-    before, after = Classifier("demo"), Classifier(str(path))
+    before, after = Classifier(str(model.path)), Classifier(str(path))
     pairs = list(zip(before.predict(plan.held_out), after.predict(plan.held_out), strict=True))
     same = [a.predictions[0].index == b.predictions[0].index for a, b in pairs]
     assert told["agreement"] == sum(same) / len(same)
     first, second = (c.features(plan.held_out, head="probabilities") for c in (before, after))
     assert told["difference"] == pytest.approx(float(np.abs(first - second).max()), abs=1e-4)
     assert 0 < told["difference"] < 0.5
-    assert told["top1_before"] is None  # demo has no class of these names
+    assert told["top1_before"] is None
     (checked,) = found.summary["parity"]  # noise says nothing of 8 bits
     assert checked["photos"] == 24
 
@@ -101,17 +114,17 @@ def always_first(batch: np.ndarray) -> np.ndarray:
     return np.tile(np.array([1, 0], np.float32), (len(batch), 1))
 
 
-def test_true_top1_before_and_after() -> None:
-    model = replace(find_model("demo"), temperature=1.0)
+def test_true_top1_before_and_after(model: Model) -> None:
+    model = replace(model, temperature=1.0)
     right = {f"{index}": (index % 2,) for index in range(6)}
     found = compared(BATCHES, perfect, always_first, model, right)
     assert found == Agreement(6, pytest.approx(0.4621, abs=1e-4), 0.5, (1.0, 0.5))
     assert compared(BATCHES, perfect, perfect, model) == Agreement(6, 0.0, 1.0, None)
 
 
-def test_map_before_and_after_and_the_same_labels() -> None:
+def test_map_before_and_after_and_the_same_labels(model: Model) -> None:
     """Two labels, each a question of its own: probabilities are 0.5 and 0.73."""
-    model = replace(find_model("demo"), temperature=1.0, thresholds=(0.6, 0.2))
+    model = replace(model, temperature=1.0, thresholds=(0.6, 0.2))
     right = {f"{index}": ((), (1,), (0,), (0, 1), (0,), (1,))[index] for index in range(6)}
     found = compared(BATCHES, perfect, always_first, model, right)
     truth = np.array([[label in right[path] for label in (0, 1)] for path in right])

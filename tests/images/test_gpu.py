@@ -1,6 +1,8 @@
 """`--gpu-decode`, run on the CPU: the same photos, nearly the same pixels, the same errors."""
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from resnest_cli.errors import ImageError
+from resnest_cli.errors import EngineError, ImageError
 from resnest_cli.images import gpu
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import UPRIGHT
-from resnest_cli.images.gpu import DevicePreparation, turned
+from resnest_cli.images.gpu import DevicePreparation, Together, turned
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import CropMode, Interpolation
 
@@ -40,9 +42,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     original = gpu._decoded
 
-    def noted(data: bytes, device: str) -> torch.Tensor:
-        pixels = original(data, device)
-        found.append(len(data))
+    def noted(photos: list[bytes], device: str) -> list[torch.Tensor]:
+        pixels = original(photos, device)
+        found.extend(map(len, photos))
         return pixels
 
     monkeypatch.setattr(gpu, "_decoded", noted)
@@ -121,3 +123,55 @@ def test_paths_and_open_images(tmp_path: Path, decoded: list[int]) -> None:
         assert np.array_equal(preparation(image), Preparation(SMALL)(image))
     with pytest.raises(ImageError, match="does not exist"):
         preparation(str(tmp_path / "none.jpg"))
+
+
+def test_what_waits_is_done_together() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    def work(numbers: list[int]) -> list[int]:
+        sizes.append(len(numbers))
+        begun.set()
+        assert go_on.wait(20)
+        if 7 in numbers:
+            raise ValueError("seven")
+        return [number * number for number in numbers]
+
+    together = Together(work, most=4)
+    with ThreadPoolExecutor(6) as threads:
+        first = threads.submit(together, 2)
+        assert begun.wait(20)
+        others = [threads.submit(together, number) for number in (3, 4, 5, 6, 8)]
+        while len(together._waiting) < 5:
+            pass
+        go_on.set()
+        assert [one.result() for one in (first, *others)] == [4, 9, 16, 25, 36, 64]
+        assert sizes == [1, 4, 1]
+        with pytest.raises(ValueError, match="seven"):
+            threads.submit(together, 7).result()
+
+
+def test_a_photo_that_is_refused_takes_no_other_with_it(decoded: list[int]) -> None:
+    """Whole by its markers, but of no JPEG's content."""
+    good, bad = jpeg(), b"\xff\xd8\xff" + bytes(500) + b"\xff\xd9"
+    one, none, other = DevicePreparation(SMALL, device="cpu").batch(
+        [(good, 1), (bad, 1), (good, 1)]
+    )
+    assert none is None
+    assert one is not None
+    assert other is not None
+    assert apart(one, Preparation(SMALL)(good)) <= CLOSE
+    assert np.array_equal(other, one)
+
+
+def test_a_device_that_decodes_nothing_is_told_before_the_first_photo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    DevicePreparation(SMALL, device="cpu").check()
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("not compiled with nvJPEG\nand more")
+
+    monkeypatch.setattr(gpu, "_decoded", refuse)
+    with pytest.raises(EngineError, match=r"on cuda: not compiled with nvJPEG\. Leave out --gpu"):
+        DevicePreparation(SMALL).check()

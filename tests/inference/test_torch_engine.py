@@ -12,6 +12,8 @@ from torch import nn
 
 from resnest_cli import Classifier
 from resnest_cli.errors import EngineError, UsageError
+from resnest_cli.inference.batch_size import batch_size_for
+from resnest_cli.inference.photos import as_sources
 from resnest_cli.inference.torch_engine import (
     BatchTooLargeError,
     FixedBatches,
@@ -20,7 +22,8 @@ from resnest_cli.inference.torch_engine import (
     folded,
 )
 from resnest_cli.model.resnest import ResNeSt, build
-from tests.conftest import Cli
+from resnest_cli.options import AUTO
+from tests.conftest import Cli, make_photo
 from tests.networks import enliven, lively
 
 Float32 = NDArray[np.float32]
@@ -231,3 +234,32 @@ def test_a_training_network_is_folded_as_in_evaluation() -> None:
     with torch.inference_mode():
         found = folded(network)(photos)
         torch.testing.assert_close(found, network.eval()(photos), rtol=1e-4, atol=1e-4)
+
+
+def test_an_accelerator_works_while_the_next_batch_is_put_together(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """On the CPU, which is said to be something else."""
+    paths = [str(make_photo(tmp_path / f"{number}.png", seed=number)) for number in range(5)]
+    paths.insert(3, str(tmp_path / "none.png"))
+    plain = Classifier(str(tiny_checkpoint), device="cpu", engine="torch")
+    wanted = list(plain.records(as_sources(paths), batch_size=2, workers=1))
+    ahead = Classifier(str(tiny_checkpoint), device="cpu", engine="torch", background=True)
+    ahead.engine.device = "cpu:0"
+    put, stacked = [], ahead.engine.stacked
+    ahead.engine.stacked = lambda photos: put.append(len(photos)) or stacked(photos)
+    found = ahead.records(as_sources(paths), batch_size=2, workers=1)
+    first = next(found)
+    assert put == [2, 1]  # the second has a photo that is not there
+    assert [first, *found] == wanted
+    assert put == [2, 1, 2]
+
+
+def test_a_graph_is_recorded_anew_after_sizes_were_tried(tiny_checkpoint: Path) -> None:
+    classifier = Classifier(str(tiny_checkpoint), device="cpu", engine="torch")
+    classifier.graphs, tried = True, classifier.engine
+    sizes: list[int] = []
+    tried._fixed = FixedBatches(lambda run, photos: sizes.append(len(photos)) or run)
+    assert batch_size_for(classifier, "logits", AUTO) in {8, 16, 32}
+    assert sizes == [8, 16, 32]
+    assert classifier.engine is not tried

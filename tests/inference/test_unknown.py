@@ -156,7 +156,7 @@ def test_only_who_asks_reads_it(tiny_checkpoint: Path, tmp_path: Path, photo: Pa
     own = tmp_path / "own.safetensors"
     own.write_bytes(tiny_checkpoint.read_bytes())
     before = Classifier(own).predict(photo)
-    set_metadata(own, "unknown", "{no JSON")
+    set_metadata(own, unknown="{no JSON")
     after = Classifier(own).predict(photo)
     assert after.predictions == before.predictions
     assert (after.unknown, after.distance) == (None, None)

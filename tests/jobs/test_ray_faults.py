@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_photo
 from tests.jobs.nodes import (
     Nodes,
     ended,
@@ -17,7 +16,7 @@ from tests.jobs.nodes import (
     rows,
     wait_for,
 )
-from tests.planted_photos import KINDS, planted_photos, program
+from tests.planted_photos import KINDS, partly_broken, planted_photos, program
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -34,12 +33,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(COUNT):
-        path = make_photo(folder / f"{index}.png", (60, 40), seed=index)
-        if index % 50 == 13:
-            path.write_bytes(path.read_bytes()[:100])
-    return folder
+    return partly_broken(tmp_path_factory.mktemp("photos"), COUNT)
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,7 @@ def test_thresholds_of_several_labels_come_back(tmp_path: Path) -> None:
 def test_damaged_thresholds_are_an_error(tmp_path: Path, key: str, text: str, words: str) -> None:
     path = tmp_path / "x.safetensors"
     save(path, build(TINY, num_classes=3), CheckpointInfo(variant=TINY, thresholds=(0.5,) * 3))
-    set_metadata(path, key, text)
+    set_metadata(path, **{key: text})
     with pytest.raises(CheckpointError, match=words):
         read_info(path)
 

@@ -136,6 +136,7 @@ def test_a_prefix_of_the_hub_means_the_hub(name: str) -> None:
         ("file:///best.pth", "no such checkpoint file"),
         ("file://server/best.pth", "no such checkpoint file"),
         ("runs/best.safetensors", "no such checkpoint file"),
+        ("openvino/model.xml", "no such checkpoint file"),
         ("runs/best.safetensors", "hf-hub:runs/best.safetensors"),
         ("a/b/c", "no such checkpoint file or folder"),
         ("my-model/", "no such checkpoint file or folder"),

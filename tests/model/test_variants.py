@@ -17,13 +17,16 @@ from resnest_cli.model.variants import (
 )
 
 
-def test_every_variant_has_weights_with_a_hash_and_a_host() -> None:
+def test_every_variant_but_one_has_weights_with_a_hash_and_a_host() -> None:
     for variant in VARIANTS.values():
+        if variant.id == "resnest14t":  # once bundled: checkpoints of it are still understood
+            assert (variant.weights, variant.top1) == (None, None)
+            continue
         assert variant.weights is not None
         assert re.fullmatch(r"[0-9a-f]{8}", variant.weights.hash_prefix)
         assert all(url.startswith("https://") for url in variant.weights.urls)
         assert all(url.endswith("/" + variant.weights.name) for url in variant.weights.urls)
-        assert variant.bundled == (not variant.weights.urls) == (variant.id == "resnest14t")
+        assert variant.bundled == (not variant.weights.urls) == (variant.id == "resnest23t")
     assert len({v.weights.name for v in VARIANTS.values() if v.weights}) == 14
     assert get_variant(BUNDLED_MODEL).bundled
     assert set(RECOMMENDED) <= set(VARIANTS)
@@ -31,7 +34,7 @@ def test_every_variant_has_weights_with_a_hash_and_a_host() -> None:
 
 def test_names_are_unique_and_case_does_not_matter() -> None:
     names = [name for v in VARIANTS.values() for name in (v.id, *v.aliases)]
-    assert len(names) == len(set(names)) == 26
+    assert len(names) == len(set(names)) == 27
     for variant in VARIANTS.values():
         for name in (variant.id, *variant.aliases):
             assert get_variant(name.upper()) is variant

@@ -109,7 +109,7 @@ def test_the_bundled_model_is_found_by_its_name(cli: Cli, photos: list[Path],
     assert cli("features", *photos, "-m", "demo", "-o", place).code == 0
     shutil.rmtree(tmp_path / "resnest_home")
     features = Features.open(place)
-    assert features.model == "resnest14t"
+    assert features.model == "resnest23t"
     found = cli("search", place, photos[3], "-k", "1")
     assert (found.code, found.err) == (0, "")  # no word on other models
     (photos[0].parent / "broken.png").write_bytes(b"")

@@ -57,13 +57,15 @@ def test_a_network_is_taught_to_see_grey(
         assert colour.predictions == same.predictions  # what is seen has no colour
     exported = tmp_path / "grey.onnx"
     assert cli("export", "-m", best, "-o", exported, "--check", data).code == 0
+    hub = tmp_path / "hub"
+    assert cli("export", "-m", best, "--hub", hub).code == 0
     small = cli("export", "-m", best, "-o", tmp_path / "small.onnx", "--int8", "--calibrate", data)
     assert small.code == 0, small.err
-    for one, other in zip(
-        same.predictions, Classifier(exported).predict(grey).predictions, strict=True
-    ):
-        assert one.label == other.label
-        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+    for model in (exported, hub):
+        answers = Classifier(model).predict(grey).predictions
+        for one, other in zip(same.predictions, answers, strict=True):
+            assert one.label == other.label
+            assert one.probability == pytest.approx(other.probability, abs=1e-5)
 
 
 def test_features_that_are_computed_once_are_the_network_s(

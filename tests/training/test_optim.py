@@ -100,6 +100,37 @@ def test_fused_steps_with_channels_last_are_plain_steps(opt: str) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6, check_stride=False)
 
 
+def test_a_step_that_the_gradient_scaler_skips_leaves_no_trace() -> None:
+    """The first of a run often overflows in float16; torch's fused SGD keeps its momentum."""
+    config = replace(CONFIG, opt="sgd", lr=0.01, amp="float16")
+    network = enliven(build(TINY, num_classes=3))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer, scaler = create_optimizer(network, config), torch.amp.GradScaler("cpu")
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    scaler.scale(torch.zeros(1))
+    scaler.step(optimizer)
+    scaler.update()
+    assert not any(state for state in optimizer.state.values())
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+
+
+def test_counters_of_a_fused_optimiser_come_back_on_its_device() -> None:
+    """A GPU's kernel would read a counter in the CPU's memory; the meta device stands for one."""
+    network = build(TINY, num_classes=3)
+    optimizer = create_optimizer(network, replace(CONFIG, opt="adamw"))
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors = optimizer_tensors(optimizer, network)
+    elsewhere = network.to("meta")
+    other = torch.optim.AdamW(elsewhere.parameters())
+    other.defaults["fused"] = True
+    restore_optimizer(other, elsewhere, tensors)
+    devices = {value.device.type for state in other.state.values() for value in state.values()}
+    assert devices == {"meta"}
+
+
 def test_momentum_0_is_plain_sgd() -> None:
     assert (
         create_optimizer(nn.Linear(2, 2), replace(CONFIG, momentum=0.0)).defaults["momentum"] == 0

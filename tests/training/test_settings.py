@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resnest_cli.errors import UsageError
-from resnest_cli.model.variants import Preprocessing
+from resnest_cli.model.variants import BUNDLED_MODEL, Preprocessing, get_variant
 from resnest_cli.options import NO_FLAG, settings_of
 from resnest_cli.training.conflicts import without_effect
 from resnest_cli.training.defaults import resolve
@@ -135,11 +135,16 @@ def test_the_recipes_of_resnet_strikes_back() -> None:
         assert found.train_size == (160 if recipe == "a3" else None)
 
 
-def test_the_recipe_of_the_bundled_model() -> None:
+def test_recipes_of_ours() -> None:
     found = decide(load(recipe="tiny"), photos=100_000, size=64)
     assert (found.model, found.cache) == ("resnest14t", True)
     assert (found.start_size, load(recipe="tiny").img_size) == (32, 48)
     assert load(recipe="tiny", flags={"model": "resnest14d"}).model == "resnest14d"
+    bundled, kept = load(recipe="demo"), get_variant(BUNDLED_MODEL)
+    assert (bundled.model, bundled.img_size) == (kept.id, kept.preprocessing.size)
+    assert (bundled.crop_pct, bundled.interpolation) == (
+        kept.preprocessing.crop_pct, kept.preprocessing.interpolation
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
