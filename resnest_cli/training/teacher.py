@@ -128,7 +128,7 @@ class Teacher:
         """Of its logits (B, `num_classes`) those of the student's classes, in their order."""
         if self.columns == tuple(range(self.num_classes)):
             return logits
-        return logits[:, _tensor(self.columns, logits.device)]
+        return logits[:, _tensor(self.columns, torch.int64, logits.device)]
 
     def of_student(
         self, class_ids: Sequence[str], class_names: Sequence[str], student: Preprocessing
@@ -140,17 +140,15 @@ class Teacher:
 
 def _tensors(preprocessing: Preprocessing, like: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and std, (3, 1, 1)."""
-    mean, std = (_tensor(c, like.device) for c in (preprocessing.mean, preprocessing.std))
+    values = preprocessing.mean, preprocessing.std
+    mean, std = (_tensor(channels, torch.float32, like.device) for channels in values)
     return mean[:, None, None], std[:, None, None]
 
 
 @cache
-def _tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Kept there: for what is copied to a GPU in a step, all that it was given before is awaited.
-
-    Of whole numbers int64, else float32.
-    """
-    return torch.tensor(values, device=device)
+def _tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept there: for what is copied to a GPU in a step, all that it was given before is awaited."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def columns_of(
