@@ -114,6 +114,9 @@ def things(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
                 path = work / "tiny-imagenet" / side / name / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 make_photo(path, (64, 64), seed=hash_of(side, name, number))
+                again = work / "ordinary" / name / f"{side}-{number}.png"
+                again.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, again)
     rows = [f"{number},{'ab'[number % 2]}" for number in range(8)]
     (work / "labels.csv").write_text("\n".join(["id,breed", *rows]))
     for number in range(8):
