@@ -42,7 +42,7 @@ _TILE = 288  # pixels of a picture in a page
 _AT_ONCE = 8  # classes; every one is a run of the stages behind the map, with its gradients
 
 # Below so many cells a side, stage 4 says little more about the place than chance. Measured with
-# the bundled model on 452 Tiny ImageNet photos, of 48 pixels, that it is sure of (above 30 %):
+# resnest14t on 452 Tiny ImageNet photos, of 48 pixels, that it is sure of (above 30 %):
 # hiding the ninth of a photo that a map calls hottest lowers the probability by 0.22 with stage 4
 # (2 cells a side), 0.34 with stage 3 (3 cells) and 0.31 with stage 2 (6 cells); hiding any ninth by
 # 0.21. At 96 pixels stages 4 and 3 are equal: 0.27, any ninth 0.16.
