@@ -30,7 +30,7 @@ def epochs(rows: Sequence[EpochRow]) -> PageTable:
     cells = [
         [str(row.epoch), f"{row.lr:.3g}", f"{row.train_loss:.4f}", f"{row.val_loss:.4f}",
          percent(row.map), percent(row.ema_map), percent(row.micro_f1), percent(row.macro_f1),
-         f"{row.seconds:.3g}"]
+         f"{row.seconds:.3f}"]
         for row in rows
     ]  # fmt: skip
     return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))

@@ -253,7 +253,7 @@ def _epochs(rows: list[EpochRow]) -> PageTable:
                "EMA top-1", "Seconds"]  # fmt: skip
     cells = [
         [str(row.epoch), f"{row.lr:.3g}", f"{row.train_loss:.4f}", f"{row.val_loss:.4f}",
-         percent(row.top1), percent(row.top5), percent(row.ema_top1), f"{row.seconds:.3g}"]
+         percent(row.top1), percent(row.top5), percent(row.ema_top1), f"{row.seconds:.3f}"]
         for row in rows
     ]  # fmt: skip
     return PageTable("Epochs", columns, cells, frozenset(range(len(columns))))
