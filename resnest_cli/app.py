@@ -97,7 +97,8 @@ def main() -> NoReturn:
         _fail(f"{text} --debug shows at which step.", error, 1)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
-            _fail(missing(error.name, next(iter(sys.argv[1:]), "this")), error, 1)
+            command = next((word for word in sys.argv[1:] if not word.startswith("-")), "this")
+            _fail(missing(error.name, command), error, 1)
         what = f"internal error: {type(error).__name__}: {error}"
         _fail(limit_reached(error) or f"{what}\nRun again with --debug and report it.", error, 1)
     sys.exit(0)

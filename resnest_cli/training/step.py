@@ -173,7 +173,7 @@ class Stepper:
         self._config, self._world, self._teacher = config, world or World(), teacher
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._kind = config.device.partition(":")[0]
-        if self._kind == "cuda":  # for runs that are resumed to have the bytes of others
+        if self._kind == "cuda":  # so that a resumed run has the bytes of one that was not stopped
             torch.backends.cudnn.deterministic = True
         self.network = network.to(config.device).to(memory_format=self._format)
         self._learner = self._world.learner(self.network, unused=config.unfreeze_every > 0)
