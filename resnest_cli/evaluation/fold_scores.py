@@ -32,7 +32,6 @@ _STUDENT = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788,
     2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930,
 )  # fmt: skip
-MOST_FOLDS = len(_STUDENT) + 1
 _NO_SHARE = frozenset({"loss"})  # figures that are no share of a whole
 _NO_MEAN = "ece"
 _OF_PHOTOS = frozenset({"top1", "top5", "exact_match"})  # shares of the photos

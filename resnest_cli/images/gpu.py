@@ -7,7 +7,7 @@ resize rounds once where Pillow's rounds twice: answers change a bit.
 
 torchvision's decoder is one for all threads, and waits for the device at the end of each call: one
 photo a call took 0.6 ms, a hundred in one 0.13 ms each (torchvision's pull request 8496, an A100).
-So what several threads want decoded at the same time goes there together, see `Together`.
+So what several threads want decoded at the same time goes there together, see `Batcher`.
 
 Only whole JPEGs in RGB or grey are decoded so. All others, and those that the decoder refuses, go
 the ordinary way, which also says what is wrong with them. Run on a CPU in the tests, where torch
@@ -84,7 +84,7 @@ class DevicePreparation(Preparation):
 
     def _by_device(self, data: bytes) -> Float32 | None:
         orientation = jpeg_orientation(data, exif=self.exif, max_pixels=self.max_pixels)
-        return None if orientation is None else _together(self)((data, orientation))
+        return None if orientation is None else _batcher(self)((data, orientation))
 
     def batch(self, photos: list[tuple[bytes, int]]) -> list[Float32 | None]:
         """JPEGs with their orientations, prepared on the device; None for what it refuses."""
@@ -139,24 +139,24 @@ class DevicePreparation(Preparation):
         return canvas
 
 
-One = TypeVar("One")
-Other = TypeVar("Other")
+Wanted = TypeVar("Wanted")
+Result = TypeVar("Result")
 
 
-class Together(Generic[One, Other]):
+class Batcher(Generic[Wanted, Result]):
     """What threads ask for at the same time, done at once by one of them; the others wait.
 
     `work` does up to `most` of them, in their order.
     """
 
-    def __init__(self, work: Callable[[list[One]], list[Other]], most: int = _AT_ONCE) -> None:
+    def __init__(self, work: Callable[[list[Wanted]], list[Result]], most: int = _AT_ONCE) -> None:
         self._work, self._most = work, most
-        self._waiting: deque[tuple[One, Future[Other]]] = deque()
+        self._waiting: deque[tuple[Wanted, Future[Result]]] = deque()
         self._at_work = threading.Lock()
 
-    def __call__(self, wanted: One) -> Other:
+    def __call__(self, wanted: Wanted) -> Result:
         """What `work` makes of it, or raises."""
-        mine = Future[Other]()
+        mine = Future[Result]()
         self._waiting.append((wanted, mine))
         with self._at_work:
             while not mine.done():
@@ -164,16 +164,16 @@ class Together(Generic[One, Other]):
                 taken = [self._waiting.popleft() for _ in range(count)]
                 try:
                     results = self._work([one for one, _ in taken])
-                    for (_, its), result in zip(taken, results, strict=True):
-                        its.set_result(result)
+                    for (_, future), result in zip(taken, results, strict=True):
+                        future.set_result(result)
                 except BaseException as error:
-                    for _, its in taken:
-                        its.set_exception(error)
+                    for _, future in taken:
+                        future.set_exception(error)
         return mine.result()
 
 
 @cache
-def _together(preparation: DevicePreparation) -> Together[tuple[bytes, int], Float32 | None]:
+def _batcher(preparation: DevicePreparation) -> Batcher[tuple[bytes, int], Float32 | None]:
     """For all threads of a preparation.
 
     On a stream of its own: on the usual one a photo would wait for the network's whole batch.
@@ -181,14 +181,14 @@ def _together(preparation: DevicePreparation) -> Together[tuple[bytes, int], Flo
     import torch
 
     if not preparation.device.startswith("cuda"):
-        return Together(preparation.batch)
+        return Batcher(preparation.batch)
     stream: Any = torch.cuda.Stream(preparation.device)  # type: ignore[no-untyped-call]
 
     def work(photos: list[tuple[bytes, int]]) -> list[Float32 | None]:
         with torch.cuda.stream(stream):
             return preparation.batch(photos)
 
-    return Together(work)
+    return Batcher(work)
 
 
 def _quiet() -> None:

@@ -147,7 +147,7 @@ def test_threads_decode_together(device: str) -> None:
     photos = [jpeg(), jpeg("L"), jpeg()[:2000] + b"\xff\xd9", jpeg("CMYK")] * 8
     alone = [preparation.batch([(photos[place], 1)])[0] for place in (0, 1)]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda data: gpu._together(preparation)((data, 1)), photos))
+        found = list(threads.map(lambda data: gpu._batcher(preparation)((data, 1)), photos))
     for place, one in enumerate(found):
         if place % 4 < 2:
             assert one is not None

@@ -14,7 +14,7 @@ from resnest_cli.errors import EngineError, ImageError
 from resnest_cli.images import gpu
 from resnest_cli.images.batches import Preparation
 from resnest_cli.images.decode import UPRIGHT
-from resnest_cli.images.gpu import DevicePreparation, Together, turned
+from resnest_cli.images.gpu import Batcher, DevicePreparation, turned
 from resnest_cli.model.variants import Preprocessing
 from resnest_cli.options import CropMode, Interpolation
 
@@ -137,7 +137,7 @@ def test_what_waits_is_done_together() -> None:
             raise ValueError("seven")
         return [number * number for number in numbers]
 
-    together = Together(work, most=4)
+    together = Batcher(work, most=4)
     with ThreadPoolExecutor(6) as threads:
         first = threads.submit(together, 2)
         assert begun.wait(20)
