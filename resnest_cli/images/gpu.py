@@ -69,7 +69,7 @@ class DevicePreparation(Preparation):
         return array, read - start, time.perf_counter() - read
 
     def check(self) -> None:
-        """Raises EngineError where the device decodes nothing, and all photos would go round it."""
+        """Raises EngineError where the device decodes nothing: a CPU would decode every photo."""
         import torch
         from torchvision.io import encode_jpeg
 
@@ -144,9 +144,9 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Wanted, Result]):
-    """What threads ask for at the same time, done at once by one of them; the others wait.
+    """Collects what threads ask for at the same time; one of them does it at once, others wait.
 
-    `work` does up to `most` of them, in their order.
+    `work` gets up to `most` requests, and returns their results in the same order.
     """
 
     def __init__(self, work: Callable[[list[Wanted]], list[Result]], most: int = _AT_ONCE) -> None:
@@ -155,7 +155,7 @@ class Batcher(Generic[Wanted, Result]):
         self._at_work = threading.Lock()
 
     def __call__(self, wanted: Wanted) -> Result:
-        """What `work` makes of it, or raises."""
+        """The result of `work` for it; raises what `work` raises."""
         mine = Future[Result]()
         self._waiting.append((wanted, mine))
         with self._at_work:
@@ -174,9 +174,9 @@ class Batcher(Generic[Wanted, Result]):
 
 @cache
 def _batcher(preparation: DevicePreparation) -> Batcher[tuple[bytes, int], Float32 | None]:
-    """For all threads of a preparation.
+    """The one batcher for all threads of a preparation.
 
-    On a stream of its own: on the usual one a photo would wait for the network's whole batch.
+    It has a stream of its own: on the usual one a photo would wait for the network's whole batch.
     """
     import torch
 
@@ -192,7 +192,7 @@ def _batcher(preparation: DevicePreparation) -> Batcher[tuple[bytes, int], Float
 
 
 def _quiet() -> None:
-    """Of torchvision's advice to take another library."""
+    """Silences torchvision's advice to use another library."""
     if _QUIET_RULE not in warnings.filters:  # not catch_warnings: all threads share its list
         warnings.filterwarnings("ignore", message=_DEPRECATION)
 

@@ -508,7 +508,7 @@ class Classifier:
 
 
 def _ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
-    """The items, each when `count` more were taken."""
+    """Yields the items, each after `count` more were taken."""
     taken: deque[Item] = deque()
     for item in items:
         taken.append(item)

@@ -181,7 +181,7 @@ def expected_tensors(
         ) from error
 
 
-@lru_cache(4)  # of a run that saves weights after each epoch
+@lru_cache(4)  # a run saves, and so checks, the same network after each epoch
 def _built(variant: Variant, num_classes: int, in_channels: int) -> dict[str, "Tensor"]:
     from resnest_cli.model.resnest import build
 

@@ -60,8 +60,9 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
 
 
 def class_table(figures: Figures, title: str = "Classes", *, every: bool = False) -> Table:
-    """All classes that have photos, the hardest first, or `every` class in its place; columns by
-    what is known of them.
+    """Classes that have photos, the hardest first, or `every` class by its index.
+
+    Columns depend on what is known of them.
     """
     found = figures["classes"] if every else _hardest(figures)
     keys = [key for key in _COLUMNS if key in figures["classes"][0]]

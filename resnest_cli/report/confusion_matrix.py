@@ -1,9 +1,9 @@
 """`confusion_matrix.png`: which classes are taken for which, for two classes or a thousand.
 
 All sizes are pixels. A cell's colour is the share of its row: blue what is right, orange what is
-not. Up to 40 classes stand there whole, each with its name and every cell with its count. Of more
-nobody could read that: the classes that are taken for each other most are shown so, alike ones side
-by side, and beside them all classes in small, the lowest recalls and the commonest mistakes.
+not. Up to 40 classes are shown whole, with their names and a count in every cell. Of more, only
+those that are taken for each other most are shown so, alike ones side by side; beside them are all
+classes in small, the lowest recalls and the commonest mistakes.
 """
 
 from collections.abc import Sequence

@@ -186,9 +186,10 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class _StateKeeper(RunKeeper):
-    """Keeps what a fold goes on from, and nothing else: when it is to stop, and now and then.
+    """Keeps what a fold goes on from, and nothing else; at a signal, and every few seconds.
 
-    An epoch of a frozen backbone's features takes less time than writing its state.
+    An epoch of a frozen backbone's features takes less time than writing its state. What a kill
+    loses is trained again, to the same bits.
     """
 
     stop: StopRequest = field(default_factory=StopRequest)

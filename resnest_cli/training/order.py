@@ -196,7 +196,7 @@ class FolderOrder:
         return repeated(order, draw.aug_repeats)
 
     def keys(self, epoch: int) -> list[Key]:
-        """The same as keys."""
+        """The same, each place with its epoch and how often the epoch had it before."""
         seen, keys = Counter[int](), []
         for place in self.places(epoch):
             keys.append(Key(epoch, place, seen[place]))

@@ -264,7 +264,7 @@ class Ready:
     def held_out(self, number: int) -> "Ready":
         """What a fold trains from: the same network, without the photos of that fold.
 
-        To be asked before the network has learned anything.
+        To be called before the network has learned anything.
         """
         data, made = self.dataset.held_out(number), copy.deepcopy(self.network)
         ready = replace(

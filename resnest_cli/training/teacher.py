@@ -147,7 +147,7 @@ def _tensors(preprocessing: Preprocessing, like: Tensor) -> tuple[Tensor, Tensor
 
 @cache
 def _tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Kept there: a copy to a GPU waits for all that it was given before."""
+    """Kept on the device: a copy to a GPU waits for all that it was given before."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 

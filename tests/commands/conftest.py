@@ -17,7 +17,7 @@ def hang_up() -> None:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
-    """Does something after a step of the next run, which it ends unless said, and forgets it."""
+    """Acts once, after a step of the next run; unless another act is given, that ends the run."""
     original = TrainingDisplay.step
 
     def arrange(wanted: int, act: Callable[[], object] = hang_up) -> None:

@@ -43,7 +43,7 @@ def model(data: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def made(model: Model, data: Path) -> tuple[Exported, Path]:
-    """It in 8 bits."""
+    """The model in 8 bits."""
     path = data.parent / "small.onnx"
     found = export(model, ExportJob(path, calibrate=str(data), check=str(data)))
     found.write(path)

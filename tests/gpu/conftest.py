@@ -3,7 +3,7 @@
     pytest -m gpu                                on a machine with a card
     GPU_TESTS_ON=cpu pytest -m gpu               their bodies on the CPU, with tiny networks
 
-The second is for whoever writes them: a card is had for minutes, which typing errors shall not eat.
+The second finds mistakes in the tests themselves before a card is at hand.
 """
 
 import os
