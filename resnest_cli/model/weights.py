@@ -193,8 +193,8 @@ def _timms_file(repository: str) -> Path | None:
 def _published(variant: Variant) -> WeightsFile:
     if variant.weights is None:
         raise WeightsError(
-            f"{variant.id} has no published weights: give a checkpoint of it by its path, for "
-            f"example --model best.safetensors"
+            f"{variant.id} has no published weights: give a checkpoint of it, for example "
+            f"--model best.safetensors, or --weights with bare ones."
         )
     return variant.weights
 

@@ -401,7 +401,7 @@ def test_merge_refuses_what_is_no_whole(features, cli: Cli, folder: Path, tmp_pa
     refused(2, "--stage", parts[0], tmp_path / "wide.npy", parts[2])
     features(folder / "img1.png", "-o", tmp_path / "short.npy", "-b", "2", "--shard", "2/3")
     refused(2, "list of inputs", parts[0], tmp_path / "short.npy", parts[2])
-    refused(1, "gone.json", parts[0], tmp_path / "gone.npy")
+    refused(1, "gone.npy: there is no such file", parts[0], tmp_path / "gone.npy")
     text = (tmp_path / "part2.csv").read_text()
     (tmp_path / "part2.csv").write_text(text[: text.rindex("\n", 0, -1) + 1])
     refused(1, "do not fit", *parts)

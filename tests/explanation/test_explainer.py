@@ -178,7 +178,7 @@ def test_hiding_the_hot_place_matters_more_than_hiding_any(
         warmth = F.avg_pool2d(torch.from_numpy(heat_of(network, photo, index))[None], PATCH, 1)[0]
         side = SIZE - PATCH + 1
         ends = [divmod(int(place), side) for place in (warmth.argmax(), warmth.argmin())]
-        anywhere = [(y, x) for y in range(0, side, 10) for x in range(0, side, 10)]
+        anywhere = [(y, x) for y in range(0, side, 20) for x in range(0, side, 20)]
         hidden = photo.repeat(len(ends) + len(anywhere), 1, 1, 1)
         for one, (y, x) in zip(hidden, [*ends, *anywhere], strict=True):
             one[:, y : y + PATCH, x : x + PATCH] = 0  # the mean: the input is normalised

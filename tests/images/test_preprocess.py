@@ -14,7 +14,7 @@ from resnest_cli.model.variants import VARIANTS, Preprocessing
 from tests.images.conftest import make_photo
 
 PUBLISHED = sorted(
-    {variant.preprocessing for variant in VARIANTS.values() if not variant.bundled}, key=repr
+    {variant.preprocessing for variant in VARIANTS.values() if variant.hub}, key=repr
 )
 OTHERS = [
     Preprocessing(224, 1.0, "bicubic"),
