@@ -75,8 +75,8 @@ main()
 
 # What only a shell or several processes can show; all else runs in the process of the test.
 IN_A_SHELL = re.compile(r"[|<>]|^(?!resnest )| --devices | --runner ")
-# What takes seconds, and has a test of its own: two devices, Ray, torch.export.
-SLOW = re.compile(r" --devices | --runner |\.pt2")
+# What takes seconds, and has a test of its own: two devices, Ray, torch.export, the benchmark.
+SLOW = re.compile(r" --devices | --runner |\.pt2|benchmark .*--photos")
 
 
 def hash_of(*parts: object) -> int:

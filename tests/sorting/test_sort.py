@@ -65,7 +65,7 @@ def sort(
     return outcome
 
 
-@pytest.mark.parametrize("how", [*HOWS, "far"])
+@pytest.mark.parametrize("how", [*HOWS, pytest.param("far", marks=pytest.mark.slow)])
 def test_every_kill_is_gone_on_with(how: str, tmp_path: Path) -> None:
     memory = SHARED if SHARED.is_dir() else tmp_path  # where a sync costs nothing
     with tempfile.TemporaryDirectory(dir=memory) as work:
