@@ -409,6 +409,7 @@ def test_ctrl_c_which_the_workers_get_too(data: Path, place: Path, tiny_checkpoi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute alone on two cores
 def test_five_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
     trials = [trial for _, trial in kills.campaign(tmp_path, tiny_checkpoint, 5, seed=1)]
     assert sum(trial.kills for trial in trials) == 5
