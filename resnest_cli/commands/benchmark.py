@@ -44,6 +44,7 @@ def _sizes(given: Sequence[Any]) -> tuple[int, ...]:
     for word in words:
         if not word.isdecimal() or not 1 <= int(word) <= MOST_PHOTOS:
             raise UsageError(
-                f"--batch-size {word}: give numbers from 1 to {MOST_PHOTOS}, such as 1,8,32."
+                f"--batch-size {word or 'nothing'}: give numbers from 1 to {MOST_PHOTOS}, such as "
+                "1,8,32."
             )
     return tuple(sorted(set(map(int, words))))

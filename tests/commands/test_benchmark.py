@@ -178,7 +178,7 @@ def test_pipeline(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
         (["-m", "resnest50x"], "Did you mean resnest50"),
         (["-m", "none.safetensors"], "there is no such checkpoint file"),
         (["-m", "demo", "-b", "8,0"], "--batch-size 0: give numbers from 1 to 4096"),
-        (["-m", "demo", "-b", "1,,2"], "--batch-size : give"),
+        (["-m", "demo", "-b", "1,,2"], "--batch-size nothing: give"),
         (["-m", "demo", "-b", "x"], "--batch-size x: give"),
         (["-m", "demo", "--repeats", "4"], "--repeats: 4 is not a whole number from 5 to 1000"),
         (["-m", "demo", "--device", "tpu"], "unknown device 'tpu'"),
