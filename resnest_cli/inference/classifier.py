@@ -361,6 +361,7 @@ class Classifier:
             rows = extraction.rows(out, self.model)
             if stopwatch is not None:
                 stopwatch.add("network", time.perf_counter() - start)
+            assert rows.shape == (len(batch), *shape)
             return out, rows
 
         def begun() -> Iterator[tuple[list[Prepared], Iterator[tuple[Float32, NDArray[Any]]]]]:
@@ -374,7 +375,6 @@ class Classifier:
         for group, running in _ahead(begun(), 0 if self.engine.device == "cpu" else 1):
             rows = np.empty((0, *shape), extraction.dtype)
             for out, rows in running:
-                assert rows.shape[1:] == shape
                 if not np.isfinite(rows).all():
                     group, rows = without_infinite(group, rows, out)  # noqa: PLW2901
             yield group, rows
